@@ -1,0 +1,42 @@
+#ifndef GUESTMM_BASE_CHECK_H_
+#define GUESTMM_BASE_CHECK_H_
+
+// GUESTMM_CHECK(condition) << "what was wrong: " << value;
+//
+// Ends the process with file, line and message when the condition is false, in
+// all builds. For misuse of the library by its caller and for invariants; what
+// a configuration, a file or a guest can do wrong is a Status or a count.
+
+#include <sstream>
+
+namespace guestmm::internal {
+
+// Collects the message and aborts in its destructor.
+class CheckFailure {
+ public:
+  CheckFailure(const char* file, int line, const char* condition);
+  CheckFailure(const CheckFailure&) = delete;
+  CheckFailure& operator=(const CheckFailure&) = delete;
+  [[noreturn]] ~CheckFailure();
+
+  std::ostream& stream() { return message_; }
+
+ private:
+  std::ostringstream message_;
+};
+
+// Gives the false arm of the macro the type of the true one.
+struct Voidify {
+  void operator&&(std::ostream&) const {}
+};
+
+}  // namespace guestmm::internal
+
+#define GUESTMM_CHECK(condition)                                              \
+  __builtin_expect(static_cast<bool>(condition), 1)                           \
+      ? static_cast<void>(0)                                                  \
+      : ::guestmm::internal::Voidify() &&                                     \
+            ::guestmm::internal::CheckFailure(__FILE__, __LINE__, #condition) \
+                .stream()
+
+#endif  // GUESTMM_BASE_CHECK_H_

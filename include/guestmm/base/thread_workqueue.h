@@ -1,0 +1,44 @@
+#ifndef GUESTMM_BASE_THREAD_WORKQUEUE_H_
+#define GUESTMM_BASE_THREAD_WORKQUEUE_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <thread>
+
+#include "absl/base/thread_annotations.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/lock.h"
+#include "guestmm/base/timeline.h"
+#include "guestmm/base/workqueue.h"
+
+namespace guestmm {
+
+// A Workqueue with a thread of its own, in real time.
+class ThreadWorkqueue final : public Workqueue {
+ public:
+  ThreadWorkqueue();
+  // Drops what is still due, waits for what is running.
+  ~ThreadWorkqueue() override;
+
+  bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) override;
+  void CancelSync(Work& work) override;
+  bool WaitUntil(absl::FunctionRef<bool()> condition,
+                 Nanoseconds timeout = kForever) override;
+
+ private:
+  void Run();
+
+  const MonotonicClock clock_;
+  Mutex mutex_;
+  Timeline timeline_ ABSL_GUARDED_BY(mutex_);
+  Work* running_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  uint64_t finished_ ABSL_GUARDED_BY(mutex_) = 0;
+  bool stop_ ABSL_GUARDED_BY(mutex_) = false;
+  std::condition_variable_any due_changed_;
+  std::condition_variable_any work_finished_;
+  std::thread thread_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_BASE_THREAD_WORKQUEUE_H_

@@ -1,0 +1,37 @@
+#ifndef GUESTMM_HYPERVISOR_HYPERVISOR_H_
+#define GUESTMM_HYPERVISOR_HYPERVISOR_H_
+
+#include <cstdint>
+#include <span>
+
+#include "absl/status/status.h"
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+// What a hypervisor did so far.
+struct DiscardCounters {
+  uint64_t calls = 0;     // system calls made
+  uint64_t bytes = 0;     // bytes given back to the host
+  uint64_t failures = 0;  // calls that the host refused
+};
+
+// The host side that can take guest memory back.
+class Hypervisor {
+ public:
+  virtual ~Hypervisor() = default;
+
+  // Gives the host the memory behind `ranges`; reading it then yields zeroes
+  // (or, with a hypervisor that discards nothing, what was there). A range that
+  // fails does not keep the others from being tried: the first error is
+  // returned. Safe from any thread.
+  // REQUIRES: each range lies within one region of guest RAM, in whole host
+  // pages, and no one uses its contents (docs/invariants.md, S1).
+  virtual absl::Status Discard(std::span<const GpaRange> ranges) = 0;
+
+  virtual DiscardCounters counters() const = 0;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_HYPERVISOR_HYPERVISOR_H_

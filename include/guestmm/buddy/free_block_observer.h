@@ -1,0 +1,29 @@
+#ifndef GUESTMM_BUDDY_FREE_BLOCK_OBSERVER_H_
+#define GUESTMM_BUDDY_FREE_BLOCK_OBSERVER_H_
+
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+class Zone;
+
+// Told of blocks that became free: the one hook in the allocator (v12 patch
+// 1/2, page_reporting_enqueue).
+class FreeBlockObserver {
+ public:
+  virtual ~FreeBlockObserver() = default;
+
+  // A block of `order`, as it is after merging, came onto a free list of
+  // `zone`. Only records; must not call back into the allocator. True if Wake
+  // should follow.
+  // REQUIRES: the caller holds zone.lock().
+  virtual bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) = 0;
+
+  // Called without any lock of the allocator once OnBlockFreed said so. May
+  // come after the observer was taken off the zones.
+  virtual void Wake() = 0;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_BUDDY_FREE_BLOCK_OBSERVER_H_

@@ -1,0 +1,104 @@
+#ifndef GUESTMM_REPORTING_REPORTER_H_
+#define GUESTMM_REPORTING_REPORTER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "guestmm/base/lock.h"
+#include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
+#include "guestmm/buddy/free_block_observer.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/reporting_device.h"
+#include "guestmm/reporting/reporting_policy.h"
+#include "guestmm/reporting/scatterlist.h"
+
+namespace guestmm {
+
+// What a reporter did so far.
+struct ReporterCounters {
+  uint64_t passes = 0;
+  uint64_t reports = 0;  // accepted by the device
+  uint64_t reported_blocks = 0;
+  uint64_t reported_bytes = 0;
+  uint64_t failed_reports = 0;  // refused, or ended by a reset
+};
+
+// Carries free blocks from the allocator to a device and back: run, submit,
+// complete, return, next. It never blocks; each step is an event on its
+// workqueue, so it runs the same on a thread and in virtual time.
+//
+//   hook ─▶ Wake ─▶ [ NextBatch ─▶ device.Report ] ... ReportDone ─▶
+//                   [ ReturnBatch ─▶ NextBatch ─▶ device.Report ] ...
+class Reporter final : public FreeBlockObserver,
+                       private ReportingDevice::Client {
+ public:
+  // All must outlive this; so must this every call into the allocator that
+  // began while reporting was enabled.
+  Reporter(PageAllocator& allocator, Workqueue& workqueue,
+           std::unique_ptr<ReportingPolicy> policy);
+  // Disables reporting.
+  ~Reporter() override;
+
+  // Starts reporting to `device`. AlreadyExists if a device is there: of two
+  // that race, one wins (v12 patch 1/2, page_reporting_enable: -EBUSY).
+  // InvalidArgument if the device takes fewer blocks a report than the policy
+  // sends, or the policy's order is above the allocator's; else what the
+  // policy's Enable says.
+  absl::Status Enable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
+
+  // Ends reporting to `device`, after the batch in flight, if any, is back.
+  // NotFound, with no effect, if reporting goes to another device or none.
+  absl::Status Disable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
+
+  // True while no pass is asked for or under way.
+  bool AtRest() const ABSL_LOCKS_EXCLUDED(state_);
+
+  const ReportingPolicy& policy() const { return *policy_; }
+  ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
+
+  // FreeBlockObserver:
+  bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+  void Wake() override ABSL_LOCKS_EXCLUDED(state_);
+
+ private:
+  void ReportDone(absl::Status status) override ABSL_LOCKS_EXCLUDED(state_);
+
+  // The work: goes on from where the last event left.
+  void Run() ABSL_LOCKS_EXCLUDED(state_);
+  // Returns the batch in flight if it has ended. False if it is still out.
+  bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
+  // Sends batches until one is in flight (true) or the pass is over (false).
+  bool SendBatch() ABSL_LOCKS_EXCLUDED(state_);
+  void DisableLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_);
+
+  PageAllocator& allocator_;
+  Workqueue& workqueue_;
+  const std::unique_ptr<ReportingPolicy> policy_;
+
+  // One enable or disable at a time; v12's page_reporting_mutex. Outside
+  // everything of the allocator.
+  Mutex control_;
+
+  // A leaf.
+  mutable Mutex state_;
+  ReportingDevice* device_ ABSL_GUARDED_BY(state_) = nullptr;
+  bool stopping_ ABSL_GUARDED_BY(state_) = false;
+  bool woken_ ABSL_GUARDED_BY(state_) = false;
+  bool in_pass_ ABSL_GUARDED_BY(state_) = false;
+  bool in_flight_ ABSL_GUARDED_BY(state_) = false;
+  std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
+  ReporterCounters counters_ ABSL_GUARDED_BY(state_);
+
+  // Only touched by the work, and where it cannot run.
+  Scatterlist list_;
+  Work work_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_REPORTING_REPORTER_H_

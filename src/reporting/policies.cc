@@ -1,0 +1,53 @@
+#include "guestmm/reporting/policies.h"
+
+#include <array>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "guestmm/reporting/v12_policy.h"
+
+namespace guestmm {
+namespace {
+
+constexpr std::array<std::string_view, 1> kNames = {"v12"};
+
+// As many descriptors as a split virtqueue can have (virtio 1.3 §2.7).
+constexpr size_t kMaxCapacity = 32768;
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
+    const PolicyParameters& parameters) {
+  V12Options options;
+  options.order = parameters.order.value_or(options.order);
+  options.threshold = parameters.threshold.value_or(options.threshold);
+  options.capacity = parameters.capacity.value_or(options.capacity);
+  if (options.threshold == 0) {
+    return absl::InvalidArgumentError("threshold 0: allowed is 1 or more");
+  }
+  return std::make_unique<V12Policy>(options);
+}
+
+}  // namespace
+
+std::span<const std::string_view> PolicyNames() { return kNames; }
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
+    std::string_view name, const PolicyParameters& parameters) {
+  if (parameters.order && *parameters.order > kMaxOrder) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("order ", parameters.order->value(), ": allowed is 0 to ",
+                     kMaxOrder.value()));
+  }
+  if (parameters.capacity &&
+      (*parameters.capacity == 0 || *parameters.capacity > kMaxCapacity)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "capacity ", *parameters.capacity, ": allowed is 1 to ", kMaxCapacity));
+  }
+  if (name == "v12") return MakeV12(parameters);
+  std::vector<std::string> known(kNames.begin(), kNames.end());
+  return absl::NotFoundError(
+      absl::StrCat("there is no policy \"", std::string(name),
+                   "\"; known are: ", absl::StrJoin(known, ", ")));
+}
+
+}  // namespace guestmm

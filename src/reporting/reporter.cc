@@ -1,0 +1,187 @@
+#include "guestmm/reporting/reporter.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+
+Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
+                   std::unique_ptr<ReportingPolicy> policy)
+    : allocator_(allocator),
+      workqueue_(workqueue),
+      policy_(std::move(policy)),
+      list_(policy_->capacity()),
+      work_([this] { Run(); }) {}
+
+Reporter::~Reporter() {
+  LockHolder control(control_);
+  DisableLocked();
+  workqueue_.CancelSync(work_);
+}
+
+absl::Status Reporter::Enable(ReportingDevice& device) {
+  LockHolder control(control_);
+  {
+    LockHolder hold(state_);
+    if (device_ != nullptr) {
+      return absl::AlreadyExistsError(
+          "reporting is enabled for a device already");
+    }
+  }
+  if (device.max_report_entries() < policy_->capacity()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy ", std::string(policy_->name()), " reports up to ",
+                     policy_->capacity(), " blocks at once; the device takes ",
+                     device.max_report_entries()));
+  }
+  if (policy_->min_order() > allocator_.max_order()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("policy ", std::string(policy_->name()), " reports order ",
+                     policy_->min_order().value(),
+                     " and above; the largest block has order ",
+                     allocator_.max_order().value()));
+  }
+  absl::Status status = policy_->Enable(allocator_.zones());
+  if (!status.ok()) return status;
+  {
+    LockHolder hold(state_);
+    device_ = &device;
+  }
+  allocator_.SetObserver(this, policy_->min_order());
+  return absl::OkStatus();
+}
+
+absl::Status Reporter::Disable(ReportingDevice& device) {
+  LockHolder control(control_);
+  {
+    LockHolder hold(state_);
+    if (device_ != &device) {
+      return absl::NotFoundError("reporting is not enabled for this device");
+    }
+  }
+  DisableLocked();
+  return absl::OkStatus();
+}
+
+void Reporter::DisableLocked() {
+  {
+    LockHolder hold(state_);
+    if (device_ == nullptr) return;
+    stopping_ = true;
+  }
+  allocator_.SetObserver(nullptr);
+  workqueue_.WaitUntil([this] {
+    LockHolder hold(state_);
+    return !in_flight_;
+  });
+  workqueue_.CancelSync(work_);
+  policy_->Disable();
+  LockHolder hold(state_);
+  GUESTMM_CHECK(!in_flight_) << "the device never ended a report";
+  device_ = nullptr;
+  stopping_ = false;
+  woken_ = false;
+  in_pass_ = false;
+}
+
+bool Reporter::AtRest() const {
+  LockHolder hold(state_);
+  return !woken_ && !in_pass_;
+}
+
+ReporterCounters Reporter::counters() const {
+  LockHolder hold(state_);
+  return counters_;
+}
+
+bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
+  return policy_->BlockFreed(zone, pfn, order);
+}
+
+void Reporter::Wake() {
+  {
+    LockHolder hold(state_);
+    if (device_ == nullptr || stopping_) return;
+    woken_ = true;
+  }
+  workqueue_.Queue(work_);
+}
+
+void Reporter::ReportDone(absl::Status status) {
+  {
+    LockHolder hold(state_);
+    GUESTMM_CHECK(in_flight_ && !done_) << "a report ended that was not out";
+    done_ = std::move(status);
+  }
+  workqueue_.Queue(work_);
+}
+
+void Reporter::Run() {
+  if (!FinishBatch()) return;
+  while (true) {
+    {
+      LockHolder hold(state_);
+      if (!in_pass_) {
+        if (!woken_ || stopping_) return;
+        woken_ = false;
+        in_pass_ = true;
+        ++counters_.passes;
+      }
+    }
+    if (SendBatch()) return;
+    LockHolder hold(state_);
+    in_pass_ = false;
+  }
+}
+
+bool Reporter::FinishBatch() {
+  absl::Status status;
+  {
+    LockHolder hold(state_);
+    if (!in_flight_) return true;
+    if (!done_) return false;
+    status = *std::exchange(done_, std::nullopt);
+    if (!status.ok()) ++counters_.failed_reports;
+  }
+  policy_->ReturnBatch(list_, status.ok());
+  // Only now may a Disable that waits for the batch go on.
+  LockHolder hold(state_);
+  in_flight_ = false;
+  return true;
+}
+
+bool Reporter::SendBatch() {
+  while (true) {
+    ReportingDevice* device = nullptr;
+    {
+      LockHolder hold(state_);
+      if (stopping_) return false;
+      device = device_;
+    }
+    if (!policy_->NextBatch(list_)) return false;
+    const size_t blocks = list_.size();
+    uint64_t bytes = 0;
+    for (const GpaRange& range : list_.ranges()) bytes += range.bytes;
+    {
+      // Before Report, since the device may be done before Report returns.
+      LockHolder hold(state_);
+      in_flight_ = true;
+    }
+    const absl::Status status = device->Report(list_.ranges(), *this);
+    if (status.ok()) {
+      LockHolder hold(state_);
+      ++counters_.reports;
+      counters_.reported_blocks += blocks;
+      counters_.reported_bytes += bytes;
+      return true;
+    }
+    policy_->ReturnBatch(list_, /*acknowledged=*/false);
+    LockHolder hold(state_);
+    ++counters_.failed_reports;
+    in_flight_ = false;
+  }
+}
+
+}  // namespace guestmm

@@ -1,0 +1,95 @@
+#include "guestmm/reporting/v12_policy.h"
+
+#include <utility>
+
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+
+V12Policy::V12Policy(const V12Options& options) : options_(options) {
+  GUESTMM_CHECK(options.order <= kMaxOrder);
+  GUESTMM_CHECK(options.threshold > 0);
+  GUESTMM_CHECK(options.capacity > 0);
+}
+
+std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()
+    const {
+  return {{"order", static_cast<uint64_t>(options_.order.value())},
+          {"threshold", options_.threshold},
+          {"capacity", options_.capacity}};
+}
+
+absl::Status V12Policy::Enable(std::span<const std::unique_ptr<Zone>> zones) {
+  for (const std::unique_ptr<Zone>& zone : zones) {
+    zones_.push_back(
+        {.zone = zone.get(),
+         .bitmap = std::make_unique<ZoneBitmap>(zone->span(), options_.order)});
+  }
+  return absl::OkStatus();
+}
+
+void V12Policy::Disable() {
+  zones_.clear();
+  requested_.store(false, std::memory_order_relaxed);
+  at_zone_ = 0;
+  cursor_.reset();
+}
+
+bool V12Policy::BlockFreed(Zone& zone, Pfn pfn, Order) {
+  ZoneBitmap& bitmap = *zones_[static_cast<size_t>(zone.index())].bitmap;
+  // Only the head's bit, also for a block larger than a bit stands for.
+  bitmap.Set(pfn);
+  return bitmap.count() >= options_.threshold &&
+         !requested_.exchange(true, std::memory_order_relaxed);
+}
+
+bool V12Policy::NextBatch(Scatterlist& list) {
+  while (at_zone_ < zones_.size()) {
+    TrackedZone& tracked = zones_[at_zone_];
+    if (!cursor_ && tracked.bitmap->count() >= options_.threshold) {
+      cursor_ = tracked.zone->span().start.AlignDown(options_.order);
+    }
+    while (cursor_ && !list.full()) {
+      cursor_ = tracked.bitmap->FindNext(*cursor_);
+      if (!cursor_) break;
+      if (std::optional<IsolatedBlock> block = Take(tracked, *cursor_)) {
+        list.Add(*std::move(block));
+      }
+      *cursor_ += options_.order.pages();
+    }
+    // A zone's last batch is reported before the next zone is looked at,
+    // however few its blocks.
+    if (!cursor_) ++at_zone_;
+    if (!list.empty()) return true;
+  }
+  at_zone_ = 0;
+  requested_.store(false, std::memory_order_relaxed);
+  return false;
+}
+
+std::optional<IsolatedBlock> V12Policy::Take(TrackedZone& tracked, Pfn pfn) {
+  LockHolder hold(tracked.zone->lock());
+  tracked.bitmap->Clear(pfn);
+  const std::optional<Order> order = tracked.zone->FreeBlockAt(pfn);
+  if (!order || *order < options_.order) return std::nullopt;
+  return tracked.zone->Isolate(pfn);
+}
+
+void V12Policy::ReturnBatch(Scatterlist& list, bool) {
+  // v12 takes each zone's lock once; its batches never span zones.
+  std::vector<IsolatedBlock> blocks = list.TakeAll();
+  if (blocks.empty()) return;
+  Zone& zone = blocks.front().zone();
+  LockHolder hold(zone.lock());
+  for (IsolatedBlock& block : blocks) zone.Return(std::move(block));
+}
+
+absl::Status V12Policy::CheckInvariants() const {
+  absl::Status status;
+  for (const TrackedZone& tracked : zones_) {
+    status.Update(tracked.bitmap->CheckInvariants());
+  }
+  return status;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,134 @@
+#include "guestmm/virtio/virtqueue.h"
+
+#include <cstring>
+#include <optional>
+#include <span>
+
+#include "absl/strings/str_format.h"
+
+namespace guestmm {
+namespace {
+
+// A descriptor as two words, so that one load of each reads every field once.
+struct DescriptorWords {
+  uint64_t addr;
+  uint64_t rest;
+};
+static_assert(sizeof(DescriptorWords) == sizeof(VirtqDesc));
+
+template <typename Word>
+std::atomic_ref<Word> WordAt(std::byte* hva) {
+  return std::atomic_ref<Word>(*reinterpret_cast<Word*>(hva));
+}
+
+absl::Status Misaligned(const char* part, Gpa gpa, uint64_t alignment) {
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s at gpa 0x%x: must be a multiple of %d", part,
+                      gpa.value(), alignment));
+}
+
+absl::StatusOr<std::byte*> MapPart(const GuestRam& ram, const char* part,
+                                   GpaRange range) {
+  const std::optional<std::span<std::byte>> bytes = ram.Translate(range);
+  if (!bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s at gpa 0x%x, %d bytes: not within one region of "
+                        "guest RAM",
+                        part, range.gpa.value(), range.bytes));
+  }
+  return bytes->data();
+}
+
+}  // namespace
+
+absl::Status ValidateLayout(const VirtqueueLayout& layout) {
+  if (!std::has_single_bit(layout.size) || layout.size > kMaxVirtqueueSize) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("queue size %d: must be a power of 2 up to %d",
+                        layout.size, kMaxVirtqueueSize));
+  }
+  if (!layout.descriptors.IsAligned(kVirtqDescriptorsAlignment)) {
+    return Misaligned("descriptor table", layout.descriptors,
+                      kVirtqDescriptorsAlignment);
+  }
+  if (!layout.available.IsAligned(kVirtqAvailableAlignment)) {
+    return Misaligned("available ring", layout.available,
+                      kVirtqAvailableAlignment);
+  }
+  if (!layout.used.IsAligned(kVirtqUsedAlignment)) {
+    return Misaligned("used ring", layout.used, kVirtqUsedAlignment);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<VirtqueueMemory> VirtqueueMemory::Map(
+    const GuestRam& ram, const VirtqueueLayout& layout) {
+  if (absl::Status status = ValidateLayout(layout); !status.ok()) {
+    return status;
+  }
+  // hva and gpa are equal modulo 2 MiB, so the alignment carries over.
+  const absl::StatusOr<std::byte*> descriptors =
+      MapPart(ram, "descriptor table",
+              {layout.descriptors, layout.descriptors_bytes()});
+  if (!descriptors.ok()) return descriptors.status();
+  const absl::StatusOr<std::byte*> available = MapPart(
+      ram, "available ring", {layout.available, layout.available_bytes()});
+  if (!available.ok()) return available.status();
+  const absl::StatusOr<std::byte*> used =
+      MapPart(ram, "used ring", {layout.used, layout.used_bytes()});
+  if (!used.ok()) return used.status();
+  return VirtqueueMemory(layout.size, *descriptors, *available, *used);
+}
+
+VirtqDesc VirtqueueMemory::LoadDescriptor(uint16_t index) const {
+  std::byte* const at = descriptors_ + index * sizeof(VirtqDesc);
+  const DescriptorWords words = {
+      .addr = WordAt<uint64_t>(at + offsetof(DescriptorWords, addr))
+                  .load(std::memory_order_relaxed),
+      .rest = WordAt<uint64_t>(at + offsetof(DescriptorWords, rest))
+                  .load(std::memory_order_relaxed)};
+  return std::bit_cast<VirtqDesc>(words);
+}
+
+void VirtqueueMemory::StoreDescriptor(uint16_t index,
+                                      const VirtqDesc& descriptor) const {
+  std::byte* const at = descriptors_ + index * sizeof(VirtqDesc);
+  const auto words = std::bit_cast<DescriptorWords>(descriptor);
+  WordAt<uint64_t>(at + offsetof(DescriptorWords, addr))
+      .store(words.addr, std::memory_order_relaxed);
+  WordAt<uint64_t>(at + offsetof(DescriptorWords, rest))
+      .store(words.rest, std::memory_order_relaxed);
+}
+
+// The used ring is aligned to 4 only, so an element is two words of 4 bytes.
+VirtqUsedElem VirtqueueMemory::LoadUsed(uint16_t slot) const {
+  std::byte* const at =
+      used_ + sizeof(VirtqRingHeader) + slot * sizeof(VirtqUsedElem);
+  return {.id = WordAt<uint32_t>(at + offsetof(VirtqUsedElem, id))
+                    .load(std::memory_order_relaxed),
+          .len = WordAt<uint32_t>(at + offsetof(VirtqUsedElem, len))
+                     .load(std::memory_order_relaxed)};
+}
+
+void VirtqueueMemory::StoreUsed(uint16_t slot, VirtqUsedElem element) const {
+  std::byte* const at =
+      used_ + sizeof(VirtqRingHeader) + slot * sizeof(VirtqUsedElem);
+  WordAt<uint32_t>(at + offsetof(VirtqUsedElem, id))
+      .store(element.id, std::memory_order_relaxed);
+  WordAt<uint32_t>(at + offsetof(VirtqUsedElem, len))
+      .store(element.len, std::memory_order_relaxed);
+}
+
+void VirtqueueMemory::Clear() const {
+  for (uint16_t i = 0; i < size_; ++i) {
+    StoreDescriptor(i, VirtqDesc{});
+    StoreUsed(i, VirtqUsedElem{});
+    available_ring(i).store(0, std::memory_order_relaxed);
+  }
+  for (const auto& word :
+       {available_flags(), available_idx(), used_flags(), used_idx()}) {
+    word.store(0, std::memory_order_relaxed);
+  }
+}
+
+}  // namespace guestmm

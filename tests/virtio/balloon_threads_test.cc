@@ -1,0 +1,184 @@
+// The balloon's two halves on threads of their own.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "guestmm/base/random.h"
+#include "guestmm/base/thread_workqueue.h"
+#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/test_hypervisors.h"
+#include "guestmm/virtio/balloon_device.h"
+#include "guestmm/virtio/balloon_driver.h"
+#include "tests/virtio/virtio_testing.h"
+
+namespace guestmm {
+namespace {
+
+// Counts how reports ended, and what is outstanding.
+class CountingClient final : public ReportingDevice::Client {
+ public:
+  void ReportDone(absl::Status status) override {
+    ++(status.ok() ? acknowledged : unavailable);
+    acknowledged.notify_all();
+    outstanding = false;
+    outstanding.notify_all();
+  }
+  // Waits for so many more acknowledgements.
+  void AwaitMore(uint64_t count) {
+    const uint64_t end = acknowledged + count;
+    for (uint64_t now = acknowledged; now < end; now = acknowledged) {
+      acknowledged.wait(now);
+    }
+  }
+  std::atomic<uint64_t> acknowledged{0};
+  std::atomic<uint64_t> unavailable{0};
+  std::atomic<bool> outstanding{false};
+};
+
+// 8 MiB that the allocator has, then 1 MiB to report from.
+class BalloonThreadsTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kPages = kMiB / kPageSize;
+
+  static Gpa Page(uint64_t i) { return Gpa(8 * kMiB) + i * kPageSize; }
+  // The first word of a page.
+  uint64_t& Word(uint64_t i) {
+    return *reinterpret_cast<uint64_t*>(
+        ram_->Translate({Page(i), kPageSize})->data());
+  }
+  // Reports `ranges` and waits for the end. False if it was not accepted.
+  bool ReportAndWait(BalloonDriver& driver, std::span<const GpaRange> ranges) {
+    client_.outstanding = true;
+    if (!driver.Report(ranges, client_).ok()) {
+      client_.outstanding = false;
+      return false;
+    }
+    client_.outstanding.wait(true);
+    return true;
+  }
+
+  const std::unique_ptr<GuestRam> ram_ = MakeRam({{Gpa(0), 9 * kMiB}});
+  const std::unique_ptr<PageAllocator> allocator_ =
+      PageAllocator::Create({.memory = {{Pfn(0), Pfn(2048)}},
+                             .cpus = 1,
+                             .max_order = kMaxOrder,
+                             .min_free_kbytes = 64,
+                             .per_cpu_limits = {}})
+          .value();
+  MadviseHypervisor hypervisor_{*ram_};
+  ThreadWorkqueue host_;
+  ThreadWorkqueue guest_;
+  CountingClient client_;
+};
+
+// Thousands of reports of pages at random: all of each is gone when it is
+// acknowledged, and of what lies beside it, nothing.
+TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
+  BalloonDevice device(*ram_, hypervisor_, host_);
+  const auto driver =
+      BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
+  Random random(1);
+  std::vector<uint64_t> expected(kPages);
+  for (uint64_t i = 0; i < kPages; ++i) Word(i) = expected[i] = random.Next();
+  constexpr int kReports = 3000;
+  for (int report = 0; report < kReports; ++report) {
+    std::vector<GpaRange> ranges;
+    const uint64_t entries = random.Between(1, 32);
+    std::vector<uint64_t> reported;
+    for (uint64_t i = 0; i < entries; ++i) {
+      const uint64_t page = random.Below(kPages);
+      ranges.push_back({Page(page), kPageSize});
+      reported.push_back(page);
+    }
+    ASSERT_TRUE(ReportAndWait(*driver, ranges));
+    for (const uint64_t page : reported) expected[page] = 0;
+    if (report % 16 == 0) {
+      for (uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(Word(i), expected[i]);
+    }
+    // Pages are used again, as soon as they may be.
+    for (const uint64_t page : reported) {
+      Word(page) = expected[page] = random.Next();
+    }
+  }
+  EXPECT_EQ(client_.acknowledged, uint64_t{kReports});
+  EXPECT_EQ(device.counters().acknowledged, uint64_t{kReports});
+  EXPECT_EQ(device.counters().skipped(), 0u);
+  EXPECT_TRUE(driver->CheckInvariants().ok());
+  EXPECT_TRUE(device.CheckInvariants().ok());
+}
+
+// Drivers come and go while reports are in flight: each accepted report ends
+// once, and a page that came back from a reset never changes again.
+TEST_F(BalloonThreadsTest, RemovalAtAnyMoment) {
+  BalloonDevice device(*ram_, hypervisor_, host_);
+  Random random(2);
+  uint64_t accepted = 0;
+  for (int round = 0; round < 200; ++round) {
+    const auto driver =
+        BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
+    std::thread reporter([&] {
+      for (uint64_t i = 1;; ++i) {
+        const uint64_t page = i % kPages;
+        const GpaRange range = {Page(page), kPageSize};
+        if (!ReportAndWait(*driver, {&range, 1})) break;
+        ++accepted;
+        Word(page) = i;
+        std::this_thread::yield();
+        if (Word(page) != i) {
+          ADD_FAILURE() << "lost after the report had ended";
+          break;
+        }
+      }
+    });
+    client_.AwaitMore(random.Below(20));
+    driver->Remove();
+    EXPECT_EQ(device.status(), 0);
+    reporter.join();
+  }
+  EXPECT_EQ(client_.acknowledged + client_.unavailable, accepted);
+  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
+}
+
+// Something in the guest tramples the ring in the middle of it all.
+TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
+  BalloonDevice device(*ram_, hypervisor_, host_);
+  Random random(3);
+  uint64_t accepted = 0;
+  for (int round = 0; round < 100; ++round) {
+    const auto driver =
+        BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
+    // The one page that is allocated is the ring's.
+    std::optional<Pfn> ring;
+    for (uint64_t pfn = 0; pfn < 2048 && !ring; ++pfn) {
+      if (allocator_->pages().Get(Pfn(pfn)).state == PageState::kAllocated) {
+        ring = Pfn(pfn);
+      }
+    }
+    ASSERT_TRUE(ring.has_value());
+    const VirtqueueMemory memory =
+        VirtqueueMemory::Map(*ram_, LayOutVirtqueue(ToGpa(*ring), 32)).value();
+    std::thread reporter([&] {
+      const GpaRange range = {Page(1), kPageSize};
+      while (ReportAndWait(*driver, {&range, 1})) ++accepted;
+    });
+    client_.AwaitMore(random.Below(20));
+    // Of each entry, either the driver's head is read or this is.
+    while (device.counters().broken_queues == static_cast<uint64_t>(round)) {
+      for (uint16_t slot = 0; slot < 32; ++slot) {
+        memory.available_ring(slot).store(0xffff);
+      }
+      std::this_thread::yield();
+    }
+    reporter.join();
+    EXPECT_TRUE(driver->CheckInvariants().ok());
+  }
+  EXPECT_EQ(client_.acknowledged + client_.unavailable, accepted);
+  EXPECT_EQ(device.counters().broken_queues, 100u);
+}
+
+}  // namespace
+}  // namespace guestmm

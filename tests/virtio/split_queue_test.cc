@@ -1,0 +1,315 @@
+// Both halves of a split virtqueue against each other.
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <deque>
+#include <thread>
+#include <vector>
+
+#include "guestmm/base/random.h"
+#include "guestmm/virtio/device_queue.h"
+#include "guestmm/virtio/driver_queue.h"
+#include "tests/virtio/virtio_testing.h"
+
+namespace guestmm {
+namespace {
+
+// Two halves of a ring of 4 whose indexes start at the parameter.
+class SplitQueueTest : public ::testing::TestWithParam<uint16_t> {
+ protected:
+  void CheckInvariants() {
+    ASSERT_TRUE(driver_.CheckInvariants().ok()) << driver_.CheckInvariants();
+    ASSERT_TRUE(device_.CheckInvariants().ok()) << device_.CheckInvariants();
+  }
+
+  const std::unique_ptr<GuestRam> ram_ = MakeRam({{Gpa(0), 64 * kKiB}});
+  const VirtqueueLayout layout_ = LayOutVirtqueue(Gpa(0x1000), 4);
+  DriverQueue driver_ = DriverQueue::Create(*ram_, layout_, GetParam()).value();
+  DeviceQueue device_ = DeviceQueue::Create(*ram_, layout_, GetParam()).value();
+};
+
+INSTANTIATE_TEST_SUITE_P(Starts, SplitQueueTest,
+                         ::testing::Values(0, 1, 0x7fff, 0xfffd, 0xffff));
+
+// A long random program: chains of random length, given back in random order.
+// Token, bytes and addresses arrive as they were sent.
+TEST_P(SplitQueueTest, EveryChainComesBackOnce) {
+  struct Sent {
+    uint64_t token;
+    std::vector<GpaRange> readable;
+    std::vector<GpaRange> writable;
+  };
+  struct Out {
+    uint16_t head;
+    Sent sent;
+  };
+  Random random(GetParam());
+  std::deque<Sent> available;
+  std::vector<Out> at_device;
+  std::deque<std::pair<uint64_t, uint32_t>> used;
+  uint64_t token = 0;
+  uint64_t done = 0;
+  while (done < 20000) {
+    switch (random.Below(4)) {
+      case 0: {
+        Sent sent = {.token = token, .readable = {}, .writable = {}};
+        const uint64_t count = random.Between(1, 4);
+        for (uint64_t i = 0; i < count; ++i) {
+          const GpaRange range = {Gpa(random.Next() & ~uint64_t{0xfff}),
+                                  random.Between(1, 0xffff)};
+          (random.OneIn(2) ? sent.readable : sent.writable).push_back(range);
+        }
+        const bool fits = count <= driver_.free_descriptors();
+        const absl::Status status =
+            driver_.Add(sent.readable, sent.writable, token);
+        ASSERT_EQ(status.ok(), fits) << status;
+        if (!fits) break;
+        ++token;
+        available.push_back(std::move(sent));
+        break;
+      }
+      case 1: {
+        const auto chain = device_.Pop();
+        ASSERT_TRUE(chain.ok()) << chain.status();
+        ASSERT_EQ(chain->has_value(), !available.empty());
+        if (!chain->has_value()) break;
+        std::vector<GpaRange> readable, writable;
+        for (const VirtqDesc& d : (*chain)->descriptors) {
+          ((d.flags & kVirtqDescWrite) == 0 ? readable : writable)
+              .push_back({Gpa(d.addr), d.len});
+        }
+        EXPECT_EQ(readable, available.front().readable);
+        EXPECT_EQ(writable, available.front().writable);
+        at_device.push_back({(*chain)->head, std::move(available.front())});
+        available.pop_front();
+        break;
+      }
+      case 2: {
+        if (at_device.empty()) break;
+        const auto it = at_device.begin() +
+                        static_cast<int64_t>(random.Below(at_device.size()));
+        uint64_t room = 0;
+        for (const GpaRange& range : it->sent.writable) room += range.bytes;
+        const auto written = static_cast<uint32_t>(random.Between(0, room));
+        device_.Push(it->head, written);
+        used.emplace_back(it->sent.token, written);
+        at_device.erase(it);
+        break;
+      }
+      default: {
+        const auto back = driver_.GetUsed();
+        ASSERT_TRUE(back.ok()) << back.status();
+        ASSERT_EQ(back->has_value(), !used.empty());
+        if (!back->has_value()) break;
+        EXPECT_EQ((*back)->token, used.front().first);
+        EXPECT_EQ((*back)->bytes_written, used.front().second);
+        used.pop_front();
+        ++done;
+        break;
+      }
+    }
+    CheckInvariants();
+  }
+}
+
+// 16-bit indexes go all the way round, and once more.
+TEST_P(SplitQueueTest, S2_7_IndexesRunFreelyThroughSixteenBits) {
+  const GpaRange page = {Gpa(0x8000), kPageSize};
+  for (uint64_t i = 0; i < 0x10000 + 100; ++i) {
+    ASSERT_TRUE(driver_.Add({}, {&page, 1}, i).ok());
+    const auto chain = device_.Pop();
+    ASSERT_TRUE(chain.ok() && chain->has_value()) << i;
+    device_.Push((*chain)->head, 0);
+    const auto used = driver_.GetUsed();
+    ASSERT_TRUE(used.ok() && used->has_value()) << i;
+    ASSERT_EQ((*used)->token, i);
+  }
+  CheckInvariants();
+}
+
+TEST_P(SplitQueueTest, AFullRingEmptiesAndFillsAgain) {
+  const GpaRange page = {Gpa(0x8000), kPageSize};
+  for (int round = 0; round < 3; ++round) {
+    for (uint64_t i = 0; i < 4; ++i) {
+      ASSERT_TRUE(driver_.Add({}, {&page, 1}, i).ok());
+    }
+    EXPECT_TRUE(absl::IsResourceExhausted(driver_.Add({}, {&page, 1}, 4)));
+    CheckInvariants();
+    while (const auto chain = device_.Pop().value()) {
+      device_.Push(chain->head, 0);
+    }
+    // The device is done; the driver has not looked yet.
+    EXPECT_TRUE(absl::IsResourceExhausted(driver_.Add({}, {&page, 1}, 4)));
+    for (uint64_t i = 0; i < 4; ++i) {
+      EXPECT_EQ(driver_.GetUsed().value()->token, i);
+    }
+    EXPECT_FALSE(driver_.GetUsed().value().has_value());
+  }
+}
+
+TEST_P(SplitQueueTest, EachHalfHonoursTheOthersSuppression) {
+  const GpaRange page = {Gpa(0x8000), kPageSize};
+  device_.DisableNotifications();
+  ASSERT_TRUE(driver_.Add({}, {&page, 1}, 0).ok());
+  EXPECT_FALSE(driver_.NeedsKick());
+  EXPECT_TRUE(device_.EnableNotifications()) << "a chain came meanwhile";
+  EXPECT_TRUE(driver_.NeedsKick());
+
+  driver_.DisableNotifications();
+  device_.Push(device_.Pop().value()->head, 0);
+  EXPECT_FALSE(device_.NeedsNotification());
+  EXPECT_TRUE(driver_.EnableNotifications()) << "a chain came back meanwhile";
+  EXPECT_TRUE(device_.NeedsNotification());
+  ASSERT_TRUE(driver_.GetUsed()->has_value());
+  EXPECT_FALSE(driver_.EnableNotifications());
+  EXPECT_FALSE(device_.EnableNotifications());
+}
+
+// What one half sleeps on until the other notifies it.
+class Doorbell final : public Notifier {
+ public:
+  void Notify() override {
+    ++rings_;
+    rings_.notify_all();
+  }
+  uint64_t rings() const { return rings_; }
+  // Sleeps until it was rung more often than `seen`.
+  void AwaitMoreThan(uint64_t seen) const { rings_.wait(seen); }
+
+ private:
+  std::atomic<uint64_t> rings_{0};
+};
+
+// Each half on a thread of its own, asleep when there is nothing to do, and
+// neither notified while it is awake anyway. What one writes before it moves
+// its index, the other sees after it; and no notification that is needed is
+// lost, or this never ends.
+TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
+  const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
+  const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
+  DriverQueue driver = DriverQueue::Create(*ram, layout, 0xfff0).value();
+  DeviceQueue device = DeviceQueue::Create(*ram, layout, 0xfff0).value();
+  Doorbell kick;
+  Doorbell used;
+  constexpr uint64_t kChains = 20000;
+  // Chain i has word i modulo 8; only 4 are out at a time.
+  const auto buffer = [](uint64_t i) {
+    return GpaRange{Gpa(0x8000 + i % 8 * sizeof(uint64_t)), sizeof(uint64_t)};
+  };
+  const auto word = [&](uint64_t i) -> uint64_t& {
+    return *reinterpret_cast<uint64_t*>(ram->Translate(buffer(i))->data());
+  };
+
+  std::thread device_thread([&] {
+    for (uint64_t i = 0; i < kChains;) {
+      const uint64_t rung = kick.rings();
+      const auto chain = device.Pop();
+      GUESTMM_CHECK(chain.ok()) << Message(chain.status());
+      if (!chain->has_value()) {
+        if (!device.EnableNotifications()) kick.AwaitMoreThan(rung);
+        device.DisableNotifications();
+        continue;
+      }
+      GUESTMM_CHECK(word(i) == 2 * i) << "the driver's write, plain memory";
+      word(i) = 2 * i + 1;
+      device.Push((*chain)->head, sizeof(uint64_t));
+      if (device.NeedsNotification()) used.Notify();
+      ++i;
+    }
+  });
+  uint64_t sent = 0;
+  for (uint64_t done = 0; done < kChains;) {
+    const uint64_t rung = used.rings();
+    while (sent < kChains && driver.free_descriptors() > 0) {
+      word(sent) = 2 * sent;
+      const GpaRange range = buffer(sent);
+      ASSERT_TRUE(driver.Add({}, {&range, 1}, sent).ok());
+      ++sent;
+      if (driver.NeedsKick()) kick.Notify();
+    }
+    const auto back = driver.GetUsed();
+    GUESTMM_CHECK(back.ok()) << Message(back.status());
+    if (!back->has_value()) {
+      if (!driver.EnableNotifications()) used.AwaitMoreThan(rung);
+      driver.DisableNotifications();
+      continue;
+    }
+    ASSERT_EQ((*back)->token, done);
+    ASSERT_EQ(word(done), 2 * done + 1) << "the device's write, plain memory";
+    ++done;
+  }
+  device_thread.join();
+  EXPECT_TRUE(driver.CheckInvariants().ok());
+  EXPECT_TRUE(device.CheckInvariants().ok());
+}
+
+// Lets two threads go at the same moment, again and again.
+class Starter {
+ public:
+  // Returns when both threads are in it.
+  void Meet() {
+    const uint64_t meeting = met_.load();
+    if (arrived_.fetch_add(1) % 2 == 1) {
+      met_ = meeting + 1;
+      return;
+    }
+    // Short of sleep, which would take the two apart.
+    for (int spins = 0; met_ == meeting; ++spins) {
+      if (spins > 1000) std::this_thread::yield();
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> arrived_{0};
+  std::atomic<uint64_t> met_{0};
+};
+
+// One half moves its index and asks whether to notify; at the same moment the
+// other turns notifications on and asks whether the index moved. Both may say
+// yes; if both say no, a notification is lost and the queue stands still.
+TEST(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
+  const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
+  const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
+  DriverQueue driver = DriverQueue::Create(*ram, layout).value();
+  DeviceQueue device = DeviceQueue::Create(*ram, layout).value();
+  const GpaRange page = {Gpa(0x8000), kPageSize};
+  constexpr int kRounds = 20000;
+  Starter starter;
+  bool device_saw = false;
+  bool device_notifies = false;
+  std::thread device_thread([&] {
+    for (int i = 0; i < kRounds; ++i) {
+      device.DisableNotifications();
+      starter.Meet();
+      device_saw = device.EnableNotifications();
+      starter.Meet();
+      const uint16_t head = device.Pop().value()->head;
+      starter.Meet();
+      device.Push(head, 0);
+      device_notifies = device.NeedsNotification();
+      starter.Meet();
+    }
+  });
+  int lost_kicks = 0;
+  int lost_notifications = 0;
+  for (int i = 0; i < kRounds; ++i) {
+    starter.Meet();
+    GUESTMM_CHECK(driver.Add({}, {&page, 1}, 0).ok());
+    const bool kicks = driver.NeedsKick();
+    starter.Meet();
+    lost_kicks += !kicks && !device_saw;
+    driver.DisableNotifications();
+    starter.Meet();
+    const bool driver_saw = driver.EnableNotifications();
+    starter.Meet();
+    lost_notifications += !driver_saw && !device_notifies;
+    GUESTMM_CHECK(driver.GetUsed()->has_value());
+  }
+  device_thread.join();
+  EXPECT_EQ(lost_kicks, 0);
+  EXPECT_EQ(lost_notifications, 0);
+}
+
+}  // namespace
+}  // namespace guestmm

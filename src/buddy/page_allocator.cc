@@ -15,6 +15,9 @@ namespace {
 // Where ZONE_DMA32 ends on x86-64.
 constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
 
+// 4 GiB in single pages: beyond any use, and what rings are made for.
+constexpr uint32_t kMaxPerCpuPages = 1 << 20;
+
 struct ZoneLayout {
   ZoneType type;
   PfnRange bounds;
@@ -55,6 +58,15 @@ absl::Status CheckOptions(const PageAllocatorOptions& options) {
   if (options.per_cpu_limits && options.per_cpu_limits->batch == 0) {
     return absl::InvalidArgumentError(
         "per_cpu_limits.batch is 0; at least 1 is needed");
+  }
+  if (options.per_cpu_limits) {
+    const uint32_t largest =
+        std::max(options.per_cpu_limits->batch, options.per_cpu_limits->high);
+    if (largest > kMaxPerCpuPages) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("per_cpu_limits has a limit of ", largest,
+                       " pages; at most ", kMaxPerCpuPages, " is allowed"));
+    }
   }
   return absl::OkStatus();
 }

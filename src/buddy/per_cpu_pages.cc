@@ -49,8 +49,9 @@ std::optional<Pfn> PerCpuPages::Allocate() {
 
 FreeBlockObserver* PerCpuPages::Free(Pfn pfn) {
   LockHolder hold(lock_);
-  GUESTMM_CHECK(zone_.span().Contains(pfn) &&
-                pages_.Is(pfn, PageState::kAllocated, Order(0)))
+  GUESTMM_CHECK(zone_.span().Contains(pfn))
+      << "free of " << pfn << ", which is not in zone " << Name(zone_.type());
+  GUESTMM_CHECK(pages_.Is(pfn, PageState::kAllocated, Order(0)))
       << "free of " << pfn << ", order 0, which is " << pages_.Get(pfn);
   pages_.Set(pfn, PageState::kCached, Order(0));
   --first_;

@@ -90,6 +90,8 @@ std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
 }
 
 std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
+  GUESTMM_CHECK(span().Contains(pfn))
+      << pfn << " is not in zone " << Name(type());
   const std::optional<Order> order = FreeBlockAt(pfn);
   GUESTMM_CHECK(order.has_value())
       << pfn << " is not a free block but " << pages_.Get(pfn);
@@ -153,7 +155,8 @@ std::optional<Pfn> Zone::TakeBlock(Order order, PageState state) {
 }
 
 FreeBlockObserver* Zone::FreeFrom(PageState from, Pfn pfn, Order order) {
-  GUESTMM_CHECK(span().Contains(pfn) && pages_.Is(pfn, from, order))
+  GUESTMM_CHECK(order <= max_order() && span().Contains(pfn) &&
+                pages_.Is(pfn, from, order))
       << "free of " << pfn << ", " << order << ", which is not " << from
       << " there in zone " << Name(type());
   const Block merged = Merge(pfn, order);

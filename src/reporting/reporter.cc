@@ -110,11 +110,11 @@ void Reporter::Wake() {
 }
 
 void Reporter::ReportDone(absl::Status status) {
-  {
-    LockHolder hold(state_);
-    GUESTMM_CHECK(in_flight_ && !done_) << "a report ended that was not out";
-    done_ = std::move(status);
-  }
+  LockHolder hold(state_);
+  GUESTMM_CHECK(in_flight_ && !done_) << "a report ended that was not out";
+  done_ = std::move(status);
+  // Under the lock: a pass under way may see the end, and this be gone, as soon
+  // as the lock is free.
   workqueue_.Queue(work_);
 }
 
@@ -159,16 +159,19 @@ bool Reporter::SendBatch() {
       LockHolder hold(state_);
       if (stopping_) return false;
       device = device_;
+      // In the same hold: a Disable that comes from now on waits for this
+      // batch. And before Report, since the device may be done before that
+      // returns.
+      in_flight_ = true;
     }
-    if (!policy_->NextBatch(list_)) return false;
+    if (!policy_->NextBatch(list_)) {
+      LockHolder hold(state_);
+      in_flight_ = false;
+      return false;
+    }
     const size_t blocks = list_.size();
     uint64_t bytes = 0;
     for (const GpaRange& range : list_.ranges()) bytes += range.bytes;
-    {
-      // Before Report, since the device may be done before Report returns.
-      LockHolder hold(state_);
-      in_flight_ = true;
-    }
     const absl::Status status = device->Report(list_.ranges(), *this);
     if (status.ok()) {
       LockHolder hold(state_);

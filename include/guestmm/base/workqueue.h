@@ -13,8 +13,9 @@
 // queueing it while it runs makes it run once more.
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 
-#include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "guestmm/base/clock.h"
 
@@ -24,7 +25,7 @@ namespace guestmm {
 // until it starts there. REQUIRES at destruction: neither due nor running.
 class Work {
  public:
-  explicit Work(absl::AnyInvocable<void()> run) : run_(std::move(run)) {}
+  explicit Work(std::function<void()> run) : run_(std::move(run)) {}
   ~Work();
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
@@ -32,7 +33,7 @@ class Work {
  private:
   friend class Timeline;
 
-  absl::AnyInvocable<void()> run_;
+  std::function<void()> run_;
   // Guarded by the lock of the queue it is due on.
   bool due_ = false;
   Nanoseconds when_{0};

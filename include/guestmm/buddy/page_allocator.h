@@ -34,7 +34,7 @@ struct PageAllocatorOptions {
   Order max_order = kMaxOrder;
   // The kernel's formula where absent.
   std::optional<uint64_t> min_free_kbytes = {};
-  // The kernel's formula where absent. batch > 0.
+  // The kernel's formula where absent. batch > 0; both at most 2^20.
   std::optional<PerCpuLimits> per_cpu_limits = {};
 };
 

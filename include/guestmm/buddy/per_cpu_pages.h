@@ -32,7 +32,7 @@ PerCpuLimits DefaultPerCpuLimits(PageCount managed);
 // Its lock nests outside its zone's.
 class PerCpuPages {
  public:
-  // REQUIRES: limits.batch > 0.
+  // REQUIRES: limits.batch > 0; both limits at most 2^20.
   PerCpuPages(Zone& zone, PageMap& pages, PerCpuLimits limits);
   PerCpuPages(const PerCpuPages&) = delete;
   PerCpuPages& operator=(const PerCpuPages&) = delete;

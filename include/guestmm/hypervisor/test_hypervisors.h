@@ -4,12 +4,12 @@
 // Hypervisors for tests and controlled experiments.
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/any_invocable.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/hypervisor/hypervisor.h"
 
@@ -30,7 +30,7 @@ class NullHypervisor final : public Hypervisor {
 // other threads would.
 class RecordingHypervisor final : public Hypervisor {
  public:
-  using Hook = absl::AnyInvocable<void(std::span<const GpaRange>)>;
+  using Hook = std::function<void(std::span<const GpaRange>)>;
 
   explicit RecordingHypervisor(Hypervisor* next = nullptr, Hook on_discard = {})
       : next_(next), on_discard_(std::move(on_discard)) {}
@@ -52,7 +52,7 @@ class RecordingHypervisor final : public Hypervisor {
 // and passes the others on.
 class FailingHypervisor final : public Hypervisor {
  public:
-  FailingHypervisor(Hypervisor& next, absl::AnyInvocable<bool(uint64_t)> fails)
+  FailingHypervisor(Hypervisor& next, std::function<bool(uint64_t)> fails)
       : next_(next), fails_(std::move(fails)) {}
 
   absl::Status Discard(std::span<const GpaRange> ranges) override;
@@ -61,7 +61,7 @@ class FailingHypervisor final : public Hypervisor {
  private:
   Hypervisor& next_;
   mutable Mutex mutex_;
-  absl::AnyInvocable<bool(uint64_t)> fails_ ABSL_GUARDED_BY(mutex_);
+  std::function<bool(uint64_t)> fails_ ABSL_GUARDED_BY(mutex_);
   uint64_t discards_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t failures_ ABSL_GUARDED_BY(mutex_) = 0;
 };

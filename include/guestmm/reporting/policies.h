@@ -16,9 +16,9 @@ namespace guestmm {
 
 // What experiments may set of a policy; each policy has its own defaults.
 struct PolicyParameters {
-  std::optional<Order> order;
-  std::optional<uint64_t> threshold;
-  std::optional<size_t> capacity;
+  std::optional<Order> order = {};
+  std::optional<uint64_t> threshold = {};
+  std::optional<size_t> capacity = {};
 };
 
 // The names of all policies.

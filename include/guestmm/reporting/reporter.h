@@ -84,12 +84,13 @@ class Reporter final : public FreeBlockObserver,
   // everything of the allocator.
   Mutex control_;
 
-  // A leaf.
+  // A leaf, but for the workqueue's own lock.
   mutable Mutex state_;
   ReportingDevice* device_ ABSL_GUARDED_BY(state_) = nullptr;
   bool stopping_ ABSL_GUARDED_BY(state_) = false;
   bool woken_ ABSL_GUARDED_BY(state_) = false;
   bool in_pass_ ABSL_GUARDED_BY(state_) = false;
+  // From before a batch is made until its blocks are back.
   bool in_flight_ ABSL_GUARDED_BY(state_) = false;
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);

@@ -1,0 +1,110 @@
+#ifndef GUESTMM_SIM_GUEST_H_
+#define GUESTMM_SIM_GUEST_H_
+
+// A whole guest with its host side: RAM, allocator, reporting, balloon and
+// hypervisor, put together.
+//
+//   auto guest = Guest::Create({
+//       .memory = Guest::MemoryMap(kGiB),
+//       .make_policy = [] { return std::make_unique<V12Policy>(V12Options{});
+//       }});
+//   Vcpu& vcpu = (*guest)->vcpu(0);
+//   std::optional<Pfn> block = vcpu.Allocate(kPageblockOrder);
+//   vcpu.Touch(*block, kPageblockOrder, /*stamp=*/1);
+//   vcpu.Free(*block, kPageblockOrder);
+//   (*guest)->WaitUntilAtRest(std::chrono::seconds(1));
+//   std::cout << FormatBytes(*(*guest)->ram().ResidentBytes()) << "\n";
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/units.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/base/workqueue.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/hypervisor/hypervisor.h"
+#include "guestmm/ram/guest_ram.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/reporting/reporting_policy.h"
+#include "guestmm/sim/vcpu.h"
+#include "guestmm/virtio/balloon_device.h"
+#include "guestmm/virtio/balloon_driver.h"
+
+namespace guestmm {
+
+struct GuestOptions {
+  // Where RAM is, as GuestRamOptions wants it; see Guest::MemoryMap.
+  std::vector<GpaRange> memory = {};
+  HugePages huge_pages = HugePages::kHostDefault;
+  int vcpus = 1;
+  // Absent: the kernel's formula.
+  std::optional<uint64_t> min_free_kbytes = {};
+  // Absent: no reporting, and no balloon.
+  std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
+  // Absent: MadviseHypervisor.
+  std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
+      {};
+  // Given: the guest's and the device's work run there, in simulated time, on
+  // the thread that drives it. It must outlive the guest. Else each has a
+  // thread.
+  VirtualTime* virtual_time = nullptr;
+};
+
+class Guest {
+ public:
+  // Where a PC with `bytes` of RAM has it: up to 3 GiB below 4 GiB, the rest
+  // from 4 GiB upwards.
+  static std::vector<GpaRange> MemoryMap(uint64_t bytes);
+
+  // The error of the room that could not be set up.
+  static absl::StatusOr<std::unique_ptr<Guest>> Create(
+      const GuestOptions& options);
+
+  // Ends reporting and removes the balloon first. REQUIRES: no vCPU is in use.
+  ~Guest();
+  Guest(const Guest&) = delete;
+  Guest& operator=(const Guest&) = delete;
+
+  int vcpus() const { return static_cast<int>(vcpus_.size()); }
+  // REQUIRES: 0 <= id < vcpus().
+  Vcpu& vcpu(int id) { return *vcpus_[static_cast<size_t>(id)]; }
+
+  const GuestRam& ram() const { return *ram_; }
+  PageAllocator& allocator() { return *allocator_; }
+  const Hypervisor& hypervisor() const { return *hypervisor_; }
+  // Null without reporting.
+  Reporter* reporter() { return reporter_.get(); }
+  const BalloonDevice* device() const { return device_.get(); }
+
+  // Waits until nothing is being reported or about to be. False if `timeout`
+  // passed first.
+  bool WaitUntilAtRest(Nanoseconds timeout);
+
+  // The allocator's invariants, and at rest none isolated (S2).
+  absl::Status CheckInvariants() const;
+
+ private:
+  Guest() = default;
+
+  std::unique_ptr<GuestRam> ram_;
+  std::unique_ptr<PageAllocator> allocator_;
+  std::unique_ptr<Hypervisor> hypervisor_;
+  // Owned unless in virtual time.
+  std::unique_ptr<Workqueue> guest_thread_;
+  std::unique_ptr<Workqueue> device_thread_;
+  // Whichever the guest's work runs on.
+  Workqueue* guest_workqueue_ = nullptr;
+  std::unique_ptr<BalloonDevice> device_;
+  std::unique_ptr<BalloonDriver> driver_;
+  std::unique_ptr<Reporter> reporter_;
+  std::vector<std::unique_ptr<Vcpu>> vcpus_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_GUEST_H_

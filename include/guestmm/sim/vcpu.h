@@ -1,0 +1,45 @@
+#ifndef GUESTMM_SIM_VCPU_H_
+#define GUESTMM_SIM_VCPU_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/ram/guest_ram.h"
+
+namespace guestmm {
+
+// A processor of the guest, as its kernel and programs use it: allocates pages,
+// frees them, writes to them. Used by one thread at a time.
+class Vcpu {
+ public:
+  // Both must outlive this. REQUIRES: 0 <= id < allocator.cpus().
+  Vcpu(int id, PageAllocator& allocator, const GuestRam& ram)
+      : id_(id), allocator_(allocator), ram_(ram) {}
+
+  int id() const { return id_; }
+
+  // A block of `order`; none if memory is out. Its contents are anything.
+  std::optional<Pfn> Allocate(Order order) {
+    return allocator_.Allocate(id_, order);
+  }
+  // REQUIRES: `pfn` was allocated at `order`, on any vCPU (CHECKed).
+  void Free(Pfn pfn, Order order) { allocator_.Free(id_, pfn, order); }
+
+  // Writes to each page of the block, so that the host must back it: a value
+  // made of `stamp` and the page's number, at the page's start and end.
+  void Touch(Pfn pfn, Order order, uint64_t stamp);
+  // The first page of the block that does not hold what Touch wrote; none if
+  // all do.
+  std::optional<Pfn> FindCorrupted(Pfn pfn, Order order, uint64_t stamp) const;
+
+ private:
+  const int id_;
+  PageAllocator& allocator_;
+  const GuestRam& ram_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_VCPU_H_

@@ -1,0 +1,24 @@
+#ifndef GUESTMM_SIM_WORKLOAD_H_
+#define GUESTMM_SIM_WORKLOAD_H_
+
+#include <optional>
+
+#include "guestmm/base/clock.h"
+#include "guestmm/sim/vcpu.h"
+
+namespace guestmm {
+
+// What a guest does with its memory, as a sequence of steps, so that it runs
+// the same on real threads and in virtual time.
+class Workload {
+ public:
+  virtual ~Workload() = default;
+
+  // Does one thing on `vcpu`. How long until the next step; none if that was
+  // the last.
+  virtual std::optional<Nanoseconds> Step(Vcpu& vcpu) = 0;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_WORKLOAD_H_

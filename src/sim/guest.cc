@@ -1,0 +1,119 @@
+#include "guestmm/sim/guest.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "guestmm/base/thread_workqueue.h"
+#include "guestmm/hypervisor/madvise_hypervisor.h"
+
+namespace guestmm {
+namespace {
+
+std::vector<PfnRange> PagesOf(const std::vector<GpaRange>& memory) {
+  std::vector<PfnRange> pages;
+  for (const GpaRange& range : memory) {
+    pages.push_back({ToPfn(range.gpa), ToPfn(range.gpa + range.bytes)});
+  }
+  return pages;
+}
+
+}  // namespace
+
+std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
+  constexpr uint64_t kLowMemory = 3 * kGiB;
+  const uint64_t low = std::min(bytes, kLowMemory);
+  std::vector<GpaRange> memory = {{.gpa = Gpa(0), .bytes = low}};
+  if (bytes > low) {
+    memory.push_back({.gpa = Gpa(4 * kGiB), .bytes = bytes - low});
+  }
+  return memory;
+}
+
+absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
+    const GuestOptions& options) {
+  std::unique_ptr<Guest> guest(new Guest);
+
+  absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::Create(
+      {.regions = options.memory, .huge_pages = options.huge_pages});
+  if (!ram.ok()) return ram.status();
+  guest->ram_ = *std::move(ram);
+
+  absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
+      PageAllocator::Create({.memory = PagesOf(options.memory),
+                             .cpus = options.vcpus,
+                             .min_free_kbytes = options.min_free_kbytes});
+  if (!allocator.ok()) return allocator.status();
+  guest->allocator_ = *std::move(allocator);
+
+  for (int id = 0; id < options.vcpus; ++id) {
+    guest->vcpus_.push_back(
+        std::make_unique<Vcpu>(id, *guest->allocator_, *guest->ram_));
+  }
+
+  guest->hypervisor_ = options.make_hypervisor
+                           ? options.make_hypervisor(*guest->ram_)
+                           : std::make_unique<MadviseHypervisor>(*guest->ram_);
+  if (!options.make_policy) return guest;
+
+  if (options.virtual_time == nullptr) {
+    guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
+    guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+  }
+  guest->guest_workqueue_ = options.virtual_time != nullptr
+                                ? options.virtual_time
+                                : guest->guest_thread_.get();
+  Workqueue& device_workqueue = options.virtual_time != nullptr
+                                    ? *options.virtual_time
+                                    : *guest->device_thread_;
+
+  std::unique_ptr<ReportingPolicy> policy = options.make_policy();
+  // As many descriptors as the policy's largest report, and Linux's 32 at
+  // least.
+  const auto queue_size = static_cast<uint16_t>(
+      std::max<size_t>(32, std::bit_ceil(policy->capacity())));
+  guest->device_ = std::make_unique<BalloonDevice>(
+      *guest->ram_, *guest->hypervisor_, device_workqueue,
+      BalloonDeviceOptions{.reporting_queue_size = queue_size});
+  absl::StatusOr<std::unique_ptr<BalloonDriver>> driver = BalloonDriver::Create(
+      *guest->device_, *guest->ram_, *guest->allocator_,
+      *guest->guest_workqueue_,
+      BalloonDriverOptions{.reporting_queue_size = queue_size});
+  if (!driver.ok()) return driver.status();
+  guest->driver_ = *std::move(driver);
+
+  guest->reporter_ = std::make_unique<Reporter>(
+      *guest->allocator_, *guest->guest_workqueue_, std::move(policy));
+  absl::Status status = guest->reporter_->Enable(*guest->driver_);
+  if (!status.ok()) return status;
+  return guest;
+}
+
+Guest::~Guest() {
+  // The reset ends a report that a broken device would never end.
+  if (driver_ != nullptr) driver_->Remove();
+}
+
+bool Guest::WaitUntilAtRest(Nanoseconds timeout) {
+  return reporter_ == nullptr ||
+         guest_workqueue_->WaitUntil([this] { return reporter_->AtRest(); },
+                                     timeout);
+}
+
+absl::Status Guest::CheckInvariants() const {
+  absl::Status status = allocator_->CheckInvariants();
+  if (reporter_ != nullptr) {
+    status.Update(reporter_->policy().CheckInvariants());
+    status.Update(driver_->CheckInvariants());
+  }
+  const PageCount isolated = allocator_->Counts().isolated;
+  if ((reporter_ == nullptr || reporter_->AtRest()) &&
+      isolated != PageCount(0)) {
+    status.Update(absl::InternalError(
+        absl::StrCat("S2: ", isolated.value(), " pages are isolated at rest")));
+  }
+  return status;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,31 @@
+#include "guestmm/sim/idle_workload.h"
+
+#include <chrono>
+#include <utility>
+#include <vector>
+
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+std::optional<Nanoseconds> IdleWorkload::Step(Vcpu& vcpu) {
+  constexpr int kSmallBlocks = 16;
+  constexpr uint64_t kSmallOrders = 4;
+  constexpr std::chrono::milliseconds kQuiet(100);
+
+  std::vector<std::pair<Pfn, Order>> blocks;
+  const auto take = [&](Order order) {
+    if (const std::optional<Pfn> pfn = vcpu.Allocate(order)) {
+      vcpu.Touch(*pfn, order, /*stamp=*/0);
+      blocks.emplace_back(*pfn, order);
+    }
+  };
+  for (int i = 0; i < kSmallBlocks; ++i) {
+    take(Order(static_cast<int>(random_.Below(kSmallOrders))));
+  }
+  take(kPageblockOrder);
+  for (const auto& [pfn, order] : blocks) vcpu.Free(pfn, order);
+  return kQuiet;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,51 @@
+#include "guestmm/sim/vcpu.h"
+
+#include <cstddef>
+#include <cstring>
+#include <span>
+
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+namespace {
+
+// Different for each page and each stamp, and never zero, which is what a
+// discarded page reads as.
+uint64_t Value(Pfn pfn, uint64_t stamp) {
+  return (pfn.value() * 0x9e3779b97f4a7c15 ^ stamp) | 1;
+}
+
+std::span<std::byte> BytesOf(const GuestRam& ram, Pfn pfn, Order order) {
+  const auto bytes = ram.Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
+  GUESTMM_CHECK(bytes.has_value())
+      << "block at " << pfn << ", " << order << ", is not in guest RAM";
+  return *bytes;
+}
+
+}  // namespace
+
+void Vcpu::Touch(Pfn pfn, Order order, uint64_t stamp) {
+  std::byte* page = BytesOf(ram_, pfn, order).data();
+  for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
+    const uint64_t value = Value(pfn, stamp);
+    std::memcpy(page, &value, sizeof(value));
+    page += kPageSize;
+    std::memcpy(page - sizeof(value), &value, sizeof(value));
+  }
+}
+
+std::optional<Pfn> Vcpu::FindCorrupted(Pfn pfn, Order order,
+                                       uint64_t stamp) const {
+  const std::byte* page = BytesOf(ram_, pfn, order).data();
+  for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
+    const uint64_t value = Value(pfn, stamp);
+    if (std::memcmp(page, &value, sizeof(value)) != 0) return pfn;
+    page += kPageSize;
+    if (std::memcmp(page - sizeof(value), &value, sizeof(value)) != 0) {
+      return pfn;
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace guestmm

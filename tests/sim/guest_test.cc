@@ -1,0 +1,259 @@
+// The whole path: what a guest frees, the host has back; what it did not free,
+// it keeps.
+
+#include "guestmm/sim/guest.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/test_hypervisors.h"
+#include "guestmm/reporting/v12_policy.h"
+
+namespace guestmm {
+namespace {
+
+constexpr Order kHuge = kPageblockOrder;
+
+std::unique_ptr<ReportingPolicy> MakeV12() {
+  return std::make_unique<V12Policy>(V12Options{});
+}
+
+GuestOptions SmallGuest(VirtualTime& time) {
+  return {.memory = Guest::MemoryMap(128 * kMiB),
+          .huge_pages = HugePages::kForbid,
+          .make_policy = MakeV12,
+          .virtual_time = &time};
+}
+
+uint64_t Resident(Guest& guest, Pfn pfn, Order order) {
+  return guest.ram()
+      .ResidentBytes({.gpa = ToGpa(pfn), .bytes = order.bytes()})
+      .value();
+}
+
+std::vector<Pfn> AllocateTouched(Guest& guest, int blocks) {
+  std::vector<Pfn> pfns;
+  for (int i = 0; i < blocks; ++i) {
+    pfns.push_back(guest.vcpu(0).Allocate(kHuge).value());
+    guest.vcpu(0).Touch(pfns.back(), kHuge, /*stamp=*/1);
+  }
+  return pfns;
+}
+
+TEST(GuestTest, MemoryMapLeavesTheHoleBelow4GiB) {
+  using Ranges = std::vector<GpaRange>;
+  EXPECT_EQ(Guest::MemoryMap(kGiB), (Ranges{{Gpa(0), kGiB}}));
+  EXPECT_EQ(Guest::MemoryMap(3 * kGiB), (Ranges{{Gpa(0), 3 * kGiB}}));
+  EXPECT_EQ(Guest::MemoryMap(5 * kGiB),
+            (Ranges{{Gpa(0), 3 * kGiB}, {Gpa(4 * kGiB), 2 * kGiB}}));
+}
+
+// A quarter of the blocks is kept: after reporting, the kernel says that the
+// freed ones are gone and the others all there. `gone` is false where the host
+// discards nothing: without the discard the same test must fail.
+void FreedBlocksAreGone(Guest& guest, VirtualTime& time, bool gone) {
+  const std::vector<Pfn> blocks = AllocateTouched(guest, 40);
+  ASSERT_EQ(guest.ram().ResidentBytes().value(),
+            40 * kHuge.bytes() + kPageSize /* the ring */);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (i % 4 != 0) guest.vcpu(0).Free(blocks[i], kHuge);
+  }
+  time.RunUntilIdle();
+  ASSERT_EQ(guest.CheckInvariants(), absl::OkStatus());
+
+  int still_there = 0;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    if (i % 4 == 0) {
+      EXPECT_EQ(Resident(guest, blocks[i], kHuge), kHuge.bytes());
+      EXPECT_EQ(guest.vcpu(0).FindCorrupted(blocks[i], kHuge, 1), std::nullopt);
+    } else if (Resident(guest, blocks[i], kHuge) > 0) {
+      EXPECT_EQ(Resident(guest, blocks[i], kHuge), kHuge.bytes());
+      ++still_there;
+    }
+  }
+  if (gone) {
+    // Fewer than the threshold wait for more.
+    EXPECT_LT(still_there, 16);
+    // More where a block had merged with memory that was never touched.
+    EXPECT_GE(guest.hypervisor().counters().bytes,
+              static_cast<uint64_t>(30 - still_there) * kHuge.bytes());
+  } else {
+    EXPECT_EQ(still_there, 30);
+    EXPECT_GT(guest.reporter()->counters().reported_bytes, 0u);
+  }
+}
+
+TEST(GuestTest, FreedBlocksAreGoneFromTheHostAndNoOthers) {
+  VirtualTime time(1);
+  const auto guest = Guest::Create(SmallGuest(time)).value();
+  FreedBlocksAreGone(*guest, time, /*gone=*/true);
+}
+
+TEST(GuestTest, WithoutTheDiscardNothingIsGone) {
+  VirtualTime time(1);
+  GuestOptions options = SmallGuest(time);
+  options.make_hypervisor = [](const GuestRam&) {
+    return std::make_unique<NullHypervisor>();
+  };
+  const auto guest = Guest::Create(options).value();
+  FreedBlocksAreGone(*guest, time, /*gone=*/false);
+}
+
+TEST(GuestTest, WithoutAPolicyNothingIsReported) {
+  const auto guest = Guest::Create({.memory = Guest::MemoryMap(128 * kMiB),
+                                    .huge_pages = HugePages::kForbid})
+                         .value();
+  EXPECT_EQ(guest->reporter(), nullptr);
+  EXPECT_EQ(guest->device(), nullptr);
+  for (const Pfn pfn : AllocateTouched(*guest, 20)) {
+    guest->vcpu(0).Free(pfn, kHuge);
+  }
+  EXPECT_TRUE(guest->WaitUntilAtRest(Nanoseconds(0)));
+  EXPECT_EQ(guest->ram().ResidentBytes().value(), 20 * kHuge.bytes());
+  EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+}
+
+// Safety (S1): at the instant of a discard every page of it is isolated.
+TEST(GuestTest, WhatTheHostDiscardsIsIsolated) {
+  VirtualTime time(1);
+  GuestOptions options = SmallGuest(time);
+  Guest* self = nullptr;
+  uint64_t pages = 0;
+  options.make_hypervisor = [&](const GuestRam& ram) {
+    // Owned here so that it outlives the recorder that passes on to it.
+    struct Both final : Hypervisor {
+      Both(const GuestRam& guest_ram, RecordingHypervisor::Hook hook)
+          : madvise(guest_ram), recording(&madvise, std::move(hook)) {}
+      absl::Status Discard(std::span<const GpaRange> ranges) override {
+        return recording.Discard(ranges);
+      }
+      DiscardCounters counters() const override { return madvise.counters(); }
+      MadviseHypervisor madvise;
+      RecordingHypervisor recording;
+    };
+    return std::make_unique<Both>(ram, [&](std::span<const GpaRange> ranges) {
+      for (const GpaRange& range : ranges) {
+        const PageInfo head = self->allocator().pages().Get(ToPfn(range.gpa));
+        ASSERT_EQ(head.state, PageState::kIsolated);
+        ASSERT_EQ(head.order.bytes(), range.bytes);
+        pages += head.order.pages().value();
+      }
+      ASSERT_EQ(self->allocator().CheckInvariants(), absl::OkStatus());
+    });
+  };
+  const auto guest = Guest::Create(options).value();
+  self = guest.get();
+  for (int round = 0; round < 3; ++round) {
+    for (const Pfn pfn : AllocateTouched(*guest, 50)) {
+      guest->vcpu(0).Free(pfn, kHuge);
+      time.RunFor(Nanoseconds(0));
+    }
+    time.RunUntilIdle();
+  }
+  EXPECT_GT(pages, 0u);
+}
+
+// A run of random steps; what the host was told, and the free lists at the end.
+std::string RunOf(uint64_t seed) {
+  VirtualTime time(seed);
+  RecordingHypervisor* recording = nullptr;
+  GuestOptions options = SmallGuest(time);
+  options.vcpus = 2;
+  options.make_hypervisor = [&](const GuestRam&) {
+    auto made = std::make_unique<RecordingHypervisor>();
+    recording = made.get();
+    return made;
+  };
+  const auto guest = Guest::Create(options).value();
+  Random random(seed);
+  std::vector<std::pair<Pfn, Order>> blocks;
+  std::vector<std::unique_ptr<Work>> steps;
+  // Each vCPU takes its turns as events among the reporter's and the device's.
+  for (int id = 0; id < 2; ++id) {
+    for (int i = 0; i < 400; ++i) {
+      steps.push_back(std::make_unique<Work>([&, id] {
+        Vcpu& vcpu = guest->vcpu(id);
+        if (random.OneIn(2)) {
+          const Order order(
+              random.OneIn(3) ? 9 : static_cast<int>(random.Below(4)));
+          if (const auto pfn = vcpu.Allocate(order)) {
+            blocks.emplace_back(*pfn, order);
+          }
+        } else if (!blocks.empty()) {
+          std::swap(blocks[random.Below(blocks.size())], blocks.back());
+          vcpu.Free(blocks.back().first, blocks.back().second);
+          blocks.pop_back();
+        }
+      }));
+      time.Queue(*steps.back(), Nanoseconds(10 * i));
+    }
+  }
+  time.RunUntilIdle();
+  EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+
+  std::ostringstream text;
+  for (const std::vector<GpaRange>& batch : recording->batches()) {
+    for (const GpaRange& range : batch) text << range << " ";
+    text << "\n";
+  }
+  for (const auto& zone : guest->allocator().zones()) {
+    LockHolder hold(zone->lock());
+    for (int order = 0; order <= kMaxOrder.value(); ++order) {
+      zone->ForEachFreeBlock(Order(order),
+                             [&](Pfn pfn) { text << pfn.value() << " "; });
+    }
+  }
+  return text.str();
+}
+
+TEST(GuestTest, InVirtualTimeTheSameSeedIsTheSameRun) {
+  for (const uint64_t seed : {1u, 2u, 3u}) EXPECT_EQ(RunOf(seed), RunOf(seed));
+  EXPECT_NE(RunOf(1), RunOf(2));
+}
+
+TEST(GuestTest, ALargeReportFitsTheQueue) {
+  VirtualTime time(1);
+  GuestOptions options = SmallGuest(time);
+  options.memory = Guest::MemoryMap(256 * kMiB);
+  options.make_policy = [] {
+    return std::make_unique<V12Policy>(
+        V12Options{.order = Order(8), .threshold = 40, .capacity = 100});
+  };
+  const auto guest = Guest::Create(options).value();
+  const std::vector<Pfn> blocks = AllocateTouched(*guest, 110);
+  // Every other one, so that they stay apart and each is an entry.
+  for (size_t i = 0; i < blocks.size(); ++i)
+    guest->vcpu(0).Free(blocks[i], kHuge);
+  time.RunUntilIdle();
+  EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+}
+
+TEST(GuestTest, CreateSaysWhatWasWrong) {
+  EXPECT_EQ(Guest::Create({}).status().message(), "guest RAM has no region");
+  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(kMiB), .vcpus = 0})
+                .status()
+                .message(),
+            "cpus is 0; at least 1 is needed");
+}
+
+// A guest that goes away while its blocks are at the host takes them along.
+TEST(GuestTest, EndsWithAReportInFlight) {
+  VirtualTime time(1);
+  const auto guest = Guest::Create(SmallGuest(time)).value();
+  for (const Pfn pfn : AllocateTouched(*guest, 40)) {
+    guest->vcpu(0).Free(pfn, kHuge);
+  }
+  // The reporter runs, the device has not yet.
+  time.WaitUntil(
+      [&] { return guest->allocator().Counts().isolated > PageCount(0); });
+  EXPECT_GT(guest->allocator().Counts().isolated, PageCount(0));
+}
+
+}  // namespace
+}  // namespace guestmm

@@ -1,0 +1,181 @@
+#include "tools/guestmm/density_command.h"
+
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/sim/density.h"
+#include "guestmm/sim/output_directory.h"
+#include "tools/guestmm/arguments.h"
+#include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/progress.h"
+#include "tools/guestmm/table.h"
+
+namespace guestmm::tools {
+namespace {
+
+// What the command line said.
+struct Arguments {
+  DensityOptions options;
+  std::optional<uint64_t> seed;
+  std::optional<uint64_t> max_guests;
+  std::optional<double> settle;
+  std::optional<uint64_t> order;
+  std::optional<uint64_t> threshold;
+  std::optional<uint64_t> capacity;
+  std::string out;
+
+  DensityOptions ToOptions() const {
+    DensityOptions result = options;
+    result.seed = seed.value_or(options.seed);
+    if (max_guests) result.max_guests = static_cast<int>(*max_guests);
+    result.settle_seconds = settle.value_or(options.settle_seconds);
+    PolicyParameters& parameters = result.policy_parameters;
+    if (order) parameters.order = Order(static_cast<int>(*order));
+    parameters.threshold = threshold;
+    parameters.capacity = capacity;
+    return result;
+  }
+};
+
+void PrintTable(const DensityResult& result) {
+  const DensityOptions& options = result.options;
+  std::cout << absl::StrFormat(
+      "density: guests of %s on a host of %s (scale %g), each touching %s or "
+      "more and freeing it; seed %d\n\n",
+      FormatBytes(options.guest_bytes), FormatBytes(options.host_bytes),
+      *options.scale, FormatBytes(options.workload_min_bytes), options.seed);
+  const int limit = result.rows.back().guests;
+  Table table({"policy", "guests that fit", "resident at end", "handed back",
+               "reports", "madvise calls", "share of limit", "time"});
+  for (const DensityRow& row : result.rows) {
+    table.AddRow(
+        {row.policy, std::to_string(row.guests),
+         FormatBytes(row.resident_bytes), FormatBytes(row.reported_bytes),
+         row.reports ? std::to_string(*row.reports) : "-",
+         row.discard_calls ? std::to_string(*row.discard_calls) : "-",
+         limit > 0 ? absl::StrFormat("%.0f %%", 100.0 * row.guests / limit)
+                   : "-",
+         row.seconds ? absl::StrFormat("%.1f s", *row.seconds) : "-"});
+  }
+  std::cout << table;
+  for (const DensityRow& row : result.rows) {
+    if (row.stopped.empty()) continue;
+    std::cout << "\n" << row.policy << " stopped early: " << row.stopped;
+  }
+  std::cout << std::flush;
+}
+
+int Fail(const absl::Status& status, const std::string& prefix) {
+  std::cerr << "guestmm density: " << prefix << std::string(status.message())
+            << "\n";
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
+}
+
+int Run(const Arguments& arguments) {
+  const DensityOptions options = arguments.ToOptions();
+  // Everything that can be wrong is found before anything is written or run.
+  if (const auto resolved = ResolveDensity(options, AvailableMemory());
+      !resolved.ok()) {
+    return Fail(resolved.status(), "--");
+  }
+  std::optional<OutputDirectory> out;
+  if (!arguments.out.empty()) {
+    absl::StatusOr<OutputDirectory> opened =
+        OutputDirectory::Open(arguments.out);
+    if (!opened.ok()) {
+      return Fail(absl::InvalidArgumentError(opened.status().message()),
+                  "--out ");
+    }
+    out = *std::move(opened);
+  }
+
+  absl::StatusOr<DensityResult> result;
+  {
+    ProgressLine line;
+    result = RunDensity(options, [&](const DensityProgress& progress) {
+      line.Show(
+          absl::StrFormat("%s: launching guest %d %s %s of %s resident",
+                          progress.policy, progress.guest,
+                          Bar(static_cast<double>(progress.resident_bytes),
+                              static_cast<double>(progress.host_bytes)),
+                          FormatBytes(progress.resident_bytes),
+                          FormatBytes(progress.host_bytes)));
+    });
+  }
+  if (!result.ok()) return Fail(result.status(), "");
+  PrintTable(*result);
+  if (!out) return kExitSuccess;
+  absl::Status written = out->Write("series.csv", DensitySeriesCsv(*result));
+  written.Update(out->Write("summary.json", DensitySummaryJson(*result)));
+  if (!written.ok()) return Fail(written, "--out ");
+  std::cout << "\nwritten to " << out->path().string()
+            << ": summary.json, series.csv\n";
+  return kExitSuccess;
+}
+
+}  // namespace
+
+std::function<int()> AddDensityCommand(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand(
+      "density",
+      "How many guests that touch most of their memory and free it fit on a "
+      "host? The experiment of the v12 cover letter, on real memory.");
+  const auto arguments = std::make_shared<Arguments>();
+  DensityOptions& options = arguments->options;
+  AddNumber(command, "--scale", options.scale,
+            "Multiplies every size: 1 is guests of 5 GiB on 15 GiB "
+            "[what free memory allows, at most 0.125]");
+  AddBytes(command, "--guest-memory", options.guest_bytes,
+           "Memory of a guest, before scaling");
+  AddBytes(command, "--host-memory", options.host_bytes,
+           "Memory of the host, before scaling");
+  AddBytes(command, "--footprint", options.footprint_bytes,
+           "What a guest's kernel keeps in use, before scaling");
+  AddBytes(command, "--workload-min", options.workload_min_bytes,
+           "The least that a workload touches, before scaling");
+  command
+      .add_option("--policies", options.policies,
+                  "Which to run, separated by commas [off,v12]")
+      ->delimiter(',');
+  AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
+             "Draws sizes and orders [1]");
+  AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
+             arguments->order, "Smallest block that is reported [9]");
+  AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
+             "Marked blocks in a zone that start a pass [16]");
+  AddInteger(command, "--capacity", 1, 32768, arguments->capacity,
+             "Most blocks in one report [16]");
+  AddChoice<HypervisorKind>(
+      command, "--hypervisor",
+      {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},
+      options.hypervisor,
+      "madvise: discards; none: acknowledges and keeps "
+      "everything [madvise]");
+  AddChoice<HugePages>(command, "--huge-pages",
+                       {{"host", HugePages::kHostDefault},
+                        {"advise", HugePages::kAdvise},
+                        {"forbid", HugePages::kForbid}},
+                       options.huge_pages,
+                       "Transparent huge pages behind guest RAM: as the host's "
+                       "setting says, advised, or forbidden [host]");
+  AddChoice<bool>(command, "--idle-activity", {{"on", true}, {"off", false}},
+                  options.idle_activity,
+                  "Whether a guest whose workload has ended still takes and "
+                  "frees a little memory, as an idle guest does [on]");
+  AddNumber(command, "--settle", arguments->settle,
+            "Seconds to wait, at most, for reporting to come to rest [10]");
+  AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,
+             "Stop a policy's row here [100]");
+  command
+      .add_option("--out", arguments->out,
+                  "Write summary.json and series.csv to this folder")
+      ->type_name("DIR");
+  return [arguments] { return Run(*arguments); };
+}
+
+}  // namespace guestmm::tools

@@ -1,0 +1,110 @@
+#include "guestmm/base/lock.h"
+
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <thread>
+#include <vector>
+
+namespace guestmm {
+namespace {
+
+template <typename Lock>
+class LockTest : public testing::Test {};
+
+struct LockName {
+  template <typename Lock>
+  static std::string GetName(int) {
+    return std::is_same_v<Lock, SpinLock> ? "SpinLock" : "Mutex";
+  }
+};
+using Locks = testing::Types<SpinLock, Mutex>;
+TYPED_TEST_SUITE(LockTest, Locks, LockName);
+
+template <typename Lock>
+struct Guarded {
+  Lock lock;
+  int value ABSL_GUARDED_BY(lock) = 0;
+};
+
+TYPED_TEST(LockTest, OneThreadAtATime) {
+  constexpr int kThreads = 4;
+  constexpr int kRounds = 5000;
+  Guarded<TypeParam> counter;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&] {
+      for (int round = 0; round < kRounds; ++round) {
+        LockHolder hold(counter.lock);
+        ++counter.value;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  LockHolder hold(counter.lock);
+  EXPECT_EQ(counter.value, kThreads * kRounds);
+}
+
+// What one holder wrote, plain memory included, the next one sees.
+TYPED_TEST(LockTest, PublishesWhatWasWritten) {
+  Guarded<TypeParam> ready;
+  int payload = 0;
+  std::thread writer([&] {
+    payload = 42;
+    LockHolder hold(ready.lock);
+    ready.value = 1;
+  });
+  while (true) {
+    LockHolder hold(ready.lock);
+    if (ready.value == 1) break;
+  }
+  EXPECT_EQ(payload, 42);
+  writer.join();
+}
+
+TYPED_TEST(LockTest, IsFreeAfterTheScope) {
+  TypeParam lock;
+  { LockHolder hold(lock); }
+  { LockHolder hold(lock); }
+}
+
+// The path of a SpinLock that yields: the holder holds on until others wait.
+TYPED_TEST(LockTest, WaitersGoOnWhenALongHolderLeaves) {
+  Guarded<TypeParam> counter;
+  std::vector<std::thread> waiters;
+  {
+    LockHolder hold(counter.lock);
+    for (int i = 0; i < 3; ++i) {
+      waiters.emplace_back([&] {
+        LockHolder hold_too(counter.lock);
+        ++counter.value;
+      });
+    }
+    for (int i = 0; i < 1000; ++i) std::this_thread::yield();
+    EXPECT_EQ(counter.value, 0);
+  }
+  for (std::thread& waiter : waiters) waiter.join();
+  LockHolder hold(counter.lock);
+  EXPECT_EQ(counter.value, 3);
+}
+
+TEST(MutexTest, WorksWithAConditionVariable) {
+  Guarded<Mutex> ready;
+  std::condition_variable_any changed;
+  std::thread setter([&] {
+    {
+      LockHolder hold(ready.lock);
+      ready.value = 1;
+    }
+    changed.notify_one();
+  });
+  {
+    LockHolder hold(ready.lock);
+    while (ready.value == 0) changed.wait(ready.lock);
+    EXPECT_EQ(ready.value, 1);
+  }
+  setter.join();
+}
+
+}  // namespace
+}  // namespace guestmm

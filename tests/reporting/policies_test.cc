@@ -1,0 +1,79 @@
+#include "guestmm/reporting/policies.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace guestmm {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+
+std::string Message(const absl::Status& status) {
+  return std::string(status.message());
+}
+
+TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
+  EXPECT_THAT(PolicyNames(), Contains("v12"));
+  for (const std::string_view name : PolicyNames()) {
+    const auto policy = MakePolicy(name, {});
+    ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
+    EXPECT_EQ((*policy)->name(), name);
+  }
+}
+
+TEST(PoliciesTest, ParametersArePassedOn) {
+  const auto policy =
+      MakePolicy("v12", {.order = Order(3), .threshold = 5, .capacity = 7});
+  ASSERT_EQ(policy.status(), absl::OkStatus());
+  EXPECT_THAT((*policy)->parameters(), Contains(Pair("order", 3)));
+  EXPECT_THAT((*policy)->parameters(), Contains(Pair("threshold", 5)));
+  EXPECT_THAT((*policy)->parameters(), Contains(Pair("capacity", 7)));
+}
+
+TEST(PoliciesTest, AbsentParametersAreThePolicysDefaults) {
+  const auto policy = MakePolicy("v12", {.threshold = 5});
+  ASSERT_EQ(policy.status(), absl::OkStatus());
+  EXPECT_EQ((*policy)->min_order(), kPageblockOrder);
+  EXPECT_EQ((*policy)->capacity(), 16u);
+}
+
+TEST(PoliciesTest, AnUnknownNameIsAnsweredWithTheKnownOnes) {
+  const absl::Status status = MakePolicy("v13", {}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(Message(status),
+              HasSubstr("there is no policy \"v13\"; known are: v12"));
+}
+
+TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
+  struct Case {
+    PolicyParameters parameters;
+    std::string message;
+  };
+  for (const Case& wrong : std::vector<Case>{
+           {{.order = Order(11)}, "order 11: allowed is 0 to 10"},
+           {{.threshold = 0}, "threshold 0: allowed is 1 or more"},
+           {{.capacity = 0}, "capacity 0: allowed is 1 to 32768"},
+           {{.capacity = 32769}, "capacity 32769: allowed is 1 to 32768"}}) {
+    const absl::Status status = MakePolicy("v12", wrong.parameters).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_EQ(Message(status), wrong.message);
+  }
+}
+
+TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
+  for (const PolicyParameters& parameters :
+       {PolicyParameters{.order = Order(0), .threshold = 1, .capacity = 1},
+        PolicyParameters{.order = kMaxOrder, .capacity = 32768}}) {
+    EXPECT_EQ(MakePolicy("v12", parameters).status(), absl::OkStatus());
+  }
+}
+
+}  // namespace
+}  // namespace guestmm

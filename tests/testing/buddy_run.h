@@ -1,0 +1,71 @@
+#ifndef GUESTMM_TESTS_TESTING_BUDDY_RUN_H_
+#define GUESTMM_TESTS_TESTING_BUDDY_RUN_H_
+
+// Runs a Program on the allocator and on its model, side by side.
+//
+//   EXPECT_EQ(RunBuddyProgram(kBareWorld, {Alloc{0, 3}, Free{0, 0}}), "");
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "guestmm/buddy/free_block_observer.h"
+#include "guestmm/buddy/isolated_block.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "tests/testing/buddy_model.h"
+#include "tests/testing/buddy_program.h"
+
+namespace guestmm::buddy {
+
+// One run: applies operations to both and says where they differ.
+class BuddyRun {
+ public:
+  explicit BuddyRun(const BuddyWorld& world);
+  // Returns what is isolated.
+  ~BuddyRun();
+  BuddyRun(const BuddyRun&) = delete;
+  BuddyRun& operator=(const BuddyRun&) = delete;
+
+  // Applies one operation; what came back otherwise than in the model, or "".
+  std::string Apply(const Operation& operation);
+  // How the allocator's state differs from the model's, or which invariant
+  // does not hold, or "".
+  std::string Compare() const;
+
+  const AllocatorModel& model() const { return model_; }
+  // Every operation that does something different here.
+  std::vector<Operation> Choices() const;
+
+ private:
+  class Recorder final : public FreeBlockObserver {
+   public:
+    bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override;
+    void Wake() override;
+    AllocatorModel::Told told;
+  };
+
+  std::string Do(const Alloc& op);
+  std::string Do(const Free& op);
+  std::string Do(const Drain& op);
+  std::string Do(const Isolate& op);
+  std::string Do(const Return& op);
+  int Cpu(int cpu) const { return cpu % allocator_->cpus(); }
+  // The free blocks in the order in which Isolate counts them.
+  std::vector<uint64_t> FreeBlocks() const;
+
+  Recorder recorder_;
+  std::unique_ptr<PageAllocator> allocator_;
+  AllocatorModel model_;
+  std::vector<std::pair<Pfn, Order>> live_;
+  std::vector<IsolatedBlock> isolated_;
+};
+
+// Runs `program`, comparing after every step. "" if all is well; else what is
+// wrong, with a program to paste: the shortest found that still fails.
+std::string RunBuddyProgram(const BuddyWorld& world, const Program& program);
+
+}  // namespace guestmm::buddy
+
+#endif  // GUESTMM_TESTS_TESTING_BUDDY_RUN_H_

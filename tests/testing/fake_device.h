@@ -1,0 +1,107 @@
+#ifndef GUESTMM_TESTS_TESTING_FAKE_DEVICE_H_
+#define GUESTMM_TESTS_TESTING_FAKE_DEVICE_H_
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "guestmm/base/check.h"
+#include "guestmm/base/lock.h"
+#include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
+#include "guestmm/reporting/reporting_device.h"
+
+namespace guestmm {
+
+// A ReportingDevice that does as the test says: it answers what it is told to,
+// and ends a report when told to or, given a workqueue, by itself.
+class FakeDevice final : public ReportingDevice {
+ public:
+  using Ranges = std::vector<GpaRange>;
+  using Answer = std::function<absl::Status(std::span<const GpaRange>)>;
+  using Inspect = std::function<void(std::span<const GpaRange>)>;
+
+  FakeDevice() : end_([] {}) {}
+  // Ends each report `delay` after it came.
+  explicit FakeDevice(Workqueue& workqueue, Nanoseconds delay = Nanoseconds(0))
+      : workqueue_(&workqueue), delay_(delay), end_([this] { End(); }) {}
+
+  // To be set before any report comes. `answer` says what Report returns (OK:
+  // accepted). `inspect` looks at an accepted report as it comes and again
+  // right before it ends: the host may discard all the while. Both are called
+  // without a lock and may use the guest, as other threads would.
+  void set_answer(Answer answer) { answer_ = std::move(answer); }
+  void set_inspect(Inspect inspect) { inspect_ = std::move(inspect); }
+  void set_max_report_entries(size_t entries) { max_entries_ = entries; }
+
+  size_t max_report_entries() const override { return max_entries_; }
+
+  absl::Status Report(std::span<const GpaRange> ranges,
+                      Client& client) override {
+    GUESTMM_CHECK(!outstanding()) << "a report came before the last one ended";
+    GUESTMM_CHECK(!ranges.empty() && ranges.size() <= max_entries_);
+    if (answer_) {
+      if (absl::Status status = answer_(ranges); !status.ok()) return status;
+    }
+    if (inspect_) inspect_(ranges);
+    {
+      LockHolder hold(mutex_);
+      reports_.emplace_back(ranges.begin(), ranges.end());
+      client_ = &client;
+    }
+    if (workqueue_ != nullptr) workqueue_->Queue(end_, delay_);
+    return absl::OkStatus();
+  }
+
+  // Ends the outstanding report, sooner than by itself. REQUIRES: there is one.
+  void End(absl::Status status = absl::OkStatus()) {
+    const Ranges ranges = in_flight();
+    GUESTMM_CHECK(!ranges.empty()) << "there is no report to end";
+    if (workqueue_ != nullptr) workqueue_->CancelSync(end_);
+    if (inspect_) inspect_(ranges);
+    Client* client = nullptr;
+    {
+      LockHolder hold(mutex_);
+      client = std::exchange(client_, nullptr);
+    }
+    client->ReportDone(std::move(status));
+  }
+
+  bool outstanding() const { return !in_flight().empty(); }
+  // The report that is outstanding, or nothing.
+  Ranges in_flight() const {
+    LockHolder hold(mutex_);
+    return client_ != nullptr ? reports_.back() : Ranges();
+  }
+  // Every report that was accepted, in order; and all their ranges.
+  std::vector<Ranges> reports() const {
+    LockHolder hold(mutex_);
+    return reports_;
+  }
+  Ranges reported() const {
+    Ranges all;
+    for (const Ranges& report : reports()) {
+      all.insert(all.end(), report.begin(), report.end());
+    }
+    return all;
+  }
+
+ private:
+  Workqueue* const workqueue_ = nullptr;
+  const Nanoseconds delay_{0};
+  Work end_;
+  Answer answer_;
+  Inspect inspect_;
+  size_t max_entries_ = 32;
+  mutable Mutex mutex_;
+  Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::vector<Ranges> reports_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TESTS_TESTING_FAKE_DEVICE_H_

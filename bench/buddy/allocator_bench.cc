@@ -1,0 +1,331 @@
+// What one allocation and one free cost: 4 GiB of 4 KiB pages, no memory behind
+// them. Each row is one loop, run over the library, over a textbook buddy and
+// over nothing at all, which is what the loop itself costs.
+//
+// Read the counters: `ns` per single operation, the median of slices of 2,040
+// operations, and `mean_ns`. Time is that of one whole pass.
+//
+//   pair       allocate then free one block, over and over
+//   bulk       allocate all of the memory, block by block
+//   seq_free   free it in the order in which it was allocated
+//   rand_free  free it in random order; `merged` order-10 blocks are to be had
+//              afterwards, of 1,024
+//   churn      about half full: while under half, allocate an order that is the
+//              number of trailing zeros of a random number; else free a random
+//              live block
+//   tail       single allocations in churn: `p50_ns`, `p99.9_ns`, both with the
+//              clock's own cost
+//   2T/...     two vCPUs on two threads; cross_free: half of what one frees
+//              came from the other
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bench/buddy/bench_allocators.h"
+#include "bench/buddy/slices.h"
+#include "benchmark/benchmark.h"
+#include "guestmm/base/random.h"
+
+namespace guestmm::bench {
+namespace {
+
+constexpr uint64_t BlocksOf(int order) { return kPages >> order; }
+
+// Everything was touched once before anything is timed.
+template <typename Allocator>
+class Warm {
+ public:
+  Warm() {
+    std::vector<uint64_t> pages(kPages);
+    for (uint64_t& page : pages) page = allocator_.Allocate(0, 0);
+    for (const uint64_t page : pages) allocator_.Free(0, page, 0);
+    allocator_.Drain();
+  }
+  Allocator* operator->() { return &allocator_; }
+  Allocator& operator*() { return allocator_; }
+
+ private:
+  Allocator allocator_;
+};
+
+// How many blocks of order 10 can be had now.
+template <typename Allocator>
+double Merged(Allocator& allocator) {
+  allocator.Drain();
+  std::vector<uint64_t> blocks;
+  while (blocks.size() < BlocksOf(kMaxOrder.value())) {
+    const uint64_t block = allocator.Allocate(0, kMaxOrder.value());
+    if (block == kNoPage) break;
+    blocks.push_back(block);
+  }
+  for (const uint64_t block : blocks) {
+    allocator.Free(0, block, kMaxOrder.value());
+  }
+  return static_cast<double>(blocks.size());
+}
+
+template <typename Allocator, int kOrder>
+void Pair(benchmark::State& state) {
+  Warm<Allocator> allocator;
+  Slices slices;
+  for (auto _ : state) {
+    state.SetIterationTime(slices.Run(51'000, 2, [&](size_t) {
+      allocator->Free(0, allocator->Allocate(0, kOrder), kOrder);
+    }));
+  }
+  slices.Report(state);
+}
+
+enum class Timed { kAllocate, kFree };
+enum class FreeOrder { kSequential, kRandom };
+
+template <typename Allocator, int kOrder, Timed kTimed, FreeOrder kFreeOrder>
+void AllocateAllFreeAll(benchmark::State& state) {
+  Warm<Allocator> allocator;
+  std::vector<uint64_t> blocks(BlocksOf(kOrder));
+  Random random(1);
+  Slices allocate;
+  Slices free;
+  // Passes over few blocks are repeated, or the loop would be all overhead.
+  constexpr size_t kPasses = kOrder == 0 ? 1 : 16;
+  for (auto _ : state) {
+    double seconds = 0;
+    for (size_t pass = 0; pass < kPasses; ++pass) {
+      const double allocating = allocate.Run(blocks.size(), 1, [&](size_t i) {
+        blocks[i] = allocator->Allocate(0, kOrder);
+      });
+      if (kFreeOrder == FreeOrder::kRandom) {
+        random.Shuffle(std::span(blocks));
+      }
+      const double freeing = free.Run(blocks.size(), 1, [&](size_t i) {
+        allocator->Free(0, blocks[i], kOrder);
+      });
+      seconds += kTimed == Timed::kAllocate ? allocating : freeing;
+    }
+    state.SetIterationTime(seconds);
+  }
+  (kTimed == Timed::kAllocate ? allocate : free).Report(state);
+  state.counters["merged"] = Merged(*allocator);
+  state.counters["metadata_bytes"] =
+      static_cast<double>(Allocator::MetadataBytes());
+}
+
+// The state of a churn: call Step as often as wanted.
+template <typename Allocator>
+class Churn {
+ public:
+  Churn() {
+    for (uint64_t i = 0; i < kPages; ++i) Step();
+  }
+
+  void Step() {
+    Step([this](int order) { return allocator_->Allocate(0, order); });
+  }
+  // `allocate(order)` allocates, where it is an allocation's turn.
+  template <typename Allocate>
+  void Step(Allocate allocate) {
+    const uint64_t random = random_.Next();
+    if (used_ < kPages / 2) {
+      const int order = std::min(std::countr_zero(random), 9);
+      const uint64_t pfn = allocate(order);
+      if (pfn == kNoPage) return;
+      used_ += uint64_t{1} << order;
+      live_.push_back({static_cast<uint32_t>(pfn), order});
+    } else {
+      Block& block =
+          live_[static_cast<size_t>(((random >> 32) * live_.size()) >> 32)];
+      allocator_->Free(0, block.pfn, block.order);
+      used_ -= uint64_t{1} << block.order;
+      block = live_.back();
+      live_.pop_back();
+    }
+  }
+
+  void FreeAll() {
+    for (const Block& block : live_) {
+      allocator_->Free(0, block.pfn, block.order);
+    }
+    live_.clear();
+    used_ = 0;
+  }
+  Allocator& allocator() { return *allocator_; }
+
+ private:
+  struct Block {
+    uint32_t pfn;
+    int order;
+  };
+
+  Warm<Allocator> allocator_;
+  Random random_{1};
+  uint64_t used_ = 0;
+  std::vector<Block> live_;
+};
+
+template <typename Allocator>
+void ChurnRow(benchmark::State& state) {
+  Churn<Allocator> churn;
+  Slices slices;
+  for (auto _ : state) {
+    state.SetIterationTime(
+        slices.Run(102'000, 1, [&](size_t) { churn.Step(); }));
+  }
+  slices.Report(state);
+  churn.FreeAll();
+  state.counters["merged"] = Merged(churn.allocator());
+}
+
+template <typename Allocator>
+void TailRow(benchmark::State& state) {
+  using Clock = std::chrono::steady_clock;
+  Churn<Allocator> churn;
+  std::vector<int64_t> times;
+  for (auto _ : state) {
+    const Clock::time_point pass = Clock::now();
+    for (int i = 0; i < 102'000; ++i) {
+      churn.Step([&](int order) {
+        const Clock::time_point start = Clock::now();
+        const uint64_t pfn = churn.allocator().Allocate(0, order);
+        times.push_back((Clock::now() - start).count());
+        return pfn;
+      });
+    }
+    state.SetIterationTime(
+        std::chrono::duration<double>(Clock::now() - pass).count());
+  }
+  std::sort(times.begin(), times.end());
+  state.counters["p50_ns"] = static_cast<double>(times[times.size() / 2]);
+  state.counters["p99.9_ns"] =
+      static_cast<double>(times[times.size() - 1 - times.size() / 1000]);
+}
+
+// Runs `work(cpu, slices)`, which returns seconds, on two threads that start
+// together; returns the longer time.
+template <typename Work>
+double OnTwoThreads(Slices& slices, Work work) {
+  std::atomic<int> ready{0};
+  std::array<Slices, 2> own;
+  std::array<double, 2> seconds{};
+  const auto run = [&](int cpu) {
+    ready.fetch_add(1);
+    while (ready.load() < 2) std::this_thread::yield();
+    const auto i = static_cast<size_t>(cpu);
+    seconds[i] = work(cpu, own[i]);
+  };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  for (const Slices& of_one : own) slices.Merge(of_one);
+  return std::max(seconds[0], seconds[1]);
+}
+
+template <typename Allocator>
+void PairOnTwoThreads(benchmark::State& state) {
+  Warm<Allocator> allocator;
+  Slices slices;
+  for (auto _ : state) {
+    state.SetIterationTime(OnTwoThreads(slices, [&](int cpu, Slices& own) {
+      return own.Run(204'000, 2, [&](size_t) {
+        allocator->Free(cpu, allocator->Allocate(cpu, 0), 0);
+      });
+    }));
+  }
+  slices.Report(state);
+}
+
+enum class FreedBy { kItsOwner, kEither };
+
+template <typename Allocator, Timed kTimed, FreedBy kFreedBy>
+void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
+  Warm<Allocator> allocator;
+  std::array<std::vector<uint64_t>, 2> blocks;
+  for (auto& half : blocks) half.resize(kPages / 2);
+  Random random(1);
+  Slices allocate;
+  Slices free;
+  for (auto _ : state) {
+    const double allocating = OnTwoThreads(allocate, [&](int cpu, Slices& own) {
+      auto& half = blocks[static_cast<size_t>(cpu)];
+      return own.Run(half.size(), 1,
+                     [&](size_t i) { half[i] = allocator->Allocate(cpu, 0); });
+    });
+    if (kFreedBy == FreedBy::kEither) {
+      for (size_t i = 0; i < blocks[0].size(); i += 2) {
+        std::swap(blocks[0][i], blocks[1][i]);
+      }
+    }
+    for (auto& half : blocks) random.Shuffle(std::span(half));
+    const double freeing = OnTwoThreads(free, [&](int cpu, Slices& own) {
+      auto& half = blocks[static_cast<size_t>(cpu)];
+      return own.Run(half.size(), 1,
+                     [&](size_t i) { allocator->Free(cpu, half[i], 0); });
+    });
+    state.SetIterationTime(kTimed == Timed::kAllocate ? allocating : freeing);
+  }
+  (kTimed == Timed::kAllocate ? allocate : free).Report(state);
+  state.counters["merged"] = Merged(*allocator);
+}
+
+using Row = void (*)(benchmark::State&);
+
+void Register(const std::string& row, Row guestmm, Row textbook, Row nothing) {
+  const auto add = [&](const char* allocator, Row run) {
+    benchmark::RegisterBenchmark((row + "/" + allocator).c_str(), run)
+        ->UseManualTime()
+        ->Unit(benchmark::kMillisecond);
+  };
+  add("guestmm", guestmm);
+  add("textbook", textbook);
+  add("nothing", nothing);
+}
+
+template <int kOrder, Timed kTimed, FreeOrder kFreeOrder>
+void RegisterAll(const std::string& row) {
+  Register(row, AllocateAllFreeAll<Guestmm, kOrder, kTimed, kFreeOrder>,
+           AllocateAllFreeAll<Textbook, kOrder, kTimed, kFreeOrder>,
+           AllocateAllFreeAll<Nothing, kOrder, kTimed, kFreeOrder>);
+}
+
+template <Timed kTimed, FreedBy kFreedBy>
+void RegisterAllOnTwoThreads(const std::string& row) {
+  Register(row, AllocateAllFreeAllOnTwoThreads<Guestmm, kTimed, kFreedBy>,
+           AllocateAllFreeAllOnTwoThreads<LockedTextbook, kTimed, kFreedBy>,
+           AllocateAllFreeAllOnTwoThreads<Nothing, kTimed, kFreedBy>);
+}
+
+void RegisterRows() {
+  Register("pair_o0", Pair<Guestmm, 0>, Pair<Textbook, 0>, Pair<Nothing, 0>);
+  Register("pair_o9", Pair<Guestmm, 9>, Pair<Textbook, 9>, Pair<Nothing, 9>);
+  RegisterAll<0, Timed::kAllocate, FreeOrder::kSequential>("bulk_o0");
+  RegisterAll<0, Timed::kFree, FreeOrder::kSequential>("seq_free_o0");
+  RegisterAll<0, Timed::kFree, FreeOrder::kRandom>("rand_free_o0");
+  RegisterAll<9, Timed::kAllocate, FreeOrder::kSequential>("bulk_o9");
+  RegisterAll<9, Timed::kFree, FreeOrder::kRandom>("rand_free_o9");
+  Register("churn", ChurnRow<Guestmm>, ChurnRow<Textbook>, ChurnRow<Nothing>);
+  Register("tail", TailRow<Guestmm>, TailRow<Textbook>, TailRow<Nothing>);
+  Register("2T/pair_o0", PairOnTwoThreads<Guestmm>,
+           PairOnTwoThreads<LockedTextbook>, PairOnTwoThreads<Nothing>);
+  RegisterAllOnTwoThreads<Timed::kAllocate, FreedBy::kItsOwner>("2T/bulk_o0");
+  RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kItsOwner>("2T/rand_free_o0");
+  RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kEither>("2T/cross_free_o0");
+}
+
+}  // namespace
+}  // namespace guestmm::bench
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  guestmm::bench::RegisterRows();
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}

@@ -1,0 +1,79 @@
+// Random programs, compared with the model after every step, and the programs
+// that failed once.
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "guestmm/base/random.h"
+#include "tests/testing/buddy_program.h"
+#include "tests/testing/buddy_run.h"
+
+namespace guestmm::buddy {
+namespace {
+
+class AllocatorModelTest : public ::testing::TestWithParam<const BuddyWorld*> {
+};
+
+// To try one seed again: RandomProgram with it, at the length below.
+TEST_P(AllocatorModelTest, RandomPrograms) {
+  constexpr uint64_t kSeeds = 100;
+  constexpr size_t kLength = 400;
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    Random random(seed);
+    ASSERT_EQ(RunBuddyProgram(*GetParam(), RandomProgram(random, kLength)), "")
+        << "seed " << seed;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Worlds, AllocatorModelTest,
+                         ::testing::ValuesIn(AllBuddyWorlds()),
+                         [](const auto& param) {
+                           return std::string(param.param->name);
+                         });
+
+// Random programs reach what they are for: full and empty memory, lists that
+// refill and overflow, refused isolations, blocks put at tails.
+TEST(RandomProgramTest, HasEveryOperation) {
+  Random random(1);
+  std::vector<size_t> counts(std::variant_size_v<Operation>);
+  for (const Operation& operation : RandomProgram(random, 400)) {
+    ++counts[operation.index()];
+  }
+  for (const size_t count : counts) EXPECT_GT(count, 0);
+}
+
+TEST(RandomProgramTest, PrintsAsCode) {
+  EXPECT_EQ(
+      ToCode(Program{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}),
+      "{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}");
+  EXPECT_EQ(ToCode(Program{}), "{}");
+}
+
+TEST(RandomProgramTest, AnyBytesAreAProgram) {
+  const std::vector<uint8_t> bytes = {0, 1, 2, 3, 0, 9, 5, 5, 5, 6, 0, 7, 7, 0};
+  EXPECT_EQ(ToCode(ProgramFromBytes(bytes)),
+            "{Alloc{1, 2}, Free{0, 9}, Drain{}, Isolate{7}}");
+}
+
+// A freed pair that waited at the tail is taken last.
+TEST(AllocatorRegressionTest, ATailBlockIsAllocatedLast) {
+  EXPECT_EQ(RunBuddyProgram(
+                kBareWorld,
+                {Alloc{0, 0}, Alloc{0, 0}, Alloc{0, 0}, Alloc{0, 0},
+                 Alloc{0, 0}, Alloc{0, 0}, Free{0, 5}, Free{0, 2}, Free{0, 2},
+                 Free{0, 0}, Alloc{0, 0}, Alloc{0, 0}, Alloc{0, 1}}),
+            "");
+}
+
+TEST(AllocatorRegressionTest, AReturnedBlockMergesWithOneFreedMeanwhile) {
+  EXPECT_EQ(RunBuddyProgram(kBareWorld, {Alloc{0, 2}, Isolate{1}, Free{0, 0},
+                                         Return{0}, Alloc{0, 4}}),
+            "");
+}
+
+}  // namespace
+}  // namespace guestmm::buddy

@@ -1,0 +1,400 @@
+#include "guestmm/buddy/page_allocator.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guestmm/base/lock.h"
+#include "guestmm/buddy/free_block_observer.h"
+
+namespace guestmm {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+// Where ZONE_DMA32 ends and ZONE_NORMAL begins.
+constexpr uint64_t kBorder = 4 * kGiB / kPageSize;
+constexpr PerCpuLimits kNoCache = {.batch = 1, .high = 0};
+constexpr PerCpuLimits kSmallCache = {.batch = 2, .high = 4};
+
+std::unique_ptr<PageAllocator> Make(const PageAllocatorOptions& options) {
+  return PageAllocator::Create(options).value();
+}
+
+// One zone of `pages` pages, no watermarks.
+std::unique_ptr<PageAllocator> MakeTiny(uint64_t pages, int cpus = 1,
+                                        PerCpuLimits limits = kSmallCache) {
+  return Make({.memory = {{Pfn(0), Pfn(pages)}},
+               .cpus = cpus,
+               .min_free_kbytes = 0,
+               .per_cpu_limits = limits});
+}
+
+// 16 pages in each of the two zones.
+std::unique_ptr<PageAllocator> MakeTwoZones() {
+  return Make({.memory = {{Pfn(kBorder - 16), Pfn(kBorder + 16)}},
+               .min_free_kbytes = 0,
+               .per_cpu_limits = kNoCache});
+}
+
+// Create
+
+void ExpectRefused(const PageAllocatorOptions& options,
+                   const std::string& text) {
+  const auto allocator = PageAllocator::Create(options);
+  EXPECT_EQ(allocator.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(allocator.status().ToString(), HasSubstr(text));
+}
+
+TEST(PageAllocatorCreateTest, RefusesNoMemory) {
+  ExpectRefused({}, "the allocator was given no memory");
+}
+
+TEST(PageAllocatorCreateTest, RefusesRangesThatOverlap) {
+  ExpectRefused({.memory = {{Pfn(0), Pfn(8)}, {Pfn(7), Pfn(16)}}},
+                "memory range of pages [0x7, 0x10): ranges must be non-empty, "
+                "ascending and disjoint");
+}
+
+TEST(PageAllocatorCreateTest, RefusesRangesThatDescend) {
+  ExpectRefused({.memory = {{Pfn(8), Pfn(16)}, {Pfn(0), Pfn(8)}}},
+                "memory range of pages [0x0, 0x8)");
+}
+
+TEST(PageAllocatorCreateTest, RefusesEmptyAndBackwardRanges) {
+  ExpectRefused({.memory = {{Pfn(8), Pfn(8)}}}, "pages [0x8, 0x8)");
+  ExpectRefused({.memory = {{Pfn(8), Pfn(4)}}}, "pages [0x8, 0x4)");
+}
+
+TEST(PageAllocatorCreateTest, RefusesNoCpus) {
+  ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .cpus = 0},
+                "cpus is 0; at least 1 is needed");
+  ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .cpus = -3},
+                "cpus is -3; at least 1 is needed");
+}
+
+TEST(PageAllocatorCreateTest, RefusesALargestOrderThatIsTooLarge) {
+  ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .max_order = Order(11)},
+                "max_order is 11; at most 10 is allowed");
+}
+
+TEST(PageAllocatorCreateTest, RefusesABatchOfNothing) {
+  ExpectRefused({.memory = {{Pfn(0), Pfn(16)}},
+                 .per_cpu_limits = PerCpuLimits{.batch = 0, .high = 8}},
+                "per_cpu_limits.batch is 0; at least 1 is needed");
+}
+
+TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
+  for (const PerCpuLimits limits :
+       {PerCpuLimits{.batch = 1, .high = 0xffff'ffff},
+        PerCpuLimits{.batch = 0xffff'ffff, .high = 1}}) {
+    ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .per_cpu_limits = limits},
+                  "per_cpu_limits has a limit of 4294967295 pages; at most "
+                  "1048576 is allowed");
+  }
+}
+
+TEST(PageAllocatorCreateTest, RefusesPagesThatLinksCannotName) {
+  ExpectRefused({.memory = {{Pfn(0), Pfn(uint64_t{1} << 32)}}},
+                "memory ends at pfn 4294967296; 32-bit page links allow");
+}
+
+TEST(PageAllocatorCreateTest, MakesTheZonesThatHaveMemory) {
+  const auto dma32 = MakeTiny(16);
+  ASSERT_THAT(dma32->zones(), SizeIs(1));
+  EXPECT_EQ(dma32->zones()[0]->type(), ZoneType::kDma32);
+
+  const auto normal = Make({.memory = {{Pfn(kBorder), Pfn(kBorder + 16)}}});
+  ASSERT_THAT(normal->zones(), SizeIs(1));
+  EXPECT_EQ(normal->zones()[0]->type(), ZoneType::kNormal);
+  EXPECT_EQ(normal->zones()[0]->index(), 0);
+}
+
+TEST(PageAllocatorCreateTest, ARangeAcrossTheBorderIsSplit) {
+  const auto allocator = MakeTwoZones();
+  ASSERT_THAT(allocator->zones(), SizeIs(2));
+  const Zone& dma32 = *allocator->zones()[0];
+  const Zone& normal = *allocator->zones()[1];
+  EXPECT_EQ(dma32.type(), ZoneType::kDma32);
+  EXPECT_EQ(dma32.span(), (PfnRange{Pfn(kBorder - 16), Pfn(kBorder)}));
+  EXPECT_EQ(normal.type(), ZoneType::kNormal);
+  EXPECT_EQ(normal.span(), (PfnRange{Pfn(kBorder), Pfn(kBorder + 16)}));
+  EXPECT_EQ(normal.index(), 1);
+}
+
+TEST(PageAllocatorCreateTest, AZoneSpansItsHoles) {
+  const auto allocator =
+      Make({.memory = {{Pfn(4), Pfn(8)}, {Pfn(24), Pfn(32)}}});
+  EXPECT_EQ(allocator->zones()[0]->span(), (PfnRange{Pfn(4), Pfn(32)}));
+  EXPECT_EQ(allocator->Counts().managed, PageCount(12));
+}
+
+// 8 GiB, of them 3 below the border, as a PC has it.
+TEST(PageAllocatorCreateTest, WatermarksAreSharedOutBySize) {
+  constexpr uint64_t kGib = kGiB / kPageSize;
+  const auto allocator = Make(
+      {.memory = {{Pfn(0), Pfn(3 * kGib)}, {Pfn(4 * kGib), Pfn(9 * kGib)}}});
+  // min_free_kbytes 11,585 is 2,896 pages.
+  EXPECT_EQ(allocator->zones()[0]->watermarks().min, PageCount(1086));
+  EXPECT_EQ(allocator->zones()[1]->watermarks().min, PageCount(1810));
+}
+
+// Which zone
+
+TEST(PageAllocatorTest, NormalIsUsedBeforeDma32) {
+  const auto allocator = MakeTwoZones();
+  EXPECT_EQ(allocator->Allocate(0, Order(4)), Pfn(kBorder));
+  EXPECT_EQ(allocator->Allocate(0, Order(3)), Pfn(kBorder - 16));
+  EXPECT_EQ(allocator->Allocate(0, Order(4)), std::nullopt);
+}
+
+TEST(PageAllocatorTest, ABlockGoesBackToItsOwnZone) {
+  const auto allocator = MakeTwoZones();
+  allocator->Allocate(0, Order(4));
+  const std::optional<Pfn> low = allocator->Allocate(0, Order(0));
+  EXPECT_EQ(&allocator->ZoneOf(*low), allocator->zones()[0].get());
+  allocator->Free(0, *low, Order(0));
+  EXPECT_EQ(allocator->zones()[0]->free_pages(), PageCount(16));
+  EXPECT_EQ(allocator->zones()[1]->free_pages(), PageCount(0));
+}
+
+// Each zone: 16 pages, min 4, low 8. Normal down to low, then DMA32 down to
+// low, then Normal down to min, then DMA32 down to min.
+TEST(PageAllocatorTest, EveryZonesLowMarkBeforeAnyZonesMin) {
+  const auto allocator = MakeTwoZones();
+  for (const auto& zone : allocator->zones()) {
+    zone->SetWatermarks({PageCount(4), PageCount(8), PageCount(12)});
+  }
+  std::string zones;
+  while (const std::optional<Pfn> pfn = allocator->Allocate(0, Order(0))) {
+    zones += allocator->ZoneOf(*pfn).type() == ZoneType::kNormal ? 'N' : 'D';
+  }
+  EXPECT_EQ(zones, "NNNNNNNNDDDDDDDDNNNNDDDD");
+  EXPECT_EQ(allocator->Counts().free, PageCount(8));
+}
+
+TEST(PageAllocatorTest, TheMinMarkIsKept) {
+  const auto allocator = MakeTiny(16, 1, kNoCache);
+  allocator->zones()[0]->SetWatermarks(
+      {PageCount(12), PageCount(14), PageCount(16)});
+  EXPECT_TRUE(allocator->Allocate(0, Order(1)));  // 16 - 1 > 14
+  EXPECT_FALSE(allocator->Allocate(0, Order(2)));
+  EXPECT_TRUE(allocator->Allocate(0, Order(1)));  // 14 - 1 > 12
+  EXPECT_FALSE(allocator->Allocate(0, Order(0)));
+}
+
+// Per-CPU lists
+
+TEST(PageAllocatorTest, SinglePagesGoThroughTheCpusList) {
+  const auto allocator = MakeTiny(16, 2);
+  EXPECT_EQ(allocator->Allocate(0, Order(0)), Pfn(0));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(1));
+  EXPECT_EQ(allocator->Allocate(1, Order(0)), Pfn(2));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(2));
+  allocator->Free(1, Pfn(0), Order(0));
+  EXPECT_EQ(allocator->Allocate(1, Order(0)), Pfn(0));
+}
+
+TEST(PageAllocatorTest, LargerBlocksDoNot) {
+  const auto allocator = MakeTiny(16);
+  EXPECT_EQ(allocator->Allocate(0, Order(1)), Pfn(0));
+  allocator->Free(0, Pfn(0), Order(1));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(0));
+  EXPECT_EQ(allocator->zones()[0]->free_blocks(Order(4)), 1);
+}
+
+// Page 0 and 1 on the list of CPU 0 keep 16 pages from being one block.
+TEST(PageAllocatorTest, DrainsAllPerCpuListsBeforeItFails) {
+  const auto allocator = MakeTiny(16, 2);
+  allocator->Allocate(0, Order(0));
+  allocator->Free(0, Pfn(0), Order(0));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(2));
+  EXPECT_EQ(allocator->Allocate(1, Order(4)), Pfn(0));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(0));
+}
+
+TEST(PageAllocatorTest, FailsWhereDrainingDidNotHelp) {
+  const auto allocator = MakeTiny(16);
+  allocator->Allocate(0, Order(0));
+  EXPECT_EQ(allocator->Allocate(0, Order(4)), std::nullopt);
+  EXPECT_EQ(allocator->Counts().cached, PageCount(0));
+}
+
+TEST(PageAllocatorTest, DrainPerCpuPagesEmptiesEveryList) {
+  const auto allocator = MakeTiny(16, 3);
+  for (int cpu = 0; cpu < 3; ++cpu) allocator->Allocate(cpu, Order(0));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(3));
+  allocator->DrainPerCpuPages();
+  EXPECT_EQ(allocator->Counts().cached, PageCount(0));
+  EXPECT_EQ(allocator->Counts().free, PageCount(13));
+}
+
+// Counts
+
+TEST(PageAllocatorTest, CountsAddUpOverStates) {
+  const auto allocator = MakeTiny(64);
+  allocator->Allocate(0, Order(3));
+  allocator->Allocate(0, Order(0));
+  Zone& zone = *allocator->zones()[0];
+  std::optional<IsolatedBlock> block;
+  {
+    LockHolder hold(zone.lock());
+    block.emplace(std::move(*zone.Isolate(Pfn(16))));
+  }
+  const PageCounts counts = allocator->Counts();
+  EXPECT_EQ(counts.managed, PageCount(64));
+  EXPECT_EQ(counts.allocated(), PageCount(9));
+  EXPECT_EQ(counts.cached, PageCount(1));
+  EXPECT_EQ(counts.isolated, PageCount(16));
+  EXPECT_EQ(counts.free, PageCount(38));
+  LockHolder hold(zone.lock());
+  zone.Return(std::move(*block));
+}
+
+TEST(PageAllocatorTest, FreePagesAboveLowLeavesOutReservesAndCaches) {
+  const auto allocator = MakeTwoZones();
+  EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(32));
+  allocator->zones()[0]->SetWatermarks({{}, PageCount(6), {}});
+  EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(26));
+  allocator->zones()[1]->SetWatermarks({{}, PageCount(17), {}});
+  EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(10));
+}
+
+TEST(PageAllocatorTest, TellsItsOptions) {
+  const auto allocator =
+      Make({.memory = {{Pfn(0), Pfn(16)}}, .cpus = 3, .max_order = Order(4)});
+  EXPECT_EQ(allocator->cpus(), 3);
+  EXPECT_EQ(allocator->max_order(), Order(4));
+  EXPECT_EQ(allocator->pages().end(), Pfn(16));
+}
+
+// The observer
+
+class FakeObserver final : public FreeBlockObserver {
+ public:
+  bool OnBlockFreed(Zone&, Pfn, Order) override {
+    ++told;
+    return true;
+  }
+  void Wake() override {
+    ++wakes;
+    if (on_wake) on_wake();
+  }
+
+  int told = 0;
+  int wakes = 0;
+  std::function<void()> on_wake;
+};
+
+TEST(PageAllocatorTest, WakesTheObserverOncePerBatch) {
+  const auto allocator = MakeTiny(16);
+  FakeObserver observer;
+  allocator->SetObserver(&observer);
+  for (int i = 0; i < 8; ++i) allocator->Allocate(0, Order(0));
+  for (const uint64_t pfn : {0, 2, 4}) allocator->Free(0, Pfn(pfn), Order(0));
+  EXPECT_EQ(observer.wakes, 0);
+  allocator->Free(0, Pfn(6), Order(0));
+  EXPECT_EQ(observer.told, 2);
+  EXPECT_EQ(observer.wakes, 1);
+  allocator->DrainPerCpuPages();
+  EXPECT_EQ(observer.told, 4);
+  EXPECT_EQ(observer.wakes, 2);
+}
+
+TEST(PageAllocatorTest, TheObserverHearsOfEveryZone) {
+  const auto allocator = MakeTwoZones();
+  FakeObserver observer;
+  allocator->SetObserver(&observer, Order(4));
+  for (int i = 0; i < 2; ++i) allocator->Allocate(0, Order(4));
+  for (const auto& zone : allocator->zones()) {
+    allocator->Free(0, zone->span().start, Order(4));
+  }
+  EXPECT_EQ(observer.told, 2);
+  EXPECT_EQ(observer.wakes, 2);
+}
+
+// With any lock held during Wake, this would never end.
+TEST(PageAllocatorTest, WakeMayCallTheAllocator) {
+  const auto allocator = MakeTiny(64, 2);
+  FakeObserver observer;
+  int depth = 0;
+  observer.on_wake = [&] {
+    if (++depth > 3) return;
+    const std::optional<Pfn> page = allocator->Allocate(0, Order(0));
+    const std::optional<Pfn> block = allocator->Allocate(0, Order(2));
+    allocator->DrainPerCpuPages();
+    allocator->Free(0, *page, Order(0));
+    allocator->Free(0, *block, Order(2));
+    EXPECT_TRUE(allocator->CheckInvariants().ok());
+    LockHolder hold(allocator->zones()[0]->lock());
+  };
+  allocator->SetObserver(&observer);
+  const std::optional<Pfn> block = allocator->Allocate(0, Order(1));
+  allocator->Free(0, *block, Order(1));  // straight from the zone
+  depth = 0;
+  std::vector<Pfn> pages;
+  for (int i = 0; i < 4; ++i)
+    pages.push_back(*allocator->Allocate(1, Order(0)));
+  for (const Pfn page : pages) allocator->Free(1, page, Order(0));  // a batch
+  depth = 0;
+  allocator->DrainPerCpuPages();
+  EXPECT_GE(observer.wakes, 3);
+  allocator->SetObserver(nullptr);
+  allocator->DrainPerCpuPages();
+  EXPECT_EQ(allocator->Counts().free, PageCount(64));
+}
+
+// Misuse
+
+TEST(PageAllocatorDeathTest, NoSuchCpu) {
+  const auto allocator = MakeTiny(16, 2);
+  EXPECT_DEATH(allocator->Allocate(2, Order(0)), "there is no cpu 2");
+  EXPECT_DEATH(allocator->Allocate(-1, Order(0)), "there is no cpu -1");
+  EXPECT_DEATH(allocator->Free(2, Pfn(0), Order(0)), "there is no cpu 2");
+}
+
+TEST(PageAllocatorDeathTest, NoSuchOrder) {
+  const auto allocator =
+      Make({.memory = {{Pfn(0), Pfn(16)}}, .max_order = Order(3)});
+  EXPECT_DEATH(allocator->Allocate(0, Order(4)),
+               "order 4 is above the largest");
+}
+
+TEST(PageAllocatorDeathTest, FreeOfAPageOfNoZone) {
+  const auto allocator = MakeTwoZones();
+  EXPECT_DEATH(allocator->Free(0, Pfn(3), Order(0)), "pfn 0x3 is in no zone");
+  EXPECT_DEATH(allocator->Free(0, Pfn(uint64_t{1} << 40), Order(3)),
+               "pfn 0x10000000000 is in no zone");
+}
+
+TEST(PageAllocatorDeathTest, FreeOfAPageInAHole) {
+  const auto allocator =
+      Make({.memory = {{Pfn(4), Pfn(8)}, {Pfn(24), Pfn(32)}}});
+  EXPECT_DEATH(allocator->Free(0, Pfn(9), Order(0)), "which is offline");
+  EXPECT_DEATH(allocator->Free(0, Pfn(16), Order(3)), "not allocated there");
+}
+
+TEST(PageAllocatorDeathTest, DoubleFree) {
+  const auto allocator = MakeTiny(16);
+  allocator->Allocate(0, Order(0));
+  allocator->Free(0, Pfn(0), Order(0));
+  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(0)), "which is cached");
+  allocator->Allocate(0, Order(2));
+  allocator->Free(0, Pfn(4), Order(2));
+  EXPECT_DEATH(allocator->Free(0, Pfn(4), Order(2)), "not allocated there");
+}
+
+TEST(PageAllocatorDeathTest, FreeAtAnOrderThatNoPageCanHave) {
+  const auto allocator = MakeTiny(16);
+  allocator->Allocate(0, Order(0));
+  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(16)), "free of pfn 0x0");
+}
+
+}  // namespace
+}  // namespace guestmm

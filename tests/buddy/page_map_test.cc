@@ -1,0 +1,172 @@
+#include "guestmm/buddy/page_map.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace guestmm {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+std::unique_ptr<PageMap> MakeMap(uint64_t pages, size_t list_heads = 2) {
+  return PageMap::Create(Pfn(pages), list_heads).value();
+}
+
+std::vector<uint64_t> Elements(const PageMap& map, PageMap::Index list) {
+  std::vector<uint64_t> elements;
+  for (auto at = map.First(list); at != list; at = map.Next(at)) {
+    elements.push_back(at);
+  }
+  return elements;
+}
+
+template <typename T>
+std::string Streamed(const T& value) {
+  std::ostringstream text;
+  text << value;
+  return text.str();
+}
+
+TEST(PageMapTest, CreateRefusesNoPages) {
+  const auto map = PageMap::Create(Pfn(0), 2);
+  EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(map.status().ToString(),
+              HasSubstr("memory ends at pfn 0; 32-bit page links allow 1 to "
+                        "4294967292"));
+}
+
+TEST(PageMapTest, CreateRefusesWhatLinksCannotHold) {
+  const auto map = PageMap::Create(Pfn(4294967293), 2);
+  EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(map.status().ToString(),
+              HasSubstr("memory ends at pfn 4294967293"));
+}
+
+TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {
+  const std::unique_ptr<PageMap> map = MakeMap(kTiB / kPageSize, 1);
+  const Pfn last = map->end() - PageCount(1);
+  map->Set(last, PageState::kFree, kMaxOrder);
+  const PageMap::Index list = map->MakeList();
+  map->PushFront(list, last);
+  EXPECT_THAT(Elements(*map, list), ElementsAre(last.value()));
+}
+
+// In a child process, since the limit is for good. A sanitizer's own mappings
+// are under the limit too, but small beside the metadata of 16 TiB.
+TEST(PageMapDeathTest, CreateSaysWhenThereIsNoAddressSpace) {
+  const auto create_in_a_small_space = [] {
+    uint64_t pages_now = 0;
+    std::ifstream("/proc/self/statm") >> pages_now;
+    const uint64_t bytes =
+        pages_now * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)) + 2 * kGiB;
+    const rlimit limit = {.rlim_cur = bytes, .rlim_max = bytes};
+    if (setrlimit(RLIMIT_AS, &limit) != 0) std::exit(1);
+    const auto map = PageMap::Create(Pfn(4'000'000'000), 2);
+    std::fprintf(stderr, "%s\n", map.status().ToString().c_str());
+    std::_Exit(map.ok() ? 1 : 0);
+  };
+  EXPECT_EXIT(create_in_a_small_space(), ::testing::ExitedWithCode(0),
+              "RESOURCE_EXHAUSTED: no address space for the metadata of "
+              "4000000000 pages: ");
+}
+
+TEST(PageMapTest, PagesBeginOffline) {
+  const std::unique_ptr<PageMap> map = MakeMap(4);
+  for (uint64_t pfn = 0; pfn < 4; ++pfn) {
+    EXPECT_EQ(map->Get(Pfn(pfn)), (PageInfo{PageState::kOffline, Order(0)}));
+  }
+}
+
+TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
+  const std::unique_ptr<PageMap> map = MakeMap(3);
+  for (int state = 0; state <= static_cast<int>(PageState::kIsolated);
+       ++state) {
+    for (int order = 0; order <= kMaxOrder.value(); ++order) {
+      const PageInfo info = {static_cast<PageState>(state), Order(order)};
+      map->Set(Pfn(1), info.state, info.order);
+      EXPECT_EQ(map->Get(Pfn(1)), info);
+      EXPECT_TRUE(map->Is(Pfn(1), info.state, info.order));
+      EXPECT_FALSE(map->Is(Pfn(1), info.state, Order(order + 1)));
+      EXPECT_FALSE(map->Is(Pfn(0), PageState::kFree, info.order));
+    }
+  }
+  EXPECT_EQ(map->Get(Pfn(0)), PageInfo());
+  EXPECT_EQ(map->Get(Pfn(2)), PageInfo());
+}
+
+TEST(PageMapTest, AListBeginsEmpty) {
+  const std::unique_ptr<PageMap> map = MakeMap(4);
+  const PageMap::Index list = map->MakeList();
+  EXPECT_TRUE(map->Empty(list));
+  EXPECT_THAT(Elements(*map, list), IsEmpty());
+}
+
+TEST(PageMapTest, PushFrontAndPushBack) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeList();
+  map->PushFront(list, Pfn(0));
+  map->PushFront(list, Pfn(5));
+  map->PushBack(list, Pfn(7));
+  map->PushFront(list, Pfn(2));
+  EXPECT_FALSE(map->Empty(list));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(2, 5, 0, 7));
+}
+
+TEST(PageMapTest, RemoveFromFrontMiddleAndBack) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeList();
+  for (uint64_t pfn = 0; pfn < 5; ++pfn) map->PushBack(list, Pfn(pfn));
+  map->Remove(Pfn(2));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(0, 1, 3, 4));
+  map->Remove(Pfn(0));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3, 4));
+  map->Remove(Pfn(4));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3));
+  map->PushBack(list, Pfn(4));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3, 4));
+}
+
+TEST(PageMapTest, ListsAreApart) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index a = map->MakeList();
+  const PageMap::Index b = map->MakeList();
+  map->PushFront(a, Pfn(1));
+  map->PushFront(b, Pfn(2));
+  map->Remove(Pfn(1));
+  map->PushBack(b, Pfn(1));
+  EXPECT_TRUE(map->Empty(a));
+  EXPECT_THAT(Elements(*map, b), ElementsAre(2, 1));
+}
+
+TEST(PageMapDeathTest, MoreListsThanPlanned) {
+  const std::unique_ptr<PageMap> map = MakeMap(4, 1);
+  map->MakeList();
+  EXPECT_DEATH(map->MakeList(), "more lists than planned");
+}
+
+TEST(PageMapTest, StatesHaveNames) {
+  EXPECT_EQ(Name(PageState::kOffline), "offline");
+  EXPECT_EQ(Name(PageState::kTail), "tail");
+  EXPECT_EQ(Name(PageState::kFree), "free");
+  EXPECT_EQ(Name(PageState::kAllocated), "allocated");
+  EXPECT_EQ(Name(PageState::kCached), "cached");
+  EXPECT_EQ(Name(PageState::kIsolated), "isolated");
+  EXPECT_EQ(Name(static_cast<PageState>(15)), "unknown");
+  EXPECT_EQ(Streamed(PageState::kFree), "free");
+  EXPECT_EQ(Streamed(PageInfo{PageState::kFree, Order(9)}), "free, order 9");
+}
+
+}  // namespace
+}  // namespace guestmm

@@ -38,9 +38,11 @@ bool ThreadWorkqueue::WaitUntil(absl::FunctionRef<bool()> condition,
                                 Nanoseconds timeout) {
   GUESTMM_CHECK(std::this_thread::get_id() != thread_.get_id())
       << "a work waited for its own workqueue";
-  const bool forever = timeout == kForever;
-  const auto deadline =
-      std::chrono::steady_clock::now() + (forever ? Nanoseconds(0) : timeout);
+  using SteadyClock = std::chrono::steady_clock;
+  const SteadyClock::time_point now = SteadyClock::now();
+  const bool forever = timeout >= SteadyClock::time_point::max() - now;
+  const SteadyClock::time_point deadline = forever ? now : now + timeout;
+  bool timed_out = false;
   while (true) {
     uint64_t finished = 0;
     {
@@ -48,13 +50,15 @@ bool ThreadWorkqueue::WaitUntil(absl::FunctionRef<bool()> condition,
       finished = finished_;
     }
     if (condition()) return true;
+    if (timed_out) return false;
     LockHolder hold(mutex_);
-    while (finished_ == finished) {
+    while (finished_ == finished && !timed_out) {
       if (forever) {
         work_finished_.wait(mutex_);
-      } else if (work_finished_.wait_until(mutex_, deadline) ==
-                 std::cv_status::timeout) {
-        return false;
+      } else {
+        // One more look at the condition follows.
+        timed_out = work_finished_.wait_until(mutex_, deadline) ==
+                    std::cv_status::timeout;
       }
     }
   }

@@ -18,6 +18,9 @@ constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
 // 4 GiB in single pages: beyond any use, and what rings are made for.
 constexpr uint32_t kMaxPerCpuPages = 1 << 20;
 
+// 1 TiB: what is above would not fit the watermarks' arithmetic.
+constexpr uint64_t kMaxMinFreeKbytes = uint64_t{1} << 30;
+
 struct ZoneLayout {
   ZoneType type;
   PfnRange bounds;
@@ -54,6 +57,11 @@ absl::Status CheckOptions(const PageAllocatorOptions& options) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_order is ", options.max_order.value(), "; at most ",
                      kMaxOrder.value(), " is allowed"));
+  }
+  if (options.min_free_kbytes && *options.min_free_kbytes > kMaxMinFreeKbytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("min_free_kbytes is ", *options.min_free_kbytes,
+                     "; at most ", kMaxMinFreeKbytes, " is allowed"));
   }
   if (options.per_cpu_limits && options.per_cpu_limits->batch == 0) {
     return absl::InvalidArgumentError(
@@ -121,39 +129,42 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   }
 }
 
-std::optional<Pfn> PageAllocator::Allocate(int cpu, Order order) {
+Pfn PageAllocator::Take(int cpu, Order order) {
   GUESTMM_CHECK(0 <= cpu && cpu < cpus_) << "there is no cpu " << cpu;
   GUESTMM_CHECK(order <= max_order_) << order << " is above the largest";
-  std::optional<Pfn> pfn = AllocateAbove(Mark::kLow, cpu, order);
-  if (!pfn) pfn = AllocateAbove(Mark::kMin, cpu, order);
-  if (!pfn) {
+  Pfn pfn = Try(Attempt::kLow, cpu, order);
+  if (pfn == kNoPfn) pfn = Try(Attempt::kMin, cpu, order);
+  if (pfn == kNoPfn) {
     // What the kernel's direct reclaim does when it found nothing else.
     DrainPerCpuPages();
-    pfn = AllocateAbove(Mark::kMin, cpu, order);
+    pfn = Try(Attempt::kLast, cpu, order);
   }
   return pfn;
 }
 
-std::optional<Pfn> PageAllocator::AllocateAbove(Mark mark, int cpu,
-                                                Order order) {
+bool PageAllocator::MayTake(Attempt attempt, const Zone& zone, Order order) {
+  const Watermarks watermarks = zone.watermarks();
+  if (attempt == Attempt::kLow) return zone.WatermarkOk(order, watermarks.low);
+  if (zone.WatermarkOk(order, watermarks.min)) return true;
+  if (attempt == Attempt::kMin) return false;
+  // A look without the lock misses blocks that are being split or merged.
+  LockHolder hold(zone.lock());
+  return zone.WatermarkOk(order, watermarks.min);
+}
+
+Pfn PageAllocator::Try(Attempt attempt, int cpu, Order order) {
   // Highest zone first: low memory is kept for those who need it.
   for (auto it = zones_.rbegin(); it != zones_.rend(); ++it) {
     Zone& zone = **it;
-    const Watermarks watermarks = zone.watermarks();
-    if (!zone.WatermarkOk(
-            order, mark == Mark::kLow ? watermarks.low : watermarks.min)) {
-      continue;
-    }
-    std::optional<Pfn> pfn;
+    if (!MayTake(attempt, zone, order)) continue;
     if (order == Order(0)) {
-      pfn = per_cpu(cpu, zone).Allocate();
+      if (const auto pfn = per_cpu(cpu, zone).Allocate()) return *pfn;
     } else {
       LockHolder hold(zone.lock());
-      pfn = zone.Allocate(order);
+      if (const auto pfn = zone.Allocate(order)) return *pfn;
     }
-    if (pfn) return pfn;
   }
-  return std::nullopt;
+  return kNoPfn;
 }
 
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
@@ -231,7 +242,7 @@ absl::Status PageAllocator::CheckInvariants() const
   }
   if (cached != listed) {
     status.Update(absl::InternalError(
-        absl::StrFormat("P4: %d pages cached by their states, %d on per-CPU "
+        absl::StrFormat("P3: %d pages cached by their states, %d on per-CPU "
                         "lists",
                         cached.value(), listed.value())));
   }

@@ -27,24 +27,26 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, PerCpuLimits limits)
   GUESTMM_CHECK(limits.batch > 0);
 }
 
-std::optional<Pfn> PerCpuPages::Allocate() {
+Pfn PerCpuPages::Take() {
   LockHolder hold(lock_);
-  if (count_ == 0) {
-    size_t taken = 0;
-    {
-      LockHolder hold_zone(zone_.lock());
-      taken = zone_.AllocateBulk(batch_);
-    }
-    if (taken == 0) return std::nullopt;
-    for (; count_ < taken; ++count_) {
-      At(count_) = static_cast<uint32_t>(batch_[count_].value());
-    }
-  }
+  if (count_ == 0 && !Refill()) return kNoPfn;
   const Pfn pfn(At(0));
   ++first_;
   --count_;
   pages_.Set(pfn, PageState::kAllocated, Order(0));
   return pfn;
+}
+
+bool PerCpuPages::Refill() {
+  size_t taken = 0;
+  {
+    LockHolder hold_zone(zone_.lock());
+    taken = zone_.AllocateBulk(batch_);
+  }
+  for (; count_ < taken; ++count_) {
+    At(count_) = static_cast<uint32_t>(batch_[count_].value());
+  }
+  return taken > 0;
 }
 
 FreeBlockObserver* PerCpuPages::Free(Pfn pfn) {
@@ -74,7 +76,11 @@ FreeBlockObserver* PerCpuPages::Drain() {
 }
 
 FreeBlockObserver* PerCpuPages::GiveOldest(uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) batch_[i] = Pfn(At(--count_));
+  for (uint32_t i = 0; i < count; ++i) {
+    batch_[i] = Pfn(At(--count_));
+    // A page's links share a cache line with those of its first three buddies.
+    pages_.Prefetch(batch_[i]);
+  }
   LockHolder hold_zone(zone_.lock());
   return zone_.FreeBulk(std::span(batch_).first(count));
 }
@@ -90,7 +96,7 @@ PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
     if (!zone_.span().Contains(pfn) ||
         !pages_.Is(pfn, PageState::kCached, Order(0))) {
       std::ostringstream text;
-      text << "P4: " << pfn << " is on a per-CPU list but is "
+      text << "P3: " << pfn << " is on a per-CPU list but is "
            << pages_.Get(pfn);
       status.Update(absl::InternalError(text.str()));
     }

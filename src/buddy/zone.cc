@@ -17,6 +17,22 @@ std::string_view Name(ZoneType type) {
   return "unknown";
 }
 
+inline void Zone::AddToList(Pfn pfn, Order order, bool at_tail) {
+  FreeArea& area = this->area(order);
+  if (at_tail) {
+    pages_.PushBack(area.list, pfn);
+  } else {
+    pages_.PushFront(area.list, pfn);
+  }
+  area.blocks.Add(PageCount(1));
+  pages_.Set(pfn, PageState::kFree, order);
+}
+
+inline void Zone::TakeOffList(Pfn pfn, Order order) {
+  pages_.Remove(pfn);
+  area(order).blocks.Subtract(PageCount(1));
+}
+
 Zone::Zone(const Options& options, PageMap& pages)
     : options_(options), pages_(pages) {
   GUESTMM_CHECK(options.span.end <= pages.end());
@@ -49,29 +65,21 @@ void Zone::SetWatermarks(const Watermarks& watermarks) {
   watermark_high_.Set(watermarks.high);
 }
 
-bool Zone::WatermarkOk(Order order, PageCount mark) const {
-  // free - (pages - 1) > mark, without going below zero.
-  if (free_pages() < mark + order.pages()) return false;
-  for (int larger = order.value(); larger <= max_order().value(); ++larger) {
-    if (free_blocks(Order(larger)) > 0) return true;
-  }
-  return false;
-}
-
-std::optional<Pfn> Zone::Allocate(Order order) {
-  return TakeBlock(order, PageState::kAllocated);
-}
-
 size_t Zone::AllocateBulk(std::span<Pfn> pages) {
   for (size_t i = 0; i < pages.size(); ++i) {
-    const std::optional<Pfn> pfn = TakeBlock(Order(0), PageState::kCached);
-    if (!pfn) return i;
-    pages[i] = *pfn;
+    const Pfn pfn = TakeBlock(Order(0), PageState::kCached);
+    if (pfn == kNoPfn) return i;
+    pages[i] = pfn;
   }
   return pages.size();
 }
 
 FreeBlockObserver* Zone::FreeBulk(std::span<const Pfn> pages) {
+  // Most of a random free is waiting for the links around its buddies.
+  for (const Pfn pfn : pages) {
+    const Pfn buddy = pfn.Buddy(Order(0));
+    if (IsFreeBlock(buddy, Order(0))) pages_.PrefetchNeighbours(buddy);
+  }
   FreeBlockObserver* to_wake = nullptr;
   for (const Pfn pfn : pages) {
     if (FreeBlockObserver* observer =
@@ -101,6 +109,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
     return std::nullopt;
   }
   TakeOffList(pfn, *order);
+  free_pages_.Subtract(order->pages());
   pages_.Set(pfn, PageState::kIsolated, *order);
   isolated_pages_.Add(order->pages());
   return IsolatedBlock(*this, pfn, *order);
@@ -119,37 +128,20 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
   observer_min_order_ = observer != nullptr ? min_order.value() : kListHeads;
 }
 
-void Zone::AddToList(Pfn pfn, Order order, bool at_tail) {
-  FreeArea& area = this->area(order);
-  if (at_tail) {
-    pages_.PushBack(area.list, pfn);
-  } else {
-    pages_.PushFront(area.list, pfn);
-  }
-  area.blocks.Add(PageCount(1));
-  free_pages_.Add(order.pages());
-  pages_.Set(pfn, PageState::kFree, order);
-}
-
-void Zone::TakeOffList(Pfn pfn, Order order) {
-  pages_.Remove(pfn);
-  area(order).blocks.Subtract(PageCount(1));
-  free_pages_.Subtract(order.pages());
-}
-
-std::optional<Pfn> Zone::TakeBlock(Order order, PageState state) {
+Pfn Zone::TakeBlock(Order order, PageState state) {
   int found = order.value();
   while (found <= max_order().value() &&
          pages_.Empty(area(Order(found)).list)) {
     ++found;
   }
-  if (found > max_order().value()) return std::nullopt;
+  if (found > max_order().value()) return kNoPfn;
   const Pfn pfn(pages_.First(area(Order(found)).list));
   TakeOffList(pfn, Order(found));
   while (found > order.value()) {
     const Order half(--found);
     AddToList(pfn + half.pages(), half, /*at_tail=*/false);
   }
+  free_pages_.Subtract(order.pages());
   pages_.Set(pfn, state, order);
   return pfn;
 }
@@ -186,6 +178,7 @@ Zone::Block Zone::Merge(Pfn pfn, Order order) {
     at_tail = IsFreeBlock(pfn.AlignDown(above).Buddy(above), above);
   }
   AddToList(pfn, Order(at), at_tail);
+  free_pages_.Add(order.pages());
   return {.pfn = pfn, .order = Order(at)};
 }
 

@@ -9,7 +9,7 @@
 namespace guestmm {
 namespace {
 
-// "P2: " and the rest, streamed.
+// "P1: " and the rest, streamed.
 template <typename... Parts>
 absl::Status Violated(const char* invariant, const Parts&... parts) {
   std::ostringstream text;
@@ -68,7 +68,7 @@ absl::Status Zone::CheckInvariants() const {
                     isolated_pages(), " counted");
   }
   if (managed != managed_pages()) {
-    return Violated("P3", managed, " not offline, ", managed_pages(),
+    return Violated("P2", managed, " not offline, ", managed_pages(),
                     " managed");
   }
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <vector>
 
@@ -27,8 +28,9 @@ absl::Status MadviseHypervisor::Discard(std::span<const GpaRange> ranges) {
                           range.gpa.value(), FormatBytes(range.bytes))));
     }
   }
-  std::sort(pieces.begin(), pieces.end(),
-            [](const Bytes& a, const Bytes& b) { return a.data() < b.data(); });
+  std::sort(pieces.begin(), pieces.end(), [](const Bytes& a, const Bytes& b) {
+    return std::less<>()(a.data(), b.data());
+  });
 
   for (size_t i = 0; i < pieces.size();) {
     Bytes merged = pieces[i++];

@@ -12,9 +12,6 @@ namespace {
 
 constexpr std::array<std::string_view, 1> kNames = {"v12"};
 
-// As many descriptors as a split virtqueue can have (virtio 1.3 §2.7).
-constexpr size_t kMaxCapacity = 32768;
-
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
     const PolicyParameters& parameters) {
   V12Options options;
@@ -38,10 +35,11 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
         absl::StrCat("order ", parameters.order->value(), ": allowed is 0 to ",
                      kMaxOrder.value()));
   }
-  if (parameters.capacity &&
-      (*parameters.capacity == 0 || *parameters.capacity > kMaxCapacity)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "capacity ", *parameters.capacity, ": allowed is 1 to ", kMaxCapacity));
+  if (parameters.capacity && (*parameters.capacity == 0 ||
+                              *parameters.capacity > kMaxReportCapacity)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("capacity ", *parameters.capacity, ": allowed is 1 to ",
+                     kMaxReportCapacity));
   }
   if (name == "v12") return MakeV12(parameters);
   std::vector<std::string> known(kNames.begin(), kNames.end());

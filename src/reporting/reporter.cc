@@ -96,6 +96,11 @@ ReporterCounters Reporter::counters() const {
   return counters_;
 }
 
+PageCount Reporter::in_flight_pages() const {
+  LockHolder hold(state_);
+  return PageCount(in_flight_bytes_ / kPageSize);
+}
+
 bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
   return policy_->BlockFreed(zone, pfn, order);
 }
@@ -143,12 +148,8 @@ bool Reporter::FinishBatch() {
     if (!in_flight_) return true;
     if (!done_) return false;
     status = *std::exchange(done_, std::nullopt);
-    if (!status.ok()) ++counters_.failed_reports;
   }
-  policy_->ReturnBatch(list_, status.ok());
-  // Only now may a Disable that waits for the batch go on.
-  LockHolder hold(state_);
-  in_flight_ = false;
+  ReturnBatch(status);
   return true;
 }
 
@@ -169,22 +170,33 @@ bool Reporter::SendBatch() {
       in_flight_ = false;
       return false;
     }
-    const size_t blocks = list_.size();
-    uint64_t bytes = 0;
-    for (const GpaRange& range : list_.ranges()) bytes += range.bytes;
-    const absl::Status status = device->Report(list_.ranges(), *this);
-    if (status.ok()) {
+    {
       LockHolder hold(state_);
-      ++counters_.reports;
-      counters_.reported_blocks += blocks;
-      counters_.reported_bytes += bytes;
-      return true;
+      in_flight_blocks_ = list_.size();
+      for (const GpaRange& range : list_.ranges()) {
+        in_flight_bytes_ += range.bytes;
+      }
     }
-    policy_->ReturnBatch(list_, /*acknowledged=*/false);
-    LockHolder hold(state_);
-    ++counters_.failed_reports;
-    in_flight_ = false;
+    const absl::Status status = device->Report(list_.ranges(), *this);
+    if (status.ok()) return true;
+    ReturnBatch(status);
   }
+}
+
+void Reporter::ReturnBatch(const absl::Status& status) {
+  policy_->ReturnBatch(list_, status.ok());
+  LockHolder hold(state_);
+  if (status.ok()) {
+    ++counters_.reports;
+    counters_.reported_blocks += in_flight_blocks_;
+    counters_.reported_bytes += in_flight_bytes_;
+  } else {
+    ++counters_.failed_reports;
+  }
+  in_flight_blocks_ = 0;
+  in_flight_bytes_ = 0;
+  // Only now may a Disable that waits for the batch go on.
+  in_flight_ = false;
 }
 
 }  // namespace guestmm

@@ -5,13 +5,17 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
+#include "guestmm/base/thread_workqueue.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/sim/burst_workload.h"
 #include "guestmm/sim/guest.h"
@@ -53,14 +57,20 @@ absl::Status CheckPolicies(const DensityOptions& options) {
     return absl::InvalidArgumentError(
         "policies: none given; allowed is one or more, separated by commas");
   }
+  std::set<std::string> seen;
   for (const std::string& policy : options.policies) {
+    if (!seen.insert(policy).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("policies ", policy, ": allowed is each policy once"));
+    }
     if (policy == kPolicyOff) continue;
     const absl::Status status =
         MakePolicy(policy, options.policy_parameters).status();
     if (absl::IsNotFound(status)) {
       const auto names = PolicyNames();
       return absl::InvalidArgumentError(absl::StrCat(
-          "policies ", policy, ": there is no such policy; allowed are off, ",
+          "policies ", policy.empty() ? "\"\"" : policy,
+          ": there is no such policy; allowed are off, ",
           absl::StrJoin(std::vector<std::string>(names.begin(), names.end()),
                         ", ")));
     }
@@ -69,21 +79,32 @@ absl::Status CheckPolicies(const DensityOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status CheckSizes(const DensityOptions& options) {
-  if (options.guest_bytes < kSmallestGuest) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "guest-memory %s: allowed, after scaling, is %s or more",
-        FormatBytes(options.guest_bytes), FormatBytes(kSmallestGuest)));
-  }
-  if (options.footprint_bytes + options.workload_min_bytes >=
-      options.guest_bytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "workload-min %s: allowed is less than what the footprint of %s leaves "
-        "of the guest's %s",
-        FormatBytes(options.workload_min_bytes),
-        FormatBytes(options.footprint_bytes),
-        FormatBytes(options.guest_bytes)));
-  }
+// `options` as given, before scaling; `scale` is within its bounds.
+absl::Status CheckSizes(const DensityOptions& options, double scale) {
+  const auto check = [](const char* name, uint64_t bytes, uint64_t low,
+                        uint64_t high) {
+    if (low <= bytes && bytes <= high) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s %s: allowed is %s to %s", name, FormatBytes(bytes),
+                        FormatBytes(low), FormatBytes(high)));
+  };
+  const auto smallest_guest = static_cast<uint64_t>(
+      std::ceil(static_cast<double>(kSmallestGuest) / scale));
+  absl::Status status = check("guest-memory", options.guest_bytes,
+                              smallest_guest, kMaxDensityBytes);
+  if (!status.ok()) return status;
+  status = check("host-memory", options.host_bytes, options.guest_bytes,
+                 kMaxDensityBytes);
+  if (!status.ok()) return status;
+  status = check("footprint", options.footprint_bytes, 0,
+                 options.guest_bytes / 4 * 3);
+  if (!status.ok()) return status;
+  // The rest is for watermarks and metadata of the guest's own.
+  return check("workload-min", options.workload_min_bytes, 0,
+               (options.guest_bytes - options.footprint_bytes) / 16 * 15);
+}
+
+absl::Status CheckLimits(const DensityOptions& options) {
   if (!std::isfinite(options.settle_seconds) || options.settle_seconds < 0 ||
       options.settle_seconds > 86400) {
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -96,14 +117,29 @@ absl::Status CheckSizes(const DensityOptions& options) {
   return absl::OkStatus();
 }
 
-// What guest number `index`'s workload grows to, where `free_bytes` are to be
-// had.
-uint64_t WorkloadBytes(const DensityOptions& options, int index,
-                       uint64_t free_bytes) {
-  if (free_bytes <= options.workload_min_bytes) return free_bytes;
-  Random random(options.seed + static_cast<uint64_t>(index));
-  return random.Between(options.workload_min_bytes, free_bytes);
-}
+// Draws for guest number `index`, the same whatever the policy.
+struct GuestDraws {
+  GuestDraws(const DensityOptions& options, int index) {
+    Random seeds(options.seed);
+    for (int i = 0; i < index; ++i) seeds.Next();
+    Random random = seeds.Fork();
+    size = random.Next();
+    workload = random.Next();
+    idle = random.Next();
+  }
+
+  // What the workload grows to, where `free_bytes` are to be had.
+  uint64_t WorkloadBytes(const DensityOptions& options,
+                         uint64_t free_bytes) const {
+    if (free_bytes <= options.workload_min_bytes) return free_bytes;
+    return Random(size).Between(options.workload_min_bytes, free_bytes);
+  }
+
+  uint64_t size;
+  // Seeds.
+  uint64_t workload;
+  uint64_t idle;
+};
 
 // Makes the guest's kernel: blocks that stay allocated. False if there is not
 // enough memory.
@@ -164,26 +200,51 @@ class PolicyRun {
   }
 
  private:
-  DensityRow Finish() {
+  absl::StatusOr<DensityRow> Finish() {
+    if (absl::Status status = MeasureResting(); !status.ok()) return status;
     row_.seconds = Seconds();
     row_.resident_bytes = resting_bytes_;
-    row_.reports = reports_;
-    row_.discard_calls = discard_calls_;
+    row_.reports = 0;
+    row_.discard_calls = 0;
+    for (int i = 0; i < row_.guests; ++i) {
+      Guest& guest = *guests_[static_cast<size_t>(i)];
+      const DiscardCounters discards = guest.hypervisor().counters();
+      *row_.discard_calls += discards.calls;
+      row_.discarded_bytes += discards.bytes;
+      if (guest.reporter() == nullptr) continue;
+      *row_.reports += guest.reporter()->counters().reports;
+      row_.reported_bytes += guest.reporter()->counters().reported_bytes;
+    }
     return std::move(row_);
+  }
+
+  // What the guests that fit hold now. Where --settle cut a guest short, its
+  // reporter may go on; it can only hold less, since its workload has ended.
+  absl::Status MeasureResting() {
+    resting_bytes_ = 0;
+    for (int i = 0; i < row_.guests; ++i) {
+      const absl::StatusOr<uint64_t> resident =
+          guests_[static_cast<size_t>(i)]->ram().ResidentBytes();
+      if (!resident.ok()) return resident.status();
+      resting_bytes_ += *resident;
+    }
+    return absl::OkStatus();
   }
 
   // Runs one guest to its rest. False if it did not fit.
   absl::StatusOr<bool> Launch() {
+    if (absl::Status status = MeasureResting(); !status.ok()) return status;
     absl::StatusOr<std::unique_ptr<Guest>> guest =
         BootGuest(options_, row_.policy, /*touch=*/true);
     if (!guest.ok()) return guest.status();
     Guest& active = **guest;
     guests_.push_back(*std::move(guest));
 
+    const GuestDraws draws(options_, row_.guests);
     BurstWorkload workload(
-        WorkloadBytes(options_, row_.guests,
-                      active.allocator().FreePagesAboveLow().bytes()),
-        options_.seed + static_cast<uint64_t>(row_.guests));
+        draws.WorkloadBytes(options_,
+                            active.allocator().FreePagesAboveLow().bytes()),
+        draws.workload);
     const absl::StatusOr<bool> fits = RunWorkload(active, workload);
     if (!fits.ok() || !*fits) return fits;
     if (workload.corrupted()) {
@@ -191,17 +252,12 @@ class PolicyRun {
           absl::StrFormat("page 0x%x of guest %d lost its contents",
                           workload.corrupted()->value(), row_.guests + 1));
     }
-    const absl::StatusOr<uint64_t> resident = Settle(active);
+    const uint64_t peak = peak_bytes_;
+    const absl::StatusOr<uint64_t> resident = Settle(active, draws.idle);
     if (!resident.ok()) return resident.status();
-    resting_bytes_ += *resident;
-    if (Reporter* reporter = active.reporter()) {
-      row_.reported_bytes += reporter->counters().reported_bytes;
-    }
-    reports_ += Reports(active);
-    discard_calls_ += active.hypervisor().counters().calls;
     ++row_.guests;
     row_.launches.push_back({.workload_bytes = workload.peak_bytes(),
-                             .host_peak_bytes = peak_bytes_,
+                             .host_peak_bytes = peak,
                              .resident_bytes = *resident});
     return true;
   }
@@ -247,27 +303,23 @@ class PolicyRun {
 
   // Waits for reporting to come to rest; what the guest then holds. At rest is
   // a guest whose idle life makes for no more reports.
-  absl::StatusOr<uint64_t> Settle(Guest& active) {
+  absl::StatusOr<uint64_t> Settle(Guest& active, uint64_t idle_seed) {
     constexpr std::chrono::milliseconds kSlice(50);
     const double deadline = Seconds() + options_.settle_seconds;
-    IdleWorkload idle(options_.seed + static_cast<uint64_t>(row_.guests));
-    std::optional<uint64_t> reports;
-    while (Seconds() < deadline) {
+    IdleWorkload idle(idle_seed);
+    uint64_t reports_before_step = ~uint64_t{0};
+    while (active.reporter() != nullptr && Seconds() < deadline) {
       if (active.WaitUntilAtRest(kSlice)) {
-        const uint64_t before =
-            std::exchange(reports, Reports(active)).value_or(~uint64_t{0});
-        if (before == *reports || !options_.idle_activity) break;
-        idle.Step(active.vcpu(0));
+        const uint64_t reports = active.reporter()->counters().reports;
+        if (reports == reports_before_step || !options_.idle_activity) break;
+        reports_before_step = reports;
+        const std::optional<Nanoseconds> quiet = idle.Step(active.vcpu(0));
+        timer_.WaitUntil([] { return false; }, quiet.value());
       }
       const absl::StatusOr<uint64_t> total = Measure(active);
       if (!total.ok()) return total;
     }
     return active.ram().ResidentBytes();
-  }
-
-  static uint64_t Reports(Guest& guest) {
-    return guest.reporter() == nullptr ? 0
-                                       : guest.reporter()->counters().reports;
   }
 
   // Resident memory of all guests, noted down.
@@ -300,12 +352,12 @@ class PolicyRun {
   const MonotonicClock clock_;
   std::vector<std::unique_ptr<Guest>> guests_;
   DensityRow row_;
-  // Of the guests that have come to rest: nothing runs in them any more.
+  // Passes the time between the steps of idle guests.
+  ThreadWorkqueue timer_;
+  // Of the guests that fit, when the launch under way began.
   uint64_t resting_bytes_ = 0;
   // The most that all guests held during the launch under way.
   uint64_t peak_bytes_ = 0;
-  uint64_t reports_ = 0;
-  uint64_t discard_calls_ = 0;
 };
 
 // The row of an ideal in which each guest holds what it has allocated and not a
@@ -321,12 +373,14 @@ absl::StatusOr<DensityRow> ComputeLimit(const DensityOptions& options) {
   DensityRow row;
   row.policy = kPolicyLimit;
   while (row.guests < options.max_guests) {
-    const uint64_t workload = WorkloadBytes(options, row.guests, free_bytes);
+    const uint64_t workload =
+        GuestDraws(options, row.guests).WorkloadBytes(options, free_bytes);
     const uint64_t peak = row.resident_bytes + at_rest + workload;
     if (peak > options.host_bytes) return row;
     ++row.guests;
     row.resident_bytes += at_rest;
     row.reported_bytes += workload;
+    row.discarded_bytes += workload;
     row.launches.push_back({.workload_bytes = workload,
                             .host_peak_bytes = peak,
                             .resident_bytes = at_rest});
@@ -339,44 +393,46 @@ absl::StatusOr<DensityRow> ComputeLimit(const DensityOptions& options) {
 
 absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
                                               uint64_t available_bytes) {
-  DensityOptions resolved = options;
-  if (!options.scale) {
-    resolved.scale = ScaleThatFits(options.host_bytes, available_bytes);
-  }
-  const double scale = *resolved.scale;
+  const double scale = options.scale.value_or(
+      ScaleThatFits(options.host_bytes, available_bytes));
   if (!(scale >= kMinScale && scale <= kMaxScale)) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "scale %g: allowed is %g to %g", scale, kMinScale, kMaxScale));
   }
+  absl::Status status = CheckPolicies(options);
+  if (status.ok()) status = CheckSizes(options, scale);
+  if (status.ok()) status = CheckLimits(options);
+  if (!status.ok()) return status;
+
+  DensityOptions resolved = options;
+  resolved.scale = scale;
   resolved.guest_bytes = Scaled(options.guest_bytes, scale);
   resolved.host_bytes = Scaled(options.host_bytes, scale);
   resolved.footprint_bytes = Scaled(options.footprint_bytes, scale);
   resolved.workload_min_bytes = Scaled(options.workload_min_bytes, scale);
-  if (absl::Status status = CheckPolicies(resolved); !status.ok()) {
-    return status;
-  }
-  if (absl::Status status = CheckSizes(resolved); !status.ok()) return status;
   const uint64_t needed = MemoryNeeded(resolved.host_bytes);
   if (needed > available_bytes) {
+    const std::string culprit =
+        options.host_bytes == DensityOptions().host_bytes
+            ? absl::StrFormat("scale %g", scale)
+            : absl::StrCat("host-memory ", FormatBytes(options.host_bytes));
     return absl::InvalidArgumentError(absl::StrFormat(
-        "scale %g: a host of %s needs %s of real memory; allowed is what this "
+        "%s: a host of %s needs %s of real memory; allowed is what this "
         "machine has available, %s",
-        scale, FormatBytes(resolved.host_bytes), FormatBytes(needed),
+        culprit, FormatBytes(resolved.host_bytes), FormatBytes(needed),
         FormatBytes(available_bytes)));
   }
   return resolved;
 }
 
 absl::StatusOr<DensityResult> RunDensity(
-    const DensityOptions& options,
+    const DensityOptions& resolved,
     const std::function<void(const DensityProgress&)>& progress) {
-  absl::StatusOr<DensityOptions> resolved =
-      ResolveDensity(options, AvailableMemory());
-  if (!resolved.ok()) return resolved.status();
+  GUESTMM_CHECK(resolved.scale.has_value()) << "options were not resolved";
   DensityResult result;
-  result.options = *std::move(resolved);
+  result.options = resolved;
   result.host = ReadHostInfo();
-  for (const std::string& policy : result.options.policies) {
+  for (const std::string& policy : resolved.policies) {
     absl::StatusOr<DensityRow> row =
         PolicyRun(result.options, policy, progress, result.samples).Run();
     if (!row.ok()) return row.status();

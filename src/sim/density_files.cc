@@ -71,6 +71,7 @@ Json RowJson(const DensityRow& row) {
           {"guests", row.guests},
           {"resident_bytes", row.resident_bytes},
           {"reported_bytes", row.reported_bytes},
+          {"discarded_bytes", row.discarded_bytes},
           {"reports", OrNull(row.reports)},
           {"discard_calls", OrNull(row.discard_calls)},
           {"seconds", OrNull(row.seconds)},

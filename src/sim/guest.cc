@@ -69,6 +69,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
                                     : *guest->device_thread_;
 
   std::unique_ptr<ReportingPolicy> policy = options.make_policy();
+  if (policy == nullptr) {
+    return absl::InvalidArgumentError("make_policy made no policy");
+  }
   // As many descriptors as the policy's largest report, and Linux's 32 at
   // least.
   const auto queue_size = static_cast<uint16_t>(
@@ -103,15 +106,18 @@ bool Guest::WaitUntilAtRest(Nanoseconds timeout) {
 
 absl::Status Guest::CheckInvariants() const {
   absl::Status status = allocator_->CheckInvariants();
+  PageCount in_flight;
   if (reporter_ != nullptr) {
     status.Update(reporter_->policy().CheckInvariants());
     status.Update(driver_->CheckInvariants());
+    status.Update(device_->CheckInvariants());
+    in_flight = reporter_->in_flight_pages();
   }
   const PageCount isolated = allocator_->Counts().isolated;
-  if ((reporter_ == nullptr || reporter_->AtRest()) &&
-      isolated != PageCount(0)) {
+  if (isolated != in_flight) {
     status.Update(absl::InternalError(
-        absl::StrCat("S2: ", isolated.value(), " pages are isolated at rest")));
+        absl::StrCat("S2: ", isolated.value(), " pages are isolated, ",
+                     in_flight.value(), " in flight")));
   }
   return status;
 }

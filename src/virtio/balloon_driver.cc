@@ -173,7 +173,7 @@ absl::Status BalloonDriver::CheckInvariants() const {
   if (state_ == State::kReady &&
       queue_->outstanding() != (client_ == nullptr ? 0 : 1)) {
     return absl::InternalError(
-        absl::StrFormat("%d chains out, with %s report outstanding",
+        absl::StrFormat("R3: %d chains out, with %s report outstanding",
                         queue_->outstanding(), client_ ? "a" : "no"));
   }
   return queue_->CheckInvariants();

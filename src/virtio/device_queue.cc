@@ -111,11 +111,11 @@ absl::Status DeviceQueue::CheckInvariants() const {
   const auto out = std::count(is_out_.begin(), is_out_.end(), true);
   if (out != outstanding()) {
     return absl::InternalError(absl::StrFormat(
-        "%d chains out, by the indexes %d", out, outstanding()));
+        "V2: %d chains out, by the indexes %d", out, outstanding()));
   }
   if (chain_.size() > size()) {
     return absl::InternalError(absl::StrFormat(
-        "chain of %d descriptors in a queue of %d", chain_.size(), size()));
+        "V1: chain of %d descriptors in a queue of %d", chain_.size(), size()));
   }
   return absl::OkStatus();
 }

@@ -170,9 +170,10 @@ absl::Status DriverQueue::CheckInvariants() const {
     return true;
   };
   if (!walk(free_head_, free_count_)) {
-    return absl::InternalError(absl::StrFormat(
-        "free list of %d descriptors runs out of the table or meets one twice",
-        free_count_));
+    return absl::InternalError(
+        absl::StrFormat("V1: free list of %d descriptors runs out of the table "
+                        "or meets one twice",
+                        free_count_));
   }
   uint32_t chains = 0;
   uint32_t descriptors = free_count_;
@@ -183,14 +184,15 @@ absl::Status DriverQueue::CheckInvariants() const {
     descriptors += length;
     if (!walk(head, length)) {
       return absl::InternalError(absl::StrFormat(
-          "chain %d shares a descriptor with another or with the free list",
+          "V3: chain %d shares a descriptor with another or with the free list",
           head));
     }
   }
   if (descriptors != size() || chains != outstanding()) {
-    return absl::InternalError(absl::StrFormat(
-        "%d descriptors free or out, of %d; %d chains out, by the indexes %d",
-        descriptors, size(), chains, outstanding()));
+    return absl::InternalError(
+        absl::StrFormat("V1: %d descriptors free or out, of %d; %d chains out, "
+                        "by the indexes %d",
+                        descriptors, size(), chains, outstanding()));
   }
   return absl::OkStatus();
 }

@@ -54,9 +54,9 @@ TYPED_TEST(LockTest, PublishesWhatWasWritten) {
     LockHolder hold(ready.lock);
     ready.value = 1;
   });
-  while (true) {
+  for (bool seen = false; !seen; std::this_thread::yield()) {
     LockHolder hold(ready.lock);
-    if (ready.value == 1) break;
+    seen = ready.value == 1;
   }
   EXPECT_EQ(payload, 42);
   writer.join();

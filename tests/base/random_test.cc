@@ -77,14 +77,21 @@ TEST(RandomTest, BelowIsUniform) {
   for (const int box : boxes) EXPECT_NEAR(box, 10000, 500);
 }
 
-// A bound just over half of all numbers: taking draws modulo it, or without
-// redraws, would hit the lower half of it twice as often.
-TEST(RandomTest, BelowIsUniformWhereModuloIsNot) {
+// Three quarters of all numbers: draws modulo the bound would hit its lower
+// third twice as often; draws scaled to it without redrawing, every third
+// number.
+TEST(RandomTest, BelowIsUniformWhereShortcutsAreNot) {
   Random random(5);
   const uint64_t bound = (uint64_t{1} << 63) + (uint64_t{1} << 62);
   std::array<int, 3> thirds{};
-  for (int i = 0; i < 30000; ++i) ++thirds.at(random.Below(bound) >> 62);
+  std::array<int, 3> residues{};
+  for (int i = 0; i < 30000; ++i) {
+    const uint64_t drawn = random.Below(bound);
+    ++thirds.at(drawn >> 62);
+    ++residues.at(drawn % 3);
+  }
   for (const int third : thirds) EXPECT_NEAR(third, 10000, 500);
+  for (const int residue : residues) EXPECT_NEAR(residue, 10000, 500);
 }
 
 TEST(RandomTest, OneInHitsAboutAsOften) {

@@ -216,5 +216,34 @@ TEST(AllocatorThreadsTest, ThreadsMayShareACpu) {
   EXPECT_EQ(allocator->zones()[0]->free_blocks(kMaxOrder), 1);
 }
 
+// While one thread splits or merges a block, others must not take the memory
+// for gone. Each thread here has at most one block of the many there are.
+TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
+  for (const int order : {0, 1, 5}) {
+    const auto allocator =
+        PageAllocator::Create(
+            {.memory = {{Pfn(0), Pfn(kPages)}},
+             .cpus = 2,
+             .min_free_kbytes = 0,
+             .per_cpu_limits = PerCpuLimits{.batch = 1, .high = 0}})
+            .value();
+    std::atomic<int> failures{0};
+    std::vector<std::thread> threads;
+    for (int cpu = 0; cpu < 2; ++cpu) {
+      threads.emplace_back([&, cpu] {
+        for (int step = 0; step < kSteps; ++step) {
+          if (const auto pfn = allocator->Allocate(cpu, Order(order))) {
+            allocator->Free(cpu, *pfn, Order(order));
+          } else {
+            failures.fetch_add(1);
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(failures.load(), 0) << Order(order);
+  }
+}
+
 }  // namespace
 }  // namespace guestmm

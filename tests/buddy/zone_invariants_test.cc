@@ -53,10 +53,10 @@ TEST_F(ZoneInvariantsTest, P1ABlockHasNothingElseInside) {
                   "0x8");
 }
 
-TEST_F(ZoneInvariantsTest, P3EveryManagedPageIsInSomeState) {
+TEST_F(ZoneInvariantsTest, P2EveryManagedPageIsInSomeState) {
   zone_.pages().Set(Pfn(5), PageState::kOffline);
   ExpectViolation(zone_.CheckInvariants(),
-                  "P3: 15 pages not offline, 16 pages managed");
+                  "P2: 15 pages not offline, 16 pages managed");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsAlignedToItsSize) {
@@ -149,16 +149,16 @@ TEST_F(AllocatorInvariantsTest, HoldAtFirst) {
   EXPECT_TRUE(allocator_->CheckInvariants().ok());
 }
 
-TEST_F(AllocatorInvariantsTest, P4APageOnAPerCpuListIsCached) {
+TEST_F(AllocatorInvariantsTest, P3APageOnAPerCpuListIsCached) {
   pages().Set(Pfn(1), PageState::kAllocated);
   ExpectViolation(allocator_->CheckInvariants(),
-                  "P4: pfn 0x1 is on a per-CPU list but is allocated, order 0");
+                  "P3: pfn 0x1 is on a per-CPU list but is allocated, order 0");
 }
 
-TEST_F(AllocatorInvariantsTest, P4ACachedPageIsOnAPerCpuList) {
+TEST_F(AllocatorInvariantsTest, P3ACachedPageIsOnAPerCpuList) {
   pages().Set(Pfn(0), PageState::kCached);
   ExpectViolation(allocator_->CheckInvariants(),
-                  "P4: 2 pages cached by their states, 1 on per-CPU lists");
+                  "P3: 2 pages cached by their states, 1 on per-CPU lists");
 }
 
 TEST_F(AllocatorInvariantsTest, ViolationsOfAZoneAreFoundToo) {

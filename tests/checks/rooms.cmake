@@ -51,6 +51,15 @@ function(check file room is_public)
   endforeach()
 endfunction()
 
+# The device half of virtio runs in the host: it knows nothing of the guest's rooms.
+foreach(file include/guestmm/virtio/balloon_device.h include/guestmm/virtio/device_queue.h src/virtio/balloon_device.cc
+             src/virtio/device_queue.cc)
+  file(STRINGS ${ROOT}/${file} lines REGEX "#[ \t]*include.*(guestmm/(buddy|reporting)/|balloon_driver|driver_queue)")
+  if(lines)
+    message(SEND_ERROR "${file}: the device half may use only: base ram hypervisor: ${lines}")
+  endif()
+endforeach()
+
 set(checked 0)
 foreach(room IN LISTS rooms)
   file(GLOB_RECURSE headers RELATIVE ${ROOT} ${ROOT}/include/guestmm/${room}/*.h)

@@ -1,11 +1,15 @@
 #include <cstdio>
+#include <memory>
 
-#include "guestmm/base/units.h"
+#include "guestmm/reporting/v12_policy.h"
+#include "guestmm/sim/guest.h"
 
 int main() {
-  const guestmm::Order order = guestmm::kPageblockOrder;
-  const guestmm::Pfn block(512);
-  std::printf("the buddy of block %llu at order %d is %llu\n",
-              static_cast<unsigned long long>(block.value()), order.value(),
-              static_cast<unsigned long long>(block.Buddy(order).value()));
+  const auto guest = guestmm::Guest::Create(
+      {.memory = guestmm::Guest::MemoryMap(16 * guestmm::kMiB),
+       .make_policy = [] {
+         return std::make_unique<guestmm::V12Policy>(guestmm::V12Options{});
+       }});
+  std::printf("%s\n", guest.status().ToString().c_str());
+  return guest.ok() && (*guest)->vcpu(0).Allocate(guestmm::Order(0)) ? 0 : 1;
 }

@@ -121,6 +121,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Asked{"EndWrapsIntoTheRegion",
                           {Gpa(3 * kMiB), kMax - 2 * kMiB + 2},
                           false},
+                    Asked{"OffsetAndSizeOverflow",
+                          {Gpa(kMiB + kPageSize), kMax - kPageSize + 2},
+                          false},
                     Asked{"LastAddress", {Gpa(kMax), 1}, false},
                     Asked{"LastAddressWraps", {Gpa(kMax), 2}, false}),
     [](const auto& asked) { return asked.param.name; });

@@ -59,18 +59,21 @@ TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
   for (const Case& wrong : std::vector<Case>{
            {{.order = Order(11)}, "order 11: allowed is 0 to 10"},
            {{.threshold = 0}, "threshold 0: allowed is 1 or more"},
-           {{.capacity = 0}, "capacity 0: allowed is 1 to 32768"},
-           {{.capacity = 32769}, "capacity 32769: allowed is 1 to 32768"}}) {
+           {{.capacity = 0}, "capacity 0: allowed is 1 to 1024"},
+           {{.capacity = 1025}, "capacity 1025: allowed is 1 to 1024"}}) {
     const absl::Status status = MakePolicy("v12", wrong.parameters).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(Message(status), wrong.message);
   }
 }
 
+// A virtqueue chain describes at most 2^32 bytes.
+static_assert(kMaxReportCapacity * kMaxOrder.bytes() == 4 * kGiB);
+
 TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
   for (const PolicyParameters& parameters :
        {PolicyParameters{.order = Order(0), .threshold = 1, .capacity = 1},
-        PolicyParameters{.order = kMaxOrder, .capacity = 32768}}) {
+        PolicyParameters{.order = kMaxOrder, .capacity = kMaxReportCapacity}}) {
     EXPECT_EQ(MakePolicy("v12", parameters).status(), absl::OkStatus());
   }
 }

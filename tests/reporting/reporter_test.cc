@@ -101,6 +101,20 @@ TEST(ReporterTest, CountsWhatItDid) {
   EXPECT_EQ(counters.failed_reports, 0u);
 }
 
+TEST(ReporterTest, AReportCountsOnceItIsAcknowledged) {
+  ReportingWorld world(Told());
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  world.Free(std::span(blocks).first(2), kSmall);
+  world.Settle();
+  EXPECT_EQ(world.reporter->in_flight_pages(), PageCount(8));
+  EXPECT_EQ(world.reporter->counters().reports, 0u);
+  world.device->End();
+  world.Settle();
+  EXPECT_EQ(world.reporter->in_flight_pages(), PageCount(0));
+  EXPECT_EQ(world.reporter->counters().reports, 1u);
+  EXPECT_EQ(world.reporter->counters().reported_blocks, 2u);
+}
+
 TEST(ReporterTest, PagesCannotBeAllocatedWhileTheyAreOut) {
   ReportingWorld world(Told());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -140,6 +154,7 @@ TEST(ReporterFailureTest, TheDeviceIsReset) {
   world.device->End(absl::UnavailableError("the device was reset"));
   world.Settle();
   EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
+  EXPECT_EQ(world.reporter->counters().reports, 0u);
   // The pass goes on: the device may be back.
   EXPECT_THAT(world.device->reports(), SizeIs(2));
   world.device->End();
@@ -164,6 +179,7 @@ TEST(ReporterDeathTest, AReportEndsOnce) {
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).first(2), kSmall);
   world.time.RunUntilIdle();
+  ASSERT_NE(device.client_, nullptr);
   device.client_->ReportDone(absl::OkStatus());
   EXPECT_DEATH(device.client_->ReportDone(absl::OkStatus()),
                "a report ended that was not out");
@@ -360,18 +376,20 @@ TEST(ReporterReEnableTest, StartsAfresh) {
 TEST(ReporterReEnableTest, InTheMiddleOfAPass) {
   ReportingWorld world(Small());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
-  world.Free(std::span(blocks).first(6), kSmall);
+  world.Free(std::span(blocks).subspan(2), kSmall);
   ASSERT_TRUE(
       world.time.WaitUntil([&] { return world.device->outstanding(); }));
   EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
   EXPECT_EQ(world.reporter->Enable(*world.device), absl::OkStatus());
   world.Settle();
   EXPECT_THAT(world.device->reports(), SizeIs(1));
-  world.Free(std::span(blocks).subspan(6, 2), kSmall);
+  // Below where the pass stood.
+  world.Free(std::span(blocks).first(2), kSmall);
   world.Settle();
+  EXPECT_THAT(world.device->reports(), SizeIs(2));
   EXPECT_THAT(
-      world.device->reports().back(),
-      ElementsAre(RangeOf(blocks[6], kSmall), RangeOf(blocks[7], kSmall)));
+      world.device->last_report(),
+      ElementsAre(RangeOf(blocks[0], kSmall), RangeOf(blocks[1], kSmall)));
 }
 
 TEST(ReporterReEnableTest, WithAnotherDevice) {

@@ -17,7 +17,9 @@ using testing::StartsWith;
 DensityOptions SmallDensity() { return {.scale = kMinScale, .max_guests = 40}; }
 
 DensityResult RunOk(const DensityOptions& options) {
-  absl::StatusOr<DensityResult> result = RunDensity(options, {});
+  const auto resolved = ResolveDensity(options, AvailableMemory());
+  EXPECT_EQ(resolved.status(), absl::OkStatus());
+  absl::StatusOr<DensityResult> result = RunDensity(*resolved, {});
   EXPECT_EQ(result.status(), absl::OkStatus());
   return *std::move(result);
 }
@@ -60,13 +62,26 @@ TEST(DensityTest, NoGuestThatFitsWasEverOverTheBudget) {
   }
 }
 
+// A guest that has come to rest holds its footprint and what v12 leaves: fewer
+// than 16 blocks a zone, and what it loses.
+TEST(DensityTest, FinishedGuestsHoldLittleMoreThanTheirFootprint) {
+  const DensityResult result =
+      RunOk({.scale = 0.125, .policies = {"v12"}, .max_guests = 3});
+  EXPECT_EQ(result.rows[0].guests, 3);
+  for (const DensityLaunch& launch : result.rows[0].launches) {
+    EXPECT_LE(launch.resident_bytes,
+              result.options.footprint_bytes + 160 * kMiB);
+  }
+}
+
 // The negative control: with the discard left out, reporting gains nothing.
 TEST(DensityTest, WithoutTheDiscardReportingHoldsNoMoreGuests) {
   DensityOptions options = SmallDensity();
   options.hypervisor = HypervisorKind::kNone;
   const DensityResult result = RunOk(options);
   EXPECT_EQ(result.rows[1].guests, result.rows[0].guests);
-  EXPECT_GT(result.rows[1].reports, 0u);
+  EXPECT_GT(result.rows[1].reported_bytes, 0u);
+  EXPECT_EQ(result.rows[1].discarded_bytes, 0u);
   EXPECT_EQ(result.rows[1].discard_calls, 0u);
 }
 
@@ -84,7 +99,7 @@ TEST(DensityTest, ReportsProgress) {
   options.policies = {"off"};
   int calls = 0;
   int last_guest = 0;
-  ASSERT_EQ(RunDensity(options,
+  ASSERT_EQ(RunDensity(*ResolveDensity(options, AvailableMemory()),
                        [&](const DensityProgress& progress) {
                          ++calls;
                          EXPECT_EQ(progress.policy, "off");
@@ -151,23 +166,35 @@ TEST(ResolveDensityTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.scale = 1.0}, 8 * kGiB),
             "scale 1: a host of 15.00 GiB needs 15.72 GiB of real memory; "
             "allowed is what this machine has available, 8.00 GiB");
-  EXPECT_EQ(ErrorOf({.scale = 1.0, .guest_bytes = 32 * kMiB}),
-            "guest-memory 32.00 MiB: allowed, after scaling, is 64.00 MiB or "
-            "more");
-  EXPECT_EQ(ErrorOf({.scale = 1.0, .workload_min_bytes = 5 * kGiB}),
-            "workload-min 5.00 GiB: allowed is less than what the footprint of "
-            "256.00 MiB leaves of the guest's 5.00 GiB");
+  EXPECT_EQ(ErrorOf({.scale = kMinScale, .host_bytes = 32 * kTiB}, 8 * kGiB),
+            "host-memory 32.00 TiB: a host of 655.36 GiB needs 676.09 GiB of "
+            "real memory; allowed is what this machine has available, 8.00 "
+            "GiB");
+  EXPECT_EQ(ErrorOf({.scale = 0.5, .guest_bytes = 100 * kMiB}),
+            "guest-memory 100.00 MiB: allowed is 128.00 MiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.host_bytes = 0}),
+            "host-memory 0 B: allowed is 5.00 GiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.host_bytes = uint64_t{1} << 63}),
+            "host-memory 8388608.00 TiB: allowed is 5.00 GiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.footprint_bytes = ~uint64_t{0}}),
+            "footprint 16777216.00 TiB: allowed is 0 B to 3.75 GiB");
+  EXPECT_EQ(ErrorOf({.workload_min_bytes = uint64_t{1} << 63}),
+            "workload-min 8388608.00 TiB: allowed is 0 B to 4.45 GiB");
   EXPECT_EQ(ErrorOf({.policies = {}}),
             "policies: none given; allowed is one or more, separated by "
             "commas");
   EXPECT_EQ(ErrorOf({.policies = {"off", "v13"}}),
             "policies v13: there is no such policy; allowed are off, v12");
+  EXPECT_EQ(ErrorOf({.policies = {""}}),
+            "policies \"\": there is no such policy; allowed are off, v12");
+  EXPECT_EQ(ErrorOf({.policies = {"v12", "off", "v12"}}),
+            "policies v12: allowed is each policy once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.order = Order(11)}}),
             "order 11: allowed is 0 to 10");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.threshold = 0}}),
             "threshold 0: allowed is 1 or more");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
-            "capacity 0: allowed is 1 to 32768");
+            "capacity 0: allowed is 1 to 1024");
   EXPECT_EQ(ErrorOf({.settle_seconds = -1}),
             "settle -1: allowed is 0 to 86400 seconds");
   EXPECT_EQ(ErrorOf({.max_guests = 0}), "max-guests 0: allowed is 1 or more");

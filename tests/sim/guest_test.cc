@@ -119,44 +119,74 @@ TEST(GuestTest, WithoutAPolicyNothingIsReported) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
 }
 
-// Safety (S1): at the instant of a discard every page of it is isolated.
-TEST(GuestTest, WhatTheHostDiscardsIsIsolated) {
-  VirtualTime time(1);
+// Passes on to madvise, after a hook.
+class HookedHypervisor final : public Hypervisor {
+ public:
+  HookedHypervisor(const GuestRam& ram, RecordingHypervisor::Hook hook)
+      : madvise_(ram), recording_(&madvise_, std::move(hook)) {}
+  absl::Status Discard(std::span<const GpaRange> ranges) override {
+    return recording_.Discard(ranges);
+  }
+  DiscardCounters counters() const override { return madvise_.counters(); }
+
+ private:
+  MadviseHypervisor madvise_;
+  RecordingHypervisor recording_;
+};
+
+// Safety (S1): at the instant of a discard every page of it is isolated, also
+// while vCPUs go on allocating, writing and freeing, as they do here from
+// inside the discard; and nothing that they wrote is lost.
+TEST(GuestTest, WhatTheHostDiscardsIsIsolatedWhateverVcpusDo) {
+  constexpr uint64_t kSeed = 1;
+  SCOPED_TRACE(kSeed);
+  VirtualTime time(kSeed);
+  Random random(kSeed);
   GuestOptions options = SmallGuest(time);
   Guest* self = nullptr;
+  std::vector<std::pair<Pfn, Order>> blocks;
+  const auto step = [&] {
+    Vcpu& vcpu = self->vcpu(0);
+    if (random.OneIn(2)) {
+      const Order order(random.OneIn(2) ? 9
+                                        : static_cast<int>(random.Below(9)));
+      if (const auto pfn = vcpu.Allocate(order)) {
+        vcpu.Touch(*pfn, order, kSeed);
+        blocks.emplace_back(*pfn, order);
+      }
+    } else if (!blocks.empty()) {
+      std::swap(blocks[random.Below(blocks.size())], blocks.back());
+      const auto [pfn, order] = blocks.back();
+      ASSERT_EQ(vcpu.FindCorrupted(pfn, order, kSeed), std::nullopt);
+      vcpu.Free(pfn, order);
+      blocks.pop_back();
+    }
+  };
   uint64_t pages = 0;
   options.make_hypervisor = [&](const GuestRam& ram) {
-    // Owned here so that it outlives the recorder that passes on to it.
-    struct Both final : Hypervisor {
-      Both(const GuestRam& guest_ram, RecordingHypervisor::Hook hook)
-          : madvise(guest_ram), recording(&madvise, std::move(hook)) {}
-      absl::Status Discard(std::span<const GpaRange> ranges) override {
-        return recording.Discard(ranges);
-      }
-      DiscardCounters counters() const override { return madvise.counters(); }
-      MadviseHypervisor madvise;
-      RecordingHypervisor recording;
-    };
-    return std::make_unique<Both>(ram, [&](std::span<const GpaRange> ranges) {
-      for (const GpaRange& range : ranges) {
-        const PageInfo head = self->allocator().pages().Get(ToPfn(range.gpa));
-        ASSERT_EQ(head.state, PageState::kIsolated);
-        ASSERT_EQ(head.order.bytes(), range.bytes);
-        pages += head.order.pages().value();
-      }
-      ASSERT_EQ(self->allocator().CheckInvariants(), absl::OkStatus());
-    });
+    return std::make_unique<HookedHypervisor>(
+        ram, [&](std::span<const GpaRange> ranges) {
+          for (int i = 0; i < 20; ++i) step();
+          for (const GpaRange& range : ranges) {
+            const PageInfo head =
+                self->allocator().pages().Get(ToPfn(range.gpa));
+            ASSERT_EQ(head.state, PageState::kIsolated);
+            ASSERT_EQ(head.order.bytes(), range.bytes);
+            pages += head.order.pages().value();
+          }
+          ASSERT_EQ(self->CheckInvariants(), absl::OkStatus());
+        });
   };
   const auto guest = Guest::Create(options).value();
   self = guest.get();
-  for (int round = 0; round < 3; ++round) {
-    for (const Pfn pfn : AllocateTouched(*guest, 50)) {
-      guest->vcpu(0).Free(pfn, kHuge);
-      time.RunFor(Nanoseconds(0));
-    }
-    time.RunUntilIdle();
+  for (int i = 0; i < 2000; ++i) {
+    step();
+    time.RunFor(Nanoseconds(0));
   }
-  EXPECT_GT(pages, 0u);
+  EXPECT_GT(pages, 10000u);
+  for (const auto& [pfn, order] : blocks) {
+    EXPECT_EQ(guest->vcpu(0).FindCorrupted(pfn, order, kSeed), std::nullopt);
+  }
 }
 
 // A run of random steps; what the host was told, and the free lists at the end.
@@ -223,15 +253,21 @@ TEST(GuestTest, ALargeReportFitsTheQueue) {
   options.memory = Guest::MemoryMap(256 * kMiB);
   options.make_policy = [] {
     return std::make_unique<V12Policy>(
-        V12Options{.order = Order(8), .threshold = 40, .capacity = 100});
+        V12Options{.threshold = 40, .capacity = 100});
   };
   const auto guest = Guest::Create(options).value();
   const std::vector<Pfn> blocks = AllocateTouched(*guest, 110);
   // Every other one, so that they stay apart and each is an entry.
-  for (size_t i = 0; i < blocks.size(); ++i)
-    guest->vcpu(0).Free(blocks[i], kHuge);
+  for (const Pfn block : blocks) {
+    if ((block.value() >> kHuge.value()) % 2 == 1) {
+      guest->vcpu(0).Free(block, kHuge);
+    }
+  }
   time.RunUntilIdle();
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+  // In one report, of more entries than the queue has by default.
+  EXPECT_EQ(guest->reporter()->counters().reports, 1u);
+  EXPECT_GT(guest->reporter()->counters().reported_blocks, 32u);
 }
 
 TEST(GuestTest, CreateSaysWhatWasWrong) {
@@ -240,6 +276,14 @@ TEST(GuestTest, CreateSaysWhatWasWrong) {
                 .status()
                 .message(),
             "cpus is 0; at least 1 is needed");
+}
+
+TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
+  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(16 * kMiB),
+                           .make_policy = [] { return nullptr; }})
+                .status()
+                .message(),
+            "make_policy made no policy");
 }
 
 // A guest that goes away while its blocks are at the host takes them along.

@@ -77,6 +77,11 @@ class FakeDevice final : public ReportingDevice {
     LockHolder hold(mutex_);
     return client_ != nullptr ? reports_.back() : Ranges();
   }
+  // The latest report that was accepted, outstanding or not.
+  Ranges last_report() const {
+    LockHolder hold(mutex_);
+    return reports_.empty() ? Ranges() : reports_.back();
+  }
   // Every report that was accepted, in order; and all their ranges.
   std::vector<Ranges> reports() const {
     LockHolder hold(mutex_);

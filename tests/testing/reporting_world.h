@@ -129,10 +129,9 @@ struct ReportingWorld {
   void ExpectInvariants() {
     EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(reporter->policy().CheckInvariants(), absl::OkStatus());
-    // The last report is out, or ended and on its way back, or back.
-    const PageCount isolated = allocator->Counts().isolated;
-    if (device->outstanding() || isolated > PageCount(0)) {
-      EXPECT_EQ(isolated, PagesOf(device->reports().back()));
+    EXPECT_EQ(allocator->Counts().isolated, reporter->in_flight_pages());
+    if (device->outstanding()) {
+      EXPECT_EQ(PagesOf(device->in_flight()), reporter->in_flight_pages());
     }
   }
 

@@ -17,6 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
@@ -94,12 +95,12 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
 }
 
 TEST_F(CommandLineTest, RefusesMoreMemoryThanTheMachineHas) {
-  const Outcome outcome =
-      Guestmm("density --scale 1 --host-memory 1024TiB --out " +
-              (top_ / "out").string());
+  const Outcome outcome = Guestmm(
+      "density --scale 1 --host-memory 64TiB --out " + (top_ / "out").string());
   EXPECT_EQ(outcome.status, 2);
-  EXPECT_THAT(outcome.err, AllOf(HasSubstr("--scale 1: a host of 1024.00 TiB"),
-                                 HasSubstr("this machine has available")));
+  EXPECT_THAT(outcome.err,
+              AllOf(HasSubstr("--host-memory 64.00 TiB: a host of 64.00 TiB"),
+                    HasSubstr("this machine has available")));
   EXPECT_FALSE(fs::exists(top_ / "out"));
 }
 
@@ -141,7 +142,9 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
   EXPECT_THAT(outcome.err, IsEmpty());
   EXPECT_THAT(outcome.out,
               AllOf(HasSubstr("guests that fit"), HasSubstr("\noff "),
-                    HasSubstr("\nv12 "), HasSubstr("\nlimit ")));
+                    HasSubstr("\nv12 "), HasSubstr("\nlimit "),
+                    HasSubstr("\nv12 stopped early: max-guests 3\n"),
+                    EndsWith("summary.json, series.csv\n")));
   EXPECT_THAT(Contents(out / "summary.json"), HasSubstr("\"experiment\""));
   EXPECT_THAT(Contents(out / "series.csv"), HasSubstr("resident_bytes\noff,"));
 }

@@ -1,7 +1,7 @@
-// The balloon device over hostile guest memory: the input says how the guest
-// sets the device up, what is in its RAM, and what it writes between kicks.
+// The balloon device over hostile guest memory. The input says where the guest
+// puts its queue, what is in its RAM, and what it does then, step by step.
 //
-//   12 bytes of set-up | kicks: a place and a word each | what fills the RAM
+//   set-up: 3 + 6 bytes | what fills the RAM, repeated | steps of 4 bytes
 
 #include <algorithm>
 #include <cstddef>
@@ -39,6 +39,11 @@ class Input {
     rest_ = rest_.subspan(size);
     return value;
   }
+  std::span<const uint8_t> TakeBytes(size_t size) {
+    const auto bytes = rest_.first(std::min(size, rest_.size()));
+    rest_ = rest_.subspan(bytes.size());
+    return bytes;
+  }
   std::span<const uint8_t> rest() const { return rest_; }
 
  private:
@@ -46,7 +51,7 @@ class Input {
 };
 
 // Ends the process where a discard is one that no guest may bring about. One in
-// eight fails, one in eight lets the guest reset the device from inside.
+// eight fails; one in eight may let the guest reset the device from inside.
 class CheckingHypervisor final : public Hypervisor {
  public:
   explicit CheckingHypervisor(const GuestRam& ram) : ram_(ram) {}
@@ -95,7 +100,6 @@ const GuestRam& Ram() {
       *GuestRam::Create({.regions = {{Gpa(0), kRegionBytes},
                                      {Gpa(kRegionBytes), kRegionBytes},
                                      {Gpa(kEnd - kRegionBytes), kRegionBytes}},
-                         .backing = RamBacking::kAnonymous,
                          .huge_pages = HugePages::kForbid});
   return *ram;
 }
@@ -123,105 +127,205 @@ bool Overlap(Gpa a, uint64_t a_bytes, Gpa b, uint64_t b_bytes) {
   return a < b + b_bytes && b < a + a_bytes;
 }
 
-void Run(Input input) {
-  const auto flags = input.Take<uint8_t>();
-  const auto size_log2 = input.Take<uint8_t>();
-  VirtqueueLayout layout;
-  layout.size = static_cast<uint16_t>(uint32_t{1} << (size_log2 % 8));
-  // Mostly valid places, now and then any place at all.
-  const auto place = [&](uint64_t alignment) {
-    const uint64_t at = input.Take<uint16_t>() * uint64_t{8} % kEnd;
-    return Gpa((flags & 1) != 0 ? at : at & ~(alignment - 1));
-  };
-  layout.descriptors = place(kVirtqDescriptorsAlignment);
-  layout.available = place(kVirtqAvailableAlignment);
-  layout.used = place(kVirtqUsedAlignment);
-  const auto kicks = input.Take<uint8_t>() % 8;
-  struct Poke {
-    uint16_t place;
-    uint16_t word;
-    uint16_t available_idx;
-  };
-  Poke pokes[8];
-  for (Poke& poke : pokes) poke = input.Take<Poke>();
-  Fill(input.rest());
+// One thing that a guest does.
+struct Step {
+  uint8_t what;
+  uint8_t a;
+  uint16_t b;
+};
+static_assert(sizeof(Step) == 4);
 
-  CheckingHypervisor hypervisor(Ram());
-  hypervisor.discards = (flags & 2) != 0;
-  VirtualTime time(flags);
-  NullNotifier used;
-  NullNotifier config;
-  BalloonDevice device(Ram(), hypervisor, time,
-                       {.reporting_queue_size = kMaxQueueSize,
-                        .queue_numbering = QueueNumbering::kCompact});
-  if ((flags & 4) != 0) hypervisor.reentering = &device;
-  constexpr uint8_t kAgreed =
-      kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
-  GUESTMM_CHECK(device.SetDriverFeatures(device.DeviceFeatures()).ok());
-  device.SetStatus(kAgreed);
-  device.SetConfigNotifier(config);
-  const auto kick = device.SetUpQueue(2, layout, used);
-  if (!kick.ok()) return;
-  device.SetStatus(kAgreed | kVirtioDriverOk);
-  // A guest's index starts at 0; what it is at the first kick, the RAM says.
-  const VirtqueueMemory memory = *VirtqueueMemory::Map(Ram(), layout);
+// A guest that mostly knows how a queue works, and mostly does not care.
+class HostileGuest {
+ public:
+  explicit HostileGuest(const VirtqueueLayout& layout)
+      : memory_(*VirtqueueMemory::Map(Ram(), layout)) {}
 
-  for (int i = 0; i < kicks; ++i) {
-    const Poke& poke = pokes[i];
-    const Gpa at(poke.place * uint64_t{8} % kEnd & ~uint64_t{1});
-    if (const auto bytes = Ram().Translate({at, sizeof(poke.word)})) {
-      std::memcpy(bytes->data(), &poke.word, sizeof(poke.word));
+  void Do(const Step& step) {
+    const uint16_t slot = memory_.slot(step.a);
+    // Nonsense is rare, since it ends the queue.
+    const bool forges = step.what >= 0xf0;
+    switch (step.what % 8) {
+      case 0:
+      case 1:
+        memory_.StoreDescriptor(slot, Decode(step));
+        break;
+      case 2:
+      case 3:
+        memory_.available_ring(memory_.slot(available_idx_)).store(slot);
+        memory_.available_idx().store(++available_idx_);
+        break;
+      case 4:
+        memory_.available_ring(slot).store(forges ? step.b
+                                                  : memory_.slot(step.b));
+        break;
+      case 5:
+        available_idx_ =
+            forges ? step.b : static_cast<uint16_t>(available_idx_ + 1);
+        memory_.available_idx().store(available_idx_);
+        break;
+      case 6:
+        memory_.available_flags().store(step.b);
+        break;
+      default: {
+        const Gpa at(step.b * uint64_t{8} % kEnd + step.a % 4 * 2);
+        if (const auto bytes = Ram().Translate({at, sizeof(step.b)})) {
+          std::memcpy(bytes->data(), &step.b, sizeof(step.b));
+        }
+        break;
+      }
     }
-    // Else nearly every index would be a jump.
-    if ((poke.available_idx & 0x80) == 0) {
-      memory.available_idx().store(poke.available_idx & 0x7f);
+  }
+  const VirtqueueMemory& memory() const { return memory_; }
+
+ private:
+  // Good pages mostly: 7 bits of b are the page, the next 3 the length; then
+  // what may be wrong with it, then where it goes on.
+  VirtqDesc Decode(const Step& step) const {
+    const uint32_t odd = (step.b >> 10) % 8;
+    VirtqDesc descriptor = {
+        .addr = (step.b & 0x7f) * kPageSize,
+        .len = static_cast<uint32_t>(((step.b >> 7) % 8 + 1) * kPageSize),
+        .flags = kVirtqDescWrite,
+        .next = static_cast<uint16_t>(step.a + 1 + (step.what >> 6)),
+    };
+    if ((step.what & 0x08) != 0) descriptor.flags |= kVirtqDescNext;
+    if (step.what < 0xf0) {
+      descriptor.next = memory_.slot(descriptor.next);
     }
-    (*kick)->Notify();
-    // Rings that overlap may feed themselves; so only so many rounds.
+    if (odd == 1) descriptor.addr += 16;
+    if (odd == 2) descriptor.len -= 1;
+    if (odd == 3) descriptor.len = 0;
+    if (odd == 4) descriptor.flags &= static_cast<uint16_t>(~kVirtqDescWrite);
+    if (odd == 5) descriptor.flags |= kVirtqDescIndirect;
+    if (odd == 6) descriptor.addr = ~uint64_t{0} << (step.a % 64);
+    return descriptor;
+  }
+
+  const VirtqueueMemory memory_;
+  uint16_t available_idx_ = 0;
+};
+
+// A device in front of such a guest, and what must hold whatever it does.
+class World {
+ public:
+  World(uint8_t flags, const VirtqueueLayout& layout)
+      : layout_(layout), time_(flags) {
+    hypervisor_.discards = (flags & 2) != 0;
+    if ((flags & 4) != 0) hypervisor_.reentering = &device_;
+    constexpr uint8_t kAgreed =
+        kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
+    GUESTMM_CHECK(device_.SetDriverFeatures(device_.DeviceFeatures()).ok());
+    device_.SetStatus(kAgreed);
+    device_.SetConfigNotifier(nobody_);
+    const auto kick = device_.SetUpQueue(2, layout, nobody_);
+    if (!kick.ok()) return;
+    kick_ = *kick;
+    device_.SetStatus(kAgreed | kVirtioDriverOk);
+  }
+
+  bool has_queue() const { return kick_ != nullptr; }
+
+  // Kicks and lets the device work. False if it was reset meanwhile.
+  bool Kick(const HostileGuest& guest) {
+    kick_->Notify();
+    const bool is_idle = RunRounds();
+    const absl::Status invariants = device_.CheckInvariants();
+    GUESTMM_CHECK(invariants.ok()) << std::string(invariants.message());
+    const BalloonDeviceCounters counters = device_.counters();
+    GUESTMM_CHECK(counters.bytes == hypervisor_.counters().bytes);
+    if (hypervisor_.did_reset) {
+      GUESTMM_CHECK(device_.status() == 0);
+      GUESTMM_CHECK(counters.acknowledged + 1 == counters.reports);
+      return false;
+    }
+    GUESTMM_CHECK(counters.acknowledged == counters.reports);
+    const bool needs_reset = (device_.status() & kVirtioNeedsReset) != 0;
+    GUESTMM_CHECK(counters.broken_queues == (needs_reset ? 1 : 0));
+    // Everything offered is acknowledged, or the device gave up: unless what
+    // the device writes, or discards, is at the same time what it reads.
+    const bool writes_what_it_reads =
+        hypervisor_.discards ||
+        Overlap(layout_.used, layout_.used_bytes(), layout_.available,
+                layout_.available_bytes());
+    if (is_idle && !needs_reset && !writes_what_it_reads) {
+      GUESTMM_CHECK(guest.memory().available_idx().load() ==
+                    static_cast<uint16_t>(counters.acknowledged));
+    }
+    return true;
+  }
+
+  void Reset() {
+    device_.SetStatus(0);
+    const uint64_t calls = hypervisor_.counters().calls;
+    kick_->Notify();
+    time_.RunUntilIdle();
+    GUESTMM_CHECK(hypervisor_.counters().calls == calls) << "not reset";
+  }
+
+ private:
+  // Rings that overlap may feed themselves, so only so many rounds: false if
+  // there were more to come.
+  bool RunRounds() {
     constexpr int kMaxRounds = 64;
     int rounds = 0;
-    uint64_t reports = device.counters().reports;
-    const bool is_over = !time.WaitUntil(
+    uint64_t reports = device_.counters().reports;
+    return !time_.WaitUntil(
         [&] {
-          const uint64_t now = device.counters().reports;
-          GUESTMM_CHECK(now - reports <= layout.size)
+          const uint64_t now = device_.counters().reports;
+          GUESTMM_CHECK(now - reports <= layout_.size)
               << now - reports << " chains in one round";
           reports = now;
           return ++rounds > kMaxRounds;
         },
         Workqueue::kForever);
-    const absl::Status invariants = device.CheckInvariants();
-    GUESTMM_CHECK(invariants.ok()) << std::string(invariants.message());
-    const BalloonDeviceCounters counters = device.counters();
-    GUESTMM_CHECK(counters.bytes == hypervisor.counters().bytes);
-    if (hypervisor.did_reset) {
-      GUESTMM_CHECK(device.status() == 0);
-      GUESTMM_CHECK(counters.acknowledged + 1 == counters.reports);
-      return;
-    }
-    GUESTMM_CHECK(counters.acknowledged == counters.reports);
-    const bool needs_reset = (device.status() & kVirtioNeedsReset) != 0;
-    GUESTMM_CHECK(counters.broken_queues == (needs_reset ? 1 : 0));
-    // Everything offered is acknowledged, or the device gave up: unless what
-    // the device writes is at the same time what it reads.
-    const bool reads_its_own =
-        hypervisor.discards ||
-        Overlap(layout.used, layout.used_bytes(), layout.available,
-                layout.available_bytes());
-    if (is_over && !needs_reset && !reads_its_own) {
-      const uint16_t offered = memory.available_idx().load();
-      GUESTMM_CHECK(offered == static_cast<uint16_t>(counters.acknowledged));
-      GUESTMM_CHECK(Overlap(layout.used, layout.used_bytes(),
-                            layout.descriptors, layout.descriptors_bytes()) ||
-                    counters.reports == 0 ||
-                    memory.used_idx().load() == offered);
+  }
+
+  const VirtqueueLayout layout_;
+  CheckingHypervisor hypervisor_{Ram()};
+  VirtualTime time_;
+  NullNotifier nobody_;
+  BalloonDevice device_{Ram(),
+                        hypervisor_,
+                        time_,
+                        {.reporting_queue_size = kMaxQueueSize,
+                         .queue_numbering = QueueNumbering::kCompact}};
+  Notifier* kick_ = nullptr;
+};
+
+void Run(Input input) {
+  const auto flags = input.Take<uint8_t>();
+  const auto size_log2 = input.Take<uint8_t>();
+  const auto fill_bytes = input.Take<uint8_t>();
+  const auto place = [&] {
+    return input.Take<uint16_t>() * uint64_t{8} % kEnd;
+  };
+  const Gpa places[] = {Gpa(place()), Gpa(place()), Gpa(place())};
+  // Where it should be, mostly; else in three places that may be any.
+  VirtqueueLayout layout =
+      LayOutVirtqueue(Gpa(places[0].value() & ~uint64_t{63}),
+                      static_cast<uint16_t>(uint32_t{1} << (size_log2 % 8)));
+  if ((flags & 0x18) == 0x18) {
+    layout.descriptors = Gpa(places[0].value() & ~uint64_t{15});
+    layout.available = places[1] + (flags >> 5) % 2;
+    layout.used = places[2] + (flags >> 6) % 2 * 2;
+  }
+  Fill(input.TakeBytes(fill_bytes));
+
+  World world(flags, layout);
+  if (!world.has_queue()) return;
+  HostileGuest guest(layout);
+  // Most guests clear their rings first.
+  if ((flags & 1) == 0) guest.memory().Clear();
+  for (int kicks = 0; kicks < 32 && !input.rest().empty();) {
+    const auto step = input.Take<Step>();
+    guest.Do(step);
+    if (step.what % 8 == 3) {
+      ++kicks;
+      if (!world.Kick(guest)) return;
     }
   }
-  device.SetStatus(0);
-  const uint64_t calls = hypervisor.counters().calls;
-  (*kick)->Notify();
-  time.RunUntilIdle();
-  GUESTMM_CHECK(hypervisor.counters().calls == calls) << "work after a reset";
+  world.Reset();
 }
 
 }  // namespace

@@ -335,86 +335,8 @@ TEST_F(BalloonDeviceTest, LooksAgainWhereTheIndexMovedAsItStopped) {
   EXPECT_EQ(device_.status(), kRunning);
 }
 
-// --- The handshake.
+// --- What the status allows.
 
-TEST_F(BalloonDeviceTest, IsABalloonThatOffersReporting) {
-  EXPECT_EQ(device_.device_id(), 5u);
-  EXPECT_EQ(device_.DeviceFeatures(), kFeatures);
-  EXPECT_EQ(device_.status(), 0);
-  EXPECT_EQ(device_.MaxQueueSize(kReporting), 32);
-  EXPECT_EQ(device_.MaxQueueSize(0), 0);
-  EXPECT_EQ(device_.MaxQueueSize(4), 0);
-}
-TEST_F(BalloonDeviceTest, NumbersItsQueuesAsTold) {
-  BalloonDevice device(
-      *ram_, hypervisor_, time_,
-      {.reporting_queue_size = 128, .queue_numbering = QueueNumbering::kFixed});
-  EXPECT_EQ(device.MaxQueueSize(2), 0);
-  EXPECT_EQ(device.MaxQueueSize(4), 128);
-}
-TEST_F(BalloonDeviceTest, RefusesFeaturesItDidNotOffer) {
-  const absl::Status status =
-      device_.SetDriverFeatures(kFeatures | kBalloonFStatsVq);
-  EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_EQ(Message(status), "features 0x2 accepted, which were not offered");
-}
-TEST_F(BalloonDeviceTest, RefusesFeaturesOnceAgreed) {
-  ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
-  device_.SetStatus(kAgreed);
-  const absl::Status status = device_.SetDriverFeatures(kVirtioFVersion1);
-  EXPECT_TRUE(absl::IsFailedPrecondition(status));
-  EXPECT_EQ(Message(status), "features accepted after FEATURES_OK was set");
-}
-TEST_F(BalloonDeviceTest, S6_1_DoesNotAgreeWithoutVersion1) {
-  ASSERT_TRUE(device_.SetDriverFeatures(kBalloonFPageReporting).ok());
-  device_.SetStatus(kAgreed);
-  EXPECT_EQ(device_.status(), kUntilFeatures);
-  device_.SetStatus(kRunning);
-  EXPECT_EQ(device_.status(), kUntilFeatures) << "DRIVER_OK needs FEATURES_OK";
-}
-TEST_F(BalloonDeviceTest, S2_1_1_StatusBitsStayUntilAReset) {
-  Start();
-  device_.SetStatus(kVirtioAcknowledge);
-  EXPECT_EQ(device_.status(), kRunning);
-  device_.SetStatus(kVirtioNeedsReset);
-  EXPECT_EQ(device_.status(), kRunning) << "NEEDS_RESET is the device's";
-  device_.SetStatus(0);
-  EXPECT_EQ(device_.status(), 0);
-}
-TEST_F(BalloonDeviceTest, RefusesAQueueOutOfTurn) {
-  const auto early = device_.SetUpQueue(kReporting, layout_, used_);
-  EXPECT_TRUE(absl::IsFailedPrecondition(early.status()));
-  EXPECT_THAT(Message(early.status()), HasSubstr("device status 0x0"));
-  Start();
-  const auto late = device_.SetUpQueue(kReporting, layout_, used_);
-  EXPECT_TRUE(absl::IsFailedPrecondition(late.status()));
-  EXPECT_EQ(Message(late.status()),
-            "queue 2 set up with device status 0xf: not between FEATURES_OK "
-            "and DRIVER_OK");
-}
-TEST_F(BalloonDeviceTest, RefusesQueuesThatAreNotThere) {
-  ASSERT_TRUE(device_.SetDriverFeatures(kVirtioFVersion1).ok());
-  device_.SetStatus(kAgreed);
-  EXPECT_EQ(Message(device_.SetUpQueue(kReporting, layout_, used_).status()),
-            "the balloon has no queue 2")
-      << "PAGE_REPORTING was not accepted";
-  device_.SetStatus(0);
-  ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
-  device_.SetStatus(kAgreed);
-  EXPECT_TRUE(
-      absl::IsNotFound(device_.SetUpQueue(0xffff, layout_, used_).status()));
-}
-TEST_F(BalloonDeviceTest, RefusesAQueueThatIsTooLargeOrNotInRam) {
-  ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
-  device_.SetStatus(kAgreed);
-  EXPECT_EQ(
-      Message(device_.SetUpQueue(kReporting, LayOutVirtqueue(Gpa(0), 64), used_)
-                  .status()),
-      "queue 2 of 64 descriptors: the device takes 32");
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      device_.SetUpQueue(kReporting, LayOutVirtqueue(Gpa(kGiB), 4), used_)
-          .status()));
-}
 TEST_F(BalloonDeviceTest, S3_1_TouchesNothingBeforeDriverOk) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);

@@ -476,5 +476,15 @@ TEST_F(ScriptedDeviceTest, NotificationsForNothing) {
   EXPECT_TRUE(driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_).ok());
 }
 
+// S1: what ends a report is the used ring, not a notification.
+TEST_F(ScriptedDeviceTest, ANotificationForNothingEndsNoReport) {
+  const auto driver =
+      BalloonDriver::Create(device_, *ram_, *allocator_, time_).value();
+  ASSERT_TRUE(driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_).ok());
+  device_.used->Notify();
+  time_.RunUntilIdle();
+  EXPECT_THAT(client_.ended(), testing::IsEmpty());
+}
+
 }  // namespace
 }  // namespace guestmm

@@ -192,7 +192,7 @@ TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
   DeviceQueue device = DeviceQueue::Create(*ram, layout, 0xfff0).value();
   Doorbell kick;
   Doorbell used;
-  constexpr uint64_t kChains = 20000;
+  constexpr uint64_t kChains = 5000;
   // Chain i has word i modulo 8; only 4 are out at a time.
   const auto buffer = [](uint64_t i) {
     return GpaRange{Gpa(0x8000 + i % 8 * sizeof(uint64_t)), sizeof(uint64_t)};
@@ -274,7 +274,7 @@ TEST(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
   DriverQueue driver = DriverQueue::Create(*ram, layout).value();
   DeviceQueue device = DeviceQueue::Create(*ram, layout).value();
   const GpaRange page = {Gpa(0x8000), kPageSize};
-  constexpr int kRounds = 20000;
+  constexpr int kRounds = 10000;
   Starter starter;
   bool device_saw = false;
   bool device_notifies = false;

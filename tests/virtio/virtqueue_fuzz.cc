@@ -27,7 +27,6 @@ static_assert(sizeof(Step) == 4);
 const GuestRam& Ram() {
   static const std::unique_ptr<GuestRam> ram =
       *GuestRam::Create({.regions = {{Gpa(0), 64 * kKiB}},
-                         .backing = RamBacking::kAnonymous,
                          .huge_pages = HugePages::kForbid});
   return *ram;
 }

@@ -46,16 +46,17 @@ void PrintTable(const DensityResult& result) {
   const DensityOptions& options = result.options;
   std::cout << absl::StrFormat(
       "density: guests of %s on a host of %s (scale %g), each touching %s or "
-      "more and freeing it; seed %d\n\n",
+      "more, freeing it and %s; seed %d\n\n",
       FormatBytes(options.guest_bytes), FormatBytes(options.host_bytes),
-      *options.scale, FormatBytes(options.workload_min_bytes), options.seed);
+      *options.scale, FormatBytes(options.workload_min_bytes),
+      options.idle_activity ? "then idling" : "then silent", options.seed);
   const int limit = result.rows.back().guests;
   Table table({"policy", "guests that fit", "resident at end", "handed back",
                "reports", "madvise calls", "share of limit", "time"});
   for (const DensityRow& row : result.rows) {
     table.AddRow(
         {row.policy, std::to_string(row.guests),
-         FormatBytes(row.resident_bytes), FormatBytes(row.reported_bytes),
+         FormatBytes(row.resident_bytes), FormatBytes(row.discarded_bytes),
          row.reports ? std::to_string(*row.reports) : "-",
          row.discard_calls ? std::to_string(*row.discard_calls) : "-",
          limit > 0 ? absl::StrFormat("%.0f %%", 100.0 * row.guests / limit)
@@ -65,9 +66,9 @@ void PrintTable(const DensityResult& result) {
   std::cout << table;
   for (const DensityRow& row : result.rows) {
     if (row.stopped.empty()) continue;
-    std::cout << "\n" << row.policy << " stopped early: " << row.stopped;
+    std::cout << "\n"
+              << row.policy << " stopped early: " << row.stopped << "\n";
   }
-  std::cout << std::flush;
 }
 
 int Fail(const absl::Status& status, const std::string& prefix) {
@@ -77,12 +78,10 @@ int Fail(const absl::Status& status, const std::string& prefix) {
 }
 
 int Run(const Arguments& arguments) {
-  const DensityOptions options = arguments.ToOptions();
   // Everything that can be wrong is found before anything is written or run.
-  if (const auto resolved = ResolveDensity(options, AvailableMemory());
-      !resolved.ok()) {
-    return Fail(resolved.status(), "--");
-  }
+  const absl::StatusOr<DensityOptions> resolved =
+      ResolveDensity(arguments.ToOptions(), AvailableMemory());
+  if (!resolved.ok()) return Fail(resolved.status(), "--");
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
@@ -97,7 +96,7 @@ int Run(const Arguments& arguments) {
   absl::StatusOr<DensityResult> result;
   {
     ProgressLine line;
-    result = RunDensity(options, [&](const DensityProgress& progress) {
+    result = RunDensity(*resolved, [&](const DensityProgress& progress) {
       line.Show(
           absl::StrFormat("%s: launching guest %d %s %s of %s resident",
                           progress.policy, progress.guest,
@@ -148,7 +147,7 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
              arguments->order, "Smallest block that is reported [9]");
   AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
              "Marked blocks in a zone that start a pass [16]");
-  AddInteger(command, "--capacity", 1, 32768, arguments->capacity,
+  AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
              "Most blocks in one report [16]");
   AddChoice<HypervisorKind>(
       command, "--hypervisor",
@@ -166,7 +165,8 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
   AddChoice<bool>(command, "--idle-activity", {{"on", true}, {"off", false}},
                   options.idle_activity,
                   "Whether a guest whose workload has ended still takes and "
-                  "frees a little memory, as an idle guest does [on]");
+                  "frees a little memory, as an idle guest does; v12 starts no "
+                  "run but by a free [on]");
   AddNumber(command, "--settle", arguments->settle,
             "Seconds to wait, at most, for reporting to come to rest [10]");
   AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,

@@ -14,7 +14,7 @@ namespace guestmm::internal {
 // Collects the message and aborts in its destructor.
 class CheckFailure {
  public:
-  CheckFailure(const char* file, int line, const char* condition);
+  [[gnu::cold]] CheckFailure(const char* file, int line, const char* condition);
   CheckFailure(const CheckFailure&) = delete;
   CheckFailure& operator=(const CheckFailure&) = delete;
   [[noreturn]] ~CheckFailure();

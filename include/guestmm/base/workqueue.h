@@ -6,8 +6,7 @@
 //   ThreadWorkqueue queue;
 //   Work report([&] { ... });
 //   queue.Queue(report);              // runs soon, on the queue's thread
-//   queue.CancelSync(report);         // after this it is neither due nor
-//   running
+//   queue.CancelSync(report);         // now it is neither due nor running
 //
 // A Work is due at most once: queueing it again before it starts does nothing;
 // queueing it while it runs makes it run once more.

@@ -4,9 +4,9 @@
 // The allocator's front door: zones, per-CPU lists, and the way from one to the
 // other (alloc_pages, __free_pages).
 //
-//   auto allocator = PageAllocator::Create({.memory = {{Pfn(0),
-//   Pfn(262144)}}}); std::optional<Pfn> page =
-//   (*allocator)->Allocate(/*cpu=*/0, Order(0));
+//   auto allocator =
+//       PageAllocator::Create({.memory = {{Pfn(0), Pfn(262144)}}});
+//   std::optional<Pfn> page = (*allocator)->Allocate(/*cpu=*/0, Order(0));
 //   (*allocator)->Free(/*cpu=*/0, *page, Order(0));
 
 #include <cstdint>
@@ -32,13 +32,13 @@ struct PageAllocatorOptions {
   int cpus = 1;
   // At most kMaxOrder.
   Order max_order = kMaxOrder;
-  // The kernel's formula where absent.
+  // The kernel's formula where absent; at most 2^30.
   std::optional<uint64_t> min_free_kbytes = {};
   // The kernel's formula where absent. batch > 0; both at most 2^20.
   std::optional<PerCpuLimits> per_cpu_limits = {};
 };
 
-// Every page by its state (docs/invariants.md, P3).
+// Every page by its state (docs/invariants.md, P2).
 struct PageCounts {
   PageCount managed;
   PageCount free;
@@ -63,7 +63,9 @@ class PageAllocator {
   // lists were drained, once more. None if memory is out. Safe from any thread;
   // fastest where one thread at a time uses a cpu.
   // REQUIRES: 0 <= cpu < cpus(); order <= max_order().
-  std::optional<Pfn> Allocate(int cpu, Order order);
+  std::optional<Pfn> Allocate(int cpu, Order order) {
+    return ToOptional(Take(cpu, order));
+  }
 
   // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
   // REQUIRES: as Allocate; `pfn` is a block allocated at `order` (CHECKed).
@@ -100,8 +102,13 @@ class PageAllocator {
     return *per_cpu_[static_cast<size_t>(cpu) * zones_.size() +
                      static_cast<size_t>(zone.index())];
   }
-  enum class Mark { kMin, kLow };
-  std::optional<Pfn> AllocateAbove(Mark mark, int cpu, Order order);
+  // Allocate's attempts: above the low watermarks; above min; and above min
+  // once more, with a look under the zone's lock.
+  enum class Attempt { kLow, kMin, kLast };
+  // These two return kNoPfn where Allocate returns none.
+  Pfn Take(int cpu, Order order);
+  Pfn Try(Attempt attempt, int cpu, Order order);
+  static bool MayTake(Attempt attempt, const Zone& zone, Order order);
 
   const int cpus_;
   const Order max_order_;

@@ -39,7 +39,9 @@ class PerCpuPages {
 
   // A page, after refilling from the zone where the list is empty. None if the
   // zone has none either.
-  std::optional<Pfn> Allocate() ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
+  std::optional<Pfn> Allocate() ABSL_LOCKS_EXCLUDED(lock_, zone_.lock()) {
+    return ToOptional(Take());
+  }
 
   // Takes a page in; at the high mark a batch goes to the zone. Returns the
   // observer to Wake, or null.
@@ -65,6 +67,10 @@ class PerCpuPages {
   uint32_t& At(uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return ring_[(first_ + i) & (ring_.size() - 1)];
   }
+  // A page, or kNoPfn.
+  Pfn Take() ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
+  // False if the zone has no page. REQUIRES: the list is empty.
+  bool Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   FreeBlockObserver* GiveOldest(uint32_t count)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 

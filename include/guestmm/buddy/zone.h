@@ -77,13 +77,26 @@ class Zone {
 
   // True if, after taking a block of `order`, more than `mark` pages would be
   // free and a block that large is there to take (zone_watermark_ok). Without
-  // the lock it is a snapshot.
-  bool WatermarkOk(Order order, PageCount mark) const;
+  // the lock it is a snapshot, which may miss a block that is being split or
+  // merged.
+  bool WatermarkOk(Order order, PageCount mark) const {
+    // free - (pages - 1) > mark, without going below zero.
+    if (free_pages() < mark + order.pages()) return false;
+    if (order == Order(0)) return true;
+    int larger = order.value();
+    while (larger <= max_order().value() && free_blocks(Order(larger)) == 0) {
+      ++larger;
+    }
+    return larger <= max_order().value();
+  }
 
   // Takes a block: the first of the smallest order that has one, split down,
   // its lower half kept at each step. None if no block is large enough. Heeds
   // no watermark. REQUIRES: order <= max_order().
-  std::optional<Pfn> Allocate(Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  std::optional<Pfn> Allocate(Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return ToOptional(TakeBlock(order, PageState::kAllocated));
+  }
 
   // Frees an allocated block: merges it with its buddies, puts it on its list,
   // tells the observer. Returns the observer to Wake after unlocking, or null.
@@ -181,13 +194,17 @@ class Zone {
     return areas_[static_cast<size_t>(order.value())];
   }
 
+  // These two leave free_pages_ to their callers, which change it once, by what
+  // came or went: who reads it without the lock sees no dip while a block is
+  // split or merged.
   void AddToList(Pfn pfn, Order order, bool at_tail)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void TakeOffList(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   bool IsFreeBlock(Pfn pfn, Order order) const {
     return span().Contains(pfn) && pages_.Is(pfn, PageState::kFree, order);
   }
-  std::optional<Pfn> TakeBlock(Order order, PageState state)
+  // The block's first page, or kNoPfn.
+  Pfn TakeBlock(Order order, PageState state)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   FreeBlockObserver* FreeFrom(PageState from, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

@@ -12,7 +12,7 @@ namespace guestmm {
 // What a hypervisor did so far.
 struct DiscardCounters {
   uint64_t calls = 0;     // system calls made
-  uint64_t bytes = 0;     // bytes given back to the host
+  uint64_t bytes = 0;     // in the ranges given back, resident or not
   uint64_t failures = 0;  // calls that the host refused
 };
 

@@ -28,11 +28,6 @@ namespace guestmm {
 // The page size of the machine this runs on, in bytes.
 uint64_t HostPageSize();
 
-// What holds the bytes of a region.
-enum class RamBacking {
-  kAnonymous,  // private anonymous memory, reserved but not committed
-};
-
 // Whether the host may back guest RAM with transparent huge pages.
 enum class HugePages {
   kHostDefault,  // as the host's THP setting says
@@ -43,7 +38,6 @@ enum class HugePages {
 struct GuestRamOptions {
   // Non-empty, ascending, disjoint, in whole pages of guest and host.
   std::vector<GpaRange> regions = {};
-  RamBacking backing = RamBacking::kAnonymous;
   HugePages huge_pages = HugePages::kHostDefault;
 };
 
@@ -76,7 +70,8 @@ class GuestRam {
   uint64_t bytes() const;
 
  private:
-  // One mapping. Unmapped with it.
+  // One mapping, of private anonymous memory that is reserved but not
+  // committed. Unmapped with it. Other backings will be other ways to make one.
   class Region {
    public:
     static absl::StatusOr<Region> Map(GpaRange range, HugePages huge_pages);

@@ -21,6 +21,10 @@ struct PolicyParameters {
   std::optional<size_t> capacity = {};
 };
 
+// The most blocks in one report: of 4 MiB each they fill a virtqueue chain's
+// 2^32 bytes (virtio 1.3 §2.7.5.2).
+inline constexpr size_t kMaxReportCapacity = 1024;
+
 // The names of all policies.
 std::span<const std::string_view> PolicyNames();
 

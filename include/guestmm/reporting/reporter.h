@@ -21,7 +21,7 @@ namespace guestmm {
 // What a reporter did so far.
 struct ReporterCounters {
   uint64_t passes = 0;
-  uint64_t reports = 0;  // accepted by the device
+  uint64_t reports = 0;  // acknowledged
   uint64_t reported_blocks = 0;
   uint64_t reported_bytes = 0;
   uint64_t failed_reports = 0;  // refused, or ended by a reset
@@ -59,6 +59,8 @@ class Reporter final : public FreeBlockObserver,
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
+  // The pages of the report that is outstanding.
+  PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
@@ -74,6 +76,9 @@ class Reporter final : public FreeBlockObserver,
   bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
   // Sends batches until one is in flight (true) or the pass is over (false).
   bool SendBatch() ABSL_LOCKS_EXCLUDED(state_);
+  // Gives the batch in `list_` back to the policy; `status` is how its report
+  // ended.
+  void ReturnBatch(const absl::Status& status) ABSL_LOCKS_EXCLUDED(state_);
   void DisableLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_);
 
   PageAllocator& allocator_;
@@ -93,6 +98,9 @@ class Reporter final : public FreeBlockObserver,
   // From before a batch is made until its blocks are back.
   bool in_flight_ ABSL_GUARDED_BY(state_) = false;
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
+  // Of the batch that is with the device.
+  uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
+  uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 
   // Only touched by the work, and where it cannot run.

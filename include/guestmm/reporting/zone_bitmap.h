@@ -16,9 +16,9 @@ namespace guestmm {
 // free_pages).
 //
 //   pfns    base        base + 2^granularity
-//   bits  [  0  |   1   |   2   | ... ]      base is aligned down, so that a
-//   bit
-//                                            and the pfn it stands for agree
+//   bits  [  0  |   1   |   2   | ... ]
+//
+// The base is aligned down, so that a bit and the pfn it stands for agree.
 //
 // Bits change under the zone's lock; they may be searched without it.
 class ZoneBitmap {

@@ -65,6 +65,8 @@ struct DensityOptions {
 inline constexpr double kDefaultScale = 0.125;
 inline constexpr double kMinScale = 0.02;
 inline constexpr double kMaxScale = 64;
+// Of every size, before scaling.
+inline constexpr uint64_t kMaxDensityBytes = 64 * kTiB;
 
 // One guest that fit.
 struct DensityLaunch {
@@ -81,8 +83,10 @@ struct DensityRow {
   int guests = 0;
   // Of the guests that fit, when the last had come to rest.
   uint64_t resident_bytes = 0;
-  // Bytes of guest memory that were reported and acknowledged.
+  // Bytes of guest memory that were reported and acknowledged; and that the
+  // hypervisor then gave to the host, resident or not.
   uint64_t reported_bytes = 0;
+  uint64_t discarded_bytes = 0;
   std::optional<uint64_t> reports;
   std::optional<uint64_t> discard_calls;
   std::optional<double> seconds;
@@ -121,10 +125,11 @@ struct DensityProgress {
 absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
                                               uint64_t available_bytes);
 
-// Runs the experiment, a row for each policy and one for the limit. Errors as
-// ResolveDensity, or of a guest that could not be made.
+// Runs the experiment, a row for each policy and one for the limit. The error
+// is of a guest that could not be made or measured, or lost memory in use.
+// REQUIRES: `resolved` comes from ResolveDensity.
 absl::StatusOr<DensityResult> RunDensity(
-    const DensityOptions& options,
+    const DensityOptions& resolved,
     const std::function<void(const DensityProgress&)>& progress);
 
 // summary.json and series.csv of `result`.

@@ -6,7 +6,8 @@
 //
 //   auto guest = Guest::Create({
 //       .memory = Guest::MemoryMap(kGiB),
-//       .make_policy = [] { return std::make_unique<V12Policy>(V12Options{});
+//       .make_policy = [] {
+//         return std::make_unique<V12Policy>(V12Options{});
 //       }});
 //   Vcpu& vcpu = (*guest)->vcpu(0);
 //   std::optional<Pfn> block = vcpu.Allocate(kPageblockOrder);
@@ -85,7 +86,8 @@ class Guest {
   // passed first.
   bool WaitUntilAtRest(Nanoseconds timeout);
 
-  // The allocator's invariants, and at rest none isolated (S2).
+  // Every invariant of docs/invariants.md that a look at the guest can tell.
+  // REQUIRES: no vCPU, reporter or device is running on another thread.
   absl::Status CheckInvariants() const;
 
  private:

@@ -129,15 +129,15 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   }
 }
 
-Pfn PageAllocator::Take(int cpu, Order order) {
+Pfn PageAllocator::Take(int cpu, Order order, ZoneType highest) {
   GUESTMM_CHECK(0 <= cpu && cpu < cpus_) << "there is no cpu " << cpu;
   GUESTMM_CHECK(order <= max_order_) << order << " is above the largest";
-  Pfn pfn = Try(Attempt::kLow, cpu, order);
-  if (pfn == kNoPfn) pfn = Try(Attempt::kMin, cpu, order);
+  Pfn pfn = Try(Attempt::kLow, cpu, order, highest);
+  if (pfn == kNoPfn) pfn = Try(Attempt::kMin, cpu, order, highest);
   if (pfn == kNoPfn) {
     // What the kernel's direct reclaim does when it found nothing else.
     DrainPerCpuPages();
-    pfn = Try(Attempt::kLast, cpu, order);
+    pfn = Try(Attempt::kLast, cpu, order, highest);
   }
   return pfn;
 }
@@ -152,11 +152,12 @@ bool PageAllocator::MayTake(Attempt attempt, const Zone& zone, Order order) {
   return zone.WatermarkOk(order, watermarks.min);
 }
 
-Pfn PageAllocator::Try(Attempt attempt, int cpu, Order order) {
+Pfn PageAllocator::Try(Attempt attempt, int cpu, Order order,
+                       ZoneType highest) {
   // Highest zone first: low memory is kept for those who need it.
   for (auto it = zones_.rbegin(); it != zones_.rend(); ++it) {
     Zone& zone = **it;
-    if (!MayTake(attempt, zone, order)) continue;
+    if (zone.type() > highest || !MayTake(attempt, zone, order)) continue;
     if (order == Order(0)) {
       if (const auto pfn = per_cpu(cpu, zone).Allocate()) return *pfn;
     } else {

@@ -14,16 +14,23 @@ BurstWorkload::BurstWorkload(uint64_t bytes, uint64_t seed)
     : target_bytes_(bytes), stamp_(seed), random_(seed) {}
 
 std::optional<Nanoseconds> BurstWorkload::Step(Vcpu& vcpu) {
-  if (growing_) {
-    Grow(vcpu);
-    return Nanoseconds(0);
+  switch (phase_) {
+    case Phase::kGrow:
+      Grow(vcpu);
+      break;
+    case Phase::kRead:
+      Read(vcpu);
+      break;
+    case Phase::kFree:
+      Free(vcpu);
+      if (mappings_.empty()) return std::nullopt;
+      break;
   }
-  Shrink(vcpu);
-  if (freed_ == blocks_.size()) return std::nullopt;
   return Nanoseconds(0);
 }
 
 void BurstWorkload::Grow(Vcpu& vcpu) {
+  mappings_.emplace_back();
   const uint64_t step_end =
       std::min(allocated_bytes_ + kStepBytes, target_bytes_);
   if (allocated_bytes_ + kStepBytes <= target_bytes_ && random_.OneIn(2) &&
@@ -37,34 +44,41 @@ void BurstWorkload::Grow(Vcpu& vcpu) {
     while (Order(order).pages().value() > pages_left) --order;
     while (order > 0 && !AllocateBlock(vcpu, Order(order))) --order;
     if (order == 0 && !AllocateBlock(vcpu, Order(0))) {
-      growing_ = false;
+      phase_ = Phase::kRead;
       return;
     }
   }
-  if (allocated_bytes_ >= target_bytes_) growing_ = false;
+  if (allocated_bytes_ >= target_bytes_) phase_ = Phase::kRead;
 }
 
 bool BurstWorkload::AllocateBlock(Vcpu& vcpu, Order order) {
   const std::optional<Pfn> pfn = vcpu.Allocate(order);
   if (!pfn) return false;
   vcpu.Touch(*pfn, order, stamp_);
-  blocks_.push_back({*pfn, order});
+  mappings_.back().push_back({*pfn, order});
   allocated_bytes_ += order.bytes();
   peak_bytes_ = std::max(peak_bytes_, allocated_bytes_);
   return true;
 }
 
-void BurstWorkload::Shrink(Vcpu& vcpu) {
-  uint64_t freed_bytes = 0;
-  while (freed_ < blocks_.size() && freed_bytes < kStepBytes) {
-    const Block& block = blocks_[freed_++];
-    if (!corrupted_) {
-      corrupted_ = vcpu.FindCorrupted(block.pfn, block.order, stamp_);
-    }
-    vcpu.Free(block.pfn, block.order);
-    freed_bytes += block.order.bytes();
+void BurstWorkload::Read(Vcpu& vcpu) {
+  if (read_ == mappings_.size()) {
+    phase_ = Phase::kFree;
+    return;
   }
-  allocated_bytes_ -= freed_bytes;
+  for (const Block& block : mappings_[read_++]) {
+    if (corrupted_) break;
+    corrupted_ = vcpu.FindCorrupted(block.pfn, block.order, stamp_);
+  }
+}
+
+void BurstWorkload::Free(Vcpu& vcpu) {
+  if (mappings_.empty()) return;
+  for (const Block& block : mappings_.back()) {
+    vcpu.Free(block.pfn, block.order);
+    allocated_bytes_ -= block.order.bytes();
+  }
+  mappings_.pop_back();
 }
 
 }  // namespace guestmm

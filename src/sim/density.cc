@@ -262,24 +262,22 @@ class PolicyRun {
     return true;
   }
 
+  // False if the guest does not fit.
   absl::StatusOr<bool> RunWorkload(Guest& active, BurstWorkload& workload) {
     peak_bytes_ = 0;
-    // Resident memory only grows while the workload does, so that what is
-    // measured when it is largest is the most there was; in between, the nearer
-    // to the limit the closer it is watched, for the real machine's sake.
+    // Resident memory only grows until the workload has all it wants, so that
+    // what is measured then is the most there was. On the way, the nearer to
+    // the limit the closer it is watched, for the real machine's sake. After
+    // that it is left alone: a look takes longer than a free, and would set the
+    // pace.
     uint64_t measure_at = 0;
-    bool was_growing = true;
-    bool done = false;
-    while (!done) {
-      done = !workload.Step(active.vcpu(0)).has_value();
+    bool more = true;
+    while (more) {
+      const bool was_growing = workload.growing();
+      more = workload.Step(active.vcpu(0)).has_value();
       const bool peaked = was_growing && !workload.growing();
-      was_growing = workload.growing();
-      if (!peaked && !done && workload.growing() &&
-          workload.allocated_bytes() < measure_at) {
-        continue;
-      }
-      if (!peaked && !done && !workload.growing() &&
-          workload.allocated_bytes() > measure_at) {
+      if (!peaked &&
+          !(workload.growing() && workload.allocated_bytes() >= measure_at)) {
         continue;
       }
       const absl::StatusOr<uint64_t> total = Measure(active);
@@ -291,12 +289,9 @@ class PolicyRun {
             FormatBytes(*total));
         return false;
       }
-      const uint64_t step = std::clamp<uint64_t>(
-          (options_.host_bytes - *total) / 8, 4 * kMiB, 64 * kMiB);
-      measure_at = workload.growing()
-                       ? workload.allocated_bytes() + step
-                       : workload.allocated_bytes() -
-                             std::min(workload.allocated_bytes(), step);
+      measure_at = workload.allocated_bytes() +
+                   std::clamp<uint64_t>((options_.host_bytes - *total) / 8,
+                                        4 * kMiB, 64 * kMiB);
     }
     return true;
   }

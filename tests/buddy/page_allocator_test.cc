@@ -396,5 +396,23 @@ TEST(PageAllocatorDeathTest, FreeAtAnOrderThatNoPageCanHave) {
   EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(16)), "free of pfn 0x0");
 }
 
+// GFP_DMA32: a device that reaches 4 GiB gets nothing above.
+TEST(PageAllocatorZoneTest, AllocatesOnlyUpToTheHighestZoneAsked) {
+  constexpr Pfn kBorder = ToPfn(Gpa(4 * kGiB));
+  const auto allocator =
+      PageAllocator::Create(
+          {.memory = {{kBorder - PageCount(1024), kBorder + PageCount(1024)}},
+           .min_free_kbytes = 0})
+          .value();
+  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kBorder);
+  EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
+            kBorder);
+  EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
+            kBorder);
+  // Normal has a block left.
+  EXPECT_EQ(allocator->Allocate(0, Order(9), ZoneType::kDma32), std::nullopt);
+  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kBorder);
+}
+
 }  // namespace
 }  // namespace guestmm

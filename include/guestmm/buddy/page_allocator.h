@@ -58,13 +58,15 @@ class PageAllocator {
   PageAllocator(const PageAllocator&) = delete;
   PageAllocator& operator=(const PageAllocator&) = delete;
 
-  // Takes a block for vCPU `cpu`: from the highest zone that stays above its
-  // low watermark; else from one that stays above min; else, after the per-CPU
-  // lists were drained, once more. None if memory is out. Safe from any thread;
-  // fastest where one thread at a time uses a cpu.
+  // Takes a block for vCPU `cpu`, from zones up to `highest` (GFP_DMA32 is
+  // kDma32: for devices that reach no further): from the highest zone that
+  // stays above its low watermark; else from one that stays above min; else,
+  // after the per-CPU lists were drained, once more. None if memory is out.
+  // Safe from any thread; fastest where one thread at a time uses a cpu.
   // REQUIRES: 0 <= cpu < cpus(); order <= max_order().
-  std::optional<Pfn> Allocate(int cpu, Order order) {
-    return ToOptional(Take(cpu, order));
+  std::optional<Pfn> Allocate(int cpu, Order order,
+                              ZoneType highest = ZoneType::kNormal) {
+    return ToOptional(Take(cpu, order, highest));
   }
 
   // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
@@ -106,8 +108,8 @@ class PageAllocator {
   // once more, with a look under the zone's lock.
   enum class Attempt { kLow, kMin, kLast };
   // These two return kNoPfn where Allocate returns none.
-  Pfn Take(int cpu, Order order);
-  Pfn Try(Attempt attempt, int cpu, Order order);
+  Pfn Take(int cpu, Order order, ZoneType highest);
+  Pfn Try(Attempt attempt, int cpu, Order order, ZoneType highest);
   static bool MayTake(Attempt attempt, const Zone& zone, Order order);
 
   const int cpus_;

@@ -11,12 +11,14 @@
 
 namespace guestmm {
 
-// Grows to a size, touching every page, and then frees everything: the guest of
-// the v12 cover letter's density experiment.
+// Grows to a size, touching every page, reads it all back, and then frees
+// everything: the guest of the v12 cover letter's density experiment.
 //
-// Each step allocates about 2 MiB, half of the time as one huge page and half
-// as small blocks of orders 0 to 3, as a process does whose memory is partly
-// backed by huge pages; or frees as much, in the order of allocation.
+// Each step maps about 2 MiB, half of the time as one huge page and half as
+// small blocks of orders 0 to 3, as a process does whose memory is partly
+// backed by huge pages; or reads as much, or unmaps it. As at a process's exit,
+// what was mapped last goes first, since Linux maps downwards from the top and
+// unmaps upwards; within a mapping, pages go in the order in which they came.
 class BurstWorkload final : public Workload {
  public:
   // Grows to `bytes`, or as far as memory goes.
@@ -24,12 +26,12 @@ class BurstWorkload final : public Workload {
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
 
-  // True until the first step that frees.
-  bool growing() const { return growing_; }
+  // True until all is allocated.
+  bool growing() const { return phase_ == Phase::kGrow; }
   // What it holds now, and the most that it held.
   uint64_t allocated_bytes() const { return allocated_bytes_; }
   uint64_t peak_bytes() const { return peak_bytes_; }
-  // The first page that lost what was written to it, found when it is freed.
+  // The first page that was found to have lost what was written to it.
   std::optional<Pfn> corrupted() const { return corrupted_; }
 
  private:
@@ -37,19 +39,23 @@ class BurstWorkload final : public Workload {
     Pfn pfn;
     Order order;
   };
+  using Mapping = std::vector<Block>;
+
+  enum class Phase { kGrow, kRead, kFree };
 
   void Grow(Vcpu& vcpu);
-  void Shrink(Vcpu& vcpu);
+  void Read(Vcpu& vcpu);
+  void Free(Vcpu& vcpu);
   bool AllocateBlock(Vcpu& vcpu, Order order);
 
   const uint64_t target_bytes_;
   const uint64_t stamp_;
   Random random_;
-  bool growing_ = true;
+  Phase phase_ = Phase::kGrow;
   uint64_t allocated_bytes_ = 0;
   uint64_t peak_bytes_ = 0;
-  std::vector<Block> blocks_;
-  size_t freed_ = 0;
+  std::vector<Mapping> mappings_;
+  size_t read_ = 0;  // mappings
   std::optional<Pfn> corrupted_;
 };
 

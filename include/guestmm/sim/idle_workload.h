@@ -16,8 +16,9 @@ namespace guestmm {
 // was freed behind its scan until the next free (docs/policies.md, loss i), and
 // in a guest where nothing is ever freed again that is for ever.
 //
-// Each step allocates, touches and frees some small blocks and one of 2 MiB;
-// then it is quiet for a while.
+// Each step allocates, touches and frees some small blocks, one of 2 MiB, and
+// one of 2 MiB from below 4 GiB, as a driver does for a device that reaches no
+// further; then it is quiet for a while.
 class IdleWorkload final : public Workload {
  public:
   explicit IdleWorkload(uint64_t seed) : random_(seed) {}

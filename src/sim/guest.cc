@@ -13,6 +13,7 @@ namespace {
 
 std::vector<PfnRange> PagesOf(const std::vector<GpaRange>& memory) {
   std::vector<PfnRange> pages;
+  pages.reserve(memory.size());
   for (const GpaRange& range : memory) {
     pages.push_back({ToPfn(range.gpa), ToPfn(range.gpa + range.bytes)});
   }

@@ -101,7 +101,8 @@ absl::StatusOr<Notifier*> BalloonDevice::SetUpQueue(
   }
   absl::StatusOr<DeviceQueue> ring = DeviceQueue::Create(ram_, layout);
   if (!ring.ok()) return ring.status();
-  queue_.reset(new ReportingQueue{.ring = *std::move(ring), .used = used});
+  queue_ = std::make_unique<ReportingQueue>(
+      ReportingQueue{.ring = *std::move(ring), .used = used});
   return &kick_;
 }
 

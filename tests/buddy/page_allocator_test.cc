@@ -398,20 +398,20 @@ TEST(PageAllocatorDeathTest, FreeAtAnOrderThatNoPageCanHave) {
 
 // GFP_DMA32: a device that reaches 4 GiB gets nothing above.
 TEST(PageAllocatorZoneTest, AllocatesOnlyUpToTheHighestZoneAsked) {
-  constexpr Pfn kBorder = ToPfn(Gpa(4 * kGiB));
+  constexpr Pfn kFourGiB(kBorder);
   const auto allocator =
       PageAllocator::Create(
-          {.memory = {{kBorder - PageCount(1024), kBorder + PageCount(1024)}},
+          {.memory = {{kFourGiB - PageCount(1024), kFourGiB + PageCount(1024)}},
            .min_free_kbytes = 0})
           .value();
-  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kBorder);
+  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kFourGiB);
   EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
-            kBorder);
+            kFourGiB);
   EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
-            kBorder);
+            kFourGiB);
   // Normal has a block left.
   EXPECT_EQ(allocator->Allocate(0, Order(9), ZoneType::kDma32), std::nullopt);
-  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kBorder);
+  EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kFourGiB);
 }
 
 }  // namespace

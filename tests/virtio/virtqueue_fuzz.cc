@@ -25,9 +25,8 @@ struct Step {
 static_assert(sizeof(Step) == 4);
 
 const GuestRam& Ram() {
-  static const std::unique_ptr<GuestRam> ram =
-      *GuestRam::Create({.regions = {{Gpa(0), 64 * kKiB}},
-                         .huge_pages = HugePages::kForbid});
+  static const std::unique_ptr<GuestRam> ram = *GuestRam::Create(
+      {.regions = {{Gpa(0), 64 * kKiB}}, .huge_pages = HugePages::kForbid});
   return *ram;
 }
 

@@ -128,7 +128,7 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
   DensityOptions& options = arguments->options;
   AddNumber(command, "--scale", options.scale,
             "Multiplies every size: 1 is guests of 5 GiB on 15 GiB "
-            "[what free memory allows, at most 0.125]");
+            "[what free memory allows, at most 0.1]");
   AddBytes(command, "--guest-memory", options.guest_bytes,
            "Memory of a guest, before scaling");
   AddBytes(command, "--host-memory", options.host_bytes,

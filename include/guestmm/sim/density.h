@@ -62,7 +62,7 @@ struct DensityOptions {
 };
 
 // Large enough for the curve, small enough for a minute on two processors.
-inline constexpr double kDefaultScale = 0.125;
+inline constexpr double kDefaultScale = 0.1;
 inline constexpr double kMinScale = 0.02;
 inline constexpr double kMaxScale = 64;
 // Of every size, before scaling.

@@ -1,7 +1,6 @@
 #include "guestmm/sim/density.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <memory>

@@ -43,7 +43,9 @@ class Guestmm {
   // No watermarks, so that all of the memory can be allocated.
   std::unique_ptr<PageAllocator> allocator_ =
       PageAllocator::Create(
-          {.memory = {{Pfn(0), Pfn(kPages)}}, .cpus = 2, .min_free_kbytes = 0})
+          {.memory = {{Pfn(kPages), Pfn(2 * kPages)}},
+           .cpus = 2,
+           .min_free_kbytes = 0})
           .value();
 };
 

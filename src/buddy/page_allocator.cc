@@ -5,207 +5,398 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "src/buddy/page_allocator_options.h"
 
 namespace guestmm {
-namespace {
 
-// Where ZONE_DMA32 ends on x86-64.
-constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
-
-// 4 GiB in single pages: beyond any use, and what rings are made for.
-constexpr uint32_t kMaxPerCpuPages = 1 << 20;
-
-// 1 TiB: what is above would not fit the watermarks' arithmetic.
-constexpr uint64_t kMaxMinFreeKbytes = uint64_t{1} << 30;
-
-struct ZoneLayout {
-  ZoneType type;
-  PfnRange bounds;
+struct PageAllocator::Request {
+  int cpu;
+  Order order;
+  Gfp gfp;
+  std::span<Zone* const> zones;
 };
-
-constexpr std::array<ZoneLayout, 2> kZoneLayout = {
-    {{ZoneType::kDma32, {Pfn(0), kDma32End}},
-     {ZoneType::kNormal, {kDma32End, Pfn(~uint64_t{0})}}}};
-
-PfnRange Intersect(PfnRange a, PfnRange b) {
-  const Pfn start = std::max(a.start, b.start);
-  return {.start = start, .end = std::max(start, std::min(a.end, b.end))};
-}
-
-absl::Status CheckOptions(const PageAllocatorOptions& options) {
-  if (options.memory.empty()) {
-    return absl::InvalidArgumentError("the allocator was given no memory");
-  }
-  Pfn free_from(0);
-  for (const PfnRange& range : options.memory) {
-    if (range.start < free_from || range.end <= range.start) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "memory range of pages [0x%x, 0x%x): ranges must be non-empty, "
-          "ascending and disjoint",
-          range.start.value(), range.end.value()));
-    }
-    free_from = range.end;
-  }
-  if (options.cpus < 1) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cpus is ", options.cpus, "; at least 1 is needed"));
-  }
-  if (options.max_order > kMaxOrder) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_order is ", options.max_order.value(), "; at most ",
-                     kMaxOrder.value(), " is allowed"));
-  }
-  if (options.min_free_kbytes && *options.min_free_kbytes > kMaxMinFreeKbytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("min_free_kbytes is ", *options.min_free_kbytes,
-                     "; at most ", kMaxMinFreeKbytes, " is allowed"));
-  }
-  if (options.per_cpu_limits && options.per_cpu_limits->batch == 0) {
-    return absl::InvalidArgumentError(
-        "per_cpu_limits.batch is 0; at least 1 is needed");
-  }
-  if (options.per_cpu_limits) {
-    const uint32_t largest =
-        std::max(options.per_cpu_limits->batch, options.per_cpu_limits->high);
-    if (largest > kMaxPerCpuPages) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("per_cpu_limits has a limit of ", largest,
-                       " pages; at most ", kMaxPerCpuPages, " is allowed"));
-    }
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<PageAllocator>> PageAllocator::Create(
     const PageAllocatorOptions& options) {
-  if (absl::Status status = CheckOptions(options); !status.ok()) return status;
+  const absl::StatusOr<PageAllocatorOptions> resolved = Resolve(options);
+  if (!resolved.ok()) return resolved.status();
   absl::StatusOr<std::unique_ptr<PageMap>> pages = PageMap::Create(
-      options.memory.back().end, kZoneLayout.size() * Zone::kListHeads);
+      {.end = *resolved->hotplug_end,
+       .pageblock_order = *resolved->pageblock_order,
+       .list_heads =
+           resolved->distances.size() * kZoneTypes * Zone::kListHeads});
   if (!pages.ok()) return pages.status();
   return std::unique_ptr<PageAllocator>(
-      new PageAllocator(options, *std::move(pages)));
+      new PageAllocator(*resolved, *std::move(pages)));
 }
 
 PageAllocator::PageAllocator(const PageAllocatorOptions& options,
                              std::unique_ptr<PageMap> pages)
-    : cpus_(options.cpus),
-      max_order_(options.max_order),
+    : options_(options),
+      per_cpu_orders_(PerCpuPages::CachedOrders(options.per_cpu_lists,
+                                                *options.pageblock_order)),
+      cpu_nodes_(options.cpu_nodes),
+      distances_(options.distances),
       pages_(std::move(pages)) {
-  PageCount managed;
-  for (const ZoneLayout& layout : kZoneLayout) {
-    std::vector<PfnRange> present;
-    for (const PfnRange& range : options.memory) {
-      const PfnRange part = Intersect(range, layout.bounds);
-      if (part.pages() > PageCount(0)) present.push_back(part);
+  for (int node = 0; node < nodes(); ++node) {
+    for (int type = 0; type < kZoneTypes; ++type) {
+      zones_.push_back(std::make_unique<Zone>(
+          Zone::Options{.type = static_cast<ZoneType>(type),
+                        .node = node,
+                        .index = static_cast<int>(zones_.size()),
+                        .max_order = options.max_order,
+                        .placement = options.placement},
+          *pages_));
     }
-    if (present.empty()) continue;
-    zones_.push_back(std::make_unique<Zone>(
-        Zone::Options{.type = layout.type,
-                      .index = static_cast<int>(zones_.size()),
-                      .span = {present.front().start, present.back().end},
-                      .max_order = max_order_},
-        *pages_));
-    for (const PfnRange& range : present) zones_.back()->AddMemory(range);
-    managed += zones_.back()->managed_pages();
   }
-  const uint64_t min_free_kbytes =
-      options.min_free_kbytes.value_or(DefaultMinFreeKbytes(managed));
-  for (const std::unique_ptr<Zone>& zone : zones_) {
-    zone->SetWatermarks(
-        ComputeWatermarks(min_free_kbytes, zone->managed_pages(), managed));
+  for (const ZoneRange& range :
+       LayOutZones(options.memory, options.movable, options.max_order)) {
+    zone(range.memory.node, range.type).AddMemory(range.memory.pages());
   }
-  for (int cpu = 0; cpu < cpus_; ++cpu) {
+  for (int cpu = 0; cpu < cpus(); ++cpu) {
     for (const std::unique_ptr<Zone>& zone : zones_) {
       per_cpu_.push_back(std::make_unique<PerCpuPages>(
-          *zone, *pages_,
-          options.per_cpu_limits.value_or(
-              DefaultPerCpuLimits(zone->managed_pages()))));
+          *zone, *pages_, options.per_cpu_lists, PerCpuLimits{.batch = 1}));
     }
   }
+  events_ = std::make_unique<RareEvents[]>(zones_.size());
+  LockHolder hold(memory_lock_);
+  ZonesResized();
 }
 
-Pfn PageAllocator::Take(int cpu, Order order, ZoneType highest) {
-  GUESTMM_CHECK(0 <= cpu && cpu < cpus_) << "there is no cpu " << cpu;
-  GUESTMM_CHECK(order <= max_order_) << order << " is above the largest";
-  Pfn pfn = Try(Attempt::kLow, cpu, order, highest);
-  if (pfn == kNoPfn) pfn = Try(Attempt::kMin, cpu, order, highest);
-  if (pfn == kNoPfn) {
-    // What the kernel's direct reclaim does when it found nothing else.
-    DrainPerCpuPages();
-    pfn = Try(Attempt::kLast, cpu, order, highest);
+void PageAllocator::ZonesResized() {
+  PageCount managed;
+  PageCount unmovable;
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    managed += zone->managed_pages();
+    if (zone->type() != ZoneType::kMovable) unmovable += zone->managed_pages();
   }
-  return pfn;
+  min_free_kbytes_.Set(
+      options_.min_free_kbytes.value_or(DefaultMinFreeKbytes(unmovable)));
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    std::array<PageCount, kZoneTypes> of_node;
+    for (int type = 0; type < kZoneTypes; ++type) {
+      of_node[static_cast<size_t>(type)] =
+          this->zone(zone->node(), static_cast<ZoneType>(type)).managed_pages();
+    }
+    zone->SetWatermarks(
+        ComputeWatermarks(min_free_kbytes(), zone->managed_pages(),
+                          std::max(managed, PageCount(1))),
+        ComputeLowmemReserve(zone->type(), of_node));
+    const auto node_cpus = static_cast<int>(
+        std::count(cpu_nodes_.begin(), cpu_nodes_.end(), zone->node()));
+    const PerCpuLimits limits = options_.per_cpu_limits.value_or(
+        DefaultPerCpuLimits(options_.per_cpu_lists, zone->managed_pages(),
+                            zone->watermarks().low, std::max(node_cpus, 1)));
+    for (int cpu = 0; cpu < cpus(); ++cpu) {
+      if (FreeBlockObserver* observer =
+              per_cpu(cpu, *zone).SetLimits(limits)) {
+        observer->Wake();
+      }
+    }
+  }
+  all_zonelists_.push_back(
+      std::make_unique<const Zonelists>(zones_, distances_));
+  zonelists_.store(all_zonelists_.back().get(), std::memory_order_release);
 }
 
-bool PageAllocator::MayTake(Attempt attempt, const Zone& zone, Order order) {
-  const Watermarks watermarks = zone.watermarks();
-  if (attempt == Attempt::kLow) return zone.WatermarkOk(order, watermarks.low);
-  if (zone.WatermarkOk(order, watermarks.min)) return true;
-  if (attempt == Attempt::kMin) return false;
-  // A look without the lock misses blocks that are being split or merged.
+// Allocating -----------------------------------------------------------------
+
+Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
+  GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
+  GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
+  GUESTMM_CHECK(static_cast<int>(gfp.type) < kRequestTypes)
+      << "a request of type " << Name(gfp.type);
+  GUESTMM_CHECK(gfp.node < nodes()) << "there is no node " << int{gfp.node};
+  const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
+  const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
+  const Request request = {
+      .cpu = cpu,
+      .order = order,
+      .gfp = gfp,
+      .zones = gfp.this_node_only ? lists.OnlyFrom(node, gfp.highest)
+                                  : lists.For(node, gfp.highest)};
+  // ALLOC_NOFRAGMENT: rather another zone than a mix of types in Normal.
+  const bool avoid = !request.zones.empty() &&
+                     request.zones.front()->type() == ZoneType::kNormal;
+  if (avoid) {
+    const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
+    if (pfn != kNoPfn) [[likely]] return pfn;
+  }
+  const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAllow);
+  if (pfn != kNoPfn) [[likely]] return pfn;
+  return TakeSlowly(request);
+}
+
+inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
+                                   Keep keep) {
+  const PageCount reserve = zone.lowmem_reserve(request.gfp.highest);
+  switch (keep) {
+    case Keep::kLow:
+      return zone.WatermarkOk(request.order, zone.watermarks().low + reserve);
+    case Keep::kMin:
+    case Keep::kMinForSure: {
+      PageCount min = zone.watermarks().min;
+      if (request.gfp.reserves >= Reserves::kHigh) {
+        min -= PageCount(min.value() / 2);
+      }
+      if (request.gfp.reserves >= Reserves::kAtomic) {
+        min -= PageCount(min.value() / 4);
+      }
+      return zone.WatermarkOk(request.order, min + reserve);
+    }
+    case Keep::kNothing:
+      return true;
+  }
+  return false;
+}
+
+inline Pfn PageAllocator::TakeFrom(Zone& zone, const Request& request,
+                                   Mixing mixing) {
+  if (IsPerCpuOrder(request.order)) {
+    return per_cpu(request.cpu, zone)
+        .Take(request.order, request.gfp.type, mixing);
+  }
   LockHolder hold(zone.lock());
-  return zone.WatermarkOk(order, watermarks.min);
+  return zone.Take(request.order, request.gfp.type, mixing);
 }
 
-Pfn PageAllocator::Try(Attempt attempt, int cpu, Order order,
-                       ZoneType highest) {
-  // Highest zone first: low memory is kept for those who need it.
-  for (auto it = zones_.rbegin(); it != zones_.rend(); ++it) {
-    Zone& zone = **it;
-    if (zone.type() > highest || !MayTake(attempt, zone, order)) continue;
-    if (order == Order(0)) {
-      if (const auto pfn = per_cpu(cpu, zone).Allocate()) return *pfn;
-    } else {
-      LockHolder hold(zone.lock());
-      if (const auto pfn = zone.Allocate(order)) return *pfn;
+Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
+  for (Zone* const zone : request.zones) {
+    // A remote node is worse than a mix of types.
+    if (mixing == Mixing::kAvoid &&
+        zone->node() != request.zones.front()->node()) {
+      return kNoPfn;
     }
+    if (!MayTake(*zone, request, keep)) {
+      if (keep != Keep::kMinForSure) continue;
+      // A look without the lock misses blocks that are being split or merged.
+      LockHolder hold(zone->lock());
+      if (!MayTake(*zone, request, keep)) continue;
+    }
+    const Pfn pfn = TakeFrom(*zone, request, mixing);
+    if (pfn == kNoPfn) continue;
+    const int wanted = request.gfp.node < 0 ? NodeOf(request.cpu)
+                                            : request.gfp.node;
+    if (zone->node() != wanted) [[unlikely]] {
+      events(*zone).numa_miss.fetch_add(1, std::memory_order_relaxed);
+      events(*request.zones.front())
+          .numa_foreign.fetch_add(1, std::memory_order_relaxed);
+    }
+    if (zone->node() != NodeOf(request.cpu)) [[unlikely]] {
+      events(*zone).numa_other.fetch_add(1, std::memory_order_relaxed);
+    }
+    return pfn;
   }
   return kNoPfn;
 }
 
-void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
-  GUESTMM_CHECK(0 <= cpu && cpu < cpus_) << "there is no cpu " << cpu;
-  Zone& zone = ZoneOf(pfn);
-  FreeBlockObserver* to_wake = nullptr;
-  if (order == Order(0)) {
-    to_wake = per_cpu(cpu, zone).Free(pfn);
-  } else {
-    LockHolder hold(zone.lock());
-    to_wake = zone.Free(pfn, order);
+// __alloc_pages_slowpath, without kswapd, compaction and the OOM killer.
+Pfn PageAllocator::TakeSlowly(const Request& request) {
+  if (request.zones.empty()) return kNoPfn;
+  Pfn pfn = TryZones(request, Keep::kMin, Mixing::kAllow);
+  if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
+    pfn = TryZones(request, Keep::kNothing, Mixing::kAllow);
   }
+  if (pfn == kNoPfn && request.gfp.may_reclaim) {
+    pfn = TakeReclaimed(request);
+    if (pfn == kNoPfn) pfn = TakeReturned(request);
+  }
+  if (pfn != kNoPfn) return pfn;
+  RareEvents& count = events(*request.zones.front());
+  count.alloc_failed.fetch_add(1, std::memory_order_relaxed);
+  const PageCount isolated = IsolatedPages(request);
+  if (isolated > PageCount(0)) {
+    count.alloc_failed_isolated.fetch_add(1, std::memory_order_relaxed);
+    count.alloc_failed_isolated_pages.fetch_add(isolated.value(),
+                                                std::memory_order_relaxed);
+  }
+  return kNoPfn;
+}
+
+Pfn PageAllocator::TakeReclaimed(const Request& request) {
+  // Above order 3 memory may be given back and never be in one piece
+  // (MAX_RECLAIM_RETRIES, PAGE_ALLOC_COSTLY_ORDER).
+  constexpr int kMostRounds = 16;
+  constexpr Order kCostlyOrder(3);
+  events(*request.zones.front())
+      .allocstall.fetch_add(1, std::memory_order_relaxed);
+  for (int round = 0; round < kMostRounds;
+       round += request.order > kCostlyOrder ? 1 : 0) {
+    const PageCount progress = Reclaim(request);
+    DrainPerCpuPages();
+    const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+    if (pfn != kNoPfn || progress == PageCount(0)) return pfn;
+  }
+  return kNoPfn;
+}
+
+Pfn PageAllocator::TakeReturned(const Request& request) {
+  if (options_.wait_for_isolated == nullptr) return kNoPfn;
+  bool waited = false;
+  Pfn pfn = kNoPfn;
+  while (pfn == kNoPfn) {
+    const PageCount isolated = IsolatedPages(request);
+    if (isolated == PageCount(0)) break;
+    if (!waited) {
+      waited = true;
+      events(*request.zones.front())
+          .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
+    }
+    // One batch after the other: fewer than there were, or others.
+    if (!options_.wait_for_isolated->WaitUntil([&] {
+          const PageCount now = IsolatedPages(request);
+          return now != isolated || now == PageCount(0);
+        })) {
+      break;
+    }
+    DrainPerCpuPages();
+    pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+  }
+  return pfn;
+}
+
+PageCount PageAllocator::IsolatedPages(const Request& request) {
+  PageCount isolated;
+  for (const Zone* zone : request.zones) isolated += zone->isolated_pages();
+  return isolated;
+}
+
+PageCount PageAllocator::Reclaim(const Request& request) {
+  constexpr PageCount kSwapClusterMax(32);
+  const PageCount wanted = std::max(kSwapClusterMax, request.order.pages());
+  PageCount freed;
+  {
+    LockHolder hold(reclaim_lock_);
+    for (Reclaimer* const reclaimer : reclaimers_) {
+      if (freed >= wanted) break;
+      freed += reclaimer->Reclaim(request.cpu, wanted - freed);
+    }
+  }
+  events(*request.zones.front())
+      .pgsteal_direct.fetch_add(freed.value(), std::memory_order_relaxed);
+  return freed;
+}
+
+void PageAllocator::AddReclaimer(Reclaimer& reclaimer) {
+  LockHolder hold(reclaim_lock_);
+  reclaimers_.push_back(&reclaimer);
+}
+
+void PageAllocator::RemoveReclaimer(Reclaimer& reclaimer) {
+  LockHolder hold(reclaim_lock_);
+  std::erase(reclaimers_, &reclaimer);
+}
+
+// Freeing --------------------------------------------------------------------
+
+Zone& PageAllocator::ZoneOf(Pfn pfn) const {
+  const uint8_t zone = pfn < pages_->end() ? pages_->pageblock(pfn).zone
+                                           : PageMap::Pageblock::kNoZone;
+  GUESTMM_CHECK(zone != PageMap::Pageblock::kNoZone)
+      << pfn << " is in no zone";
+  return *zones_[zone];
+}
+
+void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
+  GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
+  GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
+  Zone& zone = ZoneOf(pfn);
+  FreeBlockObserver* const to_wake = IsPerCpuOrder(order)
+                                         ? per_cpu(cpu, zone).Free(pfn, order)
+                                         : FreeToZone(zone, pfn, order);
   if (to_wake != nullptr) to_wake->Wake();
+}
+
+FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn,
+                                             Order order) {
+  LockHolder hold(zone.lock());
+  if (!pages_->IsAllocated(pfn, order) && pages_->FreePinned(pfn, order)) {
+    return nullptr;
+  }
+  return zone.Free(pfn, order);
+}
+
+void PageAllocator::Pin(Pfn pfn) {
+  GUESTMM_CHECK(pfn < pages_->end() && pages_->Pin(pfn))
+      << "pin of " << pfn << ", which is "
+      << (pfn < pages_->end() ? pages_->Get(pfn) : PageInfo{});
+}
+
+void PageAllocator::Unpin(int cpu, Pfn pfn) {
+  GUESTMM_CHECK(pfn < pages_->end() && pages_->pins(pfn) > 0)
+      << "unpin of " << pfn << ", which is not pinned";
+  const Order order = pages_->Get(pfn).order;
+  if (pages_->Unpin(pfn) == PageMap::Unpinned::kLastPinOfFreedBlock) {
+    Free(cpu, pfn, order);
+  }
 }
 
 void PageAllocator::DrainPerCpuPages() {
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
+    if (per_cpu->cached_pages() == PageCount(0)) continue;
     if (FreeBlockObserver* observer = per_cpu->Drain()) observer->Wake();
   }
 }
 
 void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order) {
+  LockHolder hold(memory_lock_);
+  observer_ = observer;
   for (const std::unique_ptr<Zone>& zone : zones_) {
+    std::vector<PfnRange> ranges;
+    {
+      LockHolder hold_zone(zone->lock());
+      ranges = zone->ranges();
+    }
+    if (observer != nullptr) {
+      for (const PfnRange& range : ranges) {
+        observer->OnMemoryOnline(*zone, range);
+      }
+    }
     zone->SetObserver(observer, min_order);
   }
 }
 
-Zone& PageAllocator::ZoneOf(Pfn pfn) const {
-  for (const std::unique_ptr<Zone>& zone : zones_) {
-    if (zone->span().Contains(pfn)) return *zone;
+void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
+  FreeBlockObserver* to_wake = nullptr;
+  {
+    LockHolder hold(memory_lock_);
+    if (observer_ != nullptr) observer_->OnMemoryOnline(zone, range);
+    to_wake = zone.AddMemory(range);
+    ZonesResized();
   }
-  GUESTMM_CHECK(false) << pfn << " is in no zone";
-  __builtin_unreachable();
+  if (to_wake != nullptr) to_wake->Wake();
 }
+
+void PageAllocator::OfflineMemory(Zone& zone, PfnRange range) {
+  LockHolder hold(memory_lock_);
+  {
+    LockHolder hold_zone(zone.lock());
+    zone.RemoveMemory(range);
+  }
+  if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
+  ZonesResized();
+}
+
+bool PageAllocator::AnyOnline(PfnRange range) const {
+  const Pfn end = std::min(range.end, pages_->end());
+  for (Pfn pfn = range.start; pfn < end;
+       pfn += pages_->pageblock_order().pages()) {
+    if (pages_->pageblock(pfn).zone != PageMap::Pageblock::kNoZone) return true;
+  }
+  return false;
+}
+
+// Counting -------------------------------------------------------------------
 
 PageCounts PageAllocator::Counts() const {
   PageCounts counts;
   for (const std::unique_ptr<Zone>& zone : zones_) {
     counts.managed += zone->managed_pages();
     counts.free += zone->free_pages();
+    counts.offlining += zone->offlining_pages();
     counts.isolated += zone->isolated_pages();
   }
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
@@ -223,6 +414,40 @@ PageCount PageAllocator::FreePagesAboveLow() const {
   return pages;
 }
 
+VmStat PageAllocator::vmstat(const Zone& zone) const {
+  const auto get = [](const std::atomic<uint64_t>& count) {
+    return count.load(std::memory_order_relaxed);
+  };
+  const RareEvents& rare = events(zone);
+  const auto type = static_cast<size_t>(zone.type());
+  AllocationEvents through = zone.events();
+  for (int cpu = 0; cpu < cpus(); ++cpu) {
+    through += per_cpu(cpu, zone).events();
+  }
+  VmStat stat;
+  stat.pgalloc[type] = through.allocated_pages;
+  stat.pgfree = through.freed_pages;
+  stat.allocstall[type] = get(rare.allocstall);
+  stat.pgsteal_direct = get(rare.pgsteal_direct);
+  stat.numa_miss = get(rare.numa_miss);
+  stat.numa_foreign = get(rare.numa_foreign);
+  stat.numa_other = get(rare.numa_other);
+  // The rule is counted by its exceptions.
+  stat.numa_hit = through.allocations - stat.numa_miss;
+  stat.numa_local = through.allocations - stat.numa_other;
+  stat.alloc_failed = get(rare.alloc_failed);
+  stat.alloc_failed_isolated = get(rare.alloc_failed_isolated);
+  stat.alloc_failed_isolated_pages = get(rare.alloc_failed_isolated_pages);
+  stat.alloc_waited_isolated = get(rare.alloc_waited_isolated);
+  return stat;
+}
+
+VmStat PageAllocator::vmstat() const {
+  VmStat sum;
+  for (const std::unique_ptr<Zone>& zone : zones_) sum += vmstat(*zone);
+  return sum;
+}
+
 // The analysis cannot follow locks taken in a loop; they are taken in the order
 // of docs/concurrency.md and released below.
 absl::Status PageAllocator::CheckInvariants() const
@@ -236,9 +461,11 @@ absl::Status PageAllocator::CheckInvariants() const
   for (const auto& per_cpu : per_cpu_) listed += per_cpu->CheckedCount(status);
   PageCount cached;
   for (const auto& zone : zones_) {
-    for (Pfn pfn = zone->span().start; pfn < zone->span().end;
-         pfn += PageCount(1)) {
-      if (pages_->Is(pfn, PageState::kCached, Order(0))) cached += PageCount(1);
+    for (const PfnRange& range : zone->ranges()) {
+      for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
+        const PageInfo info = pages_->Get(pfn);
+        if (info.state == PageState::kCached) cached += info.order.pages();
+      }
     }
   }
   if (cached != listed) {

@@ -4,104 +4,258 @@
 #include <bit>
 #include <sstream>
 
-#include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
 
 namespace guestmm {
+namespace {
 
-PerCpuLimits DefaultPerCpuLimits(PageCount managed) {
+constexpr size_t kSingleMovable = static_cast<size_t>(MigrateType::kMovable);
+
+}  // namespace
+
+PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
+                                 PageCount low, int node_cpus) {
   constexpr uint64_t kMaxBatch = kMiB / kPageSize;
   const uint64_t quarter =
       std::max<uint64_t>(std::min(managed.value() / 1024, kMaxBatch) / 4, 1);
-  const uint64_t batch = std::bit_floor(quarter + quarter / 2) - 1;
-  return {.batch = static_cast<uint32_t>(std::max<uint64_t>(batch, 1)),
-          .high = static_cast<uint32_t>(6 * batch)};
+  // 0 for a small zone, whose lists then hold nothing.
+  const uint64_t size = std::bit_floor(quarter + quarter / 2) - 1;
+  const uint64_t batch = std::max<uint64_t>(size, 1);
+  const uint64_t high =
+      version == Linux::k5_3
+          ? 6 * size
+          : std::max(low.value() / static_cast<uint64_t>(node_cpus),
+                     4 * batch);
+  constexpr uint64_t kMaxHigh = 1 << 20;
+  return {.batch = static_cast<uint32_t>(batch),
+          .high = static_cast<uint32_t>(std::min(high, kMaxHigh))};
 }
 
-PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, PerCpuLimits limits)
-    : zone_(zone),
-      pages_(pages),
-      limits_(limits),
-      ring_(std::bit_ceil(std::max(limits.high, limits.batch) + 1)),
-      batch_(limits.batch) {
-  GUESTMM_CHECK(limits.batch > 0);
+uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
+  if (version == Linux::k5_3) return 1;
+  return ((1U << kSmallOrders) - 1) | 1U << pageblock_order.value();
 }
 
-Pfn PerCpuPages::Take() {
+PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
+                         PerCpuLimits limits)
+    : limits_(limits), zone_(zone), pages_(pages), version_(version) {
   LockHolder hold(lock_);
-  if (count_ == 0 && !Refill()) return kNoPfn;
-  const Pfn pfn(At(0));
-  ++first_;
-  --count_;
-  pages_.Set(pfn, PageState::kAllocated, Order(0));
+  MakeRings();
+}
+
+void PerCpuPages::MakeRings() {
+  GUESTMM_CHECK(limits_.batch > 0);
+  // Over the high mark there may be one block more, and a refill.
+  const uint64_t pages = uint64_t{limits_.high} + limits_.batch +
+                         pages_.pageblock_order().pages().value();
+  for (size_t i = 0; i < lists_.size(); ++i) {
+    if ((CachedOrders(version_, pages_.pageblock_order()) >>
+             OrderOf(i).value() &
+         1) == 0) {
+      continue;
+    }
+    const uint64_t blocks =
+        std::max<uint64_t>(pages >> OrderOf(i).value(), 2) + 1;
+    lists_[i].mask = static_cast<uint32_t>(std::bit_ceil(blocks)) - 1;
+    // Memory only once it is used.
+    lists_[i].ring =
+        std::make_unique_for_overwrite<uint32_t[]>(lists_[i].mask + size_t{1});
+  }
+  refill_.resize(std::max<uint32_t>(limits_.batch, 2));
+}
+
+FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
+  LockHolder hold(lock_);
+  if (limits == limits_) return nullptr;
+  FreeBlockObserver* const to_wake = GiveBackAll();
+  limits_ = limits;
+  MakeRings();
+  return to_wake;
+}
+
+PerCpuLimits PerCpuPages::limits() const {
+  LockHolder hold(lock_);
+  return limits_;
+}
+
+Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
+  LockHolder hold(lock_);
+  List& list = lists_[IndexOf(order, type)];
+  free_factor_ >>= 1;
+  if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
+  const Pfn pfn(list[list.first]);
+  ++list.first;
+  list.allocated.Add(1);
+  count_.Subtract(order.pages().value());
+  pages_.SetAllocated(pfn, order, type);
   return pfn;
 }
 
-bool PerCpuPages::Refill() {
+bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
+                         Mixing mixing) {
+  uint32_t wanted = limits_.batch;
+  if (wanted > 1) wanted = std::max(wanted >> order.value(), 2U);
   size_t taken = 0;
   {
     LockHolder hold_zone(zone_.lock());
-    taken = zone_.AllocateBulk(batch_);
+    taken = zone_.AllocateBulk(std::span(refill_).first(wanted), order, type,
+                               mixing);
   }
-  for (; count_ < taken; ++count_) {
-    At(count_) = static_cast<uint32_t>(batch_[count_].value());
+  for (size_t i = 0; i < taken; ++i) {
+    list[list.end++] = static_cast<uint32_t>(refill_[i].value());
   }
+  count_.Add(taken * order.pages().value());
   return taken > 0;
 }
 
-FreeBlockObserver* PerCpuPages::Free(Pfn pfn) {
+FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   LockHolder hold(lock_);
-  GUESTMM_CHECK(zone_.span().Contains(pfn))
-      << "free of " << pfn << ", which is not in zone " << Name(zone_.type());
-  GUESTMM_CHECK(pages_.Is(pfn, PageState::kAllocated, Order(0)))
-      << "free of " << pfn << ", order 0, which is " << pages_.Get(pfn);
-  pages_.Set(pfn, PageState::kCached, Order(0));
-  --first_;
-  At(0) = static_cast<uint32_t>(pfn.value());
-  ++count_;
-  if (count_ < limits_.high) return nullptr;
-  return GiveOldest(std::min(limits_.batch, count_));
+  const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
+  if (!pages_.IsAllocated(pfn, order) || pageblock.zone != zone_.index())
+      [[unlikely]] {
+    if (pages_.FreePinned(pfn, order)) return nullptr;
+    GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
+                         << ", which is " << pages_.Get(pfn);
+  }
+  MigrateType type = pageblock.type;
+  if (static_cast<int>(type) >= kRequestTypes) [[unlikely]] {
+    if (type == MigrateType::kIsolate) {
+      LockHolder hold_zone(zone_.lock());
+      return zone_.Free(pfn, order);
+    }
+    type = MigrateType::kMovable;
+  }
+  pages_.SetCached(pfn, order);
+  const size_t index = IndexOf(order, type);
+  List& list = lists_[index];
+  list[--list.first] = static_cast<uint32_t>(pfn.value());
+  list.freed.Add(1);
+  count_.Add(order.pages().value());
+  if (count_.Get() < limits_.high) return nullptr;
+  return Trim(index, order);
+}
+
+FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
+  const uint64_t batch = limits_.batch;
+  const uint64_t high = limits_.high;
+  const uint64_t count = count_.Get();
+  if (version_ == Linux::k5_3) {
+    return GiveBack(std::min(batch, count), index);
+  }
+  // 6.1, free_unref_page_commit, nr_pcp_free: small blocks above order 0 that
+  // come in a row go back whole.
+  if (free_factor_ > 0 && order > Order(0) && order.value() < kSmallOrders) {
+    return GiveBack(count, index);
+  }
+  if (high <= batch) return GiveBack(1, index);
+  const uint64_t most = high - batch;
+  const uint64_t doubled = batch << free_factor_;
+  if (doubled < most) ++free_factor_;
+  return GiveBack(std::clamp(doubled, std::min(batch, most), most), index);
 }
 
 FreeBlockObserver* PerCpuPages::Drain() {
   LockHolder hold(lock_);
-  FreeBlockObserver* to_wake = nullptr;
-  while (count_ > 0) {
-    if (FreeBlockObserver* observer =
-            GiveOldest(std::min(limits_.batch, count_))) {
-      to_wake = observer;
-    }
-  }
-  return to_wake;
+  return GiveBackAll();
 }
 
-FreeBlockObserver* PerCpuPages::GiveOldest(uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) {
-    batch_[i] = Pfn(At(--count_));
-    // A page's links share a cache line with those of its first three buddies.
-    pages_.Prefetch(batch_[i]);
+FreeBlockObserver* PerCpuPages::GiveBackAll() {
+  return GiveBack(count_.Get(), kSingleMovable);
+}
+
+FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
+  if (pages == 0) return nullptr;
+  batch_.clear();
+  if (version_ == Linux::k5_3) {
+    Pick5_3(pages);
+  } else {
+    Pick6_1(pages, first_list);
   }
   LockHolder hold_zone(zone_.lock());
-  return zone_.FreeBulk(std::span(batch_).first(count));
+  return zone_.FreeBulk(batch_);
 }
 
-PageCount PerCpuPages::cached_pages() const {
-  LockHolder hold(lock_);
-  return PageCount(count_);
+inline void PerCpuPages::PickOldest(size_t index) {
+  List& list = lists_[index];
+  const Order order = OrderOf(index);
+  const Pfn pfn(list[--list.end]);
+  // Its buddies, up to order 2, share its cache line.
+  pages_.Prefetch(pfn);
+  batch_.push_back({.pfn = pfn,
+                    .order = order,
+                    .type = static_cast<MigrateType>(
+                        index % static_cast<size_t>(kRequestTypes))});
+  count_.Subtract(order.pages().value());
+}
+
+// free_pcppages_bulk: round the lists, one block more from the next for each
+// empty one that was passed, so that full lists give more.
+void PerCpuPages::Pick5_3(uint64_t pages) {
+  uint64_t left = pages;
+  uint64_t turn = 0;
+  size_t list = 0;
+  while (left > 0) {
+    do {
+      ++turn;
+      if (++list == kRequestTypes) list = 0;
+    } while (lists_[list].empty());
+    // The only one that is not empty.
+    if (turn == kRequestTypes) turn = left;
+    do {
+      PickOldest(list);
+    } while (--left > 0 && --turn > 0 && !lists_[list].empty());
+  }
+}
+
+// free_pcppages_bulk: each list down to nothing, from the one that was freed to.
+void PerCpuPages::Pick6_1(uint64_t pages, size_t first_list) {
+  uint64_t picked = 0;
+  for (size_t i = 0; i < kLists && picked < pages; ++i) {
+    const size_t list = (first_list + i) % kLists;
+    while (picked < pages && !lists_[list].empty()) {
+      PickOldest(list);
+      picked += OrderOf(list).pages().value();
+    }
+  }
+}
+
+AllocationEvents PerCpuPages::events() const
+    ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  // Of the lists only counters are read, which need no lock.
+  AllocationEvents events;
+  for (size_t i = 0; i < kLists; ++i) {
+    const uint64_t pages = OrderOf(i).pages().value();
+    const uint64_t allocated = lists_[i].allocated.Get();
+    events.allocations += allocated;
+    events.allocated_pages += allocated * pages;
+    events.freed_pages += lists_[i].freed.Get() * pages;
+  }
+  return events;
 }
 
 PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
-  for (uint32_t i = 0; i < count_; ++i) {
-    const Pfn pfn(ring_[(first_ + i) & (ring_.size() - 1)]);
-    if (!zone_.span().Contains(pfn) ||
-        !pages_.Is(pfn, PageState::kCached, Order(0))) {
-      std::ostringstream text;
-      text << "P3: " << pfn << " is on a per-CPU list but is "
-           << pages_.Get(pfn);
-      status.Update(absl::InternalError(text.str()));
+  PageCount listed;
+  for (size_t i = 0; i < kLists; ++i) {
+    const List& list = lists_[i];
+    for (uint32_t at = list.first; at != list.end; ++at) {
+      const Pfn pfn(list[at]);
+      listed += OrderOf(i).pages();
+      if (pages_.pageblock(pfn).zone != zone_.index() ||
+          !pages_.IsCached(pfn, OrderOf(i))) {
+        std::ostringstream text;
+        text << "P3: " << pfn << " is on a per-CPU list but is "
+             << pages_.Get(pfn);
+        status.Update(absl::InternalError(text.str()));
+      }
     }
   }
-  return PageCount(count_);
+  if (listed != cached_pages()) {
+    std::ostringstream text;
+    text << "P3: " << listed << " on per-CPU lists, " << cached_pages()
+         << " counted";
+    status.Update(absl::InternalError(text.str()));
+  }
+  return listed;
 }
 
 }  // namespace guestmm

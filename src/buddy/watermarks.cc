@@ -36,4 +36,19 @@ Watermarks ComputeWatermarks(uint64_t min_free_kbytes, PageCount zone_managed,
           .high = PageCount(min + 2 * step)};
 }
 
+LowmemReserve ComputeLowmemReserve(
+    ZoneType type, const std::array<PageCount, kZoneTypes>& managed) {
+  // sysctl_lowmem_reserve_ratio; 0 for none.
+  constexpr std::array<uint64_t, kZoneTypes> kRatio = {256, 256, 32, 0};
+  LowmemReserve reserve{};
+  const auto zone = static_cast<size_t>(type);
+  if (kRatio[zone] == 0) return reserve;
+  PageCount above;
+  for (size_t highest = zone + 1; highest < managed.size(); ++highest) {
+    above += managed[highest];
+    reserve[highest] = PageCount(above.value() / kRatio[zone]);
+  }
+  return reserve;
+}
+
 }  // namespace guestmm

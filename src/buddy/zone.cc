@@ -4,154 +4,164 @@
 #include <bit>
 
 #include "guestmm/base/check.h"
+#include "src/buddy/zone_lists.h"
 
 namespace guestmm {
 
 std::string_view Name(ZoneType type) {
   switch (type) {
+    case ZoneType::kDma:
+      return "DMA";
     case ZoneType::kDma32:
       return "DMA32";
     case ZoneType::kNormal:
       return "Normal";
+    case ZoneType::kMovable:
+      return "Movable";
   }
   return "unknown";
 }
 
-inline void Zone::AddToList(Pfn pfn, Order order, bool at_tail) {
-  FreeArea& area = this->area(order);
-  if (at_tail) {
-    pages_.PushBack(area.list, pfn);
-  } else {
-    pages_.PushFront(area.list, pfn);
+std::string_view Name(MigrateType type) {
+  switch (type) {
+    case MigrateType::kUnmovable:
+      return "Unmovable";
+    case MigrateType::kMovable:
+      return "Movable";
+    case MigrateType::kReclaimable:
+      return "Reclaimable";
+    case MigrateType::kHighAtomic:
+      return "HighAtomic";
+    case MigrateType::kIsolate:
+      return "Isolate";
   }
-  area.blocks.Add(PageCount(1));
-  pages_.Set(pfn, PageState::kFree, order);
-}
-
-inline void Zone::TakeOffList(Pfn pfn, Order order) {
-  pages_.Remove(pfn);
-  area(order).blocks.Subtract(PageCount(1));
+  return "unknown";
 }
 
 Zone::Zone(const Options& options, PageMap& pages)
-    : options_(options), pages_(pages) {
-  GUESTMM_CHECK(options.span.end <= pages.end());
+    : options_(options),
+      pages_(pages),
+      lists_(pages.MakeLists(kListHeads)) {
+  GUESTMM_CHECK(pages.pageblock_order() <= options.max_order);
   GUESTMM_CHECK(options.max_order <= kMaxOrder);
-  for (FreeArea& area : areas_) area.list = pages.MakeList();
+  if (options.placement.shuffle_seed) {
+    shuffle_.emplace(*options.placement.shuffle_seed);
+  }
 }
 
-void Zone::AddMemory(PfnRange range) {
-  GUESTMM_CHECK(span().start <= range.start && range.end <= span().end);
+void Zone::SetWatermarks(const Watermarks& watermarks,
+                         const LowmemReserve& reserve) {
   LockHolder hold(lock_);
-  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
-    GUESTMM_CHECK(pages_.Get(pfn).state == PageState::kOffline)
-        << pfn << " was given to the allocator twice";
-    pages_.Set(pfn, PageState::kTail);
+  min_.Set(watermarks.min.value());
+  low_.Set(watermarks.low.value());
+  high_.Set(watermarks.high.value());
+  for (size_t i = 0; i < reserve.size(); ++i) {
+    reserve_[i].Set(reserve[i].value());
   }
-  managed_pages_.Add(range.pages());
-  for (Pfn pfn = range.start; pfn < range.end;) {
-    const int aligned = std::countr_zero(pfn.value());
-    const int fitting = std::bit_width((range.end - pfn).value()) - 1;
-    const Order order(std::min({aligned, fitting, options_.max_order.value()}));
-    Merge(pfn, order);
-    pfn += order.pages();
-  }
-}
-
-void Zone::SetWatermarks(const Watermarks& watermarks) {
-  LockHolder hold(lock_);
-  watermark_min_.Set(watermarks.min);
-  watermark_low_.Set(watermarks.low);
-  watermark_high_.Set(watermarks.high);
-}
-
-size_t Zone::AllocateBulk(std::span<Pfn> pages) {
-  for (size_t i = 0; i < pages.size(); ++i) {
-    const Pfn pfn = TakeBlock(Order(0), PageState::kCached);
-    if (pfn == kNoPfn) return i;
-    pages[i] = pfn;
-  }
-  return pages.size();
-}
-
-FreeBlockObserver* Zone::FreeBulk(std::span<const Pfn> pages) {
-  // Most of a random free is waiting for the links around its buddies.
-  for (const Pfn pfn : pages) {
-    const Pfn buddy = pfn.Buddy(Order(0));
-    if (IsFreeBlock(buddy, Order(0))) pages_.PrefetchNeighbours(buddy);
-  }
-  FreeBlockObserver* to_wake = nullptr;
-  for (const Pfn pfn : pages) {
-    if (FreeBlockObserver* observer =
-            FreeFrom(PageState::kCached, pfn, Order(0))) {
-      to_wake = observer;
-    }
-  }
-  return to_wake;
-}
-
-std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
-  if (!span().Contains(pfn)) return std::nullopt;
-  const PageInfo info = pages_.Get(pfn);
-  if (info.state != PageState::kFree) return std::nullopt;
-  return info.order;
-}
-
-std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
-  GUESTMM_CHECK(span().Contains(pfn))
-      << pfn << " is not in zone " << Name(type());
-  const std::optional<Order> order = FreeBlockAt(pfn);
-  GUESTMM_CHECK(order.has_value())
-      << pfn << " is not a free block but " << pages_.Get(pfn);
-  // The free pages are compared before the block is taken, so the block's size
-  // is added to the mark.
-  if (!WatermarkOk(Order(0), watermark_min_.Get() + order->pages())) {
-    return std::nullopt;
-  }
-  TakeOffList(pfn, *order);
-  free_pages_.Subtract(order->pages());
-  pages_.Set(pfn, PageState::kIsolated, *order);
-  isolated_pages_.Add(order->pages());
-  return IsolatedBlock(*this, pfn, *order);
-}
-
-Order Zone::Return(IsolatedBlock block) {
-  GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
-  block.zone_ = nullptr;
-  isolated_pages_.Subtract(block.order_.pages());
-  return Merge(block.pfn_, block.order_).order;
 }
 
 void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
   LockHolder hold(lock_);
   observer_ = observer;
-  observer_min_order_ = observer != nullptr ? min_order.value() : kListHeads;
+  observer_min_order_ = observer != nullptr ? min_order.value() : kOrders;
 }
 
-Pfn Zone::TakeBlock(Order order, PageState state) {
-  int found = order.value();
-  while (found <= max_order().value() &&
-         pages_.Empty(area(Order(found)).list)) {
-    ++found;
-  }
-  if (found > max_order().value()) return kNoPfn;
-  const Pfn pfn(pages_.First(area(Order(found)).list));
+// Allocating -----------------------------------------------------------------
+
+inline Pfn Zone::TakeSmallest(Order order, MigrateType type) {
+  const uint64_t orders =
+      NonemptyOrders(type) >> order.value() << order.value();
+  if (orders == 0) return kNoPfn;
+  int found = std::countr_zero(orders);
+  const Pfn pfn(pages_.First(List(Order(found), type)));
   TakeOffList(pfn, Order(found));
   while (found > order.value()) {
     const Order half(--found);
-    AddToList(pfn + half.pages(), half, /*at_tail=*/false);
+    AddToList(pfn + half.pages(), half, type, ListEnd::kHead);
   }
-  free_pages_.Subtract(order.pages());
-  pages_.Set(pfn, state, order);
   return pfn;
 }
 
-FreeBlockObserver* Zone::FreeFrom(PageState from, Pfn pfn, Order order) {
-  GUESTMM_CHECK(order <= max_order() && span().Contains(pfn) &&
-                pages_.Is(pfn, from, order))
-      << "free of " << pfn << ", " << order << ", which is not " << from
-      << " there in zone " << Name(type());
-  const Block merged = Merge(pfn, order);
+inline Pfn Zone::TakeBlock(Order order, MigrateType type, Mixing mixing) {
+  Pfn pfn = TakeSmallest(order, type);
+  while (pfn == kNoPfn && Steal(order, type, mixing)) {
+    pfn = TakeSmallest(order, type);
+  }
+  return pfn;
+}
+
+Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
+  const Pfn pfn = TakeBlock(order, type, mixing);
+  if (pfn == kNoPfn) return kNoPfn;
+  free_pages_.Subtract(order.pages().value());
+  allocations_.Add(1);
+  allocated_pages_.Add(order.pages().value());
+  pages_.SetAllocated(pfn, order, type);
+  return pfn;
+}
+
+size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
+                          Mixing mixing) {
+  size_t taken = 0;
+  for (; taken < blocks.size(); ++taken) {
+    const Pfn pfn = TakeBlock(order, type, mixing);
+    if (pfn == kNoPfn) break;
+    pages_.SetCached(pfn, order);
+    blocks[taken] = pfn;
+  }
+  free_pages_.Subtract(taken * order.pages().value());
+  return taken;
+}
+
+// Freeing --------------------------------------------------------------------
+
+inline bool Zone::MayMergePageblocks(Pfn pfn, Order order,
+                                     MigrateType type) const {
+  const PageMap::Pageblock buddy = pages_.pageblock(pfn.Buddy(order));
+  if (buddy.zone != options_.index) return false;
+  if (isolate_pageblocks_ == 0 || buddy.type == type) return true;
+  return type != MigrateType::kIsolate && buddy.type != MigrateType::kIsolate;
+}
+
+inline Zone::ListEnd Zone::EndFor(Pfn pfn, Order order) {
+  if (shuffle_ && order == max_order()) {
+    return shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
+  }
+  // If the buddy is likely to be freed soon, since the pair's own buddy is free
+  // already, the block waits at the tail so as not to be taken before that.
+  if (order.value() >= max_order().value() - 1) return ListEnd::kHead;
+  const Order above(order.value() + 1);
+  const Pfn other = pfn.AlignDown(above).Buddy(above);
+  const bool likely = pages_.IsFree(other, above) &&
+                      (above < pageblock_order() || IsOurs(other));
+  return likely ? ListEnd::kTail : ListEnd::kHead;
+}
+
+inline Zone::Block Zone::Merge(Pfn pfn, Order order, MigrateType type,
+                               bool to_tail) {
+  const int max = max_order().value();
+  int at = order.value();
+  while (at < max) {
+    const Pfn buddy = pfn.Buddy(Order(at));
+    if (!pages_.IsFree(buddy, Order(at))) break;
+    if (at >= pageblock_order().value() &&
+        !MayMergePageblocks(pfn, Order(at), type)) {
+      break;
+    }
+    TakeOffList(buddy, Order(at));
+    pages_.SetTail(std::max(pfn, buddy));
+    pfn = std::min(pfn, buddy);
+    ++at;
+  }
+  const Order merged(at);
+  AddToList(pfn, merged, type, to_tail ? ListEnd::kTail : EndFor(pfn, merged));
+  FreeCounter(type).Add(order.pages().value());
+  return {.pfn = pfn, .order = merged};
+}
+
+inline FreeBlockObserver* Zone::FreeBlock(Pfn pfn, Order order,
+                                          MigrateType type) {
+  const Block merged = Merge(pfn, order, type, /*to_tail=*/false);
   if (merged.order.value() < observer_min_order_) [[likely]] {
     return nullptr;
   }
@@ -159,27 +169,159 @@ FreeBlockObserver* Zone::FreeFrom(PageState from, Pfn pfn, Order order) {
                                                                   : nullptr;
 }
 
-Zone::Block Zone::Merge(Pfn pfn, Order order) {
-  const int max = max_order().value();
-  int at = order.value();
-  while (at < max) {
-    const Pfn buddy = pfn.Buddy(Order(at));
-    if (!IsFreeBlock(buddy, Order(at))) break;
-    TakeOffList(buddy, Order(at));
-    pages_.Set(std::max(pfn, buddy), PageState::kTail);
-    pfn = std::min(pfn, buddy);
-    ++at;
+FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
+  GUESTMM_CHECK(order <= max_order() && pfn < pages_.end() &&
+                pages_.IsAllocated(pfn, order) && IsOurs(pfn))
+      << "free of " << pfn << ", " << order
+      << ", which is not allocated there in zone " << Name(type());
+  freed_pages_.Add(order.pages().value());
+  return FreeBlock(pfn, order, pages_.pageblock(pfn).type);
+}
+
+FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
+  // Most of a random free is waiting for the entries around its buddies.
+  for (const CachedBlock& block : blocks) {
+    const Pfn buddy = block.pfn.Buddy(block.order);
+    if (pages_.IsFree(buddy, block.order)) pages_.PrefetchNeighbours(buddy);
   }
-  // If the buddy is likely to be freed soon, since the pair's own buddy is free
-  // already, the block waits at the tail so as not to be taken before that.
-  bool at_tail = false;
-  if (at < max - 1) {
-    const Order above(at + 1);
-    at_tail = IsFreeBlock(pfn.AlignDown(above).Buddy(above), above);
+  FreeBlockObserver* to_wake = nullptr;
+  for (const CachedBlock& block : blocks) {
+    const MigrateType type = isolate_pageblocks_ == 0
+                                 ? block.type
+                                 : pages_.pageblock(block.pfn).type;
+    if (FreeBlockObserver* observer =
+            FreeBlock(block.pfn, block.order, type)) {
+      to_wake = observer;
+    }
   }
-  AddToList(pfn, Order(at), at_tail);
-  free_pages_.Add(order.pages());
-  return {.pfn = pfn, .order = Order(at)};
+  return to_wake;
+}
+
+// Isolating for the host -----------------------------------------------------
+
+std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
+  if (pfn >= pages_.end() || !IsOurs(pfn)) return std::nullopt;
+  const PageInfo info = pages_.Get(pfn);
+  if (info.state != PageState::kFree) return std::nullopt;
+  return info.order;
+}
+
+std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
+  const std::optional<Order> order = FreeBlockAt(pfn);
+  GUESTMM_CHECK(order.has_value())
+      << pfn << " is not a free block of zone " << Name(type());
+  if (pageblock_type(pfn) == MigrateType::kIsolate) return std::nullopt;
+  // The free pages are compared before the block is taken, so the block's size
+  // is added to the mark.
+  if (!WatermarkOk(Order(0), watermarks().min + order->pages())) {
+    return std::nullopt;
+  }
+  TakeOffList(pfn, *order);
+  free_pages_.Subtract(order->pages().value());
+  pages_.SetIsolated(pfn, *order);
+  isolated_pages_.Add(order->pages().value());
+  if (order->value() >= pageblock_order().value() - 1) {
+    for (Pfn at = pfn; at < pfn + order->pages();
+         at += pageblock_order().pages()) {
+      if (pageblock_type(at) != MigrateType::kHighAtomic) {
+        SetPageblockType(at, MigrateType::kMovable);
+      }
+    }
+  }
+  return IsolatedBlock(*this, pfn, *order);
+}
+
+Order Zone::Return(IsolatedBlock block) {
+  GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
+  block.zone_ = nullptr;
+  isolated_pages_.Subtract(block.order_.pages().value());
+  return Merge(block.pfn_, block.order_, pageblock_type(block.pfn_),
+               cold_to_tail())
+      .order;
+}
+
+void Zone::SetPageblockType(Pfn pfn, MigrateType type) {
+  pages_.SetPageblock(
+      pfn, {.zone = static_cast<uint8_t>(options_.index), .type = type});
+}
+
+// Memory ---------------------------------------------------------------------
+
+FreeBlockObserver* Zone::AddMemory(PfnRange range) {
+  if (range.pages() == PageCount(0)) return nullptr;
+  LockHolder hold(lock_);
+  GUESTMM_CHECK(range.end <= pages_.end());
+  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
+    GUESTMM_CHECK(pages_.IsOffline(pfn))
+        << pfn << " was given to the allocator twice";
+    pages_.SetTail(pfn);
+  }
+  for (Pfn pfn = range.start.AlignDown(pageblock_order()); pfn < range.end;
+       pfn += pageblock_order().pages()) {
+    const uint8_t zone = pages_.pageblock(pfn).zone;
+    GUESTMM_CHECK(zone == PageMap::Pageblock::kNoZone || IsOurs(pfn))
+        << "the pageblock of " << pfn << " is another zone's";
+    SetPageblockType(pfn, MigrateType::kMovable);
+  }
+  const auto after = std::lower_bound(
+      ranges_.begin(), ranges_.end(), range,
+      [](const PfnRange& a, const PfnRange& b) { return a.start < b.start; });
+  const auto added = ranges_.insert(after, range);
+  const auto next = added + 1;
+  if (next != ranges_.end() && added->end == next->start) {
+    added->end = next->end;
+    ranges_.erase(next);
+  }
+  if (added != ranges_.begin() && (added - 1)->end == added->start) {
+    (added - 1)->end = added->end;
+    ranges_.erase(added);
+  }
+  UpdateSpan();
+  managed_pages_.Add(range.pages().value());
+
+  FreeBlockObserver* to_wake = nullptr;
+  for (Pfn pfn = range.start; pfn < range.end;) {
+    const int aligned = std::countr_zero(pfn.value());
+    const int fitting = std::bit_width((range.end - pfn).value()) - 1;
+    const Order order(std::min({aligned, fitting, max_order().value()}));
+    const Block block = Merge(pfn, order, MigrateType::kMovable, cold_to_tail());
+    if (block.order.value() >= observer_min_order_ &&
+        observer_->OnBlockFreed(*this, block.pfn, block.order)) {
+      to_wake = observer_;
+    }
+    pfn += order.pages();
+  }
+  if (shuffle_) Shuffle();
+  return to_wake;
+}
+
+void Zone::Shuffle() {
+  std::vector<Pfn> blocks;
+  ForEachFreeBlock(max_order(), MigrateType::kMovable,
+                   [&](Pfn pfn) { blocks.push_back(pfn); });
+  shuffle_->Shuffle(std::span(blocks));
+  for (const Pfn pfn : blocks) {
+    TakeOffList(pfn, max_order());
+    AddToList(pfn, max_order(), MigrateType::kMovable, ListEnd::kTail);
+  }
+}
+
+void Zone::UpdateSpan() {
+  span_start_.Set(ranges_.empty() ? 0 : ranges_.front().start.value());
+  span_end_.Set(ranges_.empty() ? 0 : ranges_.back().end.value());
+}
+
+std::array<uint64_t, kMigrateTypes> Zone::PageblocksByType() const {
+  std::array<uint64_t, kMigrateTypes> counts{};
+  Pfn from(0);
+  for (const PfnRange& range : ranges_) {
+    // Two ranges may share a pageblock.
+    from = std::max(from, range.start.AlignDown(pageblock_order()));
+    for (; from < range.end; from += pageblock_order().pages()) {
+      ++counts[static_cast<size_t>(pageblock_type(from))];
+    }
+  }
+  return counts;
 }
 
 }  // namespace guestmm

@@ -1,5 +1,6 @@
 // Zone::CheckInvariants: what docs/invariants.md says of a zone, as code.
 
+#include <bit>
 #include <cstdint>
 #include <sstream>
 
@@ -20,56 +21,87 @@ absl::Status Violated(const char* invariant, const Parts&... parts) {
 }  // namespace
 
 absl::Status Zone::CheckInvariants() const {
-  if (absl::Status status = CheckFreeLists(); !status.ok()) return status;
+  absl::Status status = CheckFreeLists();
+  if (status.ok()) status = CheckBlocks();
+  return status;
+}
 
+absl::Status Zone::CheckBlocks() const {
   PageCount managed;
   PageCount free;
+  PageCount offlining;
   PageCount isolated;
-  for (Pfn pfn = span().start; pfn < span().end;) {
-    const PageInfo info = pages_.Get(pfn);
-    if (info.state == PageState::kOffline) {
-      pfn += PageCount(1);
-      continue;
-    }
-    if (info.state == PageState::kTail) {
-      return Violated("P1", pfn, " is a tail of no block");
-    }
-    if (!pfn.IsAligned(info.order)) {
-      return Violated("Z1", "block at ", pfn, ", ", info, ", is not aligned");
-    }
-    const Pfn end = pfn + info.order.pages();
-    if (end > span().end) {
-      return Violated("Z1", "block at ", pfn, " leaves its zone");
-    }
-    for (Pfn tail = pfn + PageCount(1); tail < end; tail += PageCount(1)) {
-      if (pages_.Get(tail).state != PageState::kTail) {
-        return Violated("P1", tail, " is ", pages_.Get(tail),
-                        " inside the block at ", pfn);
+  for (const PfnRange& range : ranges_) {
+    for (Pfn pfn = range.start; pfn < range.end;) {
+      const PageInfo info = pages_.Get(pfn);
+      if (info.state == PageState::kOffline) {
+        return Violated("P1", pfn, " is the zone's but offline");
       }
-    }
-    managed += info.order.pages();
-    if (info.state == PageState::kIsolated) isolated += info.order.pages();
-    if (info.state == PageState::kFree) {
-      free += info.order.pages();
-      if (info.order < max_order() &&
-          IsFreeBlock(pfn.Buddy(info.order), info.order)) {
-        return Violated("Z2", "block at ", pfn, ", ", info.order,
-                        ", and its buddy are both free");
+      if (info.state == PageState::kTail) {
+        return Violated("P1", pfn, " is a tail of no block");
       }
+      if (!pfn.IsAligned(info.order)) {
+        return Violated("Z1", "block at ", pfn, ", ", info, ", is not aligned");
+      }
+      const Pfn end = pfn + info.order.pages();
+      if (end > range.end) {
+        return Violated("Z1", "block at ", pfn, " leaves its zone's memory");
+      }
+      const MigrateType type = pages_.pageblock(pfn).type;
+      for (Pfn page = pfn; page < end; page += PageCount(1)) {
+        if (page > pfn && !pages_.IsTail(page)) {
+          return Violated("P1", page, " is ", pages_.Get(page),
+                          " inside the block at ", pfn);
+        }
+        if (!IsOurs(page)) {
+          return Violated("Z5", "the pageblock of ", page,
+                          " is not the zone's");
+        }
+        const MigrateType here = pages_.pageblock(page).type;
+        if (info.state == PageState::kFree && here != type &&
+            (here == MigrateType::kIsolate || type == MigrateType::kIsolate)) {
+          return Violated("Z6", "the free block at ", pfn,
+                          " is half on its way offline");
+        }
+      }
+      managed += info.order.pages();
+      if (info.state == PageState::kIsolated) isolated += info.order.pages();
+      if (info.state == PageState::kFree) {
+        (type == MigrateType::kIsolate ? offlining : free) +=
+            info.order.pages();
+        const Pfn buddy = pfn.Buddy(info.order);
+        if (info.order < max_order() && pages_.IsFree(buddy, info.order) &&
+            IsOurs(buddy) &&
+            (pages_.pageblock(buddy).type == MigrateType::kIsolate) ==
+                (type == MigrateType::kIsolate)) {
+          return Violated("Z2", "block at ", pfn, ", ", info.order,
+                          ", and its buddy are both free");
+        }
+      }
+      pfn = end;
     }
-    pfn = end;
   }
   if (free != free_pages()) {
     return Violated("Z3", free, " free by their states, ", free_pages(),
                     " counted");
+  }
+  if (offlining != offlining_pages()) {
+    return Violated("Z6", offlining, " free on their way offline, ",
+                    offlining_pages(), " counted");
   }
   if (isolated != isolated_pages()) {
     return Violated("Z4", isolated, " isolated by their states, ",
                     isolated_pages(), " counted");
   }
   if (managed != managed_pages()) {
-    return Violated("P2", managed, " not offline, ", managed_pages(),
+    return Violated("P2", managed, " in the zone's memory, ", managed_pages(),
                     " managed");
+  }
+  const auto by_type = PageblocksByType();
+  if (by_type[static_cast<size_t>(MigrateType::kIsolate)] !=
+      isolate_pageblocks_) {
+    return Violated("Z6", by_type[static_cast<size_t>(MigrateType::kIsolate)],
+                    " pageblocks isolated, ", isolate_pageblocks_, " counted");
   }
   return absl::OkStatus();
 }
@@ -78,34 +110,56 @@ absl::Status Zone::CheckFreeLists() const {
   PageCount listed;
   for (int value = 0; value <= kMaxOrder.value(); ++value) {
     const Order order(value);
-    const PageMap::Index list = area(order).list;
     uint64_t blocks = 0;
-    // Ends even where the links go round in circles.
-    for (PageMap::Index at = pages_.First(list); at != list;
-         at = pages_.Next(at)) {
-      const Pfn pfn(at);
-      if (!span().Contains(pfn)) {
-        return Violated("Z3", pfn, " is on the list of free blocks of ", order,
-                        " but not in the zone");
+    for (int t = 0; t < kMigrateTypes; ++t) {
+      const auto type = static_cast<MigrateType>(t);
+      const PageMap::Index list = List(order, type);
+      PageMap::Index prev = list;
+      // Ends even where the links go round in circles.
+      for (PageMap::Index at = pages_.First(list); at != list;
+           prev = at, at = pages_.Next(at)) {
+        const Pfn pfn(at);
+        if (pfn >= pages_.end() || !IsOurs(pfn)) {
+          return Violated("Z3", pfn, " is on the list of free blocks of ",
+                          order, " but not in the zone");
+        }
+        if (!pages_.IsFree(pfn, order)) {
+          return Violated("Z3", pfn, " is on the list of free blocks of ",
+                          order, " but is ", pages_.Get(pfn));
+        }
+        if (pages_.Prev(at) != prev) {
+          return Violated("Z7", pfn, " does not link back to the one before");
+        }
+        if ((pages_.pageblock(pfn).type == MigrateType::kIsolate) !=
+            (type == MigrateType::kIsolate)) {
+          return Violated("Z6", pfn, " is on a list of type ",
+                          Name(type), ", its pageblock is ",
+                          Name(pages_.pageblock(pfn).type));
+        }
+        if (++blocks > free_blocks(order)) {
+          return Violated("Z3", "more blocks on the lists of ", order,
+                          " than the ", free_blocks(order), " counted");
+        }
       }
-      if (!IsFreeBlock(pfn, order)) {
-        return Violated("Z3", pfn, " is on the list of free blocks of ", order,
-                        " but is ", pages_.Get(pfn));
+      if (pages_.Prev(list) != prev) {
+        return Violated("Z7", "the list of ", order, ", ", Name(type),
+                        ", does not link back to its last block");
       }
-      if (++blocks > free_blocks(order)) {
-        return Violated("Z3", "more blocks on the list of ", order,
-                        " than the ", free_blocks(order), " counted");
+      const bool marked = (nonempty_.Get() >> Bit(order, type) & 1) != 0;
+      if (marked == pages_.Empty(list)) {
+        return Violated("Z7", "the list of ", order, ", ", Name(type), ", is ",
+                        marked ? "marked but empty" : "in use but not marked");
       }
     }
     if (blocks != free_blocks(order)) {
-      return Violated("Z3", blocks, " blocks on the list of ", order, ", ",
+      return Violated("Z3", blocks, " blocks on the lists of ", order, ", ",
                       free_blocks(order), " counted");
     }
     listed += order.pages() * blocks;
   }
-  if (listed != free_pages()) {
-    return Violated("Z3", listed, " on the free lists, ", free_pages(),
-                    " counted");
+  if (listed != free_pages() + offlining_pages()) {
+    return Violated("Z3", listed, " on the free lists, ",
+                    free_pages() + offlining_pages(), " counted");
   }
   return absl::OkStatus();
 }

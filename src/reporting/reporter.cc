@@ -105,6 +105,14 @@ bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
   return policy_->BlockFreed(zone, pfn, order);
 }
 
+void Reporter::OnMemoryOnline(Zone& zone, PfnRange range) {
+  policy_->MemoryOnline(zone, range);
+}
+
+void Reporter::OnMemoryOffline(Zone& zone, PfnRange range) {
+  policy_->MemoryOffline(zone, range);
+}
+
 void Reporter::Wake() {
   {
     LockHolder hold(state_);

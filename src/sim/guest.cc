@@ -11,8 +11,8 @@
 namespace guestmm {
 namespace {
 
-std::vector<PfnRange> PagesOf(const std::vector<GpaRange>& memory) {
-  std::vector<PfnRange> pages;
+std::vector<MemoryRange> PagesOf(const std::vector<GpaRange>& memory) {
+  std::vector<MemoryRange> pages;
   pages.reserve(memory.size());
   for (const GpaRange& range : memory) {
     pages.push_back({ToPfn(range.gpa), ToPfn(range.gpa + range.bytes)});

@@ -14,18 +14,17 @@ std::optional<Nanoseconds> IdleWorkload::Step(Vcpu& vcpu) {
   constexpr std::chrono::milliseconds kQuiet(100);
 
   std::vector<std::pair<Pfn, Order>> blocks;
-  const auto take = [&](Order order, ZoneType highest) {
-    if (const std::optional<Pfn> pfn = vcpu.Allocate(order, highest)) {
+  const auto take = [&](Order order, Gfp gfp) {
+    if (const std::optional<Pfn> pfn = vcpu.Allocate(order, gfp)) {
       vcpu.Touch(*pfn, order, /*stamp=*/0);
       blocks.emplace_back(*pfn, order);
     }
   };
   for (int i = 0; i < kSmallBlocks; ++i) {
-    take(Order(static_cast<int>(random_.Below(kSmallOrders))),
-         ZoneType::kNormal);
+    take(Order(static_cast<int>(random_.Below(kSmallOrders))), kGfpKernel);
   }
-  take(kPageblockOrder, ZoneType::kNormal);
-  take(kPageblockOrder, ZoneType::kDma32);
+  take(kPageblockOrder, kGfpUser);
+  take(kPageblockOrder, kGfpDma32);
   for (const auto& [pfn, order] : blocks) vcpu.Free(pfn, order);
   return kQuiet;
 }

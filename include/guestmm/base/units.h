@@ -66,6 +66,8 @@ class Order {
   constexpr explicit Order(int order) : order_(static_cast<uint8_t>(order)) {}
 
   constexpr int value() const { return order_; }
+  // The same, to be put beside other bits.
+  constexpr uint64_t bits() const { return order_; }
   constexpr PageCount pages() const { return PageCount(uint64_t{1} << order_); }
   constexpr uint64_t bytes() const { return pages().bytes(); }
 
@@ -79,6 +81,8 @@ class Order {
 inline constexpr Order kMaxOrder{10};
 // pageblock_order on x86: 2 MiB, one huge page.
 inline constexpr Order kPageblockOrder{9};
+// SECTION_SIZE_BITS on x86: 128 MiB, also the unit of memory hotplug.
+inline constexpr Order kSectionOrder{15};
 
 // A page frame number: the index of a page in guest-physical memory.
 class Pfn {

@@ -8,7 +8,7 @@ namespace guestmm {
 class Zone;
 
 // Told of blocks that became free: the one hook in the allocator (v12 patch
-// 1/2, page_reporting_enqueue).
+// 1/2, page_reporting_enqueue); and of memory that comes and goes.
 class FreeBlockObserver {
  public:
   virtual ~FreeBlockObserver() = default;
@@ -18,6 +18,13 @@ class FreeBlockObserver {
   // should follow.
   // REQUIRES: the caller holds zone.lock().
   virtual bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) = 0;
+
+  // `range` is about to be part of `zone`: before any block of it is free.
+  // First of all, for memory that is there already when the observer is set.
+  // Must not call back into the allocator.
+  virtual void OnMemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
+  // `range`, in whole sections, is no longer part of `zone`. As OnMemoryOnline.
+  virtual void OnMemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}
 
   // Called without any lock of the allocator once OnBlockFreed said so. May
   // come after the observer was taken off the zones.

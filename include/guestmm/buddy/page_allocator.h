@@ -1,102 +1,195 @@
 #ifndef GUESTMM_BUDDY_PAGE_ALLOCATOR_H_
 #define GUESTMM_BUDDY_PAGE_ALLOCATOR_H_
 
-// The allocator's front door: zones, per-CPU lists, and the way from one to the
-// other (alloc_pages, __free_pages).
+// The allocator's front door: nodes, zones, per-CPU lists, and the way from one
+// to the other (alloc_pages, __free_pages).
 //
 //   auto allocator =
 //       PageAllocator::Create({.memory = {{Pfn(0), Pfn(262144)}}});
-//   std::optional<Pfn> page = (*allocator)->Allocate(/*cpu=*/0, Order(0));
+//   std::optional<Pfn> page =
+//       (*allocator)->Allocate(/*cpu=*/0, Order(0), kGfpKernel);
 //   (*allocator)->Free(/*cpu=*/0, *page, Order(0));
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/free_block_observer.h"
+#include "guestmm/buddy/gfp.h"
+#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/per_cpu_pages.h"
+#include "guestmm/buddy/placement.h"
+#include "guestmm/buddy/reclaimer.h"
+#include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
+#include "guestmm/buddy/zonelist.h"
 
 namespace guestmm {
 
 struct PageAllocatorOptions {
-  // The pages that are there: non-empty, ascending, disjoint.
-  std::vector<PfnRange> memory = {};
-  // vCPUs, each with a list of single pages for every zone.
+  // The pages that are there: non-empty, ascending, disjoint. Two nodes do not
+  // share a pageblock.
+  std::vector<MemoryRange> memory = {};
+  // Pages to be set aside in ZONE_MOVABLE (movablecore=); see LayOutZones.
+  PageCount movable = {};
+  // One past the highest page that may be hot-added; absent: no more than there
+  // is now. Costs address space only.
+  std::optional<Pfn> hotplug_end = {};
+  // Absent: 10 to a node itself, 20 to any other.
+  NodeDistances distances = {};
+
+  // vCPUs, each with lists of its own for every zone.
   int cpus = 1;
+  // The node of each vCPU. Absent: the first ones on node 0, and so on, as many
+  // on each.
+  std::vector<int> cpu_nodes = {};
+
   // At most kMaxOrder.
   Order max_order = kMaxOrder;
+  // At most max_order. Absent: 9, or max_order if that is less.
+  std::optional<Order> pageblock_order = {};
+  // The unit of hotplug; at least max_order.
+  Order section_order = kSectionOrder;
+
   // The kernel's formula where absent; at most 2^30.
   std::optional<uint64_t> min_free_kbytes = {};
+  // Whose per-CPU lists: of single pages (5.3), or of orders 0 to 3 and 9 too
+  // (6.1).
+  Linux per_cpu_lists = Linux::k5_3;
   // The kernel's formula where absent. batch > 0; both at most 2^20.
   std::optional<PerCpuLimits> per_cpu_limits = {};
+  PlacementOptions placement = {};
+
+  // Given: a request that would fail waits for memory that is isolated for the
+  // host to come back, for as long as there is some; this is the queue on which
+  // the reporter works. It must outlive the allocator. REQUIRES then: no request
+  // comes from a work of a ThreadWorkqueue.
+  Workqueue* wait_for_isolated = nullptr;
 };
 
 // Every page by its state (docs/invariants.md, P2).
 struct PageCounts {
   PageCount managed;
   PageCount free;
+  PageCount offlining;
   PageCount cached;
   PageCount isolated;
 
-  PageCount allocated() const { return managed - free - cached - isolated; }
+  PageCount allocated() const {
+    return managed - free - offlining - cached - isolated;
+  }
 };
 
 class PageAllocator {
  public:
-  // All memory free, in zones DMA32 and Normal as far as they have pages.
-  // InvalidArgument names the option that is out of bounds.
+  // All memory free, in each node's zones. InvalidArgument names the option that
+  // is out of bounds.
   static absl::StatusOr<std::unique_ptr<PageAllocator>> Create(
       const PageAllocatorOptions& options);
 
   PageAllocator(const PageAllocator&) = delete;
   PageAllocator& operator=(const PageAllocator&) = delete;
 
-  // Takes a block for vCPU `cpu`, from zones up to `highest` (GFP_DMA32 is
-  // kDma32: for devices that reach no further): from the highest zone that
-  // stays above its low watermark; else from one that stays above min; else,
-  // after the per-CPU lists were drained, once more. None if memory is out.
+  // Takes a block for vCPU `cpu`, from the first zone of its zonelist that stays
+  // above its low watermark and what it keeps back for others; else above min,
+  // less what the request may dip into; else, if it may wait, after reclaimers
+  // gave memory back and the per-CPU lists were drained. None if memory is out.
   // Safe from any thread; fastest where one thread at a time uses a cpu.
-  // REQUIRES: 0 <= cpu < cpus(); order <= max_order().
-  std::optional<Pfn> Allocate(int cpu, Order order,
-                              ZoneType highest = ZoneType::kNormal) {
-    return ToOptional(Take(cpu, order, highest));
+  // REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is a request's,
+  // gfp.node a node or kLocalNode.
+  std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
+    return ToOptional(Take(cpu, order, gfp));
   }
 
-  // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
+  // Frees a block on vCPU `cpu`, which need not be the one that allocated it. If
+  // it is pinned, that happens when its last pin goes.
   // REQUIRES: as Allocate; `pfn` is a block allocated at `order` (CHECKed).
   void Free(int cpu, Pfn pfn, Order order);
+
+  // Pins the block at `pfn`: a device may write to it at any time, so it is not
+  // free, whatever its owner does, before Unpin was called as often (pin_user_
+  // pages). REQUIRES: allocated, by the caller's knowledge (CHECKed).
+  void Pin(Pfn pfn);
+  // REQUIRES: pinned (CHECKed).
+  void Unpin(int cpu, Pfn pfn);
 
   // Gives all per-CPU pages back to their zones (drain_all_pages).
   void DrainPerCpuPages();
 
-  // Sets the observer of every zone; see Zone::SetObserver.
-  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0));
+  // Who is asked for memory when it is out, in the order in which they were
+  // added. `reclaimer` must live until it is removed.
+  void AddReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  void RemoveReclaimer(Reclaimer& reclaimer)
+      ABSL_LOCKS_EXCLUDED(reclaim_lock_);
 
-  int cpus() const { return cpus_; }
-  Order max_order() const { return max_order_; }
+  // Sets the observer of every zone, after it was told of all memory that is
+  // online; null for no one. See Zone::SetObserver.
+  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0))
+      ABSL_LOCKS_EXCLUDED(memory_lock_);
+
+  int cpus() const { return static_cast<int>(cpu_nodes_.size()); }
+  int nodes() const { return static_cast<int>(distances_.size()); }
+  // REQUIRES: 0 <= cpu < cpus().
+  int NodeOf(int cpu) const { return cpu_nodes_[static_cast<size_t>(cpu)]; }
+  Order max_order() const { return options_.max_order; }
+  Order section_order() const { return options_.section_order; }
+  // One past the highest page that may be hot-added.
+  Pfn hotplug_end() const { return *options_.hotplug_end; }
   const PageMap& pages() const { return *pages_; }
-  // The populated zones, lowest addresses first.
+  // Every zone, by node and then by type; some may have no memory (yet).
   std::span<const std::unique_ptr<Zone>> zones() const { return zones_; }
-  // The zone whose span holds `pfn`. REQUIRES: one does (CHECKed).
+  Zone& zone(int node, ZoneType type) const {
+    return *zones_[static_cast<size_t>(node * kZoneTypes +
+                                       static_cast<int>(type))];
+  }
+  // The zone that `pfn` is in. REQUIRES: one has it (CHECKed).
   Zone& ZoneOf(Pfn pfn) const;
+  // A vCPU's lists of a zone.
+  const PerCpuPages& per_cpu_pages(int cpu, const Zone& zone) const {
+    return per_cpu(cpu, zone);
+  }
 
+  uint64_t min_free_kbytes() const { return min_free_kbytes_.Get(); }
   // A consistent count only while no other thread is in the allocator.
   PageCounts Counts() const;
   // Free pages above the low watermarks, those in per-CPU lists left out: what
   // can be had without dipping into reserves.
   PageCount FreePagesAboveLow() const;
+  // What was counted so far: of all zones, or of one, where numa_… count what
+  // was served from it and the rest is the requests' whose first zone it was. A
+  // snapshot.
+  VmStat vmstat() const;
+  VmStat vmstat(const Zone& zone) const;
 
   // Checks every invariant of docs/invariants.md, P and Z, holding all locks.
   absl::Status CheckInvariants() const;
 
  private:
+  friend class MemoryHotplug;
+
+  // What happens seldom enough to be counted by atomic additions, for each zone.
+  struct RareEvents {
+    std::atomic<uint64_t> allocstall{0};
+    std::atomic<uint64_t> pgsteal_direct{0};
+    std::atomic<uint64_t> numa_miss{0};
+    std::atomic<uint64_t> numa_foreign{0};
+    std::atomic<uint64_t> numa_other{0};
+    std::atomic<uint64_t> alloc_failed{0};
+    std::atomic<uint64_t> alloc_failed_isolated{0};
+    std::atomic<uint64_t> alloc_failed_isolated_pages{0};
+    std::atomic<uint64_t> alloc_waited_isolated{0};
+  };
+
   PageAllocator(const PageAllocatorOptions& options,
                 std::unique_ptr<PageMap> pages);
 
@@ -104,20 +197,72 @@ class PageAllocator {
     return *per_cpu_[static_cast<size_t>(cpu) * zones_.size() +
                      static_cast<size_t>(zone.index())];
   }
-  // Allocate's attempts: above the low watermarks; above min; and above min
-  // once more, with a look under the zone's lock.
-  enum class Attempt { kLow, kMin, kLast };
-  // These two return kNoPfn where Allocate returns none.
-  Pfn Take(int cpu, Order order, ZoneType highest);
-  Pfn Try(Attempt attempt, int cpu, Order order, ZoneType highest);
-  static bool MayTake(Attempt attempt, const Zone& zone, Order order);
+  RareEvents& events(const Zone& zone) const {
+    return events_[static_cast<size_t>(zone.index())];
+  }
+  bool IsPerCpuOrder(Order order) const {
+    return (per_cpu_orders_ >> order.value() & 1) != 0;
+  }
 
-  const int cpus_;
-  const Order max_order_;
+  // A request, and where it may look.
+  struct Request;
+  // What a zone must keep: its low watermark; min, less the reserves that the
+  // request may use; the same, looked up under the zone's lock; nothing.
+  enum class Keep { kLow, kMin, kMinForSure, kNothing };
+
+  // These return kNoPfn where Allocate returns none.
+  Pfn Take(int cpu, Order order, Gfp gfp);
+  Pfn TakeFrom(Zone& zone, const Request& request, Mixing mixing);
+  Pfn TryZones(const Request& request, Keep keep, Mixing mixing);
+  Pfn TakeSlowly(const Request& request);
+  // After reclaim and a drain; and after memory in flight came back.
+  Pfn TakeReclaimed(const Request& request);
+  Pfn TakeReturned(const Request& request);
+  static bool MayTake(const Zone& zone, const Request& request, Keep keep);
+  PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  static PageCount IsolatedPages(const Request& request);
+
+  // Frees without a look at pins or contents.
+  FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
+
+  // For MemoryHotplug. `range` is in whole sections.
+  void OnlineMemory(Zone& zone, PfnRange range)
+      ABSL_LOCKS_EXCLUDED(memory_lock_);
+  // REQUIRES: as Zone::RemoveMemory.
+  void OfflineMemory(Zone& zone, PfnRange range)
+      ABSL_LOCKS_EXCLUDED(memory_lock_);
+  // Frees the metadata. REQUIRES: it is offline.
+  void ForgetMemory(PfnRange range) { pages_->Release(range); }
+  // Whether a page of `range` is some zone's.
+  bool AnyOnline(PfnRange range) const;
+
+  // What depends on the sizes of zones: watermarks, per-CPU limits, zonelists.
+  void ZonesResized() ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
+
+  const PageAllocatorOptions options_;
+  const uint32_t per_cpu_orders_;
+  std::vector<int> cpu_nodes_;
+  NodeDistances distances_;
   std::unique_ptr<PageMap> pages_;
   std::vector<std::unique_ptr<Zone>> zones_;
   // By cpu, then by zone.
   std::vector<std::unique_ptr<PerCpuPages>> per_cpu_;
+  std::unique_ptr<RareEvents[]> events_;
+  Counter min_free_kbytes_;
+
+  // The zonelists that requests read without a lock: the last of all there were.
+  std::atomic<const Zonelists*> zonelists_{nullptr};
+
+  // Which memory is online, and who is told of it. Outside everything else of
+  // the allocator.
+  Mutex memory_lock_;
+  FreeBlockObserver* observer_ ABSL_GUARDED_BY(memory_lock_) = nullptr;
+  std::vector<std::unique_ptr<const Zonelists>> all_zonelists_
+      ABSL_GUARDED_BY(memory_lock_);
+
+  // Held while reclaimers work.
+  Mutex reclaim_lock_;
+  std::vector<Reclaimer*> reclaimers_ ABSL_GUARDED_BY(reclaim_lock_);
 };
 
 }  // namespace guestmm

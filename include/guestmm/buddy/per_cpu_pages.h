@@ -1,89 +1,162 @@
 #ifndef GUESTMM_BUDDY_PER_CPU_PAGES_H_
 #define GUESTMM_BUDDY_PER_CPU_PAGES_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/placement.h"
+#include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
 
 namespace guestmm {
 
-// How many single pages a per-CPU list holds, and how many it takes from or
-// gives to its zone at a time.
+// How many pages a vCPU's lists of a zone hold, and how many they take from or
+// give to the zone at a time.
 struct PerCpuLimits {
   uint32_t batch = 0;
   uint32_t high = 0;
+
+  bool operator==(const PerCpuLimits&) const = default;
 };
 
-// Linux's choice for a zone of `managed` pages: 63 and 378 from 1 GiB upwards
-// (Linux 5.3, zone_batchsize, pageset_set_batch).
-PerCpuLimits DefaultPerCpuLimits(PageCount managed);
+// Linux's choice for a zone of `managed` pages, of which `low` are its low
+// watermark, for each of its node's `node_cpus` vCPUs: a batch of 63 from 1 GiB
+// upwards; a high mark of six batches in 5.3 (zone_batchsize,
+// pageset_set_batch), of a share of the low watermark in 6.1 (zone_highsize).
+// REQUIRES: node_cpus > 0.
+PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
+                                 PageCount low, int node_cpus);
 
-// One vCPU's cache of one zone's single pages (struct per_cpu_pages, with the
-// lock that Linux gave it in 6.0). The page freed last is handed out first; the
-// one freed longest ago goes back to the zone first.
+// One vCPU's cache of one zone's blocks, a list for each migratetype and order
+// (struct per_cpu_pages, with the lock that Linux gave it in 6.0). The block
+// freed last is handed out first; the one freed longest ago goes back to the
+// zone first.
+//
+// Of order 0 alone in 5.3; of orders 0 to 3 and of a pageblock in 6.1, where it
+// also gives back more the longer nothing is allocated.
 //
 // Its lock nests outside its zone's.
-class PerCpuPages {
+class alignas(64) PerCpuPages {
  public:
-  // REQUIRES: limits.batch > 0; both limits at most 2^20.
-  PerCpuPages(Zone& zone, PageMap& pages, PerCpuLimits limits);
+  // REQUIRES: as SetLimits.
+  PerCpuPages(Zone& zone, PageMap& pages, Linux version, PerCpuLimits limits);
   PerCpuPages(const PerCpuPages&) = delete;
   PerCpuPages& operator=(const PerCpuPages&) = delete;
 
-  // A page, after refilling from the zone where the list is empty. None if the
-  // zone has none either.
-  std::optional<Pfn> Allocate() ABSL_LOCKS_EXCLUDED(lock_, zone_.lock()) {
-    return ToOptional(Take());
+  // The orders that a version caches, a bit each.
+  static uint32_t CachedOrders(Linux version, Order pageblock_order);
+
+  // A block, after refilling from the zone where the list is empty. None if the
+  // zone has none either. REQUIRES: `order` is cached.
+  std::optional<Pfn> Allocate(Order order, MigrateType type,
+                              Mixing mixing = Mixing::kAllow)
+      ABSL_LOCKS_EXCLUDED(lock_, zone_.lock()) {
+    return ToOptional(Take(order, type, mixing));
   }
 
-  // Takes a page in; at the high mark a batch goes to the zone. Returns the
+  // Takes a block in; past the high mark some go to the zone. Returns the
   // observer to Wake, or null.
-  // REQUIRES: a single page, allocated from this zone (CHECKed).
-  [[nodiscard]] FreeBlockObserver* Free(Pfn pfn)
+  // REQUIRES: `order` is cached; a block allocated at it from this zone, or a
+  // pinned one, which stays allocated until it no longer is (CHECKed).
+  [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
-  // Gives every page to the zone. Safe from any thread. Returns as Free.
+  // Gives every block to the zone. Safe from any thread. Returns as Free.
   [[nodiscard]] FreeBlockObserver* Drain()
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
+  // For a zone whose size changed. Gives every block to the zone, and returns
+  // as Free. REQUIRES: limits.batch > 0; both at most 2^20.
+  [[nodiscard]] FreeBlockObserver* SetLimits(PerCpuLimits limits)
+      ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
+
   Zone& zone() const { return zone_; }
-  PerCpuLimits limits() const { return limits_; }
-  PageCount cached_pages() const ABSL_LOCKS_EXCLUDED(lock_);
+  PerCpuLimits limits() const ABSL_LOCKS_EXCLUDED(lock_);
+  // A snapshot.
+  PageCount cached_pages() const { return PageCount(count_.Get()); }
+
+  // A snapshot.
+  AllocationEvents events() const;
 
   // For an invariant check that must see all lists at rest.
   SpinLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
   PageCount CheckedCount(absl::Status& status) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
- private:
-  // The `i`th page from the one freed last.
-  uint32_t& At(uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return ring_[(first_ + i) & (ring_.size() - 1)];
-  }
-  // A page, or kNoPfn.
-  Pfn Take() ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
-  // False if the zone has no page. REQUIRES: the list is empty.
-  bool Refill() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  FreeBlockObserver* GiveOldest(uint32_t count)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // For the allocator's front door; kNoPfn for none.
+  Pfn Take(Order order, MigrateType type, Mixing mixing)
+      ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
+ private:
+  // Orders 0 to 3, and a pageblock's (PAGE_ALLOC_COSTLY_ORDER + 1 of one order).
+  static constexpr int kSmallOrders = 4;
+  static constexpr size_t kLists = size_t{kSmallOrders + 1} * kRequestTypes;
+
+  // A double-ended queue in a ring of a power of two; 32-bit pfns as in the page
+  // map. The newest is at `first`.
+  struct List {
+    uint32_t first = 0;
+    uint32_t end = 0;
+    uint32_t mask = 0;
+    std::unique_ptr<uint32_t[]> ring;
+    Counter allocated;  // blocks, so far
+    Counter freed;
+
+    bool empty() const { return first == end; }
+    uint32_t& operator[](uint32_t at) { return ring[at & mask]; }
+    uint32_t operator[](uint32_t at) const { return ring[at & mask]; }
+  };
+
+  static size_t IndexOf(Order order, MigrateType type) {
+    const int row =
+        order.value() < kSmallOrders ? order.value() : kSmallOrders;
+    return static_cast<size_t>(row * kRequestTypes + static_cast<int>(type));
+  }
+  Order OrderOf(size_t list) const {
+    const int row = static_cast<int>(list) / kRequestTypes;
+    return row < kSmallOrders ? Order(row) : pages_.pageblock_order();
+  }
+
+  // False if the zone has nothing. REQUIRES: the list is empty.
+  bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // After a free to list `index`: gives back what is too much.
+  FreeBlockObserver* Trim(size_t index, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
+  FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void Pick5_3(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void Pick6_1(uint64_t pages, size_t first_list)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Takes a list's oldest block into batch_.
+  void PickOldest(size_t list) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void MakeRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  FreeBlockObserver* GiveBackAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  mutable SpinLock lock_;
+  // Halved by each allocation, so that it counts the frees since (6.1's
+  // free_factor).
+  uint32_t free_factor_ ABSL_GUARDED_BY(lock_) = 0;
+  PerCpuLimits limits_ ABSL_GUARDED_BY(lock_);
+  Counter count_;  // pages
   Zone& zone_;
   PageMap& pages_;
-  const PerCpuLimits limits_;
-  mutable SpinLock lock_;
-  // A double-ended queue in a ring of a power of two; 32-bit pfns as in the
-  // page map.
-  std::vector<uint32_t> ring_ ABSL_GUARDED_BY(lock_);
-  uint32_t first_ ABSL_GUARDED_BY(lock_) = 0;
-  uint32_t count_ ABSL_GUARDED_BY(lock_) = 0;
-  std::vector<Pfn> batch_ ABSL_GUARDED_BY(lock_);
+  const Linux version_;
+  std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
+  std::vector<Pfn> refill_ ABSL_GUARDED_BY(lock_);
+  std::vector<Zone::CachedBlock> batch_ ABSL_GUARDED_BY(lock_);
 };
 
 }  // namespace guestmm

@@ -1,78 +1,101 @@
 #ifndef GUESTMM_BUDDY_ZONE_H_
 #define GUESTMM_BUDDY_ZONE_H_
 
-// A zone: a run of page frames with its own lock, free lists and watermarks.
+// A zone: page frames of one node and one kind, with their own lock, free lists
+// and watermarks.
 //
 // Behaves as Linux 5.3's buddy allocator (mm/page_alloc.c: __rmqueue_smallest,
-// expand, __free_one_page, __isolate_free_page), down to the order of its
-// lists, since that order decides which pages are used again and so which
-// memory the host gets back.
+// expand, __rmqueue_fallback, __free_one_page, __isolate_free_page), down to the
+// order of its lists, since that order decides which pages are used again and so
+// which memory the host gets back.
 
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
 #include <span>
-#include <string_view>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
+#include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
+#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/placement.h"
+#include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/watermarks.h"
+#include "guestmm/buddy/zone_type.h"
 
 namespace guestmm {
 
-// By the addresses that old devices could reach.
-enum class ZoneType {
-  kDma32,   // below 4 GiB
-  kNormal,  // from 4 GiB
-};
-
-// "DMA32", "Normal": the kernel's names.
-std::string_view Name(ZoneType type);
+// Whether a request may take blocks smaller than a pageblock from another
+// migratetype (ALLOC_NOFRAGMENT).
+enum class Mixing : bool { kAvoid, kAllow };
 
 class Zone {
  public:
   struct Options {
     ZoneType type = ZoneType::kNormal;
+    int node = 0;
     // Its place among the allocator's zones.
     int index = 0;
-    // The pages that may belong to it, holes included.
-    PfnRange span;
+    // Not below the page map's pageblock order.
     Order max_order = kMaxOrder;
+    PlacementOptions placement = {};
   };
 
   // The list heads that a zone takes from its PageMap.
-  static constexpr size_t kListHeads = kMaxOrder.value() + 1;
+  static constexpr int kOrders = kMaxOrder.value() + 1;
+  static constexpr size_t kListHeads = size_t{kOrders} * kMigrateTypes;
 
-  // `pages` must outlive this. REQUIRES: span.end <= pages.end(); max_order <=
-  // kMaxOrder.
+  // Without memory. `pages` must outlive this. REQUIRES: pageblock order <=
+  // max_order <= kMaxOrder.
   Zone(const Options& options, PageMap& pages);
   Zone(const Zone&) = delete;
   Zone& operator=(const Zone&) = delete;
 
   ZoneType type() const { return options_.type; }
+  int node() const { return options_.node; }
   int index() const { return options_.index; }
-  PfnRange span() const { return options_.span; }
   Order max_order() const { return options_.max_order; }
+  // From the first of its pages to behind the last, holes and other zones'
+  // pages included. A snapshot without the lock.
+  PfnRange span() const {
+    return {.start = Pfn(span_start_.Get()), .end = Pfn(span_end_.Get())};
+  }
   // The lock of everything below that says so. docs/concurrency.md has the
   // order.
   SpinLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
 
-  // Gives the pages of `range` to the zone as free, in the largest aligned
-  // blocks, ascending, as memblock does at boot. Does not tell the observer.
-  // REQUIRES: within the span, all offline until now.
-  void AddMemory(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
+  // Memory -----------------------------------------------------------------
 
-  void SetWatermarks(const Watermarks& watermarks) ABSL_LOCKS_EXCLUDED(lock_);
+  // Gives the pages of `range` to the zone as free and movable, in the largest
+  // aligned blocks, ascending, as memblock does at boot; shuffles them where
+  // that is asked for. Tells the observer, if there is one; returns it to Wake,
+  // or null. REQUIRES: all offline until now (CHECKed); no other zone has a page
+  // in the pageblocks of its first and last page.
+  FreeBlockObserver* AddMemory(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
+
+  // The zone's memory, ascending, adjoining ranges as one.
+  std::vector<PfnRange> ranges() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return ranges_;
+  }
+
+  void SetWatermarks(const Watermarks& watermarks,
+                     const LowmemReserve& reserve = {})
+      ABSL_LOCKS_EXCLUDED(lock_);
   Watermarks watermarks() const {
-    return {.min = watermark_min_.Get(),
-            .low = watermark_low_.Get(),
-            .high = watermark_high_.Get()};
+    return {.min = PageCount(min_.Get()),
+            .low = PageCount(low_.Get()),
+            .high = PageCount(high_.Get())};
+  }
+  PageCount lowmem_reserve(ZoneType highest) const {
+    return PageCount(reserve_[static_cast<size_t>(highest)].Get());
   }
 
   // True if, after taking a block of `order`, more than `mark` pages would be
@@ -83,45 +106,56 @@ class Zone {
     // free - (pages - 1) > mark, without going below zero.
     if (free_pages() < mark + order.pages()) return false;
     if (order == Order(0)) return true;
-    int larger = order.value();
-    while (larger <= max_order().value() && free_blocks(Order(larger)) == 0) {
-      ++larger;
-    }
-    return larger <= max_order().value();
+    constexpr uint64_t one_of_each_type =
+        1 | uint64_t{1} << kOrders | uint64_t{1} << 2 * kOrders;
+    static_assert(kRequestTypes == 3);
+    const uint64_t orders = kAllOrders >> order.value() << order.value();
+    return (nonempty_.Get() & orders * one_of_each_type) != 0;
   }
 
-  // Takes a block: the first of the smallest order that has one, split down,
-  // its lower half kept at each step. None if no block is large enough. Heeds
-  // no watermark. REQUIRES: order <= max_order().
-  std::optional<Pfn> Allocate(Order order)
+  // Allocating and freeing -------------------------------------------------
+
+  // Takes a block: the first of the smallest order that has one of `type`, split
+  // down, its lower half kept at each step; else steals from another type as
+  // the kernel does (zone_stealing.cc). None if no block is large enough. Heeds
+  // no watermark. REQUIRES: order <= max_order(); a request's type.
+  std::optional<Pfn> Allocate(Order order, MigrateType type,
+                              Mixing mixing = Mixing::kAllow)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return ToOptional(TakeBlock(order, PageState::kAllocated));
+    return ToOptional(Take(order, type, mixing));
   }
 
   // Frees an allocated block: merges it with its buddies, puts it on its list,
   // tells the observer. Returns the observer to Wake after unlocking, or null.
-  // REQUIRES: it is the head of a block allocated from this zone at `order`
-  // (CHECKed: a double free ends the process).
+  // REQUIRES: it is the head of a block allocated from this zone at `order`, and
+  // not pinned (CHECKed: a double free ends the process).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return FreeFrom(PageState::kAllocated, pfn, order);
-  }
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // For per-CPU lists: takes up to pages.size() single pages, which are then
-  // cached; returns how many (rmqueue_bulk).
-  size_t AllocateBulk(std::span<Pfn> pages)
+  // For per-CPU lists: takes up to blocks.size() blocks, which are then cached;
+  // returns how many (rmqueue_bulk).
+  size_t AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
+                      Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // A block on its way back from a per-CPU list, with its list's type.
+  struct CachedBlock {
+    Pfn pfn;
+    Order order;
+    MigrateType type = MigrateType::kMovable;
+  };
+  // Frees cached blocks, in order (free_pcppages_bulk). As Free.
+  [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedBlock> blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Frees cached pages, in order (free_pcppages_bulk). As Free.
-  [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const Pfn> pages)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Isolating for the host --------------------------------------------------
 
   // The order of the free block that starts at `pfn`; none if none does.
   std::optional<Order> FreeBlockAt(Pfn pfn) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Takes the free block at `pfn` off its list, whole. None, with no effect, if
-  // that would leave no more than the min watermark free
-  // (__isolate_free_page).
+  // that would leave no more than the min watermark free, or if the block is on
+  // its way offline. Of a block of half a pageblock or more the pageblocks
+  // become movable (__isolate_free_page).
   // REQUIRES: FreeBlockAt(pfn).
   std::optional<IsolatedBlock> Isolate(Pfn pfn)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -132,104 +166,211 @@ class Zone {
   // REQUIRES: &block.zone() == this.
   Order Return(IsolatedBlock block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
+  // The migratetype of the pageblock that holds `pfn`. REQUIRES for both: it is
+  // this zone's.
+  MigrateType pageblock_type(Pfn pfn) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return pages_.pageblock(pfn).type;
+  }
+  // REQUIRES: neither `type` nor the present one is kIsolate. Free blocks stay
+  // on the lists they are on (set_pageblock_migratetype).
+  void SetPageblockType(Pfn pfn, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
   // Tells `observer` of every block freed from now on whose merged order is at
   // least `min_order`; null for no one. It must live until calls that were in
   // the allocator when it was replaced have returned.
   void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0))
       ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Pages given to the zone; on its free lists; isolated. Snapshots without the
-  // lock.
-  PageCount managed_pages() const { return managed_pages_.Get(); }
-  PageCount free_pages() const { return free_pages_.Get(); }
-  PageCount isolated_pages() const { return isolated_pages_.Get(); }
-  // Blocks on the free list of `order`. A snapshot without the lock.
-  uint64_t free_blocks(Order order) const {
-    return areas_[static_cast<size_t>(order.value())].blocks.Get().value();
-  }
+  // Going offline -----------------------------------------------------------
+  // REQUIRES for all: `range` is aligned to blocks of max_order().
 
-  // Calls `visit(pfn)` for each block on the free list of `order`, first to
-  // last.
+  // Makes all pageblocks of `range` kIsolate: what is free there, or becomes so,
+  // cannot be allocated any more, and does not count as free. Returns what types
+  // they had (start_isolate_page_range).
+  std::vector<MigrateType> IsolatePageblocks(PfnRange range)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Undoes it, with what it returned (undo_isolate_page_range).
+  void RestorePageblocks(PfnRange range, std::span<const MigrateType> types)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // What of `range` is not free: the first block that is allocated or cached,
+  // and the first that is isolated for the host.
+  struct Busy {
+    std::optional<Pfn> in_use;
+    std::optional<Pfn> isolated;
+  };
+  Busy FindBusy(PfnRange range) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Takes `range` out of the zone. REQUIRES: its pageblocks are kIsolate, and
+  // nothing in it is busy.
+  void RemoveMemory(PfnRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Counts ------------------------------------------------------------------
+  // Snapshots without the lock.
+
+  // Pages given to the zone; free to be allocated; free but on their way
+  // offline; isolated for the host.
+  PageCount managed_pages() const { return PageCount(managed_pages_.Get()); }
+  PageCount free_pages() const { return PageCount(free_pages_.Get()); }
+  PageCount offlining_pages() const {
+    return PageCount(offlining_pages_.Get());
+  }
+  PageCount isolated_pages() const { return PageCount(isolated_pages_.Get()); }
+  // Free blocks of `order`, of all types (nr_free).
+  uint64_t free_blocks(Order order) const {
+    return blocks_[static_cast<size_t>(order.value())].Get();
+  }
+  // What was allocated and freed here, but not by way of per-CPU lists.
+  AllocationEvents events() const {
+    return {.allocations = allocations_.Get(),
+            .allocated_pages = allocated_pages_.Get(),
+            .freed_pages = freed_pages_.Get()};
+  }
+  // Times that a request was served from another type's blocks, and pageblocks
+  // that changed their type for it.
+  uint64_t steals() const { return steals_.Get(); }
+  uint64_t stolen_pageblocks() const { return stolen_pageblocks_.Get(); }
+
+  // Calls `visit(pfn)` for each block on the free list of `order` and `type`,
+  // first to last.
   template <typename Visitor>
-  void ForEachFreeBlock(Order order, Visitor visit) const
+  void ForEachFreeBlock(Order order, MigrateType type, Visitor visit) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    const PageMap::Index list = area(order).list;
+    const PageMap::Index list = List(order, type);
     for (PageMap::Index at = pages_.First(list); at != list;
          at = pages_.Next(at)) {
       visit(Pfn(at));
     }
   }
+  // How many pageblocks are of each type, those with at least one page.
+  std::array<uint64_t, kMigrateTypes> PageblocksByType() const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Walks all lists and pages; Internal, naming the invariant of
   // docs/invariants.md and the page, if one does not hold.
   absl::Status CheckInvariants() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
+  // For the allocator's front door, which has its own way to say "none".
+  Pfn Take(Order order, MigrateType type, Mixing mixing)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
  private:
-  // Written under the zone's lock, readable without.
-  class Counter {
-   public:
-    PageCount Get() const {
-      return PageCount(value_.load(std::memory_order_relaxed));
-    }
-    void Set(PageCount count) {
-      value_.store(count.value(), std::memory_order_relaxed);
-    }
-    void Add(PageCount count) { Set(Get() + count); }
-    void Subtract(PageCount count) { Set(Get() - count); }
+  static constexpr uint64_t kAllOrders = (uint64_t{1} << kOrders) - 1;
+  enum class ListEnd : bool { kHead, kTail };
 
-   private:
-    std::atomic<uint64_t> value_{0};
-  };
-
-  // The free blocks of one order. Migratetypes will give it a list each.
-  struct FreeArea {
-    PageMap::Index list = 0;
-    Counter blocks;
-  };
-
-  FreeArea& area(Order order) {
-    return areas_[static_cast<size_t>(order.value())];
+  static constexpr int Bit(Order order, MigrateType type) {
+    return static_cast<int>(type) * kOrders + order.value();
   }
-  const FreeArea& area(Order order) const {
-    return areas_[static_cast<size_t>(order.value())];
+  PageMap::Index List(Order order, MigrateType type) const {
+    return lists_ + static_cast<PageMap::Index>(Bit(order, type));
   }
+  // The orders that have a free block of `type`, a bit each.
+  uint64_t NonemptyOrders(MigrateType type) const {
+    return nonempty_.Get() >> Bit(Order(0), type) & kAllOrders;
+  }
+  bool IsOurs(Pfn pfn) const {
+    return pages_.pageblock(pfn).zone == options_.index;
+  }
+  Order pageblock_order() const { return pages_.pageblock_order(); }
 
-  // These two leave free_pages_ to their callers, which change it once, by what
-  // came or went: who reads it without the lock sees no dip while a block is
-  // split or merged.
-  void AddToList(Pfn pfn, Order order, bool at_tail)
+  // These leave free_pages_ to their callers, which change it once, by what came
+  // or went: who reads it without the lock sees no dip while a block is split or
+  // merged.
+  void AddToList(Pfn pfn, Order order, MigrateType type, ListEnd end)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void TakeOffList(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  bool IsFreeBlock(Pfn pfn, Order order) const {
-    return span().Contains(pfn) && pages_.Is(pfn, PageState::kFree, order);
+  void MoveToList(Pfn pfn, Order order, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // The counter of free pages in pageblocks of `type`.
+  Counter& FreeCounter(MigrateType type) {
+    return type == MigrateType::kIsolate ? offlining_pages_ : free_pages_;
   }
-  // The block's first page, or kNoPfn.
-  Pfn TakeBlock(Order order, PageState state)
+
+  // Takes and splits the smallest block of `type` that will do, or kNoPfn. The
+  // caller writes its entry.
+  Pfn TakeSmallest(Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  FreeBlockObserver* FreeFrom(PageState from, Pfn pfn, Order order)
+  Pfn TakeBlock(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Merges and lists a block that is in no one's hands; what it became.
+
+  // Moves a block of another type to the lists of `type`, where TakeSmallest
+  // will find it. False if there is none.
+  bool Steal(Order order, MigrateType type, Mixing mixing)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void StealBlock(Pfn pfn, Order order, MigrateType type, bool whole_pageblock)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Moves all free blocks of the pageblock of `pfn` to the lists of `type`.
+  struct Moved {
+    PageCount free;     // moved
+    PageCount movable;  // in use by what was asked for as movable
+  };
+  Moved MovePageblock(Pfn pfn, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // A block that came back: merged, listed, and the observer told.
+  FreeBlockObserver* FreeBlock(Pfn pfn, Order order, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Merges and lists a block that is in no one's hands, at the tail or where it
+  // belongs; what it became.
   struct Block {
     Pfn pfn;
     Order order;
   };
-  Block Merge(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  Block Merge(Pfn pfn, Order order, MigrateType type, bool to_tail)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Whether the block at `pfn`, of at least a pageblock, may merge with its
+  // buddy there.
+  bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  ListEnd EndFor(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Calls `visit(pfn, info)` for the head of each block in `range`, ascending.
+  template <typename Visitor>
+  void ForEachBlock(PfnRange range, Visitor visit) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // FPI_TO_TAIL of 6.1, for memory that is cold.
+  bool cold_to_tail() const {
+    return options_.placement.rules == Linux::k6_1;
+  }
+
   absl::Status CheckFreeLists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  absl::Status CheckBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   const Options options_;
   PageMap& pages_;
+  // Of each type all orders, ascending.
+  const PageMap::Index lists_;
   mutable SpinLock lock_;
-  std::array<FreeArea, kListHeads> areas_;
-  Counter free_pages_;
-  Counter isolated_pages_;
-  Counter managed_pages_;
-  Counter watermark_min_;
-  Counter watermark_low_;
-  Counter watermark_high_;
-  FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   // Above every order while there is no observer, so that the hook costs one
   // compare.
-  int observer_min_order_ ABSL_GUARDED_BY(lock_) = kListHeads;
+  int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;
+  // While none is on its way offline, merges need not look at types.
+  uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
+  FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;
+  // A bit for each list that has a block.
+  Counter nonempty_;
+  static_assert(kListHeads <= 64);
+  Counter free_pages_;
+  std::array<Counter, kOrders> blocks_;
+  Counter offlining_pages_;
+  Counter isolated_pages_;
+  Counter managed_pages_;
+  Counter allocations_;
+  Counter allocated_pages_;
+  Counter freed_pages_;
+  Counter steals_;
+  Counter stolen_pageblocks_;
+  Counter min_;
+  Counter low_;
+  Counter high_;
+  std::array<Counter, kZoneTypes> reserve_;
+  Counter span_start_;
+  Counter span_end_;
+  std::vector<PfnRange> ranges_ ABSL_GUARDED_BY(lock_);
+  std::optional<Random> shuffle_ ABSL_GUARDED_BY(lock_);
 };
 
 }  // namespace guestmm

@@ -65,6 +65,8 @@ class Reporter final : public FreeBlockObserver,
   // FreeBlockObserver:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+  void OnMemoryOnline(Zone& zone, PfnRange range) override;
+  void OnMemoryOffline(Zone& zone, PfnRange range) override;
   void Wake() override ABSL_LOCKS_EXCLUDED(state_);
 
  private:

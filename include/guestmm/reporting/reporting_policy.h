@@ -45,6 +45,11 @@ class ReportingPolicy {
   virtual bool BlockFreed(Zone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
 
+  // Memory is about to be online, or is no longer (FreeBlockObserver). First of
+  // all, what is online when reporting is enabled.
+  virtual void MemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
+  virtual void MemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}
+
   // Isolates the next blocks of the pass into `list`. True: report them. False:
   // the pass is over, and the list empty.
   // REQUIRES: list.empty(); list.capacity() == capacity().

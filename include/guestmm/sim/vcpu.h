@@ -20,11 +20,9 @@ class Vcpu {
 
   int id() const { return id_; }
 
-  // A block of `order` from zones up to `highest`; none if memory is out. Its
-  // contents are anything.
-  std::optional<Pfn> Allocate(Order order,
-                              ZoneType highest = ZoneType::kNormal) {
-    return allocator_.Allocate(id_, order, highest);
+  // A block of `order`; none if memory is out. Its contents are anything.
+  std::optional<Pfn> Allocate(Order order, Gfp gfp = kGfpUser) {
+    return allocator_.Allocate(id_, order, gfp);
   }
   // REQUIRES: `pfn` was allocated at `order`, on any vCPU (CHECKed).
   void Free(Pfn pfn, Order order) { allocator_.Free(id_, pfn, order); }

@@ -1,0 +1,44 @@
+#ifndef GUESTMM_BUDDY_MEMORY_LAYOUT_H_
+#define GUESTMM_BUDDY_MEMORY_LAYOUT_H_
+
+#include <vector>
+
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/zone_type.h"
+
+namespace guestmm {
+
+// A node's page frames [start, end).
+struct MemoryRange {
+  Pfn start;
+  Pfn end;
+  int node = 0;
+
+  constexpr PfnRange pages() const { return {.start = start, .end = end}; }
+  bool operator==(const MemoryRange&) const = default;
+};
+
+// A part of a range that is in one zone.
+struct ZoneRange {
+  ZoneType type = ZoneType::kNormal;
+  MemoryRange memory;
+};
+
+// Cuts memory, ascending, at the borders of x86-64's zones: 16 MiB, 4 GiB, and
+// on each node where ZONE_MOVABLE begins. That is behind the share of the pages
+// that the kernel keeps for itself, all but `movable`; it spreads them evenly
+// over the nodes, each from its lowest address up, and only memory in the
+// highest zone can be movable (Linux 5.3, movablecore=,
+// find_zone_movable_pfns_for_nodes). The border is a multiple of `alignment`.
+std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
+                                   PageCount movable, Order alignment);
+
+// The zone that a page of address `pfn` has at boot, ZONE_MOVABLE apart.
+ZoneType ZoneTypeOf(Pfn pfn);
+
+// Where LayOutZones cuts: the first page behind the zone of `type`.
+Pfn EndOfZoneType(ZoneType type);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_BUDDY_MEMORY_LAYOUT_H_

@@ -1,0 +1,99 @@
+#include "guestmm/buddy/memory_layout.h"
+
+#include <algorithm>
+#include <map>
+
+namespace guestmm {
+namespace {
+
+constexpr Pfn kDmaEnd = ToPfn(Gpa(16 * kMiB));
+constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
+constexpr Pfn kNoEnd{~uint64_t{0}};
+
+// Where each node's ZONE_MOVABLE begins.
+std::map<int, Pfn> MovableStarts(const std::vector<MemoryRange>& memory,
+                                 PageCount movable, Order alignment) {
+  std::map<int, Pfn> starts;
+  PageCount total;
+  Pfn end(0);
+  for (const MemoryRange& range : memory) {
+    starts[range.node] = kNoEnd;
+    total += range.pages().pages();
+    end = std::max(end, range.end);
+  }
+  const PageCount rounded =
+      Pfn(std::min(movable, total).value()).AlignUp(alignment) - Pfn(0);
+  if (movable == PageCount(0)) return starts;
+  const ZoneType highest = ZoneTypeOf(end - PageCount(1));
+  const Pfn usable_from = highest == ZoneType::kDma     ? Pfn(0)
+                          : highest == ZoneType::kDma32 ? kDmaEnd
+                                                        : kDma32End;
+  // What the kernel still wants for itself, spread over the nodes that can give
+  // some, until no more is wanted.
+  PageCount wanted = rounded < total ? total - rounded : PageCount(0);
+  size_t nodes = starts.size();
+  std::map<int, Pfn> at;
+  for (const auto& [node, start] : starts) at[node] = Pfn(0);
+  while (true) {
+    const PageCount share((wanted.value() + nodes - 1) / nodes);
+    for (auto& [node, from] : at) {
+      PageCount left = share;
+      for (const MemoryRange& range : memory) {
+        if (range.node != node || range.end <= from) continue;
+        const Pfn start = std::max(range.start, from);
+        // What only the kernel can use counts as its own, wanted or not.
+        const Pfn must_end = std::clamp(usable_from, start, range.end);
+        const PageCount must = must_end - start;
+        const PageCount more =
+            std::min(range.end - must_end, left - std::min(left, must));
+        from = must_end + more;
+        left -= std::min(left, must + more);
+        wanted -= std::min(wanted, must + more);
+        if (left == PageCount(0) && from >= usable_from) break;
+      }
+    }
+    if (wanted.value() < nodes || --nodes == 0) break;
+  }
+  for (auto& [node, start] : starts) start = at[node].AlignUp(alignment);
+  return starts;
+}
+
+}  // namespace
+
+ZoneType ZoneTypeOf(Pfn pfn) {
+  if (pfn < kDmaEnd) return ZoneType::kDma;
+  return pfn < kDma32End ? ZoneType::kDma32 : ZoneType::kNormal;
+}
+
+Pfn EndOfZoneType(ZoneType type) {
+  switch (type) {
+    case ZoneType::kDma:
+      return kDmaEnd;
+    case ZoneType::kDma32:
+      return kDma32End;
+    default:
+      return kNoEnd;
+  }
+}
+
+std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
+                                   PageCount movable, Order alignment) {
+  std::map<int, Pfn> movable_starts = MovableStarts(memory, movable, alignment);
+  std::vector<ZoneRange> ranges;
+  for (const MemoryRange& range : memory) {
+    const Pfn movable_start = movable_starts[range.node];
+    for (Pfn start = range.start; start < range.end;) {
+      const ZoneType type = start >= movable_start ? ZoneType::kMovable
+                                                   : ZoneTypeOf(start);
+      Pfn end = std::min(range.end, EndOfZoneType(type));
+      if (start < movable_start) end = std::min(end, movable_start);
+      ranges.push_back(
+          {.type = type,
+           .memory = {.start = start, .end = end, .node = range.node}});
+      start = end;
+    }
+  }
+  return ranges;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,88 @@
+// The way of a zone's memory offline: its pageblocks are isolated, so that what
+// is freed there stays; once all of it is free it leaves the zone (Linux 5.3,
+// start_isolate_page_range, __offline_isolated_pages).
+//
+// The range is in whole blocks of the largest order, so no block and no merge
+// crosses its ends.
+
+#include "guestmm/base/check.h"
+#include "src/buddy/zone_lists.h"
+
+namespace guestmm {
+
+std::vector<MigrateType> Zone::IsolatePageblocks(PfnRange range) {
+  std::vector<MigrateType> types;
+  for (Pfn pfn = range.start; pfn < range.end;
+       pfn += pageblock_order().pages()) {
+    types.push_back(pageblock_type(pfn));
+    SetPageblockType(pfn, MigrateType::kIsolate);
+    ++isolate_pageblocks_;
+  }
+  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
+    if (info.state != PageState::kFree) return;
+    MoveToList(pfn, info.order, MigrateType::kIsolate);
+    free_pages_.Subtract(info.order.pages().value());
+    offlining_pages_.Add(info.order.pages().value());
+  });
+  return types;
+}
+
+void Zone::RestorePageblocks(PfnRange range,
+                             std::span<const MigrateType> types) {
+  size_t i = 0;
+  for (Pfn pfn = range.start; pfn < range.end;
+       pfn += pageblock_order().pages()) {
+    SetPageblockType(pfn, types[i++]);
+    --isolate_pageblocks_;
+  }
+  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
+    if (info.state != PageState::kFree) return;
+    MoveToList(pfn, info.order, pageblock_type(pfn));
+    offlining_pages_.Subtract(info.order.pages().value());
+    free_pages_.Add(info.order.pages().value());
+  });
+}
+
+Zone::Busy Zone::FindBusy(PfnRange range) const {
+  Busy busy;
+  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
+    if (info.state == PageState::kFree) return;
+    std::optional<Pfn>& first =
+        info.state == PageState::kIsolated ? busy.isolated : busy.in_use;
+    if (!first) first = pfn;
+  });
+  return busy;
+}
+
+void Zone::RemoveMemory(PfnRange range) {
+  const Busy busy = FindBusy(range);
+  GUESTMM_CHECK(!busy.in_use && !busy.isolated)
+      << busy.in_use.value_or(busy.isolated.value_or(Pfn(0))) << " is busy";
+  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
+    TakeOffList(pfn, info.order);
+    offlining_pages_.Subtract(info.order.pages().value());
+  });
+  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
+    pages_.SetOffline(pfn);
+  }
+  for (Pfn pfn = range.start; pfn < range.end;
+       pfn += pageblock_order().pages()) {
+    GUESTMM_CHECK(pageblock_type(pfn) == MigrateType::kIsolate);
+    --isolate_pageblocks_;
+    pages_.SetPageblock(pfn, {});
+  }
+  std::vector<PfnRange> left;
+  for (const PfnRange& part : ranges_) {
+    if (part.end <= range.start || part.start >= range.end) {
+      left.push_back(part);
+      continue;
+    }
+    if (part.start < range.start) left.push_back({part.start, range.start});
+    if (part.end > range.end) left.push_back({range.end, part.end});
+  }
+  ranges_ = std::move(left);
+  UpdateSpan();
+  managed_pages_.Subtract(range.pages().value());
+}
+
+}  // namespace guestmm

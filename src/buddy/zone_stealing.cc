@@ -1,0 +1,111 @@
+// What Zone does where it has no block of the type that is asked for
+// (Linux 5.3, __rmqueue_fallback, find_suitable_fallback,
+// steal_suitable_fallback): it takes one of another type, as large as there is,
+// and with a large one the whole pageblock, so that types mix as little as may
+// be.
+
+#include <algorithm>
+#include <array>
+
+#include "src/buddy/zone_lists.h"
+
+namespace guestmm {
+namespace {
+
+// Whom a request of a type takes from, the first that has something.
+constexpr std::array<std::array<MigrateType, 2>, kRequestTypes> kFallbacks = {
+    {{MigrateType::kReclaimable, MigrateType::kMovable},       // unmovable
+     {MigrateType::kReclaimable, MigrateType::kUnmovable},     // movable
+     {MigrateType::kUnmovable, MigrateType::kMovable}}};       // reclaimable
+
+// can_steal_fallback: movable pages in a pageblock of others' do no lasting
+// harm, so they take a pageblock only along with a large block.
+bool TakesWholePageblock(Order order, MigrateType type, Order pageblock) {
+  return order.value() >= pageblock.value() / 2 ||
+         type != MigrateType::kMovable;
+}
+
+}  // namespace
+
+bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
+  const Order smallest =
+      mixing == Mixing::kAvoid ? std::max(order, pageblock_order()) : order;
+  const auto& fallbacks = kFallbacks[static_cast<size_t>(type)];
+  // The first block on the first fallback's list of `of`, or kNoPfn.
+  const auto find = [&](Order of) {
+    for (const MigrateType fallback : fallbacks) {
+      const PageMap::Index list = List(of, fallback);
+      if (!pages_.Empty(list)) return Pfn(pages_.First(list));
+    }
+    return kNoPfn;
+  };
+  for (int value = max_order().value(); value >= smallest.value(); --value) {
+    Order found(value);
+    Pfn pfn = find(found);
+    if (pfn == kNoPfn) continue;
+    const bool whole = TakesWholePageblock(found, type, pageblock_order());
+    if (!whole && found > order) {
+      // It keeps its type, so the smallest that will do is best.
+      found = order;
+      while ((pfn = find(found)) == kNoPfn) found = Order(found.value() + 1);
+    }
+    StealBlock(pfn, found, type,
+               TakesWholePageblock(found, type, pageblock_order()));
+    return true;
+  }
+  return false;
+}
+
+void Zone::StealBlock(Pfn pfn, Order order, MigrateType type,
+                      bool whole_pageblock) {
+  steals_.Add(1);
+  if (order >= pageblock_order()) {
+    for (Pfn at = pfn; at < pfn + order.pages();
+         at += pageblock_order().pages()) {
+      SetPageblockType(at, type);
+      stolen_pageblocks_.Add(1);
+    }
+  }
+  if (order >= pageblock_order() || !whole_pageblock) {
+    MoveToList(pfn, order, type);
+    return;
+  }
+  const MigrateType old_type = pageblock_type(pfn);
+  const Moved moved = MovePageblock(pfn, type);
+  if (moved.free == PageCount(0)) {
+    MoveToList(pfn, order, type);
+    return;
+  }
+  // Pages in use that are, by their looks, of the new type.
+  PageCount alike;
+  if (type == MigrateType::kMovable) {
+    alike = moved.movable;
+  } else if (old_type == MigrateType::kMovable) {
+    alike = pageblock_order().pages() - (moved.free + moved.movable);
+  }
+  if ((moved.free + alike) * 2 >= pageblock_order().pages()) {
+    SetPageblockType(pfn, type);
+    stolen_pageblocks_.Add(1);
+  }
+}
+
+Zone::Moved Zone::MovePageblock(Pfn pfn, MigrateType type) {
+  const Pfn start = pfn.AlignDown(pageblock_order());
+  PfnRange block = {start, start + pageblock_order().pages()};
+  // At a zone's edges (move_freepages_block).
+  if (block.end > span().end) return {};
+  if (block.start < span().start) block.start = pfn;
+  Moved moved;
+  ForEachBlock(block, [&](Pfn at, PageInfo info) {
+    if (info.state == PageState::kFree) {
+      MoveToList(at, info.order, type);
+      moved.free += info.order.pages();
+    } else if (info.state == PageState::kAllocated &&
+               pages_.AllocatedAs(at) == MigrateType::kMovable) {
+      moved.movable += std::min(info.order, pageblock_order()).pages();
+    }
+  });
+  return moved;
+}
+
+}  // namespace guestmm

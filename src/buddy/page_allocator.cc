@@ -37,6 +37,7 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
     : options_(options),
       per_cpu_orders_(PerCpuPages::CachedOrders(options.per_cpu_lists,
                                                 *options.pageblock_order)),
+      cpus_(static_cast<unsigned>(options.cpus)),
       cpu_nodes_(options.cpu_nodes),
       distances_(options.distances),
       pages_(std::move(pages)) {
@@ -51,6 +52,7 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
           *pages_));
     }
   }
+  zone_count_ = static_cast<unsigned>(zones_.size());
   for (const ZoneRange& range :
        LayOutZones(options.memory, options.movable, options.max_order)) {
     zone(range.memory.node, range.type).AddMemory(range.memory.pages());
@@ -62,6 +64,8 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
     }
   }
   events_ = std::make_unique<RareEvents[]>(zones_.size());
+  first_choices_ = std::make_unique<std::atomic<PerCpuPages*>[]>(
+      static_cast<size_t>(cpus() * kZoneTypes));
   LockHolder hold(memory_lock_);
   ZonesResized();
 }
@@ -99,16 +103,66 @@ void PageAllocator::ZonesResized() {
   }
   all_zonelists_.push_back(
       std::make_unique<const Zonelists>(zones_, distances_));
-  zonelists_.store(all_zonelists_.back().get(), std::memory_order_release);
+  const Zonelists& lists = *all_zonelists_.back();
+  zonelists_.store(&lists, std::memory_order_release);
+  for (int cpu = 0; cpu < cpus(); ++cpu) {
+    for (int highest = 0; highest < kZoneTypes; ++highest) {
+      const auto zones =
+          lists.OnlyFrom(NodeOf(cpu), static_cast<ZoneType>(highest));
+      first_choices_[static_cast<size_t>(cpu * kZoneTypes + highest)].store(
+          zones.empty() ? nullptr : &per_cpu(cpu, *zones.front()),
+          std::memory_order_release);
+    }
+  }
 }
 
 // Allocating -----------------------------------------------------------------
 
+[[gnu::always_inline]] inline Pfn PageAllocator::TakeFrom(
+    PerCpuPages& per_cpu, Order order, MigrateType type, Mixing mixing) {
+  if (IsPerCpuOrder(order)) return per_cpu.Take(order, type, mixing);
+  Zone& zone = per_cpu.zone();
+  LockHolder hold(zone.lock());
+  return zone.Take(order, type, mixing);
+}
+
+[[gnu::always_inline]] inline Pfn PageAllocator::TakeFirstChoice(int cpu,
+                                                                 Order order,
+                                                                 Gfp gfp) {
+  if (!IsRequest(cpu, order, gfp)) [[unlikely]] RejectRequest(cpu, order, gfp);
+  // What nearly all are: local, and their first zone has enough.
+  if (gfp.node == Gfp::kLocalNode) [[likely]] {
+    PerCpuPages* const per_cpu =
+        first_choices_[static_cast<size_t>(cpu * kZoneTypes) +
+                       static_cast<size_t>(gfp.highest)]
+            .load(std::memory_order_acquire);
+    if (per_cpu != nullptr) [[likely]] {
+      Zone& zone = per_cpu->zone();
+      if (zone.WatermarkOk(order, zone.low_mark(gfp.highest))) [[likely]] {
+        const Pfn pfn =
+            TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
+        if (pfn != kNoPfn) [[likely]] return pfn;
+      }
+    }
+  }
+  return TakeFromZonelist(cpu, order, gfp);
+}
+
+// One copy of the way for single pages, one for the rest.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
+  return order == Order(0) ? TakeFirstChoice(cpu, Order(0), gfp)
+                           : TakeFirstChoice(cpu, order, gfp);
+}
+
+void PageAllocator::RejectRequest(int cpu, Order order, Gfp gfp) const {
   GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
   GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
   GUESTMM_CHECK(static_cast<int>(gfp.type) < kRequestTypes)
       << "a request of type " << Name(gfp.type);
+}
+
+// get_page_from_freelist, and what __alloc_pages_nodemask does about it.
+Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp) {
   GUESTMM_CHECK(gfp.node < nodes()) << "there is no node " << int{gfp.node};
   const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
   const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
@@ -118,16 +172,13 @@ Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
       .gfp = gfp,
       .zones = gfp.this_node_only ? lists.OnlyFrom(node, gfp.highest)
                                   : lists.For(node, gfp.highest)};
-  // ALLOC_NOFRAGMENT: rather another zone than a mix of types in Normal.
-  const bool avoid = !request.zones.empty() &&
-                     request.zones.front()->type() == ZoneType::kNormal;
-  if (avoid) {
+  if (!request.zones.empty() &&
+      request.zones.front()->first_mixing() == Mixing::kAvoid) {
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
-    if (pfn != kNoPfn) [[likely]] return pfn;
+    if (pfn != kNoPfn) return pfn;
   }
   const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAllow);
-  if (pfn != kNoPfn) [[likely]] return pfn;
-  return TakeSlowly(request);
+  return pfn != kNoPfn ? pfn : TakeSlowly(request);
 }
 
 inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
@@ -153,16 +204,6 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
   return false;
 }
 
-inline Pfn PageAllocator::TakeFrom(Zone& zone, const Request& request,
-                                   Mixing mixing) {
-  if (IsPerCpuOrder(request.order)) {
-    return per_cpu(request.cpu, zone)
-        .Take(request.order, request.gfp.type, mixing);
-  }
-  LockHolder hold(zone.lock());
-  return zone.Take(request.order, request.gfp.type, mixing);
-}
-
 Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
   for (Zone* const zone : request.zones) {
     // A remote node is worse than a mix of types.
@@ -176,7 +217,8 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
       LockHolder hold(zone->lock());
       if (!MayTake(*zone, request, keep)) continue;
     }
-    const Pfn pfn = TakeFrom(*zone, request, mixing);
+    const Pfn pfn = TakeFrom(per_cpu(request.cpu, *zone), request.order,
+                             request.gfp.type, mixing);
     if (pfn == kNoPfn) continue;
     const int wanted = request.gfp.node < 0 ? NodeOf(request.cpu)
                                             : request.gfp.node;
@@ -300,14 +342,32 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   return *zones_[zone];
 }
 
+[[gnu::always_inline]] inline FreeBlockObserver* PageAllocator::FreeBlock(
+    int cpu, Pfn pfn, Order order) {
+  if (static_cast<unsigned>(cpu) >= cpus_ || order > max_order() ||
+      pfn >= pages_->end()) [[unlikely]] {
+    RejectFree(cpu, pfn, order);
+  }
+  const uint8_t zone = pages_->pageblock(pfn).zone;
+  if (zone == PageMap::Pageblock::kNoZone) [[unlikely]] {
+    RejectFree(cpu, pfn, order);
+  }
+  PerCpuPages& per_cpu =
+      *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone];
+  return IsPerCpuOrder(order) ? per_cpu.Free(pfn, order)
+                              : FreeToZone(per_cpu.zone(), pfn, order);
+}
+
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
-  GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
-  GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
-  Zone& zone = ZoneOf(pfn);
-  FreeBlockObserver* const to_wake = IsPerCpuOrder(order)
-                                         ? per_cpu(cpu, zone).Free(pfn, order)
-                                         : FreeToZone(zone, pfn, order);
-  if (to_wake != nullptr) to_wake->Wake();
+  FreeBlockObserver* const to_wake = order == Order(0)
+                                         ? FreeBlock(cpu, pfn, Order(0))
+                                         : FreeBlock(cpu, pfn, order);
+  if (to_wake != nullptr) [[unlikely]] to_wake->Wake();
+}
+
+void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
+  RejectRequest(cpu, order, {});
+  ZoneOf(pfn);
 }
 
 FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn,

@@ -207,7 +207,7 @@ PageMap::Index PageMap::MakeLists(size_t count) {
   return first;
 }
 
-void PageMap::RotateToFront(Index list, Pfn first) {
+void PageMap::Lists::RotateToFront(Index list, Pfn first) const {
   const auto at = static_cast<Index>(first.value());
   if (Next(list) == at) return;
   // Takes the head out of the ring and puts it back before `first`.

@@ -38,7 +38,10 @@ uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
 
 PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
                          PerCpuLimits limits)
-    : limits_(limits), zone_(zone), pages_(pages), version_(version) {
+    : limits_(limits),
+      pages_(pages),
+      zone_(zone),
+      version_(version) {
   LockHolder hold(lock_);
   MakeRings();
 }
@@ -47,19 +50,14 @@ void PerCpuPages::MakeRings() {
   GUESTMM_CHECK(limits_.batch > 0);
   // Over the high mark there may be one block more, and a refill.
   const uint64_t pages = uint64_t{limits_.high} + limits_.batch +
-                         pages_.pageblock_order().pages().value();
+                         pages_.pageblock_order().pages().value() + 2;
+  mask_ = std::bit_ceil(pages) - 1;
+  const uint32_t orders =
+      CachedOrders(version_, pages_.pageblock_order());
   for (size_t i = 0; i < lists_.size(); ++i) {
-    if ((CachedOrders(version_, pages_.pageblock_order()) >>
-             OrderOf(i).value() &
-         1) == 0) {
-      continue;
-    }
-    const uint64_t blocks =
-        std::max<uint64_t>(pages >> OrderOf(i).value(), 2) + 1;
-    lists_[i].mask = static_cast<uint32_t>(std::bit_ceil(blocks)) - 1;
+    if ((orders >> OrderOf(i).value() & 1) == 0) continue;
     // Memory only once it is used.
-    lists_[i].ring =
-        std::make_unique_for_overwrite<uint32_t[]>(lists_[i].mask + size_t{1});
+    lists_[i].ring = std::make_unique_for_overwrite<uint32_t[]>(mask_ + 1);
   }
   refill_.resize(std::max<uint32_t>(limits_.batch, 2));
 }
@@ -78,19 +76,6 @@ PerCpuLimits PerCpuPages::limits() const {
   return limits_;
 }
 
-Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
-  LockHolder hold(lock_);
-  List& list = lists_[IndexOf(order, type)];
-  free_factor_ >>= 1;
-  if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
-  const Pfn pfn(list[list.first]);
-  ++list.first;
-  list.allocated.Add(1);
-  count_.Subtract(order.pages().value());
-  pages_.SetAllocated(pfn, order, type);
-  return pfn;
-}
-
 bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
                          Mixing mixing) {
   uint32_t wanted = limits_.batch;
@@ -102,37 +87,19 @@ bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
                                mixing);
   }
   for (size_t i = 0; i < taken; ++i) {
-    list[list.end++] = static_cast<uint32_t>(refill_[i].value());
+    At(list, list.end++) = static_cast<uint32_t>(refill_[i].value());
   }
   count_.Add(taken * order.pages().value());
   return taken > 0;
 }
 
-FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
-  LockHolder hold(lock_);
-  const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
-  if (!pages_.IsAllocated(pfn, order) || pageblock.zone != zone_.index())
-      [[unlikely]] {
-    if (pages_.FreePinned(pfn, order)) return nullptr;
-    GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
-                         << ", which is " << pages_.Get(pfn);
-  }
-  MigrateType type = pageblock.type;
-  if (static_cast<int>(type) >= kRequestTypes) [[unlikely]] {
-    if (type == MigrateType::kIsolate) {
-      LockHolder hold_zone(zone_.lock());
-      return zone_.Free(pfn, order);
-    }
-    type = MigrateType::kMovable;
-  }
-  pages_.SetCached(pfn, order);
-  const size_t index = IndexOf(order, type);
-  List& list = lists_[index];
-  list[--list.first] = static_cast<uint32_t>(pfn.value());
-  list.freed.Add(1);
-  count_.Add(order.pages().value());
-  if (count_.Get() < limits_.high) return nullptr;
-  return Trim(index, order);
+FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
+  if (pages_.FreePinned(pfn, order)) return nullptr;
+  GUESTMM_CHECK(pages_.IsAllocated(pfn, order))
+      << "free of " << pfn << ", " << order << ", which is "
+      << pages_.Get(pfn);
+  LockHolder hold_zone(zone_.lock());
+  return zone_.Free(pfn, order);
 }
 
 FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
@@ -178,7 +145,7 @@ FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
 inline void PerCpuPages::PickOldest(size_t index) {
   List& list = lists_[index];
   const Order order = OrderOf(index);
-  const Pfn pfn(list[--list.end]);
+  const Pfn pfn(At(list, --list.end));
   // Its buddies, up to order 2, share its cache line.
   pages_.Prefetch(pfn);
   batch_.push_back({.pfn = pfn,
@@ -225,10 +192,10 @@ AllocationEvents PerCpuPages::events() const
   AllocationEvents events;
   for (size_t i = 0; i < kLists; ++i) {
     const uint64_t pages = OrderOf(i).pages().value();
-    const uint64_t allocated = lists_[i].allocated.Get();
-    events.allocations += allocated;
-    events.allocated_pages += allocated * pages;
-    events.freed_pages += lists_[i].freed.Get() * pages;
+    const uint64_t allocations = lists_[i].allocations.Get();
+    events.allocations += allocations;
+    events.allocated_pages += allocations * pages;
+    events.freed_pages += (allocations - lists_[i].first.Get()) * pages;
   }
   return events;
 }
@@ -237,8 +204,8 @@ PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
   PageCount listed;
   for (size_t i = 0; i < kLists; ++i) {
     const List& list = lists_[i];
-    for (uint32_t at = list.first; at != list.end; ++at) {
-      const Pfn pfn(list[at]);
+    for (uint64_t at = list.first.Get(); at != list.end; ++at) {
+      const Pfn pfn(At(list, at));
       listed += OrderOf(i).pages();
       if (pages_.pageblock(pfn).zone != zone_.index() ||
           !pages_.IsCached(pfn, OrderOf(i))) {

@@ -40,6 +40,8 @@ std::string_view Name(MigrateType type) {
 
 Zone::Zone(const Options& options, PageMap& pages)
     : options_(options),
+      first_mixing_(options.type == ZoneType::kNormal ? Mixing::kAvoid
+                                                      : Mixing::kAllow),
       pages_(pages),
       lists_(pages.MakeLists(kListHeads)) {
   GUESTMM_CHECK(pages.pageblock_order() <= options.max_order);
@@ -57,6 +59,7 @@ void Zone::SetWatermarks(const Watermarks& watermarks,
   high_.Set(watermarks.high.value());
   for (size_t i = 0; i < reserve.size(); ++i) {
     reserve_[i].Set(reserve[i].value());
+    low_mark_[i].Set((watermarks.low + reserve[i]).value());
   }
 }
 
@@ -73,11 +76,12 @@ inline Pfn Zone::TakeSmallest(Order order, MigrateType type) {
       NonemptyOrders(type) >> order.value() << order.value();
   if (orders == 0) return kNoPfn;
   int found = std::countr_zero(orders);
-  const Pfn pfn(pages_.First(List(Order(found), type)));
-  TakeOffList(pfn, Order(found));
+  ListChange change(*this);
+  const Pfn pfn(change.lists().First(List(Order(found), type)));
+  change.Remove(pfn, Order(found));
   while (found > order.value()) {
     const Order half(--found);
-    AddToList(pfn + half.pages(), half, type, ListEnd::kHead);
+    change.Add(pfn + half.pages(), half, type, ListEnd::kHead);
   }
   return pfn;
 }
@@ -139,22 +143,23 @@ inline Zone::ListEnd Zone::EndFor(Pfn pfn, Order order) {
 
 inline Zone::Block Zone::Merge(Pfn pfn, Order order, MigrateType type,
                                bool to_tail) {
+  ListChange change(*this);
+  const PageMap::Lists lists = change.lists();
   const int max = max_order().value();
+  const int pageblock = pageblock_order().value();
   int at = order.value();
   while (at < max) {
     const Pfn buddy = pfn.Buddy(Order(at));
-    if (!pages_.IsFree(buddy, Order(at))) break;
-    if (at >= pageblock_order().value() &&
-        !MayMergePageblocks(pfn, Order(at), type)) {
-      break;
-    }
-    TakeOffList(buddy, Order(at));
-    pages_.SetTail(std::max(pfn, buddy));
+    if (!lists.IsFree(buddy, Order(at))) break;
+    if (at >= pageblock && !MayMergePageblocks(pfn, Order(at), type)) break;
+    change.Remove(buddy, Order(at));
+    lists.SetTail(std::max(pfn, buddy));
     pfn = std::min(pfn, buddy);
     ++at;
   }
   const Order merged(at);
-  AddToList(pfn, merged, type, to_tail ? ListEnd::kTail : EndFor(pfn, merged));
+  change.Add(pfn, merged, type,
+             to_tail ? ListEnd::kTail : EndFor(pfn, merged));
   FreeCounter(type).Add(order.pages().value());
   return {.pfn = pfn, .order = merged};
 }
@@ -170,19 +175,26 @@ inline FreeBlockObserver* Zone::FreeBlock(Pfn pfn, Order order,
 }
 
 FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
-  GUESTMM_CHECK(order <= max_order() && pfn < pages_.end() &&
-                pages_.IsAllocated(pfn, order) && IsOurs(pfn))
-      << "free of " << pfn << ", " << order
-      << ", which is not allocated there in zone " << Name(type());
+  if (order > max_order() || pfn >= pages_.end() ||
+      !pages_.IsAllocated(pfn, order) || !IsOurs(pfn)) [[unlikely]] {
+    RejectFree(pfn, order);
+  }
   freed_pages_.Add(order.pages().value());
   return FreeBlock(pfn, order, pages_.pageblock(pfn).type);
 }
 
+void Zone::RejectFree(Pfn pfn, Order order) const {
+  GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
+                       << ", which is not allocated there in zone "
+                       << Name(type());
+}
+
 FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
   // Most of a random free is waiting for the entries around its buddies.
+  const PageMap::Lists lists = pages_.lists();
   for (const CachedBlock& block : blocks) {
     const Pfn buddy = block.pfn.Buddy(block.order);
-    if (pages_.IsFree(buddy, block.order)) pages_.PrefetchNeighbours(buddy);
+    if (lists.IsFree(buddy, block.order)) lists.PrefetchNeighbours(buddy);
   }
   FreeBlockObserver* to_wake = nullptr;
   for (const CachedBlock& block : blocks) {
@@ -216,7 +228,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
   if (!WatermarkOk(Order(0), watermarks().min + order->pages())) {
     return std::nullopt;
   }
-  TakeOffList(pfn, *order);
+  ListChange(*this).Remove(pfn, *order);
   free_pages_.Subtract(order->pages().value());
   pages_.SetIsolated(pfn, *order);
   isolated_pages_.Add(order->pages().value());
@@ -300,9 +312,10 @@ void Zone::Shuffle() {
   ForEachFreeBlock(max_order(), MigrateType::kMovable,
                    [&](Pfn pfn) { blocks.push_back(pfn); });
   shuffle_->Shuffle(std::span(blocks));
+  ListChange change(*this);
   for (const Pfn pfn : blocks) {
-    TakeOffList(pfn, max_order());
-    AddToList(pfn, max_order(), MigrateType::kMovable, ListEnd::kTail);
+    change.Remove(pfn, max_order());
+    change.Add(pfn, max_order(), MigrateType::kMovable, ListEnd::kTail);
   }
 }
 

@@ -108,6 +108,7 @@ absl::Status Zone::CheckBlocks() const {
 
 absl::Status Zone::CheckFreeLists() const {
   PageCount listed;
+  const PageMap::Lists lists = pages_.lists();
   for (int value = 0; value <= kMaxOrder.value(); ++value) {
     const Order order(value);
     uint64_t blocks = 0;
@@ -116,8 +117,8 @@ absl::Status Zone::CheckFreeLists() const {
       const PageMap::Index list = List(order, type);
       PageMap::Index prev = list;
       // Ends even where the links go round in circles.
-      for (PageMap::Index at = pages_.First(list); at != list;
-           prev = at, at = pages_.Next(at)) {
+      for (PageMap::Index at = lists.First(list); at != list;
+           prev = at, at = lists.Next(at)) {
         const Pfn pfn(at);
         if (pfn >= pages_.end() || !IsOurs(pfn)) {
           return Violated("Z3", pfn, " is on the list of free blocks of ",
@@ -127,7 +128,7 @@ absl::Status Zone::CheckFreeLists() const {
           return Violated("Z3", pfn, " is on the list of free blocks of ",
                           order, " but is ", pages_.Get(pfn));
         }
-        if (pages_.Prev(at) != prev) {
+        if (lists.Prev(at) != prev) {
           return Violated("Z7", pfn, " does not link back to the one before");
         }
         if ((pages_.pageblock(pfn).type == MigrateType::kIsolate) !=
@@ -141,12 +142,12 @@ absl::Status Zone::CheckFreeLists() const {
                           " than the ", free_blocks(order), " counted");
         }
       }
-      if (pages_.Prev(list) != prev) {
+      if (lists.Prev(list) != prev) {
         return Violated("Z7", "the list of ", order, ", ", Name(type),
                         ", does not link back to its last block");
       }
       const bool marked = (nonempty_.Get() >> Bit(order, type) & 1) != 0;
-      if (marked == pages_.Empty(list)) {
+      if (marked == lists.Empty(list)) {
         return Violated("Z7", "the list of ", order, ", ", Name(type), ", is ",
                         marked ? "marked but empty" : "in use but not marked");
       }

@@ -7,32 +7,50 @@
 
 namespace guestmm {
 
-inline void Zone::AddToList(Pfn pfn, Order order, MigrateType type,
-                            ListEnd end) {
-  const int bit = Bit(order, type);
-  const PageMap::Index list = lists_ + static_cast<PageMap::Index>(bit);
-  if (end == ListEnd::kTail) {
-    pages_.PushBack(list, pfn, order);
-  } else {
-    pages_.PushFront(list, pfn, order);
-  }
-  nonempty_.Set(nonempty_.Get() | uint64_t{1} << bit);
-  blocks_[static_cast<size_t>(order.value())].Add(1);
-}
+// Changes to the free lists that others see all at once, or not yet: which lists
+// have a block is kept in a register meanwhile.
+class Zone::ListChange {
+ public:
+  explicit ListChange(Zone& zone)
+      : zone_(zone), lists_(zone.pages_.lists()), nonempty_(zone.nonempty_.Get()) {}
+  ~ListChange() { zone_.nonempty_.Set(nonempty_); }
+  ListChange(const ListChange&) = delete;
+  ListChange& operator=(const ListChange&) = delete;
 
-inline void Zone::TakeOffList(Pfn pfn, Order order) {
-  if (const PageMap::Index emptied = pages_.Remove(pfn)) {
-    nonempty_.Set(nonempty_.Get() & ~(uint64_t{1} << (emptied - lists_)));
+  [[gnu::always_inline]] void Add(Pfn pfn, Order order, MigrateType type,
+                                  ListEnd end) {
+    const int bit = Bit(order, type);
+    const PageMap::Index list = zone_.lists_ + static_cast<PageMap::Index>(bit);
+    if (end == ListEnd::kTail) {
+      lists_.PushBack(list, pfn, order);
+    } else {
+      lists_.PushFront(list, pfn, order);
+    }
+    nonempty_ |= uint64_t{1} << bit;
+    zone_.blocks_[static_cast<size_t>(order.value())].Add(1);
   }
-  blocks_[static_cast<size_t>(order.value())].Subtract(1);
-}
 
-// move_to_free_area in 5.3, move_to_free_list in 6.1.
-inline void Zone::MoveToList(Pfn pfn, Order order, MigrateType type) {
-  TakeOffList(pfn, order);
-  AddToList(pfn, order, type,
-            cold_to_tail() ? ListEnd::kTail : ListEnd::kHead);
-}
+  [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
+    if (const PageMap::Index emptied = lists_.Remove(pfn)) {
+      nonempty_ &= ~(uint64_t{1} << (emptied - zone_.lists_));
+    }
+    zone_.blocks_[static_cast<size_t>(order.value())].Subtract(1);
+  }
+
+  const PageMap::Lists& lists() const { return lists_; }
+
+  // move_to_free_area in 5.3, move_to_free_list in 6.1.
+  void Move(Pfn pfn, Order order, MigrateType type) {
+    Remove(pfn, order);
+    Add(pfn, order, type,
+        zone_.cold_to_tail() ? ListEnd::kTail : ListEnd::kHead);
+  }
+
+ private:
+  Zone& zone_;
+  const PageMap::Lists lists_;
+  uint64_t nonempty_;
+};
 
 template <typename Visitor>
 void Zone::ForEachBlock(PfnRange range, Visitor visit) const {

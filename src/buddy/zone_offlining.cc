@@ -18,9 +18,10 @@ std::vector<MigrateType> Zone::IsolatePageblocks(PfnRange range) {
     SetPageblockType(pfn, MigrateType::kIsolate);
     ++isolate_pageblocks_;
   }
+  ListChange change(*this);
   ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
     if (info.state != PageState::kFree) return;
-    MoveToList(pfn, info.order, MigrateType::kIsolate);
+    change.Move(pfn, info.order, MigrateType::kIsolate);
     free_pages_.Subtract(info.order.pages().value());
     offlining_pages_.Add(info.order.pages().value());
   });
@@ -35,9 +36,10 @@ void Zone::RestorePageblocks(PfnRange range,
     SetPageblockType(pfn, types[i++]);
     --isolate_pageblocks_;
   }
+  ListChange change(*this);
   ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
     if (info.state != PageState::kFree) return;
-    MoveToList(pfn, info.order, pageblock_type(pfn));
+    change.Move(pfn, info.order, pageblock_type(pfn));
     offlining_pages_.Subtract(info.order.pages().value());
     free_pages_.Add(info.order.pages().value());
   });
@@ -58,8 +60,9 @@ void Zone::RemoveMemory(PfnRange range) {
   const Busy busy = FindBusy(range);
   GUESTMM_CHECK(!busy.in_use && !busy.isolated)
       << busy.in_use.value_or(busy.isolated.value_or(Pfn(0))) << " is busy";
+  ListChange change(*this);
   ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
-    TakeOffList(pfn, info.order);
+    change.Remove(pfn, info.order);
     offlining_pages_.Subtract(info.order.pages().value());
   });
   for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {

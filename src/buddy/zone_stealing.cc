@@ -31,11 +31,12 @@ bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
   const Order smallest =
       mixing == Mixing::kAvoid ? std::max(order, pageblock_order()) : order;
   const auto& fallbacks = kFallbacks[static_cast<size_t>(type)];
+  const PageMap::Lists lists = pages_.lists();
   // The first block on the first fallback's list of `of`, or kNoPfn.
   const auto find = [&](Order of) {
     for (const MigrateType fallback : fallbacks) {
       const PageMap::Index list = List(of, fallback);
-      if (!pages_.Empty(list)) return Pfn(pages_.First(list));
+      if (!lists.Empty(list)) return Pfn(lists.First(list));
     }
     return kNoPfn;
   };
@@ -67,13 +68,13 @@ void Zone::StealBlock(Pfn pfn, Order order, MigrateType type,
     }
   }
   if (order >= pageblock_order() || !whole_pageblock) {
-    MoveToList(pfn, order, type);
+    ListChange(*this).Move(pfn, order, type);
     return;
   }
   const MigrateType old_type = pageblock_type(pfn);
   const Moved moved = MovePageblock(pfn, type);
   if (moved.free == PageCount(0)) {
-    MoveToList(pfn, order, type);
+    ListChange(*this).Move(pfn, order, type);
     return;
   }
   // Pages in use that are, by their looks, of the new type.
@@ -96,9 +97,10 @@ Zone::Moved Zone::MovePageblock(Pfn pfn, MigrateType type) {
   if (block.end > span().end) return {};
   if (block.start < span().start) block.start = pfn;
   Moved moved;
+  ListChange change(*this);
   ForEachBlock(block, [&](Pfn at, PageInfo info) {
     if (info.state == PageState::kFree) {
-      MoveToList(at, info.order, type);
+      change.Move(at, info.order, type);
       moved.free += info.order.pages();
     } else if (info.state == PageState::kAllocated &&
                pages_.AllocatedAs(at) == MigrateType::kMovable) {

@@ -137,7 +137,7 @@ class PageAllocator {
   void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0))
       ABSL_LOCKS_EXCLUDED(memory_lock_);
 
-  int cpus() const { return static_cast<int>(cpu_nodes_.size()); }
+  int cpus() const { return static_cast<int>(cpus_); }
   int nodes() const { return static_cast<int>(distances_.size()); }
   // REQUIRES: 0 <= cpu < cpus().
   int NodeOf(int cpu) const { return cpu_nodes_[static_cast<size_t>(cpu)]; }
@@ -194,14 +194,14 @@ class PageAllocator {
                 std::unique_ptr<PageMap> pages);
 
   PerCpuPages& per_cpu(int cpu, const Zone& zone) const {
-    return *per_cpu_[static_cast<size_t>(cpu) * zones_.size() +
-                     static_cast<size_t>(zone.index())];
+    return *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ +
+                     static_cast<unsigned>(zone.index())];
   }
   RareEvents& events(const Zone& zone) const {
     return events_[static_cast<size_t>(zone.index())];
   }
   bool IsPerCpuOrder(Order order) const {
-    return (per_cpu_orders_ >> order.value() & 1) != 0;
+    return order == Order(0) || (per_cpu_orders_ >> order.value() & 1) != 0;
   }
 
   // A request, and where it may look.
@@ -212,7 +212,10 @@ class PageAllocator {
 
   // These return kNoPfn where Allocate returns none.
   Pfn Take(int cpu, Order order, Gfp gfp);
-  Pfn TakeFrom(Zone& zone, const Request& request, Mixing mixing);
+  Pfn TakeFirstChoice(int cpu, Order order, Gfp gfp);
+  Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp);
+  Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
+               Mixing mixing);
   Pfn TryZones(const Request& request, Keep keep, Mixing mixing);
   Pfn TakeSlowly(const Request& request);
   // After reclaim and a drain; and after memory in flight came back.
@@ -222,7 +225,16 @@ class PageAllocator {
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
   static PageCount IsolatedPages(const Request& request);
 
-  // Frees without a look at pins or contents.
+  bool IsRequest(int cpu, Order order, Gfp gfp) const {
+    return static_cast<unsigned>(cpu) < cpus_ && order <= max_order() &&
+           static_cast<int>(gfp.type) < kRequestTypes;
+  }
+  // End the process, with what is wrong.
+  [[gnu::cold]] void RejectRequest(int cpu, Order order, Gfp gfp) const;
+  [[gnu::cold]] void RejectFree(int cpu, Pfn pfn, Order order) const;
+
+  // Return the observer to Wake, or null.
+  FreeBlockObserver* FreeBlock(int cpu, Pfn pfn, Order order);
   FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
 
   // For MemoryHotplug. `range` is in whole sections.
@@ -241,13 +253,18 @@ class PageAllocator {
 
   const PageAllocatorOptions options_;
   const uint32_t per_cpu_orders_;
-  std::vector<int> cpu_nodes_;
-  NodeDistances distances_;
+  const unsigned cpus_;
+  const std::vector<int> cpu_nodes_;
+  const NodeDistances distances_;
   std::unique_ptr<PageMap> pages_;
   std::vector<std::unique_ptr<Zone>> zones_;
+  unsigned zone_count_ = 0;
   // By cpu, then by zone.
   std::vector<std::unique_ptr<PerCpuPages>> per_cpu_;
   std::unique_ptr<RareEvents[]> events_;
+  // Where a vCPU's local requests look first: its lists of that zone, or null. By
+  // cpu, then by the highest zone that the request may use.
+  std::unique_ptr<std::atomic<PerCpuPages*>[]> first_choices_;
   Counter min_free_kbytes_;
 
   // The zonelists that requests read without a lock: the last of all there were.

@@ -153,42 +153,13 @@ class PageMap {
   }
 
   // Lists of free blocks -----------------------------------------------------
-  // REQUIRES for all: the lock of the zone that owns the list.
 
   // `count` empty lists, side by side; returns the first. REQUIRES: no more
   // than `list_heads` in all.
   Index MakeLists(size_t count);
-  // Makes `pfn` the head of a free block and puts it on `list`.
-  void PushFront(Index list, Pfn pfn, Order order) {
-    Insert(list, Next(list), pfn, order);
-  }
-  void PushBack(Index list, Pfn pfn, Order order) {
-    Insert(Prev(list), list, pfn, order);
-  }
-  // Takes a free block off its list; the list if that is now empty, else 0. Its
-  // entry is the caller's to write.
-  Index Remove(Pfn pfn) {
-    const uint64_t entry = Load(pfn);
-    const Index next = NextOf(entry);
-    const Index prev = PrevOf(entry);
-    SetNext(prev, next);
-    SetPrev(next, prev);
-    return next == prev ? next : 0;
-  }
-  // Fetches the entries that Remove(pfn) will change.
-  void PrefetchNeighbours(Pfn pfn) const {
-    const uint64_t entry = Load(pfn);
-    __builtin_prefetch(&entries_[NextOf(entry)], /*rw=*/1);
-    __builtin_prefetch(&entries_[PrevOf(entry)], /*rw=*/1);
-  }
-  bool Empty(Index list) const { return Next(list) == list; }
-  // The list's first element, and the one after `at`; `list` at the end.
-  Index First(Index list) const { return Next(list); }
-  Index Next(Index at) const { return NextOf(LoadAt(at)); }
-  Index Prev(Index at) const { return PrevOf(LoadAt(at)); }
-  // Makes what is behind `first` come first, and what was before it last.
-  // REQUIRES: `first` is on `list`.
-  void RotateToFront(Index list, Pfn first);
+  // The operations on lists.
+  class Lists;
+  Lists lists() const;
 
   // Pageblocks ---------------------------------------------------------------
 
@@ -285,19 +256,6 @@ class PageMap {
   void Store(Pfn pfn, uint64_t entry) {
     StoreAt(static_cast<Index>(pfn.value()), entry);
   }
-  void SetNext(Index at, Index next) {
-    StoreAt(at, (LoadAt(at) & ~kLinkMask) | next);
-  }
-  void SetPrev(Index at, Index prev) {
-    StoreAt(at, (LoadAt(at) & ~(kLinkMask << kLinkBits)) |
-                    uint64_t{prev} << kLinkBits);
-  }
-  void Insert(Index prev, Index next, Pfn pfn, Order order) {
-    const auto at = static_cast<Index>(pfn.value());
-    StoreAt(at, Tagged(kFreeTag, order) | uint64_t{prev} << kLinkBits | next);
-    SetNext(prev, at);
-    SetPrev(next, at);
-  }
   std::atomic_ref<uint16_t> PageblockRef(Pfn pfn) const {
     return std::atomic_ref<uint16_t>(
         pageblocks_[pfn.value() >> options_.pageblock_order.value()]);
@@ -308,6 +266,82 @@ class PageMap {
   uint16_t* const pageblocks_;
   size_t lists_made_ = 0;
 };
+
+// The lists of a page map. A value of its own, to be kept in a local variable:
+// the compiler takes it that any store to an entry may change a member that the
+// entries are found by.
+//
+// REQUIRES for all: the lock of the zone that owns the list.
+class PageMap::Lists {
+ public:
+  explicit Lists(uint64_t* entries) : entries_(entries) {}
+
+  // Makes `pfn` the head of a free block and puts it on `list`.
+  void PushFront(Index list, Pfn pfn, Order order) const {
+    Insert(list, Next(list), pfn, order);
+  }
+  void PushBack(Index list, Pfn pfn, Order order) const {
+    Insert(Prev(list), list, pfn, order);
+  }
+  // Takes a free block off its list; the list if that is now empty, else 0. Its
+  // entry is the caller's to write.
+  Index Remove(Pfn pfn) const {
+    const uint64_t entry = Load(static_cast<Index>(pfn.value()));
+    const Index next = NextOf(entry);
+    const Index prev = PrevOf(entry);
+    SetNext(prev, next);
+    SetPrev(next, prev);
+    return next == prev ? next : 0;
+  }
+  // Fetches the entries that Remove(pfn) will change.
+  void PrefetchNeighbours(Pfn pfn) const {
+    const uint64_t entry = Load(static_cast<Index>(pfn.value()));
+    __builtin_prefetch(&entries_[NextOf(entry)], /*rw=*/1);
+    __builtin_prefetch(&entries_[PrevOf(entry)], /*rw=*/1);
+  }
+  bool IsFree(Pfn pfn, Order order) const {
+    return Load(static_cast<Index>(pfn.value())) >> kOrderShift ==
+           (kFreeTag | order.bits());
+  }
+  void SetTail(Pfn pfn) const {
+    Store(static_cast<Index>(pfn.value()), kTail);
+  }
+  bool Empty(Index list) const { return Next(list) == list; }
+  // The list's first element, and the ones after and before `at`; `list` at the
+  // end.
+  Index First(Index list) const { return Next(list); }
+  Index Next(Index at) const { return NextOf(Load(at)); }
+  Index Prev(Index at) const { return PrevOf(Load(at)); }
+  // Makes `first`, which is on `list`, its first, and what was before it last.
+  void RotateToFront(Index list, Pfn first) const;
+
+ private:
+  uint64_t Load(Index at) const {
+    return std::atomic_ref<uint64_t>(entries_[at])
+        .load(std::memory_order_relaxed);
+  }
+  void Store(Index at, uint64_t entry) const {
+    std::atomic_ref<uint64_t>(entries_[at])
+        .store(entry, std::memory_order_relaxed);
+  }
+  void SetNext(Index at, Index next) const {
+    Store(at, (Load(at) & ~kLinkMask) | next);
+  }
+  void SetPrev(Index at, Index prev) const {
+    Store(at, (Load(at) & ~(kLinkMask << kLinkBits)) |
+                  uint64_t{prev} << kLinkBits);
+  }
+  void Insert(Index prev, Index next, Pfn pfn, Order order) const {
+    const auto at = static_cast<Index>(pfn.value());
+    Store(at, Tagged(kFreeTag, order) | uint64_t{prev} << kLinkBits | next);
+    SetNext(prev, at);
+    SetPrev(next, at);
+  }
+
+  uint64_t* entries_;
+};
+
+inline PageMap::Lists PageMap::lists() const { return Lists(entries_); }
 
 }  // namespace guestmm
 

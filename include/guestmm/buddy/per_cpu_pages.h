@@ -1,6 +1,7 @@
 #ifndef GUESTMM_BUDDY_PER_CPU_PAGES_H_
 #define GUESTMM_BUDDY_PER_CPU_PAGES_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -67,8 +68,8 @@ class alignas(64) PerCpuPages {
 
   // Takes a block in; past the high mark some go to the zone. Returns the
   // observer to Wake, or null.
-  // REQUIRES: `order` is cached; a block allocated at it from this zone, or a
-  // pinned one, which stays allocated until it no longer is (CHECKed).
+  // REQUIRES: `order` is cached; a block of this zone, allocated at `order`
+  // (CHECKed). A pinned one stays allocated until it no longer is pinned.
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
@@ -104,35 +105,38 @@ class alignas(64) PerCpuPages {
   static constexpr size_t kLists = size_t{kSmallOrders + 1} * kRequestTypes;
 
   // A double-ended queue in a ring of a power of two; 32-bit pfns as in the page
-  // map. The newest is at `first`.
+  // map. The newest is at `first`, which each allocation moves up and each free
+  // down; so frees = allocations - first.
   struct List {
-    uint32_t first = 0;
-    uint32_t end = 0;
-    uint32_t mask = 0;
+    Counter first;
+    uint64_t end = 0;
     std::unique_ptr<uint32_t[]> ring;
-    Counter allocated;  // blocks, so far
-    Counter freed;
+    Counter allocations;
 
-    bool empty() const { return first == end; }
-    uint32_t& operator[](uint32_t at) { return ring[at & mask]; }
-    uint32_t operator[](uint32_t at) const { return ring[at & mask]; }
+    bool empty() const { return first.Get() == end; }
   };
+  uint32_t& At(const List& list, uint64_t index) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return list.ring[index & mask_];
+  }
 
   static size_t IndexOf(Order order, MigrateType type) {
-    const int row =
-        order.value() < kSmallOrders ? order.value() : kSmallOrders;
-    return static_cast<size_t>(row * kRequestTypes + static_cast<int>(type));
+    const unsigned row = std::min<unsigned>(order.bits(), kSmallOrders);
+    return row * kRequestTypes + static_cast<unsigned>(type);
   }
   Order OrderOf(size_t list) const {
     const int row = static_cast<int>(list) / kRequestTypes;
     return row < kSmallOrders ? Order(row) : pages_.pageblock_order();
   }
 
+  // What Take and Free do seldom.
+  [[gnu::cold]] FreeBlockObserver* FreeUncached(Pfn pfn, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // False if the zone has nothing. REQUIRES: the list is empty.
-  bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
+  [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // After a free to list `index`: gives back what is too much.
-  FreeBlockObserver* Trim(size_t index, Order order)
+  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
   FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
@@ -146,18 +150,55 @@ class alignas(64) PerCpuPages {
   FreeBlockObserver* GiveBackAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   mutable SpinLock lock_;
-  // Halved by each allocation, so that it counts the frees since (6.1's
-  // free_factor).
+  // How often in a row blocks went back, each time more; less for each
+  // allocation (6.1).
   uint32_t free_factor_ ABSL_GUARDED_BY(lock_) = 0;
   PerCpuLimits limits_ ABSL_GUARDED_BY(lock_);
   Counter count_;  // pages
-  Zone& zone_;
   PageMap& pages_;
+  Zone& zone_;
   const Linux version_;
+  uint64_t mask_ ABSL_GUARDED_BY(lock_) = 0;  // of every ring
   std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
   std::vector<Pfn> refill_ ABSL_GUARDED_BY(lock_);
   std::vector<Zone::CachedBlock> batch_ ABSL_GUARDED_BY(lock_);
 };
+
+[[gnu::always_inline]] inline Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
+  LockHolder hold(lock_);
+  List& list = lists_[IndexOf(order, type)];
+  if (list.empty() && !Refill(list, order, type, mixing)) [[unlikely]] {
+    return kNoPfn;
+  }
+  const uint64_t first = list.first.Get();
+  const Pfn pfn(At(list, first));
+  list.first.Set(first + 1);
+  list.allocations.Add(1);
+  count_.Subtract(order.pages().value());
+  if (free_factor_ > 0) [[unlikely]] free_factor_ >>= 1;
+  pages_.SetAllocated(pfn, order, type);
+  return pfn;
+}
+
+[[gnu::always_inline]] inline FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
+  LockHolder hold(lock_);
+  // Read under the lock: once a pageblock is isolated and the lists are drained,
+  // nothing of it is cached any more.
+  const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
+  if (!pages_.IsAllocated(pfn, order) ||
+      static_cast<int>(pageblock.type) >= kRequestTypes) [[unlikely]] {
+    return FreeUncached(pfn, order);
+  }
+  pages_.SetCached(pfn, order);
+  const size_t index = IndexOf(order, pageblock.type);
+  List& list = lists_[index];
+  const uint64_t first = list.first.Get() - 1;
+  list.first.Set(first);
+  At(list, first) = static_cast<uint32_t>(pfn.value());
+  count_.Add(order.pages().value());
+  if (count_.Get() < limits_.high) [[likely]] return nullptr;
+  return Trim(index, order);
+}
 
 }  // namespace guestmm
 

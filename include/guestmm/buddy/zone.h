@@ -68,6 +68,9 @@ class Zone {
   PfnRange span() const {
     return {.start = Pfn(span_start_.Get()), .end = Pfn(span_end_.Get())};
   }
+  // How a request that this zone is the first choice of starts: it would rather
+  // go to another zone than mix types in Normal (alloc_flags_nofragment).
+  Mixing first_mixing() const { return first_mixing_; }
   // The lock of everything below that says so. docs/concurrency.md has the
   // order.
   SpinLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
@@ -96,6 +99,11 @@ class Zone {
   }
   PageCount lowmem_reserve(ZoneType highest) const {
     return PageCount(reserve_[static_cast<size_t>(highest)].Get());
+  }
+  // What requests up to `highest` leave where there is a choice: the low
+  // watermark and the reserve.
+  PageCount low_mark(ZoneType highest) const {
+    return PageCount(low_mark_[static_cast<size_t>(highest)].Get());
   }
 
   // True if, after taking a block of `order`, more than `mark` pages would be
@@ -237,8 +245,9 @@ class Zone {
   void ForEachFreeBlock(Order order, MigrateType type, Visitor visit) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     const PageMap::Index list = List(order, type);
-    for (PageMap::Index at = pages_.First(list); at != list;
-         at = pages_.Next(at)) {
+    const PageMap::Lists lists = pages_.lists();
+    for (PageMap::Index at = lists.First(list); at != list;
+         at = lists.Next(at)) {
       visit(Pfn(at));
     }
   }
@@ -273,14 +282,9 @@ class Zone {
   }
   Order pageblock_order() const { return pages_.pageblock_order(); }
 
-  // These leave free_pages_ to their callers, which change it once, by what came
-  // or went: who reads it without the lock sees no dip while a block is split or
-  // merged.
-  void AddToList(Pfn pfn, Order order, MigrateType type, ListEnd end)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void TakeOffList(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void MoveToList(Pfn pfn, Order order, MigrateType type)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Leaves free_pages_ to its user, who changes it once, by what came or went:
+  // who reads it without the lock sees no dip while a block is split or merged.
+  class ListChange;
   // The counter of free pages in pageblocks of `type`.
   Counter& FreeCounter(MigrateType type) {
     return type == MigrateType::kIsolate ? offlining_pages_ : free_pages_;
@@ -307,6 +311,8 @@ class Zone {
   Moved MovePageblock(Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
+  // Ends the process, with what is wrong.
+  [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
   // A block that came back: merged, listed, and the observer told.
   FreeBlockObserver* FreeBlock(Pfn pfn, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -340,6 +346,7 @@ class Zone {
   absl::Status CheckBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   const Options options_;
+  const Mixing first_mixing_;
   PageMap& pages_;
   // Of each type all orders, ascending.
   const PageMap::Index lists_;
@@ -367,6 +374,7 @@ class Zone {
   Counter low_;
   Counter high_;
   std::array<Counter, kZoneTypes> reserve_;
+  std::array<Counter, kZoneTypes> low_mark_;
   Counter span_start_;
   Counter span_end_;
   std::vector<PfnRange> ranges_ ABSL_GUARDED_BY(lock_);

@@ -1,13 +1,14 @@
 #ifndef GUESTMM_BUDDY_ZONE_TYPE_H_
 #define GUESTMM_BUDDY_ZONE_TYPE_H_
 
+#include <cstdint>
 #include <string_view>
 
 namespace guestmm {
 
 // A node's zones, by the addresses that devices could reach, and last the one
 // whose pages can all be moved (enum zone_type on x86-64).
-enum class ZoneType {
+enum class ZoneType : uint8_t {
   kDma,      // below 16 MiB
   kDma32,    // below 4 GiB
   kNormal,   // from 4 GiB

@@ -66,7 +66,8 @@ void BM_HandBack(benchmark::State& state, HugePages huge_pages, Layout layout) {
       madvise((*guest)
                   ->ram()
                   .Translate({.gpa = ToGpa(pfn), .bytes = kBlock.bytes()})
-                  ->data(),
+                  ->bytes()
+                  .data(),
               kBlock.bytes(), MADV_DONTNEED);
     }
     bare_seconds += SecondsSince(start);

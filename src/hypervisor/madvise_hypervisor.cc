@@ -8,7 +8,8 @@
 #include <cstring>
 #include <functional>
 #include <optional>
-#include <vector>
+#include <span>
+#include <utility>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
@@ -16,27 +17,28 @@
 namespace guestmm {
 
 absl::Status MadviseHypervisor::Discard(std::span<const GpaRange> ranges) {
-  using Bytes = std::span<std::byte>;
   absl::Status first_error;
-  absl::InlinedVector<Bytes, 32> pieces;
+  // None of them can be removed, and its place be another's, until all is done.
+  absl::InlinedVector<Translation, 32> pieces;
   for (const GpaRange& range : ranges) {
-    if (const std::optional<Bytes> bytes = ram_.Translate(range)) {
-      pieces.push_back(*bytes);
+    if (std::optional<Translation> piece = ram_.Translate(range)) {
+      pieces.push_back(*std::move(piece));
     } else {
       first_error.Update(absl::OutOfRangeError(
           absl::StrFormat("discard of 0x%x + %s: not in guest RAM",
                           range.gpa.value(), FormatBytes(range.bytes))));
     }
   }
-  std::sort(pieces.begin(), pieces.end(), [](const Bytes& a, const Bytes& b) {
-    return std::less<>()(a.data(), b.data());
-  });
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Translation& a, const Translation& b) {
+              return std::less<>()(a.bytes().data(), b.bytes().data());
+            });
 
   for (size_t i = 0; i < pieces.size();) {
-    Bytes merged = pieces[i++];
+    std::span<std::byte> merged = pieces[i++].bytes();
     while (i < pieces.size() &&
-           pieces[i].data() == merged.data() + merged.size()) {
-      merged = Bytes(merged.data(), merged.size() + pieces[i++].size());
+           pieces[i].bytes().data() == merged.data() + merged.size()) {
+      merged = {merged.data(), merged.size() + pieces[i++].bytes().size()};
     }
     calls_.fetch_add(1, std::memory_order_relaxed);
     if (madvise(merged.data(), merged.size(), MADV_DONTNEED) == 0) {

@@ -2,7 +2,8 @@
 
 #include <cstddef>
 #include <cstring>
-#include <span>
+#include <optional>
+#include <utility>
 
 #include "guestmm/base/check.h"
 
@@ -15,17 +16,18 @@ uint64_t Value(Pfn pfn, uint64_t stamp) {
   return (pfn.value() * 0x9e3779b97f4a7c15 ^ stamp) | 1;
 }
 
-std::span<std::byte> BytesOf(const GuestRam& ram, Pfn pfn, Order order) {
-  const auto bytes = ram.Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
-  GUESTMM_CHECK(bytes.has_value())
+Translation Translate(const GuestRam& ram, Pfn pfn, Order order) {
+  auto block = ram.Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
+  GUESTMM_CHECK(block.has_value())
       << "block at " << pfn << ", " << order << ", is not in guest RAM";
-  return *bytes;
+  return *std::move(block);
 }
 
 }  // namespace
 
 void Vcpu::Touch(Pfn pfn, Order order, uint64_t stamp) {
-  std::byte* page = BytesOf(ram_, pfn, order).data();
+  const Translation block = Translate(ram_, pfn, order);
+  std::byte* page = block.bytes().data();
   for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
     const uint64_t value = Value(pfn, stamp);
     std::memcpy(page, &value, sizeof(value));
@@ -36,7 +38,8 @@ void Vcpu::Touch(Pfn pfn, Order order, uint64_t stamp) {
 
 std::optional<Pfn> Vcpu::FindCorrupted(Pfn pfn, Order order,
                                        uint64_t stamp) const {
-  const std::byte* page = BytesOf(ram_, pfn, order).data();
+  const Translation block = Translate(ram_, pfn, order);
+  const std::byte* page = block.bytes().data();
   for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
     const uint64_t value = Value(pfn, stamp);
     if (std::memcmp(page, &value, sizeof(value)) != 0) return pfn;

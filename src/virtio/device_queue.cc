@@ -11,15 +11,14 @@ namespace guestmm {
 absl::StatusOr<DeviceQueue> DeviceQueue::Create(const GuestRam& ram,
                                                 const VirtqueueLayout& layout,
                                                 uint16_t start) {
-  const absl::StatusOr<VirtqueueMemory> memory =
-      VirtqueueMemory::Map(ram, layout);
+  absl::StatusOr<VirtqueueMemory> memory = VirtqueueMemory::Map(ram, layout);
   if (!memory.ok()) return memory.status();
-  return DeviceQueue(*memory, start);
+  return DeviceQueue(*std::move(memory), start);
 }
 
 DeviceQueue::DeviceQueue(VirtqueueMemory memory, uint16_t start)
-    : memory_(memory),
-      is_out_(memory.size()),
+    : memory_(std::move(memory)),
+      is_out_(memory_.size()),
       next_available_(start),
       next_used_(start) {
   chain_.reserve(size());

@@ -29,19 +29,18 @@ absl::Status AddUp(std::span<const GpaRange> buffers, uint64_t& total) {
 absl::StatusOr<DriverQueue> DriverQueue::Create(const GuestRam& ram,
                                                 const VirtqueueLayout& layout,
                                                 uint16_t start) {
-  const absl::StatusOr<VirtqueueMemory> memory =
-      VirtqueueMemory::Map(ram, layout);
+  absl::StatusOr<VirtqueueMemory> memory = VirtqueueMemory::Map(ram, layout);
   if (!memory.ok()) return memory.status();
   memory->Clear();
   memory->available_idx().store(start, std::memory_order_relaxed);
   memory->used_idx().store(start, std::memory_order_relaxed);
-  return DriverQueue(*memory, start);
+  return DriverQueue(*std::move(memory), start);
 }
 
 DriverQueue::DriverQueue(VirtqueueMemory memory, uint16_t start)
-    : memory_(memory),
-      slots_(memory.size()),
-      free_count_(memory.size()),
+    : memory_(std::move(memory)),
+      slots_(memory_.size()),
+      free_count_(memory_.size()),
       next_available_(start),
       next_used_(start) {
   for (uint16_t i = 0; i < size(); ++i) {

@@ -2,7 +2,7 @@
 
 #include <cstring>
 #include <optional>
-#include <span>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 
@@ -27,16 +27,16 @@ absl::Status Misaligned(const char* part, Gpa gpa, uint64_t alignment) {
                       gpa.value(), alignment));
 }
 
-absl::StatusOr<std::byte*> MapPart(const GuestRam& ram, const char* part,
-                                   GpaRange range) {
-  const std::optional<std::span<std::byte>> bytes = ram.Translate(range);
-  if (!bytes) {
+absl::StatusOr<Translation> MapPart(const GuestRam& ram, const char* part,
+                                    GpaRange range) {
+  std::optional<Translation> translation = ram.Translate(range);
+  if (!translation) {
     return absl::InvalidArgumentError(
         absl::StrFormat("%s at gpa 0x%x, %d bytes: not within one region of "
                         "guest RAM",
                         part, range.gpa.value(), range.bytes));
   }
-  return bytes->data();
+  return *std::move(translation);
 }
 
 }  // namespace
@@ -67,17 +67,18 @@ absl::StatusOr<VirtqueueMemory> VirtqueueMemory::Map(
     return status;
   }
   // hva and gpa are equal modulo 2 MiB, so the alignment carries over.
-  const absl::StatusOr<std::byte*> descriptors =
+  absl::StatusOr<Translation> descriptors =
       MapPart(ram, "descriptor table",
               {layout.descriptors, layout.descriptors_bytes()});
   if (!descriptors.ok()) return descriptors.status();
-  const absl::StatusOr<std::byte*> available = MapPart(
+  absl::StatusOr<Translation> available = MapPart(
       ram, "available ring", {layout.available, layout.available_bytes()});
   if (!available.ok()) return available.status();
-  const absl::StatusOr<std::byte*> used =
+  absl::StatusOr<Translation> used =
       MapPart(ram, "used ring", {layout.used, layout.used_bytes()});
   if (!used.ok()) return used.status();
-  return VirtqueueMemory(layout.size, *descriptors, *available, *used);
+  return VirtqueueMemory(layout.size, *std::move(descriptors),
+                         *std::move(available), *std::move(used));
 }
 
 VirtqDesc VirtqueueMemory::LoadDescriptor(uint16_t index) const {

@@ -3,8 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
+
+#include "guestmm/base/biased_lock.h"
 
 namespace guestmm {
 namespace {
@@ -15,10 +19,11 @@ class LockTest : public testing::Test {};
 struct LockName {
   template <typename Lock>
   static std::string GetName(int) {
+    if (std::is_same_v<Lock, BiasedLock>) return "BiasedLock";
     return std::is_same_v<Lock, SpinLock> ? "SpinLock" : "Mutex";
   }
 };
-using Locks = testing::Types<SpinLock, Mutex>;
+using Locks = testing::Types<SpinLock, Mutex, BiasedLock>;
 TYPED_TEST_SUITE(LockTest, Locks, LockName);
 
 template <typename Lock>

@@ -35,7 +35,7 @@ class MadviseHypervisorTest : public testing::Test {
     return {Gpa(kGiB + first * page_), count * page_};
   }
   std::span<std::byte> Bytes(GpaRange range) const {
-    return ram_->Translate(range).value();
+    return ram_->Translate(range)->bytes();
   }
   void Fill(GpaRange range) const {
     std::fill(Bytes(range).begin(), Bytes(range).end(), std::byte{0xa5});

@@ -28,7 +28,8 @@ std::unique_ptr<GuestRam> TouchedRam() {
   auto ram = GuestRam::Create({.regions = {{Gpa(0), 4 * kMiB}},
                                .huge_pages = HugePages::kForbid})
                  .value();
-  const std::span<std::byte> bytes = ram->Translate({Gpa(0), 4 * kMiB}).value();
+  const Translation memory = ram->Translate({Gpa(0), 4 * kMiB}).value();
+  const std::span<std::byte> bytes = memory.bytes();
   std::fill(bytes.begin(), bytes.end(), std::byte{1});
   return ram;
 }
@@ -40,7 +41,7 @@ TEST(NullHypervisorTest, KeepsTheMemory) {
   NullHypervisor hypervisor;
   EXPECT_EQ(hypervisor.Discard({{kA}}), absl::OkStatus());
   EXPECT_EQ(ram->ResidentBytes().value(), 4 * kMiB);
-  EXPECT_EQ(ram->Translate(kA)->front(), std::byte{1});
+  EXPECT_EQ(ram->Translate(kA)->bytes().front(), std::byte{1});
 }
 
 TEST(NullHypervisorTest, CountsNothing) {

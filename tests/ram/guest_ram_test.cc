@@ -41,7 +41,8 @@ TEST(GuestRamTest, HostPageSizeIsTheHosts) {
 
 TEST(GuestRamTest, IsReadableWritableAndZero) {
   const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
-  const std::span<std::byte> bytes = ram->Translate({Gpa(0), 4 * kMiB}).value();
+  const Translation memory = ram->Translate({Gpa(0), 4 * kMiB}).value();
+  const std::span<std::byte> bytes = memory.bytes();
   EXPECT_EQ(bytes.size(), 4 * kMiB);
   EXPECT_EQ(bytes.front(), std::byte{0});
   EXPECT_EQ(bytes.back(), std::byte{0});
@@ -58,17 +59,17 @@ TEST(GuestRamTest, SizeIsTheSumOfTheRegions) {
 
 TEST(GuestRamTest, TranslatesByTheOffsetInTheRegion) {
   const auto ram = MakeRam({{Gpa(kMiB), kMiB}});
-  std::byte* const start = ram->Translate({Gpa(kMiB), 1})->data();
-  EXPECT_EQ(ram->Translate({Gpa(kMiB + 5), 3})->data(), start + 5);
-  EXPECT_EQ(ram->Translate({Gpa(kMiB + 5), 3})->size(), 3u);
+  std::byte* const start = ram->Translate({Gpa(kMiB), 1})->bytes().data();
+  EXPECT_EQ(ram->Translate({Gpa(kMiB + 5), 3})->bytes().data(), start + 5);
+  EXPECT_EQ(ram->Translate({Gpa(kMiB + 5), 3})->bytes().size(), 3u);
 }
 
 TEST(GuestRamTest, RegionsAreMemoryOfTheirOwn) {
   const auto ram = MakeRam({{Gpa(0), kMiB}, {Gpa(2 * kMiB), kMiB}});
-  ram->Translate({Gpa(0), 1})->front() = std::byte{1};
-  ram->Translate({Gpa(2 * kMiB), 1})->front() = std::byte{2};
-  EXPECT_EQ(ram->Translate({Gpa(0), 1})->front(), std::byte{1});
-  EXPECT_EQ(ram->Translate({Gpa(2 * kMiB), 1})->front(), std::byte{2});
+  ram->Translate({Gpa(0), 1})->bytes().front() = std::byte{1};
+  ram->Translate({Gpa(2 * kMiB), 1})->bytes().front() = std::byte{2};
+  EXPECT_EQ(ram->Translate({Gpa(0), 1})->bytes().front(), std::byte{1});
+  EXPECT_EQ(ram->Translate({Gpa(2 * kMiB), 1})->bytes().front(), std::byte{2});
 }
 
 TEST(GuestRamTest, HvaAndGpaAgreeModuloAHugePage) {
@@ -78,7 +79,7 @@ TEST(GuestRamTest, HvaAndGpaAgreeModuloAHugePage) {
     SCOPED_TRACE(Gpa(gpa));
     const auto ram = MakeRam({{Gpa(gpa), 3 * kMiB}});
     const auto hva = reinterpret_cast<uintptr_t>(
-        ram->Translate({Gpa(gpa), 3 * kMiB})->data());
+        ram->Translate({Gpa(gpa), 3 * kMiB})->bytes().data());
     EXPECT_EQ(hva % (2 * kMiB), gpa % (2 * kMiB));
   }
 }
@@ -94,10 +95,10 @@ class TranslateTest : public testing::TestWithParam<Asked> {};
 
 TEST_P(TranslateTest, KeepsToTheRegions) {
   const auto ram = MakeRam({{Gpa(kMiB), kMiB}, {Gpa(3 * kMiB), kMiB}});
-  const auto bytes = ram->Translate(GetParam().range);
-  ASSERT_EQ(bytes.has_value(), GetParam().is_ram);
-  if (bytes) {
-    EXPECT_EQ(bytes->size(), GetParam().range.bytes);
+  const auto memory = ram->Translate(GetParam().range);
+  ASSERT_EQ(memory.has_value(), GetParam().is_ram);
+  if (memory) {
+    EXPECT_EQ(memory->bytes().size(), GetParam().range.bytes);
   }
 }
 
@@ -233,7 +234,7 @@ TEST(GuestRamTest, UnmapsWhatItMapped) {
 TEST(GuestRamTest, ReservesWithoutCommitting) {
   // Far more than the machine's memory; address space is all it takes.
   const auto ram = MakeRam({{Gpa(0), kTiB}});
-  ram->Translate({Gpa(kTiB - 1), 1})->front() = std::byte{1};
+  ram->Translate({Gpa(kTiB - 1), 1})->bytes().front() = std::byte{1};
   EXPECT_EQ(ram->bytes(), kTiB);
 }
 

@@ -28,8 +28,9 @@ std::unique_ptr<GuestRam> MakeRam(uint64_t bytes,
       .value();
 }
 
+// Nothing is removed here, so the bytes stay where they are.
 std::span<std::byte> Bytes(const GuestRam& ram, GpaRange range) {
-  return ram.Translate(range).value();
+  return ram.Translate(range)->bytes();
 }
 
 // Writes to the host page that holds `gpa`.

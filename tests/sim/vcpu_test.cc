@@ -37,10 +37,10 @@ TEST_F(VcpuTest, ALostPageIsNamed) {
     vcpu_.Touch(pfn, Order(2), /*stamp=*/7);
     guest_->ram()
         .Translate({.gpa = ToGpa(pfn), .bytes = Order(2).bytes()})
-        .value()[lost_at] = std::byte{0};
+        ->bytes()[lost_at] = std::byte{0};
     guest_->ram()
         .Translate({.gpa = ToGpa(pfn), .bytes = Order(2).bytes()})
-        .value()[lost_at + 1] = std::byte{0};
+        ->bytes()[lost_at + 1] = std::byte{0};
     EXPECT_EQ(vcpu_.FindCorrupted(pfn, Order(2), 7), pfn + PageCount(2));
   }
   vcpu_.Free(pfn, Order(2));

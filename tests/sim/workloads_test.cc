@@ -69,7 +69,8 @@ TEST(BurstWorkloadTest, NoticesPagesThatLoseTheirContents) {
   BurstWorkload workload(4 * kMiB, /*seed=*/1);
   while (workload.growing()) workload.Step(guest->vcpu(0));
   for (const GpaRange& range : guest->ram().regions()) {
-    const std::span<std::byte> bytes = *guest->ram().Translate(range);
+    const Translation memory = *guest->ram().Translate(range);
+    const std::span<std::byte> bytes = memory.bytes();
     std::fill(bytes.begin(), bytes.end(), std::byte{0});
   }
   while (workload.Step(guest->vcpu(0))) {

@@ -62,10 +62,10 @@ class CheckingHypervisor final : public Hypervisor {
       GUESTMM_CHECK(range.gpa.IsAligned(HostPageSize()) &&
                     range.bytes % HostPageSize() == 0)
           << range;
-      const auto bytes = ram_.Translate(range);
-      GUESTMM_CHECK(bytes.has_value()) << range;
+      const auto memory = ram_.Translate(range);
+      GUESTMM_CHECK(memory.has_value()) << range;
       // Zeroes are what the guest reads next, in its rings too.
-      if (discards) std::memset(bytes->data(), 0, bytes->size());
+      if (discards) std::memset(memory->bytes().data(), 0, range.bytes);
       bytes_ += range.bytes;
     }
     ++calls_;
@@ -108,7 +108,8 @@ const GuestRam& Ram() {
 void Fill(std::span<const uint8_t> input) {
   size_t from = 0;
   for (const GpaRange& region : Ram().regions()) {
-    const auto bytes = *Ram().Translate(region);
+    const Translation memory = *Ram().Translate(region);
+    const std::span<std::byte> bytes = memory.bytes();
     if (input.empty()) {
       std::memset(bytes.data(), 0, bytes.size());
       continue;
@@ -169,8 +170,8 @@ class HostileGuest {
         break;
       default: {
         const Gpa at(step.b * uint64_t{8} % kEnd + step.a % 4 * 2);
-        if (const auto bytes = Ram().Translate({at, sizeof(step.b)})) {
-          std::memcpy(bytes->data(), &step.b, sizeof(step.b));
+        if (const auto word = Ram().Translate({at, sizeof(step.b)})) {
+          std::memcpy(word->bytes().data(), &step.b, sizeof(step.b));
         }
         break;
       }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "guestmm/base/virtual_time.h"
@@ -79,8 +80,7 @@ class BalloonDriverTest : public GuestTest {
       const VirtqueueLayout layout =
           LayOutVirtqueue(ToGpa(Pfn(pfn)),
                           static_cast<uint16_t>(driver_->max_report_entries()));
-      const VirtqueueMemory memory =
-          VirtqueueMemory::Map(*ram_, layout).value();
+      VirtqueueMemory memory = VirtqueueMemory::Map(*ram_, layout).value();
       if (memory.available_idx().load() != 0) return memory;
     }
     ADD_FAILURE() << "no queue was used yet";
@@ -166,7 +166,9 @@ TEST_F(BalloonDriverTest, OnlyWhatWasReportedIsLost) {
   BalloonDevice device(*ram_, madvise, time_);
   auto driver = BalloonDriver::Create(device, *ram_, *allocator_, time_);
   ASSERT_TRUE(driver.ok()) << driver.status();
-  const auto bytes = ram_->Translate({Gpa(4 * kMiB), 3 * kPageSize}).value();
+  const Translation pages =
+      ram_->Translate({Gpa(4 * kMiB), 3 * kPageSize}).value();
+  const std::span<std::byte> bytes = pages.bytes();
   std::fill(bytes.begin(), bytes.end(), std::byte{0x5a});
   ASSERT_TRUE((*driver)
                   ->Report({{{Gpa(4 * kMiB) + kPageSize, kPageSize}}}, client_)

@@ -48,7 +48,7 @@ class BalloonThreadsTest : public ::testing::Test {
   // The first word of a page.
   uint64_t& Word(uint64_t i) {
     return *reinterpret_cast<uint64_t*>(
-        ram_->Translate({Page(i), kPageSize})->data());
+        ram_->Translate({Page(i), kPageSize})->bytes().data());
   }
   // Reports `ranges` and waits for the end. False if it was not accepted.
   bool ReportAndWait(BalloonDriver& driver, std::span<const GpaRange> ranges) {

@@ -198,7 +198,8 @@ TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
     return GpaRange{Gpa(0x8000 + i % 8 * sizeof(uint64_t)), sizeof(uint64_t)};
   };
   const auto word = [&](uint64_t i) -> uint64_t& {
-    return *reinterpret_cast<uint64_t*>(ram->Translate(buffer(i))->data());
+    return *reinterpret_cast<uint64_t*>(
+        ram->Translate(buffer(i))->bytes().data());
   };
 
   std::thread device_thread([&] {

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cstddef>
 #include <cstring>
+#include <span>
 
 #include "tests/virtio/virtio_testing.h"
 
@@ -115,8 +117,8 @@ TEST(SplitQueueSpec, S2_7_5_ADescriptorIsSixteenLittleEndianBytes) {
 
   const std::array<unsigned char, 16> expected = {
       8, 7, 6, 5, 4, 3, 2, 1, 12, 11, 10, 9, 14, 13, 16, 15};
-  const auto bytes = ram->Translate({Gpa(16), 16}).value();
-  EXPECT_EQ(std::memcmp(bytes.data(), expected.data(), 16), 0);
+  const Translation second = ram->Translate({Gpa(16), 16}).value();
+  EXPECT_EQ(std::memcmp(second.bytes().data(), expected.data(), 16), 0);
 }
 
 TEST(SplitQueueSpec, S2_7_6_And_S2_7_8_RingsBeginWithFlagsAndIdx) {
@@ -127,7 +129,7 @@ TEST(SplitQueueSpec, S2_7_6_And_S2_7_8_RingsBeginWithFlagsAndIdx) {
   memory.available_idx().store(0x0304);
   memory.available_ring(1).store(0x0506);
   const std::array<unsigned char, 8> available = {2, 1, 4, 3, 0, 0, 6, 5};
-  EXPECT_EQ(std::memcmp(ram->Translate({layout.available, 8})->data(),
+  EXPECT_EQ(std::memcmp(ram->Translate({layout.available, 8})->bytes().data(),
                         available.data(), 8),
             0);
   memory.used_flags().store(0x0102);
@@ -135,14 +137,15 @@ TEST(SplitQueueSpec, S2_7_6_And_S2_7_8_RingsBeginWithFlagsAndIdx) {
   memory.StoreUsed(0, {.id = 0x05060708, .len = 0x090a0b0c});
   const std::array<unsigned char, 12> used = {2, 1, 4,  3,  8,  7,
                                               6, 5, 12, 11, 10, 9};
-  EXPECT_EQ(
-      std::memcmp(ram->Translate({layout.used, 12})->data(), used.data(), 12),
-      0);
+  EXPECT_EQ(std::memcmp(ram->Translate({layout.used, 12})->bytes().data(),
+                        used.data(), 12),
+            0);
 }
 
 TEST(VirtqueueMemory, ClearLeavesTheNeighboursAlone) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
-  const auto all = ram->Translate({Gpa(0), 64 * kKiB}).value();
+  const Translation memory = ram->Translate({Gpa(0), 64 * kKiB}).value();
+  const std::span<std::byte> all = memory.bytes();
   std::memset(all.data(), 0xa5, all.size());
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x1000), 8);
   VirtqueueMemory::Map(*ram, layout).value().Clear();

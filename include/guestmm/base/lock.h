@@ -7,6 +7,8 @@
 //   SpinLock  short, hot sections: zones, per-CPU lists, rings
 //   Mutex     set-up, and everything that may wait
 //
+// biased_lock.h has a third, for what one thread uses nearly alone.
+//
 //   SpinLock lock;
 //   int count ABSL_GUARDED_BY(lock);
 //   { LockHolder hold(lock); ++count; }

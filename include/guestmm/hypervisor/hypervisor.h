@@ -14,6 +14,9 @@ struct DiscardCounters {
   uint64_t calls = 0;     // system calls made
   uint64_t bytes = 0;     // in the ranges given back, resident or not
   uint64_t failures = 0;  // calls that the host refused
+  // Discards that had no effect since they were inhibited, and what they named.
+  uint64_t inhibited_discards = 0;
+  uint64_t inhibited_bytes = 0;
 };
 
 // The host side that can take guest memory back.
@@ -22,7 +25,8 @@ class Hypervisor {
   virtual ~Hypervisor() = default;
 
   // Gives the host the memory behind `ranges`; reading it then yields zeroes
-  // (or, with a hypervisor that discards nothing, what was there). A range that
+  // (or, with a hypervisor that discards nothing at all or for now, what was
+  // there). A range that
   // fails does not keep the others from being tried: the first error is
   // returned. Safe from any thread.
   // REQUIRES: each range lies within one region of guest RAM, in whole host

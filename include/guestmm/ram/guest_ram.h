@@ -11,16 +11,26 @@
 //
 // hva and gpa are equal modulo 2 MiB, so that a huge page of the guest can be
 // a huge page of the host.
+//
+// Regions come and go while others use guest RAM:
+//
+//   if (std::optional<Translation> block = ram.Translate(range)) {
+//     std::memset(block->bytes().data(), 0, block->bytes().size());
+//   }                                // from here on it may be removed
+//   ram.RemoveRegion({Gpa(4 * kGiB), 128 * kMiB});
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 
 namespace guestmm {
@@ -41,6 +51,9 @@ struct GuestRamOptions {
   HugePages huge_pages = HugePages::kHostDefault;
 };
 
+class Translation;
+
+// Safe from any thread.
 class GuestRam {
  public:
   // Maps every region. InvalidArgument names the region that breaks a rule of
@@ -48,53 +61,122 @@ class GuestRam {
   static absl::StatusOr<std::unique_ptr<GuestRam>> Create(
       const GuestRamOptions& options);
 
+  // REQUIRES: no translation is alive (CHECKed).
   ~GuestRam();
   GuestRam(const GuestRam&) = delete;
   GuestRam& operator=(const GuestRam&) = delete;
 
-  // The bytes behind `range`. None if it is empty, runs past the end of the
-  // address space, or does not lie within one region.
-  std::optional<std::span<std::byte>> Translate(GpaRange range) const;
+  // Maps one more region, which reads as zeroes, with the advice on huge pages
+  // that was given to Create. Beside another it is a region of its own still.
+  // InvalidArgument if it is empty, not in whole pages of guest and host, or
+  // runs past the end of the address space; AlreadyExists names the region it
+  // overlaps; ResourceExhausted if the host would not map it.
+  absl::Status AddRegion(GpaRange range);
+
+  // Unmaps a region or a part of one, which leaves what lies before and after
+  // it as regions. The last one may go too. Its contents are lost.
+  // InvalidArgument as AddRegion; NotFound if it does not lie within one
+  // region; FailedPrecondition, with no effect, says how many translations
+  // point into it; ResourceExhausted if the host would not unmap it (a process
+  // has a limit of mappings), which hides it from Translate for that moment.
+  absl::Status RemoveRegion(GpaRange range);
+
+  // The bytes behind `range`, which stay where they are while the translation
+  // lives. None if it is empty, runs past the end of the address space, or does
+  // not lie within one region. Costs two uncontended locks, the second when the
+  // translation ends, and a binary search.
+  std::optional<Translation> Translate(GpaRange range) const;
 
   // How much of `range` the host holds in memory, in bytes, as its kernel
   // reports it: /proc/self/pagemap, pages present and this process's alone, so
   // neither the shared zero page nor swapped pages count, nor, while it lives,
   // what a forked child shares. InvalidArgument if `range` does not lie within
   // one region or is not in whole host pages; else the error of the read.
+  // No region comes or goes meanwhile: those who ask for it wait.
   absl::StatusOr<uint64_t> ResidentBytes(GpaRange range) const;
   // The same over all of guest RAM.
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
-  const std::vector<GpaRange>& regions() const { return ranges_; }
-  // The sum of the regions' sizes.
+  // As they are now, ascending.
+  std::vector<GpaRange> regions() const;
+  // The sum of their sizes.
   uint64_t bytes() const;
 
  private:
-  // One mapping, of private anonymous memory that is reserved but not
-  // committed. Unmapped with it. Other backings will be other ways to make one.
-  class Region {
-   public:
-    static absl::StatusOr<Region> Map(GpaRange range, HugePages huge_pages);
-    Region(Region&& other) noexcept;
-    Region& operator=(Region&&) = delete;
-    ~Region();
+  friend class Translation;
 
-    GpaRange range() const { return range_; }
-    std::byte* hva() const { return hva_; }
-
-   private:
-    Region(GpaRange range, std::byte* hva) : range_(range), hva_(hva) {}
-
-    GpaRange range_;
-    std::byte* hva_;
+  // One mapping, or what is left of one, of private anonymous memory that is
+  // reserved but not committed. Other backings will be other ways to make one.
+  struct Region {
+    GpaRange range;
+    std::byte* hva;
   };
+  // Ascending. Never changes: a change is another map.
+  using Map = std::vector<Region>;
+  // Where the translations of some threads are counted.
+  struct Shard;
 
-  GuestRam(std::vector<GpaRange> ranges, std::vector<Region> regions,
-           int pagemap_fd);
+  GuestRam(HugePages huge_pages, int pagemap_fd);
 
-  std::vector<GpaRange> ranges_;
-  std::vector<Region> regions_;
-  int pagemap_fd_;
+  // The region that `range` lies within; null if there is none.
+  static const Region* Find(const Map& map, GpaRange range);
+  std::span<Shard> shards() const;
+  // The calling thread's.
+  Shard& OwnShard() const;
+  std::shared_ptr<const Map> CurrentMap() const;
+  // From its return on translations go by `map`.
+  void Publish(std::shared_ptr<const Map> map)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
+  // Publishes `map` if no translation points into `range`, at one instant.
+  // Returns how many do.
+  uint64_t PublishUnlessPinned(std::shared_ptr<const Map> map, GpaRange range)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
+  // Of whole host pages that stay mapped.
+  absl::StatusOr<uint64_t> ResidentBytesAt(const std::byte* hva,
+                                           uint64_t bytes) const;
+
+  const HugePages huge_pages_;
+  const int pagemap_fd_;
+  const std::unique_ptr<Shard[]> first_shard_;
+  // The map's lock: one change at a time, and none while residency is read.
+  mutable Mutex changes_;
+  std::shared_ptr<const Map> map_ ABSL_GUARDED_BY(changes_);
+};
+
+// A range of guest RAM at its place in host memory. Pins it: until this is
+// destroyed, on whichever thread, the range cannot be removed. Not for two
+// threads at a time; the bytes are.
+class Translation {
+ public:
+  Translation(Translation&& other) noexcept
+      : shard_(std::exchange(other.shard_, nullptr)),
+        pin_(other.pin_),
+        bytes_(std::exchange(other.bytes_, {})) {}
+  // By value: what this pinned ends here, not with `other`.
+  Translation& operator=(Translation other) noexcept {
+    std::swap(shard_, other.shard_);
+    std::swap(pin_, other.pin_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Translation() {
+    if (shard_ != nullptr) Unpin();
+  }
+
+  // Not to be used after this is destroyed. Empty once it was moved from.
+  std::span<std::byte> bytes() const { return bytes_; }
+
+ private:
+  friend class GuestRam;
+
+  Translation(GuestRam::Shard& shard, uint32_t pin, std::span<std::byte> bytes)
+      : shard_(&shard), pin_(pin), bytes_(bytes) {}
+
+  void Unpin();
+
+  GuestRam::Shard* shard_;
+  uint32_t pin_;
+  std::span<std::byte> bytes_;
 };
 
 }  // namespace guestmm

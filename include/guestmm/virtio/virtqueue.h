@@ -19,10 +19,12 @@
 // Both idx run freely through 16 bits and name a slot modulo N; so
 // available.idx - used.idx, modulo 2^16, chains are the device's, N at most.
 
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -130,7 +132,8 @@ absl::Status ValidateLayout(const VirtqueueLayout& layout);
 
 // The queue's memory as one half sees it. The other half may write any of it at
 // any time, honest or not; so all of it is reached through atomics, and a value
-// read is a copy that stays what it was.
+// read is a copy that stays what it was. It cannot be removed from guest RAM
+// while this lives.
 class VirtqueueMemory {
  public:
   // InvalidArgument if the layout is not valid, or names the part that does not
@@ -166,12 +169,14 @@ class VirtqueueMemory {
   void Clear() const;
 
  private:
-  VirtqueueMemory(uint16_t size, std::byte* descriptors, std::byte* available,
-                  std::byte* used)
+  VirtqueueMemory(uint16_t size, Translation descriptors, Translation available,
+                  Translation used)
       : size_(size),
-        descriptors_(descriptors),
-        available_(available),
-        used_(used) {}
+        descriptors_(descriptors.bytes().data()),
+        available_(available.bytes().data()),
+        used_(used.bytes().data()),
+        pinned_{std::move(descriptors), std::move(available), std::move(used)} {
+  }
 
   static std::atomic_ref<uint16_t> At(std::byte* hva) {
     return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(hva));
@@ -181,6 +186,8 @@ class VirtqueueMemory {
   std::byte* descriptors_;
   std::byte* available_;
   std::byte* used_;
+  // The three parts, kept where they are.
+  std::array<Translation, 3> pinned_;
 };
 
 }  // namespace guestmm

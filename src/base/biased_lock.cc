@@ -1,0 +1,101 @@
+#include "guestmm/base/biased_lock.h"
+
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <limits>
+
+#include "guestmm/base/check.h"
+#include "src/base/spin_wait.h"
+
+namespace guestmm {
+namespace {
+
+bool Membarrier(int command) {
+  return syscall(SYS_membarrier, command, 0, 0) == 0;
+}
+
+// The kernel wants to be told once by each process; a forked child inherits it.
+bool MembarrierRegistered() {
+  static const bool registered =
+      Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+  return registered;
+}
+
+}  // namespace
+
+// The analysis cannot follow a lock that is held by one of several others.
+void BiasedLock::LockSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  TakeSpin();
+  if (bias_ == kNever) return;
+  if (bias_ - ThreadKey() >= kMaxOwners) {
+    KeepOwnerOut();
+    bias_ = NextOwner();
+    slot_ = SlotOf(bias_);
+    owner_.store(bias_, std::memory_order_relaxed);
+    if (bias_ == kNever) return;
+  }
+  HoldAsOwner();
+}
+
+// As LockSlow().
+void BiasedLock::LockAsVisitor() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  TakeSpin();
+  if (bias_ - thread_key_ < kMaxOwners) return HoldAsOwner();
+  KeepOwnerOut();
+  slot_ = SlotOf(kNoOne);
+}
+
+// As LockSlow().
+void BiasedLock::UnlockSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  slot_ = SlotOf(bias_);
+  // The owner may be in from here on; the next visitor is not, before spin_.
+  owner_.store(bias_, std::memory_order_release);
+  spin_.Unlock();
+}
+
+void BiasedLock::TakeSpin() {
+  if (owner_.load(std::memory_order_relaxed) == kNever) return spin_.Lock();
+  // A visit is long and the time from one to the next short: a visitor that
+  // comes back at once would win again and again. Here it meets who waits.
+  LockHolder hold(next_);
+  spin_.Lock();
+}
+
+void BiasedLock::KeepOwnerOut() {
+  if (bias_ >= kNever) return;
+  owner_.store(kNoOne, std::memory_order_relaxed);
+  GUESTMM_CHECK(Membarrier(MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+      << "membarrier was there, and is no more";
+  const std::atomic<bool>& held = held_[SlotOf(bias_)];
+  for (SpinWait wait; held.load(std::memory_order_acquire);) wait.Once();
+}
+
+void BiasedLock::HoldAsOwner() {
+  // Whoever takes spin_ next sees it without a barrier.
+  held_[SlotOf(bias_)].store(true, std::memory_order_relaxed);
+  spin_.Unlock();
+}
+
+uint32_t BiasedLock::NextOwner() const {
+  const uint32_t slot = bias_ == kNoOne ? 0 : SlotOf(bias_) + 1U;
+  const uint32_t key = ThreadKey();
+  if (slot == kMaxOwners || key == 0 || !MembarrierRegistered()) return kNever;
+  return key + slot;
+}
+
+uint32_t BiasedLock::ThreadKey() {
+  if (thread_key_ == 0) {
+    // 64 bits do not wrap around, so a key is never given out again.
+    static constinit std::atomic<uint64_t> next_key{kKeyStride};
+    const uint64_t key =
+        next_key.fetch_add(kKeyStride, std::memory_order_relaxed);
+    if (key <= std::numeric_limits<uint32_t>::max()) {
+      thread_key_ = static_cast<uint32_t>(key);
+    }
+  }
+  return thread_key_;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,30 @@
+#ifndef GUESTMM_SRC_BASE_SPIN_WAIT_H_
+#define GUESTMM_SRC_BASE_SPIN_WAIT_H_
+
+#include <sched.h>
+
+namespace guestmm {
+
+// What a thread does between two looks at something that another will change.
+class SpinWait {
+ public:
+  void Once() {
+    if (++spins_ < kSpinsBeforeYield) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    } else {
+      sched_yield();
+    }
+  }
+
+ private:
+  // Long enough for a holder on another processor to finish, short enough not
+  // to burn the slice that a preempted holder waits for.
+  static constexpr int kSpinsBeforeYield = 128;
+  int spins_ = 0;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_BASE_SPIN_WAIT_H_

@@ -17,7 +17,7 @@ std::string Describe(Pfn pfn) {
   return absl::StrFormat("pfn 0x%x", pfn.value());
 }
 
-[[maybe_unused]] GpaRange ToGpaRange(PfnRange range) {
+GpaRange ToGpaRange(PfnRange range) {
   return {.gpa = ToGpa(range.start), .bytes = range.pages().bytes()};
 }
 
@@ -104,7 +104,7 @@ absl::Status MemoryHotplug::Add(PfnRange range, int node) {
     }
   }
   if (ram_ != nullptr) {
-    absl::Status status;  // TEMP ram_->AddRegion(ToGpaRange(range));
+    absl::Status status = ram_->AddRegion(ToGpaRange(range));
     if (!status.ok()) return status;
   }
   for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
@@ -223,7 +223,7 @@ absl::Status MemoryHotplug::Remove(PfnRange range) {
   LockHolder hold(lock_);
   if (absl::Status status = CheckOffline(range); !status.ok()) return status;
   if (ram_ != nullptr) {
-    absl::Status status;  // TEMP ram_->RemoveRegion(ToGpaRange(range));
+    absl::Status status = ram_->RemoveRegion(ToGpaRange(range));
     if (!status.ok()) return status;
   }
   allocator_.ForgetMemory(range);

@@ -512,8 +512,8 @@ VmStat PageAllocator::vmstat() const {
 // of docs/concurrency.md and released below.
 absl::Status PageAllocator::CheckInvariants() const
     ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  for (const auto& per_cpu : per_cpu_) per_cpu->lock().Lock();
-  for (const auto& zone : zones_) zone->lock().Lock();
+  for (const auto& per_cpu : per_cpu_) per_cpu->lock().LockAsVisitor();
+  for (const auto& zone : zones_) zone->lock().LockAsVisitor();
 
   absl::Status status;
   PageCount listed;

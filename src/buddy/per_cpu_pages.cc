@@ -42,7 +42,7 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
       pages_(pages),
       zone_(zone),
       version_(version) {
-  LockHolder hold(lock_);
+  VisitorHolder hold(lock_);
   MakeRings();
 }
 
@@ -63,7 +63,7 @@ void PerCpuPages::MakeRings() {
 }
 
 FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
-  LockHolder hold(lock_);
+  VisitorHolder hold(lock_);
   if (limits == limits_) return nullptr;
   FreeBlockObserver* const to_wake = GiveBackAll();
   limits_ = limits;
@@ -72,7 +72,7 @@ FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
 }
 
 PerCpuLimits PerCpuPages::limits() const {
-  LockHolder hold(lock_);
+  VisitorHolder hold(lock_);
   return limits_;
 }
 
@@ -122,7 +122,7 @@ FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
 }
 
 FreeBlockObserver* PerCpuPages::Drain() {
-  LockHolder hold(lock_);
+  VisitorHolder hold(lock_);
   return GiveBackAll();
 }
 

@@ -19,6 +19,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "guestmm/base/counter.h"
+#include "guestmm/base/biased_lock.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
@@ -71,9 +72,10 @@ class Zone {
   // How a request that this zone is the first choice of starts: it would rather
   // go to another zone than mix types in Normal (alloc_flags_nofragment).
   Mixing first_mixing() const { return first_mixing_; }
-  // The lock of everything below that says so. docs/concurrency.md has the
+  // The lock of everything below that says so; next to free while one thread is
+  // all that uses the zone, as in virtual time. docs/concurrency.md has the
   // order.
-  SpinLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
+  BiasedLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
 
   // Memory -----------------------------------------------------------------
 
@@ -350,7 +352,7 @@ class Zone {
   PageMap& pages_;
   // Of each type all orders, ascending.
   const PageMap::Index lists_;
-  mutable SpinLock lock_;
+  mutable BiasedLock lock_;
   // Above every order while there is no observer, so that the hook costs one
   // compare.
   int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -20,7 +21,8 @@ constexpr PageCount Mib(uint64_t mib) {
 }
 
 void ExpectLimits(PageCount managed, uint32_t batch, uint32_t high) {
-  const PerCpuLimits limits = DefaultPerCpuLimits(managed);
+  const PerCpuLimits limits =
+      DefaultPerCpuLimits(Linux::k5_3, managed, PageCount(0), 1);
   EXPECT_EQ(limits.batch, batch) << managed;
   EXPECT_EQ(limits.high, high) << managed;
 }
@@ -47,9 +49,20 @@ TEST(PerCpuLimitsTest, OfATinyZoneCacheNothing) {
   ExpectLimits(PageCount(0), 1, 0);
 }
 
+// A vCPU's single movable pages, all that 5.3 caches here.
+class SinglePages : public PerCpuPages {
+ public:
+  SinglePages(TinyZone& zone, PerCpuLimits limits)
+      : PerCpuPages(*zone, zone.pages(), Linux::k5_3, limits) {}
+  std::optional<Pfn> Allocate() {
+    return PerCpuPages::Allocate(Order(0), MigrateType::kMovable);
+  }
+  FreeBlockObserver* Free(Pfn pfn) { return PerCpuPages::Free(pfn, Order(0)); }
+};
+
 TEST(PerCpuPagesTest, AnEmptyListTakesABatchAndHandsItOutInOrder) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 3, .high = 6});
+  SinglePages list(zone, {.batch = 3, .high = 6});
   EXPECT_EQ(list.Allocate(), Pfn(0));
   EXPECT_EQ(zone.Picture(), "ACCFF---F-------");
   EXPECT_EQ(list.cached_pages(), PageCount(2));
@@ -62,7 +75,7 @@ TEST(PerCpuPagesTest, AnEmptyListTakesABatchAndHandsItOutInOrder) {
 
 TEST(PerCpuPagesTest, ThePageFreedLastIsHandedOutFirst) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 4, .high = 6});
+  SinglePages list(zone, {.batch = 4, .high = 6});
   for (int i = 0; i < 4; ++i) list.Allocate();
   for (const uint64_t pfn : {1, 3, 0}) EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
   EXPECT_EQ(zone.Picture(), "CCACF---F-------");
@@ -73,7 +86,7 @@ TEST(PerCpuPagesTest, ThePageFreedLastIsHandedOutFirst) {
 
 TEST(PerCpuPagesTest, AtTheHighMarkTheOldestBatchGoesBack) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 2, .high = 4});
+  SinglePages list(zone, {.batch = 2, .high = 4});
   zone.AllocatePages(8);
   for (const uint64_t pfn : {7, 1, 4}) EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
   EXPECT_EQ(zone.Picture(), "ACAACAACF-------");
@@ -88,7 +101,7 @@ TEST(PerCpuPagesTest, AtTheHighMarkTheOldestBatchGoesBack) {
 
 TEST(PerCpuPagesTest, WithHighZeroEachPageGoesBackAtOnce) {
   TinyZone zone(4);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 1, .high = 0});
+  SinglePages list(zone, {.batch = 1, .high = 0});
   EXPECT_EQ(list.Allocate(), Pfn(0));
   EXPECT_EQ(list.Free(Pfn(0)), nullptr);
   EXPECT_EQ(zone.Picture(), "F---");
@@ -97,7 +110,7 @@ TEST(PerCpuPagesTest, WithHighZeroEachPageGoesBackAtOnce) {
 
 TEST(PerCpuPagesTest, ABatchLargerThanHigh) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 5, .high = 2});
+  SinglePages list(zone, {.batch = 5, .high = 2});
   EXPECT_EQ(list.Allocate(), Pfn(0));
   EXPECT_EQ(list.cached_pages(), PageCount(4));
   EXPECT_EQ(list.Free(Pfn(0)), nullptr);
@@ -107,7 +120,7 @@ TEST(PerCpuPagesTest, ABatchLargerThanHigh) {
 
 TEST(PerCpuPagesTest, TakesWhatTheZoneHasWhereThatIsLessThanABatch) {
   TinyZone zone(3);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 8, .high = 48});
+  SinglePages list(zone, {.batch = 8, .high = 48});
   EXPECT_EQ(list.Allocate(), Pfn(2));
   EXPECT_EQ(zone.Picture(), "CCA");
   EXPECT_EQ(list.Allocate(), Pfn(0));
@@ -118,7 +131,7 @@ TEST(PerCpuPagesTest, TakesWhatTheZoneHasWhereThatIsLessThanABatch) {
 
 TEST(PerCpuPagesTest, KeepsItsOrderWhenTheRingWrapsAround) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 1, .high = 3});
+  SinglePages list(zone, {.batch = 1, .high = 3});
   zone.AllocatePages(16);
   // Two stay; each further page pushes out the one freed two before.
   for (uint64_t pfn = 0; pfn < 16; ++pfn) {
@@ -131,7 +144,7 @@ TEST(PerCpuPagesTest, KeepsItsOrderWhenTheRingWrapsAround) {
 
 TEST(PerCpuPagesTest, DrainGivesEverythingBackOldestFirst) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 2, .high = 8});
+  SinglePages list(zone, {.batch = 2, .high = 8});
   zone.AllocatePages(8);
   for (const uint64_t pfn : {6, 0, 2, 4, 7}) {
     EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
@@ -144,14 +157,14 @@ TEST(PerCpuPagesTest, DrainGivesEverythingBackOldestFirst) {
 
 TEST(PerCpuPagesTest, DrainOfAnEmptyListDoesNothing) {
   TinyZone zone(4);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 2, .high = 8});
+  SinglePages list(zone, {.batch = 2, .high = 8});
   EXPECT_EQ(list.Drain(), nullptr);
   EXPECT_EQ(zone.Picture(), "F---");
 }
 
 TEST(PerCpuPagesTest, AnotherThreadMayDrain) {
   TinyZone zone(16);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 4, .high = 8});
+  SinglePages list(zone, {.batch = 4, .high = 8});
   EXPECT_EQ(list.Allocate(), Pfn(0));
   std::thread([&] { EXPECT_EQ(list.Drain(), nullptr); }).join();
   EXPECT_EQ(zone.Picture(), "AFF-F---F-------");
@@ -160,8 +173,8 @@ TEST(PerCpuPagesTest, AnotherThreadMayDrain) {
 
 TEST(PerCpuPagesTest, APageMayBeFreedOnAnotherCpu) {
   TinyZone zone(16);
-  PerCpuPages cpu0(*zone, zone.pages(), {.batch = 2, .high = 4});
-  PerCpuPages cpu1(*zone, zone.pages(), {.batch = 2, .high = 4});
+  SinglePages cpu0(zone, {.batch = 2, .high = 4});
+  SinglePages cpu1(zone, {.batch = 2, .high = 4});
   EXPECT_EQ(cpu0.Allocate(), Pfn(0));
   EXPECT_EQ(cpu1.Free(Pfn(0)), nullptr);
   EXPECT_EQ(cpu0.cached_pages(), PageCount(1));
@@ -182,7 +195,7 @@ TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
   TinyZone zone(16);
   Observer observer;
   zone->SetObserver(&observer);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 2, .high = 3});
+  SinglePages list(zone, {.batch = 2, .high = 3});
   zone.AllocatePages(8);
   EXPECT_EQ(list.Free(Pfn(1)), nullptr);
   EXPECT_EQ(list.Free(Pfn(3)), nullptr);
@@ -195,13 +208,12 @@ TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
 
 TEST(PerCpuPagesDeathTest, ABatchOfNothing) {
   TinyZone zone(4);
-  EXPECT_DEATH(PerCpuPages(*zone, zone.pages(), {.batch = 0, .high = 8}),
-               "limits.batch > 0");
+  EXPECT_DEATH(SinglePages(zone, {.batch = 0, .high = 8}), "limits_.batch > 0");
 }
 
 TEST(PerCpuPagesDeathTest, DoubleFree) {
   TinyZone zone(4);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 1, .high = 8});
+  SinglePages list(zone, {.batch = 1, .high = 8});
   list.Allocate();
   EXPECT_EQ(list.Free(Pfn(0)), nullptr);
   EXPECT_DEATH(static_cast<void>(list.Free(Pfn(0))),
@@ -210,7 +222,7 @@ TEST(PerCpuPagesDeathTest, DoubleFree) {
 
 TEST(PerCpuPagesDeathTest, FreeOfALargerBlock) {
   TinyZone zone(4);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 1, .high = 8});
+  SinglePages list(zone, {.batch = 1, .high = 8});
   zone.Allocate(1);
   EXPECT_DEATH(static_cast<void>(list.Free(Pfn(0))),
                "free of pfn 0x0, order 0, which is allocated, order 1");
@@ -218,12 +230,18 @@ TEST(PerCpuPagesDeathTest, FreeOfALargerBlock) {
                "free of pfn 0x1, order 0, which is tail, order 0");
 }
 
-// Far behind the page map, which must not be asked about it.
-TEST(PerCpuPagesDeathTest, FreeOfAPageOfNoZone) {
-  TinyZone zone(4);
-  PerCpuPages list(*zone, zone.pages(), {.batch = 1, .high = 8});
-  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(uint64_t{1} << 40))),
-               "free of pfn 0x10000000000, which is not in zone Normal");
+// A page behind the map is the front door's to refuse.
+TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
+  TinyZone zone({.span = {Pfn(0), Pfn(8)},
+                 .memory = {{Pfn(0), Pfn(8)}},
+                 .max_order = Order(2)});
+  SinglePages list(zone, {.batch = 1, .high = 8});
+  EXPECT_EQ(list.Allocate(), Pfn(4));
+  zone.pages().SetPageblock(Pfn(4), {.zone = 1});
+  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(4))),
+               "free of pfn 0x4, order 0, which is allocated");
+  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(9))),
+               "free of pfn 0x9, order 0, which is offline");
 }
 
 }  // namespace

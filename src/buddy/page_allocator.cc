@@ -178,12 +178,12 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
     }
     const Pfn pfn = TakeFrom(*zone, request, mixing);
     if (pfn == kNoPfn) continue;
-    const int wanted = request.gfp.node < 0 ? NodeOf(request.cpu)
-                                            : request.gfp.node;
-    if (zone->node() != wanted) [[unlikely]] {
+    // What counts is the node it would be served from were there enough, which
+    // need not be the one asked for (zone_statistics).
+    const Zone& preferred = *request.zones.front();
+    if (zone->node() != preferred.node()) [[unlikely]] {
       events(*zone).numa_miss.fetch_add(1, std::memory_order_relaxed);
-      events(*request.zones.front())
-          .numa_foreign.fetch_add(1, std::memory_order_relaxed);
+      events(preferred).numa_foreign.fetch_add(1, std::memory_order_relaxed);
     }
     if (zone->node() != NodeOf(request.cpu)) [[unlikely]] {
       events(*zone).numa_other.fetch_add(1, std::memory_order_relaxed);
@@ -195,7 +195,13 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
 
 // __alloc_pages_slowpath, without kswapd, compaction and the OOM killer.
 Pfn PageAllocator::TakeSlowly(const Request& request) {
-  if (request.zones.empty()) return kNoPfn;
+  if (request.zones.empty()) {
+    const int node =
+        request.gfp.node < 0 ? NodeOf(request.cpu) : request.gfp.node;
+    events(zone(node, request.gfp.highest))
+        .alloc_failed.fetch_add(1, std::memory_order_relaxed);
+    return kNoPfn;
+  }
   Pfn pfn = TryZones(request, Keep::kMin, Mixing::kAllow);
   if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
     pfn = TryZones(request, Keep::kNothing, Mixing::kAllow);

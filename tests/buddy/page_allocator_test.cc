@@ -290,6 +290,46 @@ TEST(PageAllocatorTest, TellsItsOptions) {
   EXPECT_EQ(allocator->section_order(), kSectionOrder);
 }
 
+// Two nodes with a vCPU each: the first has DMA32 and Normal, the second Normal
+// alone, 16 pages in each zone, in pageblocks of eight.
+std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
+  return Make({.memory = {{Pfn(kBorder - 16), Pfn(kBorder + 16), 0},
+                          {Pfn(kBorder + 16), Pfn(kBorder + 32), 1}},
+               .cpus = 2,
+               .max_order = Order(3),
+               .min_free_kbytes = 0,
+               .per_cpu_limits = limits});
+}
+
+// Node 1 has no DMA32, so node 0 is not used in its place (zone_statistics).
+TEST(PageAllocatorNumaTest, WhatOnlyAnotherNodeCanHaveIsNoMiss) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_TRUE(
+      allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
+  EXPECT_EQ(allocator->vmstat().numa_hit, 1);
+  EXPECT_EQ(allocator->vmstat().numa_miss, 0);
+  EXPECT_EQ(allocator->vmstat().numa_foreign, 0);
+}
+
+TEST(PageAllocatorNumaTest, ANodeInPlaceOfAnotherIsAMissThereAndForeignHere) {
+  const auto allocator = MakeTwoNodes();
+  for (int i = 0; i < 2; ++i) allocator->Allocate(1, Order(3));
+  EXPECT_TRUE(allocator->Allocate(1, Order(3)));
+  const VmStat node0 = allocator->vmstat(allocator->zone(0, ZoneType::kNormal));
+  const VmStat node1 = allocator->vmstat(allocator->zone(1, ZoneType::kNormal));
+  EXPECT_EQ(node1.numa_hit, 2);
+  EXPECT_EQ(node0.numa_miss, 1);
+  EXPECT_EQ(node1.numa_foreign, 1);
+  EXPECT_EQ(node0.numa_other, 1);
+}
+
+// There is no zone that it could use, so none to count at but the one it names.
+TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpDma32.OnlyFrom(1)));
+  EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
+}
+
 // The observer
 
 class FakeObserver final : public FreeBlockObserver {

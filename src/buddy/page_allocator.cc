@@ -118,16 +118,23 @@ Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
       .gfp = gfp,
       .zones = gfp.this_node_only ? lists.OnlyFrom(node, gfp.highest)
                                   : lists.For(node, gfp.highest)};
-  // ALLOC_NOFRAGMENT: rather another zone than a mix of types in Normal.
-  const bool avoid = !request.zones.empty() &&
-                     request.zones.front()->type() == ZoneType::kNormal;
-  if (avoid) {
+  if (AvoidsMixing(request)) {
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
     if (pfn != kNoPfn) [[likely]] return pfn;
   }
   const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAllow);
   if (pfn != kNoPfn) [[likely]] return pfn;
   return TakeSlowly(request);
+}
+
+// ALLOC_NOFRAGMENT: rather DMA32 than a mix of types in Normal. Among several
+// nodes only for one that has DMA32 (alloc_flags_nofragment).
+inline bool PageAllocator::AvoidsMixing(const Request& request) const {
+  if (request.zones.empty()) return false;
+  const Zone& first = *request.zones.front();
+  return first.type() == ZoneType::kNormal &&
+         (nodes() == 1 || zone(first.node(), ZoneType::kDma32)
+                                  .managed_pages() > PageCount(0));
 }
 
 inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,

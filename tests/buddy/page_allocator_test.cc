@@ -330,6 +330,27 @@ TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
   EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
 }
 
+// Of a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU wants four
+// unmovable pages. Where DMA32 is there to go to next, it is given the two that
+// there are; else the movable pageblock is broken up for the other two.
+TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
+  const auto allocator = MakeTwoNodes({.batch = 4, .high = 8});
+  for (const int node : {0, 1}) {
+    const Gfp kernel = kGfpKernel.OnlyFrom(node);
+    const Gfp user = kGfpUser.OnlyFrom(node);
+    const auto whole = allocator->Allocate(node, Order(3), kernel);
+    allocator->Free(node, *whole, Order(3));
+    EXPECT_TRUE(allocator->Allocate(node, Order(2), kernel));
+    EXPECT_TRUE(allocator->Allocate(node, Order(1), kernel));
+    EXPECT_TRUE(allocator->Allocate(node, Order(2), user));
+    EXPECT_TRUE(allocator->Allocate(node, Order(0), kernel));
+    EXPECT_EQ(allocator->ZoneOf(*whole).type(), ZoneType::kNormal);
+    EXPECT_EQ(allocator->per_cpu_pages(node, allocator->ZoneOf(*whole))
+                  .cached_pages(),
+              PageCount(node == 0 ? 1 : 3));
+  }
+}
+
 // The observer
 
 class FakeObserver final : public FreeBlockObserver {

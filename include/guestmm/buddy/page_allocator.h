@@ -218,6 +218,7 @@ class PageAllocator {
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);
   Pfn TakeReturned(const Request& request);
+  bool AvoidsMixing(const Request& request) const;
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
   static PageCount IsolatedPages(const Request& request);

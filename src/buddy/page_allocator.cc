@@ -146,12 +146,12 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
     case Keep::kMin:
     case Keep::kMinForSure: {
       PageCount min = zone.watermarks().min;
-      if (request.gfp.reserves >= Reserves::kHigh) {
+      // Not for kAll, which first looks in every zone for what is above min.
+      const bool atomic = request.gfp.reserves == Reserves::kAtomic;
+      if (atomic || request.gfp.reserves == Reserves::kHigh) {
         min -= PageCount(min.value() / 2);
       }
-      if (request.gfp.reserves >= Reserves::kAtomic) {
-        min -= PageCount(min.value() / 4);
-      }
+      if (atomic) min -= PageCount(min.value() / 4);
       return zone.WatermarkOk(request.order, min + reserve);
     }
     case Keep::kNothing:

@@ -290,6 +290,34 @@ TEST(PageAllocatorTest, TellsItsOptions) {
   EXPECT_EQ(allocator->section_order(), kSectionOrder);
 }
 
+// Which zones 32 single pages come from, by the first letter of their names;
+// Normal has min and low 8, DMA32 has min 0 and low 8.
+std::string ZonesUsed(Reserves reserves) {
+  const auto allocator = MakeTwoZones();
+  allocator->zone(0, ZoneType::kNormal)
+      .SetWatermarks({PageCount(8), PageCount(8), PageCount(8)});
+  allocator->zone(0, ZoneType::kDma32)
+      .SetWatermarks({PageCount(0), PageCount(8), PageCount(8)});
+  std::string zones;
+  while (const std::optional<Pfn> pfn = allocator->Allocate(
+             0, Order(0), {.reserves = reserves, .may_reclaim = false})) {
+    zones += Name(allocator->ZoneOf(*pfn).type())[0];
+  }
+  return zones;
+}
+
+TEST(PageAllocatorReservesTest, RequestsMayDipBelowMinAsFarAsTheyAreAllowed) {
+  EXPECT_EQ(ZonesUsed(Reserves::kNone), "NNNNNNNNDDDDDDDDDDDDDDDD");
+  // To 4 of 8, and to 3.
+  EXPECT_EQ(ZonesUsed(Reserves::kHigh), "NNNNNNNNDDDDDDDDNNNNDDDDDDDD");
+  EXPECT_EQ(ZonesUsed(Reserves::kAtomic), "NNNNNNNNDDDDDDDDNNNNNDDDDDDDD");
+}
+
+// __GFP_MEMALLOC alone is not __GFP_HIGH: DMA32, still above min, comes first.
+TEST(PageAllocatorReservesTest, MemallocTakesTheLastPageButAboveMinFirst) {
+  EXPECT_EQ(ZonesUsed(Reserves::kAll), "NNNNNNNNDDDDDDDDDDDDDDDDNNNNNNNN");
+}
+
 // Two nodes with a vCPU each: the first has DMA32 and Normal, the second Normal
 // alone, 16 pages in each zone, in pageblocks of eight.
 std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {

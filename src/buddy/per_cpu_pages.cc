@@ -131,22 +131,23 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   list[--list.first] = static_cast<uint32_t>(pfn.value());
   list.freed.Add(1);
   count_.Add(order.pages().value());
+  // 6.1, free_unref_page_commit, free_high: small blocks above order 0 that are
+  // freed in a row do not stay.
+  if (free_factor_ > 0 && order > Order(0) && order.value() < kSmallOrders)
+      [[unlikely]] {
+    return GiveBack(count_.Get(), index);
+  }
   if (count_.Get() < limits_.high) return nullptr;
-  return Trim(index, order);
+  return Trim(index);
 }
 
-FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
+FreeBlockObserver* PerCpuPages::Trim(size_t index) {
   const uint64_t batch = limits_.batch;
   const uint64_t high = limits_.high;
-  const uint64_t count = count_.Get();
   if (version_ == Linux::k5_3) {
-    return GiveBack(std::min(batch, count), index);
+    return GiveBack(std::min(batch, count_.Get()), index);
   }
-  // 6.1, free_unref_page_commit, nr_pcp_free: small blocks above order 0 that
-  // come in a row go back whole.
-  if (free_factor_ > 0 && order > Order(0) && order.value() < kSmallOrders) {
-    return GiveBack(count, index);
-  }
+  // nr_pcp_free.
   if (high <= batch) return GiveBack(1, index);
   const uint64_t most = high - batch;
   const uint64_t doubled = batch << free_factor_;

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -204,6 +205,53 @@ TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
   EXPECT_THAT(observer.freed, ElementsAre(1, 3));
   EXPECT_EQ(list.Drain(), &observer);
   EXPECT_THAT(observer.freed, ElementsAre(1, 3, 5));
+}
+
+// Linux 6.1
+
+// A zone of 64 pages in pageblocks of 16, and one vCPU's lists by 6.1's rules.
+class PerCpuPages61Test : public ::testing::Test {
+ protected:
+  PerCpuPages61Test() : lists_(MakeLists({.batch = 3, .high = 9})) {}
+
+  std::unique_ptr<PerCpuPages> MakeLists(PerCpuLimits limits) {
+    return std::make_unique<PerCpuPages>(*zone_, zone_.pages(), Linux::k6_1,
+                                         limits);
+  }
+  // Frees `count` single pages, ascending from `pfn`.
+  void FreePages(uint64_t pfn, int count) {
+    for (int i = 0; i < count; ++i) {
+      EXPECT_EQ(lists_->Free(Pfn(pfn++), Order(0)), nullptr);
+    }
+  }
+  uint64_t cached() const { return lists_->cached_pages().value(); }
+
+  TinyZone zone_{{.span = {Pfn(0), Pfn(64)},
+                  .memory = {{Pfn(0), Pfn(64)}},
+                  .max_order = Order(5),
+                  .pageblock_order = Order(4)}};
+  std::unique_ptr<PerCpuPages> lists_;
+};
+
+// Nine are high: a batch goes back, which counts as freeing in a row. From then
+// on a pair is not kept, and takes along all there is.
+TEST_F(PerCpuPages61Test, SmallBlocksFreedInARowDoNotStayEvenBelowHigh) {
+  zone_.AllocatePages(16);
+  ASSERT_EQ(zone_.Allocate(1), Pfn(16));
+  FreePages(0, 9);
+  EXPECT_EQ(cached(), 6);
+  EXPECT_EQ(lists_->Free(Pfn(16), Order(1)), nullptr);
+  EXPECT_EQ(cached(), 0);
+}
+
+// An allocation ends the row.
+TEST_F(PerCpuPages61Test, SmallBlocksStayAfterAnAllocation) {
+  zone_.AllocatePages(16);
+  ASSERT_EQ(zone_.Allocate(1), Pfn(16));
+  FreePages(0, 9);
+  EXPECT_EQ(lists_->Allocate(Order(0), MigrateType::kMovable), Pfn(8));
+  EXPECT_EQ(lists_->Free(Pfn(16), Order(1)), nullptr);
+  EXPECT_EQ(cached(), 7);
 }
 
 TEST(PerCpuPagesDeathTest, ABatchOfNothing) {

@@ -132,8 +132,7 @@ class alignas(64) PerCpuPages {
   bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // After a free to list `index`: gives back what is too much.
-  FreeBlockObserver* Trim(size_t index, Order order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  FreeBlockObserver* Trim(size_t index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
   FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

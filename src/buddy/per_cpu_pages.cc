@@ -7,12 +7,6 @@
 #include "guestmm/base/check.h"
 
 namespace guestmm {
-namespace {
-
-constexpr size_t kSingleMovable = static_cast<size_t>(MigrateType::kMovable);
-
-}  // namespace
-
 PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus) {
   constexpr uint64_t kMaxBatch = kMiB / kPageSize;
@@ -161,7 +155,7 @@ FreeBlockObserver* PerCpuPages::Drain() {
 }
 
 FreeBlockObserver* PerCpuPages::GiveBackAll() {
-  return GiveBack(count_.Get(), kSingleMovable);
+  return GiveBack(count_.Get(), /*first_list=*/0);
 }
 
 FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {

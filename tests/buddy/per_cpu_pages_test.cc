@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "guestmm/base/units.h"
@@ -252,6 +253,34 @@ TEST_F(PerCpuPages61Test, SmallBlocksStayAfterAnAllocation) {
   EXPECT_EQ(lists_->Allocate(Order(0), MigrateType::kMovable), Pfn(8));
   EXPECT_EQ(lists_->Free(Pfn(16), Order(1)), nullptr);
   EXPECT_EQ(cached(), 7);
+}
+
+// drain_pages_zone: from the list of unmovable single pages on, to that of
+// reclaimable pageblocks.
+TEST_F(PerCpuPages61Test, DrainsListByListFromTheFirstOn) {
+  class Observer final : public FreeBlockObserver {
+   public:
+    bool OnBlockFreed(Zone&, Pfn pfn, Order) override {
+      freed.push_back(pfn.value());
+      return false;
+    }
+    void Wake() override {}
+    std::vector<uint64_t> freed;
+  };
+  lists_ = MakeLists({.batch = 1, .high = 60});
+  std::vector<Pfn> blocks;
+  for (const auto& [order, type] :
+       {std::pair(4, MigrateType::kMovable), std::pair(1, MigrateType::kMovable),
+        std::pair(0, MigrateType::kMovable),
+        std::pair(0, MigrateType::kUnmovable)}) {
+    blocks.push_back(*lists_->Allocate(Order(order), type));
+    ASSERT_EQ(lists_->Free(blocks.back(), Order(order)), nullptr);
+  }
+  Observer observer;
+  zone_->SetObserver(&observer);
+  EXPECT_EQ(lists_->Drain(), nullptr);
+  EXPECT_THAT(observer.freed.size(), 4);
+  EXPECT_EQ(observer.freed[0], blocks[3].value());  // unmovable
 }
 
 TEST(PerCpuPagesDeathTest, ABatchOfNothing) {

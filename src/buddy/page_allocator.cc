@@ -89,6 +89,13 @@ void PageAllocator::ZonesResized() {
         ComputeWatermarks(min_free_kbytes(), zone->managed_pages(),
                           std::max(managed, PageCount(1))),
         ComputeLowmemReserve(zone->type(), of_node));
+    // ALLOC_NOFRAGMENT: rather DMA32 than a mix of types in Normal; among several
+    // nodes only on one that has DMA32 (alloc_flags_nofragment).
+    const bool avoid = zone->type() == ZoneType::kNormal &&
+                       (nodes() == 1 ||
+                        of_node[static_cast<size_t>(ZoneType::kDma32)] >
+                            PageCount(0));
+    zone->SetFirstMixing(avoid ? Mixing::kAvoid : Mixing::kAllow);
     const auto node_cpus = static_cast<int>(
         std::count(cpu_nodes_.begin(), cpu_nodes_.end(), zone->node()));
     const PerCpuLimits limits = options_.per_cpu_limits.value_or(
@@ -190,12 +197,12 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
     case Keep::kMin:
     case Keep::kMinForSure: {
       PageCount min = zone.watermarks().min;
-      if (request.gfp.reserves >= Reserves::kHigh) {
+      // Not for kAll, which first looks in every zone for what is above min.
+      const bool atomic = request.gfp.reserves == Reserves::kAtomic;
+      if (atomic || request.gfp.reserves == Reserves::kHigh) {
         min -= PageCount(min.value() / 2);
       }
-      if (request.gfp.reserves >= Reserves::kAtomic) {
-        min -= PageCount(min.value() / 4);
-      }
+      if (atomic) min -= PageCount(min.value() / 4);
       return zone.WatermarkOk(request.order, min + reserve);
     }
     case Keep::kNothing:
@@ -220,12 +227,12 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
     const Pfn pfn = TakeFrom(per_cpu(request.cpu, *zone), request.order,
                              request.gfp.type, mixing);
     if (pfn == kNoPfn) continue;
-    const int wanted = request.gfp.node < 0 ? NodeOf(request.cpu)
-                                            : request.gfp.node;
-    if (zone->node() != wanted) [[unlikely]] {
+    // What counts is the node it would be served from were there enough, which
+    // need not be the one asked for (zone_statistics).
+    const Zone& preferred = *request.zones.front();
+    if (zone->node() != preferred.node()) [[unlikely]] {
       events(*zone).numa_miss.fetch_add(1, std::memory_order_relaxed);
-      events(*request.zones.front())
-          .numa_foreign.fetch_add(1, std::memory_order_relaxed);
+      events(preferred).numa_foreign.fetch_add(1, std::memory_order_relaxed);
     }
     if (zone->node() != NodeOf(request.cpu)) [[unlikely]] {
       events(*zone).numa_other.fetch_add(1, std::memory_order_relaxed);
@@ -237,7 +244,13 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
 
 // __alloc_pages_slowpath, without kswapd, compaction and the OOM killer.
 Pfn PageAllocator::TakeSlowly(const Request& request) {
-  if (request.zones.empty()) return kNoPfn;
+  if (request.zones.empty()) {
+    const int node =
+        request.gfp.node < 0 ? NodeOf(request.cpu) : request.gfp.node;
+    events(zone(node, request.gfp.highest))
+        .alloc_failed.fetch_add(1, std::memory_order_relaxed);
+    return kNoPfn;
+  }
   Pfn pfn = TryZones(request, Keep::kMin, Mixing::kAllow);
   if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
     pfn = TryZones(request, Keep::kNothing, Mixing::kAllow);

@@ -7,12 +7,6 @@
 #include "guestmm/base/check.h"
 
 namespace guestmm {
-namespace {
-
-constexpr size_t kSingleMovable = static_cast<size_t>(MigrateType::kMovable);
-
-}  // namespace
-
 PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus) {
   constexpr uint64_t kMaxBatch = kMiB / kPageSize;
@@ -102,18 +96,13 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   return zone_.Free(pfn, order);
 }
 
-FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
+FreeBlockObserver* PerCpuPages::Trim(size_t index) {
   const uint64_t batch = limits_.batch;
   const uint64_t high = limits_.high;
-  const uint64_t count = count_.Get();
   if (version_ == Linux::k5_3) {
-    return GiveBack(std::min(batch, count), index);
+    return GiveBack(std::min(batch, count_.Get()), index);
   }
-  // 6.1, free_unref_page_commit, nr_pcp_free: small blocks above order 0 that
-  // come in a row go back whole.
-  if (free_factor_ > 0 && order > Order(0) && order.value() < kSmallOrders) {
-    return GiveBack(count, index);
-  }
+  // nr_pcp_free.
   if (high <= batch) return GiveBack(1, index);
   const uint64_t most = high - batch;
   const uint64_t doubled = batch << free_factor_;
@@ -127,7 +116,7 @@ FreeBlockObserver* PerCpuPages::Drain() {
 }
 
 FreeBlockObserver* PerCpuPages::GiveBackAll() {
-  return GiveBack(count_.Get(), kSingleMovable);
+  return GiveBack(count_.Get(), /*first_list=*/0);
 }
 
 FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {

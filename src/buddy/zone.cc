@@ -40,8 +40,6 @@ std::string_view Name(MigrateType type) {
 
 Zone::Zone(const Options& options, PageMap& pages)
     : options_(options),
-      first_mixing_(options.type == ZoneType::kNormal ? Mixing::kAvoid
-                                                      : Mixing::kAllow),
       pages_(pages),
       lists_(pages.MakeLists(kListHeads)) {
   GUESTMM_CHECK(pages.pageblock_order() <= options.max_order);

@@ -126,6 +126,7 @@ void Report(PageAllocator& allocator, Owners& owners, Random& random) {
     LockHolder hold(zone.lock());
     std::vector<Pfn> free;
     zone.ForEachFreeBlock(Order(static_cast<int>(random.Below(10))),
+                          MigrateType::kMovable,
                           [&](Pfn pfn) { free.push_back(pfn); });
     for (const Pfn pfn : free) {
       if (isolated.size() == 4) break;

@@ -15,10 +15,11 @@
 namespace guestmm {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::SizeIs;
 
-// Where ZONE_DMA32 ends and ZONE_NORMAL begins.
+// Where ZONE_DMA ends, and where ZONE_DMA32 ends and ZONE_NORMAL begins.
+constexpr uint64_t kDmaEnd = 16 * kMiB / kPageSize;
 constexpr uint64_t kBorder = 4 * kGiB / kPageSize;
 constexpr PerCpuLimits kNoCache = {.batch = 1, .high = 0};
 constexpr PerCpuLimits kSmallCache = {.batch = 2, .high = 4};
@@ -102,30 +103,42 @@ TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
 
 TEST(PageAllocatorCreateTest, RefusesPagesThatLinksCannotName) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(uint64_t{1} << 32)}}},
-                "memory ends at pfn 4294967296; 32-bit page links allow");
+                "memory ends at pfn 4294967296; 29-bit page links allow");
 }
 
-TEST(PageAllocatorCreateTest, MakesTheZonesThatHaveMemory) {
-  const auto dma32 = MakeTiny(16);
-  ASSERT_THAT(dma32->zones(), SizeIs(1));
-  EXPECT_EQ(dma32->zones()[0]->type(), ZoneType::kDma32);
+// The pages of each zone, DMA first.
+std::vector<uint64_t> Managed(const PageAllocator& allocator) {
+  std::vector<uint64_t> managed;
+  for (const auto& zone : allocator.zones()) {
+    managed.push_back(zone->managed_pages().value());
+  }
+  return managed;
+}
 
+// All four, whether they have memory or not.
+TEST(PageAllocatorCreateTest, MemoryIsInTheZoneOfItsAddress) {
+  EXPECT_THAT(Managed(*MakeTiny(16)), ElementsAre(16, 0, 0, 0));
+  EXPECT_THAT(Managed(*Make({.memory = {{Pfn(kDmaEnd), Pfn(kDmaEnd + 16)}}})),
+              ElementsAre(0, 16, 0, 0));
   const auto normal = Make({.memory = {{Pfn(kBorder), Pfn(kBorder + 16)}}});
-  ASSERT_THAT(normal->zones(), SizeIs(1));
-  EXPECT_EQ(normal->zones()[0]->type(), ZoneType::kNormal);
-  EXPECT_EQ(normal->zones()[0]->index(), 0);
+  EXPECT_THAT(Managed(*normal), ElementsAre(0, 0, 16, 0));
+  for (int type = 0; type < kZoneTypes; ++type) {
+    const Zone& zone = *normal->zones()[static_cast<size_t>(type)];
+    EXPECT_EQ(zone.type(), static_cast<ZoneType>(type));
+    EXPECT_EQ(zone.index(), type);
+    EXPECT_EQ(&zone, &normal->zone(0, static_cast<ZoneType>(type)));
+  }
 }
 
 TEST(PageAllocatorCreateTest, ARangeAcrossTheBorderIsSplit) {
   const auto allocator = MakeTwoZones();
-  ASSERT_THAT(allocator->zones(), SizeIs(2));
-  const Zone& dma32 = *allocator->zones()[0];
-  const Zone& normal = *allocator->zones()[1];
+  const Zone& dma32 = allocator->zone(0, ZoneType::kDma32);
+  const Zone& normal = allocator->zone(0, ZoneType::kNormal);
+  EXPECT_THAT(Managed(*allocator), ElementsAre(0, 16, 16, 0));
   EXPECT_EQ(dma32.type(), ZoneType::kDma32);
   EXPECT_EQ(dma32.span(), (PfnRange{Pfn(kBorder - 16), Pfn(kBorder)}));
   EXPECT_EQ(normal.type(), ZoneType::kNormal);
   EXPECT_EQ(normal.span(), (PfnRange{Pfn(kBorder), Pfn(kBorder + 16)}));
-  EXPECT_EQ(normal.index(), 1);
 }
 
 TEST(PageAllocatorCreateTest, AZoneSpansItsHoles) {
@@ -140,9 +153,10 @@ TEST(PageAllocatorCreateTest, WatermarksAreSharedOutBySize) {
   constexpr uint64_t kGib = kGiB / kPageSize;
   const auto allocator = Make(
       {.memory = {{Pfn(0), Pfn(3 * kGib)}, {Pfn(4 * kGib), Pfn(9 * kGib)}}});
-  // min_free_kbytes 11,585 is 2,896 pages.
-  EXPECT_EQ(allocator->zones()[0]->watermarks().min, PageCount(1086));
-  EXPECT_EQ(allocator->zones()[1]->watermarks().min, PageCount(1810));
+  // min_free_kbytes 11,585 is 2,896 pages; DMA has 16 MiB of the 3 GiB.
+  EXPECT_EQ(allocator->zones()[0]->watermarks().min, PageCount(5));
+  EXPECT_EQ(allocator->zones()[1]->watermarks().min, PageCount(1080));
+  EXPECT_EQ(allocator->zones()[2]->watermarks().min, PageCount(1810));
 }
 
 // Which zone
@@ -158,10 +172,10 @@ TEST(PageAllocatorTest, ABlockGoesBackToItsOwnZone) {
   const auto allocator = MakeTwoZones();
   allocator->Allocate(0, Order(4));
   const std::optional<Pfn> low = allocator->Allocate(0, Order(0));
-  EXPECT_EQ(&allocator->ZoneOf(*low), allocator->zones()[0].get());
+  EXPECT_EQ(&allocator->ZoneOf(*low), &allocator->zone(0, ZoneType::kDma32));
   allocator->Free(0, *low, Order(0));
-  EXPECT_EQ(allocator->zones()[0]->free_pages(), PageCount(16));
-  EXPECT_EQ(allocator->zones()[1]->free_pages(), PageCount(0));
+  EXPECT_EQ(allocator->zone(0, ZoneType::kDma32).free_pages(), PageCount(16));
+  EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).free_pages(), PageCount(0));
 }
 
 // Each zone: 16 pages, min 4, low 8. Normal down to low, then DMA32 down to
@@ -260,9 +274,9 @@ TEST(PageAllocatorTest, CountsAddUpOverStates) {
 TEST(PageAllocatorTest, FreePagesAboveLowLeavesOutReservesAndCaches) {
   const auto allocator = MakeTwoZones();
   EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(32));
-  allocator->zones()[0]->SetWatermarks({{}, PageCount(6), {}});
+  allocator->zones()[1]->SetWatermarks({{}, PageCount(6), {}});
   EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(26));
-  allocator->zones()[1]->SetWatermarks({{}, PageCount(17), {}});
+  allocator->zones()[2]->SetWatermarks({{}, PageCount(17), {}});
   EXPECT_EQ(allocator->FreePagesAboveLow(), PageCount(10));
 }
 
@@ -271,7 +285,98 @@ TEST(PageAllocatorTest, TellsItsOptions) {
       Make({.memory = {{Pfn(0), Pfn(16)}}, .cpus = 3, .max_order = Order(4)});
   EXPECT_EQ(allocator->cpus(), 3);
   EXPECT_EQ(allocator->max_order(), Order(4));
-  EXPECT_EQ(allocator->pages().end(), Pfn(16));
+  EXPECT_EQ(allocator->hotplug_end(), Pfn(16));
+  EXPECT_EQ(allocator->pages().pageblock_order(), Order(4));
+  EXPECT_EQ(allocator->section_order(), kSectionOrder);
+}
+
+// Which zones 32 single pages come from, by the first letter of their names;
+// Normal has min and low 8, DMA32 has min 0 and low 8.
+std::string ZonesUsed(Reserves reserves) {
+  const auto allocator = MakeTwoZones();
+  allocator->zone(0, ZoneType::kNormal)
+      .SetWatermarks({PageCount(8), PageCount(8), PageCount(8)});
+  allocator->zone(0, ZoneType::kDma32)
+      .SetWatermarks({PageCount(0), PageCount(8), PageCount(8)});
+  std::string zones;
+  while (const std::optional<Pfn> pfn = allocator->Allocate(
+             0, Order(0), {.reserves = reserves, .may_reclaim = false})) {
+    zones += Name(allocator->ZoneOf(*pfn).type())[0];
+  }
+  return zones;
+}
+
+TEST(PageAllocatorReservesTest, RequestsMayDipBelowMinAsFarAsTheyAreAllowed) {
+  EXPECT_EQ(ZonesUsed(Reserves::kNone), "NNNNNNNNDDDDDDDDDDDDDDDD");
+  // To 4 of 8, and to 3.
+  EXPECT_EQ(ZonesUsed(Reserves::kHigh), "NNNNNNNNDDDDDDDDNNNNDDDDDDDD");
+  EXPECT_EQ(ZonesUsed(Reserves::kAtomic), "NNNNNNNNDDDDDDDDNNNNNDDDDDDDD");
+}
+
+// __GFP_MEMALLOC alone is not __GFP_HIGH: DMA32, still above min, comes first.
+TEST(PageAllocatorReservesTest, MemallocTakesTheLastPageButAboveMinFirst) {
+  EXPECT_EQ(ZonesUsed(Reserves::kAll), "NNNNNNNNDDDDDDDDDDDDDDDDNNNNNNNN");
+}
+
+// Two nodes with a vCPU each: the first has DMA32 and Normal, the second Normal
+// alone, 16 pages in each zone, in pageblocks of eight.
+std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
+  return Make({.memory = {{Pfn(kBorder - 16), Pfn(kBorder + 16), 0},
+                          {Pfn(kBorder + 16), Pfn(kBorder + 32), 1}},
+               .cpus = 2,
+               .max_order = Order(3),
+               .min_free_kbytes = 0,
+               .per_cpu_limits = limits});
+}
+
+// Node 1 has no DMA32, so node 0 is not used in its place (zone_statistics).
+TEST(PageAllocatorNumaTest, WhatOnlyAnotherNodeCanHaveIsNoMiss) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_TRUE(
+      allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
+  EXPECT_EQ(allocator->vmstat().numa_hit, 1);
+  EXPECT_EQ(allocator->vmstat().numa_miss, 0);
+  EXPECT_EQ(allocator->vmstat().numa_foreign, 0);
+}
+
+TEST(PageAllocatorNumaTest, ANodeInPlaceOfAnotherIsAMissThereAndForeignHere) {
+  const auto allocator = MakeTwoNodes();
+  for (int i = 0; i < 2; ++i) allocator->Allocate(1, Order(3));
+  EXPECT_TRUE(allocator->Allocate(1, Order(3)));
+  const VmStat node0 = allocator->vmstat(allocator->zone(0, ZoneType::kNormal));
+  const VmStat node1 = allocator->vmstat(allocator->zone(1, ZoneType::kNormal));
+  EXPECT_EQ(node1.numa_hit, 2);
+  EXPECT_EQ(node0.numa_miss, 1);
+  EXPECT_EQ(node1.numa_foreign, 1);
+  EXPECT_EQ(node0.numa_other, 1);
+}
+
+// There is no zone that it could use, so none to count at but the one it names.
+TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpDma32.OnlyFrom(1)));
+  EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
+}
+
+// Of a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU wants four
+// unmovable pages. Where DMA32 is there to go to next, it is given the two that
+// there are; else the movable pageblock is broken up for the other two.
+TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
+  const auto allocator = MakeTwoNodes({.batch = 4, .high = 8});
+  for (const int node : {0, 1}) {
+    const Gfp kernel = kGfpKernel.OnlyFrom(node);
+    const Gfp user = kGfpUser.OnlyFrom(node);
+    const auto whole = allocator->Allocate(node, Order(3), kernel);
+    allocator->Free(node, *whole, Order(3));
+    EXPECT_TRUE(allocator->Allocate(node, Order(2), kernel));
+    EXPECT_TRUE(allocator->Allocate(node, Order(1), kernel));
+    EXPECT_TRUE(allocator->Allocate(node, Order(2), user));
+    EXPECT_TRUE(allocator->Allocate(node, Order(0), kernel));
+    EXPECT_EQ(allocator->ZoneOf(*whole).type(), ZoneType::kNormal);
+    EXPECT_EQ(allocator->per_cpu_pages(node, allocator->ZoneOf(*whole))
+                  .cached_pages(),
+              PageCount(node == 0 ? 1 : 3));
+  }
 }
 
 // The observer
@@ -312,8 +417,8 @@ TEST(PageAllocatorTest, TheObserverHearsOfEveryZone) {
   FakeObserver observer;
   allocator->SetObserver(&observer, Order(4));
   for (int i = 0; i < 2; ++i) allocator->Allocate(0, Order(4));
-  for (const auto& zone : allocator->zones()) {
-    allocator->Free(0, zone->span().start, Order(4));
+  for (const ZoneType type : {ZoneType::kDma32, ZoneType::kNormal}) {
+    allocator->Free(0, allocator->zone(0, type).span().start, Order(4));
   }
   EXPECT_EQ(observer.told, 2);
   EXPECT_EQ(observer.wakes, 2);
@@ -393,7 +498,8 @@ TEST(PageAllocatorDeathTest, DoubleFree) {
 TEST(PageAllocatorDeathTest, FreeAtAnOrderThatNoPageCanHave) {
   const auto allocator = MakeTiny(16);
   allocator->Allocate(0, Order(0));
-  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(16)), "free of pfn 0x0");
+  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(16)),
+               "order 16 is above the largest");
 }
 
 // GFP_DMA32: a device that reaches 4 GiB gets nothing above.
@@ -405,12 +511,10 @@ TEST(PageAllocatorZoneTest, AllocatesOnlyUpToTheHighestZoneAsked) {
            .min_free_kbytes = 0})
           .value();
   EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kFourGiB);
-  EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
-            kFourGiB);
-  EXPECT_LT(allocator->Allocate(0, Order(9), ZoneType::kDma32).value(),
-            kFourGiB);
+  EXPECT_LT(allocator->Allocate(0, Order(9), kGfpDma32).value(), kFourGiB);
+  EXPECT_LT(allocator->Allocate(0, Order(9), kGfpDma32).value(), kFourGiB);
   // Normal has a block left.
-  EXPECT_EQ(allocator->Allocate(0, Order(9), ZoneType::kDma32), std::nullopt);
+  EXPECT_EQ(allocator->Allocate(0, Order(9), kGfpDma32), std::nullopt);
   EXPECT_GE(allocator->Allocate(0, Order(9)).value(), kFourGiB);
 }
 

@@ -17,10 +17,19 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Zones make their lists in the order of orders, behind the last page.
-PageMap::Index ListOf(TinyZone& zone, int order) {
+constexpr MigrateType kMovable = MigrateType::kMovable;
+
+// A zone makes its lists type by type, of each the orders ascending, behind the
+// last page.
+PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
   return static_cast<PageMap::Index>(zone.pages().end().value()) +
-         static_cast<PageMap::Index>(order);
+         static_cast<PageMap::Index>(static_cast<int>(type) * Zone::kOrders +
+                                     order);
+}
+
+// Makes `pfn` look free without the zone's knowing: on a list of no one.
+void MakeFree(TinyZone& zone, uint64_t pfn, int order) {
+  zone.pages().lists().PushFront(zone.pages().MakeLists(1), Pfn(pfn), Order(order));
 }
 
 void ExpectViolation(const absl::Status& status, const std::string& text) {
@@ -42,89 +51,166 @@ TEST_F(ZoneInvariantsTest, HoldAtFirst) {
 }
 
 TEST_F(ZoneInvariantsTest, P1ATailBelongsToABlock) {
-  zone_.pages().Set(Pfn(3), PageState::kTail);
+  zone_.pages().SetTail(Pfn(3));
   ExpectViolation(zone_.CheckInvariants(), "P1: pfn 0x3 is a tail of no block");
 }
 
 TEST_F(ZoneInvariantsTest, P1ABlockHasNothingElseInside) {
-  zone_.pages().Set(Pfn(9), PageState::kAllocated);
+  zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "P1: pfn 0x9 is allocated, order 0 inside the block at pfn "
                   "0x8");
 }
 
-TEST_F(ZoneInvariantsTest, P2EveryManagedPageIsInSomeState) {
-  zone_.pages().Set(Pfn(5), PageState::kOffline);
+TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
+  zone_.pages().SetOffline(Pfn(5));
   ExpectViolation(zone_.CheckInvariants(),
-                  "P2: 15 pages not offline, 16 pages managed");
+                  "P1: pfn 0x5 is the zone's but offline");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsAlignedToItsSize) {
-  zone_.pages().Set(Pfn(3), PageState::kAllocated, Order(1));
+  zone_.pages().SetAllocated(Pfn(3), Order(1), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z1: block at pfn 0x3, allocated, order 1, is not aligned");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsInsideItsZone) {
-  zone_.pages().Set(Pfn(0), PageState::kAllocated, Order(5));
+  zone_.pages().SetAllocated(Pfn(0), Order(5), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z1: block at pfn 0x0 leaves its zone");
+                  "Z1: block at pfn 0x0 leaves its zone's memory");
 }
 
 TEST_F(ZoneInvariantsTest, Z2BuddiesAreNotBothFree) {
   zone_.Free(2, 0);
-  zone_.pages().Set(Pfn(3), PageState::kFree);
+  MakeFree(zone_, 3, 0);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z2: block at pfn 0x2, order 0, and its buddy are both free");
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasFreeBlocksOnly) {
-  zone_.pages().Set(Pfn(8), PageState::kAllocated, Order(3));
+  zone_.pages().SetAllocated(Pfn(8), Order(3), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x8 is on the list of free blocks of order 3 but is "
                   "allocated, order 3");
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasBlocksOfItsOrderOnly) {
-  zone_.pages().Remove(Pfn(8));
-  zone_.pages().PushFront(ListOf(zone_, 2), Pfn(8));
+  zone_.pages().lists().Remove(Pfn(8));
+  zone_.pages().lists().PushFront(ListOf(zone_, 2), Pfn(8), Order(3));
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x8 is on the list of free blocks of order 2 but is "
                   "free, order 3");
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasAsManyBlocksAsCounted) {
-  zone_.pages().Remove(Pfn(8));
+  zone_.Free(0, 0);
+  zone_.Free(2, 0);
+  zone_.pages().lists().Remove(Pfn(0));
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z3: 0 blocks on the list of order 3, 1 counted");
+                  "Z3: 1 blocks on the lists of order 0, 2 counted");
 }
 
-// Pushed on the list of order 4, it leads from list 3 to the head of list 4,
-// which is pfn 16 + 4 where links are concerned.
-TEST_F(ZoneInvariantsTest, Z3NoBlockIsOnTwoLists) {
-  zone_.pages().PushFront(ListOf(zone_, 4), Pfn(8));
+TEST_F(ZoneInvariantsTest, Z3AListHasNoMoreBlocksThanCounted) {
+  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(0), Order(3));
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z3: pfn 0x14 is on the list of free blocks of order 3 but "
+                  "Z3: more blocks on the lists of order 3 than the 1 counted");
+}
+
+TEST_F(ZoneInvariantsTest, Z3AListHasBlocksOfTheZoneOnly) {
+  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(512), Order(3));
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z3: pfn 0x200 is on the list of free blocks of order 3 but "
                   "not in the zone");
 }
 
-// Such a list goes round and round; the check must not.
-TEST_F(ZoneInvariantsTest, Z3NoBlockIsOnAListTwice) {
-  zone_.pages().PushFront(ListOf(zone_, 3), Pfn(8));
-  ExpectViolation(zone_.CheckInvariants(),
-                  "Z3: more blocks on the list of order 3 than the 1 counted");
-}
-
 TEST_F(ZoneInvariantsTest, Z3FreePagesAreOnAList) {
-  zone_.pages().Set(Pfn(3), PageState::kFree);
+  MakeFree(zone_, 3, 0);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: 9 pages free by their states, 8 pages counted");
 }
 
 TEST_F(ZoneInvariantsTest, Z4IsolatedPagesAreCounted) {
-  zone_.pages().Set(Pfn(3), PageState::kIsolated);
+  zone_.pages().SetIsolated(Pfn(3), Order(0));
   ExpectViolation(zone_.CheckInvariants(),
                   "Z4: 1 pages isolated by their states, 0 pages counted");
+}
+
+// Pushed on the list of order 4, it is still the first of list 3.
+TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnTwoLists) {
+  zone_.pages().lists().PushFront(ListOf(zone_, 4), Pfn(8), Order(3));
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z7: pfn 0x8 does not link back to the one before");
+}
+
+// Such a list goes round and round; the check must not.
+TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnAListTwice) {
+  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(8), Order(3));
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z7: pfn 0x8 does not link back to the one before");
+}
+
+TEST_F(ZoneInvariantsTest, Z7AnEmptyListIsNotMarked) {
+  zone_.pages().lists().Remove(Pfn(8));
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z7: the list of order 3, Movable, is marked but empty");
+}
+
+// From one type's list to another's: as many blocks of the order as counted.
+TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
+  zone_.pages().lists().Remove(Pfn(8));
+  zone_.pages().lists().PushFront(ListOf(zone_, 3, MigrateType::kUnmovable), Pfn(8),
+                          Order(3));
+  ExpectViolation(
+      zone_.CheckInvariants(),
+      "Z7: the list of order 3, Unmovable, is in use but not marked");
+}
+
+// Pageblocks of eight pages, four of them; all of the first is allocated.
+class PageblockInvariantsTest : public ::testing::Test {
+ protected:
+  PageblockInvariantsTest() {
+    for (int i = 0; i < 4; ++i) zone_.Allocate(3);
+    for (const uint64_t pfn : {8, 16, 24}) zone_.Free(pfn, 3);
+  }
+
+  TinyZone zone_{{.span = {Pfn(0), Pfn(32)},
+                  .memory = {{Pfn(0), Pfn(32)}},
+                  .max_order = Order(4),
+                  .pageblock_order = Order(3)}};
+};
+
+TEST_F(PageblockInvariantsTest, HoldAtFirst) {
+  EXPECT_EQ(zone_.Picture(), "A-------F-------F---------------");
+  EXPECT_EQ(zone_.Types(), "MMMM");
+  EXPECT_TRUE(zone_.CheckInvariants().ok());
+}
+
+TEST_F(PageblockInvariantsTest, Z5AZonesPageblocksAreItsOwn) {
+  zone_.pages().SetPageblock(Pfn(0), {.zone = 1});
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z5: the pageblock of pfn 0x0 is not the zone's");
+}
+
+TEST_F(PageblockInvariantsTest, Z6AFreeBlockIsIsolatedAsAWholeOrNot) {
+  zone_.pages().SetPageblock(Pfn(24),
+                             {.zone = 0, .type = MigrateType::kIsolate});
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z6: the free block at pfn 0x10 is half on its way offline");
+}
+
+TEST_F(PageblockInvariantsTest, Z6WhatIsFreeInAnIsolatedPageblockIsOnItsList) {
+  zone_.pages().SetPageblock(Pfn(8),
+                             {.zone = 0, .type = MigrateType::kIsolate});
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z6: pfn 0x8 is on a list of type Movable, its pageblock is "
+                  "Isolate");
+}
+
+TEST_F(PageblockInvariantsTest, Z6IsolatedPageblocksAreCounted) {
+  zone_.pages().SetPageblock(Pfn(0),
+                             {.zone = 0, .type = MigrateType::kIsolate});
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z6: 1 pageblocks isolated, 0 counted");
 }
 
 // 16 pages, the first two taken from the zone as a batch: ACFF---...
@@ -144,25 +230,25 @@ class AllocatorInvariantsTest : public ::testing::Test {
 };
 
 TEST_F(AllocatorInvariantsTest, HoldAtFirst) {
-  EXPECT_TRUE(pages().Is(Pfn(0), PageState::kAllocated, Order(0)));
-  EXPECT_TRUE(pages().Is(Pfn(1), PageState::kCached, Order(0)));
+  EXPECT_TRUE(pages().IsAllocated(Pfn(0), Order(0)));
+  EXPECT_TRUE(pages().IsCached(Pfn(1), Order(0)));
   EXPECT_TRUE(allocator_->CheckInvariants().ok());
 }
 
 TEST_F(AllocatorInvariantsTest, P3APageOnAPerCpuListIsCached) {
-  pages().Set(Pfn(1), PageState::kAllocated);
+  pages().SetAllocated(Pfn(1), Order(0), kMovable);
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: pfn 0x1 is on a per-CPU list but is allocated, order 0");
 }
 
 TEST_F(AllocatorInvariantsTest, P3ACachedPageIsOnAPerCpuList) {
-  pages().Set(Pfn(0), PageState::kCached);
+  pages().SetCached(Pfn(0), Order(0));
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: 2 pages cached by their states, 1 on per-CPU lists");
 }
 
 TEST_F(AllocatorInvariantsTest, ViolationsOfAZoneAreFoundToo) {
-  pages().Set(Pfn(0), PageState::kTail);
+  pages().SetTail(Pfn(0));
   ExpectViolation(allocator_->CheckInvariants(), "P1: pfn 0x0");
 }
 

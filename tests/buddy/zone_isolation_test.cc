@@ -170,16 +170,16 @@ TEST(ZoneIsolateDeathTest, OfWhatIsNotAFreeBlock) {
   TinyZone zone(16);
   zone.Allocate(2);
   EXPECT_DEATH(static_cast<void>(zone.Isolate(0)),
-               "pfn 0x0 is not a free block but allocated, order 2");
+               "pfn 0x0 is not a free block of zone Normal");
   EXPECT_DEATH(static_cast<void>(zone.Isolate(9)),
-               "pfn 0x9 is not a free block but tail, order 0");
+               "pfn 0x9 is not a free block of zone Normal");
 }
 
 // Far behind the page map, which must not be asked about it.
 TEST(ZoneIsolateDeathTest, OfAPageOfAnotherZone) {
   TinyZone zone(16);
   EXPECT_DEATH(static_cast<void>(zone.Isolate(uint64_t{1} << 40)),
-               "pfn 0x10000000000 is not in zone Normal");
+               "pfn 0x10000000000 is not a free block of zone Normal");
 }
 
 // Returning
@@ -288,9 +288,12 @@ TEST(ZoneObserverTest, OneOfABatchIsEnoughForAWake) {
   FakeObserver observer;
   zone->SetObserver(&observer, Order(1));
   LockHolder hold(zone->lock());
-  zone->AllocateBulk(pages);
+  zone->AllocateBulk(pages, Order(0), MigrateType::kMovable, Mixing::kAllow);
   // F-CF: the pair is told, the page after it is not.
-  const std::array<Pfn, 3> freed = {Pfn(0), Pfn(1), Pfn(3)};
+  const std::array<Zone::CachedBlock, 3> freed = {
+      {{.pfn = Pfn(0), .order = Order(0)},
+       {.pfn = Pfn(1), .order = Order(0)},
+       {.pfn = Pfn(3), .order = Order(0)}}};
   EXPECT_EQ(zone->FreeBulk(freed), &observer);
   EXPECT_THAT(observer.freed, ElementsAre(Pair(0, 1)));
 }
@@ -316,11 +319,15 @@ TEST(ZoneObserverTest, HearsNothingOfReturnedBlocks) {
   EXPECT_THAT(observer.freed, IsEmpty());
 }
 
-TEST(ZoneObserverTest, HearsNothingOfNewMemory) {
-  TinyZone zone(PfnRange{Pfn(0), Pfn(16)}, {{Pfn(0), Pfn(8)}});
+// Memory that is onlined is freed like any other.
+TEST(ZoneObserverTest, HearsOfNewMemory) {
+  TinyZone zone(PfnRange{Pfn(0), Pfn(32)}, {{Pfn(0), Pfn(8)}});
   FakeObserver observer;
-  zone->SetObserver(&observer);
-  zone->AddMemory({Pfn(8), Pfn(16)});
+  zone->SetObserver(&observer, Order(2));
+  EXPECT_EQ(zone->AddMemory({Pfn(8), Pfn(16)}), &observer);
+  EXPECT_THAT(observer.freed, ElementsAre(Pair(0, 4)));
+  observer.freed.clear();
+  EXPECT_EQ(zone->AddMemory({Pfn(18), Pfn(20)}), nullptr);
   EXPECT_THAT(observer.freed, IsEmpty());
 }
 

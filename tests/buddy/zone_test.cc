@@ -7,7 +7,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "guestmm/base/lock.h"
@@ -19,10 +21,28 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+// Movable pages, as many as there is room for.
+size_t AllocateBulk(Zone& zone, std::span<Pfn> pages)
+    ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+  return zone.AllocateBulk(pages, Order(0), MigrateType::kMovable,
+                           Mixing::kAllow);
+}
+
 TEST(ZoneTest, NamesOfTypesAreTheKernels) {
+  EXPECT_EQ(Name(ZoneType::kDma), "DMA");
   EXPECT_EQ(Name(ZoneType::kDma32), "DMA32");
   EXPECT_EQ(Name(ZoneType::kNormal), "Normal");
+  EXPECT_EQ(Name(ZoneType::kMovable), "Movable");
   EXPECT_EQ(Name(static_cast<ZoneType>(7)), "unknown");
+}
+
+TEST(ZoneTest, NamesOfMigrateTypesAreTheKernels) {
+  EXPECT_EQ(Name(MigrateType::kUnmovable), "Unmovable");
+  EXPECT_EQ(Name(MigrateType::kMovable), "Movable");
+  EXPECT_EQ(Name(MigrateType::kReclaimable), "Reclaimable");
+  EXPECT_EQ(Name(MigrateType::kHighAtomic), "HighAtomic");
+  EXPECT_EQ(Name(MigrateType::kIsolate), "Isolate");
+  EXPECT_EQ(Name(static_cast<MigrateType>(7)), "unknown");
 }
 
 // Memory
@@ -69,20 +89,49 @@ TEST(ZoneMemoryTest, AnEmptyRangeAddsNothing) {
   EXPECT_EQ(zone.Allocate(0), std::nullopt);
 }
 
-// The pages of zone [6, 16) beside those of zone [0, 6), on one map.
+// Two zones on one map, with pageblocks of two pages.
+class TwoZones {
+ public:
+  // Zone 0 has [0, border), zone 1 [border, end).
+  TwoZones(uint64_t border, uint64_t end)
+      : pages_(PageMap::Create({.end = Pfn(end),
+                                .pageblock_order = Order(1),
+                                .list_heads = 2 * Zone::kListHeads})
+                   .value()) {
+    low.AddMemory({Pfn(0), Pfn(border)});
+    high.AddMemory({Pfn(border), Pfn(end)});
+  }
+  PageMap& pages() { return *pages_; }
+
+ private:
+  std::unique_ptr<PageMap> pages_;
+
+ public:
+  Zone low{{.type = ZoneType::kDma32, .index = 0}, *pages_};
+  Zone high{{.type = ZoneType::kNormal, .index = 1}, *pages_};
+};
+
+// The pages of zone [6, 16) beside those of zone [0, 6).
 TEST(ZoneMemoryTest, BlocksDoNotMergeAcrossAZonesBorder) {
-  const auto pages = PageMap::Create(Pfn(16), 2 * Zone::kListHeads).value();
-  Zone low({.span = {Pfn(0), Pfn(6)}}, *pages);
-  Zone high({.span = {Pfn(6), Pfn(16)}}, *pages);
-  low.AddMemory({Pfn(0), Pfn(6)});
-  high.AddMemory({Pfn(6), Pfn(16)});
+  TwoZones zones(6, 16);
   // F---F-F-F-------: 4 and 6 are buddies, and stay two.
-  EXPECT_TRUE(pages->Is(Pfn(4), PageState::kFree, Order(1)));
-  EXPECT_TRUE(pages->Is(Pfn(6), PageState::kFree, Order(1)));
-  LockHolder hold(high.lock());
-  EXPECT_EQ(high.FreeBlockAt(Pfn(4)), std::nullopt);
-  EXPECT_EQ(high.FreeBlockAt(Pfn(6)), Order(1));
-  EXPECT_TRUE(high.CheckInvariants().ok());
+  EXPECT_TRUE(zones.pages().IsFree(Pfn(4), Order(1)));
+  EXPECT_TRUE(zones.pages().IsFree(Pfn(6), Order(1)));
+  LockHolder hold(zones.high.lock());
+  EXPECT_EQ(zones.high.FreeBlockAt(Pfn(4)), std::nullopt);
+  EXPECT_EQ(zones.high.FreeBlockAt(Pfn(6)), Order(1));
+  EXPECT_TRUE(zones.high.CheckInvariants().ok());
+}
+
+// [0, 4) was taken whole and comes back beside the free [4, 8) of zone high.
+TEST(ZoneMemoryTest, AFreedBlockDoesNotMergeAcrossAZonesBorder) {
+  TwoZones zones(4, 8);
+  LockHolder hold(zones.low.lock());
+  EXPECT_EQ(zones.low.Allocate(Order(2), MigrateType::kMovable), Pfn(0));
+  EXPECT_EQ(zones.low.Free(Pfn(0), Order(2)), nullptr);
+  EXPECT_EQ(zones.low.FreeBlockAt(Pfn(0)), Order(2));
+  EXPECT_TRUE(zones.pages().IsFree(Pfn(4), Order(2)));
+  EXPECT_TRUE(zones.low.CheckInvariants().ok());
 }
 
 TEST(ZoneMemoryTest, BlocksDoNotMergeIntoAHole) {
@@ -99,23 +148,48 @@ TEST(ZoneMemoryDeathTest, PagesGivenTwice) {
                "pfn 0x7 was given to the allocator twice");
 }
 
-TEST(ZoneMemoryDeathTest, PagesOutsideTheSpan) {
-  TinyZone zone(PfnRange{Pfn(4), Pfn(8)}, {});
-  EXPECT_DEATH(zone->AddMemory({Pfn(3), Pfn(8)}), "span\\(\\).start <=");
-  EXPECT_DEATH(zone->AddMemory({Pfn(4), Pfn(9)}), "<= span\\(\\).end");
+TEST(ZoneMemoryDeathTest, PagesOfAPageblockOfAnotherZone) {
+  TwoZones zones(6, 16);
+  zones.pages().SetOffline(Pfn(5));
+  EXPECT_DEATH(zones.high.AddMemory({Pfn(5), Pfn(6)}),
+               "the pageblock of pfn 0x4 is another zone's");
 }
 
-TEST(ZoneMemoryDeathTest, ASpanOutsideThePageMap) {
-  const auto pages = PageMap::Create(Pfn(16), Zone::kListHeads).value();
-  EXPECT_DEATH(Zone({.span = {Pfn(0), Pfn(17)}}, *pages),
-               "options.span.end <= pages.end\\(\\)");
+// The map has entries for whole blocks of the largest order.
+TEST(ZoneMemoryDeathTest, PagesBehindThePageMap) {
+  TinyZone zone(16);
+  EXPECT_EQ(zone.pages().end(), Pfn(1024));
+  EXPECT_DEATH(zone->AddMemory({Pfn(1020), Pfn(1025)}),
+               "range.end <= pages_.end\\(\\)");
 }
 
 TEST(ZoneMemoryDeathTest, OrdersBeyondTheLists) {
-  const auto pages = PageMap::Create(Pfn(16), Zone::kListHeads).value();
-  EXPECT_DEATH(
-      Zone({.span = {Pfn(0), Pfn(16)}, .max_order = Order(11)}, *pages),
-      "options.max_order <= kMaxOrder");
+  const auto pages =
+      PageMap::Create({.end = Pfn(16), .list_heads = Zone::kListHeads}).value();
+  EXPECT_DEATH(Zone({.max_order = Order(11)}, *pages),
+               "options.max_order <= kMaxOrder");
+}
+
+TEST(ZoneMemoryDeathTest, PageblocksAboveTheLargestOrder) {
+  const auto pages =
+      PageMap::Create({.end = Pfn(16), .list_heads = Zone::kListHeads}).value();
+  EXPECT_DEATH(Zone({.max_order = Order(8)}, *pages),
+               "pages.pageblock_order\\(\\) <= options.max_order");
+}
+
+// The span and the ranges follow the memory.
+TEST(ZoneMemoryTest, TheSpanGrowsWithTheMemory) {
+  TinyZone zone(PfnRange{Pfn(0), Pfn(32)}, {});
+  EXPECT_EQ(zone->span(), PfnRange{});
+  zone->AddMemory({Pfn(8), Pfn(12)});
+  EXPECT_EQ(zone->span(), (PfnRange{Pfn(8), Pfn(12)}));
+  zone->AddMemory({Pfn(24), Pfn(32)});
+  zone->AddMemory({Pfn(2), Pfn(4)});
+  EXPECT_EQ(zone->span(), (PfnRange{Pfn(2), Pfn(32)}));
+  zone->AddMemory({Pfn(12), Pfn(24)});
+  LockHolder hold(zone->lock());
+  EXPECT_THAT(zone->ranges(),
+              ElementsAre(PfnRange{Pfn(2), Pfn(4)}, PfnRange{Pfn(8), Pfn(32)}));
 }
 
 // Allocating
@@ -164,13 +238,13 @@ TEST(ZoneAllocateTest, BulkTakesCachedPagesInOrderAndSaysHowMany) {
   std::array<Pfn, 4> pages;
   {
     LockHolder hold(zone->lock());
-    EXPECT_EQ(zone->AllocateBulk(pages), 4);
+    EXPECT_EQ(AllocateBulk(*zone, pages), 4);
   }
   EXPECT_THAT(pages, ElementsAre(Pfn(3), Pfn(4), Pfn(5), Pfn(6)));
   EXPECT_EQ(zone.Picture(), "...CCCCF........");
   LockHolder hold(zone->lock());
-  EXPECT_EQ(zone->AllocateBulk(pages), 1);
-  EXPECT_EQ(zone->AllocateBulk(pages), 0);
+  EXPECT_EQ(AllocateBulk(*zone, pages), 1);
+  EXPECT_EQ(AllocateBulk(*zone, pages), 0);
 }
 
 // Freeing
@@ -231,8 +305,11 @@ TEST(ZoneFreeTest, BulkFreesCachedPagesInOrder) {
   std::array<Pfn, 8> pages;
   {
     LockHolder hold(zone->lock());
-    zone->AllocateBulk(pages);
-    const std::array<Pfn, 3> freed = {Pfn(6), Pfn(1), Pfn(3)};
+    AllocateBulk(*zone, pages);
+    const std::array<Zone::CachedBlock, 3> freed = {
+        {{.pfn = Pfn(6), .order = Order(0)},
+         {.pfn = Pfn(1), .order = Order(0)},
+         {.pfn = Pfn(3), .order = Order(0)}}};
     EXPECT_EQ(zone->FreeBulk(freed), nullptr);
   }
   EXPECT_EQ(zone.Picture(), "CFCFCCFCF-------");
@@ -323,18 +400,16 @@ TEST(ZoneListOrderTest, TwoBelowTheLargestOrderMayWaitAtTheTail) {
 // [4, 6) is zone low, the free [6, 8) zone high: the map is the same but page 4
 // does not wait for a merge that cannot be.
 TEST(ZoneListOrderTest, AFreePairOfAnotherZoneIsNoReasonForTheTail) {
-  const auto pages = PageMap::Create(Pfn(8), 2 * Zone::kListHeads).value();
-  Zone low({.span = {Pfn(0), Pfn(6)}}, *pages);
-  Zone high({.span = {Pfn(6), Pfn(8)}}, *pages);
-  low.AddMemory({Pfn(0), Pfn(6)});
-  high.AddMemory({Pfn(6), Pfn(8)});
+  TwoZones zones(6, 8);
+  Zone& low = zones.low;
   LockHolder hold(low.lock());
-  for (int i = 0; i < 6; ++i) low.Allocate(Order(0));
+  for (int i = 0; i < 6; ++i) low.Allocate(Order(0), MigrateType::kMovable);
   for (const uint64_t pfn : {0, 4}) {
     EXPECT_EQ(low.Free(Pfn(pfn), Order(0)), nullptr);
   }
   std::vector<uint64_t> list;
-  low.ForEachFreeBlock(Order(0), [&](Pfn pfn) { list.push_back(pfn.value()); });
+  low.ForEachFreeBlock(Order(0), MigrateType::kMovable,
+                       [&](Pfn pfn) { list.push_back(pfn.value()); });
   EXPECT_THAT(list, ElementsAre(4, 0));
 }
 
@@ -393,7 +468,7 @@ TEST(ZoneFreeDeathTest, OfACachedPage) {
   std::array<Pfn, 1> pages;
   {
     LockHolder hold(zone->lock());
-    zone->AllocateBulk(pages);
+    AllocateBulk(*zone, pages);
   }
   EXPECT_DEATH(zone.Free(0, 0), "order 0, which is not allocated there");
 }

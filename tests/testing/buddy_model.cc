@@ -6,6 +6,12 @@
 #include "absl/strings/str_cat.h"
 
 namespace guestmm::buddy {
+namespace {
+
+constexpr uint64_t kDmaEnd = 16 * kMiB / kPageSize;
+constexpr uint64_t kDma32End = 4 * kGiB / kPageSize;
+
+}  // namespace
 
 void ZoneModel::AddMemory(PfnRange range) {
   uint64_t pfn = range.start.value();
@@ -93,24 +99,27 @@ AllocatorModel::AllocatorModel(const PageAllocatorOptions& options,
                                Order observed_from,
                                const std::vector<Watermarks>& watermarks)
     : limits_(*options.per_cpu_limits), observed_from_(observed_from.value()) {
-  const uint64_t border = 4 * kGiB / kPageSize;
-  std::vector<std::vector<PfnRange>> present(2);
-  for (const PfnRange& range : options.memory) {
-    const uint64_t start = range.start.value();
-    const uint64_t end = range.end.value();
-    if (start < border) {
-      present[0].push_back({Pfn(start), Pfn(std::min(end, border))});
-    }
-    if (end > border) {
-      present[1].push_back({Pfn(std::max(start, border)), Pfn(end)});
+  std::vector<std::vector<PfnRange>> present(kZoneTypes);
+  for (const MemoryRange& range : options.memory) {
+    for (uint64_t pfn = range.start.value(); pfn < range.end.value(); ++pfn) {
+      const auto type = static_cast<size_t>(pfn < kDmaEnd     ? 0
+                                            : pfn < kDma32End ? 1
+                                                              : 2);
+      std::vector<PfnRange>& ranges = present[type];
+      if (!ranges.empty() && ranges.back().end == Pfn(pfn) &&
+          pfn != range.start.value()) {
+        ranges.back().end += PageCount(1);
+      } else {
+        ranges.push_back({Pfn(pfn), Pfn(pfn + 1)});
+      }
     }
   }
   for (const std::vector<PfnRange>& ranges : present) {
-    if (ranges.empty()) continue;
     const Watermarks& marks = watermarks[zones_.size()];
-    zones_.emplace_back(PfnRange{ranges.front().start, ranges.back().end},
-                        options.max_order.value(), marks.min.value(),
-                        marks.low.value());
+    zones_.emplace_back(
+        ranges.empty() ? PfnRange{}
+                       : PfnRange{ranges.front().start, ranges.back().end},
+        options.max_order.value(), marks.min.value(), marks.low.value());
     for (const PfnRange& range : ranges) zones_.back().AddMemory(range);
   }
   cpu_lists_.resize(static_cast<size_t>(options.cpus) * zones_.size());

@@ -9,7 +9,9 @@ namespace {
 
 constexpr uint64_t kDma32End = 4 * kGiB / kPageSize;
 
-PfnRange Range(uint64_t start, uint64_t end) { return {Pfn(start), Pfn(end)}; }
+MemoryRange Range(uint64_t start, uint64_t end) {
+  return {.start = Pfn(start), .end = Pfn(end)};
+}
 
 }  // namespace
 

@@ -31,7 +31,7 @@ std::string CompareZone(const Zone& zone, const PageMap& pages,
     std::vector<uint64_t> listed;
     {
       LockHolder hold(zone.lock());
-      zone.ForEachFreeBlock(Order(order),
+      zone.ForEachFreeBlock(Order(order), MigrateType::kMovable,
                             [&](Pfn pfn) { listed.push_back(pfn.value()); });
     }
     const auto& expected = model.lists()[static_cast<size_t>(order)];

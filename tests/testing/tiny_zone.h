@@ -9,8 +9,10 @@
 //   EXPECT_THAT(zone.List(1), ElementsAre(2));
 //
 // One letter a page: F free, A allocated, C cached, I isolated; - the rest of
-// the block before it; . offline. Each call takes the zone's lock.
+// the block before it; . offline. Types() is a picture of its pageblocks. Each
+// call takes the zone's lock.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,37 +25,61 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
+#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/zone.h"
 
 namespace guestmm {
 
 class TinyZone {
  public:
+  struct Options {
+    // What the picture shows.
+    PfnRange span;
+    std::vector<PfnRange> memory = {};
+    Order max_order = kMaxOrder;
+    // Absent: 9, or max_order if that is less.
+    std::optional<Order> pageblock_order = {};
+    PlacementOptions placement = {};
+  };
+
+  explicit TinyZone(const Options& options)
+      : span_(options.span),
+        pages_(PageMap::Create(
+                   {.end = options.span.end,
+                    .pageblock_order = options.pageblock_order.value_or(
+                        std::min(kPageblockOrder, options.max_order)),
+                    // One more, for tests that break things.
+                    .list_heads = Zone::kListHeads + 1})
+                   .value()),
+        zone_({.max_order = options.max_order, .placement = options.placement},
+              *pages_) {
+    for (const PfnRange& range : options.memory) zone_.AddMemory(range);
+  }
   // All of [0, pages) is memory.
   explicit TinyZone(uint64_t pages, Order max_order = kMaxOrder)
       : TinyZone(PfnRange{Pfn(0), Pfn(pages)}, {{Pfn(0), Pfn(pages)}},
                  max_order) {}
-
   TinyZone(PfnRange span, const std::vector<PfnRange>& memory,
            Order max_order = kMaxOrder)
-      : pages_(PageMap::Create(span.end, Zone::kListHeads).value()),
-        zone_({.span = span, .max_order = max_order}, *pages_) {
-    for (const PfnRange& range : memory) zone_.AddMemory(range);
-  }
+      : TinyZone(
+            Options{.span = span, .memory = memory, .max_order = max_order}) {}
 
   Zone& operator*() { return zone_; }
   Zone* operator->() { return &zone_; }
   PageMap& pages() { return *pages_; }
 
-  std::optional<Pfn> Allocate(int order) {
+  std::optional<Pfn> Allocate(int order,
+                              MigrateType type = MigrateType::kMovable,
+                              Mixing mixing = Mixing::kAllow) {
     LockHolder hold(zone_.lock());
-    return zone_.Allocate(Order(order));
+    return zone_.Allocate(Order(order), type, mixing);
   }
   // Allocates `count` single pages, which a fresh zone hands out in ascending
   // order.
-  void AllocatePages(int count) {
-    for (int i = 0; i < count; ++i) Allocate(0);
+  void AllocatePages(int count, MigrateType type = MigrateType::kMovable) {
+    for (int i = 0; i < count; ++i) Allocate(0, type);
   }
   FreeBlockObserver* Free(uint64_t pfn, int order) {
     LockHolder hold(zone_.lock());
@@ -76,11 +102,12 @@ class TinyZone {
     return zone_.CheckInvariants();
   }
 
-  // The free list of `order`, head first.
-  std::vector<uint64_t> List(int order) {
+  // The free list of `order` and `type`, head first.
+  std::vector<uint64_t> List(int order,
+                             MigrateType type = MigrateType::kMovable) {
     LockHolder hold(zone_.lock());
     std::vector<uint64_t> list;
-    zone_.ForEachFreeBlock(Order(order),
+    zone_.ForEachFreeBlock(Order(order), type,
                            [&](Pfn pfn) { list.push_back(pfn.value()); });
     return list;
   }
@@ -89,14 +116,30 @@ class TinyZone {
   std::string Picture() const {
     constexpr char kLetters[] = ".-FACI";
     std::string picture;
-    for (Pfn pfn = zone_.span().start; pfn < zone_.span().end;
-         pfn += PageCount(1)) {
+    for (Pfn pfn = span_.start; pfn < span_.end; pfn += PageCount(1)) {
       picture += kLetters[static_cast<size_t>(pages_->Get(pfn).state)];
     }
     return picture;
   }
 
+  // One letter a pageblock: U unmovable, M movable, R reclaimable, H kept for
+  // atomic requests, I on its way offline; . not the zone's.
+  std::string Types() const {
+    constexpr char kLetters[] = "UMRHI";
+    std::string types;
+    const Order order = pages_->pageblock_order();
+    for (Pfn pfn = span_.start.AlignDown(order); pfn < span_.end;
+         pfn += order.pages()) {
+      const PageMap::Pageblock block = pages_->pageblock(pfn);
+      types += block.zone == PageMap::Pageblock::kNoZone
+                   ? '.'
+                   : kLetters[static_cast<size_t>(block.type)];
+    }
+    return types;
+  }
+
  private:
+  PfnRange span_;
   std::unique_ptr<PageMap> pages_;
   Zone zone_;
 };

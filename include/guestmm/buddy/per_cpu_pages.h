@@ -138,7 +138,7 @@ class alignas(64) PerCpuPages {
   [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // After a free to list `index`: gives back what is too much.
-  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index, Order order)
+  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
   FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
@@ -198,8 +198,14 @@ class alignas(64) PerCpuPages {
   list.first.Set(first);
   At(list, first) = static_cast<uint32_t>(pfn.value());
   count_.Add(order.pages().value());
+  // 6.1, free_unref_page_commit, free_high: small blocks above order 0 that are
+  // freed in a row do not stay.
+  if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0)
+      [[unlikely]] {
+    return GiveBack(count_.Get(), index);
+  }
   if (count_.Get() < limits_.high) [[likely]] return nullptr;
-  return Trim(index, order);
+  return Trim(index);
 }
 
 }  // namespace guestmm

@@ -69,9 +69,14 @@ class Zone {
   PfnRange span() const {
     return {.start = Pfn(span_start_.Get()), .end = Pfn(span_end_.Get())};
   }
-  // How a request that this zone is the first choice of starts: it would rather
-  // go to another zone than mix types in Normal (alloc_flags_nofragment).
-  Mixing first_mixing() const { return first_mixing_; }
+  // How a request that this zone is the first choice of starts: whether it would
+  // rather go to another zone than mix types here.
+  Mixing first_mixing() const {
+    return first_mixing_.load(std::memory_order_relaxed);
+  }
+  void SetFirstMixing(Mixing mixing) {
+    first_mixing_.store(mixing, std::memory_order_relaxed);
+  }
   // The lock of everything below that says so; next to free while one thread is
   // all that uses the zone, as in virtual time. docs/concurrency.md has the
   // order.
@@ -348,7 +353,7 @@ class Zone {
   absl::Status CheckBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   const Options options_;
-  const Mixing first_mixing_;
+  std::atomic<Mixing> first_mixing_{Mixing::kAllow};
   PageMap& pages_;
   // Of each type all orders, ascending.
   const PageMap::Index lists_;

@@ -1,7 +1,9 @@
 #include "guestmm/base/units.h"
 
 #include <array>
+#include <charconv>
 #include <cstdio>
+#include <system_error>
 
 namespace guestmm {
 
@@ -21,6 +23,40 @@ std::string FormatBytes(uint64_t bytes) {
     return text.data();
   }
   return std::to_string(bytes) + " B";
+}
+
+std::optional<uint64_t> ParseBytes(std::string_view text) {
+  struct Unit {
+    std::string_view name;
+    uint64_t bytes;
+  };
+  static constexpr std::array<Unit, 8> kUnits = {{{"KiB", kKiB},
+                                                  {"MiB", kMiB},
+                                                  {"GiB", kGiB},
+                                                  {"TiB", kTiB},
+                                                  {"K", kKiB},
+                                                  {"M", kMiB},
+                                                  {"G", kGiB},
+                                                  {"T", kTiB}}};
+  uint64_t unit = 1;
+  for (const auto& [name, bytes] : kUnits) {
+    if (!text.ends_with(name)) continue;
+    unit = bytes;
+    text.remove_suffix(name.size());
+    if (text.ends_with(' ')) text.remove_suffix(1);
+    break;
+  }
+  int base = 10;
+  if (text.starts_with("0x")) {
+    base = 16;
+    text.remove_prefix(2);
+  }
+  uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number, base);
+  if (error != std::errc() || rest != end) return std::nullopt;
+  if (number > ~uint64_t{0} / unit) return std::nullopt;
+  return number * unit;
 }
 
 std::ostream& operator<<(std::ostream& os, PageCount pages) {

@@ -157,6 +157,28 @@ TEST(FormatBytesTest, FormatsTheLargestNumber) {
   EXPECT_EQ(FormatBytes(~uint64_t{0}), "16777216.00 TiB");
 }
 
+TEST(ParseBytesTest, TakesDecimalAndHexWithAndWithoutAUnit) {
+  EXPECT_EQ(ParseBytes("0"), 0u);
+  EXPECT_EQ(ParseBytes("4096"), 4096u);
+  EXPECT_EQ(ParseBytes("0x1000"), 4096u);
+  EXPECT_EQ(ParseBytes("3KiB"), 3 * kKiB);
+  EXPECT_EQ(ParseBytes("3K"), 3 * kKiB);
+  EXPECT_EQ(ParseBytes("256 MiB"), 256 * kMiB);
+  EXPECT_EQ(ParseBytes("256M"), 256 * kMiB);
+  EXPECT_EQ(ParseBytes("5GiB"), 5 * kGiB);
+  EXPECT_EQ(ParseBytes("0x10G"), 16 * kGiB);
+  EXPECT_EQ(ParseBytes("2T"), 2 * kTiB);
+  EXPECT_EQ(ParseBytes("16777215TiB"), 16777215 * kTiB);
+}
+
+TEST(ParseBytesTest, TakesNothingElse) {
+  for (const char* text : {"", " ", "G", "GiB", "0x", "-1", "+1", "1.5G", "1GB",
+                           "1g", "1  G", " 1G", "1G ", "1Q", "1B", "0xg",
+                           "0x-1", "18446744073709551616", "16777216TiB"}) {
+    EXPECT_EQ(ParseBytes(text), std::nullopt) << text;
+  }
+}
+
 TEST(UnitsTest, PrintsWithTheUnit) {
   EXPECT_EQ(Printed(Pfn(512)), "pfn 0x200");
   EXPECT_EQ(Printed(Gpa(0x200000)), "gpa 0x200000");

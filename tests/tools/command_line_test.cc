@@ -17,9 +17,12 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AllOf;
+using testing::ContainsRegex;
 using testing::EndsWith;
 using testing::HasSubstr;
 using testing::IsEmpty;
+using testing::Not;
+using testing::StartsWith;
 
 struct Outcome {
   int status;
@@ -147,6 +150,144 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
                     EndsWith("summary.json, series.csv\n")));
   EXPECT_THAT(Contents(out / "summary.json"), HasSubstr("\"experiment\""));
   EXPECT_THAT(Contents(out / "series.csv"), HasSubstr("resident_bytes\noff,"));
+}
+
+TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
+  const Outcome help = Guestmm("info --help");
+  EXPECT_EQ(help.status, 0);
+  for (const char* option :
+       {"--memory", "--movable", "--distances", "--cpus", "--min-free-kbytes",
+        "--per-cpu-lists", "--placement", "--shuffle", "--churn", "--seed",
+        "--show"}) {
+    EXPECT_THAT(help.out, HasSubstr(option));
+  }
+}
+
+TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
+  ExpectRefused("info --memory 0-2G,4Q-5G",
+                "guestmm info: --memory 0-2G,4Q-5G: \"4Q\" at character 6: "
+                "allowed is a number of bytes, K, M, G or T, decimal or 0x and "
+                "hex, as in 4G or 0x100000000");
+  ExpectRefused("info --movable 5000",
+                "guestmm info: --movable 5000: allowed are whole pages of 4 "
+                "KiB, as in 8K or 1GiB");
+  ExpectRefused(
+      "info --distances '10,20;9,10'",
+      "guestmm info: --distances 10,20;9,10: \"9\": allowed are whole "
+      "numbers from 10 to 255, a row for each node, as in "
+      "\"10,20;20,10\"");
+  ExpectRefused("info --cpus 0",
+                "guestmm info: --cpus 0: allowed is a whole number from 1 to "
+                "1024");
+  ExpectRefused("info --min-free-kbytes 4G",
+                "guestmm info: --min-free-kbytes 4G: allowed is a whole number "
+                "from 0 to 1073741824");
+  ExpectRefused("info --per-cpu-lists 5.4",
+                "guestmm info: --per-cpu-lists 5.4: allowed is 5.3, 6.1");
+  ExpectRefused("info --placement 6.2",
+                "guestmm info: --placement 6.2: allowed is 5.3, 6.1");
+  ExpectRefused("info --shuffle yes",
+                "guestmm info: --shuffle yes: allowed is a whole number from 0 "
+                "to 18446744073709551615");
+  ExpectRefused("info --churn -1",
+                "guestmm info: --churn -1: allowed is a whole number from 0 to "
+                "1099511627776");
+  ExpectRefused("info --show buddyinfo,slabinfo",
+                "guestmm info: --show buddyinfo,slabinfo: there is no text "
+                "\"slabinfo\"; allowed are buddyinfo, pagetypeinfo, zoneinfo, "
+                "vmstat");
+}
+
+TEST_F(CommandLineTest, InfoPassesOnWhatTheAllocatorRefuses) {
+  ExpectRefused("info --memory 0-1G@60",
+                "guestmm info: memory range of pages [0x0, 0x40000): node 60; "
+                "0 to 59 is allowed");
+  ExpectRefused("info --memory 0-1G,1G-2G@1 --distances 10",
+                "guestmm info: memory of node 1, but distances for 1 nodes");
+}
+
+TEST_F(CommandLineTest, InfoPrintsOneTextAsTheKernelWould) {
+  // 4 GiB of a PC: 16 MiB of DMA, the rest of 3 GiB, and 1 GiB from 4 GiB.
+  const Outcome outcome = Guestmm("info --show buddyinfo");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_EQ(outcome.out,
+            "Node 0, zone      DMA      0      0      0      0      0      0"
+            "      0      0      0      0      4 \n"
+            "Node 0, zone    DMA32      0      0      0      0      0      0"
+            "      0      0      0      0    764 \n"
+            "Node 0, zone   Normal      0      0      0      0      0      0"
+            "      0      0      0      0    256 \n");
+}
+
+TEST_F(CommandLineTest, InfoPutsAHeadingOverEachOfSeveralTexts) {
+  const std::string all = Guestmm("info").out;
+  EXPECT_THAT(all, StartsWith("==> buddyinfo <==\nNode 0, zone      DMA "));
+  EXPECT_THAT(all,
+              HasSubstr(" \n\n==> pagetypeinfo <==\nPage block order: 9\n"));
+  EXPECT_THAT(all, HasSubstr(" \n\n==> zoneinfo <==\nNode 0, zone      DMA\n"));
+  EXPECT_THAT(all, Not(HasSubstr("vmstat")));
+  EXPECT_THAT(
+      Guestmm("info --show vmstat,buddyinfo --memory 0-8K").out,
+      AllOf(StartsWith("==> vmstat <==\nnr_free_pages 2\n"),
+            HasSubstr("\n\n==> buddyinfo <==\nNode 0, zone      DMA      0")));
+}
+
+TEST_F(CommandLineTest, InfoChurnsTheSameWayForOneSeed) {
+  const std::string churn =
+      "info --memory 0-64M --cpus 2 --churn 1000 --show pagetypeinfo,vmstat";
+  const Outcome first = Guestmm(churn + " --seed 7");
+  EXPECT_EQ(first.status, 0);
+  EXPECT_THAT(first.out, Not(HasSubstr("pgfree 0\n")));
+  EXPECT_EQ(Guestmm(churn + " --seed 7").out, first.out);
+  EXPECT_NE(Guestmm(churn + " --seed 8").out, first.out);
+}
+
+TEST_F(CommandLineTest, InfoChurnsOnWhenMemoryIsOut) {
+  const Outcome outcome =
+      Guestmm("info --memory 0-64K --churn 1000 --show vmstat");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_THAT(outcome.out, Not(HasSubstr("alloc_failed 0\n")));
+}
+
+TEST_F(CommandLineTest, InfoShowsWhatItsOptionsChange) {
+  const std::string zoneinfo = "info --memory 0-1G --show zoneinfo ";
+  EXPECT_THAT(Guestmm(zoneinfo + "--movable 512M").out,
+              ContainsRegex("zone  Movable\n  pages free     131072\n"));
+  EXPECT_THAT(Guestmm(zoneinfo + "--cpus 2").out, HasSubstr("    cpu: 1\n"));
+  EXPECT_THAT(Guestmm(zoneinfo + "--min-free-kbytes 4096").out,
+              ContainsRegex("DMA32\n  pages free     258048\n"
+                            "        min      1008\n"));
+  EXPECT_THAT(Guestmm(zoneinfo + "--per-cpu-lists 5.3").out,
+              HasSubstr("high:  378\n"));
+  EXPECT_THAT(Guestmm(zoneinfo + "--per-cpu-lists 6.1").out,
+              Not(HasSubstr("high:  378\n")));
+
+  const std::string churn =
+      "info --memory 0-64M --churn 20000 --show pagetypeinfo ";
+  EXPECT_NE(Guestmm(churn + "--placement 6.1").out,
+            Guestmm(churn + "--placement 5.3").out);
+  // Which block comes first is not in the counts.
+  const std::string fresh = "info --show pagetypeinfo ";
+  EXPECT_EQ(Guestmm(fresh + "--shuffle 1").out, Guestmm(fresh).out);
+}
+
+// The guest that the v12 series was measured on: no memory of that size is
+// needed to look at its allocator.
+TEST_F(CommandLineTest, InfoShowsAGuestOfTwoNodes) {
+  const Outcome outcome = Guestmm(
+      "info --memory 0-3G,4G-31G,31G-61G@1 --cpus 24 "
+      "--distances '10,20;20,10' --show buddyinfo");
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.out,
+            "Node 0, zone      DMA      0      0      0      0      0      0"
+            "      0      0      0      0      4 \n"
+            "Node 0, zone    DMA32      0      0      0      0      0      0"
+            "      0      0      0      0    764 \n"
+            "Node 0, zone   Normal      0      0      0      0      0      0"
+            "      0      0      0      0   6912 \n"
+            "Node 1, zone   Normal      0      0      0      0      0      0"
+            "      0      0      0      0   7680 \n");
 }
 
 }  // namespace

@@ -23,22 +23,6 @@ std::optional<T> Parse(std::string_view text) {
   return value;
 }
 
-std::optional<uint64_t> ParseBytes(std::string_view text) {
-  static constexpr std::pair<std::string_view, uint64_t> kUnits[] = {
-      {"KiB", kKiB}, {"MiB", kMiB}, {"GiB", kGiB}, {"TiB", kTiB}};
-  uint64_t unit = 1;
-  for (const auto& [suffix, bytes] : kUnits) {
-    if (!text.ends_with(suffix)) continue;
-    unit = bytes;
-    text.remove_suffix(suffix.size());
-    if (text.ends_with(' ')) text.remove_suffix(1);
-    break;
-  }
-  const std::optional<uint64_t> number = Parse<uint64_t>(text);
-  if (!number || *number > ~uint64_t{0} / unit) return std::nullopt;
-  return *number * unit;
-}
-
 }  // namespace
 
 void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,

@@ -12,10 +12,11 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
 
 namespace guestmm::tools {
 
-// A number of bytes, with or without a unit: "256MiB", "5 GiB", "4096".
+// A number of bytes, as ParseBytes takes it: "256MiB", "5 GiB", "4096".
 void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,
               const std::string& help);
 
@@ -47,6 +48,26 @@ void AddChoice(CLI::App& app, const std::string& name,
         throw CLI::ValidationError(name + " " + text, "allowed is " + allowed);
       },
       help);
+}
+
+// What `parse` makes of the text, of type absl::StatusOr<T>. Its errors begin
+// with the text.
+template <typename T, typename Parse>
+void AddParsed(CLI::App& app, const std::string& name,
+               const std::string& type_name, Parse parse, T& value,
+               const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [name, parse, &value](const std::string& text) {
+           absl::StatusOr<T> parsed = parse(text);
+           if (!parsed.ok()) {
+             throw CLI::ValidationError(name + " " +
+                                        std::string(parsed.status().message()));
+           }
+           value = *std::move(parsed);
+         },
+         help)
+      ->type_name(type_name);
 }
 
 }  // namespace guestmm::tools

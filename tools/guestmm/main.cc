@@ -2,10 +2,13 @@
 
 #include <functional>
 #include <iostream>
+#include <map>
+#include <string>
 
 #include "CLI/CLI.hpp"
 #include "tools/guestmm/density_command.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/info_command.h"
 
 int main(int argc, char** argv) {
   CLI::App app{
@@ -13,18 +16,20 @@ int main(int argc, char** argv) {
   app.name("guestmm");
   app.require_subcommand(1);
   app.set_version_flag("--version", "guestmm " GUESTMM_VERSION);
-  const std::function<int()> density = guestmm::tools::AddDensityCommand(app);
+  const std::map<std::string, std::function<int()>> commands = {
+      {"density", guestmm::tools::AddDensityCommand(app)},
+      {"info", guestmm::tools::AddInfoCommand(app)}};
 
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
-    const auto commands = app.get_subcommands();
+    const auto given = app.get_subcommands();
     std::cerr << "guestmm"
-              << (commands.empty() ? "" : " " + commands.front()->get_name())
-              << ": " << error.what() << "\n";
+              << (given.empty() ? "" : " " + given.front()->get_name()) << ": "
+              << error.what() << "\n";
     return guestmm::tools::kExitUsage;
   }
-  return density();
+  return commands.at(app.get_subcommands().front()->get_name())();
 }

@@ -11,8 +11,10 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <ostream>
 #include <string>
+#include <string_view>
 
 namespace guestmm {
 
@@ -173,6 +175,11 @@ struct PfnRange {
 
 // "4.50 GiB", "512.00 MiB", "17 B": two decimals from KiB upwards.
 std::string FormatBytes(uint64_t bytes);
+
+// What a person writes for a size: "4096", "0x1000", "256MiB", "256M", "5 GiB".
+// K, M, G and T are KiB, MiB, GiB and TiB. None for anything else, fractions
+// included, and for 2^64 bytes or more.
+std::optional<uint64_t> ParseBytes(std::string_view text);
 
 std::ostream& operator<<(std::ostream& os, PageCount pages);
 std::ostream& operator<<(std::ostream& os, Order order);

@@ -258,6 +258,13 @@ class Zone {
       visit(Pfn(at));
     }
   }
+  // Free blocks of `order` and `type`, counted one by one.
+  uint64_t CountFreeBlocks(Order order, MigrateType type) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    uint64_t count = 0;
+    ForEachFreeBlock(order, type, [&](Pfn) { ++count; });
+    return count;
+  }
   // How many pageblocks are of each type, those with at least one page.
   std::array<uint64_t, kMigrateTypes> PageblocksByType() const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

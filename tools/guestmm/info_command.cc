@@ -1,0 +1,217 @@
+#include "tools/guestmm/info_command.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "guestmm/base/random.h"
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/buddy/proc_text.h"
+#include "guestmm/sim/memory_map.h"
+#include "tools/guestmm/arguments.h"
+#include "tools/guestmm/exit_status.h"
+
+namespace guestmm::tools {
+namespace {
+
+// A text that can be shown.
+struct Text {
+  std::string name;
+  std::string (*make)(const PageAllocator&);
+};
+
+std::vector<Text> AllTexts() {
+  return {{"buddyinfo", BuddyInfo},
+          {"pagetypeinfo", PageTypeInfo},
+          {"zoneinfo", ZoneInfo},
+          {"vmstat", VmStatText}};
+}
+
+// What the command line said.
+struct Arguments {
+  // A PC's 4 GiB: the fourth is above the hole for devices.
+  std::vector<MemoryRange> memory = {
+      {.start = Pfn(0), .end = ToPfn(Gpa(3 * kGiB))},
+      {.start = ToPfn(Gpa(4 * kGiB)), .end = ToPfn(Gpa(5 * kGiB))}};
+  PageCount movable;
+  NodeDistances distances;
+  std::optional<uint64_t> cpus;
+  std::optional<uint64_t> min_free_kbytes;
+  Linux per_cpu_lists = Linux::k5_3;
+  Linux placement = Linux::k5_3;
+  std::optional<uint64_t> shuffle;
+  std::optional<uint64_t> churn;
+  std::optional<uint64_t> seed;
+  std::vector<Text> show = {AllTexts()[0], AllTexts()[1], AllTexts()[2]};
+
+  PageAllocatorOptions ToOptions() const {
+    return {.memory = memory,
+            .movable = movable,
+            .distances = distances,
+            .cpus = static_cast<int>(cpus.value_or(1)),
+            .min_free_kbytes = min_free_kbytes,
+            .per_cpu_lists = per_cpu_lists,
+            .placement = {.rules = placement, .shuffle_seed = shuffle}};
+  }
+};
+
+std::vector<std::string> Split(const std::string& text, char at) {
+  return absl::StrSplit(text, at);
+}
+
+absl::StatusOr<PageCount> ParsePages(const std::string& text) {
+  const std::optional<uint64_t> bytes = ParseBytes(text);
+  if (!bytes || *bytes % kPageSize != 0) {
+    return absl::InvalidArgumentError(
+        text + ": allowed are whole pages of 4 KiB, as in 8K or 1GiB");
+  }
+  return PageCount(*bytes / kPageSize);
+}
+
+absl::StatusOr<NodeDistances> ParseDistances(const std::string& text) {
+  NodeDistances distances;
+  for (const std::string& row : Split(text, ';')) {
+    distances.emplace_back();
+    for (const std::string& word : Split(row, ',')) {
+      int distance = 0;
+      if (!absl::SimpleAtoi(word, &distance) || distance < 10 ||
+          distance > 255) {
+        return absl::InvalidArgumentError(
+            absl::StrCat(text, ": \"", word,
+                         "\": allowed are whole numbers from 10 to 255, "
+                         "a row for each node, as in \"10,20;20,10\""));
+      }
+      distances.back().push_back(distance);
+    }
+  }
+  return distances;
+}
+
+absl::StatusOr<std::vector<Text>> ParseTexts(const std::string& text) {
+  const std::vector<Text> all = AllTexts();
+  std::vector<Text> texts;
+  for (const std::string& name : Split(text, ',')) {
+    const auto found = std::find_if(
+        all.begin(), all.end(), [&](const Text& t) { return t.name == name; });
+    if (found == all.end()) {
+      std::string allowed;
+      for (const Text& t : all) {
+        absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", t.name);
+      }
+      return absl::InvalidArgumentError(absl::StrCat(
+          text, ": there is no text \"", name, "\"; allowed are ", allowed));
+    }
+    texts.push_back(*found);
+  }
+  return texts;
+}
+
+// Takes and frees blocks, most of them small, as programs and the kernel would,
+// each on any vCPU. No request is a free at first, two of three are at the end:
+// memory fills, and then gets holes.
+void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
+  constexpr std::array<Gfp, 4> kGfps = {kGfpUser, kGfpKernel, kGfpReclaimable,
+                                        kGfpAtomic};
+  struct Block {
+    Pfn pfn;
+    Order order;
+  };
+  Random random(seed);
+  std::vector<Block> blocks;
+  for (uint64_t i = 0; i < requests; ++i) {
+    const auto cpu =
+        static_cast<int>(random.Below(static_cast<uint64_t>(allocator.cpus())));
+    if (blocks.empty() || random.Below(3 * requests) >= 2 * i) {
+      // Each order half as often as the one below it.
+      const Order order(
+          std::min(std::countr_zero(random.Next()), kPageblockOrder.value()));
+      const Gfp gfp = kGfps[random.Below(kGfps.size())];
+      if (const auto pfn = allocator.Allocate(cpu, order, gfp)) {
+        blocks.push_back({.pfn = *pfn, .order = order});
+        continue;
+      }
+    }
+    if (blocks.empty()) continue;
+    std::swap(blocks[random.Below(blocks.size())], blocks.back());
+    allocator.Free(cpu, blocks.back().pfn, blocks.back().order);
+    blocks.pop_back();
+  }
+}
+
+int Run(const Arguments& arguments) {
+  const absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
+      PageAllocator::Create(arguments.ToOptions());
+  if (!allocator.ok()) {
+    std::cerr << "guestmm info: " << std::string(allocator.status().message())
+              << "\n";
+    return absl::IsInvalidArgument(allocator.status()) ? kExitUsage
+                                                       : kExitFailure;
+  }
+  Churn(**allocator, arguments.churn.value_or(0), arguments.seed.value_or(1));
+  for (size_t i = 0; i < arguments.show.size(); ++i) {
+    const Text& text = arguments.show[i];
+    if (arguments.show.size() > 1) {
+      std::cout << (i == 0 ? "" : "\n") << "==> " << text.name << " <==\n";
+    }
+    std::cout << text.make(**allocator);
+  }
+  return kExitSuccess;
+}
+
+}  // namespace
+
+std::function<int()> AddInfoCommand(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand(
+      "info",
+      "What a guest of some memory map would say in /proc/buddyinfo, "
+      "pagetypeinfo, zoneinfo and vmstat. Takes no guest memory, only the "
+      "allocator's 8 bytes a page.");
+  const auto arguments = std::make_shared<Arguments>();
+  AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
+            "Where memory is, each range with its node if that is not 0, as in "
+            "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
+  AddParsed(command, "--movable", "BYTES", ParsePages, arguments->movable,
+            "How much is set aside in ZONE_MOVABLE (movablecore=) [0]");
+  AddParsed(command, "--distances", "ROWS", ParseDistances,
+            arguments->distances,
+            "How far apart nodes are, as in \"10,20;20,10\" "
+            "[10 to itself, 20 to others]");
+  AddInteger(command, "--cpus", 1, 1024, arguments->cpus,
+             "vCPUs, spread over the nodes [1]");
+  AddInteger(command, "--min-free-kbytes", 0, uint64_t{1} << 30,
+             arguments->min_free_kbytes,
+             "What the watermarks are made from [the kernel's formula]");
+  const std::vector<std::pair<std::string, Linux>> versions = {
+      {"5.3", Linux::k5_3}, {"6.1", Linux::k6_1}};
+  AddChoice<Linux>(command, "--per-cpu-lists", versions,
+                   arguments->per_cpu_lists,
+                   "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "
+                   "orders 1 to 3 and 9) [5.3]");
+  AddChoice<Linux>(command, "--placement", versions, arguments->placement,
+                   "Which Linux's order on the free lists: 5.3, 6.1 [5.3]");
+  AddInteger(command, "--shuffle", 0, ~uint64_t{0}, arguments->shuffle,
+             "Shuffles the free lists at boot, with this seed");
+  AddInteger(command, "--churn", 0, uint64_t{1} << 40, arguments->churn,
+             "Requests for memory, and to free it, to make first [0]");
+  AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
+             "Draws the requests of --churn [1]");
+  AddParsed(command, "--show", "TEXTS", ParseTexts, arguments->show,
+            "Which to print, separated by commas "
+            "[buddyinfo,pagetypeinfo,zoneinfo]");
+  return [arguments] { return Run(*arguments); };
+}
+
+}  // namespace guestmm::tools

@@ -12,7 +12,9 @@ namespace guestmm {
 class Zone::ListChange {
  public:
   explicit ListChange(Zone& zone)
-      : zone_(zone), lists_(zone.pages_.lists()), nonempty_(zone.nonempty_.Get()) {}
+      : zone_(zone),
+        lists_(zone.pages_.lists()),
+        nonempty_(zone.nonempty_.Get()) {}
   ~ListChange() { zone_.nonempty_.Set(nonempty_); }
   ListChange(const ListChange&) = delete;
   ListChange& operator=(const ListChange&) = delete;
@@ -52,16 +54,39 @@ class Zone::ListChange {
   uint64_t nonempty_;
 };
 
-template <typename Visitor>
-void Zone::ForEachBlock(PfnRange range, Visitor visit) const {
-  for (Pfn pfn = range.start; pfn < range.end;) {
-    const PageInfo info = pages_.Get(pfn);
-    const bool hole =
-        info.state == PageState::kOffline || info.state == PageState::kTail;
-    if (!hole) visit(pfn, info);
-    pfn += hole ? PageCount(1) : info.order.pages();
+// Goes from block to block in a range, holes passed over:
+//
+//   for (BlockWalk walk(pages, range); walk.Next();) Use(walk.pfn());
+//
+// The block it is at may be changed meanwhile. REQUIRES: the zone's lock.
+class BlockWalk {
+ public:
+  BlockWalk(const PageMap& pages, PfnRange range)
+      : pages_(pages), next_(range.start), end_(range.end) {}
+
+  // Moves to the next head of a block. False at the end.
+  bool Next() {
+    while (next_ < end_) {
+      pfn_ = next_;
+      info_ = pages_.Get(pfn_);
+      const bool head = info_.state != PageState::kOffline &&
+                        info_.state != PageState::kTail;
+      next_ += head ? info_.order.pages() : PageCount(1);
+      if (head) return true;
+    }
+    return false;
   }
-}
+  Pfn pfn() const { return pfn_; }
+  PageState state() const { return info_.state; }
+  Order order() const { return info_.order; }
+
+ private:
+  const PageMap& pages_;
+  Pfn next_;
+  const Pfn end_;
+  Pfn pfn_;
+  PageInfo info_;
+};
 
 }  // namespace guestmm
 

@@ -19,12 +19,12 @@ std::vector<MigrateType> Zone::IsolatePageblocks(PfnRange range) {
     ++isolate_pageblocks_;
   }
   ListChange change(*this);
-  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
-    if (info.state != PageState::kFree) return;
-    change.Move(pfn, info.order, MigrateType::kIsolate);
-    free_pages_.Subtract(info.order.pages().value());
-    offlining_pages_.Add(info.order.pages().value());
-  });
+  for (BlockWalk walk(pages_, range); walk.Next();) {
+    if (walk.state() != PageState::kFree) continue;
+    change.Move(walk.pfn(), walk.order(), MigrateType::kIsolate);
+    free_pages_.Subtract(walk.order().pages().value());
+    offlining_pages_.Add(walk.order().pages().value());
+  }
   return types;
 }
 
@@ -37,22 +37,22 @@ void Zone::RestorePageblocks(PfnRange range,
     --isolate_pageblocks_;
   }
   ListChange change(*this);
-  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
-    if (info.state != PageState::kFree) return;
-    change.Move(pfn, info.order, pageblock_type(pfn));
-    offlining_pages_.Subtract(info.order.pages().value());
-    free_pages_.Add(info.order.pages().value());
-  });
+  for (BlockWalk walk(pages_, range); walk.Next();) {
+    if (walk.state() != PageState::kFree) continue;
+    change.Move(walk.pfn(), walk.order(), pageblock_type(walk.pfn()));
+    offlining_pages_.Subtract(walk.order().pages().value());
+    free_pages_.Add(walk.order().pages().value());
+  }
 }
 
 Zone::Busy Zone::FindBusy(PfnRange range) const {
   Busy busy;
-  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
-    if (info.state == PageState::kFree) return;
+  for (BlockWalk walk(pages_, range); walk.Next();) {
+    if (walk.state() == PageState::kFree) continue;
     std::optional<Pfn>& first =
-        info.state == PageState::kIsolated ? busy.isolated : busy.in_use;
-    if (!first) first = pfn;
-  });
+        walk.state() == PageState::kIsolated ? busy.isolated : busy.in_use;
+    if (!first) first = walk.pfn();
+  }
   return busy;
 }
 
@@ -61,10 +61,10 @@ void Zone::RemoveMemory(PfnRange range) {
   GUESTMM_CHECK(!busy.in_use && !busy.isolated)
       << busy.in_use.value_or(busy.isolated.value_or(Pfn(0))) << " is busy";
   ListChange change(*this);
-  ForEachBlock(range, [&](Pfn pfn, PageInfo info) {
-    change.Remove(pfn, info.order);
-    offlining_pages_.Subtract(info.order.pages().value());
-  });
+  for (BlockWalk walk(pages_, range); walk.Next();) {
+    change.Remove(walk.pfn(), walk.order());
+    offlining_pages_.Subtract(walk.order().pages().value());
+  }
   for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
     pages_.SetOffline(pfn);
   }

@@ -98,15 +98,15 @@ Zone::Moved Zone::MovePageblock(Pfn pfn, MigrateType type) {
   if (block.start < span().start) block.start = pfn;
   Moved moved;
   ListChange change(*this);
-  ForEachBlock(block, [&](Pfn at, PageInfo info) {
-    if (info.state == PageState::kFree) {
-      change.Move(at, info.order, type);
-      moved.free += info.order.pages();
-    } else if (info.state == PageState::kAllocated &&
-               pages_.AllocatedAs(at) == MigrateType::kMovable) {
-      moved.movable += std::min(info.order, pageblock_order()).pages();
+  for (BlockWalk walk(pages_, block); walk.Next();) {
+    if (walk.state() == PageState::kFree) {
+      change.Move(walk.pfn(), walk.order(), type);
+      moved.free += walk.order().pages();
+    } else if (walk.state() == PageState::kAllocated &&
+               pages_.AllocatedAs(walk.pfn()) == MigrateType::kMovable) {
+      moved.movable += std::min(walk.order(), pageblock_order()).pages();
     }
-  });
+  }
   return moved;
 }
 

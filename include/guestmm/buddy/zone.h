@@ -345,10 +345,6 @@ class Zone {
   ListEnd EndFor(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Calls `visit(pfn, info)` for the head of each block in `range`, ascending.
-  template <typename Visitor>
-  void ForEachBlock(PfnRange range, Visitor visit) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // FPI_TO_TAIL of 6.1, for memory that is cold.

@@ -208,7 +208,7 @@ absl::Status GuestRam::AddRegion(GpaRange range) {
   auto map = std::make_shared<Map>(*map_);
   map->insert(map->begin() + (next - map_->begin()),
               {.range = range, .hva = *hva});
-  Publish(std::move(map));
+  Publish(map);
   return absl::OkStatus();
 }
 
@@ -250,7 +250,7 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
   return absl::OkStatus();
 }
 
-void GuestRam::Publish(std::shared_ptr<const Map> map) {
+void GuestRam::Publish(const std::shared_ptr<const Map>& map) {
   // The last owner of a map is not a shard, whose lock is a spinlock.
   const std::shared_ptr<const Map> before = std::exchange(map_, map);
   for (Shard& shard : shards()) {

@@ -485,7 +485,7 @@ TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
 TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
   constexpr uint64_t kBlocks = 8;
   constexpr uint64_t kWriters = 3;
-  constexpr int kRounds = 1500;
+  constexpr int kRounds = 400;
   const uint64_t page = std::max(kPageSize, HostPageSize());
   const uint64_t block_bytes = kWriters * page;
   const auto ram = MakeRam({{Gpa(0), kBlocks * block_bytes}});
@@ -524,6 +524,8 @@ TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
       for (const GpaRange& region : ram->regions()) {
         GUESTMM_CHECK(region.gpa.value() + region.bytes <= most);
       }
+      // Or the one who adds and removes hardly gets the lock.
+      std::this_thread::yield();
     }
   });
 

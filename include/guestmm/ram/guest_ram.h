@@ -125,7 +125,7 @@ class GuestRam {
   Shard& OwnShard() const;
   std::shared_ptr<const Map> CurrentMap() const;
   // From its return on translations go by `map`.
-  void Publish(std::shared_ptr<const Map> map)
+  void Publish(const std::shared_ptr<const Map>& map)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
   // Publishes `map` if no translation points into `range`, at one instant.
   // Returns how many do.

@@ -291,26 +291,28 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
 Pfn PageAllocator::TakeReturned(const Request& request) {
   if (options_.wait_for_isolated == nullptr) return kNoPfn;
   bool waited = false;
-  Pfn pfn = kNoPfn;
-  while (pfn == kNoPfn) {
+  while (true) {
+    // Looked up before the attempt, which so finds all that is back by then.
     const PageCount isolated = IsolatedPages(request);
-    if (isolated == PageCount(0)) break;
+    DrainPerCpuPages();
+    const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+    if (pfn != kNoPfn || isolated == PageCount(0)) return pfn;
     if (!waited) {
       waited = true;
       events(*request.zones.front())
           .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
     }
-    // One batch after the other: fewer than there were, or others.
+    // The next batch may be as large as the one that came back.
     if (!options_.wait_for_isolated->WaitUntil([&] {
-          const PageCount now = IsolatedPages(request);
-          return now != isolated || now == PageCount(0);
+          return IsolatedPages(request) != isolated ||
+                 std::any_of(request.zones.begin(), request.zones.end(),
+                             [&](const Zone* zone) {
+                               return MayTake(*zone, request, Keep::kMin);
+                             });
         })) {
-      break;
+      return kNoPfn;
     }
-    DrainPerCpuPages();
-    pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
   }
-  return pfn;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {

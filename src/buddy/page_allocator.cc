@@ -67,10 +67,12 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   first_choices_ = std::make_unique<std::atomic<PerCpuPages*>[]>(
       static_cast<size_t>(cpus() * kZoneTypes));
   LockHolder hold(memory_lock_);
-  ZonesResized();
+  // No one observes yet.
+  static_cast<void>(ZonesResized());
 }
 
-void PageAllocator::ZonesResized() {
+FreeBlockObserver* PageAllocator::ZonesResized() {
+  FreeBlockObserver* to_wake = nullptr;
   PageCount managed;
   PageCount unmovable;
   for (const std::unique_ptr<Zone>& zone : zones_) {
@@ -104,7 +106,7 @@ void PageAllocator::ZonesResized() {
     for (int cpu = 0; cpu < cpus(); ++cpu) {
       if (FreeBlockObserver* observer =
               per_cpu(cpu, *zone).SetLimits(limits)) {
-        observer->Wake();
+        to_wake = observer;
       }
     }
   }
@@ -121,6 +123,7 @@ void PageAllocator::ZonesResized() {
           std::memory_order_release);
     }
   }
+  return to_wake;
 }
 
 // Allocating -----------------------------------------------------------------
@@ -440,19 +443,23 @@ void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
     LockHolder hold(memory_lock_);
     if (observer_ != nullptr) observer_->OnMemoryOnline(zone, range);
     to_wake = zone.AddMemory(range);
-    ZonesResized();
+    if (FreeBlockObserver* observer = ZonesResized()) to_wake = observer;
   }
   if (to_wake != nullptr) to_wake->Wake();
 }
 
 void PageAllocator::OfflineMemory(Zone& zone, PfnRange range) {
-  LockHolder hold(memory_lock_);
+  FreeBlockObserver* to_wake = nullptr;
   {
-    LockHolder hold_zone(zone.lock());
-    zone.RemoveMemory(range);
+    LockHolder hold(memory_lock_);
+    {
+      LockHolder hold_zone(zone.lock());
+      zone.RemoveMemory(range);
+    }
+    if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
+    to_wake = ZonesResized();
   }
-  if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
-  ZonesResized();
+  if (to_wake != nullptr) to_wake->Wake();
 }
 
 bool PageAllocator::AnyOnline(PfnRange range) const {

@@ -110,9 +110,16 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
       }
     }
   }
-  all_zonelists_.push_back(
-      std::make_unique<const Zonelists>(zones_, distances_));
-  const Zonelists& lists = *all_zonelists_.back();
+  // One that was in use before is used again: they only differ in which zones
+  // are empty, and none can be freed.
+  auto made = std::make_unique<const Zonelists>(zones_, distances_);
+  auto known =
+      std::find_if(all_zonelists_.begin(), all_zonelists_.end(),
+                   [&](const auto& before) { return *before == *made; });
+  if (known == all_zonelists_.end()) {
+    known = all_zonelists_.insert(known, std::move(made));
+  }
+  const Zonelists& lists = **known;
   zonelists_.store(&lists, std::memory_order_release);
   for (int cpu = 0; cpu < cpus(); ++cpu) {
     for (int highest = 0; highest < kZoneTypes; ++highest) {

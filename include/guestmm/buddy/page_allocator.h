@@ -269,7 +269,7 @@ class PageAllocator {
   std::unique_ptr<std::atomic<PerCpuPages*>[]> first_choices_;
   Counter min_free_kbytes_;
 
-  // The zonelists that requests read without a lock: the last of all there were.
+  // The zonelists that requests read without a lock: one of all there were.
   std::atomic<const Zonelists*> zonelists_{nullptr};
 
   // Which memory is online, and who is told of it. Outside everything else of

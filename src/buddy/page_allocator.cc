@@ -509,6 +509,9 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   };
   const RareEvents& rare = events(zone);
   const auto type = static_cast<size_t>(zone.type());
+  // The exceptions first: there are never more of them than requests.
+  const uint64_t numa_miss = get(rare.numa_miss);
+  const uint64_t numa_other = get(rare.numa_other);
   AllocationEvents through = zone.events();
   for (int cpu = 0; cpu < cpus(); ++cpu) {
     through += per_cpu(cpu, zone).events();
@@ -518,9 +521,9 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   stat.pgfree = through.freed_pages;
   stat.allocstall[type] = get(rare.allocstall);
   stat.pgsteal_direct = get(rare.pgsteal_direct);
-  stat.numa_miss = get(rare.numa_miss);
+  stat.numa_miss = numa_miss;
   stat.numa_foreign = get(rare.numa_foreign);
-  stat.numa_other = get(rare.numa_other);
+  stat.numa_other = numa_other;
   // The rule is counted by its exceptions.
   stat.numa_hit = through.allocations - stat.numa_miss;
   stat.numa_local = through.allocations - stat.numa_other;

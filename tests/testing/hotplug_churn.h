@@ -226,8 +226,11 @@ class HotplugChurn {
     threads.emplace_back([this, &running] {
       for (uint64_t round = 0; running.load() > 0; ++round) {
         static_cast<void>(allocator_->Counts());
-        // A difference of two counts that change: never below zero.
-        EXPECT_LT(allocator_->vmstat().numa_hit, uint64_t{1} << 63);
+        // Differences of counts that change: never below zero.
+        const VmStat stat = allocator_->vmstat();
+        EXPECT_LT(stat.numa_hit, uint64_t{1} << 63);
+        EXPECT_LT(stat.numa_local, uint64_t{1} << 63);
+        EXPECT_LT(stat.pgfree, uint64_t{1} << 63);
         static_cast<void>(hotplug_.StateOf(Start(3)));
         if (round % 16 == 0) allocator_->DrainPerCpuPages();
         EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());

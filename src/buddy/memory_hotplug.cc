@@ -131,16 +131,25 @@ absl::Status MemoryHotplug::Online(PfnRange range, ZoneType type) {
   }
   const Operation operation(*this);
   if (!operation.status().ok()) return operation.status();
-  LockHolder hold(lock_);
-  if (absl::Status status = CheckOffline(range); !status.ok()) return status;
-  for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
+  std::vector<int> nodes;
+  {
+    LockHolder hold(lock_);
+    if (absl::Status status = CheckOffline(range); !status.ok()) return status;
+    for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
+      nodes.push_back(offline_.at(pfn));
+    }
+  }
+  // Without the lock, since it wakes the observer.
+  Pfn pfn = range.start;
+  for (const int node : nodes) {
     const PfnRange block = {pfn, pfn + section_pages()};
-    const int node = offline_.at(pfn);
     allocator_.OnlineMemory(type == ZoneType::kMovable
                                 ? allocator_.zone(node, type)
                                 : KernelZone(block, node),
                             block);
+    LockHolder hold(lock_);
     offline_.erase(pfn);
+    pfn = block.end;
   }
   return absl::OkStatus();
 }
@@ -165,17 +174,21 @@ absl::StatusOr<Zone*> MemoryHotplug::OneZone(PfnRange range) const {
 }
 
 absl::Status MemoryHotplug::WaitUntilFree(Zone& zone, PfnRange range) {
-  allocator_.DrainPerCpuPages();
   while (true) {
+    allocator_.DrainPerCpuPages();
     Zone::Busy busy;
     {
       LockHolder hold(zone.lock());
       busy = zone.FindBusy(range);
     }
     if (busy.in_use) {
+      const PageInfo info = allocator_.pages().Get(*busy.in_use);
+      // Freed or cached by a vCPU that had looked at the pageblock before it
+      // was isolated.
+      if (info.state != PageState::kAllocated) continue;
       std::ostringstream text;
       text << Describe(range) << ": " << Describe(*busy.in_use)
-           << " is in use: " << allocator_.pages().Get(*busy.in_use);
+           << " is in use: " << info;
       return absl::FailedPreconditionError(text.str());
     }
     if (!busy.isolated) return absl::OkStatus();
@@ -208,11 +221,14 @@ absl::Status MemoryHotplug::Offline(PfnRange range) {
     (*zone)->RestorePageblocks(range, types);
     return status;
   }
-  allocator_.OfflineMemory(**zone, range);
-  LockHolder hold(lock_);
-  for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
-    offline_[pfn] = (*zone)->node();
+  {
+    // First, so that it never looks absent.
+    LockHolder hold(lock_);
+    for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
+      offline_[pfn] = (*zone)->node();
+    }
   }
+  allocator_.OfflineMemory(**zone, range);
   return absl::OkStatus();
 }
 

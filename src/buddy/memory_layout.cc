@@ -29,14 +29,16 @@ std::map<int, Pfn> MovableStarts(const std::vector<MemoryRange>& memory,
                           : highest == ZoneType::kDma32 ? kDmaEnd
                                                         : kDma32End;
   // What the kernel still wants for itself, spread over the nodes that can give
-  // some, until no more is wanted.
+  // some, until no more is wanted; if that is nothing, it did not say.
   PageCount wanted = rounded < total ? total - rounded : PageCount(0);
+  if (wanted == PageCount(0)) return starts;
   size_t nodes = starts.size();
   std::map<int, Pfn> at;
   for (const auto& [node, start] : starts) at[node] = Pfn(0);
   while (true) {
-    const PageCount share((wanted.value() + nodes - 1) / nodes);
+    PageCount share(wanted.value() / nodes);
     for (auto& [node, from] : at) {
+      if (wanted < share) share = PageCount(wanted.value() / nodes);
       PageCount left = share;
       for (const MemoryRange& range : memory) {
         if (range.node != node || range.end <= from) continue;
@@ -49,7 +51,7 @@ std::map<int, Pfn> MovableStarts(const std::vector<MemoryRange>& memory,
         from = must_end + more;
         left -= std::min(left, must + more);
         wanted -= std::min(wanted, must + more);
-        if (left == PageCount(0) && from >= usable_from) break;
+        if (left == PageCount(0) && range.end > usable_from) break;
       }
     }
     if (wanted.value() < nodes || --nodes == 0) break;

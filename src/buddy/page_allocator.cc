@@ -67,10 +67,12 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   first_choices_ = std::make_unique<std::atomic<PerCpuPages*>[]>(
       static_cast<size_t>(cpus() * kZoneTypes));
   LockHolder hold(memory_lock_);
-  ZonesResized();
+  // No one observes yet.
+  static_cast<void>(ZonesResized());
 }
 
-void PageAllocator::ZonesResized() {
+FreeBlockObserver* PageAllocator::ZonesResized() {
+  FreeBlockObserver* to_wake = nullptr;
   PageCount managed;
   PageCount unmovable;
   for (const std::unique_ptr<Zone>& zone : zones_) {
@@ -104,13 +106,20 @@ void PageAllocator::ZonesResized() {
     for (int cpu = 0; cpu < cpus(); ++cpu) {
       if (FreeBlockObserver* observer =
               per_cpu(cpu, *zone).SetLimits(limits)) {
-        observer->Wake();
+        to_wake = observer;
       }
     }
   }
-  all_zonelists_.push_back(
-      std::make_unique<const Zonelists>(zones_, distances_));
-  const Zonelists& lists = *all_zonelists_.back();
+  // One that was in use before is used again: they only differ in which zones
+  // are empty, and none can be freed.
+  auto made = std::make_unique<const Zonelists>(zones_, distances_);
+  auto known =
+      std::find_if(all_zonelists_.begin(), all_zonelists_.end(),
+                   [&](const auto& before) { return *before == *made; });
+  if (known == all_zonelists_.end()) {
+    known = all_zonelists_.insert(known, std::move(made));
+  }
+  const Zonelists& lists = **known;
   zonelists_.store(&lists, std::memory_order_release);
   for (int cpu = 0; cpu < cpus(); ++cpu) {
     for (int highest = 0; highest < kZoneTypes; ++highest) {
@@ -121,6 +130,7 @@ void PageAllocator::ZonesResized() {
           std::memory_order_release);
     }
   }
+  return to_wake;
 }
 
 // Allocating -----------------------------------------------------------------
@@ -291,26 +301,28 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
 Pfn PageAllocator::TakeReturned(const Request& request) {
   if (options_.wait_for_isolated == nullptr) return kNoPfn;
   bool waited = false;
-  Pfn pfn = kNoPfn;
-  while (pfn == kNoPfn) {
+  while (true) {
+    // Looked up before the attempt, which so finds all that is back by then.
     const PageCount isolated = IsolatedPages(request);
-    if (isolated == PageCount(0)) break;
+    DrainPerCpuPages();
+    const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+    if (pfn != kNoPfn || isolated == PageCount(0)) return pfn;
     if (!waited) {
       waited = true;
       events(*request.zones.front())
           .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
     }
-    // One batch after the other: fewer than there were, or others.
+    // The next batch may be as large as the one that came back.
     if (!options_.wait_for_isolated->WaitUntil([&] {
-          const PageCount now = IsolatedPages(request);
-          return now != isolated || now == PageCount(0);
+          return IsolatedPages(request) != isolated ||
+                 std::any_of(request.zones.begin(), request.zones.end(),
+                             [&](const Zone* zone) {
+                               return MayTake(*zone, request, Keep::kMin);
+                             });
         })) {
-      break;
+      return kNoPfn;
     }
-    DrainPerCpuPages();
-    pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
   }
-  return pfn;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {
@@ -438,19 +450,23 @@ void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
     LockHolder hold(memory_lock_);
     if (observer_ != nullptr) observer_->OnMemoryOnline(zone, range);
     to_wake = zone.AddMemory(range);
-    ZonesResized();
+    if (FreeBlockObserver* observer = ZonesResized()) to_wake = observer;
   }
   if (to_wake != nullptr) to_wake->Wake();
 }
 
 void PageAllocator::OfflineMemory(Zone& zone, PfnRange range) {
-  LockHolder hold(memory_lock_);
+  FreeBlockObserver* to_wake = nullptr;
   {
-    LockHolder hold_zone(zone.lock());
-    zone.RemoveMemory(range);
+    LockHolder hold(memory_lock_);
+    {
+      LockHolder hold_zone(zone.lock());
+      zone.RemoveMemory(range);
+    }
+    if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
+    to_wake = ZonesResized();
   }
-  if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
-  ZonesResized();
+  if (to_wake != nullptr) to_wake->Wake();
 }
 
 bool PageAllocator::AnyOnline(PfnRange range) const {
@@ -493,6 +509,9 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   };
   const RareEvents& rare = events(zone);
   const auto type = static_cast<size_t>(zone.type());
+  // The exceptions first: there are never more of them than requests.
+  const uint64_t numa_miss = get(rare.numa_miss);
+  const uint64_t numa_other = get(rare.numa_other);
   AllocationEvents through = zone.events();
   for (int cpu = 0; cpu < cpus(); ++cpu) {
     through += per_cpu(cpu, zone).events();
@@ -502,9 +521,9 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   stat.pgfree = through.freed_pages;
   stat.allocstall[type] = get(rare.allocstall);
   stat.pgsteal_direct = get(rare.pgsteal_direct);
-  stat.numa_miss = get(rare.numa_miss);
+  stat.numa_miss = numa_miss;
   stat.numa_foreign = get(rare.numa_foreign);
-  stat.numa_other = get(rare.numa_other);
+  stat.numa_other = numa_other;
   // The rule is counted by its exceptions.
   stat.numa_hit = through.allocations - stat.numa_miss;
   stat.numa_local = through.allocations - stat.numa_other;

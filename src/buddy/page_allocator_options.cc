@@ -80,6 +80,10 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
 
 absl::Status CheckNodes(const PageAllocatorOptions& options) {
   const size_t nodes = options.distances.size();
+  if (nodes > kMaxNodes) {
+    return Invalid("distances for ", nodes, " nodes; at most ", kMaxNodes,
+                   " is allowed");
+  }
   for (const std::vector<int>& row : options.distances) {
     if (row.size() != nodes) {
       return Invalid("distances has a row of ", row.size(), " for ", nodes,

@@ -17,16 +17,26 @@
 namespace guestmm {
 namespace {
 
+size_t HostPage() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
+
 // Zeroed memory that is there once it is written, a page of the host at a time;
-// null if there is no room.
+// null if there is no room. Behind it is a page that no one may touch: the
+// kernel would else make one mapping of it and its neighbour, and the numbers
+// of /proc/self/smaps would be those of both.
 void* Reserve(size_t bytes) {
-  void* const at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+  void* const at = mmap(nullptr, bytes + HostPage(), PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (at == MAP_FAILED) return nullptr;
+  if (mprotect(at, bytes, PROT_READ | PROT_WRITE) != 0) {
+    munmap(at, bytes + HostPage());
+    return nullptr;
+  }
   // A huge page would back the metadata of 1 GiB where 4 KiB was written.
   madvise(at, bytes, MADV_NOHUGEPAGE);
   return at;
 }
+
+void Unreserve(void* at, size_t bytes) { munmap(at, bytes + HostPage()); }
 
 uintptr_t AddressOf(const void* at) { return reinterpret_cast<uintptr_t>(at); }
 
@@ -103,8 +113,8 @@ absl::StatusOr<std::unique_ptr<PageMap>> PageMap::Create(
   void* const pageblocks = Reserve(sizes.pageblock_bytes());
   if (entries == nullptr || pageblocks == nullptr) {
     const int error = errno;
-    if (entries != nullptr) munmap(entries, sizes.entry_bytes());
-    if (pageblocks != nullptr) munmap(pageblocks, sizes.pageblock_bytes());
+    if (entries != nullptr) Unreserve(entries, sizes.entry_bytes());
+    if (pageblocks != nullptr) Unreserve(pageblocks, sizes.pageblock_bytes());
     return absl::ResourceExhaustedError(
         absl::StrFormat("no address space for the metadata of %d pages: %s",
                         options.end.value(), std::strerror(error)));
@@ -116,8 +126,8 @@ absl::StatusOr<std::unique_ptr<PageMap>> PageMap::Create(
 
 PageMap::~PageMap() {
   if (entries_ == nullptr) return;
-  munmap(entries_, entry_bytes());
-  munmap(pageblocks_, pageblock_bytes());
+  Unreserve(entries_, entry_bytes());
+  Unreserve(pageblocks_, pageblock_bytes());
 }
 
 size_t PageMap::entry_bytes() const {
@@ -221,7 +231,7 @@ void PageMap::Lists::RotateToFront(Index list, Pfn first) const {
 }
 
 void PageMap::Release(PfnRange range) {
-  const auto host_page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t host_page = HostPage();
   const uintptr_t start =
       (AddressOf(entries_ + range.start.value()) + host_page - 1) / host_page *
       host_page;

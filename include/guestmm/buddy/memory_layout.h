@@ -30,6 +30,7 @@ struct ZoneRange {
 // over the nodes, each from its lowest address up, and only memory in the
 // highest zone can be movable (Linux 5.3, movablecore=,
 // find_zone_movable_pfns_for_nodes). The border is a multiple of `alignment`.
+// As there, `movable` of all memory or more is taken for none.
 std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
                                    PageCount movable, Order alignment);
 

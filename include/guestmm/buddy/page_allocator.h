@@ -249,7 +249,9 @@ class PageAllocator {
   bool AnyOnline(PfnRange range) const;
 
   // What depends on the sizes of zones: watermarks, per-CPU limits, zonelists.
-  void ZonesResized() ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
+  // Returns the observer to Wake, or null.
+  [[nodiscard]] FreeBlockObserver* ZonesResized()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
 
   const PageAllocatorOptions options_;
   const uint32_t per_cpu_orders_;
@@ -267,7 +269,7 @@ class PageAllocator {
   std::unique_ptr<std::atomic<PerCpuPages*>[]> first_choices_;
   Counter min_free_kbytes_;
 
-  // The zonelists that requests read without a lock: the last of all there were.
+  // The zonelists that requests read without a lock: one of all there were.
   std::atomic<const Zonelists*> zonelists_{nullptr};
 
   // Which memory is online, and who is told of it. Outside everything else of

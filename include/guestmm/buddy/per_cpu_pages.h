@@ -174,8 +174,8 @@ class alignas(64) PerCpuPages {
   }
   const uint64_t first = list.first.Get();
   const Pfn pfn(At(list, first));
-  list.first.Set(first + 1);
   list.allocations.Add(1);
+  list.first.Set(first + 1);
   count_.Subtract(order.pages().value());
   if (free_factor_ > 0) [[unlikely]] free_factor_ >>= 1;
   pages_.SetAllocated(pfn, order, type);

@@ -22,6 +22,8 @@ class Zonelists {
   Zonelists(std::span<const std::unique_ptr<Zone>> zones,
             const NodeDistances& distances);
 
+  bool operator==(const Zonelists&) const = default;
+
   // For requests that may use zones up to `highest`. May be empty.
   std::span<Zone* const> For(int node, ZoneType highest) const {
     return lists_[Index(node, highest)];

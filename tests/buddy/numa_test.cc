@@ -1,0 +1,226 @@
+// Where requests are served on several nodes, and how that is counted; and the
+// big guest of the recordings as metadata.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "tests/testing/tiny_allocator.h"
+
+namespace guestmm {
+namespace {
+
+// Two nodes of 16 Normal pages, a vCPU on each, no watermarks.
+std::unique_ptr<PageAllocator> MakeTwoNodes() {
+  return MakeAllocator(
+      {.memory = {PagesFrom(kNormalStart, 16, 0),
+                  PagesFrom(kNormalStart + PageCount(16), 16, 1)},
+       .cpus = 2,
+       .max_order = Order(3),
+       .section_order = Order(3),
+       .min_free_kbytes = 0,
+       .per_cpu_limits = kNoCache});
+}
+
+int NodeServing(PageAllocator& allocator, int cpu, Gfp gfp) {
+  const std::optional<Pfn> pfn = allocator.Allocate(cpu, Order(0), gfp);
+  return pfn ? allocator.ZoneOf(*pfn).node() : -1;
+}
+
+TEST(NumaTest, AVcpuIsServedFromItsOwnNode) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_EQ(allocator->NodeOf(0), 0);
+  EXPECT_EQ(allocator->NodeOf(1), 1);
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser), 0);
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 1);
+}
+
+TEST(NumaTest, ThePreferredNodeComesFirst) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 1);
+}
+
+TEST(NumaTest, WhereTheNodeIsFullTheOtherServes) {
+  const auto allocator = MakeTwoNodes();
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 1);
+  }
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 0);
+  }
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), -1);
+  ExpectInvariants(*allocator);
+}
+
+TEST(NumaTest, ThisNodeOnlyFailsWhereTheNodeIsFull) {
+  const auto allocator = MakeTwoNodes();
+  for (int i = 0; i < 16; ++i) {
+    EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.OnlyFrom(1)), 1);
+  }
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.OnlyFrom(1)), -1);
+  EXPECT_EQ(allocator->Counts().free, PageCount(16));
+  // Counted where it looked.
+  EXPECT_EQ(
+      allocator->vmstat(allocator->zone(1, ZoneType::kNormal)).alloc_failed, 1);
+}
+
+TEST(NumaTest, ARequestThatNoZoneCanServeIsCountedAsFailed) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpDma), -1);
+  EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
+  EXPECT_EQ(allocator->vmstat(allocator->zone(1, ZoneType::kDma)).alloc_failed,
+            1);
+}
+
+// A remote node is worse than a mix of types: Normal of node 0 has no unmovable
+// pageblock left, but node 0 serves all the same.
+TEST(NumaTest, ARequestMixesTypesRatherThanGoToAnotherNode) {
+  const auto allocator = MakeTwoNodes();
+  // Movable memory in use on node 0, a page free in each of its pageblocks.
+  std::vector<Pfn> pages;
+  for (int i = 0; i < 16; ++i) {
+    pages.push_back(*allocator->Allocate(0, Order(0), kGfpUser));
+  }
+  for (const Pfn pfn : pages) {
+    if (pfn.IsAligned(Order(3))) allocator->Free(0, pfn, Order(0));
+  }
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpKernel), 0);
+  EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).steals(), 1);
+}
+
+// How it is counted
+// --------------------------------------------------------------
+
+struct NumaCounts {
+  uint64_t hit, miss, foreign, local, other;
+  bool operator==(const NumaCounts&) const = default;
+  friend std::ostream& operator<<(std::ostream& os, const NumaCounts& counts) {
+    return os << counts.hit << " hit, " << counts.miss << " miss, "
+              << counts.foreign << " foreign, " << counts.local << " local, "
+              << counts.other << " other";
+  }
+};
+
+NumaCounts CountsOf(const VmStat& stat) {
+  return {stat.numa_hit, stat.numa_miss, stat.numa_foreign, stat.numa_local,
+          stat.numa_other};
+}
+
+NumaCounts CountsOfNode(const PageAllocator& allocator, int node) {
+  return CountsOf(allocator.vmstat(allocator.zone(node, ZoneType::kNormal)));
+}
+
+// Linux 5.3, zone_statistics, a row for each case.
+TEST(NumaStatTest, ByHand) {
+  const auto allocator = MakeTwoNodes();
+  // At home.
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser), 0);
+  EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 0, 0, 1, 0}));
+  EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{0, 0, 0, 0, 0}));
+  // Asked for, and had, on another node: a hit there, but not local.
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 1);
+  EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 0, 0, 1, 0}));
+  EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{1, 0, 0, 0, 1}));
+  // Fill node 1 from its own vCPU: 15 hits more.
+  for (int i = 0; i < 15; ++i) {
+    EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 1);
+  }
+  EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 0, 15, 1}));
+  // Its next request goes abroad: foreign at home, a miss and other there.
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 0);
+  EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 1, 0, 1, 1}));
+  EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 1, 15, 1}));
+  // Node 0's vCPU prefers node 1, but lands at home: a miss, and local.
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 0);
+  EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 2, 0, 2, 1}));
+  EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 2, 15, 1}));
+  EXPECT_EQ(CountsOf(allocator->vmstat()), (NumaCounts{17, 2, 2, 17, 2}));
+}
+
+// What is asked for is where the zonelist begins: for a node that has no memory
+// of the kind, another.
+TEST(NumaStatTest, ANodeWithoutSuchMemoryMissesNothing) {
+  const auto allocator = MakeAllocator(
+      {.memory = {PagesFrom(Pfn(0), 16, 0), PagesFrom(kNormalStart, 16, 1)},
+       .cpus = 2,
+       .max_order = Order(3),
+       .section_order = Order(3),
+       .min_free_kbytes = 0,
+       .per_cpu_limits = kNoCache});
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpDma), 0);
+  EXPECT_EQ(CountsOf(allocator->vmstat()), (NumaCounts{1, 0, 0, 0, 1}));
+}
+
+TEST(NumaStatTest, WhatComesFromPerCpuListsIsCountedRequestByRequest) {
+  const auto allocator =
+      MakeAllocator({.memory = {PagesFrom(kNormalStart, 64, 0)},
+                     .max_order = Order(3),
+                     .section_order = Order(3),
+                     .min_free_kbytes = 0,
+                     .per_cpu_limits = PerCpuLimits{.batch = 8, .high = 16}});
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser), 0);
+  EXPECT_EQ(allocator->Counts().cached, PageCount(7));
+  EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 0, 0, 1, 0}));
+}
+
+TEST(NumaTest, VcpusGoToTheNodesTheyAreGiven) {
+  const auto allocator =
+      MakeAllocator({.memory = {PagesFrom(kNormalStart, 8, 0),
+                                PagesFrom(kNormalStart + PageCount(8), 8, 1)},
+                     .cpus = 3,
+                     .cpu_nodes = {1, 0, 1},
+                     .max_order = Order(3),
+                     .section_order = Order(3),
+                     .min_free_kbytes = 0,
+                     .per_cpu_limits = kNoCache});
+  EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser), 1);
+  EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 0);
+  EXPECT_EQ(NodeServing(*allocator, 2, kGfpUser), 1);
+}
+
+TEST(NumaDeathTest, ANodeThatIsNotThere) {
+  const auto allocator = MakeTwoNodes();
+  EXPECT_DEATH(static_cast<void>(allocator->Allocate(
+                   0, Order(0), kGfpUser.PreferablyFrom(2))),
+               "there is no node 2");
+}
+
+// 60 GiB on two nodes, 24 vCPUs: metadata only, 8 bytes a page and 2 a
+// pageblock.
+TEST(NumaTest, TheBigGuestIsMadeAndUsedAndStaysSmall) {
+  constexpr uint64_t kGibPages = kGiB / kPageSize;
+  // 3 GiB below the hole under 4 GiB, then 57; 30 on each node.
+  const auto allocator = MakeAllocator(
+      {.memory = {PagesFrom(Pfn(0), 3 * kGibPages, 0),
+                  PagesFrom(kNormalStart, 27 * kGibPages, 0),
+                  PagesFrom(kNormalStart + PageCount(27 * kGibPages),
+                            30 * kGibPages, 1)},
+       .cpus = 24});
+  EXPECT_EQ(allocator->Counts().managed, PageCount(60 * kGibPages));
+  EXPECT_EQ(allocator->NodeOf(11), 0);
+  EXPECT_EQ(allocator->NodeOf(12), 1);
+
+  std::vector<std::pair<int, Pfn>> live;
+  for (int cpu = 0; cpu < 24; ++cpu) {
+    for (int i = 0; i < 100; ++i) {
+      const std::optional<Pfn> pfn = allocator->Allocate(
+          cpu, Order(0), i % 2 == 0 ? kGfpUser : kGfpKernel);
+      ASSERT_TRUE(pfn.has_value());
+      EXPECT_EQ(allocator->ZoneOf(*pfn).node(), cpu / 12);
+      live.emplace_back(cpu, *pfn);
+    }
+  }
+  for (const auto& [cpu, pfn] : live) allocator->Free(23 - cpu, pfn, Order(0));
+  allocator->DrainPerCpuPages();
+  EXPECT_EQ(allocator->Counts().free, PageCount(60 * kGibPages));
+
+  constexpr uint64_t kPages = 60 * kGibPages;
+  const absl::StatusOr<uint64_t> resident = allocator->pages().ResidentBytes();
+  ASSERT_TRUE(resident.ok()) << resident.status();
+  EXPECT_LE(*resident, kPages * 8 + kPages / 512 * 2 + kMiB);
+}
+
+}  // namespace
+}  // namespace guestmm

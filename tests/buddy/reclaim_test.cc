@@ -1,0 +1,399 @@
+// What a request does that finds no memory: it asks those who hold some, drains
+// the per-CPU lists, waits for what is isolated for the host; and how it is
+// counted if all of it was in vain.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "guestmm/base/thread_workqueue.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/buddy/reclaimer.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/reporting/v12_policy.h"
+#include "tests/testing/fake_device.h"
+#include "tests/testing/tiny_allocator.h"
+
+namespace guestmm {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr size_t kDma = static_cast<size_t>(ZoneType::kDma);
+
+// `pages` pages of DMA, no watermarks, nothing cached.
+std::unique_ptr<PageAllocator> MakeTiny(uint64_t pages, int cpus = 1) {
+  return MakeAllocator({.memory = {PagesFrom(Pfn(0), pages)},
+                        .cpus = cpus,
+                        .max_order = Order(6),
+                        .section_order = Order(6),
+                        .min_free_kbytes = 0,
+                        .per_cpu_limits = kNoCache});
+}
+
+// Does as the test says, and writes down what was wanted of it.
+class FakeReclaimer final : public Reclaimer {
+ public:
+  explicit FakeReclaimer(std::function<PageCount(PageCount)> reclaim)
+      : reclaim_(std::move(reclaim)) {}
+
+  PageCount Reclaim(int cpu, PageCount wanted) override {
+    cpu_ = cpu;
+    asked_.push_back(wanted.value());
+    return reclaim_(wanted);
+  }
+
+  int cpu() const { return cpu_; }
+  const std::vector<uint64_t>& asked() const { return asked_; }
+
+ private:
+  std::function<PageCount(PageCount)> reclaim_;
+  int cpu_ = -1;
+  std::vector<uint64_t> asked_;
+};
+
+// Frees single pages of `held`, as many as wanted, but at most `most` at a
+// time.
+FakeReclaimer PageCache(PageAllocator& allocator, std::vector<Pfn>& held,
+                        uint64_t most) {
+  return FakeReclaimer([&allocator, &held, most](PageCount wanted) {
+    PageCount freed;
+    while (freed < wanted && freed < PageCount(most) && !held.empty()) {
+      allocator.Free(0, held.back(), Order(0));
+      held.pop_back();
+      freed += PageCount(1);
+    }
+    return freed;
+  });
+}
+
+TEST(ReclaimTest, ReclaimersAreAskedInOrderForWhatIsStillWanted) {
+  const auto allocator = MakeTiny(64, 2);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  const uint64_t failed_before = allocator->vmstat().alloc_failed;
+  FakeReclaimer first = PageCache(*allocator, held, 20);
+  FakeReclaimer second = PageCache(*allocator, held, 20);
+  FakeReclaimer third = PageCache(*allocator, held, 20);
+  allocator->AddReclaimer(first);
+  allocator->AddReclaimer(second);
+  allocator->AddReclaimer(third);
+  EXPECT_TRUE(allocator->Allocate(1, Order(0)));
+  EXPECT_EQ(first.cpu(), 1);
+  // 32 pages are wanted at a time (SWAP_CLUSTER_MAX).
+  EXPECT_THAT(first.asked(), ElementsAre(32));
+  EXPECT_THAT(second.asked(), ElementsAre(12));
+  EXPECT_THAT(third.asked(), IsEmpty());
+  EXPECT_EQ(allocator->vmstat().pgsteal_direct, 32);
+  EXPECT_EQ(allocator->vmstat().alloc_failed, failed_before);
+  ExpectInvariants(*allocator);
+}
+
+TEST(ReclaimTest, ForALargerBlockTheWholeBlockIsWanted) {
+  const auto allocator = MakeTiny(64);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  FakeReclaimer cache = PageCache(*allocator, held, 64);
+  allocator->AddReclaimer(cache);
+  EXPECT_TRUE(allocator->Allocate(0, Order(6)));
+  EXPECT_THAT(cache.asked(), ElementsAre(64));
+}
+
+TEST(ReclaimTest, NoProgressEndsIt) {
+  const auto allocator = MakeTiny(64);
+  TakeAll(*allocator, 0, Order(0));
+  const VmStat before = allocator->vmstat();
+  FakeReclaimer empty([](PageCount) { return PageCount(0); });
+  allocator->AddReclaimer(empty);
+  EXPECT_FALSE(allocator->Allocate(0, Order(0)));
+  EXPECT_THAT(empty.asked(), ElementsAre(32));
+  EXPECT_EQ(allocator->vmstat().allocstall[kDma], before.allocstall[kDma] + 1);
+  EXPECT_EQ(allocator->vmstat().alloc_failed, before.alloc_failed + 1);
+  EXPECT_EQ(allocator->vmstat().pgsteal_direct, 0);
+}
+
+// Pages that come back but never in one piece.
+FakeReclaimer Tireless(int rounds) {
+  return FakeReclaimer(
+      [rounds](PageCount) mutable { return PageCount(rounds-- > 0 ? 1 : 0); });
+}
+
+TEST(ReclaimTest, UpToOrder3ItGoesOnForAsLongAsThereIsProgress) {
+  for (const int order : {0, 3}) {
+    const auto allocator = MakeTiny(64);
+    TakeAll(*allocator, 0, Order(0));
+    FakeReclaimer reclaimer = Tireless(40);
+    allocator->AddReclaimer(reclaimer);
+    EXPECT_FALSE(allocator->Allocate(0, Order(order)));
+    EXPECT_EQ(reclaimer.asked().size(), 41) << Order(order);
+    EXPECT_EQ(allocator->vmstat().pgsteal_direct, 40);
+  }
+}
+
+TEST(ReclaimTest, CostlyOrdersStopAfter16Rounds) {
+  const auto allocator = MakeTiny(64);
+  TakeAll(*allocator, 0, Order(0));
+  FakeReclaimer reclaimer = Tireless(40);
+  allocator->AddReclaimer(reclaimer);
+  EXPECT_FALSE(allocator->Allocate(0, Order(4)));
+  EXPECT_EQ(reclaimer.asked().size(), 16);
+  EXPECT_EQ(allocator->vmstat().pgsteal_direct, 16);
+}
+
+TEST(ReclaimTest, ItEndsWithTheRoundThatFreesEnough) {
+  const auto allocator = MakeTiny(64);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  const VmStat before = allocator->vmstat();
+  // Pages come back one at a time, ascending: the eighth completes a block.
+  std::sort(held.begin(), held.end(), std::greater<>());
+  FakeReclaimer cache = PageCache(*allocator, held, 1);
+  allocator->AddReclaimer(cache);
+  EXPECT_EQ(allocator->Allocate(0, Order(3)), Pfn(0));
+  EXPECT_EQ(cache.asked().size(), 8);
+  // One request, however many rounds.
+  EXPECT_EQ(allocator->vmstat().allocstall[kDma], before.allocstall[kDma] + 1);
+  EXPECT_EQ(allocator->vmstat().pgsteal_direct, 8);
+}
+
+TEST(ReclaimTest, ARequestThatMayNotWaitAsksNoOne) {
+  const auto allocator = MakeTiny(64);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  const VmStat before = allocator->vmstat();
+  FakeReclaimer cache = PageCache(*allocator, held, 64);
+  allocator->AddReclaimer(cache);
+  EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpAtomic));
+  EXPECT_THAT(cache.asked(), IsEmpty());
+  EXPECT_EQ(allocator->vmstat().allocstall, before.allocstall);
+  EXPECT_EQ(allocator->vmstat().alloc_failed, before.alloc_failed + 1);
+}
+
+TEST(ReclaimTest, ARemovedReclaimerIsNotAsked) {
+  const auto allocator = MakeTiny(64);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  FakeReclaimer gone = PageCache(*allocator, held, 64);
+  FakeReclaimer stays = PageCache(*allocator, held, 64);
+  allocator->AddReclaimer(gone);
+  allocator->AddReclaimer(stays);
+  allocator->RemoveReclaimer(gone);
+  EXPECT_TRUE(allocator->Allocate(0, Order(0)));
+  EXPECT_THAT(gone.asked(), IsEmpty());
+  EXPECT_THAT(stays.asked(), ElementsAre(32));
+}
+
+TEST(ReclaimTest, AReclaimerMayAllocateWithoutWaiting) {
+  const auto allocator = MakeTiny(64);
+  std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
+  FakeReclaimer swap([&](PageCount) {
+    EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpAtomic));
+    allocator->Free(0, held.back(), Order(0));
+    held.pop_back();
+    return PageCount(1);
+  });
+  allocator->AddReclaimer(swap);
+  EXPECT_TRUE(allocator->Allocate(0, Order(0)));
+}
+
+// Draining
+// -------------------------------------------------------------------------
+
+// What another vCPU has cached is had before the request fails.
+TEST(ReclaimTest, PerCpuListsAreDrained) {
+  const auto allocator =
+      MakeAllocator({.memory = {PagesFrom(Pfn(0), 16)},
+                     .cpus = 2,
+                     .max_order = Order(4),
+                     .section_order = Order(4),
+                     .min_free_kbytes = 0,
+                     .per_cpu_limits = PerCpuLimits{.batch = 16, .high = 32}});
+  const auto page = allocator->Allocate(1, Order(0));
+  ASSERT_TRUE(page.has_value());
+  EXPECT_EQ(allocator->Counts().cached, PageCount(15));
+  EXPECT_EQ(allocator->Counts().free, PageCount(0));
+  EXPECT_TRUE(allocator->Allocate(0, Order(3)));
+  EXPECT_EQ(allocator->Counts().cached, PageCount(0));
+  const VmStat stat = allocator->vmstat();
+  EXPECT_EQ(stat.allocstall[kDma], 1);
+  EXPECT_EQ(stat.alloc_failed, 0);
+  ExpectInvariants(*allocator);
+}
+
+// Isolated memory
+// --------------------------------------------------------------------
+
+TEST(PrematureOomTest, AFailureIsCountedWithWhatWasIsolated) {
+  const auto allocator = MakeTiny(64);
+  EXPECT_TRUE(allocator->Allocate(0, Order(5)));
+  // What is left are blocks of 1, 2 and 4 pages.
+  for (int i = 0; i < 25; ++i) EXPECT_TRUE(allocator->Allocate(0, Order(0)));
+  IsolatedBlock block = Isolate(*allocator, Pfn(60));
+  TakeAll(*allocator, 0, Order(0));
+  VmStat stat = allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed, 1);
+  EXPECT_EQ(stat.alloc_failed_isolated, 1);
+  EXPECT_EQ(stat.alloc_failed_isolated_pages, 4);
+  EXPECT_FALSE(allocator->Allocate(0, Order(6), kGfpAtomic));
+  stat = allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed, 2);
+  EXPECT_EQ(stat.alloc_failed_isolated, 2);
+  EXPECT_EQ(stat.alloc_failed_isolated_pages, 8);
+  Return(std::move(block));
+  EXPECT_FALSE(allocator->Allocate(0, Order(6)));
+  stat = allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed, 3);
+  EXPECT_EQ(stat.alloc_failed_isolated, 2);
+  EXPECT_EQ(stat.alloc_waited_isolated, 0);
+}
+
+// Four blocks of four pages and one page more, which stays free, so that the
+// last block can be isolated too; reported two at a time.
+struct World {
+  explicit World(bool wait, Workqueue& queue, std::unique_ptr<FakeDevice> to)
+      : allocator(
+            MakeAllocator({.memory = {PagesFrom(Pfn(0), 17)},
+                           .max_order = Order(2),
+                           .section_order = Order(2),
+                           .min_free_kbytes = 0,
+                           .per_cpu_limits = kNoCache,
+                           .wait_for_isolated = wait ? &queue : nullptr})),
+        device(std::move(to)),
+        reporter(*allocator, queue,
+                 std::make_unique<V12Policy>(V12Options{
+                     .order = Order(2), .threshold = 2, .capacity = 2})) {
+    EXPECT_EQ(reporter.Enable(*device), absl::OkStatus());
+    for (int i = 0; i < 4; ++i) {
+      blocks.push_back(*allocator->Allocate(0, Order(2)));
+    }
+  }
+
+  std::unique_ptr<PageAllocator> allocator;
+  std::unique_ptr<FakeDevice> device;
+  Reporter reporter;
+  std::vector<Pfn> blocks;
+};
+
+constexpr Nanoseconds kReportTime(1000);
+
+TEST(PrematureOomTest, WithoutTheOptionARequestFailsWhileABatchIsOut) {
+  VirtualTime time(1);
+  World world(/*wait=*/false, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  time.RunFor(Nanoseconds(0));
+  ASSERT_EQ(world.allocator->Counts().isolated, PageCount(8));
+  EXPECT_FALSE(world.allocator->Allocate(0, Order(2)));
+  const VmStat stat = world.allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed_isolated, 1);
+  EXPECT_EQ(stat.alloc_failed_isolated_pages, 8);
+  EXPECT_EQ(stat.alloc_waited_isolated, 0);
+  time.RunUntilIdle();
+}
+
+TEST(PrematureOomTest, WithItTheRequestWaitsUntilTheBatchIsBack) {
+  VirtualTime time(1);
+  World world(/*wait=*/true, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  time.RunFor(Nanoseconds(0));
+  ASSERT_EQ(world.allocator->Counts().isolated, PageCount(8));
+  EXPECT_TRUE(world.allocator->Allocate(0, Order(2)));
+  EXPECT_EQ(time.Now(), kReportTime);
+  const VmStat stat = world.allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed, 0);
+  EXPECT_EQ(stat.alloc_waited_isolated, 1);
+  ExpectInvariants(*world.allocator);
+  time.RunUntilIdle();
+}
+
+// The next batch goes out in the same moment as the first comes back, and is as
+// large: what came back is seen all the same.
+TEST(PrematureOomTest, ItDoesNotWaitForTheNextBatchThatIsAsLarge) {
+  VirtualTime time(1);
+  const auto allocator = MakeAllocator(
+      {.memory = {PagesFrom(Pfn(0), 9), PagesFrom(kDma32Start, 9)},
+       .max_order = Order(2),
+       .section_order = Order(2),
+       .min_free_kbytes = 0,
+       .per_cpu_limits = kNoCache,
+       .wait_for_isolated = &time});
+  FakeDevice device(time, kReportTime);
+  Reporter reporter(*allocator, time,
+                    std::make_unique<V12Policy>(V12Options{
+                        .order = Order(2), .threshold = 2, .capacity = 2}));
+  ASSERT_EQ(reporter.Enable(device), absl::OkStatus());
+  std::vector<Pfn> blocks;
+  for (int i = 0; i < 4; ++i) {
+    blocks.push_back(*allocator->Allocate(0, Order(2), kGfpDma32));
+  }
+  // From now on DMA32 is not for this request, although it counts.
+  LowmemReserve reserve{};
+  reserve[static_cast<size_t>(ZoneType::kDma32)] = PageCount(100);
+  allocator->zone(0, ZoneType::kDma32).SetWatermarks({}, reserve);
+  FreeAll(*allocator, 0, blocks, Order(2));
+  time.RunFor(Nanoseconds(0));
+  ASSERT_EQ(allocator->zone(0, ZoneType::kDma).isolated_pages(), PageCount(8));
+  const auto pfn = allocator->Allocate(0, Order(2), kGfpDma32);
+  ASSERT_TRUE(pfn.has_value());
+  EXPECT_LT(*pfn, kDma32Start);
+  EXPECT_EQ(time.Now(), kReportTime);
+  EXPECT_EQ(allocator->zone(0, ZoneType::kDma32).isolated_pages(),
+            PageCount(8));
+  time.RunUntilIdle();
+}
+
+// With more than the reporter has out, there is nothing to wait for in the end.
+TEST(PrematureOomTest, ItFailsOnceNothingIsIsolatedAnyMore) {
+  VirtualTime time(1);
+  World world(/*wait=*/true, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[2], Order(2));
+  time.RunFor(Nanoseconds(0));
+  EXPECT_EQ(TakeAll(*world.allocator, 0, Order(2)).size(), 2);
+  EXPECT_EQ(world.allocator->vmstat().alloc_failed, 1);
+  EXPECT_EQ(world.allocator->vmstat().alloc_failed_isolated, 0);
+  time.RunUntilIdle();
+}
+
+TEST(PrematureOomTest, ARequestThatMayNotWaitDoesNotWaitForTheHost) {
+  VirtualTime time(1);
+  World world(/*wait=*/true, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  time.RunFor(Nanoseconds(0));
+  EXPECT_FALSE(world.allocator->Allocate(0, Order(2), kGfpAtomic));
+  EXPECT_EQ(time.Now(), Nanoseconds(0));
+  EXPECT_EQ(world.allocator->vmstat().alloc_failed_isolated, 1);
+  time.RunUntilIdle();
+}
+
+// On threads: the host answers only once the request is known to wait.
+TEST(PrematureOomTest, OnThreadsARequestWaitsForTheHost) {
+  ThreadWorkqueue queue;
+  World world(/*wait=*/true, queue, std::make_unique<FakeDevice>());
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  ASSERT_TRUE(queue.WaitUntil([&] { return world.device->outstanding(); }));
+  std::optional<Pfn> pfn;
+  std::thread vcpu([&] { pfn = world.allocator->Allocate(0, Order(2)); });
+  while (world.allocator->vmstat().alloc_waited_isolated == 0) {
+    std::this_thread::yield();
+  }
+  world.device->End();
+  vcpu.join();
+  EXPECT_TRUE(pfn.has_value());
+  EXPECT_EQ(world.allocator->vmstat().alloc_failed, 0);
+  EXPECT_TRUE(queue.WaitUntil([&] { return world.reporter.AtRest(); }));
+  ExpectInvariants(*world.allocator);
+}
+
+}  // namespace
+}  // namespace guestmm

@@ -1,0 +1,104 @@
+// Metadata costs what memory there is, not what addresses it spans.
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "guestmm/buddy/memory_hotplug.h"
+#include "tests/testing/tiny_allocator.h"
+
+namespace guestmm {
+namespace {
+
+constexpr uint64_t kGibPages = kGiB / kPageSize;
+// 8 bytes a page, 2 a pageblock of 512.
+constexpr uint64_t kBytesPerGib = kGibPages * 8 + kGibPages / 512 * 2;
+// The host's pages at the ends of ranges, and of the list heads.
+constexpr uint64_t kMargin = 64 * kKiB;
+
+uint64_t ResidentBytes(const PageAllocator& allocator) {
+  const absl::StatusOr<uint64_t> bytes = allocator.pages().ResidentBytes();
+  EXPECT_TRUE(bytes.ok()) << bytes.status();
+  return bytes.value_or(0);
+}
+
+// Half a GiB at either end of a span of 1 TiB.
+std::unique_ptr<PageAllocator> MakeSparse() {
+  return MakeAllocator(
+      {.memory = {PagesFrom(kNormalStart, kGibPages / 2),
+                  PagesFrom(kNormalStart + PageCount(1023 * kGibPages) +
+                                PageCount(kGibPages / 2),
+                            kGibPages / 2)},
+       .min_free_kbytes = 0});
+}
+
+TEST(SparseTest, AZoneOf1GiBThatSpans1TiBCostsAsMuchAs1GiB) {
+  const auto dense = MakeAllocator(
+      {.memory = {PagesFrom(kNormalStart, kGibPages)}, .min_free_kbytes = 0});
+  const auto sparse = MakeSparse();
+  const Zone& zone = sparse->zone(0, ZoneType::kNormal);
+  EXPECT_EQ(zone.span().pages(), PageCount(1024 * kGibPages));
+  EXPECT_EQ(zone.managed_pages(), PageCount(kGibPages));
+  EXPECT_LE(ResidentBytes(*dense), kBytesPerGib + kMargin);
+  EXPECT_GE(ResidentBytes(*dense), kBytesPerGib);
+  EXPECT_LE(ResidentBytes(*sparse), kBytesPerGib + kMargin);
+  EXPECT_GE(ResidentBytes(*sparse), kBytesPerGib);
+}
+
+TEST(SparseTest, ItCostsNoMoreWhenAllOfItWasUsed) {
+  const auto allocator = MakeSparse();
+  const std::vector<Pfn> blocks = TakeAll(*allocator, 0, Order(0), kGfpKernel);
+  EXPECT_EQ(blocks.size(), kGibPages);
+  EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
+  FreeAll(*allocator, 0, blocks, Order(0));
+  allocator->DrainPerCpuPages();
+  EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).free_blocks(kMaxOrder), 256);
+  EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
+}
+
+// What walks the zone passes by the hole.
+TEST(SparseTest, ChecksAndCountsCostNothing) {
+  const auto allocator = MakeSparse();
+  const uint64_t before = ResidentBytes(*allocator);
+  ExpectInvariants(*allocator);
+  EXPECT_EQ(allocator->Counts().free, PageCount(kGibPages));
+  Zone& zone = allocator->zone(0, ZoneType::kNormal);
+  {
+    LockHolder hold(zone.lock());
+    EXPECT_EQ(
+        zone.PageblocksByType()[static_cast<size_t>(MigrateType::kMovable)],
+        512);
+  }
+  EXPECT_LE(ResidentBytes(*allocator), before);
+}
+
+TEST(SparseTest, RoomForHotplugCostsNothing) {
+  const auto allocator =
+      MakeAllocator({.memory = {PagesFrom(kNormalStart, kGibPages)},
+                     .hotplug_end = Pfn(uint64_t{1024} * kGibPages)});
+  EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
+}
+
+TEST(SparseTest, RemovedMemoryGivesItsMetadataBack) {
+  const auto allocator =
+      MakeAllocator({.memory = {PagesFrom(kNormalStart, kGibPages)},
+                     .hotplug_end = Pfn(uint64_t{64} * kGibPages)});
+  MemoryHotplug hotplug(*allocator);
+  const PfnRange added = {Pfn(uint64_t{32} * kGibPages),
+                          Pfn(uint64_t{34} * kGibPages)};
+  ASSERT_EQ(hotplug.Add(added, 0), absl::OkStatus());
+  EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
+  ASSERT_EQ(hotplug.Online(added, ZoneType::kMovable), absl::OkStatus());
+  EXPECT_GE(ResidentBytes(*allocator), 3 * kBytesPerGib);
+  EXPECT_LE(ResidentBytes(*allocator), 3 * kBytesPerGib + kMargin);
+  ASSERT_EQ(hotplug.Offline(added), absl::OkStatus());
+  ASSERT_EQ(hotplug.Remove(added), absl::OkStatus());
+  // But for the pageblocks, 1 KiB a GiB.
+  EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
+  ExpectInvariants(*allocator);
+}
+
+}  // namespace
+}  // namespace guestmm

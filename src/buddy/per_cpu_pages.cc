@@ -114,8 +114,11 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   if (!pages_.IsAllocated(pfn, order) || pageblock.zone != zone_.index())
       [[unlikely]] {
     if (pages_.FreePinned(pfn, order)) return nullptr;
-    GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
-                         << ", which is " << pages_.Get(pfn);
+    // Its last pin may have gone in between.
+    GUESTMM_CHECK(pages_.IsAllocated(pfn, order) &&
+                  pageblock.zone == zone_.index())
+        << "free of " << pfn << ", " << order << ", which is "
+        << pages_.Get(pfn);
   }
   MigrateType type = pageblock.type;
   if (static_cast<int>(type) >= kRequestTypes) [[unlikely]] {

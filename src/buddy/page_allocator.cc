@@ -28,6 +28,12 @@ absl::StatusOr<std::unique_ptr<PageAllocator>> PageAllocator::Create(
        .list_heads =
            resolved->distances.size() * kZoneTypes * Zone::kListHeads});
   if (!pages.ok()) return pages.status();
+  if (resolved->poison != nullptr) {
+    for (const MemoryRange& range : resolved->memory) {
+      const absl::Status status = resolved->poison->FillFresh(range.pages());
+      if (!status.ok()) return status;
+    }
+  }
   return std::unique_ptr<PageAllocator>(
       new PageAllocator(*resolved, *std::move(pages)));
 }
@@ -123,10 +129,14 @@ Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
                      request.zones.front()->type() == ZoneType::kNormal;
   if (avoid) {
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
-    if (pfn != kNoPfn) [[likely]] return pfn;
+    if (pfn != kNoPfn) [[likely]] {
+      return Prepared(pfn, order);
+    }
   }
   const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAllow);
-  if (pfn != kNoPfn) [[likely]] return pfn;
+  if (pfn != kNoPfn) [[likely]] {
+    return Prepared(pfn, order);
+  }
   return TakeSlowly(request);
 }
 
@@ -204,7 +214,7 @@ Pfn PageAllocator::TakeSlowly(const Request& request) {
     pfn = TakeReclaimed(request);
     if (pfn == kNoPfn) pfn = TakeReturned(request);
   }
-  if (pfn != kNoPfn) return pfn;
+  if (pfn != kNoPfn) return Prepared(pfn, request.order);
   RareEvents& count = events(*request.zones.front());
   count.alloc_failed.fetch_add(1, std::memory_order_relaxed);
   const PageCount isolated = IsolatedPages(request);
@@ -304,10 +314,21 @@ void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
   GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
   GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
   Zone& zone = ZoneOf(pfn);
+  if (options_.poison != nullptr) [[unlikely]] {
+    if (!FillFreed(pfn, order)) return;
+  }
   FreeBlockObserver* const to_wake = IsPerCpuOrder(order)
                                          ? per_cpu(cpu, zone).Free(pfn, order)
                                          : FreeToZone(zone, pfn, order);
   if (to_wake != nullptr) to_wake->Wake();
+}
+
+bool PageAllocator::FillFreed(Pfn pfn, Order order) {
+  // In this order: the last pin may go in between, and leave the block to us.
+  if (pages_->FreePinned(pfn, order)) return false;
+  // What is not allocated is not written to either: the caller will be told.
+  if (pages_->IsAllocated(pfn, order)) options_.poison->FillFreed(pfn, order);
+  return true;
 }
 
 FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn,
@@ -360,6 +381,10 @@ void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order) {
 }
 
 void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
+  if (options_.poison != nullptr) {
+    const absl::Status status = options_.poison->FillFresh(range);
+    GUESTMM_CHECK(status.ok()) << status.message();
+  }
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(memory_lock_);

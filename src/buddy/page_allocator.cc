@@ -28,6 +28,12 @@ absl::StatusOr<std::unique_ptr<PageAllocator>> PageAllocator::Create(
        .list_heads =
            resolved->distances.size() * kZoneTypes * Zone::kListHeads});
   if (!pages.ok()) return pages.status();
+  if (resolved->poison != nullptr) {
+    for (const MemoryRange& range : resolved->memory) {
+      const absl::Status status = resolved->poison->FillFresh(range.pages());
+      if (!status.ok()) return status;
+    }
+  }
   return std::unique_ptr<PageAllocator>(
       new PageAllocator(*resolved, *std::move(pages)));
 }
@@ -167,8 +173,13 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
 
 // One copy of the way for single pages, one for the rest.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
-  return order == Order(0) ? TakeFirstChoice(cpu, Order(0), gfp)
-                           : TakeFirstChoice(cpu, order, gfp);
+  const Pfn pfn = order == Order(0) ? TakeFirstChoice(cpu, Order(0), gfp)
+                                    : TakeFirstChoice(cpu, order, gfp);
+  // Outside of all locks.
+  if (options_.poison != nullptr && pfn != kNoPfn) [[unlikely]] {
+    options_.poison->PrepareAllocated(pfn, order);
+  }
+  return pfn;
 }
 
 void PageAllocator::RejectRequest(int cpu, Order order, Gfp gfp) const {
@@ -369,10 +380,7 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
 
 [[gnu::always_inline]] inline FreeBlockObserver* PageAllocator::FreeBlock(
     int cpu, Pfn pfn, Order order) {
-  if (static_cast<unsigned>(cpu) >= cpus_ || order > max_order() ||
-      pfn >= pages_->end()) [[unlikely]] {
-    RejectFree(cpu, pfn, order);
-  }
+  if (!IsFreeable(cpu, pfn, order)) [[unlikely]] RejectFree(cpu, pfn, order);
   const uint8_t zone = pages_->pageblock(pfn).zone;
   if (zone == PageMap::Pageblock::kNoZone) [[unlikely]] {
     RejectFree(cpu, pfn, order);
@@ -384,6 +392,9 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
 }
 
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
+  if (options_.poison != nullptr) [[unlikely]] {
+    if (IsFreeable(cpu, pfn, order) && !FillFreed(pfn, order)) return;
+  }
   FreeBlockObserver* const to_wake = order == Order(0)
                                          ? FreeBlock(cpu, pfn, Order(0))
                                          : FreeBlock(cpu, pfn, order);
@@ -393,6 +404,14 @@ void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
 void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
   RejectRequest(cpu, order, {});
   ZoneOf(pfn);
+}
+
+bool PageAllocator::FillFreed(Pfn pfn, Order order) {
+  // In this order: the last pin may go in between, and leave the block to us.
+  if (pages_->FreePinned(pfn, order)) return false;
+  // What is not allocated is not written to either: the caller will be told.
+  if (pages_->IsAllocated(pfn, order)) options_.poison->FillFreed(pfn, order);
+  return true;
 }
 
 FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn,
@@ -445,6 +464,10 @@ void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order) {
 }
 
 void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
+  if (options_.poison != nullptr) {
+    const absl::Status status = options_.poison->FillFresh(range);
+    GUESTMM_CHECK(status.ok()) << status.message();
+  }
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(memory_lock_);

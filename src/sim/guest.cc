@@ -34,17 +34,31 @@ std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
     const GuestOptions& options) {
+  // As Linux's driver, which drops the feature (virtballoon_validate).
+  if (options.make_policy && options.page_poison.mode != PagePoisonMode::kOff) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "page_poison.mode is ",
+        options.page_poison.mode == PagePoisonMode::kPoison ? "kPoison"
+                                                            : "kInitOnFree",
+        ", and make_policy asks for reporting: the device does not offer "
+        "VIRTIO_BALLOON_F_PAGE_POISON, without which only kOff is allowed"));
+  }
   std::unique_ptr<Guest> guest(new Guest);
 
   absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::Create(
       {.regions = options.memory, .huge_pages = options.huge_pages});
   if (!ram.ok()) return ram.status();
   guest->ram_ = *std::move(ram);
+  if (options.page_poison != PagePoisonOptions{}) {
+    guest->page_poison_ =
+        std::make_unique<PagePoison>(*guest->ram_, options.page_poison);
+  }
 
   absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
       PageAllocator::Create({.memory = PagesOf(options.memory),
                              .cpus = options.vcpus,
-                             .min_free_kbytes = options.min_free_kbytes});
+                             .min_free_kbytes = options.min_free_kbytes,
+                             .poison = guest->page_poison_.get()});
   if (!allocator.ok()) return allocator.status();
   guest->allocator_ = *std::move(allocator);
 

@@ -286,6 +286,48 @@ TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
             "make_policy made no policy");
 }
 
+TEST(GuestTest, PagePoisoningFindsWritesToFreeMemory) {
+  const auto guest =
+      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB),
+                     .huge_pages = HugePages::kForbid,
+                     .page_poison = {.mode = PagePoisonMode::kPoison}})
+          .value();
+  EXPECT_EQ(guest->ram().ResidentBytes().value(), 32 * kMiB);
+  Vcpu& vcpu = guest->vcpu(0);
+  const Pfn pfn = vcpu.Allocate(kHuge).value();
+  vcpu.Touch(pfn, kHuge, /*stamp=*/1);
+  vcpu.Free(pfn, kHuge);
+  ASSERT_EQ(vcpu.Allocate(kHuge), pfn);
+  EXPECT_EQ(guest->page_poison()->corrupted_pages(), 0u);
+  vcpu.Free(pfn, kHuge);
+  vcpu.Touch(pfn, kHuge, /*stamp=*/2);
+  ASSERT_EQ(vcpu.Allocate(kHuge), pfn);
+  EXPECT_EQ(guest->page_poison()->corrupted_pages(), kHuge.pages().value());
+}
+
+TEST(GuestTest, WithoutPagePoisoningThereIsNone) {
+  const auto guest =
+      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB)}).value();
+  EXPECT_EQ(guest->page_poison(), nullptr);
+}
+
+TEST(GuestTest, CreateRefusesReportingWithPagePoisoning) {
+  VirtualTime time(1);
+  GuestOptions options = SmallGuest(time);
+  options.page_poison.mode = PagePoisonMode::kPoison;
+  EXPECT_EQ(Guest::Create(options).status(),
+            absl::InvalidArgumentError(
+                "page_poison.mode is kPoison, and make_policy asks for "
+                "reporting: the device does not offer "
+                "VIRTIO_BALLOON_F_PAGE_POISON, without which only kOff is "
+                "allowed"));
+  options.page_poison.mode = PagePoisonMode::kInitOnFree;
+  EXPECT_EQ(Guest::Create(options).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  options.page_poison = {.init_on_alloc = true};
+  EXPECT_EQ(Guest::Create(options).status(), absl::OkStatus());
+}
+
 // A guest that goes away while its blocks are at the host takes them along.
 TEST(GuestTest, EndsWithAReportInFlight) {
   VirtualTime time(1);

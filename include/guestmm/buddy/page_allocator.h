@@ -27,6 +27,7 @@
 #include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/memory_layout.h"
 #include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/page_poison.h"
 #include "guestmm/buddy/per_cpu_pages.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/reclaimer.h"
@@ -75,6 +76,11 @@ struct PageAllocatorOptions {
   // the reporter works. It must outlive the allocator. REQUIRES then: no request
   // comes from a work of a ThreadWorkqueue.
   Workqueue* wait_for_isolated = nullptr;
+
+  // Given: writes to free memory, and checks and clears what is allocated. All
+  // memory is in its guest RAM then, also what is onlined (CHECKed). It must
+  // outlive the allocator.
+  PagePoison* poison = nullptr;
 };
 
 // Every page by its state (docs/invariants.md, P2).
@@ -92,8 +98,8 @@ struct PageCounts {
 
 class PageAllocator {
  public:
-  // All memory free, in each node's zones. InvalidArgument names the option that
-  // is out of bounds.
+  // All memory free, in each node's zones. InvalidArgument names the option
+  // that is out of bounds, or the page that `poison` does not find in its RAM.
   static absl::StatusOr<std::unique_ptr<PageAllocator>> Create(
       const PageAllocatorOptions& options);
 
@@ -229,10 +235,18 @@ class PageAllocator {
     return static_cast<unsigned>(cpu) < cpus_ && order <= max_order() &&
            static_cast<int>(gfp.type) < kRequestTypes;
   }
+  bool IsFreeable(int cpu, Pfn pfn, Order order) const {
+    return static_cast<unsigned>(cpu) < cpus_ && order <= max_order() &&
+           pfn < pages_->end();
+  }
   // End the process, with what is wrong.
   [[gnu::cold]] void RejectRequest(int cpu, Order order, Gfp gfp) const;
   [[gnu::cold]] void RejectFree(int cpu, Pfn pfn, Order order) const;
 
+  // The first that is done to a block that its owner frees. False if a device
+  // may write to it yet: then it stays allocated, and its last Unpin frees it.
+  // REQUIRES: options_.poison is not null.
+  bool FillFreed(Pfn pfn, Order order);
   // Return the observer to Wake, or null.
   FreeBlockObserver* FreeBlock(int cpu, Pfn pfn, Order order);
   FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);

@@ -111,9 +111,12 @@ class PageMap {
   bool IsIsolated(Pfn pfn, Order order) const {
     return Load(pfn) == Held(order, kIsolated);
   }
-  // Allocated at `order`, and by no device pinned.
+  // Allocated at `order`, and by no device pinned. Then what was written under
+  // pins that are gone happened before.
   bool IsAllocated(Pfn pfn, Order order) const {
-    return (Load(pfn) & ~kTypeMask) == Allocated(order);
+    const uint64_t entry =
+        Ref(static_cast<Index>(pfn.value())).load(std::memory_order_acquire);
+    return (entry & ~kTypeMask) == Allocated(order);
   }
   bool IsOffline(Pfn pfn) const { return Load(pfn) == kOffline; }
   bool IsTail(Pfn pfn) const { return Load(pfn) == kTail; }

@@ -28,6 +28,7 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/buddy/page_poison.h"
 #include "guestmm/hypervisor/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporter.h"
@@ -45,6 +46,10 @@ struct GuestOptions {
   int vcpus = 1;
   // Absent: the kernel's formula.
   std::optional<uint64_t> min_free_kbytes = {};
+  // What the guest does to the contents of free memory. Nothing but kOff goes
+  // with reporting: the host discards what it is told of, and the device does
+  // not offer to put the poison back (VIRTIO_BALLOON_F_PAGE_POISON).
+  PagePoisonOptions page_poison = {};
   // Absent: no reporting, and no balloon.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   // Absent: MadviseHypervisor.
@@ -62,7 +67,8 @@ class Guest {
   // from 4 GiB upwards.
   static std::vector<GpaRange> MemoryMap(uint64_t bytes);
 
-  // The error of the room that could not be set up.
+  // The error of the room that could not be set up. InvalidArgument for
+  // page_poison with reporting.
   static absl::StatusOr<std::unique_ptr<Guest>> Create(
       const GuestOptions& options);
 
@@ -76,6 +82,8 @@ class Guest {
   Vcpu& vcpu(int id) { return *vcpus_[static_cast<size_t>(id)]; }
 
   const GuestRam& ram() const { return *ram_; }
+  // Null if free memory is left alone, and what is allocated too.
+  const PagePoison* page_poison() const { return page_poison_.get(); }
   PageAllocator& allocator() { return *allocator_; }
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
@@ -94,6 +102,7 @@ class Guest {
   Guest() = default;
 
   std::unique_ptr<GuestRam> ram_;
+  std::unique_ptr<PagePoison> page_poison_;
   std::unique_ptr<PageAllocator> allocator_;
   std::unique_ptr<Hypervisor> hypervisor_;
   // Owned unless in virtual time.

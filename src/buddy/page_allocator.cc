@@ -66,7 +66,8 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   ZonesResized();
 }
 
-void PageAllocator::ZonesResized() {
+FreeBlockObserver* PageAllocator::ZonesResized() {
+  FreeBlockObserver* to_wake = nullptr;
   PageCount managed;
   PageCount unmovable;
   for (const std::unique_ptr<Zone>& zone : zones_) {
@@ -93,13 +94,14 @@ void PageAllocator::ZonesResized() {
     for (int cpu = 0; cpu < cpus(); ++cpu) {
       if (FreeBlockObserver* observer =
               per_cpu(cpu, *zone).SetLimits(limits)) {
-        observer->Wake();
+        to_wake = observer;
       }
     }
   }
   all_zonelists_.push_back(
       std::make_unique<const Zonelists>(zones_, distances_));
   zonelists_.store(all_zonelists_.back().get(), std::memory_order_release);
+  return to_wake;
 }
 
 // Allocating -----------------------------------------------------------------
@@ -365,19 +367,23 @@ void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
     LockHolder hold(memory_lock_);
     if (observer_ != nullptr) observer_->OnMemoryOnline(zone, range);
     to_wake = zone.AddMemory(range);
-    ZonesResized();
+    if (FreeBlockObserver* observer = ZonesResized()) to_wake = observer;
   }
   if (to_wake != nullptr) to_wake->Wake();
 }
 
 void PageAllocator::OfflineMemory(Zone& zone, PfnRange range) {
-  LockHolder hold(memory_lock_);
+  FreeBlockObserver* to_wake = nullptr;
   {
-    LockHolder hold_zone(zone.lock());
-    zone.RemoveMemory(range);
+    LockHolder hold(memory_lock_);
+    {
+      LockHolder hold_zone(zone.lock());
+      zone.RemoveMemory(range);
+    }
+    if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
+    to_wake = ZonesResized();
   }
-  if (observer_ != nullptr) observer_->OnMemoryOffline(zone, range);
-  ZonesResized();
+  if (to_wake != nullptr) to_wake->Wake();
 }
 
 bool PageAllocator::AnyOnline(PfnRange range) const {

@@ -237,7 +237,8 @@ class PageAllocator {
   bool AnyOnline(PfnRange range) const;
 
   // What depends on the sizes of zones: watermarks, per-CPU limits, zonelists.
-  void ZonesResized() ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
+  // Returns the observer to Wake, or null.
+  FreeBlockObserver* ZonesResized() ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
 
   const PageAllocatorOptions options_;
   const uint32_t per_cpu_orders_;

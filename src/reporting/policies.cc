@@ -10,11 +10,12 @@
 namespace guestmm {
 namespace {
 
-constexpr std::array<std::string_view, 1> kNames = {"v12"};
+constexpr std::array<std::string_view, 2> kNames = {"v12", "v12-hotplug"};
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
-    const PolicyParameters& parameters) {
+    const PolicyParameters& parameters, bool hotplug) {
   V12Options options;
+  options.hotplug = hotplug;
   options.order = parameters.order.value_or(options.order);
   options.threshold = parameters.threshold.value_or(options.threshold);
   options.capacity = parameters.capacity.value_or(options.capacity);
@@ -41,7 +42,8 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
         absl::StrCat("capacity ", *parameters.capacity, ": allowed is 1 to ",
                      kMaxReportCapacity));
   }
-  if (name == "v12") return MakeV12(parameters);
+  if (name == "v12") return MakeV12(parameters, /*hotplug=*/false);
+  if (name == "v12-hotplug") return MakeV12(parameters, /*hotplug=*/true);
   std::vector<std::string> known(kNames.begin(), kNames.end());
   return absl::NotFoundError(
       absl::StrCat("there is no policy \"", std::string(name),

@@ -21,9 +21,14 @@ std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()
 
 absl::Status V12Policy::Enable(std::span<const std::unique_ptr<Zone>> zones) {
   for (const std::unique_ptr<Zone>& zone : zones) {
+    PfnRange span = ZoneBitmap::kAllPages;
+    if (!options_.hotplug) {
+      LockHolder hold(zone->lock());
+      span = zone->span();
+    }
     zones_.push_back(
         {.zone = zone.get(),
-         .bitmap = std::make_unique<ZoneBitmap>(zone->span(), options_.order)});
+         .bitmap = std::make_unique<ZoneBitmap>(span, options_.order)});
   }
   return absl::OkStatus();
 }
@@ -36,18 +41,27 @@ void V12Policy::Disable() {
 }
 
 bool V12Policy::BlockFreed(Zone& zone, Pfn pfn, Order) {
-  ZoneBitmap& bitmap = *zones_[static_cast<size_t>(zone.index())].bitmap;
+  ZoneBitmap& bitmap = BitmapOf(zone);
   // Only the head's bit, also for a block larger than a bit stands for.
   bitmap.Set(pfn);
   return bitmap.count() >= options_.threshold &&
          !requested_.exchange(true, std::memory_order_relaxed);
 }
 
+void V12Policy::MemoryOnline(Zone& zone, PfnRange range) {
+  BitmapOf(zone).AddMemory(range);
+}
+
+void V12Policy::MemoryOffline(Zone& zone, PfnRange range) {
+  LockHolder hold(zone.lock());
+  BitmapOf(zone).RemoveMemory(range);
+}
+
 bool V12Policy::NextBatch(Scatterlist& list) {
   while (at_zone_ < zones_.size()) {
     TrackedZone& tracked = zones_[at_zone_];
     if (!cursor_ && tracked.bitmap->count() >= options_.threshold) {
-      cursor_ = tracked.zone->span().start.AlignDown(options_.order);
+      cursor_ = Pfn(0);
     }
     while (cursor_ && !list.full()) {
       cursor_ = tracked.bitmap->FindNext(*cursor_);
@@ -68,11 +82,20 @@ bool V12Policy::NextBatch(Scatterlist& list) {
 }
 
 std::optional<IsolatedBlock> V12Policy::Take(TrackedZone& tracked, Pfn pfn) {
-  LockHolder hold(tracked.zone->lock());
+  Zone& zone = *tracked.zone;
+  LockHolder hold(zone.lock());
+  // The memory may be offline by now.
+  if (!tracked.bitmap->Test(pfn)) return std::nullopt;
   tracked.bitmap->Clear(pfn);
-  const std::optional<Order> order = tracked.zone->FreeBlockAt(pfn);
+  const std::optional<Order> order = zone.FreeBlockAt(pfn);
   if (!order || *order < options_.order) return std::nullopt;
-  return tracked.zone->Isolate(pfn);
+  const MigrateType type = zone.pageblock_type(pfn);
+  std::optional<IsolatedBlock> block = zone.Isolate(pfn);
+  // Isolating made its pageblocks movable; v12 puts the first one's type back,
+  // and only that one's (process_free_page). It is not kIsolate, which would
+  // have been refused.
+  if (block) zone.SetPageblockType(pfn, type);
+  return block;
 }
 
 void V12Policy::ReturnBatch(Scatterlist& list, bool) {

@@ -12,6 +12,7 @@ namespace guestmm {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
 
@@ -20,7 +21,7 @@ std::string Message(const absl::Status& status) {
 }
 
 TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
-  EXPECT_THAT(PolicyNames(), Contains("v12"));
+  EXPECT_THAT(PolicyNames(), ElementsAre("v12", "v12-hotplug"));
   for (const std::string_view name : PolicyNames()) {
     const auto policy = MakePolicy(name, {});
     ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
@@ -29,12 +30,14 @@ TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
 }
 
 TEST(PoliciesTest, ParametersArePassedOn) {
-  const auto policy =
-      MakePolicy("v12", {.order = Order(3), .threshold = 5, .capacity = 7});
-  ASSERT_EQ(policy.status(), absl::OkStatus());
-  EXPECT_THAT((*policy)->parameters(), Contains(Pair("order", 3)));
-  EXPECT_THAT((*policy)->parameters(), Contains(Pair("threshold", 5)));
-  EXPECT_THAT((*policy)->parameters(), Contains(Pair("capacity", 7)));
+  for (const std::string_view name : PolicyNames()) {
+    const auto policy =
+        MakePolicy(name, {.order = Order(3), .threshold = 5, .capacity = 7});
+    ASSERT_EQ(policy.status(), absl::OkStatus());
+    EXPECT_THAT((*policy)->parameters(), Contains(Pair("order", 3)));
+    EXPECT_THAT((*policy)->parameters(), Contains(Pair("threshold", 5)));
+    EXPECT_THAT((*policy)->parameters(), Contains(Pair("capacity", 7)));
+  }
 }
 
 TEST(PoliciesTest, AbsentParametersAreThePolicysDefaults) {
@@ -48,7 +51,8 @@ TEST(PoliciesTest, AnUnknownNameIsAnsweredWithTheKnownOnes) {
   const absl::Status status = MakePolicy("v13", {}).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(status),
-              HasSubstr("there is no policy \"v13\"; known are: v12"));
+              HasSubstr("there is no policy \"v13\"; known are: v12, "
+                        "v12-hotplug"));
 }
 
 TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,10 +20,13 @@ namespace {
 
 constexpr int kCpus = 2;
 constexpr uint64_t kPages = 130;
+// Behind the first memory, in sections: some may come and go.
+constexpr uint64_t kSections = 4;
 
 // Some of the shapes that matter, by seed: blocks that merge above the
-// reporting order and such that do not; an unaligned start; two zones; one
-// batch a pass and many.
+// reporting order and such that do not; pageblocks of the largest block and
+// smaller; an unaligned start; two zones; one batch a pass and many; v12 and
+// v12-hotplug.
 WorldOptions Shape(uint64_t seed) {
   Random random(seed);
   const auto below = [&](uint64_t bound) { return random.Below(bound); };
@@ -31,12 +36,19 @@ WorldOptions Shape(uint64_t seed) {
   WorldOptions options = {.memory = {{start, start + PageCount(kPages)}},
                           .v12 = {.order = order,
                                   .threshold = 1 + below(4),
-                                  .capacity = 1 + below(4)},
+                                  .capacity = 1 + below(4),
+                                  .hotplug = random.OneIn(2)},
                           .max_order = max_order,
+                          .section_order = max_order,
                           .cpus = kCpus};
+  options.pageblock_order =
+      Order(max_order.value() - static_cast<int>(below(2)));
+  options.hotplug_end =
+      options.memory[0].end.AlignUp(max_order) + max_order.pages() * kSections;
   if (random.OneIn(3)) {
     const Pfn high = ToPfn(Gpa(4 * kGiB)) + PageCount(below(8));
     options.memory.push_back({high, high + PageCount(kPages)});
+    options.hotplug_end = high + PageCount(kPages);
   }
   options.per_cpu_limits = {.batch = static_cast<uint32_t>(1 + below(4)),
                             .high = static_cast<uint32_t>(1 + below(8))};
@@ -53,8 +65,11 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
   };
 
   ReporterModelTest()
-      : options_(Shape(GetParam())), random_(GetParam()), world_(options_) {
-    world_.SetMinWatermark(PageCount(random_.Below(20)));
+      : options_(Shape(GetParam())),
+        random_(GetParam()),
+        min_(random_.Below(20)),
+        world_(options_) {
+    world_.SetMinWatermark(min_);
     world_.device->set_inspect([this](std::span<const GpaRange> ranges) {
       ExpectIsolated(*world_.allocator, ranges);
       ExpectUnowned(ranges);
@@ -108,6 +123,42 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
     world_.allocator->DrainPerCpuPages();
   }
 
+  // A section comes, goes, or changes its zone. Where it is in use, or the host
+  // does not answer, it stays.
+  void PlugMemory() {
+    const PageCount pages = options_.section_order.pages();
+    const Pfn start = options_.memory[0].end.AlignUp(options_.section_order) +
+                      pages * random_.Below(kSections);
+    const PfnRange section = {start, start + pages};
+    const std::string_view state = world_.hotplug.StateOf(start);
+    absl::Status status;
+    if (state == "absent") {
+      status = world_.hotplug.Add(section, /*node=*/0);
+    } else if (state == "online") {
+      status = world_.hotplug.Offline(section);
+      if (status.code() == absl::StatusCode::kFailedPrecondition) return;
+    } else if (random_.OneIn(2)) {
+      status = world_.hotplug.Remove(section);
+    } else {
+      status = world_.hotplug.Online(
+          section, random_.OneIn(2) ? ZoneType::kNormal : ZoneType::kMovable);
+    }
+    EXPECT_EQ(status, absl::OkStatus());
+    world_.SetMinWatermark(min_);
+  }
+
+  // A zone's bits are of its own memory, whatever came and went.
+  void ExpectMarksInMemory() {
+    for (const std::unique_ptr<Zone>& zone : world_.allocator->zones()) {
+      const ZoneBitmap& bitmap = world_.bitmap(zone->type());
+      for (std::optional<Pfn> pfn = bitmap.FindNext(Pfn(0)); pfn;
+           pfn = bitmap.FindNext(*pfn + PageCount(1))) {
+        EXPECT_EQ(world_.allocator->pages().pageblock(*pfn).zone, zone->index())
+            << *pfn;
+      }
+    }
+  }
+
   void Step() {
     switch (random_.Below(24)) {
       case 0:
@@ -137,6 +188,7 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
       default:
         UseMemory();
     }
+    if (random_.OneIn(8)) PlugMemory();
   }
 
   void ExpectCounts() {
@@ -147,6 +199,7 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
 
   const WorldOptions options_;
   Random random_;
+  const PageCount min_;
   std::vector<Block> owned_;
   ReportingWorld world_;
 };
@@ -157,6 +210,7 @@ TEST_P(ReporterModelTest, InvariantsHoldAfterEveryStep) {
     SCOPED_TRACE(testing::Message() << "step " << step);
     Step();
     world_.ExpectInvariants();
+    ExpectMarksInMemory();
     ExpectCounts();
   }
   world_.device->set_answer({});

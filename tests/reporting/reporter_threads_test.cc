@@ -17,11 +17,13 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
+#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/reporting_world.h"
+#include "tests/testing/watched_policy.h"
 
 namespace guestmm {
 namespace {
@@ -32,12 +34,15 @@ constexpr Order kSmall(2);
 constexpr V12Options kSmallV12 = {
     .order = kSmall, .threshold = 2, .capacity = 2};
 
-std::unique_ptr<PageAllocator> MakeAllocator(uint64_t blocks, int cpus = 1,
-                                             Order max_order = kSmall) {
+std::unique_ptr<PageAllocator> MakeAllocator(
+    uint64_t blocks, int cpus = 1, Order max_order = kSmall,
+    std::optional<Pfn> hotplug_end = {}) {
   return PageAllocator::Create(
              {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
+              .hotplug_end = hotplug_end,
               .cpus = cpus,
               .max_order = max_order,
+              .section_order = Order(4),
               .min_free_kbytes = 0,
               .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}})
       .value();
@@ -81,40 +86,6 @@ class WatchedWorkqueue final : public Workqueue {
 
  private:
   ThreadWorkqueue queue_;
-};
-
-// v12, but a test is asked in before each batch is made.
-class WatchedPolicy final : public ReportingPolicy {
- public:
-  explicit WatchedPolicy(std::function<void()> on_next_batch)
-      : on_next_batch_(std::move(on_next_batch)) {}
-
-  std::string_view name() const override { return "watched"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
-  Order min_order() const override { return v12_.min_order(); }
-  size_t capacity() const override { return v12_.capacity(); }
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones) override {
-    return v12_.Enable(zones);
-  }
-  void Disable() override { v12_.Disable(); }
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    return v12_.BlockFreed(zone, pfn, order);
-  }
-  bool NextBatch(Scatterlist& list) override {
-    on_next_batch_();
-    return v12_.NextBatch(list);
-  }
-  void ReturnBatch(Scatterlist& list, bool acknowledged) override {
-    v12_.ReturnBatch(list, acknowledged);
-  }
-
- private:
-  V12Policy v12_{kSmallV12};
-  const std::function<void()> on_next_batch_;
 };
 
 TEST(ReporterThreadsTest, OfTwoEnablesThatRaceOneWins) {
@@ -205,11 +176,13 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchBeingMade) {
   };
   FakeDevice device;
   {
-    Reporter reporter(*allocator, queue, std::make_unique<WatchedPolicy>([&] {
+    auto policy = std::make_unique<WatchedPolicy>(kSmallV12);
+    policy->on_next_batch = [&] {
       if (++batches > 1) return;
       making.count_down();
       looked.wait();
-    }));
+    };
+    Reporter reporter(*allocator, queue, std::move(policy));
     ASSERT_EQ(reporter.Enable(device), absl::OkStatus());
     FreeBlocks(*allocator, 4);
     making.wait();
@@ -222,6 +195,79 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchBeingMade) {
   EXPECT_THAT(device.reports(), SizeIs(1));
   EXPECT_EQ(allocator->Counts().isolated, PageCount(0));
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
+}
+
+// Sections of 4 blocks, two of them, and a page: the first is at the host.
+class OfflineThreadsTest : public testing::Test {
+ protected:
+  static constexpr PfnRange kFirstSection = {Pfn(0), Pfn(16)};
+
+  void SetUp() override {
+    ASSERT_EQ(reporter_.Enable(device_), absl::OkStatus());
+    std::vector<Pfn> blocks;
+    while (const std::optional<Pfn> pfn = allocator_->Allocate(0, kSmall)) {
+      blocks.push_back(*pfn);
+    }
+    for (const Pfn pfn : blocks) {
+      if (kFirstSection.Contains(pfn)) allocator_->Free(0, pfn, kSmall);
+    }
+    queue_.WaitUntil([&] { return device_.outstanding(); });
+    ASSERT_EQ(allocator_->Counts().isolated, kFirstSection.pages());
+    queue_.on_condition_looked_at = [this] {
+      if (!waiting_.try_wait()) waiting_.count_down();
+    };
+  }
+
+  const std::unique_ptr<PageAllocator> allocator_ =
+      PageAllocator::Create({.memory = {BlocksFrom(Pfn(0), 8, kSmall)},
+                             .max_order = kSmall,
+                             .section_order = Order(4),
+                             .min_free_kbytes = 0})
+          .value();
+  WatchedWorkqueue queue_;
+  FakeDevice device_;
+  Reporter reporter_{*allocator_, queue_,
+                     std::make_unique<V12Policy>(V12Options{
+                         .order = kSmall, .threshold = 4, .capacity = 4})};
+  MemoryHotplug hotplug_{*allocator_, /*ram=*/nullptr, &queue_};
+  // Someone waits on the queue.
+  std::latch waiting_{1};
+};
+
+TEST_F(OfflineThreadsTest, WaitsForTheBatchInFlight) {
+  std::jthread offline(
+      [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
+  waiting_.wait();
+  EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "online");
+  device_.End();
+  offline.join();
+  EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "offline");
+  EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  EXPECT_EQ(reporter_.policy().CheckInvariants(), absl::OkStatus());
+}
+
+TEST_F(OfflineThreadsTest, ReportingIsDisabledWhileItWaits) {
+  std::jthread offline(
+      [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
+  waiting_.wait();
+  std::jthread disable(
+      [&] { EXPECT_EQ(reporter_.Disable(device_), absl::OkStatus()); });
+  device_.End();
+  offline.join();
+  disable.join();
+  EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "offline");
+  EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+}
+
+TEST_F(OfflineThreadsTest, BeginsWhileDisablingWaits) {
+  std::jthread disable(
+      [&] { EXPECT_EQ(reporter_.Disable(device_), absl::OkStatus()); });
+  waiting_.wait();
+  std::jthread offline(
+      [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
+  device_.End();
+  offline.join();
+  EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "offline");
 }
 
 thread_local bool is_device_thread = false;
@@ -265,6 +311,9 @@ class RunningGuest {
  public:
   static constexpr uint64_t kBlocks = 64;
   static constexpr int kCpus = 2;
+  // Two sections that may come, behind those that are there.
+  static constexpr PfnRange kMore = {Pfn(kBlocks * 4 + 16),
+                                     Pfn(kBlocks * 4 + 48)};
 
   RunningGuest() {
     device_.set_inspect([this](std::span<const GpaRange> ranges) {
@@ -327,11 +376,11 @@ class RunningGuest {
   }
 
   const std::unique_ptr<PageAllocator> allocator_ =
-      MakeAllocator(kBlocks, kCpus, Order(4));
+      MakeAllocator(kBlocks, kCpus, Order(4), kMore.end);
   ThreadWorkqueue device_thread_;
   ThreadWorkqueue workqueue_;
   FakeDevice device_{device_thread_};
-  std::array<std::atomic<bool>, kBlocks * 4 + 1> owned_{};
+  std::array<std::atomic<bool>, kMore.end.value()> owned_{};
   std::vector<std::jthread> vcpus_;
 };
 
@@ -371,6 +420,46 @@ TEST(ReporterStressTest, ReportingIsEnabledAndDisabledWhileVcpusRun) {
     }
     guest.Join();
     EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
+  }
+}
+
+TEST(ReporterStressTest, MemoryComesAndGoesWhileVcpusRun) {
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    RunningGuest guest;
+    V12Options options = kSmallV12;
+    options.hotplug = true;
+    Reporter reporter(guest.allocator(), guest.workqueue(),
+                      std::make_unique<V12Policy>(options));
+    MemoryHotplug hotplug(guest.allocator(), /*ram=*/nullptr,
+                          &guest.workqueue());
+    ASSERT_EQ(reporter.Enable(guest.device()), absl::OkStatus());
+    guest.Start(seed, 3000);
+    const PfnRange more = RunningGuest::kMore;
+    for (int round = 0; round < 50; ++round) {
+      if (hotplug.StateOf(more.start) == "absent") {
+        ASSERT_EQ(hotplug.Add(more, /*node=*/0), absl::OkStatus());
+        ASSERT_EQ(hotplug.Online(more, ZoneType::kMovable), absl::OkStatus());
+      }
+      for (int i = 0; i < round % 10; ++i) std::this_thread::yield();
+      // Refused where the vCPUs are at home there.
+      const absl::Status offline = hotplug.Offline(more);
+      if (offline.ok()) {
+        ASSERT_EQ(hotplug.Remove(more), absl::OkStatus());
+      } else {
+        ASSERT_EQ(offline.code(), absl::StatusCode::kFailedPrecondition);
+      }
+    }
+    guest.Join();
+    // All of it is free now, and whole.
+    if (hotplug.StateOf(more.start) == "online") {
+      EXPECT_EQ(hotplug.Offline(more), absl::OkStatus());
+    }
+    guest.workqueue().WaitUntil([&] { return reporter.AtRest(); });
+    EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
+    EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());
+    EXPECT_EQ(guest.allocator().Counts().isolated, PageCount(0));
+    EXPECT_EQ(guest.allocator().Counts().allocated(), PageCount(0));
   }
 }
 

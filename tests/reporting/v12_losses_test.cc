@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "tests/testing/reporting_world.h"
@@ -31,7 +32,7 @@ WorldOptions Small(uint64_t blocks, Order max_order = kSmall) {
 }
 
 bool IsFree(const ReportingWorld& world, Pfn pfn, Order order) {
-  return world.allocator->pages().Is(pfn, PageState::kFree, order);
+  return world.allocator->pages().IsFree(pfn, order);
 }
 
 TEST(V12LossTest, A_FoundAllocatedIsMarkedOnlyByItsNextFree) {
@@ -193,6 +194,109 @@ TEST(V12LossTest, I_WhatIsFreedAheadOfThePassIsTakenByIt) {
   world.Settle();
   EXPECT_EQ(world.reporter->counters().passes, 1u);
   EXPECT_THAT(world.device->reported(), Contains(RangeOf(blocks[5], kSmall)));
+}
+
+// v12 looks at a zone's span once, when reporting is enabled; what comes later
+// outside of it has no bits.
+//
+//   page   0       32        64    80      96
+//        [ added ][ snapshot ]  .. [ added ]
+//
+// Sections are of 16 pages, 4 blocks; they lie in ZONE_NORMAL.
+class V12HotplugLossTest : public testing::Test {
+ protected:
+  static constexpr Pfn At(uint64_t page) {
+    return ToPfn(Gpa(4 * kGiB)) + PageCount(page);
+  }
+  static WorldOptions Options(std::vector<MemoryRange> memory) {
+    WorldOptions options = Small(0);
+    options.memory = std::move(memory);
+    options.section_order = Order(4);
+    options.hotplug_end = At(256);
+    return options;
+  }
+
+  // Blocks of [At(from), At(from + 16)), allocated if need be and freed.
+  static void ExpectIgnored(ReportingWorld& world, uint64_t from,
+                            ZoneType type) {
+    world.AddOnline({At(from), At(from + 16)}, type);
+    EXPECT_EQ(world.marked(type), 0u);
+    world.Settle();
+    for (const Pfn pfn : world.TakeAll(kSmall)) {
+      if (pfn >= At(from) && pfn < At(from + 16)) world.Free(pfn, kSmall);
+    }
+    EXPECT_EQ(world.marked(type), 0u);
+    world.Settle();
+    EXPECT_THAT(world.device->reports(), IsEmpty());
+  }
+};
+
+TEST_F(V12HotplugLossTest, G_MemoryAddedBehindTheSpanIsNotTracked) {
+  ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
+  ExpectIgnored(world, 80, ZoneType::kNormal);
+}
+
+TEST_F(V12HotplugLossTest, G_MemoryAddedBelowTheSpanIsNotTracked) {
+  ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
+  ExpectIgnored(world, 0, ZoneType::kNormal);
+}
+
+TEST_F(V12HotplugLossTest, G_AnEmptyZoneThatGetsMemoryIsNotTracked) {
+  ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
+  ExpectIgnored(world, 80, ZoneType::kMovable);
+}
+
+TEST_F(V12HotplugLossTest, G_ButMemoryAddedInAHoleOfTheSpanIs) {
+  ReportingWorld world(
+      Options({{At(0), At(16)}, BlocksFrom(At(48), 4, kSmall)}));
+  world.AddOnline({At(16), At(32)}, ZoneType::kNormal);
+  world.Settle();
+  EXPECT_THAT(world.device->reported(),
+              ElementsAre(RangeOf(At(16), kSmall), RangeOf(At(20), kSmall),
+                          RangeOf(At(24), kSmall), RangeOf(At(28), kSmall)));
+}
+
+TEST_F(V12HotplugLossTest, G_UntilReportingIsEnabledAgain) {
+  ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
+  ExpectIgnored(world, 80, ZoneType::kNormal);
+  ASSERT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
+  ASSERT_EQ(world.reporter->Enable(*world.device), absl::OkStatus());
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  ASSERT_EQ(blocks.front(), At(80));
+  world.Free(std::span(blocks).first(2), kSmall);
+  world.Settle();
+  EXPECT_THAT(world.device->reported(),
+              ElementsAre(RangeOf(At(80), kSmall), RangeOf(At(84), kSmall)));
+}
+
+class V12HotplugMendedTest : public V12HotplugLossTest {};
+
+// v12 left the bits and the count of memory that had gone as they were, for
+// ever, and so looked there again in each pass.
+TEST_F(V12HotplugMendedTest, G_TheMarksOfRemovedMemoryGoWithIt) {
+  WorldOptions options = Options({BlocksFrom(At(32), 8, kSmall)});
+  options.v12.threshold = 1000;
+  ReportingWorld world(options);
+  world.Free(world.TakeAll(kSmall), kSmall);
+  ASSERT_EQ(world.marked(), 8u);
+  world.OfflineRemove({At(32), At(48)});
+  EXPECT_EQ(world.marked(), 4u);
+  EXPECT_EQ(world.bitmap().FindNext(Pfn(0)), At(48));
+  world.ExpectInvariants();
+}
+
+// The pass is on its way to them.
+TEST_F(V12HotplugMendedTest, G_APassSkipsMemoryThatHasGone) {
+  ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
+  world.Free(world.TakeAll(kSmall), kSmall);
+  ASSERT_TRUE(
+      world.time.WaitUntil([&] { return world.device->outstanding(); }));
+  world.OfflineRemove({At(48), At(64)});
+  world.Settle();
+  EXPECT_THAT(world.device->reported(),
+              ElementsAre(RangeOf(At(32), kSmall), RangeOf(At(36), kSmall),
+                          RangeOf(At(40), kSmall), RangeOf(At(44), kSmall)));
+  EXPECT_EQ(world.marked(), 0u);
 }
 
 // v12's report returned nothing, so that it could not know.

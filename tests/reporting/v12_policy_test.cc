@@ -25,6 +25,8 @@ using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 
+// Where ZONE_DMA32 and ZONE_NORMAL begin.
+constexpr Pfn k16MiB = ToPfn(Gpa(16 * kMiB));
 constexpr Pfn k4GiB = ToPfn(Gpa(4 * kGiB));
 
 std::vector<GpaRange> RangesOf(std::span<const Pfn> blocks, Order order) {
@@ -35,7 +37,7 @@ std::vector<GpaRange> RangesOf(std::span<const Pfn> blocks, Order order) {
 
 // Blocks of the real size that cannot merge: 9 is the largest order.
 WorldOptions RealSize(uint64_t blocks) {
-  return {.memory = {BlocksFrom(Pfn(0), blocks, kPageblockOrder)},
+  return {.memory = {BlocksFrom(k16MiB, blocks, kPageblockOrder)},
           .max_order = kPageblockOrder};
 }
 
@@ -79,24 +81,24 @@ TEST(V12RuleTest, MarksAfterMergingTheMergedHead) {
 }
 
 TEST(V12RuleTest, AnOrderTenBlockSetsOnlyItsHeadsBit) {
-  ReportingWorld world({.memory = {BlocksFrom(Pfn(0), 4, kMaxOrder)}});
+  ReportingWorld world({.memory = {BlocksFrom(k16MiB, 4, kMaxOrder)}});
   const std::vector<Pfn> blocks = world.TakeAll(kMaxOrder);
   world.Free(blocks[1], kMaxOrder);
   EXPECT_EQ(world.marked(), 1u);
-  EXPECT_TRUE(world.bitmap().Test(Pfn(1024)));
-  EXPECT_FALSE(world.bitmap().Test(Pfn(1024 + 512)));
+  EXPECT_TRUE(world.bitmap().Test(k16MiB + PageCount(1024)));
+  EXPECT_FALSE(world.bitmap().Test(k16MiB + PageCount(1024 + 512)));
 }
 
 TEST(V12RuleTest, AnOrderTenBlockIsReportedAtItsWholeOrder) {
-  WorldOptions options = {.memory = {BlocksFrom(Pfn(0), 4, kMaxOrder)}};
+  WorldOptions options = {.memory = {BlocksFrom(k16MiB, 4, kMaxOrder)}};
   options.v12.threshold = 2;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kMaxOrder);
   world.Free(std::span(blocks).first(2), kMaxOrder);
   world.Settle();
   EXPECT_THAT(world.device->reports(),
-              ElementsAre(ElementsAre(GpaRange{Gpa(0), 4 * kMiB},
-                                      GpaRange{Gpa(4 * kMiB), 4 * kMiB})));
+              ElementsAre(ElementsAre(GpaRange{Gpa(16 * kMiB), 4 * kMiB},
+                                      GpaRange{Gpa(20 * kMiB), 4 * kMiB})));
 }
 
 TEST(V12RuleTest, ASecondFreeDoesNotCountTwice) {
@@ -141,8 +143,8 @@ TEST(V12RuleTest, TheThresholdIsForEachZone) {
   // 15 in one zone and 15 in the other.
   world.Free(std::span(blocks).subspan(5, 30), kPageblockOrder);
   world.Settle();
-  EXPECT_EQ(world.marked(0), 15u);
-  EXPECT_EQ(world.marked(1), 15u);
+  EXPECT_EQ(world.marked(ZoneType::kDma32), 15u);
+  EXPECT_EQ(world.marked(ZoneType::kNormal), 15u);
   EXPECT_EQ(world.reporter->counters().passes, 0u);
 }
 
@@ -152,6 +154,7 @@ TEST(V12RuleTest, OneRequestIsOutstanding) {
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   V12Policy policy({.order = kSmall, .threshold = 2, .capacity = 2});
   ASSERT_EQ(policy.Enable(world.allocator->zones()), absl::OkStatus());
+  policy.MemoryOnline(world.zone(), world.zone().span());
   const auto freed = [&](size_t i) {
     LockHolder hold(world.zone().lock());
     return policy.BlockFreed(world.zone(), blocks[i], kSmall);
@@ -300,13 +303,13 @@ TEST(V12RuleTest, AZoneUnderTheThresholdKeepsItsBits) {
   options.memory.push_back(BlocksFrom(k4GiB, 4, kSmall));
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
-  world.Free(blocks[0], kSmall);                        // one in DMA32
+  world.Free(blocks[0], kSmall);                        // one in DMA
   world.Free(std::span(blocks).subspan(4, 2), kSmall);  // two in Normal
   world.Settle();
   EXPECT_EQ(world.device->reported(),
             RangesOf(std::span(blocks).subspan(4, 2), kSmall));
-  EXPECT_EQ(world.marked(0), 1u);
-  EXPECT_TRUE(world.bitmap(0).Test(blocks[0]));
+  EXPECT_EQ(world.marked(ZoneType::kDma), 1u);
+  EXPECT_TRUE(world.bitmap(ZoneType::kDma).Test(blocks[0]));
 }
 
 TEST(V12RuleTest, APassTakesEveryZoneOverTheThreshold) {
@@ -348,6 +351,124 @@ TEST(V12RuleTest, TheReturnMarksNothingEvenWhenItMerges) {
   EXPECT_EQ(world.allocator->pages().Get(blocks[0]),
             (PageInfo{PageState::kFree, Order(3)}));
   EXPECT_FALSE(world.bitmap().Test(blocks[0]));
+}
+
+// Pageblocks ------------------------------------------------------------------
+
+MigrateType TypeOf(ReportingWorld& world, Pfn pfn) {
+  return world.allocator->pages().pageblock(pfn).type;
+}
+
+// A block that the kernel used goes back to where the kernel will look for one.
+TEST(V12RuleTest, TheFirstPageblockKeepsItsType) {
+  WorldOptions options = SmallSize(8);
+  options.v12.threshold = 1;
+  options.report_time = std::nullopt;
+  ReportingWorld world(options);
+  const Pfn pfn = world.allocator->Allocate(0, kSmall, kGfpKernel).value();
+  ASSERT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
+  world.Free(pfn, kSmall);
+  world.Settle();
+  EXPECT_THAT(world.device->in_flight(), ElementsAre(RangeOf(pfn, kSmall)));
+  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
+  world.device->End();
+  world.Settle();
+  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
+}
+
+TEST(V12RuleTest, AlsoOfABlockOfHalfAPageblock) {
+  WorldOptions options = SmallSize(8);
+  options.v12.threshold = 1;
+  options.v12.order = Order(1);
+  ReportingWorld world(options);
+  const Pfn used = world.allocator->Allocate(0, Order(1), kGfpKernel).value();
+  const Pfn freed = world.allocator->Allocate(0, Order(1), kGfpKernel).value();
+  ASSERT_EQ(used.AlignDown(kSmall), freed.AlignDown(kSmall));
+  world.Free(freed, Order(1));
+  world.Settle();
+  EXPECT_THAT(world.device->reported(), ElementsAre(RangeOf(freed, Order(1))));
+  EXPECT_EQ(TypeOf(world, freed), MigrateType::kUnmovable);
+}
+
+// An order-10 block's second pageblock becomes movable, as isolating makes it.
+TEST(V12RuleTest, TheSecondPageblockBecomesMovable) {
+  constexpr Order kLarge(3);
+  WorldOptions options = SmallSize(8);
+  options.v12.threshold = 1;
+  options.max_order = kLarge;
+  options.pageblock_order = kSmall;
+  ReportingWorld world(options);
+  const Pfn pfn = world.allocator->Allocate(0, kLarge, kGfpKernel).value();
+  const Pfn second = pfn + kSmall.pages();
+  ASSERT_EQ(TypeOf(world, second), MigrateType::kUnmovable);
+  world.Free(pfn, kLarge);
+  world.Settle();
+  EXPECT_THAT(world.device->reported(), ElementsAre(RangeOf(pfn, kLarge)));
+  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
+  EXPECT_EQ(TypeOf(world, second), MigrateType::kMovable);
+}
+
+// Isolation that is refused changes no type.
+TEST(V12RuleTest, ARefusedBlockKeepsItsPageblocksTypes) {
+  WorldOptions options = SmallSize(8);
+  options.v12.threshold = 1;
+  ReportingWorld world(options);
+  const Pfn pfn = world.allocator->Allocate(0, kSmall, kGfpKernel).value();
+  world.SetMinWatermark(PageCount(1000));
+  world.Free(pfn, kSmall);
+  world.Settle();
+  EXPECT_EQ(world.reporter->counters().passes, 1u);
+  EXPECT_THAT(world.device->reports(), IsEmpty());
+  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
+}
+
+// Marked before their pageblocks were isolated, or after.
+TEST(V12RuleTest, BlocksOnTheirWayOfflineAreNotReported) {
+  ReportingWorld world(SmallSize(8));
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  const PfnRange range = {blocks[0], blocks[3]};
+  world.Free(blocks[0], kSmall);
+  std::vector<MigrateType> types;
+  {
+    LockHolder hold(world.zone().lock());
+    types = world.zone().IsolatePageblocks(range);
+  }
+  world.Free(blocks[1], kSmall);
+  world.Free(blocks[2], kSmall);
+  world.Free(blocks[3], kSmall);
+  EXPECT_EQ(world.marked(), 4u);
+  world.Settle();
+  EXPECT_THAT(world.device->reported(),
+              ElementsAre(RangeOf(blocks[3], kSmall)));
+  EXPECT_EQ(world.marked(), 0u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(TypeOf(world, blocks[i]), MigrateType::kIsolate);
+  }
+  LockHolder hold(world.zone().lock());
+  world.zone().RestorePageblocks(range, types);
+}
+
+TEST(V12RuleTest, AReturnDoesNotWriteOverIsolate) {
+  WorldOptions options = SmallSize(8);
+  options.report_time = std::nullopt;
+  ReportingWorld world(options);
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  const PfnRange range = {blocks[0], blocks[2]};
+  world.Free(std::span(blocks).first(2), kSmall);
+  world.Settle();
+  ASSERT_THAT(world.device->in_flight(), SizeIs(2));
+  std::vector<MigrateType> types;
+  {
+    LockHolder hold(world.zone().lock());
+    types = world.zone().IsolatePageblocks(range);
+  }
+  world.device->End();
+  world.Settle();
+  EXPECT_EQ(TypeOf(world, blocks[0]), MigrateType::kIsolate);
+  EXPECT_EQ(world.allocator->Counts().offlining, range.pages());
+  EXPECT_EQ(world.allocator->Allocate(0, kSmall), std::nullopt);
+  LockHolder hold(world.zone().lock());
+  world.zone().RestorePageblocks(range, types);
 }
 
 TEST(V12RuleTest, WhatIsFreeAtEnableIsNotMarked) {

@@ -184,9 +184,11 @@ TEST(ResolveDensityTest, NamesWhatIsWrong) {
             "policies: none given; allowed is one or more, separated by "
             "commas");
   EXPECT_EQ(ErrorOf({.policies = {"off", "v13"}}),
-            "policies v13: there is no such policy; allowed are off, v12");
+            "policies v13: there is no such policy; allowed are off, v12, "
+            "v12-hotplug");
   EXPECT_EQ(ErrorOf({.policies = {""}}),
-            "policies \"\": there is no such policy; allowed are off, v12");
+            "policies \"\": there is no such policy; allowed are off, v12, "
+            "v12-hotplug");
   EXPECT_EQ(ErrorOf({.policies = {"v12", "off", "v12"}}),
             "policies v12: allowed is each policy once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.order = Order(11)}}),

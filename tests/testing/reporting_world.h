@@ -2,7 +2,7 @@
 #define GUESTMM_TESTS_TESTING_REPORTING_WORLD_H_
 
 // A small allocator that reports to a FakeDevice under the v12 policy, in
-// virtual time.
+// virtual time; memory may come and go.
 //
 //   ReportingWorld world({.memory = {BlocksFrom(Pfn(0), 4, Order(2))},
 //                         .v12 = {.order = Order(2), .threshold = 2}});
@@ -22,6 +22,7 @@
 
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
+#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
@@ -32,7 +33,7 @@ namespace guestmm {
 // Room for `count` blocks, and one page more. That one cannot be part of a
 // block, so it stays free: without it the last free block of a zone could not
 // be isolated, even under a min watermark of zero.
-inline PfnRange BlocksFrom(Pfn start, uint64_t count, Order order) {
+inline MemoryRange BlocksFrom(Pfn start, uint64_t count, Order order) {
   return {start, start + order.pages() * count + PageCount(1)};
 }
 
@@ -64,9 +65,13 @@ inline PageCount PagesOf(std::span<const GpaRange> ranges) {
 }
 
 struct WorldOptions {
-  std::vector<PfnRange> memory;
+  std::vector<MemoryRange> memory;
   V12Options v12 = {};
   Order max_order = kMaxOrder;
+  // Absent: as large as a block may be.
+  std::optional<Order> pageblock_order = {};
+  Order section_order = kSectionOrder;
+  std::optional<Pfn> hotplug_end = {};
   int cpus = 1;
   // By default, what is freed reaches its zone at once.
   PerCpuLimits per_cpu_limits = {.batch = 1, .high = 1};
@@ -81,8 +86,11 @@ struct ReportingWorld {
       : time(options.seed),
         allocator(
             PageAllocator::Create({.memory = options.memory,
+                                   .hotplug_end = options.hotplug_end,
                                    .cpus = options.cpus,
                                    .max_order = options.max_order,
+                                   .pageblock_order = options.pageblock_order,
+                                   .section_order = options.section_order,
                                    .min_free_kbytes = 0,
                                    .per_cpu_limits = options.per_cpu_limits})
                 .value()),
@@ -90,7 +98,8 @@ struct ReportingWorld {
                    ? std::make_unique<FakeDevice>(time, *options.report_time)
                    : std::make_unique<FakeDevice>()),
         reporter(std::make_unique<Reporter>(
-            *allocator, time, std::make_unique<V12Policy>(options.v12))) {
+            *allocator, time, std::make_unique<V12Policy>(options.v12))),
+        first_zone(allocator->ZoneOf(options.memory.front().start).type()) {
     device->set_inspect([this](std::span<const GpaRange> ranges) {
       ExpectIsolated(*allocator, ranges);
     });
@@ -100,10 +109,13 @@ struct ReportingWorld {
     if (device->outstanding()) device->End();
   }
 
-  // Allocates blocks of `order` until there are none; ascending.
+  // Allocates blocks of `order` until there are none, not even such as a zone
+  // keeps back for itself; ascending.
   std::vector<Pfn> TakeAll(Order order) {
+    Gfp gfp = kGfpUser;
+    gfp.reserves = Reserves::kAll;
     std::vector<Pfn> blocks;
-    while (const std::optional<Pfn> pfn = allocator->Allocate(0, order)) {
+    while (const std::optional<Pfn> pfn = allocator->Allocate(0, order, gfp)) {
       blocks.push_back(*pfn);
     }
     std::sort(blocks.begin(), blocks.end());
@@ -118,12 +130,25 @@ struct ReportingWorld {
     zone().SetWatermarks({.min = min, .low = min, .high = min});
   }
 
-  Zone& zone(size_t index = 0) { return *allocator->zones()[index]; }
-  const ZoneBitmap& bitmap(size_t index = 0) {
-    return static_cast<const V12Policy&>(reporter->policy())
-        .bitmap(zone(index));
+  // Of the first memory; else of the zone that is named.
+  Zone& zone() { return zone(first_zone); }
+  Zone& zone(ZoneType type) { return allocator->zone(/*node=*/0, type); }
+  const ZoneBitmap& bitmap() { return bitmap(first_zone); }
+  const ZoneBitmap& bitmap(ZoneType type) {
+    return static_cast<const V12Policy&>(reporter->policy()).bitmap(zone(type));
   }
-  uint64_t marked(size_t index = 0) { return bitmap(index).count(); }
+  uint64_t marked() { return marked(first_zone); }
+  uint64_t marked(ZoneType type) { return bitmap(type).count(); }
+
+  // Memory from outside, free at once.
+  void AddOnline(PfnRange range, ZoneType type) {
+    EXPECT_EQ(hotplug.Add(range, /*node=*/0), absl::OkStatus());
+    EXPECT_EQ(hotplug.Online(range, type), absl::OkStatus());
+  }
+  void OfflineRemove(PfnRange range) {
+    EXPECT_EQ(hotplug.Offline(range), absl::OkStatus());
+    EXPECT_EQ(hotplug.Remove(range), absl::OkStatus());
+  }
 
   // P, Z and R of docs/invariants.md.
   void ExpectInvariants() {
@@ -147,6 +172,8 @@ struct ReportingWorld {
   std::unique_ptr<PageAllocator> allocator;
   std::unique_ptr<FakeDevice> device;
   std::unique_ptr<Reporter> reporter;
+  MemoryHotplug hotplug{*allocator, /*ram=*/nullptr, /*reporting=*/&time};
+  const ZoneType first_zone;
 };
 
 }  // namespace guestmm

@@ -83,7 +83,7 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
                 "0.25");
   ExpectRefused("density --policies off,nonsense",
                 "guestmm density: --policies nonsense: there is no such "
-                "policy; allowed are off, v12");
+                "policy; allowed are off, v12, v12-hotplug");
   ExpectRefused("density --order 11",
                 "guestmm density: --order 11: allowed is a whole number from "
                 "0 to 10");

@@ -21,7 +21,7 @@ class FreeBlockObserver {
 
   // `range` is about to be part of `zone`: before any block of it is free.
   // First of all, for memory that is there already when the observer is set.
-  // Must not call back into the allocator.
+  // Must not call back into the allocator, but may take a zone's lock.
   virtual void OnMemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
   // `range`, in whole sections, is no longer part of `zone`. As OnMemoryOnline.
   virtual void OnMemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}

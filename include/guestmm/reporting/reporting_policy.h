@@ -21,7 +21,8 @@ namespace guestmm {
 //
 // A pass is a run over memory: NextBatch until it says that the pass is over.
 // NextBatch and ReturnBatch are called one at a time; BlockFreed comes from any
-// thread, between and during them.
+// thread, between and during them. So do MemoryOnline and MemoryOffline, but of
+// those one at a time.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;
@@ -35,8 +36,8 @@ class ReportingPolicy {
   // The most blocks in one report.
   virtual size_t capacity() const = 0;
 
-  // Starts with fresh state for `zones`, which are the same until Disable.
-  // Comes before any other call.
+  // Starts with fresh state for `zones`, which are the same until Disable;
+  // their memory may change. Comes before any other call.
   virtual absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones) = 0;
   // Drops the state. No other call is under way or follows before Enable.
   virtual void Disable() = 0;
@@ -45,8 +46,10 @@ class ReportingPolicy {
   virtual bool BlockFreed(Zone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
 
-  // Memory is about to be online, or is no longer (FreeBlockObserver). First of
-  // all, what is online when reporting is enabled.
+  // Memory is about to be online, or is no longer (FreeBlockObserver): before
+  // the first, and after the last BlockFreed of it. What is online when
+  // reporting is enabled is told first. No lock is held but one that keeps
+  // memory from coming and going, so the zone's may be taken.
   virtual void MemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
   virtual void MemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}
 

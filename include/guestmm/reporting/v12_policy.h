@@ -27,6 +27,10 @@ struct V12Options {
   uint64_t threshold = 16;
   // The same, as the blocks in one report.
   size_t capacity = 16;
+  // Whether memory that is added while reporting is enabled is tracked wherever
+  // it lies ("v12-hotplug"), or, as posted, only within the span that its zone
+  // had when reporting was enabled.
+  bool hotplug = false;
 };
 
 // The policy of "[RFC][PATCH v12 0/2] mm: Support for page reporting" (Lal,
@@ -42,7 +46,9 @@ class V12Policy final : public ReportingPolicy {
   // REQUIRES: options.order <= kMaxOrder; threshold > 0; capacity > 0.
   explicit V12Policy(const V12Options& options);
 
-  std::string_view name() const override { return "v12"; }
+  std::string_view name() const override {
+    return options_.hotplug ? "v12-hotplug" : "v12";
+  }
   std::vector<std::pair<std::string_view, uint64_t>> parameters()
       const override;
   Order min_order() const override { return options_.order; }
@@ -52,6 +58,9 @@ class V12Policy final : public ReportingPolicy {
   void Disable() override;
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+  void MemoryOnline(Zone& zone, PfnRange range) override;
+  void MemoryOffline(Zone& zone, PfnRange range) override
+      ABSL_LOCKS_EXCLUDED(zone.lock());
   bool NextBatch(Scatterlist& list) override;
   void ReturnBatch(Scatterlist& list, bool acknowledged) override;
   absl::Status CheckInvariants() const override;
@@ -67,8 +76,11 @@ class V12Policy final : public ReportingPolicy {
     std::unique_ptr<ZoneBitmap> bitmap;
   };
 
-  // Looks at the marked block at `pfn`, clears its mark, and isolates it if it
-  // can be reported.
+  ZoneBitmap& BitmapOf(const Zone& zone) {
+    return *zones_[static_cast<size_t>(zone.index())].bitmap;
+  }
+  // Looks at the block at `pfn`, which was found marked, clears its mark, and
+  // isolates it if it can be reported.
   std::optional<IsolatedBlock> Take(TrackedZone& tracked, Pfn pfn);
 
   const V12Options options_;

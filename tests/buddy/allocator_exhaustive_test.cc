@@ -1,4 +1,5 @@
-// Every program up to some length over 16 pages.
+// Every program up to some length over 16 pages: of allocating alone, with
+// per-CPU lists, with every type of request, with hotplug and pins.
 //
 // Programs that lead the model to the same state have the same future, so each
 // state is continued once: this covers all programs of that length, provided
@@ -87,6 +88,14 @@ TEST(AllocatorExhaustiveTest, EveryStateThatZonesReachIn7Steps) {
 
 TEST(AllocatorExhaustiveTest, EveryStateThatPerCpuListsReachIn6Steps) {
   EXPECT_GT(RunToEveryState(kCachedWorld, 6), 1000);
+}
+
+TEST(AllocatorExhaustiveTest, EveryStateThatTypesReachIn5Steps) {
+  EXPECT_GT(RunToEveryState(kTypesWorld, 5), 1000);
+}
+
+TEST(AllocatorExhaustiveTest, EveryStateThatHotplugReachesIn4Steps) {
+  EXPECT_GT(RunToEveryState(kTinyHotplugWorld, 4), 1000);
 }
 
 }  // namespace

@@ -50,13 +50,34 @@ TEST(RandomProgramTest, PrintsAsCode) {
   EXPECT_EQ(
       ToCode(Program{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}),
       "{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}");
+  EXPECT_EQ(
+      ToCode(Program{Alloc{0, 3, kGfpKernel}, Alloc{0, 1, kGfpUser.OnlyFrom(1)},
+                     Pin{3}, Unpin{1, 0}}),
+      "{Alloc{0, 3, kGfpKernel}, Alloc{0, 1, kGfpUser.OnlyFrom(1)}, "
+      "Pin{3}, Unpin{1, 0}}");
+  EXPECT_EQ(ToCode(Program{IsolateRange{1}, RestoreRange{0}, TakeOffline{2},
+                           BringOnline{2}, BringOnline{3, true}}),
+            "{IsolateRange{1}, RestoreRange{0}, TakeOffline{2}, "
+            "BringOnline{2}, BringOnline{3, true}}");
   EXPECT_EQ(ToCode(Program{}), "{}");
 }
 
+// A request that prints as "?" could not be pasted.
+TEST(RandomProgramTest, EveryRequestHasAName) {
+  for (const NamedGfp& named : AllGfps()) {
+    EXPECT_EQ(ToCode(Alloc{0, 0, named.gfp}),
+              std::string(named.name) == "kGfpUser"
+                  ? "Alloc{0, 0}"
+                  : "Alloc{0, 0, " + std::string(named.name) + "}");
+  }
+}
+
 TEST(RandomProgramTest, AnyBytesAreAProgram) {
-  const std::vector<uint8_t> bytes = {0, 1, 2, 3, 0, 9, 5, 5, 5, 6, 0, 7, 7, 0};
+  const std::vector<uint8_t> bytes = {0, 1, 2, 0,  5, 0, 9, 0,  8, 5, 5, 5, 9,
+                                      0, 7, 1, 13, 0, 2, 1, 15, 0, 3, 1, 7, 0};
   EXPECT_EQ(ToCode(ProgramFromBytes(bytes)),
-            "{Alloc{1, 2}, Free{0, 9}, Drain{}, Isolate{7}}");
+            "{Alloc{1, 2}, Free{0, 9}, Drain{}, Isolate{7}, RestoreRange{2}, "
+            "BringOnline{3, true}}");
 }
 
 // A freed pair that waited at the tail is taken last.

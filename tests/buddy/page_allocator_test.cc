@@ -332,8 +332,7 @@ std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
 // Node 1 has no DMA32, so node 0 is not used in its place (zone_statistics).
 TEST(PageAllocatorNumaTest, WhatOnlyAnotherNodeCanHaveIsNoMiss) {
   const auto allocator = MakeTwoNodes();
-  EXPECT_TRUE(
-      allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
+  EXPECT_TRUE(allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
   EXPECT_EQ(allocator->vmstat().numa_hit, 1);
   EXPECT_EQ(allocator->vmstat().numa_miss, 0);
   EXPECT_EQ(allocator->vmstat().numa_foreign, 0);
@@ -358,9 +357,9 @@ TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
   EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
 }
 
-// Of a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU wants four
-// unmovable pages. Where DMA32 is there to go to next, it is given the two that
-// there are; else the movable pageblock is broken up for the other two.
+// Of a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU wants
+// four unmovable pages. Where DMA32 is there to go to next, it is given the two
+// that there are; else the movable pageblock is broken up for the other two.
 TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
   const auto allocator = MakeTwoNodes({.batch = 4, .high = 8});
   for (const int node : {0, 1}) {

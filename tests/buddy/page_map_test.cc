@@ -5,12 +5,14 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <barrier>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace guestmm {
@@ -177,6 +179,241 @@ TEST(PageMapTest, ListsAreApart) {
   map->lists().PushBack(b, Pfn(1), Order(0));
   EXPECT_TRUE(map->lists().Empty(a));
   EXPECT_THAT(Elements(*map, b), ElementsAre(2, 1));
+}
+
+TEST(PageMapTest, RemoveTellsOfAListThatIsNowEmpty) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeLists(1);
+  map->PushBack(list, Pfn(3), Order(0));
+  map->PushBack(list, Pfn(5), Order(0));
+  EXPECT_EQ(map->Remove(Pfn(3)), 0);
+  EXPECT_EQ(map->Remove(Pfn(5)), list);
+  EXPECT_TRUE(map->Empty(list));
+}
+
+TEST(PageMapTest, AFreeBlocksOrderAndItsLinksAreApart) {
+  const std::unique_ptr<PageMap> map = MakeMap(2048);
+  const PageMap::Index list = map->MakeLists(1);
+  for (int order = 0; order <= kMaxOrder.value(); ++order) {
+    map->PushBack(list, Pfn(uint64_t{1} << order), Order(order));
+  }
+  for (int order = 0; order <= kMaxOrder.value(); ++order) {
+    EXPECT_TRUE(map->IsFree(Pfn(uint64_t{1} << order), Order(order)));
+  }
+  EXPECT_THAT(Elements(*map, list),
+              ElementsAre(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024));
+}
+
+// All 29 bits of a link are in use there.
+TEST(PageMapTest, TheHighestPagesLinkToEachOther) {
+  const std::unique_ptr<PageMap> map = MakeMap(536869888);
+  const PageMap::Index list = map->MakeLists(1);
+  const Pfn last = map->end() - PageCount(1);
+  EXPECT_EQ(last, Pfn(536869887));
+  map->PushFront(list, last, kMaxOrder);
+  map->PushFront(list, last - PageCount(1), Order(0));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(536869886, 536869887));
+  EXPECT_TRUE(map->IsFree(last, kMaxOrder));
+}
+
+TEST(PageMapTest, RotateToFrontPutsWhatWasBeforeBehindTheRest) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeLists(1);
+  for (uint64_t pfn = 1; pfn <= 5; ++pfn) {
+    map->PushBack(list, Pfn(pfn), Order(0));
+  }
+  map->RotateToFront(list, Pfn(3));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(3, 4, 5, 1, 2));
+  map->RotateToFront(list, Pfn(2));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
+  map->RotateToFront(list, Pfn(2));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
+  // The links back are as good.
+  for (const uint64_t pfn : {1, 5, 4, 3, 2}) map->Remove(Pfn(pfn));
+  EXPECT_TRUE(map->Empty(list));
+}
+
+TEST(PageMapTest, RotateToFrontOfAListOfOneChangesNothing) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeLists(1);
+  map->PushBack(list, Pfn(3), Order(0));
+  map->RotateToFront(list, Pfn(3));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(3));
+}
+
+// Pageblocks
+
+TEST(PageMapTest, PageblocksBeginWithoutAZone) {
+  const std::unique_ptr<PageMap> map = MakeMap(1024);
+  EXPECT_EQ(map->pageblock(Pfn(0)).zone, PageMap::Pageblock::kNoZone);
+  EXPECT_EQ(map->pageblock(Pfn(1023)).zone, PageMap::Pageblock::kNoZone);
+}
+
+TEST(PageMapTest, EveryZoneAndTypeOfAPageblockComesBackAsSet) {
+  const auto map =
+      PageMap::Create({.end = Pfn(32), .pageblock_order = Order(3)}).value();
+  for (int zone = 0; zone < PageMap::Pageblock::kNoZone; ++zone) {
+    for (int type = 0; type < kMigrateTypes; ++type) {
+      map->SetPageblock(Pfn(13), {.zone = static_cast<uint8_t>(zone),
+                                  .type = static_cast<MigrateType>(type)});
+      for (uint64_t pfn = 8; pfn < 16; ++pfn) {
+        EXPECT_EQ(map->pageblock(Pfn(pfn)).zone, zone);
+        EXPECT_EQ(map->pageblock(Pfn(pfn)).type,
+                  static_cast<MigrateType>(type));
+      }
+    }
+  }
+  EXPECT_EQ(map->pageblock(Pfn(7)).zone, PageMap::Pageblock::kNoZone);
+  EXPECT_EQ(map->pageblock(Pfn(16)).zone, PageMap::Pageblock::kNoZone);
+  map->SetPageblock(Pfn(8), {});
+  EXPECT_EQ(map->pageblock(Pfn(8)).zone, PageMap::Pageblock::kNoZone);
+}
+
+// Pins
+
+using Unpinned = PageMap::Unpinned;
+constexpr MigrateType kReclaimable = MigrateType::kReclaimable;
+
+TEST(PageMapPinTest, APinnedBlockIsAllocatedButNotFreelySo) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  map->SetAllocated(Pfn(4), Order(2), kReclaimable);
+  EXPECT_TRUE(map->Pin(Pfn(4)));
+  EXPECT_TRUE(map->Pin(Pfn(4)));
+  EXPECT_EQ(map->pins(Pfn(4)), 2);
+  EXPECT_EQ(map->Get(Pfn(4)), (PageInfo{PageState::kAllocated, Order(2)}));
+  EXPECT_EQ(map->AllocatedAs(Pfn(4)), kReclaimable);
+  EXPECT_FALSE(map->IsAllocated(Pfn(4), Order(2)));
+  EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kStillInUse);
+  EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kStillInUse);
+  EXPECT_TRUE(map->IsAllocated(Pfn(4), Order(2)));
+  EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kNotPinned);
+}
+
+TEST(PageMapPinTest, TheLastPinOfAFreedBlockFreesIt) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  map->SetAllocated(Pfn(4), Order(2), kReclaimable);
+  map->Pin(Pfn(4));
+  map->Pin(Pfn(4));
+  EXPECT_TRUE(map->FreePinned(Pfn(4), Order(2)));
+  EXPECT_FALSE(map->IsAllocated(Pfn(4), Order(2)));
+  EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kStillInUse);
+  EXPECT_FALSE(map->IsAllocated(Pfn(4), Order(2)));
+  EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kLastPinOfFreedBlock);
+  // Now it is the caller's, to free like any other.
+  EXPECT_TRUE(map->IsAllocated(Pfn(4), Order(2)));
+  EXPECT_EQ(map->pins(Pfn(4)), 0);
+}
+
+TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  const PageMap::Index list = map->MakeLists(1);
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  map->SetTail(Pfn(4));
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  map->SetCached(Pfn(4), Order(0));
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  map->SetIsolated(Pfn(4), Order(0));
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  map->PushFront(list, Pfn(4), Order(0));
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  EXPECT_EQ(map->pins(Pfn(4)), 0);
+  map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+  map->Pin(Pfn(4));
+  map->FreePinned(Pfn(4), Order(0));
+  EXPECT_FALSE(map->Pin(Pfn(4)));
+  EXPECT_EQ(map->pins(Pfn(4)), 1);
+}
+
+TEST(PageMapPinTest, APinnedBlockIsFreedOnceAndAtItsOrder) {
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  map->SetAllocated(Pfn(4), Order(1), kReclaimable);
+  EXPECT_FALSE(map->FreePinned(Pfn(4), Order(1)));  // not pinned
+  map->Pin(Pfn(4));
+  EXPECT_FALSE(map->FreePinned(Pfn(4), Order(0)));
+  EXPECT_TRUE(map->FreePinned(Pfn(4), Order(1)));
+  EXPECT_FALSE(map->FreePinned(Pfn(4), Order(1)));
+}
+
+// Of an owner that frees and a device that unpins at the same time, exactly one
+// is told that the block is its to free.
+TEST(PageMapPinTest, OwnerAndDeviceAgreeWhoFrees) {
+  constexpr int kRounds = 20'000;
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  std::barrier<> both(2);
+  std::vector<char> owner_frees(kRounds);
+  std::vector<char> device_frees(kRounds);
+  std::thread device([&] {
+    for (int round = 0; round < kRounds; ++round) {
+      both.arrive_and_wait();
+      device_frees[static_cast<size_t>(round)] =
+          map->Unpin(Pfn(4)) == Unpinned::kLastPinOfFreedBlock;
+      both.arrive_and_wait();
+    }
+  });
+  for (int round = 0; round < kRounds; ++round) {
+    map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+    map->Pin(Pfn(4));
+    both.arrive_and_wait();
+    owner_frees[static_cast<size_t>(round)] =
+        !map->FreePinned(Pfn(4), Order(0));
+    both.arrive_and_wait();
+    EXPECT_TRUE(map->IsAllocated(Pfn(4), Order(0))) << round;
+  }
+  device.join();
+  for (size_t round = 0; round < kRounds; ++round) {
+    EXPECT_NE(owner_frees[round], device_frees[round]) << round;
+  }
+}
+
+TEST(PageMapPinTest, PinsOfManyThreadsAreAllCounted) {
+  constexpr int kPins = 20'000;
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2; ++i) {
+    threads.emplace_back([&] {
+      for (int pin = 0; pin < kPins; ++pin) {
+        map->Pin(Pfn(4));
+        map->Pin(Pfn(4));
+        map->Unpin(Pfn(4));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(map->pins(Pfn(4)), 2 * kPins);
+}
+
+// Memory
+
+// Of 4 MiB of entries the range that is released leaves, and nothing else.
+TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
+  constexpr uint64_t kPages = 4 * kMiB / PageMap::kBytesPerPage;
+  const std::unique_ptr<PageMap> map = MakeMap(kPages);
+  const uint64_t before = map->ResidentBytes().value();
+  for (uint64_t pfn = 0; pfn < kPages; ++pfn) map->SetTail(Pfn(pfn));
+  const uint64_t full = map->ResidentBytes().value();
+  EXPECT_GE(full - before, 4 * kMiB - 64 * kKiB);
+  // Not from the start of a page, nor to the end of one.
+  const PfnRange range = {Pfn(kPages / 4 + 1), Pfn(kPages / 4 * 3 - 1)};
+  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
+    map->SetOffline(pfn);
+  }
+  map->Release(range);
+  const uint64_t released = full - map->ResidentBytes().value();
+  EXPECT_LE(released, 2 * kMiB);
+  EXPECT_GE(released, 2 * kMiB - 128 * kKiB);
+  for (uint64_t pfn = 0; pfn < kPages; ++pfn) {
+    ASSERT_EQ(map->IsOffline(Pfn(pfn)), range.Contains(Pfn(pfn))) << pfn;
+  }
+}
+
+TEST(PageMapTest, LessThanAHostPageIsNotReleased) {
+  const std::unique_ptr<PageMap> map = MakeMap(1024);
+  for (uint64_t pfn = 0; pfn < 1024; ++pfn) map->SetTail(Pfn(pfn));
+  map->Release({Pfn(1), Pfn(9)});
+  for (uint64_t pfn = 0; pfn < 1024; ++pfn) {
+    ASSERT_TRUE(map->IsTail(Pfn(pfn))) << pfn;
+  }
 }
 
 TEST(PageMapDeathTest, MoreListsThanPlanned) {

@@ -208,7 +208,139 @@ TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
   EXPECT_THAT(observer.freed, ElementsAre(1, 3, 5));
 }
 
+// Of each of three lists a page in turn, from the one behind unmovable; once
+// unmovable has none left, its turn is another page of the next.
+TEST(PerCpuPagesTest, GivesBackRoundTheTypes) {
+  class Observer final : public FreeBlockObserver {
+   public:
+    bool OnBlockFreed(Zone&, Pfn pfn, Order) override {
+      freed.push_back(pfn.value());
+      return false;
+    }
+    void Wake() override {}
+    std::vector<uint64_t> freed;
+  };
+  TinyZone zone({.span = {Pfn(0), Pfn(32)},
+                 .memory = {{Pfn(0), Pfn(32)}},
+                 .max_order = Order(3)});
+  for (const auto& [pfn, type] : {std::pair(24, MigrateType::kUnmovable),
+                                  std::pair(16, MigrateType::kMovable),
+                                  std::pair(8, MigrateType::kReclaimable)}) {
+    ASSERT_EQ(zone.Allocate(3, type), Pfn(static_cast<uint64_t>(pfn)));
+  }
+  for (const uint64_t pfn : {24, 16, 8}) zone.Free(pfn, 3);
+  for (const MigrateType type : {MigrateType::kUnmovable, MigrateType::kMovable,
+                                 MigrateType::kReclaimable}) {
+    zone.AllocatePages(8, type);
+  }
+  EXPECT_EQ(zone.Picture(), "F-------AAAAAAAAAAAAAAAAAAAAAAAA");
+  EXPECT_EQ(zone.Types(), "MRMU");
+  Observer observer;
+  zone->SetObserver(&observer);
+  SinglePages list(zone, {.batch = 4, .high = 7});
+  for (const uint64_t pfn : {16, 18, 20, 8, 10, 24}) {
+    EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
+  }
+  EXPECT_THAT(observer.freed, IsEmpty());
+  EXPECT_EQ(list.Free(Pfn(22)), nullptr);
+  EXPECT_THAT(observer.freed, ElementsAre(16, 8, 24, 18));
+  EXPECT_EQ(list.Drain(), nullptr);
+  EXPECT_THAT(observer.freed, ElementsAre(16, 8, 24, 18, 20, 10, 22));
+}
+
+TEST(PerCpuPagesTest, EachTypeHasAListOfItsOwn) {
+  TinyZone zone({.span = {Pfn(0), Pfn(16)},
+                 .memory = {{Pfn(0), Pfn(16)}},
+                 .max_order = Order(3)});
+  SinglePages list(zone, {.batch = 2, .high = 8});
+  const Order page(0);
+  EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kUnmovable), Pfn(8));
+  EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kMovable), Pfn(0));
+  EXPECT_EQ(zone.Picture(), "ACF-F---ACF-F---");
+  EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kUnmovable), Pfn(9));
+  EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kMovable), Pfn(1));
+  // Back to the list of its pageblock's type, whatever it was asked for as.
+  EXPECT_EQ(list.Free(Pfn(1)), nullptr);
+  EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kMovable), Pfn(1));
+}
+
+// It would be cached while its pageblock leaves.
+TEST(PerCpuPagesTest, APageOnItsWayOfflineIsNotCached) {
+  TinyZone zone({.span = {Pfn(0), Pfn(16)},
+                 .memory = {{Pfn(0), Pfn(16)}},
+                 .max_order = Order(3)});
+  SinglePages list(zone, {.batch = 1, .high = 8});
+  ASSERT_EQ(list.Allocate(), Pfn(8));
+  {
+    LockHolder hold(zone->lock());
+    zone->IsolatePageblocks({Pfn(8), Pfn(16)});
+  }
+  EXPECT_EQ(list.Free(Pfn(8)), nullptr);
+  EXPECT_EQ(list.cached_pages(), PageCount(0));
+  EXPECT_EQ(zone->offlining_pages(), PageCount(8));
+}
+
+TEST(PerCpuPagesTest, NewLimitsBeginWithEmptyLists) {
+  TinyZone zone(16);
+  SinglePages list(zone, {.batch = 4, .high = 8});
+  EXPECT_EQ(list.Allocate(), Pfn(0));
+  EXPECT_EQ(list.SetLimits({.batch = 2, .high = 3}), nullptr);
+  EXPECT_EQ(list.cached_pages(), PageCount(0));
+  EXPECT_EQ(list.limits(), (PerCpuLimits{.batch = 2, .high = 3}));
+  EXPECT_EQ(list.Allocate(), Pfn(1));
+  EXPECT_EQ(zone.Picture(), "AACFF---F-------");
+}
+
+TEST(PerCpuPagesTest, TheSameLimitsChangeNothing) {
+  TinyZone zone(16);
+  SinglePages list(zone, {.batch = 4, .high = 8});
+  EXPECT_EQ(list.Allocate(), Pfn(0));
+  EXPECT_EQ(list.SetLimits({.batch = 4, .high = 8}), nullptr);
+  EXPECT_EQ(list.cached_pages(), PageCount(3));
+}
+
+TEST(PerCpuPagesTest, APinnedPageIsNotCachedUntilItIsUnpinned) {
+  TinyZone zone(16);
+  SinglePages list(zone, {.batch = 1, .high = 8});
+  EXPECT_EQ(list.Allocate(), Pfn(0));
+  ASSERT_TRUE(zone.pages().Pin(Pfn(0)));
+  EXPECT_EQ(list.Free(Pfn(0)), nullptr);
+  EXPECT_EQ(list.cached_pages(), PageCount(0));
+  EXPECT_EQ(list.Allocate(), Pfn(1));
+  EXPECT_EQ(zone.pages().Unpin(Pfn(0)),
+            PageMap::Unpinned::kLastPinOfFreedBlock);
+  EXPECT_EQ(list.Free(Pfn(0)), nullptr);
+  EXPECT_EQ(list.cached_pages(), PageCount(1));
+}
+
+TEST(PerCpuPagesDeathTest, DoubleFreeOfAPinnedPage) {
+  TinyZone zone(16);
+  SinglePages list(zone, {.batch = 1, .high = 8});
+  list.Allocate();
+  zone.pages().Pin(Pfn(0));
+  EXPECT_EQ(list.Free(Pfn(0)), nullptr);
+  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(0))), "free of pfn 0x0");
+}
+
 // Linux 6.1
+
+// zone_highsize: the low watermark, shared by the node's vCPUs, but four
+// batches at least.
+TEST(PerCpuLimitsTest, High61IsAShareOfTheLowWatermark) {
+  const PageCount low(4000);
+  const auto limits = [&](int cpus) {
+    return DefaultPerCpuLimits(Linux::k6_1, Mib(4096), low, cpus);
+  };
+  EXPECT_EQ(limits(1), (PerCpuLimits{.batch = 63, .high = 4000}));
+  EXPECT_EQ(limits(4), (PerCpuLimits{.batch = 63, .high = 1000}));
+  EXPECT_EQ(limits(100), (PerCpuLimits{.batch = 63, .high = 4 * 63}));
+}
+
+TEST(PerCpuPagesTest, CachesOrders0To3AndAPageblocksIn6_1) {
+  EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k5_3, kPageblockOrder), 1);
+  EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k6_1, kPageblockOrder),
+            0b10'0000'1111);
+}
 
 // A zone of 64 pages in pageblocks of 16, and one vCPU's lists by 6.1's rules.
 class PerCpuPages61Test : public ::testing::Test {
@@ -230,7 +362,8 @@ class PerCpuPages61Test : public ::testing::Test {
   TinyZone zone_{{.span = {Pfn(0), Pfn(64)},
                   .memory = {{Pfn(0), Pfn(64)}},
                   .max_order = Order(5),
-                  .pageblock_order = Order(4)}};
+                  .pageblock_order = Order(4),
+                  .placement = {.rules = Linux::k6_1}}};
   std::unique_ptr<PerCpuPages> lists_;
 };
 
@@ -255,6 +388,87 @@ TEST_F(PerCpuPages61Test, SmallBlocksStayAfterAnAllocation) {
   EXPECT_EQ(cached(), 7);
 }
 
+// Of larger blocks fewer, but two at least; never as many pages as a batch.
+TEST_F(PerCpuPages61Test, ABatchIsSmallerOfLargerBlocks) {
+  lists_ = MakeLists({.batch = 8, .high = 60});
+  for (const auto& [order, blocks] :
+       {std::pair(1, 4), std::pair(2, 2), std::pair(3, 2)}) {
+    EXPECT_TRUE(lists_->Allocate(Order(order), MigrateType::kMovable));
+    EXPECT_EQ(cached(), (blocks - 1) << order) << order;
+    EXPECT_EQ(lists_->Drain(), nullptr);
+  }
+}
+
+TEST_F(PerCpuPages61Test, ABatchOfOneIsOneBlock) {
+  lists_ = MakeLists({.batch = 1, .high = 60});
+  EXPECT_TRUE(lists_->Allocate(Order(2), MigrateType::kMovable));
+  EXPECT_EQ(cached(), 0);
+}
+
+// Each time high is reached twice as many go back, but not below a batch, until
+// something is allocated.
+TEST_F(PerCpuPages61Test, GivesBackTwiceAsMuchEachTime) {
+  lists_ = MakeLists({.batch = 3, .high = 20});
+  zone_.AllocatePages(64);
+  FreePages(0, 20);
+  EXPECT_EQ(cached(), 17);
+  FreePages(20, 3);
+  EXPECT_EQ(cached(), 14);
+  FreePages(23, 6);
+  EXPECT_EQ(cached(), 8);
+  FreePages(29, 12);
+  EXPECT_EQ(cached(), 3);  // not 24 but 17 of 20
+  // Two steps back.
+  EXPECT_TRUE(lists_->Allocate(Order(0), MigrateType::kMovable));
+  EXPECT_TRUE(lists_->Allocate(Order(0), MigrateType::kMovable));
+  FreePages(41, 19);
+  EXPECT_EQ(cached(), 17);
+}
+
+TEST_F(PerCpuPages61Test, WhereHighIsBelowABatchOnePageGoesBack) {
+  lists_ = MakeLists({.batch = 8, .high = 4});
+  zone_.AllocatePages(8);
+  FreePages(0, 4);
+  EXPECT_EQ(cached(), 3);
+  FreePages(4, 4);
+  EXPECT_EQ(cached(), 3);
+}
+
+// The list that was freed to comes first, the oldest of it.
+TEST_F(PerCpuPages61Test, TheListThatIsFreedToGivesBackFirst) {
+  zone_.AllocatePages(16);
+  ASSERT_EQ(zone_.Allocate(1), Pfn(16));
+  ASSERT_EQ(zone_.Allocate(1), Pfn(18));
+  EXPECT_EQ(lists_->Free(Pfn(16), Order(1)), nullptr);
+  FreePages(0, 6);
+  EXPECT_EQ(lists_->Free(Pfn(18), Order(1)), nullptr);  // ten of nine
+  // Two pairs are four pages, for the three that had to go.
+  EXPECT_TRUE(zone_.FreeBlockAt(16).has_value());
+  EXPECT_EQ(cached(), 6);
+}
+
+// A huge page is no small block: it may stay though others were freed before.
+TEST_F(PerCpuPages61Test, APageblockFreedInARowIsNotSentAway) {
+  lists_ = MakeLists({.batch = 3, .high = 30});
+  zone_.AllocatePages(32);
+  ASSERT_EQ(zone_.Allocate(4), Pfn(32));
+  FreePages(0, 30);
+  EXPECT_EQ(cached(), 27);
+  // 43 are above 30; of the six that have to go it is the first and only one.
+  EXPECT_EQ(lists_->Free(Pfn(32), Order(4)), nullptr);
+  EXPECT_EQ(cached(), 27);
+}
+
+TEST_F(PerCpuPages61Test, APageblockIsCached) {
+  lists_ = MakeLists({.batch = 1, .high = 30});
+  ASSERT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));
+  EXPECT_EQ(lists_->Free(Pfn(0), Order(4)), nullptr);
+  EXPECT_EQ(cached(), 16);
+  EXPECT_EQ(zone_.pages().Get(Pfn(0)),
+            (PageInfo{PageState::kCached, Order(4)}));
+  EXPECT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));
+}
+
 // drain_pages_zone: from the list of unmovable single pages on, to that of
 // reclaimable pageblocks.
 TEST_F(PerCpuPages61Test, DrainsListByListFromTheFirstOn) {
@@ -269,10 +483,10 @@ TEST_F(PerCpuPages61Test, DrainsListByListFromTheFirstOn) {
   };
   lists_ = MakeLists({.batch = 1, .high = 60});
   std::vector<Pfn> blocks;
-  for (const auto& [order, type] :
-       {std::pair(4, MigrateType::kMovable), std::pair(1, MigrateType::kMovable),
-        std::pair(0, MigrateType::kMovable),
-        std::pair(0, MigrateType::kUnmovable)}) {
+  for (const auto& [order, type] : {std::pair(4, MigrateType::kMovable),
+                                    std::pair(1, MigrateType::kMovable),
+                                    std::pair(0, MigrateType::kMovable),
+                                    std::pair(0, MigrateType::kUnmovable)}) {
     blocks.push_back(*lists_->Allocate(Order(order), type));
     ASSERT_EQ(lists_->Free(blocks.back(), Order(order)), nullptr);
   }

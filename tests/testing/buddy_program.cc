@@ -1,6 +1,7 @@
 #include "tests/testing/buddy_program.h"
 
-#include <type_traits>
+#include <array>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 
@@ -55,28 +56,203 @@ const BuddyWorld kTwoZonesWorld = {
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}},
     .observed_from = Order(0)};
 
+const BuddyWorld kTypesWorld = {
+    .name = "kTypesWorld",
+    .options = {.memory = {Range(0, 16)},
+                .max_order = Order(3),
+                .pageblock_order = Order(2),
+                .min_free_kbytes = 0,
+                .per_cpu_limits = PerCpuLimits{.batch = 1, .high = 0}},
+    .observed_from = Order(2),
+    .gfps = {kGfpUser, kGfpKernel, kGfpReclaimable}};
+
+const BuddyWorld kStealingWorld = {
+    .name = "kStealingWorld",
+    .options = {.memory = {Range(kDma32End - 16, kDma32End - 3),
+                           Range(kDma32End + 3, kDma32End + 61)},
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .min_free_kbytes = 16,
+                .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 6}},
+    .observed_from = Order(2)};
+
+const BuddyWorld kReserveWorld = {
+    .name = "kReserveWorld",
+    .options = {.memory = {Range(kDma32End - 16, kDma32End + 160)},
+                .movable = PageCount(128),
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .min_free_kbytes = 256,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}},
+    .observed_from = Order(2)};
+
+const BuddyWorld kTwoNodesWorld = {
+    .name = "kTwoNodesWorld",
+    .options = {.memory = {Range(kDma32End - 24, kDma32End + 32),
+                           {.start = Pfn(kDma32End + 32),
+                            .end = Pfn(kDma32End + 72),
+                            .node = 1}},
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .min_free_kbytes = 48,
+                .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 6}},
+    .observed_from = Order(2)};
+
+const BuddyWorld kLinux61World = {
+    .name = "kLinux61World",
+    .options = {.memory = {Range(kDma32End - 32, kDma32End + 96)},
+                .cpus = 2,
+                .max_order = Order(5),
+                .pageblock_order = Order(4),
+                .min_free_kbytes = 16,
+                .per_cpu_lists = Linux::k6_1,
+                .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 14},
+                .placement = {.rules = Linux::k6_1}},
+    .observed_from = Order(2)};
+
+const BuddyWorld kShuffledWorld = {
+    .name = "kShuffledWorld",
+    .options = {.memory = {Range(0, 48)},
+                .max_order = Order(2),
+                .min_free_kbytes = 0,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4},
+                .placement = {.shuffle_seed = 7}},
+    .observed_from = Order(0)};
+
+const BuddyWorld kHotplugWorld = {
+    .name = "kHotplugWorld",
+    .options = {.memory = {Range(kDma32End, kDma32End + 48)},
+                .movable = PageCount(16),
+                .hotplug_end = Pfn(kDma32End + 64),
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .section_order = Order(4),
+                .min_free_kbytes = 16,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}},
+    .observed_from = Order(1)};
+
+const BuddyWorld kHotplug61World = {
+    .name = "kHotplug61World",
+    .options = {.memory = {Range(kDma32End, kDma32End + 48)},
+                .movable = PageCount(16),
+                .hotplug_end = Pfn(kDma32End + 64),
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .section_order = Order(4),
+                .min_free_kbytes = 0,
+                .per_cpu_lists = Linux::k6_1,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 9},
+                .placement = {.rules = Linux::k6_1}},
+    .observed_from = Order(1)};
+
+const BuddyWorld kTinyHotplugWorld = {
+    .name = "kTinyHotplugWorld",
+    .options = {.memory = {Range(0, 16)},
+                .max_order = Order(3),
+                .pageblock_order = Order(2),
+                .section_order = Order(3),
+                .min_free_kbytes = 0,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 3}},
+    .observed_from = Order(2),
+    .pins = true};
+
 std::vector<const BuddyWorld*> AllBuddyWorlds() {
-  return {&kBareWorld, &kCachedWorld, &kWatermarkWorld, &kHolesWorld,
-          &kTwoZonesWorld};
+  return {&kBareWorld,      &kCachedWorld,     &kWatermarkWorld, &kHolesWorld,
+          &kTwoZonesWorld,  &kTypesWorld,      &kStealingWorld,  &kReserveWorld,
+          &kTwoNodesWorld,  &kLinux61World,    &kShuffledWorld,  &kHotplugWorld,
+          &kHotplug61World, &kTinyHotplugWorld};
 }
 
+std::span<const NamedGfp> AllGfps() {
+  // Half of the requests are programs', as in life.
+  static constexpr std::array<NamedGfp, 24> kGfps = {{
+      {"kGfpUser", kGfpUser},
+      {"kGfpUser", kGfpUser},
+      {"kGfpUser", kGfpUser},
+      {"kGfpUser", kGfpUser},
+      {"kGfpUser", kGfpUser},
+      {"kGfpUser", kGfpUser},
+      {"kGfpKernel", kGfpKernel},
+      {"kGfpKernel", kGfpKernel},
+      {"kGfpKernel", kGfpKernel},
+      {"kGfpReclaimable", kGfpReclaimable},
+      {"kGfpReclaimable", kGfpReclaimable},
+      {"kGfpReclaimable", kGfpReclaimable},
+      {"kGfpAtomic", kGfpAtomic},
+      {"kGfpHigh", kGfpHigh},
+      {"kGfpMemalloc", kGfpMemalloc},
+      {"kGfpDma", kGfpDma},
+      {"kGfpDma32", kGfpDma32},
+      {"kGfpUser.PreferablyFrom(0)", kGfpUser.PreferablyFrom(0)},
+      {"kGfpUser.PreferablyFrom(1)", kGfpUser.PreferablyFrom(1)},
+      {"kGfpUser.OnlyFrom(0)", kGfpUser.OnlyFrom(0)},
+      {"kGfpUser.OnlyFrom(1)", kGfpUser.OnlyFrom(1)},
+      {"kGfpKernel.OnlyFrom(0)", kGfpKernel.OnlyFrom(0)},
+      {"kGfpKernel.OnlyFrom(1)", kGfpKernel.OnlyFrom(1)},
+      {"kGfpDma32.PreferablyFrom(1)", kGfpDma32.PreferablyFrom(1)},
+  }};
+  return kGfps;
+}
+
+namespace {
+
+std::string ToCode(const Gfp& gfp) {
+  const auto key = [](const Gfp& g) {
+    return std::tuple(g.type, g.highest, g.reserves, g.may_reclaim, g.node,
+                      g.this_node_only);
+  };
+  for (const NamedGfp& named : AllGfps()) {
+    if (key(named.gfp) == key(gfp)) return named.name;
+  }
+  return "?";
+}
+
+struct Printer {
+  std::string operator()(const Alloc& op) const {
+    const std::string gfp = ToCode(op.gfp);
+    return absl::StrCat("Alloc{", op.cpu, ", ", op.order,
+                        gfp == "kGfpUser" ? "" : ", " + gfp, "}");
+  }
+  std::string operator()(const Free& op) const {
+    return absl::StrCat("Free{", op.cpu, ", ", op.slot, "}");
+  }
+  std::string operator()(const Drain&) const { return "Drain{}"; }
+  std::string operator()(const Isolate& op) const {
+    return absl::StrCat("Isolate{", op.nth, "}");
+  }
+  std::string operator()(const Return& op) const {
+    return absl::StrCat("Return{", op.slot, "}");
+  }
+  std::string operator()(const Pin& op) const {
+    return absl::StrCat("Pin{", op.slot, "}");
+  }
+  std::string operator()(const Unpin& op) const {
+    return absl::StrCat("Unpin{", op.cpu, ", ", op.nth, "}");
+  }
+  std::string operator()(const IsolateRange& op) const {
+    return absl::StrCat("IsolateRange{", op.section, "}");
+  }
+  std::string operator()(const RestoreRange& op) const {
+    return absl::StrCat("RestoreRange{", op.nth, "}");
+  }
+  std::string operator()(const TakeOffline& op) const {
+    return absl::StrCat("TakeOffline{", op.section, "}");
+  }
+  std::string operator()(const BringOnline& op) const {
+    return absl::StrCat("BringOnline{", op.section,
+                        op.movable ? ", true}" : "}");
+  }
+};
+
+}  // namespace
+
 std::string ToCode(const Operation& operation) {
-  return std::visit(
-      [](const auto& op) -> std::string {
-        using T = std::decay_t<decltype(op)>;
-        if constexpr (std::is_same_v<T, Alloc>) {
-          return absl::StrCat("Alloc{", op.cpu, ", ", op.order, "}");
-        } else if constexpr (std::is_same_v<T, Free>) {
-          return absl::StrCat("Free{", op.cpu, ", ", op.slot, "}");
-        } else if constexpr (std::is_same_v<T, Drain>) {
-          return "Drain{}";
-        } else if constexpr (std::is_same_v<T, Isolate>) {
-          return absl::StrCat("Isolate{", op.nth, "}");
-        } else {
-          return absl::StrCat("Return{", op.slot, "}");
-        }
-      },
-      operation);
+  return std::visit(Printer(), operation);
 }
 
 std::string ToCode(const Program& program) {
@@ -97,13 +273,33 @@ Program RandomProgram(Random& random, size_t length) {
     if (kind == 0) {
       program.push_back(Drain{});
     } else if (kind <= 3) {
-      program.push_back(Isolate{random.Below(8)});
+      program.push_back(Isolate{random.Below(16)});
     } else if (kind <= 7) {
       program.push_back(Return{random.Below(8)});
+    } else if (kind == 8) {
+      program.push_back(Pin{random.Below(64)});
+    } else if (kind == 9) {
+      program.push_back(Unpin{cpu, random.Below(8)});
+    } else if (kind == 10) {
+      switch (random.Below(4)) {
+        case 0:
+          program.push_back(IsolateRange{random.Below(4)});
+          break;
+        case 1:
+          program.push_back(RestoreRange{random.Below(4)});
+          break;
+        case 2:
+          program.push_back(TakeOffline{random.Below(4)});
+          break;
+        default:
+          program.push_back(BringOnline{random.Below(4), random.OneIn(2)});
+          break;
+      }
     } else if (random.Below(10) < allocs_of_10) {
       // Order 0 in half of the cases, order 1 in a quarter...
       const auto bits = random.Next() | 1 << 4;
-      program.push_back(Alloc{cpu, __builtin_ctzll(bits)});
+      program.push_back(Alloc{cpu, __builtin_ctzll(bits),
+                              AllGfps()[random.Below(AllGfps().size())].gfp});
     } else {
       program.push_back(Free{cpu, random.Below(64)});
     }
@@ -113,29 +309,52 @@ Program RandomProgram(Random& random, size_t length) {
 
 Program ProgramFromBytes(std::span<const uint8_t> bytes) {
   Program program;
-  for (; bytes.size() >= 3; bytes = bytes.subspan(3)) {
+  for (; bytes.size() >= 4; bytes = bytes.subspan(4)) {
     const int cpu = bytes[1];
     const uint8_t argument = bytes[2];
-    switch (bytes[0] % 8) {
+    const Gfp& gfp = AllGfps()[bytes[3] % AllGfps().size()].gfp;
+    switch (bytes[0] % 16) {
       case 0:
       case 1:
-        program.push_back(Alloc{cpu, argument});
-        break;
       case 2:
-        program.push_back(Alloc{cpu, 0});
+        program.push_back(Alloc{cpu, argument, gfp});
         break;
       case 3:
       case 4:
-        program.push_back(Free{cpu, argument});
+        program.push_back(Alloc{cpu, 0, gfp});
         break;
       case 5:
+      case 6:
+      case 7:
+        program.push_back(Free{cpu, argument});
+        break;
+      case 8:
         program.push_back(Drain{});
         break;
-      case 6:
+      case 9:
         program.push_back(Isolate{argument});
         break;
-      default:
+      case 10:
         program.push_back(Return{argument});
+        break;
+      case 11:
+        program.push_back(Pin{argument});
+        break;
+      case 12:
+        program.push_back(Unpin{cpu, argument});
+        break;
+      case 13:
+        if (bytes[3] % 2 == 0) {
+          program.push_back(IsolateRange{argument});
+        } else {
+          program.push_back(RestoreRange{argument});
+        }
+        break;
+      case 14:
+        program.push_back(TakeOffline{argument});
+        break;
+      default:
+        program.push_back(BringOnline{argument, bytes[3] % 2 == 1});
         break;
     }
   }

@@ -20,45 +20,88 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/page_allocator.h"
 
 namespace guestmm::buddy {
+
+// What requests ask for, one or more of each kind. Beside gfp.h's:
+inline constexpr Gfp kGfpHigh = {.reserves = Reserves::kHigh};
+inline constexpr Gfp kGfpMemalloc = {.reserves = Reserves::kAll,
+                                     .may_reclaim = false};
+// By their names, as C++.
+struct NamedGfp {
+  const char* name;
+  Gfp gfp;
+};
+std::span<const NamedGfp> AllGfps();
 
 // Allocates; the block becomes the last live one.
 struct Alloc {
   int cpu = 0;
   int order = 0;
-  bool operator==(const Alloc&) const = default;
+  Gfp gfp = kGfpUser;  // one of AllGfps; its node wraps around
 };
 
 // Frees the `slot`th live block, counted from the one allocated first.
 struct Free {
   int cpu = 0;
   size_t slot = 0;
-  bool operator==(const Free&) const = default;
 };
 
 // Gives all per-CPU pages to their zones.
-struct Drain {
-  bool operator==(const Drain&) const = default;
-};
+struct Drain {};
 
 // Isolates the `nth` free block: by zone, then order, then place on its list.
 struct Isolate {
   size_t nth = 0;
-  bool operator==(const Isolate&) const = default;
 };
 
 // Returns the `slot`th isolated block, counted from the one isolated first.
 struct Return {
   size_t slot = 0;
-  bool operator==(const Return&) const = default;
 };
 
-using Operation = std::variant<Alloc, Free, Drain, Isolate, Return>;
+// Pins the `slot`th live block. Once freed it is no longer live, but stays
+// allocated until it is unpinned.
+struct Pin {
+  size_t slot = 0;
+};
+
+// Undoes the `nth` pin, counted from the oldest there is.
+struct Unpin {
+  int cpu = 0;
+  size_t nth = 0;
+};
+
+// Of the sections of the world's address space, those that are whole, the
+// `nth`: isolates its pageblocks, if all of it is one zone's, and they are not
+// isolated yet.
+struct IsolateRange {
+  size_t section = 0;
+};
+
+// Restores the `nth` isolated section.
+struct RestoreRange {
+  size_t nth = 0;
+};
+
+// Takes a section offline, and back online, to Normal or Movable; adds it
+// before where it was never there. Not if it is isolated as above.
+struct TakeOffline {
+  size_t section = 0;
+};
+struct BringOnline {
+  size_t section = 0;
+  bool movable = false;
+};
+
+using Operation =
+    std::variant<Alloc, Free, Drain, Isolate, Return, Pin, Unpin, IsolateRange,
+                 RestoreRange, TakeOffline, BringOnline>;
 using Program = std::vector<Operation>;
 
-// As C++: "Alloc{0, 3}", "{Alloc{0, 3}, Drain{}}".
+// As C++: "Alloc{0, 3}", "{Alloc{0, 3, kGfpKernel}, Drain{}}".
 std::string ToCode(const Operation& operation);
 std::string ToCode(const Program& program);
 
@@ -69,6 +112,9 @@ struct BuddyWorld {
   PageAllocatorOptions options;
   // The observer hears of blocks from this order on.
   Order observed_from;
+  // What an exhaustive test asks for, and whether it pins.
+  std::vector<Gfp> gfps = {kGfpUser};
+  bool pins = false;
 };
 
 // One zone of 16 pages; per-CPU lists that hold nothing.
@@ -81,6 +127,23 @@ extern const BuddyWorld kWatermarkWorld;
 extern const BuddyWorld kHolesWorld;
 // 27 pages on either side of the border between DMA32 and Normal.
 extern const BuddyWorld kTwoZonesWorld;
+// 16 pages in four pageblocks, and every type of request.
+extern const BuddyWorld kTypesWorld;
+// Pageblocks of eight pages with crooked ends, in Normal and a little DMA32.
+extern const BuddyWorld kStealingWorld;
+// DMA32, Normal, and Movable, each with something to keep from the next.
+extern const BuddyWorld kReserveWorld;
+// Two nodes, one of which has DMA32 and Normal, with a vCPU on each.
+extern const BuddyWorld kTwoNodesWorld;
+// The per-CPU lists and the placement of Linux 6.1.
+extern const BuddyWorld kLinux61World;
+// Page shuffle.
+extern const BuddyWorld kShuffledWorld;
+// Three of four sections of 16 pages are there, the last in Movable.
+extern const BuddyWorld kHotplugWorld;
+extern const BuddyWorld kHotplug61World;
+// Two sections of 8 pages, for every program of hotplug.
+extern const BuddyWorld kTinyHotplugWorld;
 
 std::vector<const BuddyWorld*> AllBuddyWorlds();
 
@@ -88,7 +151,7 @@ std::vector<const BuddyWorld*> AllBuddyWorlds();
 // fills and empties.
 Program RandomProgram(Random& random, size_t length);
 
-// Three bytes an operation; any bytes are a program.
+// Four bytes an operation; any bytes are a program.
 Program ProgramFromBytes(std::span<const uint8_t> bytes);
 
 }  // namespace guestmm::buddy

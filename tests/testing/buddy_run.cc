@@ -10,14 +10,6 @@
 namespace guestmm::buddy {
 namespace {
 
-std::vector<Watermarks> WatermarksOf(const PageAllocator& allocator) {
-  std::vector<Watermarks> watermarks;
-  for (const auto& zone : allocator.zones()) {
-    watermarks.push_back(zone->watermarks());
-  }
-  return watermarks;
-}
-
 std::string Differ(std::string_view what, uint64_t ours, uint64_t model) {
   if (ours == model) return "";
   std::string text(what);
@@ -25,39 +17,77 @@ std::string Differ(std::string_view what, uint64_t ours, uint64_t model) {
   return text;
 }
 
-std::string CompareZone(const Zone& zone, const PageMap& pages,
-                        const ZoneModel& model) {
-  for (int order = 0; order <= zone.max_order().value(); ++order) {
-    std::vector<uint64_t> listed;
-    {
-      LockHolder hold(zone.lock());
-      zone.ForEachFreeBlock(Order(order), MigrateType::kMovable,
-                            [&](Pfn pfn) { listed.push_back(pfn.value()); });
-    }
-    const auto& expected = model.lists()[static_cast<size_t>(order)];
-    if (!std::equal(listed.begin(), listed.end(), expected.begin(),
-                    expected.end())) {
-      std::string text = absl::StrCat("list of order ", order, ":");
-      for (const uint64_t pfn : listed) absl::StrAppend(&text, " ", pfn);
-      absl::StrAppend(&text, ", by the model:");
-      for (const uint64_t pfn : expected) absl::StrAppend(&text, " ", pfn);
-      return text;
+std::string CompareLists(const Zone& zone, const ZoneModel& model) {
+  for (int t = 0; t < kMigrateTypes; ++t) {
+    const auto type = static_cast<MigrateType>(t);
+    for (int order = 0; order <= zone.max_order().value(); ++order) {
+      std::vector<uint64_t> listed;
+      {
+        LockHolder hold(zone.lock());
+        zone.ForEachFreeBlock(Order(order), type,
+                              [&](Pfn pfn) { listed.push_back(pfn.value()); });
+      }
+      const auto& expected = model.lists(type)[static_cast<size_t>(order)];
+      if (!std::equal(listed.begin(), listed.end(), expected.begin(),
+                      expected.end())) {
+        std::string text =
+            absl::StrCat("list of order ", order, ", ", Name(type).data(), ":");
+        for (const uint64_t pfn : listed) absl::StrAppend(&text, " ", pfn);
+        absl::StrAppend(&text, ", by the model:");
+        for (const uint64_t pfn : expected) absl::StrAppend(&text, " ", pfn);
+        return text;
+      }
     }
   }
+  return "";
+}
+
+std::string CompareBlocks(const PageMap& pages, const ZoneModel& model) {
   for (const auto& [pfn, block] : model.blocks()) {
     const PageInfo info = pages.Get(Pfn(pfn));
     if (info != PageInfo{block.state, Order(block.order)}) {
       return absl::StrCat("page ", pfn, " is not ", Name(block.state).data(),
                           " of order ", block.order);
     }
+    if (block.state != PageState::kAllocated) continue;
+    if (pages.AllocatedAs(Pfn(pfn)) != block.as) {
+      return absl::StrCat("page ", pfn, " was not asked for as ",
+                          Name(block.as).data());
+    }
+    std::string wrong =
+        Differ(absl::StrCat("pins of page ", pfn), pages.pins(Pfn(pfn)),
+               static_cast<uint64_t>(block.pins));
+    if (!wrong.empty()) return wrong;
   }
-  std::string wrong = Differ("free", zone.free_pages().value(),
-                             model.PagesIn(PageState::kFree));
-  if (!wrong.empty()) return wrong;
-  wrong = Differ("isolated", zone.isolated_pages().value(),
-                 model.PagesIn(PageState::kIsolated));
-  if (!wrong.empty()) return wrong;
-  return Differ("managed", zone.managed_pages().value(), model.managed());
+  return "";
+}
+
+std::string CompareZone(const Zone& zone, const PageMap& pages,
+                        const ZoneModel& model) {
+  std::string wrong = CompareLists(zone, model);
+  if (wrong.empty()) wrong = CompareBlocks(pages, model);
+  const auto compare = [&](std::string_view what, uint64_t ours,
+                           uint64_t expected) {
+    if (wrong.empty()) wrong = Differ(what, ours, expected);
+  };
+  compare("free", zone.free_pages().value(), model.free());
+  compare("offlining", zone.offlining_pages().value(), model.offlining());
+  compare("isolated", zone.isolated_pages().value(),
+          model.PagesIn(PageState::kIsolated));
+  compare("managed", zone.managed_pages().value(), model.managed());
+  compare("start", zone.span().start.value(), model.span().start.value());
+  compare("end", zone.span().end.value(), model.span().end.value());
+  compare("steals", zone.steals(), model.steals);
+  compare("stolen pageblocks", zone.stolen_pageblocks(),
+          model.stolen_pageblocks);
+  compare("min", zone.watermarks().min.value(), model.marks.min.value());
+  compare("low", zone.watermarks().low.value(), model.marks.low.value());
+  compare("high", zone.watermarks().high.value(), model.marks.high.value());
+  for (size_t type = 0; type < kZoneTypes; ++type) {
+    compare("reserve", zone.lowmem_reserve(static_cast<ZoneType>(type)).value(),
+            model.reserve[type].value());
+  }
+  return wrong;
 }
 
 // Empty, or what went wrong and where.
@@ -82,11 +112,23 @@ bool BuddyRun::Recorder::OnBlockFreed(Zone&, Pfn pfn, Order order) {
   return true;
 }
 
+void BuddyRun::Recorder::OnMemoryOnline(Zone& zone, PfnRange range) {
+  told.memory.push_back(AllocatorModel::ToldOfMemory(
+      true, static_cast<size_t>(zone.index()), range));
+}
+
+void BuddyRun::Recorder::OnMemoryOffline(Zone& zone, PfnRange range) {
+  told.memory.push_back(AllocatorModel::ToldOfMemory(
+      false, static_cast<size_t>(zone.index()), range));
+}
+
 void BuddyRun::Recorder::Wake() { ++told.wakes; }
 
 BuddyRun::BuddyRun(const BuddyWorld& world)
-    : allocator_(PageAllocator::Create(world.options).value()),
-      model_(world.options, world.observed_from, WatermarksOf(*allocator_)) {
+    : world_(world),
+      allocator_(PageAllocator::Create(world.options).value()),
+      hotplug_(*allocator_),
+      model_(world.options, world.observed_from) {
   allocator_->SetObserver(&recorder_, world.observed_from);
 }
 
@@ -104,8 +146,10 @@ std::string BuddyRun::Apply(const Operation& operation) {
 
 std::string BuddyRun::Do(const Alloc& op) {
   const Order order(op.order % (allocator_->max_order().value() + 1));
-  const std::optional<Pfn> pfn = allocator_->Allocate(Cpu(op.cpu), order);
-  const auto expected = model_.Allocate(Cpu(op.cpu), order.value());
+  Gfp gfp = op.gfp;
+  if (gfp.node >= allocator_->nodes()) gfp.node = 0;
+  const std::optional<Pfn> pfn = allocator_->Allocate(Cpu(op.cpu), order, gfp);
+  const auto expected = model_.Allocate(Cpu(op.cpu), order.value(), gfp);
   if (pfn) live_.emplace_back(*pfn, order);
   constexpr uint64_t kNone = ~uint64_t{0};
   return Differ("allocated page", pfn ? pfn->value() : kNone,
@@ -164,17 +208,189 @@ std::string BuddyRun::Do(const Return& op) {
   return wrong;
 }
 
+std::string BuddyRun::Do(const Pin& op) {
+  if (live_.empty()) return "";
+  const Pfn pfn = live_[op.slot % live_.size()].first;
+  allocator_->Pin(pfn);
+  model_.Pin(pfn.value());
+  pins_.push_back(pfn);
+  return "";
+}
+
+std::string BuddyRun::Do(const Unpin& op) {
+  if (pins_.empty()) return "";
+  const auto at = pins_.begin() + static_cast<ptrdiff_t>(op.nth % pins_.size());
+  const Pfn pfn = *at;
+  pins_.erase(at);
+  allocator_->Unpin(Cpu(op.cpu), pfn);
+  model_.Unpin(Cpu(op.cpu), pfn.value());
+  return "";
+}
+
+std::vector<PfnRange> BuddyRun::Sections() const {
+  const Order order = allocator_->section_order();
+  std::vector<PfnRange> sections;
+  for (Pfn start = world_.options.memory.front().start.AlignUp(order);
+       start + order.pages() <= allocator_->hotplug_end();
+       start += order.pages()) {
+    sections.push_back({start, start + order.pages()});
+  }
+  return sections;
+}
+
+bool BuddyRun::IsIsolated(PfnRange section) const {
+  return std::any_of(isolated_ranges_.begin(), isolated_ranges_.end(),
+                     [&](const auto& other) { return other.range == section; });
+}
+
+std::string BuddyRun::Do(const IsolateRange& op) {
+  const std::vector<PfnRange> sections = Sections();
+  if (sections.empty()) return "";
+  const PfnRange section = sections[op.section % sections.size()];
+  ZoneModel* const model = model_.ZoneWithAll(section);
+  if (model == nullptr || IsIsolated(section)) return "";
+  Zone& zone = allocator_->ZoneOf(section.start);
+  LockHolder hold(zone.lock());
+  isolated_ranges_.push_back({section, zone.IsolatePageblocks(section)});
+  return model->IsolatePageblocks(section) == isolated_ranges_.back().types
+             ? ""
+             : "the pageblocks had other types before";
+}
+
+std::string BuddyRun::Do(const RestoreRange& op) {
+  if (isolated_ranges_.empty()) return "";
+  const auto at = isolated_ranges_.begin() +
+                  static_cast<ptrdiff_t>(op.nth % isolated_ranges_.size());
+  const IsolatedRange isolated = *at;
+  isolated_ranges_.erase(at);
+  Zone& zone = allocator_->ZoneOf(isolated.range.start);
+  LockHolder hold(zone.lock());
+  zone.RestorePageblocks(isolated.range, isolated.types);
+  model_.ZoneWithAll(isolated.range)
+      ->RestorePageblocks(isolated.range, isolated.types);
+  return "";
+}
+
+std::string BuddyRun::Do(const TakeOffline& op) {
+  const std::vector<PfnRange> sections = Sections();
+  if (sections.empty()) return "";
+  const PfnRange section = sections[op.section % sections.size()];
+  if (IsIsolated(section)) return "";
+  const absl::Status status = hotplug_.Offline(section);
+  return Differ("taken offline", status.ok() ? 1 : 0,
+                model_.Offline(section) ? 1 : 0);
+}
+
+std::string BuddyRun::Do(const BringOnline& op) {
+  const std::vector<PfnRange> sections = Sections();
+  if (sections.empty()) return "";
+  const PfnRange section = sections[op.section % sections.size()];
+  const ZoneType type = op.movable ? ZoneType::kMovable : ZoneType::kNormal;
+  if (model_.ZoneWithAll(section) != nullptr) {
+    return Differ("brought online", hotplug_.Online(section, type).ok() ? 1 : 0,
+                  0);
+  }
+  if (hotplug_.StateOf(section.start) == "absent") {
+    const absl::Status status = hotplug_.Add(section, /*node=*/0);
+    if (!status.ok()) return status.ToString();
+  }
+  const absl::Status status = hotplug_.Online(section, type);
+  if (!status.ok()) return status.ToString();
+  // Kernel memory goes to the zone whose span it lies in, or else to Normal.
+  auto zone = static_cast<size_t>(type);
+  for (size_t low = 0; low < 2 && !op.movable; ++low) {
+    const PfnRange span = model_.zones()[low].span();
+    if (span.start < section.end && section.start < span.end) zone = low;
+  }
+  model_.Online(zone, section);
+  return "";
+}
+
+std::string BuddyRun::ComparePageblocks() const {
+  const PageMap& pages = allocator_->pages();
+  const Order order = pages.pageblock_order();
+  for (Pfn pfn = world_.options.memory.front().start.AlignDown(order);
+       pfn < allocator_->hotplug_end(); pfn += order.pages()) {
+    const uint64_t number = pfn.value() >> order.value();
+    uint64_t zone = PageMap::Pageblock::kNoZone;
+    MigrateType type = pages.pageblock(pfn).type;
+    for (size_t i = 0; i < model_.zones().size(); ++i) {
+      const auto& pageblocks = model_.zones()[i].pageblocks();
+      const auto at = pageblocks.find(number);
+      if (at == pageblocks.end()) continue;
+      zone = i;
+      type = at->second;
+    }
+    std::string wrong =
+        Differ(absl::StrCat("zone of the pageblock of ", pfn.value()),
+               pages.pageblock(pfn).zone, zone);
+    if (!wrong.empty()) return wrong;
+    if (pages.pageblock(pfn).type != type) {
+      return absl::StrCat("the pageblock of ", pfn.value(), " is ",
+                          Name(pages.pageblock(pfn).type).data(),
+                          ", by the model ", Name(type).data());
+    }
+  }
+  return "";
+}
+
+std::string BuddyRun::CompareCounts() const {
+  for (int cpu = 0; cpu < allocator_->cpus(); ++cpu) {
+    for (size_t zone = 0; zone < allocator_->zones().size(); ++zone) {
+      const PerCpuPages& lists =
+          allocator_->per_cpu_pages(cpu, *allocator_->zones()[zone]);
+      std::string wrong =
+          Differ(absl::StrCat("cached by cpu ", cpu, " of zone ", zone),
+                 lists.cached_pages().value(), model_.CachedPages(cpu, zone));
+      if (!wrong.empty()) return wrong;
+    }
+  }
+  const PageCounts counts = allocator_->Counts();
+  uint64_t allocated = 0;
+  for (const ZoneModel& zone : model_.zones()) {
+    allocated += zone.PagesIn(PageState::kAllocated);
+  }
+  std::string wrong = Differ("cached", counts.cached.value(), model_.cached());
+  if (wrong.empty()) {
+    wrong = Differ("allocated", counts.allocated().value(), allocated);
+  }
+  const VmStat ours = allocator_->vmstat();
+  const VmStat& model = model_.vmstat();
+  const auto compare = [&](std::string_view what, uint64_t a, uint64_t b) {
+    if (wrong.empty()) wrong = Differ(what, a, b);
+  };
+  for (size_t type = 0; type < kZoneTypes; ++type) {
+    compare("pgalloc", ours.pgalloc[type], model.pgalloc[type]);
+    compare("allocstall", ours.allocstall[type], model.allocstall[type]);
+  }
+  compare("pgfree", ours.pgfree, model.pgfree);
+  compare("numa_hit", ours.numa_hit, model.numa_hit);
+  compare("numa_miss", ours.numa_miss, model.numa_miss);
+  compare("numa_foreign", ours.numa_foreign, model.numa_foreign);
+  compare("numa_local", ours.numa_local, model.numa_local);
+  compare("numa_other", ours.numa_other, model.numa_other);
+  compare("alloc_failed", ours.alloc_failed, model.alloc_failed);
+  compare("alloc_failed_isolated", ours.alloc_failed_isolated,
+          model.alloc_failed_isolated);
+  compare("alloc_failed_isolated_pages", ours.alloc_failed_isolated_pages,
+          model.alloc_failed_isolated_pages);
+  return wrong;
+}
+
 std::string BuddyRun::Compare() const {
   for (size_t i = 0; i < allocator_->zones().size(); ++i) {
     std::string wrong = CompareZone(*allocator_->zones()[i],
                                     allocator_->pages(), model_.zones()[i]);
     if (!wrong.empty()) return absl::StrCat("zone ", i, ", ", wrong);
   }
-  std::string wrong =
-      Differ("cached", allocator_->Counts().cached.value(), model_.cached());
+  std::string wrong = ComparePageblocks();
+  if (wrong.empty()) wrong = CompareCounts();
   if (!wrong.empty()) return wrong;
   if (recorder_.told.freed != model_.told().freed) {
     return "the observer was told of other blocks";
+  }
+  if (recorder_.told.memory != model_.told().memory) {
+    return "the observer was told of other memory";
   }
   wrong = Differ("wakes", static_cast<uint64_t>(recorder_.told.wakes),
                  static_cast<uint64_t>(model_.told().wakes));
@@ -186,8 +402,10 @@ std::string BuddyRun::Compare() const {
 std::vector<uint64_t> BuddyRun::FreeBlocks() const {
   std::vector<uint64_t> free;
   for (const ZoneModel& zone : model_.zones()) {
-    for (const std::list<uint64_t>& list : zone.lists()) {
-      free.insert(free.end(), list.begin(), list.end());
+    for (int type = 0; type < kMigrateTypes; ++type) {
+      for (const auto& list : zone.lists(static_cast<MigrateType>(type))) {
+        free.insert(free.end(), list.begin(), list.end());
+      }
     }
   }
   return free;
@@ -197,10 +415,15 @@ std::vector<Operation> BuddyRun::Choices() const {
   std::vector<Operation> choices;
   for (int cpu = 0; cpu < allocator_->cpus(); ++cpu) {
     for (int order = 0; order <= allocator_->max_order().value(); ++order) {
-      choices.push_back(Alloc{cpu, order});
+      for (const Gfp& gfp : world_.gfps) {
+        choices.push_back(Alloc{cpu, order, gfp});
+      }
     }
     for (size_t slot = 0; slot < live_.size(); ++slot) {
       choices.push_back(Free{cpu, slot});
+    }
+    for (size_t nth = 0; nth < pins_.size(); ++nth) {
+      choices.push_back(Unpin{cpu, nth});
     }
   }
   choices.push_back(Drain{});
@@ -210,21 +433,38 @@ std::vector<Operation> BuddyRun::Choices() const {
   for (size_t slot = 0; slot < isolated_.size(); ++slot) {
     choices.push_back(Return{slot});
   }
+  for (size_t slot = 0; slot < live_.size() && world_.pins; ++slot) {
+    choices.push_back(Pin{slot});
+  }
+  const std::vector<PfnRange> sections = Sections();
+  for (size_t section = 0; section < sections.size(); ++section) {
+    choices.push_back(IsolateRange{section});
+    choices.push_back(TakeOffline{section});
+    choices.push_back(BringOnline{section, false});
+    choices.push_back(BringOnline{section, true});
+  }
+  for (size_t nth = 0; nth < isolated_ranges_.size(); ++nth) {
+    choices.push_back(RestoreRange{nth});
+  }
   return choices;
 }
 
 std::string RunBuddyProgram(const BuddyWorld& world, const Program& program) {
   std::string wrong = RunOnce(world, program);
   if (wrong.empty()) return "";
-  // Leave out operations, one at a time, as long as it still fails.
+  // Leave out operations, one at a time, as long as any can be.
   Program shortest = program;
-  for (size_t i = shortest.size(); i-- > 0;) {
-    Program shorter = shortest;
-    shorter.erase(shorter.begin() + static_cast<ptrdiff_t>(i));
-    std::string still_wrong = RunOnce(world, shorter);
-    if (still_wrong.empty()) continue;
-    shortest = std::move(shorter);
-    wrong = std::move(still_wrong);
+  for (bool shorter_still = true; shorter_still;) {
+    shorter_still = false;
+    for (size_t i = shortest.size(); i-- > 0;) {
+      Program shorter = shortest;
+      shorter.erase(shorter.begin() + static_cast<ptrdiff_t>(i));
+      std::string still_wrong = RunOnce(world, shorter);
+      if (still_wrong.empty()) continue;
+      shortest = std::move(shorter);
+      wrong = std::move(still_wrong);
+      shorter_still = true;
+    }
   }
   return absl::StrCat(wrong, "\n  EXPECT_EQ(RunBuddyProgram(", world.name, ", ",
                       ToCode(shortest), "), \"\");");

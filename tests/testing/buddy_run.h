@@ -13,6 +13,7 @@
 
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
+#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "tests/testing/buddy_model.h"
 #include "tests/testing/buddy_program.h"
@@ -42,6 +43,8 @@ class BuddyRun {
   class Recorder final : public FreeBlockObserver {
    public:
     bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override;
+    void OnMemoryOnline(Zone& zone, PfnRange range) override;
+    void OnMemoryOffline(Zone& zone, PfnRange range) override;
     void Wake() override;
     AllocatorModel::Told told;
   };
@@ -51,15 +54,35 @@ class BuddyRun {
   std::string Do(const Drain& op);
   std::string Do(const Isolate& op);
   std::string Do(const Return& op);
+  std::string Do(const Pin& op);
+  std::string Do(const Unpin& op);
+  std::string Do(const IsolateRange& op);
+  std::string Do(const RestoreRange& op);
+  std::string Do(const TakeOffline& op);
+  std::string Do(const BringOnline& op);
+  std::string ComparePageblocks() const;
+  std::string CompareCounts() const;
   int Cpu(int cpu) const { return cpu % allocator_->cpus(); }
   // The free blocks in the order in which Isolate counts them.
   std::vector<uint64_t> FreeBlocks() const;
+  // The whole sections of the world's address space.
+  std::vector<PfnRange> Sections() const;
+  bool IsIsolated(PfnRange section) const;
 
+  struct IsolatedRange {
+    PfnRange range;
+    std::vector<MigrateType> types;  // before
+  };
+
+  const BuddyWorld& world_;
   Recorder recorder_;
   std::unique_ptr<PageAllocator> allocator_;
+  MemoryHotplug hotplug_;
   AllocatorModel model_;
   std::vector<std::pair<Pfn, Order>> live_;
+  std::vector<Pfn> pins_;
   std::vector<IsolatedBlock> isolated_;
+  std::vector<IsolatedRange> isolated_ranges_;
 };
 
 // Runs `program`, comparing after every step. "" if all is well; else what is

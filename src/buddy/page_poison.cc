@@ -42,7 +42,7 @@ void PagePoison::ForEachPiece(Pfn pfn, Order order,
     const auto bytes =
         ram_.Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
     if (bytes) {
-      visit(pfn, *bytes);
+      visit(pfn, bytes->bytes());
       pfn += order.pages();
     } else {
       GUESTMM_CHECK(order > Order(0)) << pfn << " is not in guest RAM";
@@ -60,7 +60,7 @@ absl::Status PagePoison::FillFresh(PfnRange range) {
           "poison was given",
           range.start.value(), range.end.value(), pfn.value()));
     }
-    if (options_.mode == PagePoisonMode::kPoison) Fill(*bytes, kPoison);
+    if (options_.mode == PagePoisonMode::kPoison) Fill(bytes->bytes(), kPoison);
   }
   return absl::OkStatus();
 }

@@ -16,7 +16,7 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
   const uint64_t size = std::bit_floor(quarter + quarter / 2) - 1;
   const uint64_t batch = std::max<uint64_t>(size, 1);
   const uint64_t high =
-      version == Linux::k5_3
+      version == Linux::k53
           ? 6 * size
           : std::max(low.value() / static_cast<uint64_t>(node_cpus),
                      4 * batch);
@@ -26,7 +26,7 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
 }
 
 uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
-  if (version == Linux::k5_3) return 1;
+  if (version == Linux::k53) return 1;
   return ((1U << kSmallOrders) - 1) | 1U << pageblock_order.value();
 }
 
@@ -99,7 +99,7 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
 FreeBlockObserver* PerCpuPages::Trim(size_t index) {
   const uint64_t batch = limits_.batch;
   const uint64_t high = limits_.high;
-  if (version_ == Linux::k5_3) {
+  if (version_ == Linux::k53) {
     return GiveBack(std::min(batch, count_.Get()), index);
   }
   // nr_pcp_free.
@@ -122,10 +122,10 @@ FreeBlockObserver* PerCpuPages::GiveBackAll() {
 FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
   if (pages == 0) return nullptr;
   batch_.clear();
-  if (version_ == Linux::k5_3) {
-    Pick5_3(pages);
+  if (version_ == Linux::k53) {
+    Pick53(pages);
   } else {
-    Pick6_1(pages, first_list);
+    Pick61(pages, first_list);
   }
   LockHolder hold_zone(zone_.lock());
   return zone_.FreeBulk(batch_);
@@ -146,7 +146,7 @@ inline void PerCpuPages::PickOldest(size_t index) {
 
 // free_pcppages_bulk: round the lists, one block more from the next for each
 // empty one that was passed, so that full lists give more.
-void PerCpuPages::Pick5_3(uint64_t pages) {
+void PerCpuPages::Pick53(uint64_t pages) {
   uint64_t left = pages;
   uint64_t turn = 0;
   size_t list = 0;
@@ -164,7 +164,7 @@ void PerCpuPages::Pick5_3(uint64_t pages) {
 }
 
 // free_pcppages_bulk: each list down to nothing, from the one that was freed to.
-void PerCpuPages::Pick6_1(uint64_t pages, size_t first_list) {
+void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   uint64_t picked = 0;
   for (size_t i = 0; i < kLists && picked < pages; ++i) {
     const size_t list = (first_list + i) % kLists;

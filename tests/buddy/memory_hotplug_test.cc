@@ -643,7 +643,7 @@ TEST(MemoryHotplugOfflineTest, APinnedPageIsInUseUntilItIsUnpinned) {
 }
 
 TEST(MemoryHotplugOfflineTest, CachedPagesAreDrained) {
-  for (const Linux lists : {Linux::k5_3, Linux::k6_1}) {
+  for (const Linux lists : {Linux::k53, Linux::k61}) {
     PageAllocatorOptions options = Options({PagesFrom(Pfn(0), 32)});
     options.cpus = 2;
     options.per_cpu_lists = lists;
@@ -802,7 +802,7 @@ class RandomProgram {
              .pageblock_order = Order(2),
              .section_order = kSection,
              .min_free_kbytes = 0,
-             .per_cpu_lists = seed % 2 == 0 ? Linux::k5_3 : Linux::k6_1,
+             .per_cpu_lists = seed % 2 == 0 ? Linux::k53 : Linux::k61,
              .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}})),
         hotplug_(*allocator_) {
     sections_[0] = {.state = "online", .zone = "0 Normal", .node = 0};

@@ -323,7 +323,7 @@ TEST(PagePoisonTest, ACorruptionReadsAsText) {
 TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
   World world(kPoisoned, {1024},
               {.cpus = 2,
-               .per_cpu_lists = Linux::k6_1,
+               .per_cpu_lists = Linux::k61,
                .per_cpu_limits = PerCpuLimits{.batch = 4, .high = 4096}});
   for (const Order order : {kPage, Order(2), kHuge}) {
     const Pfn pfn = world.Allocate(order, /*cpu=*/0);
@@ -674,19 +674,19 @@ TEST_P(PagePoisonProgram, EveryByteIsAsInTheShadow) {
 
 INSTANTIATE_TEST_SUITE_P(
     Modes, PagePoisonProgram,
-    Values(ProgramOptions{"Off", {}, Linux::k5_3},
-           ProgramOptions{"Poison", kPoisoned, Linux::k5_3},
-           ProgramOptions{"PoisonOf6_1", kPoisoned, Linux::k6_1},
-           ProgramOptions{"InitOnFree", kZeroed, Linux::k5_3},
-           ProgramOptions{"InitOnAlloc", kCleared, Linux::k6_1},
+    Values(ProgramOptions{"Off", {}, Linux::k53},
+           ProgramOptions{"Poison", kPoisoned, Linux::k53},
+           ProgramOptions{"PoisonOf6_1", kPoisoned, Linux::k61},
+           ProgramOptions{"InitOnFree", kZeroed, Linux::k53},
+           ProgramOptions{"InitOnAlloc", kCleared, Linux::k61},
            ProgramOptions{
                "PoisonAndInitOnAlloc",
                {.mode = PagePoisonMode::kPoison, .init_on_alloc = true},
-               Linux::k6_1},
+               Linux::k61},
            ProgramOptions{
                "InitOnFreeAndInitOnAlloc",
                {.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true},
-               Linux::k5_3}),
+               Linux::k53}),
     [](const auto& param) { return std::string(param.param.name); });
 
 // Threads --------------------------------------------------------------------

@@ -20,7 +20,7 @@ namespace {
 
 std::unique_ptr<PageAllocator> MakePinAllocator(int cpus = 1,
                                                 PerCpuLimits limits = kNoCache,
-                                                Linux lists = Linux::k5_3) {
+                                                Linux lists = Linux::k53) {
   return MakeAllocator({.memory = {PagesFrom(Pfn(0), 64)},
                         .cpus = cpus,
                         .max_order = Order(4),
@@ -84,7 +84,7 @@ TEST(PinTest, ItGoesToTheListsOfTheVcpuThatUnpinsIt) {
 
 TEST(PinTest, WithTheListsOf6_1SmallBlocksAreCachedWhenUnpinned) {
   const auto allocator =
-      MakePinAllocator(1, PerCpuLimits{.batch = 1, .high = 40}, Linux::k6_1);
+      MakePinAllocator(1, PerCpuLimits{.batch = 1, .high = 40}, Linux::k61);
   const Pfn pfn = *allocator->Allocate(0, Order(2));
   allocator->Pin(pfn);
   allocator->Free(0, pfn, Order(2));
@@ -244,8 +244,8 @@ void RunRandomProgram(Linux lists, uint64_t seed) {
 
 TEST(PinTest, NoPinnedPageIsEverFreeCachedOrIsolated) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    RunRandomProgram(Linux::k5_3, seed);
-    RunRandomProgram(Linux::k6_1, seed);
+    RunRandomProgram(Linux::k53, seed);
+    RunRandomProgram(Linux::k61, seed);
   }
 }
 

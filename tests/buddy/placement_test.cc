@@ -27,19 +27,19 @@ TinyZone::Options FourPageblocks(PlacementOptions placement) {
           .placement = placement};
 }
 
-constexpr PlacementOptions k5_3 = {.rules = Linux::k5_3};
-constexpr PlacementOptions k6_1 = {.rules = Linux::k6_1};
+constexpr PlacementOptions k53 = {.rules = Linux::k53};
+constexpr PlacementOptions k61 = {.rules = Linux::k61};
 
 // What is given first is used first in 6.1, and last in 5.3.
 TEST(PlacementTest, NewMemoryGoesToTheHeadIn5_3AndToTheTailIn6_1) {
-  EXPECT_THAT(TinyZone(FourPageblocks(k5_3)).List(3),
+  EXPECT_THAT(TinyZone(FourPageblocks(k53)).List(3),
               ElementsAre(24, 16, 8, 0));
-  EXPECT_THAT(TinyZone(FourPageblocks(k6_1)).List(3),
+  EXPECT_THAT(TinyZone(FourPageblocks(k61)).List(3),
               ElementsAre(0, 8, 16, 24));
 }
 
 TEST(PlacementTest, AFreedBlockGoesToTheHeadInBoth) {
-  for (const PlacementOptions& placement : {k5_3, k6_1}) {
+  for (const PlacementOptions& placement : {k53, k61}) {
     TinyZone zone(FourPageblocks(placement));
     const uint64_t first = zone.Allocate(3)->value();
     const uint64_t second = zone.Allocate(3)->value();
@@ -50,7 +50,7 @@ TEST(PlacementTest, AFreedBlockGoesToTheHeadInBoth) {
 }
 
 TEST(PlacementTest, ABlockLikelyToMergeGoesToTheTailInBoth) {
-  for (const PlacementOptions& placement : {k5_3, k6_1}) {
+  for (const PlacementOptions& placement : {k53, k61}) {
     TinyZone zone({.span = {Pfn(0), Pfn(16)},
                    .memory = {{Pfn(0), Pfn(16)}},
                    .placement = placement});
@@ -62,10 +62,10 @@ TEST(PlacementTest, ABlockLikelyToMergeGoesToTheTailInBoth) {
 
 // So that the host's own is used last, and a fault in the host is put off.
 TEST(PlacementTest, WhatTheHostReturnsGoesToTheTailIn6_1) {
-  TinyZone zone5_3(FourPageblocks(k5_3));
+  TinyZone zone5_3(FourPageblocks(k53));
   zone5_3.Return(std::move(*zone5_3.Isolate(16)));
   EXPECT_THAT(zone5_3.List(3), ElementsAre(16, 24, 8, 0));
-  TinyZone zone6_1(FourPageblocks(k6_1));
+  TinyZone zone6_1(FourPageblocks(k61));
   zone6_1.Return(std::move(*zone6_1.Isolate(8)));
   EXPECT_THAT(zone6_1.List(3), ElementsAre(0, 16, 24, 8));
 }
@@ -73,7 +73,7 @@ TEST(PlacementTest, WhatTheHostReturnsGoesToTheTailIn6_1) {
 // Unmovable pages take the pageblock [0, 8), of which 1, 4 and 6 are free
 // beside 3, which is unmovable already.
 TEST(PlacementTest, StolenBlocksGoToTheTailIn6_1) {
-  for (const PlacementOptions& placement : {k5_3, k6_1}) {
+  for (const PlacementOptions& placement : {k53, k61}) {
     TinyZone zone({.span = {Pfn(0), Pfn(8)},
                    .memory = {{Pfn(0), Pfn(8)}},
                    .max_order = Order(3),
@@ -82,7 +82,7 @@ TEST(PlacementTest, StolenBlocksGoToTheTailIn6_1) {
     zone.AllocatePages(8);
     for (const uint64_t page : {1, 3, 4, 6}) zone.Free(page, 0);
     EXPECT_THAT(zone.List(0), ElementsAre(6, 4, 3, 1));
-    const bool is5_3 = placement.rules == Linux::k5_3;
+    const bool is5_3 = placement.rules == Linux::k53;
     // All four move, ascending; the first of the list is taken.
     EXPECT_EQ(zone.Allocate(0, kUnmovable), Pfn(is5_3 ? 6 : 1));
     if (is5_3) {

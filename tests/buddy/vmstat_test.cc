@@ -225,13 +225,13 @@ void RunRandomProgram(Linux lists, uint64_t seed) {
 
 TEST(VmStatTest, IsANaiveCountOfAnyProgram) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    RunRandomProgram(Linux::k5_3, seed);
+    RunRandomProgram(Linux::k53, seed);
   }
 }
 
 TEST(VmStatTest, IsANaiveCountWithTheListsOf6_1) {
   for (uint64_t seed = 101; seed <= 120; ++seed) {
-    RunRandomProgram(Linux::k6_1, seed);
+    RunRandomProgram(Linux::k61, seed);
   }
 }
 

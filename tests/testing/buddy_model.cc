@@ -472,7 +472,7 @@ bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
 }
 
 bool AllocatorModel::IsCachedOrder(int order) const {
-  if (options_.per_cpu_lists == Linux::k5_3) return order == 0;
+  if (options_.per_cpu_lists == Linux::k53) return order == 0;
   return order <= 3 || order == pageblock_order_;
 }
 
@@ -601,13 +601,13 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
     const uint64_t count = CachedPages(cpu, zone);
     const uint64_t high = options_.per_cpu_limits->high;
     const uint64_t batch = options_.per_cpu_limits->batch;
-    if (options_.per_cpu_lists == Linux::k5_3) {
+    if (options_.per_cpu_lists == Linux::k53) {
       if (count >= high) {
-        told = GiveBack5_3(cpu, zone, std::min(count, batch));
+        told = GiveBack53(cpu, zone, std::min(count, batch));
       }
     } else if (lists.free_factor > 0 && order >= 1 && order <= 3) {
       // Blocks that are freed in a row are not for keeping.
-      told = GiveBack6_1(cpu, zone, count, list);
+      told = GiveBack61(cpu, zone, count, list);
     } else if (count >= high) {
       uint64_t pages = 1;
       if (high > batch) {
@@ -617,7 +617,7 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
         if (pages < most) ++lists.free_factor;
         pages = std::min(std::max(pages, batch), most);
       }
-      told = GiveBack6_1(cpu, zone, pages, list);
+      told = GiveBack61(cpu, zone, pages, list);
     }
   }
   if (told) ++told_.wakes;
@@ -645,7 +645,7 @@ bool AllocatorModel::GiveBackOldest(int cpu, size_t zone, size_t list) {
 // Round the types' lists, from the one behind the first: of each list that has
 // pages one more than of the one before for each empty list between them, and
 // all from the only one that has any.
-bool AllocatorModel::GiveBack5_3(int cpu, size_t zone, uint64_t pages) {
+bool AllocatorModel::GiveBack53(int cpu, size_t zone, uint64_t pages) {
   const auto& lists = CpuLists(cpu, zone).lists;
   bool told = false;
   uint64_t turns = 0;
@@ -666,7 +666,7 @@ bool AllocatorModel::GiveBack5_3(int cpu, size_t zone, uint64_t pages) {
 }
 
 // From each list all there is, beginning with `first`.
-bool AllocatorModel::GiveBack6_1(int cpu, size_t zone, uint64_t pages,
+bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
                                  size_t first) {
   const auto& lists = CpuLists(cpu, zone).lists;
   bool told = false;
@@ -685,9 +685,9 @@ void AllocatorModel::Drain() {
   for (int cpu = 0; cpu < options_.cpus; ++cpu) {
     for (size_t zone = 0; zone < zones_.size(); ++zone) {
       const uint64_t pages = CachedPages(cpu, zone);
-      const bool told = options_.per_cpu_lists == Linux::k5_3
-                            ? GiveBack5_3(cpu, zone, pages)
-                            : GiveBack6_1(cpu, zone, pages, 0);
+      const bool told = options_.per_cpu_lists == Linux::k53
+                            ? GiveBack53(cpu, zone, pages)
+                            : GiveBack61(cpu, zone, pages, 0);
       if (told) ++told_.wakes;
     }
   }

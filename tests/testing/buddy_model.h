@@ -106,7 +106,7 @@ class ZoneModel {
   bool Steal(int order, MigrateType type, Mixing mixing);
   void StealBlock(uint64_t pfn, MigrateType type, bool whole_pageblock);
 
-  bool cold_to_tail() const { return rules_.placement.rules == Linux::k6_1; }
+  bool cold_to_tail() const { return rules_.placement.rules == Linux::k61; }
 
   Rules rules_;
   std::optional<Random> random_;
@@ -194,8 +194,8 @@ class AllocatorModel {
   bool FreeToZone(uint64_t pfn, MigrateType type);
   bool Tell(const FreeBlock& block);
   // Frees `pages` cached pages or a few more; true as FreeToZone.
-  bool GiveBack5_3(int cpu, size_t zone, uint64_t pages);
-  bool GiveBack6_1(int cpu, size_t zone, uint64_t pages, size_t first);
+  bool GiveBack53(int cpu, size_t zone, uint64_t pages);
+  bool GiveBack61(int cpu, size_t zone, uint64_t pages, size_t first);
   bool GiveBackOldest(int cpu, size_t zone, size_t list);
   void ZonesResized();
 

@@ -186,7 +186,7 @@ struct HotplugChurnOptions {
   // then.
   uint64_t hotplug_steps = 0;
   MakeChurnReporter make_reporter = MakeBlockReporter;
-  Linux per_cpu_lists = Linux::k5_3;
+  Linux per_cpu_lists = Linux::k53;
   uint64_t seed = 1;
 };
 

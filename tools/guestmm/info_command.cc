@@ -50,8 +50,8 @@ struct Arguments {
   NodeDistances distances;
   std::optional<uint64_t> cpus;
   std::optional<uint64_t> min_free_kbytes;
-  Linux per_cpu_lists = Linux::k5_3;
-  Linux placement = Linux::k5_3;
+  Linux per_cpu_lists = Linux::k53;
+  Linux placement = Linux::k53;
   std::optional<uint64_t> shuffle;
   std::optional<uint64_t> churn;
   std::optional<uint64_t> seed;
@@ -195,7 +195,7 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
              arguments->min_free_kbytes,
              "What the watermarks are made from [the kernel's formula]");
   const std::vector<std::pair<std::string, Linux>> versions = {
-      {"5.3", Linux::k5_3}, {"6.1", Linux::k6_1}};
+      {"5.3", Linux::k53}, {"6.1", Linux::k61}};
   AddChoice<Linux>(command, "--per-cpu-lists", versions,
                    arguments->per_cpu_lists,
                    "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "

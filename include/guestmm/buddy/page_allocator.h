@@ -66,7 +66,7 @@ struct PageAllocatorOptions {
   std::optional<uint64_t> min_free_kbytes = {};
   // Whose per-CPU lists: of single pages (5.3), or of orders 0 to 3 and 9 too
   // (6.1).
-  Linux per_cpu_lists = Linux::k5_3;
+  Linux per_cpu_lists = Linux::k53;
   // The kernel's formula where absent. batch > 0; both at most 2^20.
   std::optional<PerCpuLimits> per_cpu_limits = {};
   PlacementOptions placement = {};

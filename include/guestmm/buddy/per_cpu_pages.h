@@ -143,8 +143,8 @@ class alignas(64) PerCpuPages {
   // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
   FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void Pick5_3(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void Pick6_1(uint64_t pages, size_t first_list)
+  void Pick53(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void Pick61(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Takes a list's oldest block into batch_.
   void PickOldest(size_t list) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

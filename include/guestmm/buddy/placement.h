@@ -11,8 +11,8 @@ namespace guestmm {
 // The kernels whose allocator is modelled: the one v12 was posted for, and the
 // one of the recordings. An option names the one whose way it goes.
 enum class Linux {
-  k5_3,
-  k6_1,
+  k53,
+  k61,
 };
 
 // Where on its free list a block goes, which decides which memory is used again
@@ -21,7 +21,7 @@ enum class Linux {
 // onlined, blocks that come back from the host, and those that change their
 // migratetype.
 struct PlacementOptions {
-  Linux rules = Linux::k5_3;
+  Linux rules = Linux::k53;
   // Page shuffle (CONFIG_SHUFFLE_PAGE_ALLOCATOR, page_alloc.shuffle=1): blocks
   // of the largest order are in random order at first, and go to either end
   // later. The value seeds it; none for no shuffle.

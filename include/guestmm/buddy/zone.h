@@ -349,7 +349,7 @@ class Zone {
 
   // FPI_TO_TAIL of 6.1, for memory that is cold.
   bool cold_to_tail() const {
-    return options_.placement.rules == Linux::k6_1;
+    return options_.placement.rules == Linux::k61;
   }
 
   absl::Status CheckFreeLists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

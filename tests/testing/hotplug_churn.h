@@ -182,9 +182,8 @@ struct HotplugChurnCounts {
 struct HotplugChurnOptions {
   // Whether a vCPU takes its `step`th step. Called from its thread.
   std::function<bool(uint64_t step)> go_on;
-  // How many hotplug operations there are at least: the vCPUs run on until
-  // then.
-  uint64_t hotplug_steps = 0;
+  // The vCPUs run on until all of this happened.
+  HotplugChurnCounts at_least = {};
   MakeChurnReporter make_reporter = MakeBlockReporter;
   Linux per_cpu_lists = Linux::k53;
   uint64_t seed = 1;

@@ -184,18 +184,18 @@ TEST(PageMapTest, ListsAreApart) {
 TEST(PageMapTest, RemoveTellsOfAListThatIsNowEmpty) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
-  map->PushBack(list, Pfn(3), Order(0));
-  map->PushBack(list, Pfn(5), Order(0));
-  EXPECT_EQ(map->Remove(Pfn(3)), 0);
-  EXPECT_EQ(map->Remove(Pfn(5)), list);
-  EXPECT_TRUE(map->Empty(list));
+  map->lists().PushBack(list, Pfn(3), Order(0));
+  map->lists().PushBack(list, Pfn(5), Order(0));
+  EXPECT_EQ(map->lists().Remove(Pfn(3)), 0);
+  EXPECT_EQ(map->lists().Remove(Pfn(5)), list);
+  EXPECT_TRUE(map->lists().Empty(list));
 }
 
 TEST(PageMapTest, AFreeBlocksOrderAndItsLinksAreApart) {
   const std::unique_ptr<PageMap> map = MakeMap(2048);
   const PageMap::Index list = map->MakeLists(1);
   for (int order = 0; order <= kMaxOrder.value(); ++order) {
-    map->PushBack(list, Pfn(uint64_t{1} << order), Order(order));
+    map->lists().PushBack(list, Pfn(uint64_t{1} << order), Order(order));
   }
   for (int order = 0; order <= kMaxOrder.value(); ++order) {
     EXPECT_TRUE(map->IsFree(Pfn(uint64_t{1} << order), Order(order)));
@@ -210,8 +210,8 @@ TEST(PageMapTest, TheHighestPagesLinkToEachOther) {
   const PageMap::Index list = map->MakeLists(1);
   const Pfn last = map->end() - PageCount(1);
   EXPECT_EQ(last, Pfn(536869887));
-  map->PushFront(list, last, kMaxOrder);
-  map->PushFront(list, last - PageCount(1), Order(0));
+  map->lists().PushFront(list, last, kMaxOrder);
+  map->lists().PushFront(list, last - PageCount(1), Order(0));
   EXPECT_THAT(Elements(*map, list), ElementsAre(536869886, 536869887));
   EXPECT_TRUE(map->IsFree(last, kMaxOrder));
 }
@@ -220,24 +220,24 @@ TEST(PageMapTest, RotateToFrontPutsWhatWasBeforeBehindTheRest) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
   for (uint64_t pfn = 1; pfn <= 5; ++pfn) {
-    map->PushBack(list, Pfn(pfn), Order(0));
+    map->lists().PushBack(list, Pfn(pfn), Order(0));
   }
-  map->RotateToFront(list, Pfn(3));
+  map->lists().RotateToFront(list, Pfn(3));
   EXPECT_THAT(Elements(*map, list), ElementsAre(3, 4, 5, 1, 2));
-  map->RotateToFront(list, Pfn(2));
+  map->lists().RotateToFront(list, Pfn(2));
   EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
-  map->RotateToFront(list, Pfn(2));
+  map->lists().RotateToFront(list, Pfn(2));
   EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
   // The links back are as good.
-  for (const uint64_t pfn : {1, 5, 4, 3, 2}) map->Remove(Pfn(pfn));
-  EXPECT_TRUE(map->Empty(list));
+  for (const uint64_t pfn : {1, 5, 4, 3, 2}) map->lists().Remove(Pfn(pfn));
+  EXPECT_TRUE(map->lists().Empty(list));
 }
 
 TEST(PageMapTest, RotateToFrontOfAListOfOneChangesNothing) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
-  map->PushBack(list, Pfn(3), Order(0));
-  map->RotateToFront(list, Pfn(3));
+  map->lists().PushBack(list, Pfn(3), Order(0));
+  map->lists().RotateToFront(list, Pfn(3));
   EXPECT_THAT(Elements(*map, list), ElementsAre(3));
 }
 
@@ -314,7 +314,7 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetIsolated(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->PushFront(list, Pfn(4), Order(0));
+  map->lists().PushFront(list, Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
   EXPECT_EQ(map->pins(Pfn(4)), 0);
   map->SetAllocated(Pfn(4), Order(0), kReclaimable);

@@ -74,7 +74,7 @@ class World {
   // A page's bytes.
   uint8_t* At(Pfn pfn) const {
     const auto bytes = ram_->Translate({.gpa = ToGpa(pfn), .bytes = kPageSize});
-    return reinterpret_cast<uint8_t*>(bytes->data());
+    return reinterpret_cast<uint8_t*>(bytes->bytes().data());
   }
   void Write(Pfn pfn, Order order, uint8_t value) const {
     for (uint64_t i = 0; i < order.pages().value(); ++i) {

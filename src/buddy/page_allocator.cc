@@ -297,7 +297,7 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
   // (MAX_RECLAIM_RETRIES, PAGE_ALLOC_COSTLY_ORDER).
   constexpr int kMostRounds = 16;
   constexpr Order kCostlyOrder(3);
-  events(zone(request.zones.front()->node(), request.gfp.highest))
+  events(*request.zones.front())
       .allocstall.fetch_add(1, std::memory_order_relaxed);
   for (int round = 0; round < kMostRounds;
        round += request.order > kCostlyOrder ? 1 : 0) {

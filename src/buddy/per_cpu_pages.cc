@@ -35,6 +35,7 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
     : limits_(limits),
       pages_(pages),
       zone_(zone),
+      zone_index_(static_cast<uint8_t>(zone.index())),
       version_(version) {
   VisitorHolder hold(lock_);
   MakeRings();
@@ -89,7 +90,9 @@ bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
 
 FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   if (pages_.FreePinned(pfn, order)) return nullptr;
-  GUESTMM_CHECK(pages_.IsAllocated(pfn, order))
+  // Its last pin may have gone in between.
+  GUESTMM_CHECK(pages_.IsAllocated(pfn, order) &&
+                pages_.pageblock(pfn).zone == zone_index_)
       << "free of " << pfn << ", " << order << ", which is "
       << pages_.Get(pfn);
   LockHolder hold_zone(zone_.lock());

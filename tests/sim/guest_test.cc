@@ -235,8 +235,10 @@ std::string RunOf(uint64_t seed) {
   for (const auto& zone : guest->allocator().zones()) {
     LockHolder hold(zone->lock());
     for (int order = 0; order <= kMaxOrder.value(); ++order) {
-      zone->ForEachFreeBlock(Order(order),
-                             [&](Pfn pfn) { text << pfn.value() << " "; });
+      for (int type = 0; type < kMigrateTypes; ++type) {
+        zone->ForEachFreeBlock(Order(order), static_cast<MigrateType>(type),
+                               [&](Pfn pfn) { text << pfn.value() << " "; });
+      }
     }
   }
   return text.str();

@@ -159,6 +159,7 @@ class alignas(64) PerCpuPages {
   Counter count_;  // pages
   PageMap& pages_;
   Zone& zone_;
+  const uint8_t zone_index_;
   const Linux version_;
   uint64_t mask_ ABSL_GUARDED_BY(lock_) = 0;  // of every ring
   std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
@@ -187,7 +188,7 @@ class alignas(64) PerCpuPages {
   // Read under the lock: once a pageblock is isolated and the lists are drained,
   // nothing of it is cached any more.
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
-  if (!pages_.IsAllocated(pfn, order) ||
+  if (!pages_.IsAllocated(pfn, order) || pageblock.zone != zone_index_ ||
       static_cast<int>(pageblock.type) >= kRequestTypes) [[unlikely]] {
     return FreeUncached(pfn, order);
   }

@@ -14,7 +14,8 @@ struct VmStat {
   // Pages allocated, by the zone they came from: pgalloc_dma, pgalloc_dma32, …
   std::array<uint64_t, kZoneTypes> pgalloc{};
   uint64_t pgfree = 0;  // pages
-  // Requests that had to reclaim, by the highest zone they could use.
+  // Requests that had to reclaim, by the first zone they looked in. (The kernel
+  // counts by the highest that they could use, populated or not.)
   std::array<uint64_t, kZoneTypes> allocstall{};
   uint64_t pgsteal_direct = 0;  // pages that reclaimers freed for them
 

@@ -1,7 +1,6 @@
 #include "guestmm/ram/guest_ram.h"
 
 #include <fcntl.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -41,57 +40,6 @@ std::string ErrnoText(int error) { return std::strerror(error); }
 
 // REQUIRES: a valid range, whose end does not wrap.
 Gpa EndOf(GpaRange range) { return range.gpa + range.bytes; }
-
-// PAGEMAP_SCAN of Linux 6.7 (admin-guide/mm/pagemap), which Debian 12's headers
-// do not have yet.
-struct PageRegion {
-  uint64_t start;
-  uint64_t end;
-  uint64_t categories;
-};
-struct PagemapScan {
-  uint64_t size;
-  uint64_t flags;
-  uint64_t start;
-  uint64_t end;
-  uint64_t walk_end;
-  uint64_t regions;
-  uint64_t max_regions;
-  uint64_t max_pages;
-  uint64_t inverted;
-  uint64_t all_of;
-  uint64_t any_of;
-  uint64_t returned;
-};
-constexpr unsigned long kPagemapScan = _IOWR('f', 16, PagemapScan);
-constexpr uint64_t kPageIsZero = uint64_t{1} << 5;
-
-// Clears the entries, of the pages from `start` on, that are the shared zero
-// page: some kernels call it exclusive. Those that cannot be asked do not.
-void ForgetZeroPages(int pagemap_fd, uint64_t start,
-                     std::span<uint64_t> entries) {
-  const uint64_t page = HostPageSize();
-  std::array<PageRegion, 64> regions;
-  PagemapScan scan = {};
-  scan.size = sizeof(scan);
-  scan.start = start;
-  scan.end = start + entries.size() * page;
-  scan.regions = reinterpret_cast<uintptr_t>(regions.data());
-  scan.max_regions = regions.size();
-  scan.all_of = kPageIsZero;
-  scan.returned = kPageIsZero;
-  while (scan.start < scan.end) {
-    const int found = ioctl(pagemap_fd, kPagemapScan, &scan);
-    if (found <= 0) return;
-    for (const PageRegion& zero :
-         std::span(regions).first(static_cast<size_t>(found))) {
-      const auto first = static_cast<ptrdiff_t>((zero.start - start) / page);
-      const auto last = static_cast<ptrdiff_t>((zero.end - start) / page);
-      std::fill(entries.begin() + first, entries.begin() + last, 0);
-    }
-    scan.start = scan.walk_end;
-  }
-}
 
 absl::Status CheckRegion(GpaRange range) {
   const uint64_t granule = std::max(kPageSize, HostPageSize());
@@ -412,8 +360,6 @@ absl::StatusOr<uint64_t> GuestRam::ResidentBytesAt(const std::byte* hva,
           "/proc/self/pagemap: ", got < 0 ? ErrnoText(errno) : "short read"));
     }
     const uint64_t count = static_cast<uint64_t>(got) / sizeof(uint64_t);
-    ForgetZeroPages(pagemap_fd_, next * page,
-                    std::span(entries).first(count));
     constexpr uint64_t kOurs = kPagemapPresent | kPagemapExclusive;
     for (uint64_t i = 0; i < count; ++i) {
       resident += (entries[i] & kOurs) == kOurs ? 1 : 0;

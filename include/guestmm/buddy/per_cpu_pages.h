@@ -170,6 +170,7 @@ class alignas(64) PerCpuPages {
 [[gnu::always_inline]] inline Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
   LockHolder hold(lock_);
   List& list = lists_[IndexOf(order, type)];
+  if (free_factor_ > 0) [[unlikely]] free_factor_ >>= 1;
   if (list.empty() && !Refill(list, order, type, mixing)) [[unlikely]] {
     return kNoPfn;
   }
@@ -178,7 +179,6 @@ class alignas(64) PerCpuPages {
   list.allocations.Add(1);
   list.first.Set(first + 1);
   count_.Subtract(order.pages().value());
-  if (free_factor_ > 0) [[unlikely]] free_factor_ >>= 1;
   pages_.SetAllocated(pfn, order, type);
   return pfn;
 }

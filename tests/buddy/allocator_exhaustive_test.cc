@@ -90,8 +90,8 @@ TEST(AllocatorExhaustiveTest, EveryStateThatPerCpuListsReachIn6Steps) {
   EXPECT_GT(RunToEveryState(kCachedWorld, 6), 1000);
 }
 
-TEST(AllocatorExhaustiveTest, EveryStateThatTypesReachIn5Steps) {
-  EXPECT_GT(RunToEveryState(kTypesWorld, 5), 1000);
+TEST(AllocatorExhaustiveTest, EveryStateThatTypesReachIn4Steps) {
+  EXPECT_GT(RunToEveryState(kTypesWorld, 4), 1000);
 }
 
 TEST(AllocatorExhaustiveTest, EveryStateThatHotplugReachesIn4Steps) {

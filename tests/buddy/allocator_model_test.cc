@@ -40,7 +40,7 @@ INSTANTIATE_TEST_SUITE_P(Worlds, AllocatorModelTest,
 TEST(RandomProgramTest, HasEveryOperation) {
   Random random(1);
   std::vector<size_t> counts(std::variant_size_v<Operation>);
-  for (const Operation& operation : RandomProgram(random, 400)) {
+  for (const Operation& operation : RandomProgram(random, 2000)) {
     ++counts[operation.index()];
   }
   for (const size_t count : counts) EXPECT_GT(count, 0);

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -95,7 +96,10 @@ void RunVcpu(PageAllocator& allocator, Owners& owners, Exchange& exchange,
     if (random.OneIn(2) && live.size() < 40) {
       const Order order(random.OneIn(4) ? static_cast<int>(random.Below(6))
                                         : 0);
-      const std::optional<Pfn> pfn = allocator.Allocate(cpu, order);
+      constexpr std::array<Gfp, 3> kGfps = {kGfpUser, kGfpKernel,
+                                            kGfpReclaimable};
+      const std::optional<Pfn> pfn =
+          allocator.Allocate(cpu, order, kGfps[random.Below(kGfps.size())]);
       if (!pfn) continue;
       owners.Take(*pfn, order, cpu);
       live.push_back({*pfn, order});
@@ -103,6 +107,14 @@ void RunVcpu(PageAllocator& allocator, Owners& owners, Exchange& exchange,
       std::swap(live[random.Below(live.size())], live.back());
       Block block = live.back();
       live.pop_back();
+      if (random.OneIn(8)) {
+        // Freed while a device still writes to it.
+        allocator.Pin(block.pfn);
+        allocator.Free(cpu, block.pfn, block.order);
+        owners.Give(block.pfn, block.order, cpu);
+        allocator.Unpin(cpu, block.pfn);
+        continue;
+      }
       owners.Give(block.pfn, block.order, cpu);
       if (random.OneIn(4)) {
         const std::optional<Block> other = exchange.Swap(block);
@@ -125,9 +137,11 @@ void Report(PageAllocator& allocator, Owners& owners, Random& random) {
   {
     LockHolder hold(zone.lock());
     std::vector<Pfn> free;
-    zone.ForEachFreeBlock(Order(static_cast<int>(random.Below(10))),
-                          MigrateType::kMovable,
-                          [&](Pfn pfn) { free.push_back(pfn); });
+    const Order order(static_cast<int>(random.Below(10)));
+    for (int type = 0; type < kRequestTypes; ++type) {
+      zone.ForEachFreeBlock(order, static_cast<MigrateType>(type),
+                            [&](Pfn pfn) { free.push_back(pfn); });
+    }
     for (const Pfn pfn : free) {
       if (isolated.size() == 4) break;
       if (auto block = zone.Isolate(pfn)) isolated.push_back(std::move(*block));

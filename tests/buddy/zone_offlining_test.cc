@@ -92,8 +92,8 @@ TEST_F(ZoneOffliningTest, WhatIsFreedThereStaysThere) {
   EXPECT_EQ(zone_->offlining_pages(), PageCount(16));
 }
 
-// Two pageblocks make one block of the largest order; of one of them, alone on
-// its way, no block comes to be that is half and half.
+// Two pageblocks make one block of the largest order. Of one of them, alone on
+// its way (which only a test does), no block comes to be that is half and half.
 TEST(ZoneOffliningMergeTest, WhatGoesAndWhatStaysDoNotMerge) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
                  .memory = {{Pfn(0), Pfn(16)}},

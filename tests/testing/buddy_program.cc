@@ -90,8 +90,8 @@ const BuddyWorld kReserveWorld = {
 
 const BuddyWorld kTwoNodesWorld = {
     .name = "kTwoNodesWorld",
-    .options = {.memory = {Range(kDma32End - 24, kDma32End + 32),
-                           {.start = Pfn(kDma32End + 32),
+    .options = {.memory = {Range(kDma32End - 24, kDma32End + 40),
+                           {.start = Pfn(kDma32End + 40),
                             .end = Pfn(kDma32End + 72),
                             .node = 1}},
                 .cpus = 2,
@@ -277,7 +277,10 @@ Program RandomProgram(Random& random, size_t length) {
     } else if (kind <= 7) {
       program.push_back(Return{random.Below(8)});
     } else if (kind == 8) {
-      program.push_back(Pin{random.Below(64)});
+      // Often twice.
+      const Pin pin = {random.Below(64)};
+      program.push_back(pin);
+      if (random.OneIn(2)) program.push_back(pin);
     } else if (kind == 9) {
       program.push_back(Unpin{cpu, random.Below(8)});
     } else if (kind == 10) {

@@ -133,7 +133,8 @@ extern const BuddyWorld kTypesWorld;
 extern const BuddyWorld kStealingWorld;
 // DMA32, Normal, and Movable, each with something to keep from the next.
 extern const BuddyWorld kReserveWorld;
-// Two nodes, one of which has DMA32 and Normal, with a vCPU on each.
+// Two nodes, one of which has DMA32 and Normal, with a vCPU on each. Where they
+// meet two pageblocks are buddies.
 extern const BuddyWorld kTwoNodesWorld;
 // The per-CPU lists and the placement of Linux 6.1.
 extern const BuddyWorld kLinux61World;

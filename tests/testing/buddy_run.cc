@@ -414,7 +414,11 @@ std::vector<uint64_t> BuddyRun::FreeBlocks() const {
 std::vector<Operation> BuddyRun::Choices() const {
   std::vector<Operation> choices;
   for (int cpu = 0; cpu < allocator_->cpus(); ++cpu) {
-    for (int order = 0; order <= allocator_->max_order().value(); ++order) {
+    // What is larger than all memory fails alike.
+    const uint64_t most = 2 * allocator_->Counts().managed.value();
+    for (int order = 0; order <= allocator_->max_order().value() &&
+                        Order(order).pages().value() <= most;
+         ++order) {
       for (const Gfp& gfp : world_.gfps) {
         choices.push_back(Alloc{cpu, order, gfp});
       }

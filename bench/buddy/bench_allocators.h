@@ -42,10 +42,9 @@ class Guestmm {
  private:
   // No watermarks, so that all of the memory can be allocated.
   std::unique_ptr<PageAllocator> allocator_ =
-      PageAllocator::Create(
-          {.memory = {{Pfn(kPages), Pfn(2 * kPages)}},
-           .cpus = 2,
-           .min_free_kbytes = 0})
+      PageAllocator::Create({.memory = {{Pfn(kPages), Pfn(2 * kPages)}},
+                             .cpus = 2,
+                             .min_free_kbytes = 0})
           .value();
 };
 

@@ -161,13 +161,12 @@ absl::StatusOr<Zone*> MemoryHotplug::OneZone(PfnRange range) const {
     if (pages.pageblock(pfn).zone == PageMap::Pageblock::kNoZone ||
         pages.IsOffline(pfn)) {
       return absl::FailedPreconditionError(
-          absl::StrCat(Describe(range), ": ", Describe(pfn),
-                       " is not online"));
+          absl::StrCat(Describe(range), ": ", Describe(pfn), " is not online"));
     }
     if (pages.pageblock(pfn).zone != zone) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          Describe(range), ": ", Describe(pfn), " is in another zone than ",
-          Describe(range.start)));
+      return absl::FailedPreconditionError(
+          absl::StrCat(Describe(range), ": ", Describe(pfn),
+                       " is in another zone than ", Describe(range.start)));
     }
   }
   return allocator_.zones()[zone].get();
@@ -192,15 +191,14 @@ absl::Status MemoryHotplug::WaitUntilFree(Zone& zone, PfnRange range) {
       return absl::FailedPreconditionError(text.str());
     }
     if (!busy.isolated) return absl::OkStatus();
-    const bool returned =
-        reporting_ != nullptr && reporting_->WaitUntil([&] {
-          LockHolder hold(zone.lock());
-          return !zone.FindBusy(range).isolated;
-        });
+    const bool returned = reporting_ != nullptr && reporting_->WaitUntil([&] {
+      LockHolder hold(zone.lock());
+      return !zone.FindBusy(range).isolated;
+    });
     if (!returned) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          Describe(range), ": ", Describe(*busy.isolated),
-          " is isolated for the host, which does not return it"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(Describe(range), ": ", Describe(*busy.isolated),
+                       " is isolated for the host, which does not return it"));
     }
   }
 }

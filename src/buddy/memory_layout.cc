@@ -85,8 +85,8 @@ std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
   for (const MemoryRange& range : memory) {
     const Pfn movable_start = movable_starts[range.node];
     for (Pfn start = range.start; start < range.end;) {
-      const ZoneType type = start >= movable_start ? ZoneType::kMovable
-                                                   : ZoneTypeOf(start);
+      const ZoneType type =
+          start >= movable_start ? ZoneType::kMovable : ZoneTypeOf(start);
       Pfn end = std::min(range.end, EndOfZoneType(type));
       if (start < movable_start) end = std::min(end, movable_start);
       ranges.push_back(

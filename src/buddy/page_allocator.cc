@@ -22,11 +22,11 @@ absl::StatusOr<std::unique_ptr<PageAllocator>> PageAllocator::Create(
     const PageAllocatorOptions& options) {
   const absl::StatusOr<PageAllocatorOptions> resolved = Resolve(options);
   if (!resolved.ok()) return resolved.status();
-  absl::StatusOr<std::unique_ptr<PageMap>> pages = PageMap::Create(
-      {.end = *resolved->hotplug_end,
-       .pageblock_order = *resolved->pageblock_order,
-       .list_heads =
-           resolved->distances.size() * kZoneTypes * Zone::kListHeads});
+  absl::StatusOr<std::unique_ptr<PageMap>> pages =
+      PageMap::Create({.end = *resolved->hotplug_end,
+                       .pageblock_order = *resolved->pageblock_order,
+                       .list_heads = resolved->distances.size() * kZoneTypes *
+                                     Zone::kListHeads});
   if (!pages.ok()) return pages.status();
   if (resolved->poison != nullptr) {
     for (const MemoryRange& range : resolved->memory) {
@@ -97,12 +97,12 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
         ComputeWatermarks(min_free_kbytes(), zone->managed_pages(),
                           std::max(managed, PageCount(1))),
         ComputeLowmemReserve(zone->type(), of_node));
-    // ALLOC_NOFRAGMENT: rather DMA32 than a mix of types in Normal; among several
-    // nodes only on one that has DMA32 (alloc_flags_nofragment).
-    const bool avoid = zone->type() == ZoneType::kNormal &&
-                       (nodes() == 1 ||
-                        of_node[static_cast<size_t>(ZoneType::kDma32)] >
-                            PageCount(0));
+    // ALLOC_NOFRAGMENT: rather DMA32 than a mix of types in Normal; among
+    // several nodes only on one that has DMA32 (alloc_flags_nofragment).
+    const bool avoid =
+        zone->type() == ZoneType::kNormal &&
+        (nodes() == 1 ||
+         of_node[static_cast<size_t>(ZoneType::kDma32)] > PageCount(0));
     zone->SetFirstMixing(avoid ? Mixing::kAvoid : Mixing::kAllow);
     const auto node_cpus = static_cast<int>(
         std::count(cpu_nodes_.begin(), cpu_nodes_.end(), zone->node()));
@@ -110,8 +110,7 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
         DefaultPerCpuLimits(options_.per_cpu_lists, zone->managed_pages(),
                             zone->watermarks().low, std::max(node_cpus, 1)));
     for (int cpu = 0; cpu < cpus(); ++cpu) {
-      if (FreeBlockObserver* observer =
-              per_cpu(cpu, *zone).SetLimits(limits)) {
+      if (FreeBlockObserver* observer = per_cpu(cpu, *zone).SetLimits(limits)) {
         to_wake = observer;
       }
     }
@@ -141,8 +140,10 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
 
 // Allocating -----------------------------------------------------------------
 
-[[gnu::always_inline]] inline Pfn PageAllocator::TakeFrom(
-    PerCpuPages& per_cpu, Order order, MigrateType type, Mixing mixing) {
+[[gnu::always_inline]] inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu,
+                                                          Order order,
+                                                          MigrateType type,
+                                                          Mixing mixing) {
   if (IsPerCpuOrder(order)) return per_cpu.Take(order, type, mixing);
   Zone& zone = per_cpu.zone();
   LockHolder hold(zone.lock());
@@ -152,7 +153,8 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
 [[gnu::always_inline]] inline Pfn PageAllocator::TakeFirstChoice(int cpu,
                                                                  Order order,
                                                                  Gfp gfp) {
-  if (!IsRequest(cpu, order, gfp)) [[unlikely]] RejectRequest(cpu, order, gfp);
+  if (!IsRequest(cpu, order, gfp)) [[unlikely]]
+    RejectRequest(cpu, order, gfp);
   // What nearly all are: local, and their first zone has enough.
   if (gfp.node == Gfp::kLocalNode) [[likely]] {
     PerCpuPages* const per_cpu =
@@ -164,7 +166,8 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
       if (zone.WatermarkOk(order, zone.low_mark(gfp.highest))) [[likely]] {
         const Pfn pfn =
             TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
-        if (pfn != kNoPfn) [[likely]] return pfn;
+        if (pfn != kNoPfn) [[likely]]
+          return pfn;
       }
     }
   }
@@ -194,12 +197,12 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp) {
   GUESTMM_CHECK(gfp.node < nodes()) << "there is no node " << int{gfp.node};
   const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
   const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
-  const Request request = {
-      .cpu = cpu,
-      .order = order,
-      .gfp = gfp,
-      .zones = gfp.this_node_only ? lists.OnlyFrom(node, gfp.highest)
-                                  : lists.For(node, gfp.highest)};
+  const Request request = {.cpu = cpu,
+                           .order = order,
+                           .gfp = gfp,
+                           .zones = gfp.this_node_only
+                                        ? lists.OnlyFrom(node, gfp.highest)
+                                        : lists.For(node, gfp.highest)};
   if (!request.zones.empty() &&
       request.zones.front()->first_mixing() == Mixing::kAvoid) {
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
@@ -299,8 +302,8 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
   constexpr Order kCostlyOrder(3);
   events(*request.zones.front())
       .allocstall.fetch_add(1, std::memory_order_relaxed);
-  for (int round = 0; round < kMostRounds;
-       round += request.order > kCostlyOrder ? 1 : 0) {
+  for (int round = 0;
+       round<kMostRounds; round += request.order> kCostlyOrder ? 1 : 0) {
     const PageCount progress = Reclaim(request);
     DrainPerCpuPages();
     const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
@@ -373,14 +376,14 @@ void PageAllocator::RemoveReclaimer(Reclaimer& reclaimer) {
 Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   const uint8_t zone = pfn < pages_->end() ? pages_->pageblock(pfn).zone
                                            : PageMap::Pageblock::kNoZone;
-  GUESTMM_CHECK(zone != PageMap::Pageblock::kNoZone)
-      << pfn << " is in no zone";
+  GUESTMM_CHECK(zone != PageMap::Pageblock::kNoZone) << pfn << " is in no zone";
   return *zones_[zone];
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* PageAllocator::FreeBlock(
     int cpu, Pfn pfn, Order order) {
-  if (!IsFreeable(cpu, pfn, order)) [[unlikely]] RejectFree(cpu, pfn, order);
+  if (!IsFreeable(cpu, pfn, order)) [[unlikely]]
+    RejectFree(cpu, pfn, order);
   const uint8_t zone = pages_->pageblock(pfn).zone;
   if (zone == PageMap::Pageblock::kNoZone) [[unlikely]] {
     RejectFree(cpu, pfn, order);
@@ -398,7 +401,8 @@ void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
   FreeBlockObserver* const to_wake = order == Order(0)
                                          ? FreeBlock(cpu, pfn, Order(0))
                                          : FreeBlock(cpu, pfn, order);
-  if (to_wake != nullptr) [[unlikely]] to_wake->Wake();
+  if (to_wake != nullptr) [[unlikely]]
+    to_wake->Wake();
 }
 
 void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
@@ -414,8 +418,7 @@ bool PageAllocator::FillFreed(Pfn pfn, Order order) {
   return true;
 }
 
-FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn,
-                                             Order order) {
+FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn, Order order) {
   LockHolder hold(zone.lock());
   if (!pages_->IsAllocated(pfn, order) && pages_->FreePinned(pfn, order)) {
     return nullptr;

@@ -71,9 +71,9 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
     before = &range;
   }
   if (*options.hotplug_end < before->end) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "hotplug_end is pfn 0x%x; memory ends at 0x%x",
-        options.hotplug_end->value(), before->end.value()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("hotplug_end is pfn 0x%x; memory ends at 0x%x",
+                        options.hotplug_end->value(), before->end.value()));
   }
   return absl::OkStatus();
 }
@@ -100,8 +100,8 @@ absl::Status CheckNodes(const PageAllocatorOptions& options) {
     return Invalid("cpus is ", options.cpus, "; at least 1 is needed");
   }
   if (options.cpu_nodes.size() != static_cast<size_t>(options.cpus)) {
-    return Invalid("cpu_nodes has ", options.cpu_nodes.size(),
-                   " entries for ", options.cpus, " cpus");
+    return Invalid("cpu_nodes has ", options.cpu_nodes.size(), " entries for ",
+                   options.cpus, " cpus");
   }
   for (const int node : options.cpu_nodes) {
     if (node < 0 || static_cast<size_t>(node) >= nodes) {
@@ -157,8 +157,8 @@ absl::StatusOr<PageAllocatorOptions> Resolve(PageAllocatorOptions options) {
   if (options.cpu_nodes.empty()) {
     const auto nodes = static_cast<int>(options.distances.size());
     for (int cpu = 0; cpu < options.cpus; ++cpu) {
-      options.cpu_nodes.push_back(static_cast<int>(
-          int64_t{cpu} * nodes / options.cpus));
+      options.cpu_nodes.push_back(
+          static_cast<int>(int64_t{cpu} * nodes / options.cpus));
     }
   }
   status = CheckNodes(options);

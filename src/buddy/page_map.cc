@@ -62,7 +62,8 @@ absl::StatusOr<uint64_t> ResidentBytesAt(const void* at, size_t bytes) {
     }
   }
   if (!found) {
-    return absl::UnavailableError("/proc/self/smaps does not have the metadata");
+    return absl::UnavailableError(
+        "/proc/self/smaps does not have the metadata");
   }
   return resident;
 }
@@ -141,8 +142,8 @@ size_t PageMap::pageblock_bytes() const {
 
 PageInfo PageMap::Decode(uint64_t entry) {
   const uint64_t payload = entry & kPayloadMask;
-  const Order order(static_cast<int>(entry >> kOrderShift &
-                                     ((1 << kOrderBits) - 1)));
+  const Order order(
+      static_cast<int>(entry >> kOrderShift & ((1 << kOrderBits) - 1)));
   switch (entry >> kOrderShift & ~uint64_t{(1 << kOrderBits) - 1}) {
     case kFreeTag:
       return {.state = PageState::kFree, .order = order};
@@ -153,9 +154,9 @@ PageInfo PageMap::Decode(uint64_t entry) {
                                           : PageState::kIsolated,
               .order = order};
     default:
-      return {.state = payload == kTail ? PageState::kTail
-                                        : PageState::kOffline,
-              .order = Order(0)};
+      return {
+          .state = payload == kTail ? PageState::kTail : PageState::kOffline,
+          .order = Order(0)};
   }
 }
 
@@ -238,8 +239,8 @@ void PageMap::Release(PfnRange range) {
   const uintptr_t end =
       AddressOf(entries_ + range.end.value()) / host_page * host_page;
   if (start >= end) return;
-  GUESTMM_CHECK(madvise(reinterpret_cast<void*>(start), end - start,
-                        MADV_DONTNEED) == 0)
+  GUESTMM_CHECK(
+      madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED) == 0)
       << std::strerror(errno);
 }
 

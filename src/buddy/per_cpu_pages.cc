@@ -18,8 +18,7 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
   const uint64_t high =
       version == Linux::k53
           ? 6 * size
-          : std::max(low.value() / static_cast<uint64_t>(node_cpus),
-                     4 * batch);
+          : std::max(low.value() / static_cast<uint64_t>(node_cpus), 4 * batch);
   constexpr uint64_t kMaxHigh = 1 << 20;
   return {.batch = static_cast<uint32_t>(batch),
           .high = static_cast<uint32_t>(std::min(high, kMaxHigh))};
@@ -47,8 +46,7 @@ void PerCpuPages::MakeRings() {
   const uint64_t pages = uint64_t{limits_.high} + limits_.batch +
                          pages_.pageblock_order().pages().value() + 2;
   mask_ = std::bit_ceil(pages) - 1;
-  const uint32_t orders =
-      CachedOrders(version_, pages_.pageblock_order());
+  const uint32_t orders = CachedOrders(version_, pages_.pageblock_order());
   for (size_t i = 0; i < lists_.size(); ++i) {
     if ((orders >> OrderOf(i).value() & 1) == 0) continue;
     // Memory only once it is used.
@@ -93,8 +91,7 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   // Its last pin may have gone in between.
   GUESTMM_CHECK(pages_.IsAllocated(pfn, order) &&
                 pages_.pageblock(pfn).zone == zone_index_)
-      << "free of " << pfn << ", " << order << ", which is "
-      << pages_.Get(pfn);
+      << "free of " << pfn << ", " << order << ", which is " << pages_.Get(pfn);
   LockHolder hold_zone(zone_.lock());
   return zone_.Free(pfn, order);
 }
@@ -166,7 +163,8 @@ void PerCpuPages::Pick53(uint64_t pages) {
   }
 }
 
-// free_pcppages_bulk: each list down to nothing, from the one that was freed to.
+// free_pcppages_bulk: each list down to nothing, from the one that was freed
+// to.
 void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   uint64_t picked = 0;
   for (size_t i = 0; i < kLists && picked < pages; ++i) {
@@ -178,8 +176,7 @@ void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   }
 }
 
-AllocationEvents PerCpuPages::events() const
-    ABSL_NO_THREAD_SAFETY_ANALYSIS {
+AllocationEvents PerCpuPages::events() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
   // Of the lists only counters are read, which need no lock.
   AllocationEvents events;
   for (size_t i = 0; i < kLists; ++i) {

@@ -39,9 +39,7 @@ std::string_view Name(MigrateType type) {
 }
 
 Zone::Zone(const Options& options, PageMap& pages)
-    : options_(options),
-      pages_(pages),
-      lists_(pages.MakeLists(kListHeads)) {
+    : options_(options), pages_(pages), lists_(pages.MakeLists(kListHeads)) {
   GUESTMM_CHECK(pages.pageblock_order() <= options.max_order);
   GUESTMM_CHECK(options.max_order <= kMaxOrder);
   if (options.placement.shuffle_seed) {
@@ -70,8 +68,8 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
 // Allocating -----------------------------------------------------------------
 
 inline Pfn Zone::TakeSmallest(Order order, MigrateType type) {
-  const uint64_t orders =
-      NonemptyOrders(type) >> order.value() << order.value();
+  const uint64_t orders = NonemptyOrders(type) >> order.value()
+                                                      << order.value();
   if (orders == 0) return kNoPfn;
   int found = std::countr_zero(orders);
   ListChange change(*this);
@@ -156,8 +154,7 @@ inline Zone::Block Zone::Merge(Pfn pfn, Order order, MigrateType type,
     ++at;
   }
   const Order merged(at);
-  change.Add(pfn, merged, type,
-             to_tail ? ListEnd::kTail : EndFor(pfn, merged));
+  change.Add(pfn, merged, type, to_tail ? ListEnd::kTail : EndFor(pfn, merged));
   FreeCounter(type).Add(order.pages().value());
   return {.pfn = pfn, .order = merged};
 }
@@ -199,8 +196,7 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
     const MigrateType type = isolate_pageblocks_ == 0
                                  ? block.type
                                  : pages_.pageblock(block.pfn).type;
-    if (FreeBlockObserver* observer =
-            FreeBlock(block.pfn, block.order, type)) {
+    if (FreeBlockObserver* observer = FreeBlock(block.pfn, block.order, type)) {
       to_wake = observer;
     }
   }
@@ -294,7 +290,8 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
     const int aligned = std::countr_zero(pfn.value());
     const int fitting = std::bit_width((range.end - pfn).value()) - 1;
     const Order order(std::min({aligned, fitting, max_order().value()}));
-    const Block block = Merge(pfn, order, MigrateType::kMovable, cold_to_tail());
+    const Block block =
+        Merge(pfn, order, MigrateType::kMovable, cold_to_tail());
     if (block.order.value() >= observer_min_order_ &&
         observer_->OnBlockFreed(*this, block.pfn, block.order)) {
       to_wake = observer_;

@@ -133,8 +133,8 @@ absl::Status Zone::CheckFreeLists() const {
         }
         if ((pages_.pageblock(pfn).type == MigrateType::kIsolate) !=
             (type == MigrateType::kIsolate)) {
-          return Violated("Z6", pfn, " is on a list of type ",
-                          Name(type), ", its pageblock is ",
+          return Violated("Z6", pfn, " is on a list of type ", Name(type),
+                          ", its pageblock is ",
                           Name(pages_.pageblock(pfn).type));
         }
         if (++blocks > free_blocks(order)) {

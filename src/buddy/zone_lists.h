@@ -7,8 +7,8 @@
 
 namespace guestmm {
 
-// Changes to the free lists that others see all at once, or not yet: which lists
-// have a block is kept in a register meanwhile.
+// Changes to the free lists that others see all at once, or not yet: which
+// lists have a block is kept in a register meanwhile.
 class Zone::ListChange {
  public:
   explicit ListChange(Zone& zone)
@@ -69,8 +69,8 @@ class BlockWalk {
     while (next_ < end_) {
       pfn_ = next_;
       info_ = pages_.Get(pfn_);
-      const bool head = info_.state != PageState::kOffline &&
-                        info_.state != PageState::kTail;
+      const bool head =
+          info_.state != PageState::kOffline && info_.state != PageState::kTail;
       next_ += head ? info_.order.pages() : PageCount(1);
       if (head) return true;
     }

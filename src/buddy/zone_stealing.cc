@@ -14,9 +14,9 @@ namespace {
 
 // Whom a request of a type takes from, the first that has something.
 constexpr std::array<std::array<MigrateType, 2>, kRequestTypes> kFallbacks = {
-    {{MigrateType::kReclaimable, MigrateType::kMovable},       // unmovable
-     {MigrateType::kReclaimable, MigrateType::kUnmovable},     // movable
-     {MigrateType::kUnmovable, MigrateType::kMovable}}};       // reclaimable
+    {{MigrateType::kReclaimable, MigrateType::kMovable},    // unmovable
+     {MigrateType::kReclaimable, MigrateType::kUnmovable},  // movable
+     {MigrateType::kUnmovable, MigrateType::kMovable}}};    // reclaimable
 
 // can_steal_fallback: movable pages in a pageblock of others' do no lasting
 // harm, so they take a pageblock only along with a large block.

@@ -28,7 +28,8 @@ std::unique_ptr<PageMap> MakeMap(uint64_t pages, size_t list_heads = 2) {
 
 std::vector<uint64_t> Elements(const PageMap& map, PageMap::Index list) {
   std::vector<uint64_t> elements;
-  for (auto at = map.lists().First(list); at != list; at = map.lists().Next(at)) {
+  for (auto at = map.lists().First(list); at != list;
+       at = map.lists().Next(at)) {
     elements.push_back(at);
   }
   return elements;

@@ -32,10 +32,8 @@ constexpr PlacementOptions k61 = {.rules = Linux::k61};
 
 // What is given first is used first in 6.1, and last in 5.3.
 TEST(PlacementTest, NewMemoryGoesToTheHeadIn5_3AndToTheTailIn6_1) {
-  EXPECT_THAT(TinyZone(FourPageblocks(k53)).List(3),
-              ElementsAre(24, 16, 8, 0));
-  EXPECT_THAT(TinyZone(FourPageblocks(k61)).List(3),
-              ElementsAre(0, 8, 16, 24));
+  EXPECT_THAT(TinyZone(FourPageblocks(k53)).List(3), ElementsAre(24, 16, 8, 0));
+  EXPECT_THAT(TinyZone(FourPageblocks(k61)).List(3), ElementsAre(0, 8, 16, 24));
 }
 
 TEST(PlacementTest, AFreedBlockGoesToTheHeadInBoth) {

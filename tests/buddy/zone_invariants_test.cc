@@ -29,7 +29,8 @@ PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
 
 // Makes `pfn` look free without the zone's knowing: on a list of no one.
 void MakeFree(TinyZone& zone, uint64_t pfn, int order) {
-  zone.pages().lists().PushFront(zone.pages().MakeLists(1), Pfn(pfn), Order(order));
+  zone.pages().lists().PushFront(zone.pages().MakeLists(1), Pfn(pfn),
+                                 Order(order));
 }
 
 void ExpectViolation(const absl::Status& status, const std::string& text) {
@@ -158,8 +159,8 @@ TEST_F(ZoneInvariantsTest, Z7AnEmptyListIsNotMarked) {
 // From one type's list to another's: as many blocks of the order as counted.
 TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
   zone_.pages().lists().Remove(Pfn(8));
-  zone_.pages().lists().PushFront(ListOf(zone_, 3, MigrateType::kUnmovable), Pfn(8),
-                          Order(3));
+  zone_.pages().lists().PushFront(ListOf(zone_, 3, MigrateType::kUnmovable),
+                                  Pfn(8), Order(3));
   ExpectViolation(
       zone_.CheckInvariants(),
       "Z7: the list of order 3, Unmovable, is in use but not marked");

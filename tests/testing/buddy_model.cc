@@ -667,7 +667,7 @@ bool AllocatorModel::GiveBack53(int cpu, size_t zone, uint64_t pages) {
 
 // From each list all there is, beginning with `first`.
 bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
-                                 size_t first) {
+                                size_t first) {
   const auto& lists = CpuLists(cpu, zone).lists;
   bool told = false;
   auto left = static_cast<int64_t>(pages);

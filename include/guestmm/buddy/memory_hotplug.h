@@ -40,19 +40,18 @@ class MemoryHotplug {
 
   // All of these work on whole memory blocks, one or more, all or none of them;
   // they may be called while vCPUs and the reporter run. InvalidArgument for
-  // other ranges, and beyond PageAllocatorOptions::hotplug_end; Unavailable while
-  // another of them is under way; in each case without effect.
+  // other ranges, and beyond PageAllocatorOptions::hotplug_end; Unavailable
+  // while another of them is under way; in each case without effect.
 
   // Makes memory known, offline, on `node`. AlreadyExists where there is some;
   // else the error of GuestRam.
   absl::Status Add(PfnRange range, int node) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Gives offline memory to its node's ZONE_MOVABLE, or, for kNormal, to the zone
-  // of the kernel's memory there: the one whose span it lies in, else Normal
-  // (default_kernel_zone_for_pfn). Observers hear of it as of freed memory.
-  // FailedPrecondition, naming the first block that is not offline.
-  absl::Status Online(PfnRange range, ZoneType type)
-      ABSL_LOCKS_EXCLUDED(lock_);
+  // Gives offline memory to its node's ZONE_MOVABLE, or, for kNormal, to the
+  // zone of the kernel's memory there: the one whose span it lies in, else
+  // Normal (default_kernel_zone_for_pfn). Observers hear of it as of freed
+  // memory. FailedPrecondition, naming the first block that is not offline.
+  absl::Status Online(PfnRange range, ZoneType type) ABSL_LOCKS_EXCLUDED(lock_);
 
   // Takes memory back from its zone: isolates its pageblocks, drains per-CPU
   // lists, waits for blocks in flight. Nothing is moved: FailedPrecondition
@@ -72,9 +71,7 @@ class MemoryHotplug {
   // One operation at a time, without a lock while it waits.
   class Operation;
 
-  PageCount section_pages() const {
-    return allocator_.section_order().pages();
-  }
+  PageCount section_pages() const { return allocator_.section_order().pages(); }
   absl::Status CheckRange(PfnRange range) const;
   // FailedPrecondition where a memory block of `range` is not offline.
   absl::Status CheckOffline(PfnRange range) const

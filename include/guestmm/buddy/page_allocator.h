@@ -73,8 +73,8 @@ struct PageAllocatorOptions {
 
   // Given: a request that would fail waits for memory that is isolated for the
   // host to come back, for as long as there is some; this is the queue on which
-  // the reporter works. It must outlive the allocator. REQUIRES then: no request
-  // comes from a work of a ThreadWorkqueue.
+  // the reporter works. It must outlive the allocator. REQUIRES then: no
+  // request comes from a work of a ThreadWorkqueue.
   Workqueue* wait_for_isolated = nullptr;
 
   // Given: writes to free memory, and checks and clears what is allocated. All
@@ -106,20 +106,20 @@ class PageAllocator {
   PageAllocator(const PageAllocator&) = delete;
   PageAllocator& operator=(const PageAllocator&) = delete;
 
-  // Takes a block for vCPU `cpu`, from the first zone of its zonelist that stays
-  // above its low watermark and what it keeps back for others; else above min,
-  // less what the request may dip into; else, if it may wait, after reclaimers
-  // gave memory back and the per-CPU lists were drained. None if memory is out.
-  // Safe from any thread; fastest where one thread at a time uses a cpu.
-  // REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is a request's,
-  // gfp.node a node or kLocalNode.
+  // Takes a block for vCPU `cpu`, from the first zone of its zonelist that
+  // stays above its low watermark and what it keeps back for others; else above
+  // min, less what the request may dip into; else, if it may wait, after
+  // reclaimers gave memory back and the per-CPU lists were drained. None if
+  // memory is out. Safe from any thread; fastest where one thread at a time
+  // uses a cpu. REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is
+  // a request's, gfp.node a node or kLocalNode.
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
     return ToOptional(Take(cpu, order, gfp));
   }
 
-  // Frees a block on vCPU `cpu`, which need not be the one that allocated it. If
-  // it is pinned, that happens when its last pin goes.
-  // REQUIRES: as Allocate; `pfn` is a block allocated at `order` (CHECKed).
+  // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
+  // If it is pinned, that happens when its last pin goes. REQUIRES: as
+  // Allocate; `pfn` is a block allocated at `order` (CHECKed).
   void Free(int cpu, Pfn pfn, Order order);
 
   // Pins the block at `pfn`: a device may write to it at any time, so it is not
@@ -135,8 +135,7 @@ class PageAllocator {
   // Who is asked for memory when it is out, in the order in which they were
   // added. `reclaimer` must live until it is removed.
   void AddReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
-  void RemoveReclaimer(Reclaimer& reclaimer)
-      ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  void RemoveReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
 
   // Sets the observer of every zone, after it was told of all memory that is
   // online; null for no one. See Zone::SetObserver.
@@ -183,7 +182,8 @@ class PageAllocator {
  private:
   friend class MemoryHotplug;
 
-  // What happens seldom enough to be counted by atomic additions, for each zone.
+  // What happens seldom enough to be counted by atomic additions, for each
+  // zone.
   struct RareEvents {
     std::atomic<uint64_t> allocstall{0};
     std::atomic<uint64_t> pgsteal_direct{0};
@@ -278,8 +278,8 @@ class PageAllocator {
   // By cpu, then by zone.
   std::vector<std::unique_ptr<PerCpuPages>> per_cpu_;
   std::unique_ptr<RareEvents[]> events_;
-  // Where a vCPU's local requests look first: its lists of that zone, or null. By
-  // cpu, then by the highest zone that the request may use.
+  // Where a vCPU's local requests look first: its lists of that zone, or null.
+  // By cpu, then by the highest zone that the request may use.
   std::unique_ptr<std::atomic<PerCpuPages*>[]> first_choices_;
   Counter min_free_kbytes_;
 

@@ -4,8 +4,8 @@
 // What the allocator knows of each page, in 8 bytes (Linux's struct page: 64),
 // and of each pageblock, in 2.
 //
-//   entries_     [ free|10 | tail | tail | ... | allocated|0 | ... | list heads ]
-//   pageblocks_  [ zone, migratetype | ... ]
+//   entries_     [ free|10 | tail | tail | ... | allocated|0 | ... | list heads
+//   ] pageblocks_  [ zone, migratetype | ... ]
 //
 // One entry, which is read and written whole:
 //
@@ -174,8 +174,7 @@ class PageMap {
   };
   // Written under the zone's lock, readable without.
   Pageblock pageblock(Pfn pfn) const {
-    const uint16_t bits =
-        PageblockRef(pfn).load(std::memory_order_relaxed);
+    const uint16_t bits = PageblockRef(pfn).load(std::memory_order_relaxed);
     return {.zone = static_cast<uint8_t>((bits & 0xff) - 1),
             .type = static_cast<MigrateType>(bits >> 8)};
   }
@@ -252,7 +251,9 @@ class PageMap {
   uint64_t LoadAt(Index at) const {
     return Ref(at).load(std::memory_order_relaxed);
   }
-  uint64_t Load(Pfn pfn) const { return LoadAt(static_cast<Index>(pfn.value())); }
+  uint64_t Load(Pfn pfn) const {
+    return LoadAt(static_cast<Index>(pfn.value()));
+  }
   void StoreAt(Index at, uint64_t entry) {
     Ref(at).store(entry, std::memory_order_relaxed);
   }
@@ -306,9 +307,7 @@ class PageMap::Lists {
     return Load(static_cast<Index>(pfn.value())) >> kOrderShift ==
            (kFreeTag | order.bits());
   }
-  void SetTail(Pfn pfn) const {
-    Store(static_cast<Index>(pfn.value()), kTail);
-  }
+  void SetTail(Pfn pfn) const { Store(static_cast<Index>(pfn.value()), kTail); }
   bool Empty(Index list) const { return Next(list) == list; }
   // The list's first element, and the ones after and before `at`; `list` at the
   // end.
@@ -331,8 +330,8 @@ class PageMap::Lists {
     Store(at, (Load(at) & ~kLinkMask) | next);
   }
   void SetPrev(Index at, Index prev) const {
-    Store(at, (Load(at) & ~(kLinkMask << kLinkBits)) |
-                  uint64_t{prev} << kLinkBits);
+    Store(at,
+          (Load(at) & ~(kLinkMask << kLinkBits)) | uint64_t{prev} << kLinkBits);
   }
   void Insert(Index prev, Index next, Pfn pfn, Order order) const {
     const auto at = static_cast<Index>(pfn.value());

@@ -11,8 +11,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "guestmm/base/counter.h"
 #include "guestmm/base/biased_lock.h"
+#include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/migratetype.h"
@@ -102,13 +102,14 @@ class alignas(64) PerCpuPages {
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
  private:
-  // Orders 0 to 3, and a pageblock's (PAGE_ALLOC_COSTLY_ORDER + 1 of one order).
+  // Orders 0 to 3, and a pageblock's (PAGE_ALLOC_COSTLY_ORDER + 1 of one
+  // order).
   static constexpr int kSmallOrders = 4;
   static constexpr size_t kLists = size_t{kSmallOrders + 1} * kRequestTypes;
 
-  // A double-ended queue in a ring of a power of two; 32-bit pfns as in the page
-  // map. The newest is at `first`, which each allocation moves up and each free
-  // down; so frees = allocations - first.
+  // A double-ended queue in a ring of a power of two; 32-bit pfns as in the
+  // page map. The newest is at `first`, which each allocation moves up and each
+  // free down; so frees = allocations - first.
   struct List {
     Counter first;
     uint64_t end = 0;
@@ -135,7 +136,8 @@ class alignas(64) PerCpuPages {
   [[gnu::cold]] FreeBlockObserver* FreeUncached(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // False if the zone has nothing. REQUIRES: the list is empty.
-  [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type, Mixing mixing)
+  [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type,
+                                Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // After a free to list `index`: gives back what is too much.
   [[gnu::noinline]] FreeBlockObserver* Trim(size_t index)
@@ -167,10 +169,13 @@ class alignas(64) PerCpuPages {
   std::vector<Zone::CachedBlock> batch_ ABSL_GUARDED_BY(lock_);
 };
 
-[[gnu::always_inline]] inline Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
+[[gnu::always_inline]] inline Pfn PerCpuPages::Take(Order order,
+                                                    MigrateType type,
+                                                    Mixing mixing) {
   LockHolder hold(lock_);
   List& list = lists_[IndexOf(order, type)];
-  if (free_factor_ > 0) [[unlikely]] free_factor_ >>= 1;
+  if (free_factor_ > 0) [[unlikely]]
+    free_factor_ >>= 1;
   if (list.empty() && !Refill(list, order, type, mixing)) [[unlikely]] {
     return kNoPfn;
   }
@@ -183,10 +188,11 @@ class alignas(64) PerCpuPages {
   return pfn;
 }
 
-[[gnu::always_inline]] inline FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
+[[gnu::always_inline]] inline FreeBlockObserver* PerCpuPages::Free(
+    Pfn pfn, Order order) {
   LockHolder hold(lock_);
-  // Read under the lock: once a pageblock is isolated and the lists are drained,
-  // nothing of it is cached any more.
+  // Read under the lock: once a pageblock is isolated and the lists are
+  // drained, nothing of it is cached any more.
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
   if (!pages_.IsAllocated(pfn, order) || pageblock.zone != zone_index_ ||
       static_cast<int>(pageblock.type) >= kRequestTypes) [[unlikely]] {
@@ -205,7 +211,8 @@ class alignas(64) PerCpuPages {
       [[unlikely]] {
     return GiveBack(count_.Get(), index);
   }
-  if (count_.Get() < limits_.high) [[likely]] return nullptr;
+  if (count_.Get() < limits_.high) [[likely]]
+    return nullptr;
   return Trim(index);
 }
 

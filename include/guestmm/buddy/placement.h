@@ -16,9 +16,9 @@ enum class Linux {
 };
 
 // Where on its free list a block goes, which decides which memory is used again
-// soon and which is left for the host. In 5.3 at the head, but at the tail where
-// a merge is likely soon. In 6.1 also at the tail: memory given at boot or
-// onlined, blocks that come back from the host, and those that change their
+// soon and which is left for the host. In 5.3 at the head, but at the tail
+// where a merge is likely soon. In 6.1 also at the tail: memory given at boot
+// or onlined, blocks that come back from the host, and those that change their
 // migratetype.
 struct PlacementOptions {
   Linux rules = Linux::k53;

@@ -5,9 +5,9 @@
 // and watermarks.
 //
 // Behaves as Linux 5.3's buddy allocator (mm/page_alloc.c: __rmqueue_smallest,
-// expand, __rmqueue_fallback, __free_one_page, __isolate_free_page), down to the
-// order of its lists, since that order decides which pages are used again and so
-// which memory the host gets back.
+// expand, __rmqueue_fallback, __free_one_page, __isolate_free_page), down to
+// the order of its lists, since that order decides which pages are used again
+// and so which memory the host gets back.
 
 #include <array>
 #include <atomic>
@@ -18,8 +18,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "guestmm/base/counter.h"
 #include "guestmm/base/biased_lock.h"
+#include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
@@ -69,8 +69,8 @@ class Zone {
   PfnRange span() const {
     return {.start = Pfn(span_start_.Get()), .end = Pfn(span_end_.Get())};
   }
-  // How a request that this zone is the first choice of starts: whether it would
-  // rather go to another zone than mix types here.
+  // How a request that this zone is the first choice of starts: whether it
+  // would rather go to another zone than mix types here.
   Mixing first_mixing() const {
     return first_mixing_.load(std::memory_order_relaxed);
   }
@@ -87,8 +87,8 @@ class Zone {
   // Gives the pages of `range` to the zone as free and movable, in the largest
   // aligned blocks, ascending, as memblock does at boot; shuffles them where
   // that is asked for. Tells the observer, if there is one; returns it to Wake,
-  // or null. REQUIRES: all offline until now (CHECKed); no other zone has a page
-  // in the pageblocks of its first and last page.
+  // or null. REQUIRES: all offline until now (CHECKed); no other zone has a
+  // page in the pageblocks of its first and last page.
   FreeBlockObserver* AddMemory(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
 
   // The zone's memory, ascending, adjoining ranges as one.
@@ -130,10 +130,10 @@ class Zone {
 
   // Allocating and freeing -------------------------------------------------
 
-  // Takes a block: the first of the smallest order that has one of `type`, split
-  // down, its lower half kept at each step; else steals from another type as
-  // the kernel does (zone_stealing.cc). None if no block is large enough. Heeds
-  // no watermark. REQUIRES: order <= max_order(); a request's type.
+  // Takes a block: the first of the smallest order that has one of `type`,
+  // split down, its lower half kept at each step; else steals from another type
+  // as the kernel does (zone_stealing.cc). None if no block is large enough.
+  // Heeds no watermark. REQUIRES: order <= max_order(); a request's type.
   std::optional<Pfn> Allocate(Order order, MigrateType type,
                               Mixing mixing = Mixing::kAllow)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
@@ -142,8 +142,8 @@ class Zone {
 
   // Frees an allocated block: merges it with its buddies, puts it on its list,
   // tells the observer. Returns the observer to Wake after unlocking, or null.
-  // REQUIRES: it is the head of a block allocated from this zone at `order`, and
-  // not pinned (CHECKed: a double free ends the process).
+  // REQUIRES: it is the head of a block allocated from this zone at `order`,
+  // and not pinned (CHECKed: a double free ends the process).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -201,9 +201,9 @@ class Zone {
   // Going offline -----------------------------------------------------------
   // REQUIRES for all: `range` is aligned to blocks of max_order().
 
-  // Makes all pageblocks of `range` kIsolate: what is free there, or becomes so,
-  // cannot be allocated any more, and does not count as free. Returns what types
-  // they had (start_isolate_page_range).
+  // Makes all pageblocks of `range` kIsolate: what is free there, or becomes
+  // so, cannot be allocated any more, and does not count as free. Returns what
+  // types they had (start_isolate_page_range).
   std::vector<MigrateType> IsolatePageblocks(PfnRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Undoes it, with what it returned (undo_isolate_page_range).
@@ -348,9 +348,7 @@ class Zone {
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // FPI_TO_TAIL of 6.1, for memory that is cold.
-  bool cold_to_tail() const {
-    return options_.placement.rules == Linux::k61;
-  }
+  bool cold_to_tail() const { return options_.placement.rules == Linux::k61; }
 
   absl::Status CheckFreeLists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   absl::Status CheckBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

@@ -54,13 +54,30 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<PagePoison>(*guest->ram_, options.page_poison);
   }
 
+  if (options.make_policy && options.virtual_time == nullptr) {
+    guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
+    guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+  }
+  guest->guest_workqueue_ = options.virtual_time != nullptr
+                                ? options.virtual_time
+                                : guest->guest_thread_.get();
+
+  PageAllocatorOptions allocator_options = {
+      .memory = PagesOf(options.memory),
+      .cpus = options.vcpus,
+      .min_free_kbytes = options.min_free_kbytes,
+      .wait_for_isolated =
+          options.wait_for_isolated ? guest->guest_workqueue_ : nullptr,
+      .poison = guest->page_poison_.get()};
+  if (options.hotplug_end) {
+    allocator_options.hotplug_end = ToPfn(*options.hotplug_end);
+  }
   absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
-      PageAllocator::Create({.memory = PagesOf(options.memory),
-                             .cpus = options.vcpus,
-                             .min_free_kbytes = options.min_free_kbytes,
-                             .poison = guest->page_poison_.get()});
+      PageAllocator::Create(allocator_options);
   if (!allocator.ok()) return allocator.status();
   guest->allocator_ = *std::move(allocator);
+  guest->hotplug_ = std::make_unique<MemoryHotplug>(
+      *guest->allocator_, guest->ram_.get(), guest->guest_workqueue_);
 
   for (int id = 0; id < options.vcpus; ++id) {
     guest->vcpus_.push_back(
@@ -72,13 +89,6 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
                            : std::make_unique<MadviseHypervisor>(*guest->ram_);
   if (!options.make_policy) return guest;
 
-  if (options.virtual_time == nullptr) {
-    guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
-    guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
-  }
-  guest->guest_workqueue_ = options.virtual_time != nullptr
-                                ? options.virtual_time
-                                : guest->guest_thread_.get();
   Workqueue& device_workqueue = options.virtual_time != nullptr
                                     ? *options.virtual_time
                                     : *guest->device_thread_;

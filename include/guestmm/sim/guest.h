@@ -27,6 +27,7 @@
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/base/workqueue.h"
+#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
 #include "guestmm/hypervisor/hypervisor.h"
@@ -44,8 +45,13 @@ struct GuestOptions {
   std::vector<GpaRange> memory = {};
   HugePages huge_pages = HugePages::kHostDefault;
   int vcpus = 1;
+  // One past the highest address that memory may be hot-added at; absent: no
+  // more than there is at boot.
+  std::optional<Gpa> hotplug_end = {};
   // Absent: the kernel's formula.
   std::optional<uint64_t> min_free_kbytes = {};
+  // Whether an allocation that would fail waits for what is with the host.
+  bool wait_for_isolated = false;
   // What the guest does to the contents of free memory. Nothing but kOff goes
   // with reporting: the host discards what it is told of, and the device does
   // not offer to put the poison back (VIRTIO_BALLOON_F_PAGE_POISON).
@@ -85,6 +91,8 @@ class Guest {
   // Null if free memory is left alone, and what is allocated too.
   const PagePoison* page_poison() const { return page_poison_.get(); }
   PageAllocator& allocator() { return *allocator_; }
+  // Adds and removes memory, guest RAM included.
+  MemoryHotplug& hotplug() { return *hotplug_; }
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
   Reporter* reporter() { return reporter_.get(); }
@@ -104,6 +112,7 @@ class Guest {
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<PagePoison> page_poison_;
   std::unique_ptr<PageAllocator> allocator_;
+  std::unique_ptr<MemoryHotplug> hotplug_;
   std::unique_ptr<Hypervisor> hypervisor_;
   // Owned unless in virtual time.
   std::unique_ptr<Workqueue> guest_thread_;

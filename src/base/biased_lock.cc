@@ -42,7 +42,7 @@ void BiasedLock::LockSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 // As LockSlow().
 void BiasedLock::LockAsVisitor() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   TakeSpin();
-  if (bias_ - thread_key_ < kMaxOwners) return HoldAsOwner();
+  if (bias_ - thread_key < kMaxOwners) return HoldAsOwner();
   KeepOwnerOut();
   slot_ = SlotOf(kNoOne);
 }
@@ -86,16 +86,16 @@ uint32_t BiasedLock::NextOwner() const {
 }
 
 uint32_t BiasedLock::ThreadKey() {
-  if (thread_key_ == 0) {
+  if (thread_key == 0) {
     // 64 bits do not wrap around, so a key is never given out again.
     static constinit std::atomic<uint64_t> next_key{kKeyStride};
     const uint64_t key =
         next_key.fetch_add(kKeyStride, std::memory_order_relaxed);
     if (key <= std::numeric_limits<uint32_t>::max()) {
-      thread_key_ = static_cast<uint32_t>(key);
+      thread_key = static_cast<uint32_t>(key);
     }
   }
-  return thread_key_;
+  return thread_key;
 }
 
 }  // namespace guestmm

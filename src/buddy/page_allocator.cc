@@ -70,8 +70,8 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
     }
   }
   events_ = std::make_unique<RareEvents[]>(zones_.size());
-  first_choices_ = std::make_unique<std::atomic<PerCpuPages*>[]>(
-      static_cast<size_t>(cpus() * kZoneTypes));
+  first_choices_ =
+      std::make_unique<std::atomic<PerCpuPages*>[]>(size_t{cpus_} * kZoneTypes);
   LockHolder hold(memory_lock_);
   // No one observes yet.
   static_cast<void>(ZonesResized());
@@ -130,9 +130,10 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
     for (int highest = 0; highest < kZoneTypes; ++highest) {
       const auto zones =
           lists.OnlyFrom(NodeOf(cpu), static_cast<ZoneType>(highest));
-      first_choices_[static_cast<size_t>(cpu * kZoneTypes + highest)].store(
-          zones.empty() ? nullptr : &per_cpu(cpu, *zones.front()),
-          std::memory_order_release);
+      first_choices_[static_cast<size_t>(cpu) * kZoneTypes +
+                     static_cast<size_t>(highest)]
+          .store(zones.empty() ? nullptr : &per_cpu(cpu, *zones.front()),
+                 std::memory_order_release);
     }
   }
   return to_wake;
@@ -158,7 +159,7 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
   // What nearly all are: local, and their first zone has enough.
   if (gfp.node == Gfp::kLocalNode) [[likely]] {
     PerCpuPages* const per_cpu =
-        first_choices_[static_cast<size_t>(cpu * kZoneTypes) +
+        first_choices_[static_cast<size_t>(cpu) * kZoneTypes +
                        static_cast<size_t>(gfp.highest)]
             .load(std::memory_order_acquire);
     if (per_cpu != nullptr) [[likely]] {

@@ -70,10 +70,10 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
     }
     before = &range;
   }
-  if (*options.hotplug_end < before->end) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("hotplug_end is pfn 0x%x; memory ends at 0x%x",
-                        options.hotplug_end->value(), before->end.value()));
+  if (*options.hotplug_end < options.memory.back().end) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "hotplug_end is pfn 0x%x; memory ends at 0x%x",
+        options.hotplug_end->value(), options.memory.back().end.value()));
   }
   return absl::OkStatus();
 }

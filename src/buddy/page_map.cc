@@ -232,15 +232,15 @@ void PageMap::Lists::RotateToFront(Index list, Pfn first) const {
 }
 
 void PageMap::Release(PfnRange range) {
-  const uintptr_t host_page = HostPage();
-  const uintptr_t start =
-      (AddressOf(entries_ + range.start.value()) + host_page - 1) / host_page *
-      host_page;
-  const uintptr_t end =
-      AddressOf(entries_ + range.end.value()) / host_page * host_page;
-  if (start >= end) return;
-  GUESTMM_CHECK(
-      madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED) == 0)
+  // Whole pages of the host's only.
+  const auto host_page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  auto* const start =
+      reinterpret_cast<std::byte*>(entries_ + range.start.value());
+  const size_t bytes = range.pages().value() * sizeof(*entries_);
+  const size_t lead = (host_page - AddressOf(start) % host_page) % host_page;
+  if (bytes < lead + host_page) return;
+  const size_t whole = (bytes - lead) / host_page * host_page;
+  GUESTMM_CHECK(madvise(start + lead, whole, MADV_DONTNEED) == 0)
       << std::strerror(errno);
 }
 

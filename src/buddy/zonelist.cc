@@ -26,7 +26,8 @@ Zonelists::Zonelists(std::span<const std::unique_ptr<Zone>> zones,
       size_t own = 0;
       for (const int n : order) {
         for (int type = highest; type >= 0; --type) {
-          Zone& zone = *zones[static_cast<size_t>(n * kZoneTypes + type)];
+          Zone& zone = *zones[static_cast<size_t>(n) * kZoneTypes +
+                              static_cast<size_t>(type)];
           if (zone.managed_pages() > PageCount(0)) list.push_back(&zone);
         }
         if (n == node) own = list.size();

@@ -70,7 +70,7 @@ class ABSL_LOCKABLE BiasedLock {
   // Makes the caller the owner, unless there were too many.
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
     const uint32_t owner = owner_.load(std::memory_order_relaxed);
-    if (const uint32_t slot = owner - thread_key_; slot < kMaxOwners) {
+    if (const uint32_t slot = owner - thread_key; slot < kMaxOwners) {
       held_[slot].store(true, std::memory_order_relaxed);
       std::atomic_signal_fence(std::memory_order_seq_cst);
       if (owner_.load(std::memory_order_acquire) == owner) return;
@@ -121,7 +121,7 @@ class ABSL_LOCKABLE BiasedLock {
   static uint32_t ThreadKey();
 
   // initial-exec: no call to find it, in a shared library too.
-  static constinit inline thread_local uint32_t thread_key_
+  static constinit inline thread_local uint32_t thread_key
       [[gnu::tls_model("initial-exec")]] = 0;
 
   // The owner, or kNoOne before the first, or kNever.

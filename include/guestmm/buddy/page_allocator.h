@@ -154,8 +154,8 @@ class PageAllocator {
   // Every zone, by node and then by type; some may have no memory (yet).
   std::span<const std::unique_ptr<Zone>> zones() const { return zones_; }
   Zone& zone(int node, ZoneType type) const {
-    return *zones_[static_cast<size_t>(node * kZoneTypes +
-                                       static_cast<int>(type))];
+    return *zones_[static_cast<size_t>(node) * kZoneTypes +
+                   static_cast<size_t>(type)];
   }
   // The zone that `pfn` is in. REQUIRES: one has it (CHECKed).
   Zone& ZoneOf(Pfn pfn) const;

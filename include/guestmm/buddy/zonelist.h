@@ -35,7 +35,8 @@ class Zonelists {
 
  private:
   static size_t Index(int node, ZoneType highest) {
-    return static_cast<size_t>(node * kZoneTypes + static_cast<int>(highest));
+    return static_cast<size_t>(node) * kZoneTypes +
+           static_cast<size_t>(highest);
   }
 
   std::vector<std::vector<Zone*>> lists_;

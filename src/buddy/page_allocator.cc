@@ -141,46 +141,56 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
 
 // Allocating -----------------------------------------------------------------
 
-[[gnu::always_inline]] inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu,
-                                                          Order order,
-                                                          MigrateType type,
-                                                          Mixing mixing) {
+inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu, Order order,
+                                   MigrateType type, Mixing mixing) {
   if (IsPerCpuOrder(order)) return per_cpu.Take(order, type, mixing);
   Zone& zone = per_cpu.zone();
   LockHolder hold(zone.lock());
   return zone.Take(order, type, mixing);
 }
 
-[[gnu::always_inline]] inline Pfn PageAllocator::TakeFirstChoice(int cpu,
-                                                                 Order order,
-                                                                 Gfp gfp) {
-  if (!IsRequest(cpu, order, gfp)) [[unlikely]]
-    RejectRequest(cpu, order, gfp);
-  // What nearly all are: local, and their first zone has enough.
-  if (gfp.node == Gfp::kLocalNode) [[likely]] {
-    PerCpuPages* const per_cpu =
-        first_choices_[static_cast<size_t>(cpu) * kZoneTypes +
-                       static_cast<size_t>(gfp.highest)]
-            .load(std::memory_order_acquire);
-    if (per_cpu != nullptr) [[likely]] {
-      Zone& zone = per_cpu->zone();
-      if (zone.WatermarkOk(order, zone.low_mark(gfp.highest))) [[likely]] {
-        const Pfn pfn =
-            TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
-        if (pfn != kNoPfn) [[likely]]
-          return pfn;
-      }
-    }
+[[gnu::always_inline]] inline Pfn PageAllocator::TakeListed(int cpu,
+                                                            Order order,
+                                                            Gfp gfp) {
+  if (!IsRequest(cpu, order, gfp) || gfp.node != Gfp::kLocalNode ||
+      !IsPerCpuOrder(order)) [[unlikely]] {
+    return kNoPfn;
   }
-  return TakeFromZonelist(cpu, order, gfp);
+  PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
+  if (per_cpu == nullptr) [[unlikely]]
+    return kNoPfn;
+  const Zone& zone = per_cpu->zone();
+  return zone.WatermarkOk(order, zone.low_mark(gfp.highest))
+             ? per_cpu->TakeListed(order, gfp.type)
+             : kNoPfn;
 }
 
 // One copy of the way for single pages, one for the rest.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
-  const Pfn pfn = order == Order(0) ? TakeFirstChoice(cpu, Order(0), gfp)
-                                    : TakeFirstChoice(cpu, order, gfp);
+  if (options_.poison == nullptr) [[likely]] {
+    const Pfn pfn = order == Order(0) ? TakeListed(cpu, Order(0), gfp)
+                                      : TakeListed(cpu, order, gfp);
+    if (pfn != kNoPfn) [[likely]]
+      return pfn;
+  }
+  return TakeUnlisted(cpu, order, gfp);
+}
+
+Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
+  if (!IsRequest(cpu, order, gfp)) RejectRequest(cpu, order, gfp);
+  Pfn pfn = kNoPfn;
+  if (gfp.node == Gfp::kLocalNode) {
+    PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
+    if (per_cpu != nullptr) {
+      Zone& zone = per_cpu->zone();
+      if (zone.WatermarkOk(order, zone.low_mark(gfp.highest))) {
+        pfn = TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
+      }
+    }
+  }
+  if (pfn == kNoPfn) pfn = TakeFromZonelist(cpu, order, gfp);
   // Outside of all locks.
-  if (options_.poison != nullptr && pfn != kNoPfn) [[unlikely]] {
+  if (options_.poison != nullptr && pfn != kNoPfn) {
     options_.poison->PrepareAllocated(pfn, order);
   }
   return pfn;
@@ -381,29 +391,45 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   return *zones_[zone];
 }
 
-[[gnu::always_inline]] inline FreeBlockObserver* PageAllocator::FreeBlock(
-    int cpu, Pfn pfn, Order order) {
-  if (!IsFreeable(cpu, pfn, order)) [[unlikely]]
-    RejectFree(cpu, pfn, order);
+FreeBlockObserver* PageAllocator::FreeBlock(int cpu, Pfn pfn, Order order) {
+  if (!IsFreeable(cpu, pfn, order)) RejectFree(cpu, pfn, order);
   const uint8_t zone = pages_->pageblock(pfn).zone;
-  if (zone == PageMap::Pageblock::kNoZone) [[unlikely]] {
-    RejectFree(cpu, pfn, order);
-  }
+  if (zone == PageMap::Pageblock::kNoZone) RejectFree(cpu, pfn, order);
   PerCpuPages& per_cpu =
       *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone];
   return IsPerCpuOrder(order) ? per_cpu.Free(pfn, order)
                               : FreeToZone(per_cpu.zone(), pfn, order);
 }
 
+[[gnu::always_inline]] inline bool PageAllocator::FreeListed(int cpu, Pfn pfn,
+                                                             Order order) {
+  if (!IsFreeable(cpu, pfn, order) || !IsPerCpuOrder(order)) [[unlikely]] {
+    return false;
+  }
+  const uint8_t zone = pages_->pageblock(pfn).zone;
+  if (zone == PageMap::Pageblock::kNoZone) [[unlikely]]
+    return false;
+  return per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone]->FreeListed(
+      pfn, order);
+}
+
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
-  if (options_.poison != nullptr) [[unlikely]] {
+  if (options_.poison == nullptr) [[likely]] {
+    if (order == Order(0) ? FreeListed(cpu, pfn, Order(0))
+                          : FreeListed(cpu, pfn, order)) [[likely]] {
+      return;
+    }
+  }
+  FreeUnlisted(cpu, pfn, order);
+}
+
+void PageAllocator::FreeUnlisted(int cpu, Pfn pfn, Order order) {
+  if (options_.poison != nullptr) {
     if (IsFreeable(cpu, pfn, order) && !FillFreed(pfn, order)) return;
   }
-  FreeBlockObserver* const to_wake = order == Order(0)
-                                         ? FreeBlock(cpu, pfn, Order(0))
-                                         : FreeBlock(cpu, pfn, order);
-  if (to_wake != nullptr) [[unlikely]]
+  if (FreeBlockObserver* const to_wake = FreeBlock(cpu, pfn, order)) {
     to_wake->Wake();
+  }
 }
 
 void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {

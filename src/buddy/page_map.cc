@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <fstream>
+#include <span>
 #include <sstream>
 #include <string>
 
@@ -36,9 +38,22 @@ void* Reserve(size_t bytes) {
   return at;
 }
 
-void Unreserve(void* at, size_t bytes) { munmap(at, bytes + HostPage()); }
+void Unreserve(void* at, size_t bytes) {
+  if (at != nullptr) munmap(at, bytes + HostPage());
+}
 
 uintptr_t AddressOf(const void* at) { return reinterpret_cast<uintptr_t>(at); }
+
+// The whole pages of the host's in `bytes`, to the host.
+void GiveBack(std::span<std::byte> bytes) {
+  const uintptr_t host_page = HostPage();
+  const size_t lead =
+      (host_page - AddressOf(bytes.data()) % host_page) % host_page;
+  if (bytes.size() < lead + host_page) return;
+  const size_t whole = (bytes.size() - lead) / host_page * host_page;
+  GUESTMM_CHECK(madvise(bytes.data() + lead, whole, MADV_DONTNEED) == 0)
+      << std::strerror(errno);
+}
 
 // Of the mappings that cover [at, at + bytes): resident, in bytes, as
 // /proc/self/smaps has them.
@@ -109,27 +124,30 @@ absl::StatusOr<std::unique_ptr<PageMap>> PageMap::Create(
         options.end.value(), kLinkBits, most));
   }
   rounded.end = options.end.AlignUp(kMaxOrder);
-  PageMap sizes(rounded, nullptr, nullptr);
-  void* const entries = Reserve(sizes.entry_bytes());
-  void* const pageblocks = Reserve(sizes.pageblock_bytes());
-  if (entries == nullptr || pageblocks == nullptr) {
-    const int error = errno;
-    if (entries != nullptr) Unreserve(entries, sizes.entry_bytes());
-    if (pageblocks != nullptr) Unreserve(pageblocks, sizes.pageblock_bytes());
+  // Frees what there is of itself when not all can be had.
+  std::unique_ptr<PageMap> map(new PageMap(rounded));
+  if (map->states_ == nullptr || map->entries_ == nullptr ||
+      map->pageblocks_ == nullptr) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("no address space for the metadata of %d pages: %s",
-                        options.end.value(), std::strerror(error)));
+                        options.end.value(), std::strerror(errno)));
   }
-  return std::unique_ptr<PageMap>(
-      new PageMap(rounded, static_cast<uint64_t*>(entries),
-                  static_cast<uint16_t*>(pageblocks)));
+  return map;
 }
 
+PageMap::PageMap(const Options& options)
+    : options_(options),
+      states_(static_cast<uint8_t*>(Reserve(state_bytes()))),
+      entries_(static_cast<Entry*>(Reserve(entry_bytes()))),
+      pageblocks_(static_cast<uint16_t*>(Reserve(pageblock_bytes()))) {}
+
 PageMap::~PageMap() {
-  if (entries_ == nullptr) return;
+  Unreserve(states_, state_bytes());
   Unreserve(entries_, entry_bytes());
   Unreserve(pageblocks_, pageblock_bytes());
 }
+
+size_t PageMap::state_bytes() const { return end().value() * sizeof(*states_); }
 
 size_t PageMap::entry_bytes() const {
   return (end().value() + options_.list_heads) * sizeof(*entries_);
@@ -140,70 +158,63 @@ size_t PageMap::pageblock_bytes() const {
          sizeof(*pageblocks_);
 }
 
-PageInfo PageMap::Decode(uint64_t entry) {
-  const uint64_t payload = entry & kPayloadMask;
-  const Order order(
-      static_cast<int>(entry >> kOrderShift & ((1 << kOrderBits) - 1)));
-  switch (entry >> kOrderShift & ~uint64_t{(1 << kOrderBits) - 1}) {
-    case kFreeTag:
-      return {.state = PageState::kFree, .order = order};
-    case kAllocatedTag:
+PageInfo PageMap::Get(Pfn pfn) const {
+  const uint8_t state = StateOf(pfn);
+  if (state == kOffline) return {};
+  if (state == kTail) return {.state = PageState::kTail, .order = Order(0)};
+  const Order order(state & ((1 << kOrderBits) - 1));
+  if (state == State(kFree, order)) {
+    return {.state = PageState::kFree, .order = order};
+  }
+  switch (Use(pfn) & kTagMask) {
+    case kAllocated:
       return {.state = PageState::kAllocated, .order = order};
-    case kHeldTag:
-      return {.state = payload == kCached ? PageState::kCached
-                                          : PageState::kIsolated,
-              .order = order};
+    case kIsolated:
+      return {.state = PageState::kIsolated, .order = order};
     default:
-      return {
-          .state = payload == kTail ? PageState::kTail : PageState::kOffline,
-          .order = Order(0)};
+      return {.state = PageState::kCached, .order = order};
   }
 }
 
 bool PageMap::Pin(Pfn pfn) {
-  auto entry = Ref(static_cast<Index>(pfn.value()));
-  uint64_t was = entry.load(std::memory_order_relaxed);
+  auto use = UseRef(pfn);
+  uint32_t was = use.load(std::memory_order_relaxed);
   do {
-    if (Decode(was).state != PageState::kAllocated || (was & kFreed) != 0) {
-      return false;
-    }
-  } while (!entry.compare_exchange_weak(was, was + kOnePin,
-                                        std::memory_order_acq_rel));
+    if (!IsAllocation(was) || (was & kFreed) != 0) return false;
+    GUESTMM_CHECK((was & kPinsMask) != kPinsMask)
+        << pfn << " has " << PinsIn(was) << " pins already";
+  } while (!use.compare_exchange_weak(was, was + kOnePin,
+                                      std::memory_order_acq_rel));
   return true;
 }
 
 PageMap::Unpinned PageMap::Unpin(Pfn pfn) {
-  auto entry = Ref(static_cast<Index>(pfn.value()));
-  uint64_t was = entry.load(std::memory_order_relaxed);
-  uint64_t now = 0;
+  auto use = UseRef(pfn);
+  uint32_t was = use.load(std::memory_order_relaxed);
+  uint32_t now = 0;
   do {
     if (PinsIn(was) == 0) return Unpinned::kNotPinned;
     now = was - kOnePin;
     // Its last pin: from now on the caller's to free.
     if (PinsIn(now) == 0) now &= ~kFreed;
-  } while (!entry.compare_exchange_weak(was, now, std::memory_order_acq_rel));
+  } while (!use.compare_exchange_weak(was, now, std::memory_order_acq_rel));
   return (was & kFreed) != 0 && (now & kFreed) == 0
              ? Unpinned::kLastPinOfFreedBlock
              : Unpinned::kStillInUse;
 }
 
 bool PageMap::FreePinned(Pfn pfn, Order order) {
-  auto entry = Ref(static_cast<Index>(pfn.value()));
-  uint64_t was = entry.load(std::memory_order_relaxed);
+  auto use = UseRef(pfn);
+  uint32_t was = use.load(std::memory_order_relaxed);
   do {
-    if (Decode(was) != PageInfo{PageState::kAllocated, order} ||
-        (was & kFreed) != 0 || PinsIn(was) == 0) {
+    // Of everything but type and pins, that it is allocated, and no more.
+    if ((was & ~(kTypeMask | kPinsMask)) != Allocated(order) ||
+        PinsIn(was) == 0) {
       return false;
     }
-  } while (!entry.compare_exchange_weak(was, was | kFreed,
-                                        std::memory_order_acq_rel));
+  } while (
+      !use.compare_exchange_weak(was, was | kFreed, std::memory_order_acq_rel));
   return true;
-}
-
-uint64_t PageMap::PinsIn(uint64_t entry) {
-  return Decode(entry).state == PageState::kAllocated
-             ? (entry & kPayloadMask) / kOnePin
-             : 0;
 }
 
 PageMap::Index PageMap::MakeLists(size_t count) {
@@ -213,7 +224,7 @@ PageMap::Index PageMap::MakeLists(size_t count) {
   lists_made_ += count;
   for (size_t i = 0; i < count; ++i) {
     const Index list = first + static_cast<Index>(i);
-    StoreAt(list, uint64_t{list} << kLinkBits | list);
+    lists().Link(list, list);
   }
   return first;
 }
@@ -222,36 +233,31 @@ void PageMap::Lists::RotateToFront(Index list, Pfn first) const {
   const auto at = static_cast<Index>(first.value());
   if (Next(list) == at) return;
   // Takes the head out of the ring and puts it back before `first`.
-  SetNext(Prev(list), Next(list));
-  SetPrev(Next(list), Prev(list));
-  const Index last = Prev(at);
-  SetNext(last, list);
-  SetPrev(list, last);
-  SetNext(list, at);
-  SetPrev(at, list);
+  Link(Prev(list), Next(list));
+  Link(Prev(at), list);
+  Link(list, at);
 }
 
 void PageMap::Release(PfnRange range) {
-  // Whole pages of the host's only.
-  const auto host_page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-  auto* const start =
-      reinterpret_cast<std::byte*>(entries_ + range.start.value());
-  const size_t bytes = range.pages().value() * sizeof(*entries_);
-  const size_t lead = (host_page - AddressOf(start) % host_page) % host_page;
-  if (bytes < lead + host_page) return;
-  const size_t whole = (bytes - lead) / host_page * host_page;
-  GUESTMM_CHECK(madvise(start + lead, whole, MADV_DONTNEED) == 0)
-      << std::strerror(errno);
+  const auto start = static_cast<size_t>(range.start.value());
+  const auto pages = static_cast<size_t>(range.pages().value());
+  GiveBack(std::as_writable_bytes(std::span(states_ + start, pages)));
+  GiveBack(std::as_writable_bytes(std::span(entries_ + start, pages)));
 }
 
 absl::StatusOr<uint64_t> PageMap::ResidentBytes() const {
-  const absl::StatusOr<uint64_t> entries =
-      ResidentBytesAt(entries_, entry_bytes());
-  if (!entries.ok()) return entries;
-  const absl::StatusOr<uint64_t> pageblocks =
-      ResidentBytesAt(pageblocks_, pageblock_bytes());
-  if (!pageblocks.ok()) return pageblocks;
-  return *entries + *pageblocks;
+  uint64_t sum = 0;
+  for (const std::span<const std::byte> bytes :
+       {std::as_bytes(std::span(states_, state_bytes())),
+        std::span(reinterpret_cast<const std::byte*>(entries_), entry_bytes()),
+        std::span(reinterpret_cast<const std::byte*>(pageblocks_),
+                  pageblock_bytes())}) {
+    const absl::StatusOr<uint64_t> resident =
+        ResidentBytesAt(bytes.data(), bytes.size());
+    if (!resident.ok()) return resident;
+    sum += *resident;
+  }
+  return sum;
 }
 
 }  // namespace guestmm

@@ -69,6 +69,28 @@ PerCpuLimits PerCpuPages::limits() const {
   return limits_;
 }
 
+Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
+  LockHolder hold(lock_);
+  List& list = lists_[IndexOf(order, type)];
+  if (free_factor_ > 0) free_factor_ >>= 1;
+  if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
+  return Pop(list, order, type);
+}
+
+FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
+  LockHolder hold(lock_);
+  const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
+  if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
+  const size_t index = IndexOf(order, pageblock.type);
+  Push(lists_[index], pfn, order);
+  // 6.1, free_unref_page_commit, free_high: small blocks above order 0 that are
+  // freed in a row do not stay.
+  if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0) {
+    return GiveBack(count_.Get(), index);
+  }
+  return count_.Get() < limits_.high ? nullptr : Trim(index);
+}
+
 bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
                          Mixing mixing) {
   uint32_t wanted = limits_.batch;
@@ -131,17 +153,16 @@ FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
   return zone_.FreeBulk(batch_);
 }
 
-inline void PerCpuPages::PickOldest(size_t index) {
+inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
   List& list = lists_[index];
   const Order order = OrderOf(index);
-  const Pfn pfn(At(list, --list.end));
-  // Its buddies, up to order 2, share its cache line.
-  pages_.Prefetch(pfn);
-  batch_.push_back({.pfn = pfn,
-                    .order = order,
-                    .type = static_cast<MigrateType>(
-                        index % static_cast<size_t>(kRequestTypes))});
-  count_.Subtract(order.pages().value());
+  const auto type =
+      static_cast<MigrateType>(index % static_cast<size_t>(kRequestTypes));
+  for (uint64_t i = 0; i < blocks; ++i) {
+    const Pfn pfn(At(list, --list.end));
+    batch_.push_back({.pfn = pfn, .order = order, .type = type});
+  }
+  count_.Subtract(blocks * order.pages().value());
 }
 
 // free_pcppages_bulk: round the lists, one block more from the next for each
@@ -157,22 +178,24 @@ void PerCpuPages::Pick53(uint64_t pages) {
     } while (lists_[list].empty());
     // The only one that is not empty.
     if (turn == kRequestTypes) turn = left;
-    do {
-      PickOldest(list);
-    } while (--left > 0 && --turn > 0 && !lists_[list].empty());
+    const uint64_t picked = std::min({left, turn, lists_[list].blocks()});
+    PickOldest(list, picked);
+    left -= picked;
+    turn -= picked;
   }
 }
 
 // free_pcppages_bulk: each list down to nothing, from the one that was freed
 // to.
 void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
-  uint64_t picked = 0;
-  for (size_t i = 0; i < kLists && picked < pages; ++i) {
+  uint64_t left = pages;
+  for (size_t i = 0; i < kLists && left > 0; ++i) {
     const size_t list = (first_list + i) % kLists;
-    while (picked < pages && !lists_[list].empty()) {
-      PickOldest(list);
-      picked += OrderOf(list).pages().value();
-    }
+    const uint64_t each = OrderOf(list).pages().value();
+    const uint64_t wanted = (left + each - 1) / each;
+    const uint64_t picked = std::min(wanted, lists_[list].blocks());
+    PickOldest(list, picked);
+    left -= std::min(left, picked * each);
   }
 }
 
@@ -200,7 +223,7 @@ PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
       const Pfn pfn(At(list, at));
       listed += OrderOf(i).pages();
       if (pages_.pageblock(pfn).zone != zone_.index() ||
-          !pages_.IsCached(pfn, OrderOf(i))) {
+          pages_.Get(pfn) != PageInfo{PageState::kCached, OrderOf(i)}) {
         std::ostringstream text;
         text << "P3: " << pfn << " is on a per-CPU list but is "
              << pages_.Get(pfn);

@@ -67,13 +67,14 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
 
 // Allocating -----------------------------------------------------------------
 
-inline Pfn Zone::TakeSmallest(Order order, MigrateType type) {
-  const uint64_t orders = NonemptyOrders(type) >> order.value()
-                                                      << order.value();
+[[gnu::always_inline]] inline Pfn Zone::TakeSmallest(ListChange& change,
+                                                     Order order,
+                                                     MigrateType type) {
+  const uint64_t orders = change.NonemptyOrders(type) >> order.value()
+                                                             << order.value();
   if (orders == 0) return kNoPfn;
   int found = std::countr_zero(orders);
-  ListChange change(*this);
-  const Pfn pfn(change.lists().First(List(Order(found), type)));
+  const Pfn pfn = change.First(Order(found), type);
   change.Remove(pfn, Order(found));
   while (found > order.value()) {
     const Order half(--found);
@@ -82,18 +83,25 @@ inline Pfn Zone::TakeSmallest(Order order, MigrateType type) {
   return pfn;
 }
 
-inline Pfn Zone::TakeBlock(Order order, MigrateType type, Mixing mixing) {
-  Pfn pfn = TakeSmallest(order, type);
-  while (pfn == kNoPfn && Steal(order, type, mixing)) {
-    pfn = TakeSmallest(order, type);
+[[gnu::always_inline]] inline Pfn Zone::TakeBlock(ListChange& change,
+                                                  Order order, MigrateType type,
+                                                  Mixing mixing) {
+  Pfn pfn = TakeSmallest(change, order, type);
+  while (pfn == kNoPfn) {
+    change.Publish();
+    if (!Steal(order, type, mixing)) return kNoPfn;
+    change.Reload();
+    pfn = TakeSmallest(change, order, type);
   }
+  pages_.SetOut(pfn, order);
   return pfn;
 }
 
 Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
-  const Pfn pfn = TakeBlock(order, type, mixing);
+  ListChange change(*this);
+  const Pfn pfn = TakeBlock(change, order, type, mixing);
   if (pfn == kNoPfn) return kNoPfn;
-  free_pages_.Subtract(order.pages().value());
+  change.SubtractPages(type, order.pages());
   allocations_.Add(1);
   allocated_pages_.Add(order.pages().value());
   pages_.SetAllocated(pfn, order, type);
@@ -102,44 +110,44 @@ Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
 
 size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
                           Mixing mixing) {
+  ListChange change(*this);
   size_t taken = 0;
   for (; taken < blocks.size(); ++taken) {
-    const Pfn pfn = TakeBlock(order, type, mixing);
+    const Pfn pfn = TakeBlock(change, order, type, mixing);
     if (pfn == kNoPfn) break;
-    pages_.SetCached(pfn, order);
     blocks[taken] = pfn;
   }
-  free_pages_.Subtract(taken * order.pages().value());
+  change.SubtractPages(type, PageCount(taken * order.pages().value()));
   return taken;
 }
 
 // Freeing --------------------------------------------------------------------
 
-inline bool Zone::MayMergePageblocks(Pfn pfn, Order order,
-                                     MigrateType type) const {
+bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
   const PageMap::Pageblock buddy = pages_.pageblock(pfn.Buddy(order));
   if (buddy.zone != options_.index) return false;
   if (isolate_pageblocks_ == 0 || buddy.type == type) return true;
   return type != MigrateType::kIsolate && buddy.type != MigrateType::kIsolate;
 }
 
-inline Zone::ListEnd Zone::EndFor(Pfn pfn, Order order) {
-  if (shuffle_ && order == max_order()) {
-    return shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
+[[gnu::always_inline]] inline ListEnd Zone::EndFor(Pfn pfn, Order order) {
+  if (order.value() >= max_order().value() - 1) [[unlikely]] {
+    const bool shuffled = shuffle_ && order == max_order();
+    return shuffled && shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
   }
   // If the buddy is likely to be freed soon, since the pair's own buddy is free
   // already, the block waits at the tail so as not to be taken before that.
-  if (order.value() >= max_order().value() - 1) return ListEnd::kHead;
   const Order above(order.value() + 1);
   const Pfn other = pfn.AlignDown(above).Buddy(above);
-  const bool likely = pages_.IsFree(other, above) &&
-                      (above < pageblock_order() || IsOurs(other));
-  return likely ? ListEnd::kTail : ListEnd::kHead;
+  bool likely = pages_.IsFree(other, above);
+  if (above >= pageblock_order()) likely = likely && IsOurs(other);
+  return static_cast<ListEnd>(likely);
 }
 
-inline Zone::Block Zone::Merge(Pfn pfn, Order order, MigrateType type,
-                               bool to_tail) {
-  ListChange change(*this);
+[[gnu::always_inline]] inline Zone::Block Zone::Merge(ListChange& change,
+                                                      Pfn pfn, Order order,
+                                                      MigrateType type,
+                                                      bool to_tail) {
   const PageMap::Lists lists = change.lists();
   const int max = max_order().value();
   const int pageblock = pageblock_order().value();
@@ -147,24 +155,29 @@ inline Zone::Block Zone::Merge(Pfn pfn, Order order, MigrateType type,
   while (at < max) {
     const Pfn buddy = pfn.Buddy(Order(at));
     if (!lists.IsFree(buddy, Order(at))) break;
-    if (at >= pageblock && !MayMergePageblocks(pfn, Order(at), type)) break;
+    if (at >= pageblock && !MayMergePageblocks(pfn, Order(at), type))
+        [[unlikely]] {
+      break;
+    }
     change.Remove(buddy, Order(at));
-    lists.SetTail(std::max(pfn, buddy));
-    pfn = std::min(pfn, buddy);
+    // Which of the two is the lower is hard to foresee: no branch on it.
+    pfn = pfn.AlignDown(Order(at + 1));
+    lists.SetTail(pfn + Order(at).pages());
     ++at;
   }
   const Order merged(at);
   change.Add(pfn, merged, type, to_tail ? ListEnd::kTail : EndFor(pfn, merged));
-  FreeCounter(type).Add(order.pages().value());
+  change.AddPages(type, order.pages());
   return {.pfn = pfn, .order = merged};
 }
 
-inline FreeBlockObserver* Zone::FreeBlock(Pfn pfn, Order order,
-                                          MigrateType type) {
-  const Block merged = Merge(pfn, order, type, /*to_tail=*/false);
+[[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeBlock(
+    ListChange& change, Pfn pfn, Order order, MigrateType type) {
+  const Block merged = Merge(change, pfn, order, type, /*to_tail=*/false);
   if (merged.order.value() < observer_min_order_) [[likely]] {
     return nullptr;
   }
+  change.Publish();
   return observer_->OnBlockFreed(*this, merged.pfn, merged.order) ? observer_
                                                                   : nullptr;
 }
@@ -175,7 +188,9 @@ FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
     RejectFree(pfn, order);
   }
   freed_pages_.Add(order.pages().value());
-  return FreeBlock(pfn, order, pages_.pageblock(pfn).type);
+  pages_.SetCached(pfn);
+  ListChange change(*this);
+  return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type);
 }
 
 void Zone::RejectFree(Pfn pfn, Order order) const {
@@ -189,14 +204,18 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
   const PageMap::Lists lists = pages_.lists();
   for (const CachedBlock& block : blocks) {
     const Pfn buddy = block.pfn.Buddy(block.order);
-    if (lists.IsFree(buddy, block.order)) lists.PrefetchNeighbours(buddy);
+    // A list's head, which is at hand, instead: no branch to be foreseen.
+    const Pfn none(lists_);
+    lists.PrefetchNeighbours(lists.IsFree(buddy, block.order) ? buddy : none);
   }
+  const bool isolating = isolate_pageblocks_ > 0;
+  ListChange change(*this);
   FreeBlockObserver* to_wake = nullptr;
   for (const CachedBlock& block : blocks) {
-    const MigrateType type = isolate_pageblocks_ == 0
-                                 ? block.type
-                                 : pages_.pageblock(block.pfn).type;
-    if (FreeBlockObserver* observer = FreeBlock(block.pfn, block.order, type)) {
+    const MigrateType type =
+        isolating ? pages_.pageblock(block.pfn).type : block.type;
+    if (FreeBlockObserver* observer =
+            FreeBlock(change, block.pfn, block.order, type)) {
       to_wake = observer;
     }
   }
@@ -222,9 +241,13 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
   if (!WatermarkOk(Order(0), watermarks().min + order->pages())) {
     return std::nullopt;
   }
-  ListChange(*this).Remove(pfn, *order);
-  free_pages_.Subtract(order->pages().value());
-  pages_.SetIsolated(pfn, *order);
+  {
+    ListChange change(*this);
+    change.Remove(pfn, *order);
+    change.SubtractPages(MigrateType::kMovable, order->pages());
+  }
+  pages_.SetOut(pfn, *order);
+  pages_.SetIsolated(pfn);
   isolated_pages_.Add(order->pages().value());
   if (order->value() >= pageblock_order().value() - 1) {
     for (Pfn at = pfn; at < pfn + order->pages();
@@ -241,7 +264,9 @@ Order Zone::Return(IsolatedBlock block) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
   isolated_pages_.Subtract(block.order_.pages().value());
-  return Merge(block.pfn_, block.order_, pageblock_type(block.pfn_),
+  pages_.SetCached(block.pfn_);
+  ListChange change(*this);
+  return Merge(change, block.pfn_, block.order_, pageblock_type(block.pfn_),
                cold_to_tail())
       .order;
 }
@@ -290,8 +315,10 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
     const int aligned = std::countr_zero(pfn.value());
     const int fitting = std::bit_width((range.end - pfn).value()) - 1;
     const Order order(std::min({aligned, fitting, max_order().value()}));
+    ListChange change(*this);
     const Block block =
-        Merge(pfn, order, MigrateType::kMovable, cold_to_tail());
+        Merge(change, pfn, order, MigrateType::kMovable, cold_to_tail());
+    change.Publish();
     if (block.order.value() >= observer_min_order_ &&
         observer_->OnBlockFreed(*this, block.pfn, block.order)) {
       to_wake = observer_;

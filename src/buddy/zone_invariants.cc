@@ -53,6 +53,10 @@ absl::Status Zone::CheckBlocks() const {
           return Violated("P1", page, " is ", pages_.Get(page),
                           " inside the block at ", pfn);
         }
+        if (pages_.IsInUse(page) &&
+            (page > pfn || info.state != PageState::kAllocated)) {
+          return Violated("P1", page, " is ", pages_.Get(page), ", but in use");
+        }
         if (!IsOurs(page)) {
           return Violated("Z5", "the pageblock of ", page,
                           " is not the zone's");

@@ -22,8 +22,8 @@ std::vector<MigrateType> Zone::IsolatePageblocks(PfnRange range) {
   for (BlockWalk walk(pages_, range); walk.Next();) {
     if (walk.state() != PageState::kFree) continue;
     change.Move(walk.pfn(), walk.order(), MigrateType::kIsolate);
-    free_pages_.Subtract(walk.order().pages().value());
-    offlining_pages_.Add(walk.order().pages().value());
+    change.SubtractPages(MigrateType::kMovable, walk.order().pages());
+    change.AddPages(MigrateType::kIsolate, walk.order().pages());
   }
   return types;
 }
@@ -40,8 +40,8 @@ void Zone::RestorePageblocks(PfnRange range,
   for (BlockWalk walk(pages_, range); walk.Next();) {
     if (walk.state() != PageState::kFree) continue;
     change.Move(walk.pfn(), walk.order(), pageblock_type(walk.pfn()));
-    offlining_pages_.Subtract(walk.order().pages().value());
-    free_pages_.Add(walk.order().pages().value());
+    change.SubtractPages(MigrateType::kIsolate, walk.order().pages());
+    change.AddPages(MigrateType::kMovable, walk.order().pages());
   }
 }
 

@@ -28,15 +28,15 @@ bool TakesWholePageblock(Order order, MigrateType type, Order pageblock) {
 }  // namespace
 
 bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
+  ListChange change(*this);
   const Order smallest =
       mixing == Mixing::kAvoid ? std::max(order, pageblock_order()) : order;
   const auto& fallbacks = kFallbacks[static_cast<size_t>(type)];
-  const PageMap::Lists lists = pages_.lists();
   // The first block on the first fallback's list of `of`, or kNoPfn.
   const auto find = [&](Order of) {
     for (const MigrateType fallback : fallbacks) {
-      const PageMap::Index list = List(of, fallback);
-      if (!lists.Empty(list)) return Pfn(lists.First(list));
+      const Pfn pfn = change.First(of, fallback);
+      if (pfn != kNoPfn) return pfn;
     }
     return kNoPfn;
   };
@@ -50,15 +50,15 @@ bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
       found = order;
       while ((pfn = find(found)) == kNoPfn) found = Order(found.value() + 1);
     }
-    StealBlock(pfn, found, type,
+    StealBlock(change, pfn, found, type,
                TakesWholePageblock(found, type, pageblock_order()));
     return true;
   }
   return false;
 }
 
-void Zone::StealBlock(Pfn pfn, Order order, MigrateType type,
-                      bool whole_pageblock) {
+void Zone::StealBlock(ListChange& change, Pfn pfn, Order order,
+                      MigrateType type, bool whole_pageblock) {
   steals_.Add(1);
   if (order >= pageblock_order()) {
     for (Pfn at = pfn; at < pfn + order.pages();
@@ -68,13 +68,13 @@ void Zone::StealBlock(Pfn pfn, Order order, MigrateType type,
     }
   }
   if (order >= pageblock_order() || !whole_pageblock) {
-    ListChange(*this).Move(pfn, order, type);
+    change.Move(pfn, order, type);
     return;
   }
   const MigrateType old_type = pageblock_type(pfn);
-  const Moved moved = MovePageblock(pfn, type);
+  const Moved moved = MovePageblock(change, pfn, type);
   if (moved.free == PageCount(0)) {
-    ListChange(*this).Move(pfn, order, type);
+    change.Move(pfn, order, type);
     return;
   }
   // Pages in use that are, by their looks, of the new type.
@@ -90,14 +90,13 @@ void Zone::StealBlock(Pfn pfn, Order order, MigrateType type,
   }
 }
 
-Zone::Moved Zone::MovePageblock(Pfn pfn, MigrateType type) {
+Zone::Moved Zone::MovePageblock(ListChange& change, Pfn pfn, MigrateType type) {
   const Pfn start = pfn.AlignDown(pageblock_order());
   PfnRange block = {start, start + pageblock_order().pages()};
   // At a zone's edges (move_freepages_block).
   if (block.end > span().end) return {};
   if (block.start < span().start) block.start = pfn;
   Moved moved;
-  ListChange change(*this);
   for (BlockWalk walk(pages_, block); walk.Next();) {
     if (walk.state() == PageState::kFree) {
       change.Move(walk.pfn(), walk.order(), type);

@@ -90,13 +90,13 @@ TEST(PageAllocatorOptionsTest, HotplugEndBelowMemory) {
 }
 
 TEST(PageAllocatorOptionsTest, MemoryBeyondWhatLinksReach) {
-  // 2 TiB are 2^29 pages, less the list heads of a node's four zones, 55 each:
+  // 4 TiB are 2^30 pages, less the list heads of a node's four zones, 55 each:
   // down to a multiple of 1,024 pages.
   PageAllocatorOptions options = Valid();
-  options.hotplug_end = Pfn(uint64_t{1} << 29);
+  options.hotplug_end = Pfn(uint64_t{1} << 30);
   ExpectRefused(options,
-                "memory ends at pfn 536870912; 29-bit page links allow 1 to "
-                "536869888");
+                "memory ends at pfn 1073741824; 30-bit page links allow 1 to "
+                "1073740800");
 }
 
 TEST(PageAllocatorOptionsTest, DistancesThatAreNotASquare) {

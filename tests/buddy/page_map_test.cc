@@ -46,15 +46,15 @@ TEST(PageMapTest, CreateRefusesNoPages) {
   const auto map = PageMap::Create({.end = Pfn(0), .list_heads = 2});
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(map.status().ToString(),
-              HasSubstr("memory ends at pfn 0; 29-bit page links allow 1 to "
-                        "536869888"));
+              HasSubstr("memory ends at pfn 0; 30-bit page links allow 1 to "
+                        "1073740800"));
 }
 
 TEST(PageMapTest, CreateRefusesWhatLinksCannotHold) {
-  const auto map = PageMap::Create({.end = Pfn(536869889), .list_heads = 2});
+  const auto map = PageMap::Create({.end = Pfn(1073740801), .list_heads = 2});
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(map.status().ToString(),
-              HasSubstr("memory ends at pfn 536869889"));
+              HasSubstr("memory ends at pfn 1073740801"));
 }
 
 TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {
@@ -96,7 +96,7 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
   const std::unique_ptr<PageMap> map = MakeMap(3);
   const PageMap::Index list = map->MakeLists(1);
   const Pfn page(1);
-  // Of all that IsFree, IsCached, ... ask, `state` and `order` alone are so.
+  // Of all that IsFree, IsAllocated, ... ask, `state` and `order` alone are so.
   const auto expect_only = [&](PageState state, Order order) {
     EXPECT_EQ(map->Get(page), (PageInfo{state, order}));
     for (int other = 0; other <= kMaxOrder.value(); ++other) {
@@ -105,10 +105,6 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
                 same && state == PageState::kFree);
       EXPECT_EQ(map->IsAllocated(page, Order(other)),
                 same && state == PageState::kAllocated);
-      EXPECT_EQ(map->IsCached(page, Order(other)),
-                same && state == PageState::kCached);
-      EXPECT_EQ(map->IsIsolated(page, Order(other)),
-                same && state == PageState::kIsolated);
     }
     EXPECT_EQ(map->IsTail(page), state == PageState::kTail);
     EXPECT_EQ(map->IsOffline(page), state == PageState::kOffline);
@@ -121,14 +117,16 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
     map->lists().PushFront(list, page, order);
     expect_only(PageState::kFree, order);
     EXPECT_EQ(map->lists().Remove(page), list);
+    map->SetOut(page, order);
+    expect_only(PageState::kCached, order);
     for (int type = 0; type < kMigrateTypes; ++type) {
       map->SetAllocated(page, order, static_cast<MigrateType>(type));
       expect_only(PageState::kAllocated, order);
       EXPECT_EQ(map->AllocatedAs(page), static_cast<MigrateType>(type));
     }
-    map->SetCached(page, order);
+    map->SetCached(page);
     expect_only(PageState::kCached, order);
-    map->SetIsolated(page, order);
+    map->SetIsolated(page);
     expect_only(PageState::kIsolated, order);
   }
   map->SetOffline(page);
@@ -205,15 +203,15 @@ TEST(PageMapTest, AFreeBlocksOrderAndItsLinksAreApart) {
               ElementsAre(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024));
 }
 
-// All 29 bits of a link are in use there.
+// All 30 bits of a link are in use there.
 TEST(PageMapTest, TheHighestPagesLinkToEachOther) {
-  const std::unique_ptr<PageMap> map = MakeMap(536869888);
+  const std::unique_ptr<PageMap> map = MakeMap(1073740800);
   const PageMap::Index list = map->MakeLists(1);
   const Pfn last = map->end() - PageCount(1);
-  EXPECT_EQ(last, Pfn(536869887));
+  EXPECT_EQ(last, Pfn(1073740799));
   map->lists().PushFront(list, last, kMaxOrder);
   map->lists().PushFront(list, last - PageCount(1), Order(0));
-  EXPECT_THAT(Elements(*map, list), ElementsAre(536869886, 536869887));
+  EXPECT_THAT(Elements(*map, list), ElementsAre(1073740798, 1073740799));
   EXPECT_TRUE(map->IsFree(last, kMaxOrder));
 }
 
@@ -275,9 +273,14 @@ TEST(PageMapTest, EveryZoneAndTypeOfAPageblockComesBackAsSet) {
 using Unpinned = PageMap::Unpinned;
 constexpr MigrateType kReclaimable = MigrateType::kReclaimable;
 
+void SetAllocated(PageMap& map, Pfn pfn, Order order) {
+  map.SetOut(pfn, order);
+  map.SetAllocated(pfn, order, kReclaimable);
+}
+
 TEST(PageMapPinTest, APinnedBlockIsAllocatedButNotFreelySo) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
-  map->SetAllocated(Pfn(4), Order(2), kReclaimable);
+  SetAllocated(*map, Pfn(4), Order(2));
   EXPECT_TRUE(map->Pin(Pfn(4)));
   EXPECT_TRUE(map->Pin(Pfn(4)));
   EXPECT_EQ(map->pins(Pfn(4)), 2);
@@ -292,7 +295,7 @@ TEST(PageMapPinTest, APinnedBlockIsAllocatedButNotFreelySo) {
 
 TEST(PageMapPinTest, TheLastPinOfAFreedBlockFreesIt) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
-  map->SetAllocated(Pfn(4), Order(2), kReclaimable);
+  SetAllocated(*map, Pfn(4), Order(2));
   map->Pin(Pfn(4));
   map->Pin(Pfn(4));
   EXPECT_TRUE(map->FreePinned(Pfn(4), Order(2)));
@@ -311,14 +314,14 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetTail(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->SetCached(Pfn(4), Order(0));
+  map->SetOut(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->SetIsolated(Pfn(4), Order(0));
+  map->SetIsolated(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->lists().PushFront(list, Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
   EXPECT_EQ(map->pins(Pfn(4)), 0);
-  map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+  SetAllocated(*map, Pfn(4), Order(0));
   map->Pin(Pfn(4));
   map->FreePinned(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
@@ -327,7 +330,7 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
 
 TEST(PageMapPinTest, APinnedBlockIsFreedOnceAndAtItsOrder) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
-  map->SetAllocated(Pfn(4), Order(1), kReclaimable);
+  SetAllocated(*map, Pfn(4), Order(1));
   EXPECT_FALSE(map->FreePinned(Pfn(4), Order(1)));  // not pinned
   map->Pin(Pfn(4));
   EXPECT_FALSE(map->FreePinned(Pfn(4), Order(0)));
@@ -352,7 +355,7 @@ TEST(PageMapPinTest, OwnerAndDeviceAgreeWhoFrees) {
     }
   });
   for (int round = 0; round < kRounds; ++round) {
-    map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+    SetAllocated(*map, Pfn(4), Order(0));
     map->Pin(Pfn(4));
     both.arrive_and_wait();
     owner_frees[static_cast<size_t>(round)] =
@@ -369,7 +372,7 @@ TEST(PageMapPinTest, OwnerAndDeviceAgreeWhoFrees) {
 TEST(PageMapPinTest, PinsOfManyThreadsAreAllCounted) {
   constexpr int kPins = 20'000;
   const std::unique_ptr<PageMap> map = MakeMap(8);
-  map->SetAllocated(Pfn(4), Order(0), kReclaimable);
+  SetAllocated(*map, Pfn(4), Order(0));
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
@@ -391,7 +394,10 @@ TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
   constexpr uint64_t kPages = 4 * kMiB / PageMap::kBytesPerPage;
   const std::unique_ptr<PageMap> map = MakeMap(kPages);
   const uint64_t before = map->ResidentBytes().value();
-  for (uint64_t pfn = 0; pfn < kPages; ++pfn) map->SetTail(Pfn(pfn));
+  for (uint64_t pfn = 0; pfn < kPages; ++pfn) {
+    map->SetTail(Pfn(pfn));
+    map->SetCached(Pfn(pfn));
+  }
   const uint64_t full = map->ResidentBytes().value();
   EXPECT_GE(full - before, 4 * kMiB - 64 * kKiB);
   // Not from the start of a page, nor to the end of one.
@@ -406,6 +412,15 @@ TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
   for (uint64_t pfn = 0; pfn < kPages; ++pfn) {
     ASSERT_EQ(map->IsOffline(Pfn(pfn)), range.Contains(Pfn(pfn))) << pfn;
   }
+}
+
+TEST(PageMapPinTest, MorePinsThanCanBeCounted) {
+  constexpr uint64_t kMostPins = (1 << 22) - 1;
+  const std::unique_ptr<PageMap> map = MakeMap(8);
+  SetAllocated(*map, Pfn(4), Order(0));
+  for (uint64_t pin = 0; pin < kMostPins; ++pin) map->Pin(Pfn(4));
+  EXPECT_EQ(map->pins(Pfn(4)), kMostPins);
+  EXPECT_DEATH(map->Pin(Pfn(4)), "has 4194303 pins already");
 }
 
 TEST(PageMapTest, LessThanAHostPageIsNotReleased) {

@@ -21,6 +21,11 @@ constexpr MigrateType kMovable = MigrateType::kMovable;
 
 // A zone makes its lists type by type, of each the orders ascending, behind the
 // last page.
+void SetAllocated(PageMap& pages, Pfn pfn, Order order, MigrateType type) {
+  pages.SetOut(pfn, order);
+  pages.SetAllocated(pfn, order, type);
+}
+
 PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
   return static_cast<PageMap::Index>(zone.pages().end().value()) +
          static_cast<PageMap::Index>(static_cast<int>(type) * Zone::kOrders +
@@ -57,10 +62,17 @@ TEST_F(ZoneInvariantsTest, P1ATailBelongsToABlock) {
 }
 
 TEST_F(ZoneInvariantsTest, P1ABlockHasNothingElseInside) {
-  zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
+  SetAllocated(zone_.pages(), Pfn(9), Order(0), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "P1: pfn 0x9 is allocated, order 0 inside the block at pfn "
                   "0x8");
+}
+
+// As a page is that was merged before it was taken from its user.
+TEST_F(ZoneInvariantsTest, P1WhatIsNotOutIsInNoOnesUse) {
+  zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
+  ExpectViolation(zone_.CheckInvariants(),
+                  "P1: pfn 0x9 is tail, order 0, but in use");
 }
 
 TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
@@ -70,13 +82,13 @@ TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsAlignedToItsSize) {
-  zone_.pages().SetAllocated(Pfn(3), Order(1), kMovable);
+  SetAllocated(zone_.pages(), Pfn(3), Order(1), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z1: block at pfn 0x3, allocated, order 1, is not aligned");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsInsideItsZone) {
-  zone_.pages().SetAllocated(Pfn(0), Order(5), kMovable);
+  SetAllocated(zone_.pages(), Pfn(0), Order(5), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z1: block at pfn 0x0 leaves its zone's memory");
 }
@@ -89,7 +101,7 @@ TEST_F(ZoneInvariantsTest, Z2BuddiesAreNotBothFree) {
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasFreeBlocksOnly) {
-  zone_.pages().SetAllocated(Pfn(8), Order(3), kMovable);
+  SetAllocated(zone_.pages(), Pfn(8), Order(3), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x8 is on the list of free blocks of order 3 but is "
                   "allocated, order 3");
@@ -131,7 +143,7 @@ TEST_F(ZoneInvariantsTest, Z3FreePagesAreOnAList) {
 }
 
 TEST_F(ZoneInvariantsTest, Z4IsolatedPagesAreCounted) {
-  zone_.pages().SetIsolated(Pfn(3), Order(0));
+  zone_.pages().SetIsolated(Pfn(3));
   ExpectViolation(zone_.CheckInvariants(),
                   "Z4: 1 pages isolated by their states, 0 pages counted");
 }
@@ -232,18 +244,18 @@ class AllocatorInvariantsTest : public ::testing::Test {
 
 TEST_F(AllocatorInvariantsTest, HoldAtFirst) {
   EXPECT_TRUE(pages().IsAllocated(Pfn(0), Order(0)));
-  EXPECT_TRUE(pages().IsCached(Pfn(1), Order(0)));
+  EXPECT_EQ(pages().Get(Pfn(1)), (PageInfo{PageState::kCached, Order(0)}));
   EXPECT_TRUE(allocator_->CheckInvariants().ok());
 }
 
 TEST_F(AllocatorInvariantsTest, P3APageOnAPerCpuListIsCached) {
-  pages().SetAllocated(Pfn(1), Order(0), kMovable);
+  SetAllocated(pages(), Pfn(1), Order(0), kMovable);
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: pfn 0x1 is on a per-CPU list but is allocated, order 0");
 }
 
 TEST_F(AllocatorInvariantsTest, P3ACachedPageIsOnAPerCpuList) {
-  pages().SetCached(Pfn(0), Order(0));
+  pages().SetCached(Pfn(0));
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: 2 pages cached by their states, 1 on per-CPU lists");
 }

@@ -69,14 +69,26 @@ class ABSL_LOCKABLE BiasedLock {
 
   // Makes the caller the owner, unless there were too many.
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
+    if (!TryLockAsOwner()) LockSlow();
+  }
+
+  // Only if the caller is the owner and no visitor is there. For code that has
+  // no other call in it, and so needs no registers saved.
+  bool TryLockAsOwner() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
     const uint32_t owner = owner_.load(std::memory_order_relaxed);
-    if (const uint32_t slot = owner - thread_key; slot < kMaxOwners) {
-      held_[slot].store(true, std::memory_order_relaxed);
-      std::atomic_signal_fence(std::memory_order_seq_cst);
-      if (owner_.load(std::memory_order_acquire) == owner) return;
-      held_[slot].store(false, std::memory_order_release);
+    const uint32_t slot = owner - thread_key;
+    if (slot >= kMaxOwners) return false;
+    held_[slot].store(true, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (owner_.load(std::memory_order_acquire) == owner) [[likely]] {
+      return true;
     }
-    LockSlow();
+    held_[slot].store(false, std::memory_order_release);
+    return false;
+  }
+  // After TryLockAsOwner(); Unlock() does as well.
+  void UnlockAsOwner() ABSL_UNLOCK_FUNCTION() {
+    held_[slot_].store(false, std::memory_order_release);
   }
 
   // The same for a visitor: the owner, if there is one, stays the owner, but

@@ -23,7 +23,8 @@ enum class Reserves : uint8_t {
   kAll,     // to the last page: __GFP_MEMALLOC
 };
 
-struct Gfp {
+// Eight bytes, so as to be passed in one register as it lies in memory.
+struct alignas(uint64_t) Gfp {
   MigrateType type = MigrateType::kUnmovable;
   // The highest zone that will do.
   ZoneType highest = ZoneType::kNormal;

@@ -206,6 +206,11 @@ class PageAllocator {
   RareEvents& events(const Zone& zone) const {
     return events_[static_cast<size_t>(zone.index())];
   }
+  PerCpuPages* FirstChoice(int cpu, ZoneType highest) const {
+    return first_choices_[static_cast<size_t>(cpu) * kZoneTypes +
+                          static_cast<size_t>(highest)]
+        .load(std::memory_order_acquire);
+  }
   bool IsPerCpuOrder(Order order) const {
     return order == Order(0) || (per_cpu_orders_ >> order.value() & 1) != 0;
   }
@@ -218,7 +223,10 @@ class PageAllocator {
 
   // These return kNoPfn where Allocate returns none.
   Pfn Take(int cpu, Order order, Gfp gfp);
-  Pfn TakeFirstChoice(int cpu, Order order, Gfp gfp);
+  // The requests of nearly all: local, of a zone that has enough, where the
+  // vCPU has a block listed. kNoPfn for the others.
+  Pfn TakeListed(int cpu, Order order, Gfp gfp);
+  Pfn TakeUnlisted(int cpu, Order order, Gfp gfp);
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp);
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
                Mixing mixing);
@@ -250,6 +258,9 @@ class PageAllocator {
   // Return the observer to Wake, or null.
   FreeBlockObserver* FreeBlock(int cpu, Pfn pfn, Order order);
   FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
+  // The frees of nearly all: to a list of the vCPU's. False for the others.
+  bool FreeListed(int cpu, Pfn pfn, Order order);
+  void FreeUnlisted(int cpu, Pfn pfn, Order order);
 
   // For MemoryHotplug. `range` is in whole sections.
   void OnlineMemory(Zone& zone, PfnRange range)

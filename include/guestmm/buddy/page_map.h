@@ -1,22 +1,22 @@
 #ifndef GUESTMM_BUDDY_PAGE_MAP_H_
 #define GUESTMM_BUDDY_PAGE_MAP_H_
 
-// What the allocator knows of each page, in 8 bytes (Linux's struct page: 64),
+// What the allocator knows of each page, in 9 bytes (Linux's struct page: 64),
 // and of each pageblock, in 2.
 //
-//   entries_     [ free|10 | tail | tail | ... | allocated|0 | ... | list heads
-//   ] pageblocks_  [ zone, migratetype | ... ]
+//   states_      [ free|10 | tail | tail | ... | out|0 | ... ]
+//   entries_     [ links   |      |      | ... | use   | ... | list heads ]
+//   pageblocks_  [ zone, migratetype | ... ]
 //
-// One entry, which is read and written whole:
-//
-//    63   62 61    58 57         29 28          0
-//   [ state | order  | prev        | next        ]   a free block's head
-//   [ state | order  | payload                   ]   anything else
+// A state is one byte, written under the zone's lock, so that a merge, which
+// asks many pages whether they are free, reads a cache line for 64 of them. A
+// block that is out of the free lists is its holder's: what it is used for
+// stands in its entry, where its links were, and a vCPU that allocates and
+// frees writes there alone, eight pages to a cache line.
 //
 // Laid out like the kernel's vmemmap: arrays indexed by pfn, in address space
 // that is reserved for the whole span but takes memory only where it was
-// written, so holes cost nothing. Of a cache line's eight pages all are buddies
-// up to order 2, and a free's merges seldom leave the line.
+// written, so holes cost nothing.
 //
 // List heads are entries too, behind the last pfn, so that taking a block off
 // its list needs no branch and need not know the list.
@@ -45,6 +45,9 @@ enum class PageState : uint8_t {
   kCached,     // on a per-CPU list
   kIsolated,   // off the free lists, on its way to the host and back
 };
+
+// Where a free block goes on its list; taken is the one at the head.
+enum class ListEnd : bool { kHead, kTail };
 
 std::string_view Name(PageState state);
 std::ostream& operator<<(std::ostream& os, PageState state);
@@ -85,8 +88,8 @@ class PageMap {
     size_t list_heads = 0;
   };
 
-  // Metadata for the pages [0, end), all offline. InvalidArgument where 29-bit
-  // links cannot hold `end`: they reach to 2 TiB. ResourceExhausted where the
+  // Metadata for the pages [0, end), all offline. InvalidArgument where 30-bit
+  // links cannot hold `end`: they reach to 4 TiB. ResourceExhausted where the
   // address space cannot be had.
   static absl::StatusOr<std::unique_ptr<PageMap>> Create(
       const Options& options);
@@ -101,37 +104,36 @@ class PageMap {
 
   // A page's state may be read from any thread; under its zone's lock the
   // answer kFree or kIsolated stays true, and any other stays different.
-  PageInfo Get(Pfn pfn) const { return Decode(Load(pfn)); }
+  PageInfo Get(Pfn pfn) const;
   bool IsFree(Pfn pfn, Order order) const {
-    return Load(pfn) >> kOrderShift == (kFreeTag | order.bits());
-  }
-  bool IsCached(Pfn pfn, Order order) const {
-    return Load(pfn) == Held(order, kCached);
-  }
-  bool IsIsolated(Pfn pfn, Order order) const {
-    return Load(pfn) == Held(order, kIsolated);
+    return StateOf(pfn) == State(kFree, order);
   }
   // Allocated at `order`, and by no device pinned. Then what was written under
   // pins that are gone happened before.
   bool IsAllocated(Pfn pfn, Order order) const {
-    const uint64_t entry =
-        Ref(static_cast<Index>(pfn.value())).load(std::memory_order_acquire);
-    return (entry & ~kTypeMask) == Allocated(order);
+    return (UseRef(pfn).load(std::memory_order_acquire) & ~kTypeMask) ==
+           Allocated(order);
   }
-  bool IsOffline(Pfn pfn) const { return Load(pfn) == kOffline; }
-  bool IsTail(Pfn pfn) const { return Load(pfn) == kTail; }
+  // Whether someone allocated it, by its entry alone: never, unless it is the
+  // head of a block that is out.
+  bool IsInUse(Pfn pfn) const { return IsAllocation(Use(pfn)); }
+  bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
+  bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
 
-  void SetOffline(Pfn pfn) { Store(pfn, kOffline); }
-  void SetTail(Pfn pfn) { Store(pfn, kTail); }
-  void SetCached(Pfn pfn, Order order) { Store(pfn, Held(order, kCached)); }
-  void SetIsolated(Pfn pfn, Order order) { Store(pfn, Held(order, kIsolated)); }
-  // `type` is what it was asked for as.
+  void SetOffline(Pfn pfn) { SetState(pfn, kOffline); }
+  void SetTail(Pfn pfn) { SetState(pfn, kTail); }
+  // A block that was taken off its list, or split from one that was, is out:
+  // cached, until it is said to be something else.
+  void SetOut(Pfn pfn, Order order) { SetState(pfn, State(kOut, order)); }
+  // What a block that is out is used for; `type` is what it was asked for as.
+  void SetCached(Pfn pfn) { SetUse(pfn, kCached); }
+  void SetIsolated(Pfn pfn) { SetUse(pfn, kIsolated); }
   void SetAllocated(Pfn pfn, Order order, MigrateType type) {
-    Store(pfn, Allocated(order) | static_cast<uint64_t>(type));
+    SetUse(pfn, Allocated(order) | static_cast<uint32_t>(type));
   }
   // What an allocated block was asked for as. REQUIRES: it is allocated.
   MigrateType AllocatedAs(Pfn pfn) const {
-    return static_cast<MigrateType>(Load(pfn) & kTypeMask);
+    return static_cast<MigrateType>(Use(pfn) & kTypeMask);
   }
 
   // Pins (of allocated blocks; any thread): a block that is freed while it is
@@ -148,12 +150,7 @@ class PageMap {
   // Marks a pinned block as freed by its owner. False if it is not pinned (any
   // more), or was freed before.
   bool FreePinned(Pfn pfn, Order order);
-  uint64_t pins(Pfn pfn) const { return PinsIn(Load(pfn)); }
-
-  // Fetches a page's entry ahead of its use.
-  void Prefetch(Pfn pfn) const {
-    __builtin_prefetch(&entries_[pfn.value()], /*rw=*/1);
-  }
+  uint64_t pins(Pfn pfn) const { return PinsIn(Use(pfn)); }
 
   // Lists of free blocks -----------------------------------------------------
 
@@ -193,72 +190,76 @@ class PageMap {
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
   // Memory for one page's metadata, in bytes.
-  static constexpr size_t kBytesPerPage = sizeof(uint64_t);
+  static constexpr size_t kBytesPerPage = 9;
 
  private:
-  static constexpr int kLinkBits = 29;
-  static constexpr uint64_t kLinkMask = (uint64_t{1} << kLinkBits) - 1;
-  static constexpr int kOrderShift = 2 * kLinkBits;
+  struct Entry {
+    uint32_t next;
+    uint32_t prev_or_use;
+  };
+  static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
+
+  // A state byte: what the zone knows; at a head, the order below it. A byte
+  // that was never written is offline.
   static constexpr int kOrderBits = 4;
-
-  // The two topmost bits; with the order below them, a tag.
-  static constexpr uint64_t kNeitherTag = 0 << kOrderBits;  // of these:
-  static constexpr uint64_t kFreeTag = 1 << kOrderBits;
-  static constexpr uint64_t kAllocatedTag = 2 << kOrderBits;
-  static constexpr uint64_t kHeldTag = 3 << kOrderBits;  // cached, isolated
-  // Payloads of kNeitherTag. An entry that was never written is offline.
-  static constexpr uint64_t kOffline = 0;
-  static constexpr uint64_t kTail = 1;
-  // Payloads of kHeldTag.
-  static constexpr uint64_t kCached = 0;
-  static constexpr uint64_t kIsolated = 1;
-  // Payload of kAllocatedTag: the type; freed while pinned; the pins.
-  static constexpr uint64_t kTypeMask = 7;
-  static constexpr uint64_t kFreed = 8;
-  static constexpr uint64_t kOnePin = 16;
-  static constexpr uint64_t kPayloadMask = (uint64_t{1} << kOrderShift) - 1;
-
-  static constexpr uint64_t Tagged(uint64_t tag, Order order) {
-    return (tag | order.bits()) << kOrderShift;
-  }
-  static constexpr uint64_t Held(Order order, uint64_t payload) {
-    return Tagged(kHeldTag, order) | payload;
-  }
-  static constexpr uint64_t Allocated(Order order) {
-    return Tagged(kAllocatedTag, order);
-  }
-  static constexpr Index NextOf(uint64_t entry) {
-    return static_cast<Index>(entry & kLinkMask);
-  }
-  static constexpr Index PrevOf(uint64_t entry) {
-    return static_cast<Index>(entry >> kLinkBits & kLinkMask);
+  static constexpr uint8_t kOffline = 0;
+  static constexpr uint8_t kTail = 1;
+  static constexpr uint8_t kFree = 1 << kOrderBits;
+  static constexpr uint8_t kOut = 2 << kOrderBits;
+  static constexpr uint8_t State(uint8_t state, Order order) {
+    return static_cast<uint8_t>(state | order.bits());
   }
 
-  static PageInfo Decode(uint64_t entry);
-  static uint64_t PinsIn(uint64_t entry);
+  // The use of a block that is out. Its tag is what a link does not reach, so
+  // that what is left of a link means cached.
+  //
+  //    31 30 29   26 25       4  3     2    0
+  //   [ tag | order | pins    | freed | type ]   allocated
+  static constexpr int kLinkBits = 30;
+  static constexpr uint32_t kCached = 0;
+  static constexpr uint32_t kIsolated = 1U << kLinkBits;
+  static constexpr uint32_t kAllocated = 2U << kLinkBits;
+  static constexpr uint32_t kTagMask = 3U << kLinkBits;
+  static constexpr int kUseOrderShift = 26;
+  static constexpr uint32_t kTypeMask = 7;
+  static constexpr uint32_t kFreed = 8;  // while pinned
+  static constexpr uint32_t kOnePin = 16;
+  static constexpr uint32_t kPinsMask = (1U << kUseOrderShift) - kOnePin;
+  static constexpr uint32_t Allocated(Order order) {
+    return kAllocated | order.bits() << kUseOrderShift;
+  }
+  static bool IsAllocation(uint32_t use) {
+    return (use & kTagMask) == kAllocated;
+  }
+  static uint64_t PinsIn(uint32_t use) {
+    return IsAllocation(use) ? (use & kPinsMask) / kOnePin : 0;
+  }
 
-  PageMap(const Options& options, uint64_t* entries, uint16_t* pageblocks)
-      : options_(options), entries_(entries), pageblocks_(pageblocks) {}
+  // Null where there was no room.
+  explicit PageMap(const Options& options);
 
+  size_t state_bytes() const;
   size_t entry_bytes() const;
   size_t pageblock_bytes() const;
 
-  // Relaxed atomics, since per-CPU lists change the state of pages of theirs
-  // while a zone's merge looks at them as neighbours.
-  std::atomic_ref<uint64_t> Ref(Index at) const {
-    return std::atomic_ref<uint64_t>(entries_[at]);
+  // Relaxed atomics, since others look at pages that are in a vCPU's hands, or
+  // another zone's.
+  uint8_t StateOf(Pfn pfn) const {
+    return std::atomic_ref(states_[pfn.value()])
+        .load(std::memory_order_relaxed);
   }
-  uint64_t LoadAt(Index at) const {
-    return Ref(at).load(std::memory_order_relaxed);
+  void SetState(Pfn pfn, uint8_t state) {
+    std::atomic_ref(states_[pfn.value()])
+        .store(state, std::memory_order_relaxed);
   }
-  uint64_t Load(Pfn pfn) const {
-    return LoadAt(static_cast<Index>(pfn.value()));
+  std::atomic_ref<uint32_t> UseRef(Pfn pfn) const {
+    return std::atomic_ref(entries_[pfn.value()].prev_or_use);
   }
-  void StoreAt(Index at, uint64_t entry) {
-    Ref(at).store(entry, std::memory_order_relaxed);
+  uint32_t Use(Pfn pfn) const {
+    return UseRef(pfn).load(std::memory_order_relaxed);
   }
-  void Store(Pfn pfn, uint64_t entry) {
-    StoreAt(static_cast<Index>(pfn.value()), entry);
+  void SetUse(Pfn pfn, uint32_t use) {
+    UseRef(pfn).store(use, std::memory_order_relaxed);
   }
   std::atomic_ref<uint16_t> PageblockRef(Pfn pfn) const {
     return std::atomic_ref<uint16_t>(
@@ -266,7 +267,8 @@ class PageMap {
   }
 
   const Options options_;
-  uint64_t* const entries_;
+  uint8_t* const states_;
+  Entry* const entries_;
   uint16_t* const pageblocks_;
   size_t lists_made_ = 0;
 };
@@ -278,72 +280,79 @@ class PageMap {
 // REQUIRES for all: the lock of the zone that owns the list.
 class PageMap::Lists {
  public:
-  explicit Lists(uint64_t* entries) : entries_(entries) {}
+  Lists(uint8_t* states, Entry* entries) : states_(states), entries_(entries) {}
 
-  // Makes `pfn` the head of a free block and puts it on `list`.
+  // Makes `pfn` the head of a free block and puts it on `list`. Which end may
+  // be hard to foresee: written to need no branch.
+  void Push(Index list, Pfn pfn, Order order, ListEnd end) const {
+    const Index first = Next(list);
+    const Index last = Prev(list);
+    const Index tail = end == ListEnd::kTail ? ~Index{0} : 0;
+    const auto at = static_cast<Index>(pfn.value());
+    std::atomic_ref(states_[at])
+        .store(State(kFree, order), std::memory_order_relaxed);
+    Link(list ^ ((list ^ last) & tail), at);
+    Link(at, first ^ ((first ^ list) & tail));
+  }
   void PushFront(Index list, Pfn pfn, Order order) const {
-    Insert(list, Next(list), pfn, order);
+    Push(list, pfn, order, ListEnd::kHead);
   }
   void PushBack(Index list, Pfn pfn, Order order) const {
-    Insert(Prev(list), list, pfn, order);
+    Push(list, pfn, order, ListEnd::kTail);
   }
   // Takes a free block off its list; the list if that is now empty, else 0. Its
-  // entry is the caller's to write.
+  // state is the caller's to write.
   Index Remove(Pfn pfn) const {
-    const uint64_t entry = Load(static_cast<Index>(pfn.value()));
-    const Index next = NextOf(entry);
-    const Index prev = PrevOf(entry);
-    SetNext(prev, next);
-    SetPrev(next, prev);
+    const auto at = static_cast<Index>(pfn.value());
+    const Index next = Next(at);
+    const Index prev = Prev(at);
+    Link(prev, next);
     return next == prev ? next : 0;
   }
-  // Fetches the entries that Remove(pfn) will change.
+  // Fetches what Remove(pfn) will change.
   void PrefetchNeighbours(Pfn pfn) const {
-    const uint64_t entry = Load(static_cast<Index>(pfn.value()));
-    __builtin_prefetch(&entries_[NextOf(entry)], /*rw=*/1);
-    __builtin_prefetch(&entries_[PrevOf(entry)], /*rw=*/1);
+    const auto at = static_cast<Index>(pfn.value());
+    __builtin_prefetch(&entries_[Next(at)], /*rw=*/1);
+    __builtin_prefetch(&entries_[Prev(at)], /*rw=*/1);
   }
   bool IsFree(Pfn pfn, Order order) const {
-    return Load(static_cast<Index>(pfn.value())) >> kOrderShift ==
-           (kFreeTag | order.bits());
+    return std::atomic_ref(states_[pfn.value()])
+               .load(std::memory_order_relaxed) == State(kFree, order);
   }
-  void SetTail(Pfn pfn) const { Store(static_cast<Index>(pfn.value()), kTail); }
+  void SetTail(Pfn pfn) const {
+    std::atomic_ref(states_[pfn.value()])
+        .store(kTail, std::memory_order_relaxed);
+  }
   bool Empty(Index list) const { return Next(list) == list; }
   // The list's first element, and the ones after and before `at`; `list` at the
   // end.
   Index First(Index list) const { return Next(list); }
-  Index Next(Index at) const { return NextOf(Load(at)); }
-  Index Prev(Index at) const { return PrevOf(Load(at)); }
+  Index Next(Index at) const {
+    return std::atomic_ref(entries_[at].next).load(std::memory_order_relaxed);
+  }
+  Index Prev(Index at) const {
+    return std::atomic_ref(entries_[at].prev_or_use)
+        .load(std::memory_order_relaxed);
+  }
   // Makes `first`, which is on `list`, its first, and what was before it last.
   void RotateToFront(Index list, Pfn first) const;
 
  private:
-  uint64_t Load(Index at) const {
-    return std::atomic_ref<uint64_t>(entries_[at])
-        .load(std::memory_order_relaxed);
-  }
-  void Store(Index at, uint64_t entry) const {
-    std::atomic_ref<uint64_t>(entries_[at])
-        .store(entry, std::memory_order_relaxed);
-  }
-  void SetNext(Index at, Index next) const {
-    Store(at, (Load(at) & ~kLinkMask) | next);
-  }
-  void SetPrev(Index at, Index prev) const {
-    Store(at,
-          (Load(at) & ~(kLinkMask << kLinkBits)) | uint64_t{prev} << kLinkBits);
-  }
-  void Insert(Index prev, Index next, Pfn pfn, Order order) const {
-    const auto at = static_cast<Index>(pfn.value());
-    Store(at, Tagged(kFreeTag, order) | uint64_t{prev} << kLinkBits | next);
-    SetNext(prev, at);
-    SetPrev(next, at);
+  friend class PageMap;
+
+  void Link(Index prev, Index next) const {
+    std::atomic_ref(entries_[prev].next).store(next, std::memory_order_relaxed);
+    std::atomic_ref(entries_[next].prev_or_use)
+        .store(prev, std::memory_order_relaxed);
   }
 
-  uint64_t* entries_;
+  uint8_t* states_;
+  Entry* entries_;
 };
 
-inline PageMap::Lists PageMap::lists() const { return Lists(entries_); }
+inline PageMap::Lists PageMap::lists() const {
+  return Lists(states_, entries_);
+}
 
 }  // namespace guestmm
 

@@ -279,7 +279,6 @@ class Zone {
 
  private:
   static constexpr uint64_t kAllOrders = (uint64_t{1} << kOrders) - 1;
-  enum class ListEnd : bool { kHead, kTail };
 
   static constexpr int Bit(Order order, MigrateType type) {
     return static_cast<int>(type) * kOrders + order.value();
@@ -287,48 +286,42 @@ class Zone {
   PageMap::Index List(Order order, MigrateType type) const {
     return lists_ + static_cast<PageMap::Index>(Bit(order, type));
   }
-  // The orders that have a free block of `type`, a bit each.
-  uint64_t NonemptyOrders(MigrateType type) const {
-    return nonempty_.Get() >> Bit(Order(0), type) & kAllOrders;
-  }
   bool IsOurs(Pfn pfn) const {
     return pages_.pageblock(pfn).zone == options_.index;
   }
   Order pageblock_order() const { return pages_.pageblock_order(); }
 
-  // Leaves free_pages_ to its user, who changes it once, by what came or went:
-  // who reads it without the lock sees no dip while a block is split or merged.
+  // Who reads the counters without the lock sees no dip while a block is split
+  // or merged.
   class ListChange;
-  // The counter of free pages in pageblocks of `type`.
-  Counter& FreeCounter(MigrateType type) {
-    return type == MigrateType::kIsolate ? offlining_pages_ : free_pages_;
-  }
 
   // Takes and splits the smallest block of `type` that will do, or kNoPfn. The
   // caller writes its entry.
-  Pfn TakeSmallest(Order order, MigrateType type)
+  Pfn TakeSmallest(ListChange& change, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  Pfn TakeBlock(Order order, MigrateType type, Mixing mixing)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // The same, after stealing if need be. Leaves its pages counted as free.
+  Pfn TakeBlock(ListChange& change, Order order, MigrateType type,
+                Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Moves a block of another type to the lists of `type`, where TakeSmallest
   // will find it. False if there is none.
   bool Steal(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void StealBlock(Pfn pfn, Order order, MigrateType type, bool whole_pageblock)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void StealBlock(ListChange& change, Pfn pfn, Order order, MigrateType type,
+                  bool whole_pageblock) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Moves all free blocks of the pageblock of `pfn` to the lists of `type`.
   struct Moved {
     PageCount free;     // moved
     PageCount movable;  // in use by what was asked for as movable
   };
-  Moved MovePageblock(Pfn pfn, MigrateType type)
+  Moved MovePageblock(ListChange& change, Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Ends the process, with what is wrong.
   [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
   // A block that came back: merged, listed, and the observer told.
-  FreeBlockObserver* FreeBlock(Pfn pfn, Order order, MigrateType type)
+  FreeBlockObserver* FreeBlock(ListChange& change, Pfn pfn, Order order,
+                               MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Merges and lists a block that is in no one's hands, at the tail or where it
   // belongs; what it became.
@@ -336,8 +329,8 @@ class Zone {
     Pfn pfn;
     Order order;
   };
-  Block Merge(Pfn pfn, Order order, MigrateType type, bool to_tail)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
+              bool to_tail) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Whether the block at `pfn`, of at least a pageblock, may merge with its
   // buddy there.
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const

@@ -21,7 +21,7 @@ namespace guestmm {
 // There are bits only for sections of 128 MiB that have, or had, memory, so
 // that holes cost nothing:
 //
-//   root_      [ . | * | . ... ]         16 GiB each, to 2 TiB
+//   root_      [ . | * | . ... ]         16 GiB each, to 4 TiB
 //   Directory      [ * | * | . ... ]     a section each
 //   words              [ bits ]          of order 9: 64
 //
@@ -31,7 +31,7 @@ class ZoneBitmap {
  public:
   // Everything that a bitmap can have bits for: all that a PageMap describes.
   static constexpr PfnRange kAllPages = {
-      .start = Pfn(0), .end = Pfn(uint64_t{1} << (41 - kPageShift))};
+      .start = Pfn(0), .end = Pfn(uint64_t{1} << (42 - kPageShift))};
 
   // Without bits. Those of blocks that have no page in `span` there will never
   // be. REQUIRES: granularity <= kMaxOrder.
@@ -73,7 +73,8 @@ class ZoneBitmap {
   static constexpr Order kDirectoryOrder{kSectionOrder.value() + 7};
   static_assert(kFanout << kSectionOrder.value() ==
                 kDirectoryOrder.pages().value());
-  static_assert(kFanout * kDirectoryOrder.pages().value() ==
+  static constexpr size_t kDirectories = 256;
+  static_assert(kDirectories * kDirectoryOrder.pages().value() ==
                 kAllPages.end.value());
   static_assert(kMaxOrder < kSectionOrder);
 
@@ -101,7 +102,7 @@ class ZoneBitmap {
   Counter count_;
   // Owned, as are the words; written once each, and published so that whoever
   // reads a pointer reads zeroes behind it.
-  std::array<std::atomic<Directory*>, kFanout> root_{};
+  std::array<std::atomic<Directory*>, kDirectories> root_{};
 };
 
 }  // namespace guestmm

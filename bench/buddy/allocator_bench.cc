@@ -1,6 +1,7 @@
 // What one allocation and one free cost: 4 GiB of 4 KiB pages, no memory behind
-// them. Each row is one loop, run over the library, over a textbook buddy and
-// over nothing at all, which is what the loop itself costs.
+// them. Each row is one loop, run over the library with the per-CPU lists of
+// Linux 5.3 and with those of 6.1, over a textbook buddy, and over nothing at
+// all, which is what the loop itself costs.
 //
 // Read the counters: `ns` per single operation, the median of slices of 2,040
 // operations, and `mean_ns`. Time is that of one whole pass.
@@ -20,14 +21,16 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
+#include <barrier>
 #include <bit>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bench/buddy/bench_allocators.h"
@@ -208,32 +211,57 @@ void TailRow(benchmark::State& state) {
       static_cast<double>(times[times.size() - 1 - times.size() / 1000]);
 }
 
-// Runs `work(cpu, slices)`, which returns seconds, on two threads that start
-// together; returns the longer time.
-template <typename Work>
-double OnTwoThreads(Slices& slices, Work work) {
-  std::atomic<int> ready{0};
-  std::array<Slices, 2> own;
-  std::array<double, 2> seconds{};
-  const auto run = [&](int cpu) {
-    ready.fetch_add(1);
-    while (ready.load() < 2) std::this_thread::yield();
-    const auto i = static_cast<size_t>(cpu);
-    seconds[i] = work(cpu, own[i]);
-  };
-  std::thread other(run, 1);
-  run(0);
-  other.join();
-  for (const Slices& of_one : own) slices.Merge(of_one);
-  return std::max(seconds[0], seconds[1]);
-}
+// Two vCPUs, each a thread of its own as long as this lives.
+class TwoThreads {
+ public:
+  TwoThreads() = default;
+  TwoThreads(const TwoThreads&) = delete;
+  TwoThreads& operator=(const TwoThreads&) = delete;
+  ~TwoThreads() {
+    work_ = nullptr;
+    start_.arrive_and_wait();
+    other_.join();
+  }
+
+  // Runs `work(cpu, slices)`, which returns seconds, on both, which start
+  // together; returns the longer time.
+  double Run(Slices& slices, std::function<double(int, Slices&)> work) {
+    work_ = std::move(work);
+    start_.arrive_and_wait();
+    const double seconds = work_(0, own_[0]);
+    end_.arrive_and_wait();
+    for (Slices& of_one : own_) {
+      slices.Merge(of_one);
+      of_one = Slices();
+    }
+    return std::max(seconds, other_seconds_);
+  }
+
+ private:
+  void Other() {
+    while (true) {
+      start_.arrive_and_wait();
+      if (!work_) return;
+      other_seconds_ = work_(1, own_[1]);
+      end_.arrive_and_wait();
+    }
+  }
+
+  std::function<double(int, Slices&)> work_;
+  std::array<Slices, 2> own_;
+  double other_seconds_ = 0;
+  std::barrier<> start_{2};
+  std::barrier<> end_{2};
+  std::thread other_{[this] { Other(); }};
+};
 
 template <typename Allocator>
 void PairOnTwoThreads(benchmark::State& state) {
   Warm<Allocator> allocator;
+  TwoThreads threads;
   Slices slices;
   for (auto _ : state) {
-    state.SetIterationTime(OnTwoThreads(slices, [&](int cpu, Slices& own) {
+    state.SetIterationTime(threads.Run(slices, [&](int cpu, Slices& own) {
       return own.Run(204'000, 2, [&](size_t) {
         allocator->Free(cpu, allocator->Allocate(cpu, 0), 0);
       });
@@ -249,11 +277,12 @@ void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
   Warm<Allocator> allocator;
   std::array<std::vector<uint64_t>, 2> blocks;
   for (auto& half : blocks) half.resize(kPages / 2);
+  TwoThreads threads;
   Random random(1);
   Slices allocate;
   Slices free;
   for (auto _ : state) {
-    const double allocating = OnTwoThreads(allocate, [&](int cpu, Slices& own) {
+    const double allocating = threads.Run(allocate, [&](int cpu, Slices& own) {
       auto& half = blocks[static_cast<size_t>(cpu)];
       return own.Run(half.size(), 1,
                      [&](size_t i) { half[i] = allocator->Allocate(cpu, 0); });
@@ -264,7 +293,7 @@ void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
       }
     }
     for (auto& half : blocks) random.Shuffle(std::span(half));
-    const double freeing = OnTwoThreads(free, [&](int cpu, Slices& own) {
+    const double freeing = threads.Run(free, [&](int cpu, Slices& own) {
       auto& half = blocks[static_cast<size_t>(cpu)];
       return own.Run(half.size(), 1,
                      [&](size_t i) { allocator->Free(cpu, half[i], 0); });
@@ -277,13 +306,15 @@ void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
 
 using Row = void (*)(benchmark::State&);
 
-void Register(const std::string& row, Row guestmm, Row textbook, Row nothing) {
+void Register(const std::string& row, Row guestmm, Row guestmm61, Row textbook,
+              Row nothing) {
   const auto add = [&](const char* allocator, Row run) {
     benchmark::RegisterBenchmark((row + "/" + allocator).c_str(), run)
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   };
   add("guestmm", guestmm);
+  add("guestmm61", guestmm61);
   add("textbook", textbook);
   add("nothing", nothing);
 }
@@ -291,6 +322,7 @@ void Register(const std::string& row, Row guestmm, Row textbook, Row nothing) {
 template <int kOrder, Timed kTimed, FreeOrder kFreeOrder>
 void RegisterAll(const std::string& row) {
   Register(row, AllocateAllFreeAll<Guestmm, kOrder, kTimed, kFreeOrder>,
+           AllocateAllFreeAll<Guestmm61, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Textbook, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Nothing, kOrder, kTimed, kFreeOrder>);
 }
@@ -298,21 +330,26 @@ void RegisterAll(const std::string& row) {
 template <Timed kTimed, FreedBy kFreedBy>
 void RegisterAllOnTwoThreads(const std::string& row) {
   Register(row, AllocateAllFreeAllOnTwoThreads<Guestmm, kTimed, kFreedBy>,
+           AllocateAllFreeAllOnTwoThreads<Guestmm61, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<LockedTextbook, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Nothing, kTimed, kFreedBy>);
 }
 
 void RegisterRows() {
-  Register("pair_o0", Pair<Guestmm, 0>, Pair<Textbook, 0>, Pair<Nothing, 0>);
-  Register("pair_o9", Pair<Guestmm, 9>, Pair<Textbook, 9>, Pair<Nothing, 9>);
+  Register("pair_o0", Pair<Guestmm, 0>, Pair<Guestmm61, 0>, Pair<Textbook, 0>,
+           Pair<Nothing, 0>);
+  Register("pair_o9", Pair<Guestmm, 9>, Pair<Guestmm61, 9>, Pair<Textbook, 9>,
+           Pair<Nothing, 9>);
   RegisterAll<0, Timed::kAllocate, FreeOrder::kSequential>("bulk_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kSequential>("seq_free_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kRandom>("rand_free_o0");
   RegisterAll<9, Timed::kAllocate, FreeOrder::kSequential>("bulk_o9");
   RegisterAll<9, Timed::kFree, FreeOrder::kRandom>("rand_free_o9");
-  Register("churn", ChurnRow<Guestmm>, ChurnRow<Textbook>, ChurnRow<Nothing>);
-  Register("tail", TailRow<Guestmm>, TailRow<Textbook>, TailRow<Nothing>);
-  Register("2T/pair_o0", PairOnTwoThreads<Guestmm>,
+  Register("churn", ChurnRow<Guestmm>, ChurnRow<Guestmm61>, ChurnRow<Textbook>,
+           ChurnRow<Nothing>);
+  Register("tail", TailRow<Guestmm>, TailRow<Guestmm61>, TailRow<Textbook>,
+           TailRow<Nothing>);
+  Register("2T/pair_o0", PairOnTwoThreads<Guestmm>, PairOnTwoThreads<Guestmm61>,
            PairOnTwoThreads<LockedTextbook>, PairOnTwoThreads<Nothing>);
   RegisterAllOnTwoThreads<Timed::kAllocate, FreedBy::kItsOwner>("2T/bulk_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kItsOwner>("2T/rand_free_o0");

@@ -149,6 +149,7 @@ FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
   } else {
     Pick61(pages, first_list);
   }
+  zone_.PrefetchForFree(batch_);
   LockHolder hold_zone(zone_.lock());
   return zone_.FreeBulk(batch_);
 }

@@ -199,8 +199,7 @@ void Zone::RejectFree(Pfn pfn, Order order) const {
                        << Name(type());
 }
 
-FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
-  // Most of a random free is waiting for the entries around its buddies.
+void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {
   const PageMap::Lists lists = pages_.lists();
   for (const CachedBlock& block : blocks) {
     const Pfn buddy = block.pfn.Buddy(block.order);
@@ -208,6 +207,9 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
     const Pfn none(lists_);
     lists.PrefetchNeighbours(lists.IsFree(buddy, block.order) ? buddy : none);
   }
+}
+
+FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
   const bool isolating = isolate_pageblocks_ > 0;
   ListChange change(*this);
   FreeBlockObserver* to_wake = nullptr;

@@ -157,6 +157,9 @@ class Zone {
     Order order;
     MigrateType type = MigrateType::kMovable;
   };
+  // Fetches what FreeBulk(blocks) will change: most of a random free is waiting
+  // for the entries around its buddies. Better without the lock.
+  void PrefetchForFree(std::span<const CachedBlock> blocks) const;
   // Frees cached blocks, in order (free_pcppages_bulk). As Free.
   [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedBlock> blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

@@ -97,7 +97,7 @@ TEST(ReporterThreadsTest, OfTwoEnablesThatRaceOneWins) {
     std::array<absl::Status, 2> results;
     std::latch start{2};
     {
-      std::vector<std::thread> threads;
+      std::vector<std::jthread> threads;
       for (size_t i = 0; i < 2; ++i) {
         threads.emplace_back([&, i] {
           start.arrive_and_wait();
@@ -121,7 +121,7 @@ TEST(ReporterThreadsTest, AReportMayEndOnAnyThread) {
   FreeBlocks(*allocator, 6);
   for (int report = 0; report < 3; ++report) {
     queue.WaitUntil([&] { return device.outstanding(); });
-    std::thread([&] { device.End(); }).join();
+    std::jthread([&] { device.End(); }).join();
   }
   EXPECT_TRUE(queue.WaitUntil([&] { return reporter.AtRest(); }));
   EXPECT_EQ(reporter.counters().reported_blocks, 6u);
@@ -136,7 +136,7 @@ TEST(ReporterThreadsTest, AReportMayEndBeforeReportReturns) {
    public:
     size_t max_report_entries() const override { return 32; }
     absl::Status Report(std::span<const GpaRange>, Client& client) override {
-      std::thread([&] { client.ReportDone(absl::OkStatus()); }).join();
+      std::jthread([&] { client.ReportDone(absl::OkStatus()); }).join();
       return absl::OkStatus();
     }
   };
@@ -157,7 +157,7 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchInFlight) {
   ASSERT_EQ(reporter.Enable(device), absl::OkStatus());
   FreeBlocks(*allocator, 2);
   queue.WaitUntil([&] { return device.outstanding(); });
-  std::thread ends([&] { device.End(); });
+  std::jthread ends([&] { device.End(); });
   EXPECT_EQ(reporter.Disable(device), absl::OkStatus());
   EXPECT_EQ(allocator->Counts().isolated, PageCount(0));
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
@@ -186,7 +186,7 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchBeingMade) {
     ASSERT_EQ(reporter.Enable(device), absl::OkStatus());
     FreeBlocks(*allocator, 4);
     making.wait();
-    std::thread ends([&] {
+    std::jthread ends([&] {
       while (!device.outstanding()) std::this_thread::yield();
       device.End();
     });
@@ -235,7 +235,7 @@ class OfflineThreadsTest : public testing::Test {
 };
 
 TEST_F(OfflineThreadsTest, WaitsForTheBatchInFlight) {
-  std::thread offline(
+  std::jthread offline(
       [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
   waiting_.wait();
   EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "online");
@@ -247,10 +247,10 @@ TEST_F(OfflineThreadsTest, WaitsForTheBatchInFlight) {
 }
 
 TEST_F(OfflineThreadsTest, ReportingIsDisabledWhileItWaits) {
-  std::thread offline(
+  std::jthread offline(
       [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
   waiting_.wait();
-  std::thread disable(
+  std::jthread disable(
       [&] { EXPECT_EQ(reporter_.Disable(device_), absl::OkStatus()); });
   device_.End();
   offline.join();
@@ -260,10 +260,10 @@ TEST_F(OfflineThreadsTest, ReportingIsDisabledWhileItWaits) {
 }
 
 TEST_F(OfflineThreadsTest, BeginsWhileDisablingWaits) {
-  std::thread disable(
+  std::jthread disable(
       [&] { EXPECT_EQ(reporter_.Disable(device_), absl::OkStatus()); });
   waiting_.wait();
-  std::thread offline(
+  std::jthread offline(
       [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
   device_.End();
   offline.join();
@@ -293,7 +293,7 @@ TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
       for (int i = 0; i < 2000 && !gone; ++i) std::this_thread::yield();
       EXPECT_FALSE(gone);
     };
-    std::thread ends([&] {
+    std::jthread ends([&] {
       is_device_thread = true;
       device.End();
     });
@@ -381,7 +381,7 @@ class RunningGuest {
   ThreadWorkqueue workqueue_;
   FakeDevice device_{device_thread_};
   std::array<std::atomic<bool>, kMore.end.value()> owned_{};
-  std::vector<std::thread> vcpus_;
+  std::vector<std::jthread> vcpus_;
 };
 
 TEST(ReporterStressTest, VcpusRunWhileBlocksAreReported) {

@@ -29,6 +29,7 @@ function(guestmm_target_defaults target)
   if(GUESTMM_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=${GUESTMM_SANITIZE} -fno-sanitize-recover=all
                                              -fno-omit-frame-pointer)
+    target_compile_definitions(${target} PRIVATE GUESTMM_SANITIZED)
     target_link_options(${target} PRIVATE -fsanitize=${GUESTMM_SANITIZE})
   endif()
   if(GUESTMM_BUILD_FUZZERS)

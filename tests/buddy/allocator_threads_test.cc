@@ -18,6 +18,7 @@
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "tests/testing/page_owners.h"
 
 namespace guestmm {
 namespace {
@@ -35,61 +36,10 @@ std::unique_ptr<PageAllocator> MakeAllocator() {
       .value();
 }
 
-// Who has each page. Not atomic on purpose.
-class Owners {
- public:
-  static constexpr int kNobody = -1;
-  static constexpr int kReporter = 100;
-
-  Owners() : owner_(kPages, kNobody) {}
-
-  void Take(Pfn pfn, Order order, int owner) {
-    for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      int& page = owner_[pfn.value() + i];
-      if (page != kNobody) handed_out_twice_.store(true);
-      page = owner;
-    }
-  }
-  void Give(Pfn pfn, Order order, int owner) {
-    for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      int& page = owner_[pfn.value() + i];
-      if (page != owner) handed_out_twice_.store(true);
-      page = kNobody;
-    }
-  }
-  bool handed_out_twice() const { return handed_out_twice_.load(); }
-
- private:
-  std::vector<int> owner_;
-  std::atomic<bool> handed_out_twice_{false};
-};
-
-struct Block {
-  Pfn pfn;
-  Order order;
-};
-
-// Blocks on their way from one vCPU to another.
-class Exchange {
- public:
-  std::optional<Block> Swap(const Block& block) {
-    LockHolder hold(lock_);
-    return std::exchange(block_, block);
-  }
-  std::optional<Block> Take() {
-    LockHolder hold(lock_);
-    return std::exchange(block_, std::nullopt);
-  }
-
- private:
-  Mutex lock_;
-  std::optional<Block> block_ ABSL_GUARDED_BY(lock_);
-};
-
 // As a program on `cpu` does: takes blocks, uses them, frees what it took or
 // what another gave it.
-void RunVcpu(PageAllocator& allocator, Owners& owners, Exchange& exchange,
-             int cpu) {
+void RunVcpu(PageAllocator& allocator, PageOwners& owners,
+             BlockExchange& exchange, int cpu) {
   Random random(static_cast<uint64_t>(cpu) + 1);
   std::vector<Block> live;
   for (int i = 0; i < kSteps; ++i) {
@@ -131,7 +81,7 @@ void RunVcpu(PageAllocator& allocator, Owners& owners, Exchange& exchange,
 }
 
 // As the reporter does: isolates free blocks, "discards" them, returns them.
-void Report(PageAllocator& allocator, Owners& owners, Random& random) {
+void Report(PageAllocator& allocator, PageOwners& owners, Random& random) {
   Zone& zone = *allocator.zones()[0];
   std::vector<IsolatedBlock> isolated;
   {
@@ -148,10 +98,10 @@ void Report(PageAllocator& allocator, Owners& owners, Random& random) {
     }
   }
   for (const IsolatedBlock& block : isolated) {
-    owners.Take(block.pfn(), block.order(), Owners::kReporter);
+    owners.Take(block.pfn(), block.order(), PageOwners::kReporter);
   }
   for (IsolatedBlock& block : isolated) {
-    owners.Give(block.pfn(), block.order(), Owners::kReporter);
+    owners.Give(block.pfn(), block.order(), PageOwners::kReporter);
     LockHolder hold(zone.lock());
     zone.Return(std::move(block));
   }
@@ -171,8 +121,8 @@ class CountingObserver final : public FreeBlockObserver {
 
 TEST(AllocatorThreadsTest, NoPageIsHandedOutTwice) {
   const auto allocator = MakeAllocator();
-  Owners owners;
-  Exchange exchange;
+  PageOwners owners(Pfn(0), Pfn(kPages));
+  BlockExchange exchange;
   CountingObserver observer;
   allocator->SetObserver(&observer, Order(2));
 
@@ -211,7 +161,7 @@ TEST(AllocatorThreadsTest, NoPageIsHandedOutTwice) {
 // only be slow, not wrong.
 TEST(AllocatorThreadsTest, ThreadsMayShareACpu) {
   const auto allocator = MakeAllocator();
-  Owners owners;
+  PageOwners owners(Pfn(0), Pfn(kPages));
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&, i] {

@@ -16,6 +16,7 @@
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/hotplug_churn.h"
+#include "tests/testing/page_owners.h"
 
 namespace guestmm {
 namespace {
@@ -36,9 +37,9 @@ class V12HotplugReporter final : public ChurnReporter {
         const Pfn end = ToPfn(range.gpa) + PageCount(range.bytes / kPageSize);
         for (Pfn pfn = ToPfn(range.gpa); pfn < end; pfn += PageCount(1)) {
           if (in_flight_) {
-            owners.Give(pfn, Order(0), kOwner);
+            owners.Give(pfn, Order(0), PageOwners::kReporter);
           } else {
-            owners.Take(pfn, Order(0), kOwner);
+            owners.Take(pfn, Order(0), PageOwners::kReporter);
           }
         }
       }
@@ -55,8 +56,6 @@ class V12HotplugReporter final : public ChurnReporter {
   uint64_t batches() const override { return batches_.load(); }
 
  private:
-  static constexpr int kOwner = 100;
-
   ThreadWorkqueue device_thread_;
   FakeDevice device_{device_thread_};
   Reporter reporter_;

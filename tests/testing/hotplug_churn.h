@@ -31,38 +31,9 @@
 #include "guestmm/buddy/isolated_block.h"
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "tests/testing/page_owners.h"
 
 namespace guestmm {
-
-// Who has each page. Not atomic on purpose.
-class PageOwners {
- public:
-  static constexpr int kNobody = -1;
-
-  explicit PageOwners(Pfn start, Pfn end)
-      : start_(start), owner_((end - start).value(), kNobody) {}
-
-  void Take(Pfn pfn, Order order, int owner) {
-    Change(pfn, order, kNobody, owner);
-  }
-  void Give(Pfn pfn, Order order, int owner) {
-    Change(pfn, order, owner, kNobody);
-  }
-  bool handed_out_twice() const { return handed_out_twice_.load(); }
-
- private:
-  void Change(Pfn pfn, Order order, int from, int to) {
-    for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      int& page = owner_[(pfn - start_).value() + i];
-      if (page != from) handed_out_twice_.store(true);
-      page = to;
-    }
-  }
-
-  const Pfn start_;
-  std::vector<int> owner_;
-  std::atomic<bool> handed_out_twice_{false};
-};
 
 // What reports while the vCPUs run: made when they start, destroyed after they
 // ended. It works on `queue` and must own the pages that it isolates.
@@ -96,8 +67,6 @@ class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
   uint64_t batches() const override { return batches_.load(); }
 
  private:
-  static constexpr int kOwner = 100;
-
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override {
     // Under the zone's lock it is what it is said to be.
     GUESTMM_CHECK(allocator_.pages().IsFree(pfn, order));
@@ -135,13 +104,13 @@ class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
       }
     }
     for (size_t i = before; i < batch_.size(); ++i) {
-      owners_.Take(batch_[i].pfn(), batch_[i].order(), kOwner);
+      owners_.Take(batch_[i].pfn(), batch_[i].order(), PageOwners::kReporter);
     }
   }
   void ReturnBatch() {
     if (batch_.empty()) return;
     for (IsolatedBlock& block : batch_) {
-      owners_.Give(block.pfn(), block.order(), kOwner);
+      owners_.Give(block.pfn(), block.order(), PageOwners::kReporter);
       Zone& zone = block.zone();
       LockHolder hold(zone.lock());
       zone.Return(std::move(block));
@@ -244,7 +213,7 @@ class HotplugChurn {
     }
     for (std::thread& thread : threads) thread.join();
 
-    for (Exchange& exchange : exchanges_) {
+    for (BlockExchange& exchange : exchanges_) {
       if (const auto left = exchange.Take()) {
         allocator_->Free(0, left->pfn, left->order);
       }
@@ -262,27 +231,6 @@ class HotplugChurn {
   static constexpr int kCpus = 3;
   static constexpr uint64_t kSections = 16;
   static constexpr Order kSection{6};
-
-  struct Block {
-    Pfn pfn;
-    Order order;
-  };
-  // Blocks on their way from one vCPU to another.
-  class Exchange {
-   public:
-    std::optional<Block> Swap(const Block& block) {
-      LockHolder hold(lock_);
-      return std::exchange(block_, block);
-    }
-    std::optional<Block> Take() {
-      LockHolder hold(lock_);
-      return std::exchange(block_, std::nullopt);
-    }
-
-   private:
-    Mutex lock_;
-    std::optional<Block> block_ ABSL_GUARDED_BY(lock_);
-  };
 
   static Pfn Start(uint64_t section) {
     return Pfn(1048576) + kSection.pages() * section;
@@ -367,7 +315,7 @@ class HotplugChurn {
   PageOwners owners_;
   ThreadWorkqueue queue_;
   MemoryHotplug hotplug_;
-  std::array<Exchange, 2> exchanges_;
+  std::array<BlockExchange, 2> exchanges_;
   std::atomic<bool> enough_{false};
   HotplugChurnCounts counts_;
 };

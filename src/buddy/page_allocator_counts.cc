@@ -1,0 +1,104 @@
+// What PageAllocator knows of itself: counts, /proc/vmstat, invariants.
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/buddy/page_allocator.h"
+
+namespace guestmm {
+
+PageCounts PageAllocator::Counts() const {
+  PageCounts counts;
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    counts.managed += zone->managed_pages();
+    counts.free += zone->free_pages();
+    counts.offlining += zone->offlining_pages();
+    counts.isolated += zone->isolated_pages();
+  }
+  for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
+    counts.cached += per_cpu->cached_pages();
+  }
+  return counts;
+}
+
+PageCount PageAllocator::FreePagesAboveLow() const {
+  PageCount pages;
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    const PageCount low = zone->watermarks().low;
+    if (zone->free_pages() > low) pages += zone->free_pages() - low;
+  }
+  return pages;
+}
+
+VmStat PageAllocator::vmstat(const Zone& zone) const {
+  const auto get = [](const std::atomic<uint64_t>& count) {
+    return count.load(std::memory_order_relaxed);
+  };
+  const RareEvents& rare = events(zone);
+  const auto type = static_cast<size_t>(zone.type());
+  // The exceptions first: there are never more of them than requests.
+  const uint64_t numa_miss = get(rare.numa_miss);
+  const uint64_t numa_other = get(rare.numa_other);
+  AllocationEvents through = zone.events();
+  for (int cpu = 0; cpu < cpus(); ++cpu) {
+    through += per_cpu(cpu, zone).events();
+  }
+  VmStat stat;
+  stat.pgalloc[type] = through.allocated_pages;
+  stat.pgfree = through.freed_pages;
+  stat.allocstall[type] = get(rare.allocstall);
+  stat.pgsteal_direct = get(rare.pgsteal_direct);
+  stat.numa_miss = numa_miss;
+  stat.numa_foreign = get(rare.numa_foreign);
+  stat.numa_other = numa_other;
+  // The rule is counted by its exceptions.
+  stat.numa_hit = through.allocations - stat.numa_miss;
+  stat.numa_local = through.allocations - stat.numa_other;
+  stat.alloc_failed = get(rare.alloc_failed);
+  stat.alloc_failed_isolated = get(rare.alloc_failed_isolated);
+  stat.alloc_failed_isolated_pages = get(rare.alloc_failed_isolated_pages);
+  stat.alloc_waited_isolated = get(rare.alloc_waited_isolated);
+  return stat;
+}
+
+VmStat PageAllocator::vmstat() const {
+  VmStat sum;
+  for (const std::unique_ptr<Zone>& zone : zones_) sum += vmstat(*zone);
+  return sum;
+}
+
+// The analysis cannot follow locks taken in a loop; they are taken in the order
+// of docs/concurrency.md and released below.
+absl::Status PageAllocator::CheckInvariants() const
+    ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  for (const auto& per_cpu : per_cpu_) per_cpu->lock().LockAsVisitor();
+  for (const auto& zone : zones_) zone->lock().LockAsVisitor();
+
+  absl::Status status;
+  PageCount listed;
+  for (const auto& zone : zones_) status.Update(zone->CheckInvariants());
+  for (const auto& per_cpu : per_cpu_) listed += per_cpu->CheckedCount(status);
+  PageCount cached;
+  for (const auto& zone : zones_) {
+    for (const PfnRange& range : zone->ranges()) {
+      for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
+        const PageInfo info = pages_->Get(pfn);
+        if (info.state == PageState::kCached) cached += info.order.pages();
+      }
+    }
+  }
+  if (cached != listed) {
+    status.Update(absl::InternalError(
+        absl::StrFormat("P3: %d pages cached by their states, %d on per-CPU "
+                        "lists",
+                        cached.value(), listed.value())));
+  }
+
+  for (const auto& zone : zones_) zone->lock().Unlock();
+  for (const auto& per_cpu : per_cpu_) per_cpu->lock().Unlock();
+  return status;
+}
+
+}  // namespace guestmm

@@ -119,7 +119,7 @@ void AllocateAllFreeAll(benchmark::State& state) {
   (kTimed == Timed::kAllocate ? allocate : free).Report(state);
   state.counters["merged"] = Merged(*allocator);
   state.counters["metadata_bytes"] =
-      static_cast<double>(Allocator::MetadataBytes());
+      static_cast<double>(allocator->MetadataBytes());
 }
 
 // The state of a churn: call Step as often as wanted.

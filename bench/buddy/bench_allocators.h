@@ -38,8 +38,8 @@ class GuestmmWith {
     allocator_->Free(cpu, Pfn(pfn), Order(order));
   }
   void Drain() { allocator_->DrainPerCpuPages(); }
-  static constexpr uint64_t MetadataBytes() {
-    return kPages * PageMap::kBytesPerPage;
+  uint64_t MetadataBytes() const {
+    return allocator_->pages().ResidentBytes().value_or(0);
   }
 
  private:

@@ -95,7 +95,7 @@ inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu, Order order,
   if (per_cpu == nullptr) [[unlikely]]
     return kNoPfn;
   const Zone& zone = per_cpu->zone();
-  return zone.WatermarkOk(order, zone.low_mark(gfp.highest))
+  return zone.WatermarkOk(order, zone.low_mark())
              ? per_cpu->TakeListed(order, gfp.type)
              : kNoPfn;
 }
@@ -118,7 +118,7 @@ Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
     PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
     if (per_cpu != nullptr) {
       Zone& zone = per_cpu->zone();
-      if (zone.WatermarkOk(order, zone.low_mark(gfp.highest))) {
+      if (zone.WatermarkOk(order, zone.low_mark())) {
         pfn = TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
       }
     }
@@ -160,7 +160,9 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp) {
 
 inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
                                    Keep keep) {
-  const PageCount reserve = zone.lowmem_reserve(request.gfp.highest);
+  // 5.3, ac_classzone_idx: what is kept back is for those who cannot use the
+  // first zone's type.
+  const PageCount reserve = zone.lowmem_reserve(request.zones.front()->type());
   switch (keep) {
     case Keep::kLow:
       return zone.WatermarkOk(request.order, zone.watermarks().low + reserve);
@@ -229,6 +231,7 @@ Pfn PageAllocator::TakeSlowly(const Request& request) {
     pfn = TakeReclaimed(request);
     if (pfn == kNoPfn) pfn = TakeReturned(request);
   }
+  if (pfn == kNoPfn) pfn = TakeDrained(request);
   if (pfn != kNoPfn) return pfn;
   RareEvents& count = events(*request.zones.front());
   count.alloc_failed.fetch_add(1, std::memory_order_relaxed);
@@ -248,8 +251,8 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
   constexpr Order kCostlyOrder(3);
   events(*request.zones.front())
       .allocstall.fetch_add(1, std::memory_order_relaxed);
-  for (int round = 0;
-       round<kMostRounds; round += request.order> kCostlyOrder ? 1 : 0) {
+  const int step = request.order > kCostlyOrder ? 1 : 0;
+  for (int round = 0; round < kMostRounds; round += step) {
     const PageCount progress = Reclaim(request);
     DrainPerCpuPages();
     const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
@@ -283,6 +286,29 @@ Pfn PageAllocator::TakeReturned(const Request& request) {
       return kNoPfn;
     }
   }
+}
+
+Pfn PageAllocator::TakeDrained(const Request& request) {
+  // Others go on caching meanwhile: a block may be on its way from one list to
+  // another each time.
+  constexpr int kMostRounds = 16;
+  const Keep keep = request.gfp.reserves == Reserves::kAll ? Keep::kNothing
+                                                           : Keep::kMinForSure;
+  for (int round = 0; round < kMostRounds && AnyCached(request); ++round) {
+    DrainPerCpuPages();
+    const Pfn pfn = TryZones(request, keep, Mixing::kAllow);
+    if (pfn != kNoPfn) return pfn;
+  }
+  return kNoPfn;
+}
+
+bool PageAllocator::AnyCached(const Request& request) const {
+  for (const Zone* zone : request.zones) {
+    for (int cpu = 0; cpu < cpus(); ++cpu) {
+      if (per_cpu(cpu, *zone).cached_pages() > PageCount(0)) return true;
+    }
+  }
+  return false;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {

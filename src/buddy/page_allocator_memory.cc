@@ -97,9 +97,10 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
     zone->SetFirstMixing(avoid ? Mixing::kAvoid : Mixing::kAllow);
     const auto node_cpus = static_cast<int>(
         std::count(cpu_nodes_.begin(), cpu_nodes_.end(), zone->node()));
-    const PerCpuLimits limits = options_.per_cpu_limits.value_or(
-        DefaultPerCpuLimits(options_.per_cpu_lists, zone->managed_pages(),
-                            zone->watermarks().low, std::max(node_cpus, 1)));
+    const PerCpuLimits limits =
+        options_.per_cpu_limits.value_or(DefaultPerCpuLimits(
+            options_.per_cpu_lists, zone->managed_pages(),
+            zone->watermarks().low, node_cpus > 0 ? node_cpus : cpus()));
     for (int cpu = 0; cpu < cpus(); ++cpu) {
       if (FreeBlockObserver* observer = per_cpu(cpu, *zone).SetLimits(limits)) {
         to_wake = observer;

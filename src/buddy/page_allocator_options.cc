@@ -84,10 +84,11 @@ absl::Status CheckNodes(const PageAllocatorOptions& options) {
     return Invalid("distances for ", nodes, " nodes; at most ", kMaxNodes,
                    " is allowed");
   }
-  for (const std::vector<int>& row : options.distances) {
-    if (row.size() != nodes) {
-      return Invalid("distances has a row of ", row.size(), " for ", nodes,
-                     " nodes");
+  for (size_t node = 0; node < nodes; ++node) {
+    const size_t entries = options.distances[node].size();
+    if (entries != nodes) {
+      return Invalid("distances has a row of ", entries, " for ", nodes,
+                     " nodes, that of node ", node);
     }
   }
   for (const MemoryRange& range : options.memory) {
@@ -103,9 +104,10 @@ absl::Status CheckNodes(const PageAllocatorOptions& options) {
     return Invalid("cpu_nodes has ", options.cpu_nodes.size(), " entries for ",
                    options.cpus, " cpus");
   }
-  for (const int node : options.cpu_nodes) {
+  for (size_t cpu = 0; cpu < options.cpu_nodes.size(); ++cpu) {
+    const int node = options.cpu_nodes[cpu];
     if (node < 0 || static_cast<size_t>(node) >= nodes) {
-      return Invalid("a cpu is on node ", node, "; there are ", nodes,
+      return Invalid("cpu ", cpu, " is on node ", node, "; there are ", nodes,
                      " nodes");
     }
   }

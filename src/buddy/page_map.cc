@@ -120,7 +120,8 @@ absl::StatusOr<std::unique_ptr<PageMap>> PageMap::Create(
       (kEntries - options.list_heads) & ~(kMaxOrder.pages().value() - 1);
   if (options.end == Pfn(0) || options.end > Pfn(most)) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "memory ends at pfn %d; %d-bit page links allow 1 to %d",
+        "memory or hotplug_end ends at pfn 0x%x; %d-bit page links allow 0x1 "
+        "to 0x%x",
         options.end.value(), kLinkBits, most));
   }
   rounded.end = options.end.AlignUp(kMaxOrder);

@@ -157,10 +157,11 @@ FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
 inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
   List& list = lists_[index];
   const Order order = OrderOf(index);
-  const auto type =
+  auto type =
       static_cast<MigrateType>(index % static_cast<size_t>(kRequestTypes));
   for (uint64_t i = 0; i < blocks; ++i) {
     const Pfn pfn(At(list, --list.end));
+    if (index == kPageblockList) type = pages_.pageblock(pfn).type;
     batch_.push_back({.pfn = pfn, .order = order, .type = type});
   }
   count_.Subtract(blocks * order.pages().value());
@@ -205,13 +206,17 @@ AllocationEvents PerCpuPages::events() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
   AllocationEvents events;
   for (size_t i = 0; i < kLists; ++i) {
     const uint64_t pages = OrderOf(i).pages().value();
-    // In this order, and Take's, there are never more blocks out of the list
+    // In this order, and Pop's, there are never more blocks out of the list
     // than were allocated.
     const uint64_t first = lists_[i].first.Get();
     const uint64_t allocations = lists_[i].allocations.Get();
     events.allocations += allocations;
     events.allocated_pages += allocations * pages;
-    events.freed_pages += (allocations - first) * pages;
+    // Less than none only where a processor shows another's writes out of
+    // order.
+    const auto freed = static_cast<int64_t>(allocations - first);
+    events.freed_pages +=
+        static_cast<uint64_t>(std::max<int64_t>(freed, 0)) * pages;
   }
   return events;
 }

@@ -38,7 +38,7 @@ std::string ZonePrefix(const Zone& zone) {
 }
 
 void AppendFreeBlocksByType(const Zone& zone, std::string& text) {
-  LockHolder hold(zone.lock());
+  VisitorHolder hold(zone.lock());
   for (const MigrateType type : kAllMigrateTypes) {
     absl::StrAppendFormat(&text, "Node %4d, zone %8s, type %12s ", zone.node(),
                           Name(zone.type()), Name(type));
@@ -51,7 +51,7 @@ void AppendFreeBlocksByType(const Zone& zone, std::string& text) {
 }
 
 void AppendPageblocksByType(const Zone& zone, std::string& text) {
-  LockHolder hold(zone.lock());
+  VisitorHolder hold(zone.lock());
   text += ZonePrefix(zone) + " ";
   for (const uint64_t pageblocks : zone.PageblocksByType()) {
     absl::StrAppendFormat(&text, "%12d ", pageblocks);
@@ -121,7 +121,7 @@ std::string BuddyInfo(const PageAllocator& allocator) {
   std::string text;
   for (int node = 0; node < allocator.nodes(); ++node) {
     for (const Zone* const zone : ZonesWithMemory(allocator, node)) {
-      LockHolder hold(zone->lock());
+      VisitorHolder hold(zone->lock());
       text += ZonePrefix(*zone) + " ";
       for (int order = 0; order <= zone->max_order().value(); ++order) {
         absl::StrAppendFormat(&text, "%6d ", zone->free_blocks(Order(order)));

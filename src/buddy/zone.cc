@@ -55,8 +55,8 @@ void Zone::SetWatermarks(const Watermarks& watermarks,
   high_.Set(watermarks.high.value());
   for (size_t i = 0; i < reserve.size(); ++i) {
     reserve_[i].Set(reserve[i].value());
-    low_mark_[i].Set((watermarks.low + reserve[i]).value());
   }
+  low_mark_.Set((watermarks.low + lowmem_reserve(type())).value());
 }
 
 void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
@@ -195,8 +195,8 @@ FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
 
 void Zone::RejectFree(Pfn pfn, Order order) const {
   GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
-                       << ", which is not allocated there in zone "
-                       << Name(type());
+                       << ", which is not allocated there in node " << node()
+                       << ", zone " << Name(type());
 }
 
 void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {

@@ -210,5 +210,40 @@ TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
   }
 }
 
+// Of four blocks of 2 MiB two vCPUs hold one each at most: one is always free,
+// if only on the other's list.
+TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
+  for (const Linux lists : {Linux::k53, Linux::k61}) {
+    for (const Gfp& gfp : {kGfpUser, kGfpAtomic}) {
+      const auto allocator =
+          PageAllocator::Create(
+              {.memory = {{Pfn(0), Pfn(2048)}},
+               .cpus = 2,
+               .min_free_kbytes = 0,
+               .per_cpu_lists = lists,
+               .per_cpu_limits = PerCpuLimits{.batch = 63, .high = 4096}})
+              .value();
+      std::atomic<int> failures{0};
+      std::vector<std::thread> threads;
+      for (int cpu = 0; cpu < 2; ++cpu) {
+        threads.emplace_back([&, cpu] {
+          for (int step = 0; step < kSteps / 10; ++step) {
+            const auto pfn = allocator->Allocate(cpu, kPageblockOrder, gfp);
+            if (!pfn) {
+              failures.fetch_add(1);
+              continue;
+            }
+            allocator->Free(cpu, *pfn, kPageblockOrder);
+          }
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      EXPECT_EQ(failures.load(), 0)
+          << (lists == Linux::k61 ? "6.1, " : "5.3, ")
+          << (gfp.may_reclaim ? "may wait" : "atomic");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace guestmm

@@ -95,14 +95,15 @@ TEST(PageAllocatorOptionsTest, MemoryBeyondWhatLinksReach) {
   PageAllocatorOptions options = Valid();
   options.hotplug_end = Pfn(uint64_t{1} << 30);
   ExpectRefused(options,
-                "memory ends at pfn 1073741824; 30-bit page links allow 1 to "
-                "1073740800");
+                "memory or hotplug_end ends at pfn 0x40000000; 30-bit page "
+                "links allow 0x1 to 0x3ffffc00");
 }
 
 TEST(PageAllocatorOptionsTest, DistancesThatAreNotASquare) {
   PageAllocatorOptions options = Valid();
   options.distances = {{10, 20}, {20}};
-  ExpectRefused(options, "distances has a row of 1 for 2 nodes");
+  ExpectRefused(options,
+                "distances has a row of 1 for 2 nodes, that of node 1");
 }
 
 TEST(PageAllocatorOptionsTest, DistancesForFewerNodesThanThereAre) {
@@ -134,9 +135,9 @@ TEST(PageAllocatorOptionsTest, CpuNodesForOtherThanTheCpus) {
 TEST(PageAllocatorOptionsTest, ACpuOnANodeThatIsNotThere) {
   PageAllocatorOptions options = Valid();
   options.cpu_nodes = {1};
-  ExpectRefused(options, "a cpu is on node 1; there are 1 nodes");
+  ExpectRefused(options, "cpu 0 is on node 1; there are 1 nodes");
   options.cpu_nodes = {-1};
-  ExpectRefused(options, "a cpu is on node -1; there are 1 nodes");
+  ExpectRefused(options, "cpu 0 is on node -1; there are 1 nodes");
 }
 
 TEST(PageAllocatorOptionsTest, MinFreeKbytesOf1TiB) {

@@ -103,7 +103,7 @@ TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
 
 TEST(PageAllocatorCreateTest, RefusesPagesThatLinksCannotName) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(uint64_t{1} << 32)}}},
-                "memory ends at pfn 4294967296; 30-bit page links allow");
+                "memory or hotplug_end ends at pfn 0x100000000; ");
 }
 
 // The pages of each zone, DMA first.

@@ -45,16 +45,17 @@ std::string Streamed(const T& value) {
 TEST(PageMapTest, CreateRefusesNoPages) {
   const auto map = PageMap::Create({.end = Pfn(0), .list_heads = 2});
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(map.status().ToString(),
-              HasSubstr("memory ends at pfn 0; 30-bit page links allow 1 to "
-                        "1073740800"));
+  EXPECT_THAT(
+      map.status().ToString(),
+      HasSubstr("memory or hotplug_end ends at pfn 0x0; 30-bit page links "
+                "allow 0x1 to 0x3ffffc00"));
 }
 
 TEST(PageMapTest, CreateRefusesWhatLinksCannotHold) {
   const auto map = PageMap::Create({.end = Pfn(1073740801), .list_heads = 2});
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(map.status().ToString(),
-              HasSubstr("memory ends at pfn 1073740801"));
+              HasSubstr("memory or hotplug_end ends at pfn 0x3ffffc01"));
 }
 
 TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {

@@ -6,8 +6,10 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
+#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/watermarks.h"
 #include "tests/testing/tiny_allocator.h"
 
@@ -143,6 +145,29 @@ TEST(LowmemReserveTest, HoldsForBlocksToo) {
   // A block of 8 is had while 18 pages are free: down to 16.
   TakeAll(*allocator, 0, Order(3), kGfpKernel);
   EXPECT_EQ(dma32.free_pages(), PageCount(16));
+}
+
+// Node 1 alone has Movable, of which its Normal keeps back a 32nd. In 5.3 whose
+// first zone is a Normal one does not count as who could use Movable.
+TEST(LowmemReserveTest, IsForWhoCannotUseTheFirstZonesType) {
+  for (const auto& [cpu, taken] : {std::pair{0, 768}, {1, 748}}) {
+    const auto allocator = MakeAllocator(
+        {.memory = {PagesFrom(kNormalStart, 64, 0),
+                    PagesFrom(kNormalStart + PageCount(64), 64, 1)},
+         .hotplug_end = kNormalStart + PageCount(768),
+         .cpus = 2,
+         .max_order = Order(4),
+         .section_order = Order(6),
+         .min_free_kbytes = 0,
+         .per_cpu_limits = kNoCache});
+    MemoryHotplug hotplug(*allocator);
+    const PfnRange movable = {kNormalStart + PageCount(128),
+                              kNormalStart + PageCount(768)};
+    ASSERT_EQ(hotplug.Add(movable, 1), absl::OkStatus());
+    ASSERT_EQ(hotplug.Online(movable, ZoneType::kMovable), absl::OkStatus());
+    EXPECT_EQ(TakeAll(*allocator, cpu, Order(0), kGfpUser).size(), taken);
+    ExpectInvariants(*allocator);
+  }
 }
 
 // Reserves

@@ -420,8 +420,8 @@ TEST(ZoneFreeDeathTest, DoubleFree) {
   zone.AllocatePages(2);
   zone.Free(0, 0);
   EXPECT_DEATH(zone.Free(0, 0),
-               "free of pfn 0x0, order 0, which is not allocated there in zone "
-               "Normal");
+               "free of pfn 0x0, order 0, which is not allocated there in node "
+               "0, zone Normal");
 }
 
 // Its head is inside a larger free block by then.

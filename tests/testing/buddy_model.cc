@@ -457,7 +457,7 @@ std::vector<size_t> AllocatorModel::Zonelist(int cpu, const Gfp& gfp) const {
 }
 
 bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
-                             Keep keep) const {
+                             Keep keep, size_t first_type) const {
   if (keep == Keep::kNothing) return true;
   uint64_t mark = zone.marks.low.value();
   if (keep == Keep::kMin) {
@@ -467,8 +467,7 @@ bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
     if (atomic || gfp.reserves == Reserves::kHigh) mark -= mark / 2;
     if (atomic) mark -= mark / 4;
   }
-  return zone.WatermarkOk(
-      order, mark + zone.reserve[static_cast<size_t>(gfp.highest)].value());
+  return zone.WatermarkOk(order, mark + zone.reserve[first_type].value());
 }
 
 bool AllocatorModel::IsCachedOrder(int order) const {
@@ -477,8 +476,9 @@ bool AllocatorModel::IsCachedOrder(int order) const {
 }
 
 size_t AllocatorModel::CpuListOf(int order, MigrateType type) const {
-  return static_cast<size_t>(std::min(order, 4)) * 3 +
-         static_cast<size_t>(type);
+  // Those of a pageblock are together, whatever their type.
+  return order > 3 ? 12
+                   : static_cast<size_t>(order * 3 + static_cast<int>(type));
 }
 
 int AllocatorModel::OrderOf(size_t cpu_list) const {
@@ -521,7 +521,9 @@ std::optional<uint64_t> AllocatorModel::TryZones(int cpu, int order,
   for (const size_t zone : list) {
     const bool remote = zone / kZoneTypes != list.front() / kZoneTypes;
     if (remote && mixing == Mixing::kAvoid) return std::nullopt;
-    if (!MayTake(zones_[zone], order, gfp, keep)) continue;
+    // What is kept back is for those who cannot use the first zone's type.
+    const size_t first_type = list.front() % kZoneTypes;
+    if (!MayTake(zones_[zone], order, gfp, keep, first_type)) continue;
     const auto pfn = TakeFrom(cpu, zone, order, gfp.type, mixing);
     if (!pfn) continue;
     vmstat_.pgalloc[zone % kZoneTypes] += Pages(order);
@@ -558,6 +560,17 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
     ++vmstat_.allocstall[first % kZoneTypes];
     Drain();
     pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
+  }
+  // What is cached anywhere is not to be missed.
+  bool cached = false;
+  for (int other = 0; other < options_.cpus; ++other) {
+    for (const size_t zone : list) cached |= CachedPages(other, zone) > 0;
+  }
+  if (!pfn && cached) {
+    Drain();
+    pfn = TryZones(cpu, order, gfp,
+                   gfp.reserves == Reserves::kAll ? Keep::kNothing : Keep::kMin,
+                   Mixing::kAllow);
   }
   if (pfn) return pfn;
   ++vmstat_.alloc_failed;
@@ -634,7 +647,8 @@ bool AllocatorModel::GiveBackOldest(int cpu, size_t zone, size_t list) {
   std::list<uint64_t>& pages = CpuLists(cpu, zone).lists[list];
   const uint64_t pfn = pages.back();
   pages.pop_back();
-  MigrateType type = static_cast<MigrateType>(list % 3);
+  MigrateType type = list == 12 ? zones_[zone].TypeAt(pfn)
+                                : static_cast<MigrateType>(list % 3);
   // While anything goes offline, by what its pageblock is now.
   for (const auto& [number, now] : zones_[zone].pageblocks()) {
     if (now == kIsolate) type = zones_[zone].TypeAt(pfn);

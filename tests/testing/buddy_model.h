@@ -119,7 +119,7 @@ class ZoneModel {
 struct CpuListsModel {
   // By order, 0 to 3 and a pageblock's, and then by type; the block freed last
   // is in front.
-  std::array<std::list<uint64_t>, 15> lists;
+  std::array<std::list<uint64_t>, 13> lists;
   int free_factor = 0;
 };
 
@@ -184,8 +184,8 @@ class AllocatorModel {
   int OrderOf(size_t cpu_list) const;
   // The zones that a request may use, first choice first.
   std::vector<size_t> Zonelist(int cpu, const Gfp& gfp) const;
-  bool MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
-               Keep keep) const;
+  bool MayTake(const ZoneModel& zone, int order, const Gfp& gfp, Keep keep,
+               size_t first_type) const;
   std::optional<uint64_t> TakeFrom(int cpu, size_t zone, int order,
                                    MigrateType type, Mixing mixing);
   std::optional<uint64_t> TryZones(int cpu, int order, const Gfp& gfp,

@@ -151,7 +151,7 @@ struct HotplugChurnCounts {
 struct HotplugChurnOptions {
   // Whether a vCPU takes its `step`th step. Called from its thread.
   std::function<bool(uint64_t step)> go_on;
-  // The vCPUs run on until all of this happened.
+  // The vCPUs run on until all of this happened, within reason.
   HotplugChurnCounts at_least = {};
   MakeChurnReporter make_reporter = MakeBlockReporter;
   Linux per_cpu_lists = Linux::k53;
@@ -231,6 +231,8 @@ class HotplugChurn {
   static constexpr int kCpus = 3;
   static constexpr uint64_t kSections = 16;
   static constexpr Order kSection{6};
+  // Of a vCPU, in wait of what is to happen.
+  static constexpr uint64_t kMostSteps = 10'000'000;
 
   static Pfn Start(uint64_t section) {
     return Pfn(1048576) + kSection.pages() * section;
@@ -244,7 +246,9 @@ class HotplugChurn {
     Random random(options_.seed + static_cast<uint64_t>(cpu) * 100);
     std::vector<Block> live;
     size_t most = 30;
-    for (uint64_t step = 0; options_.go_on(step) || !enough_.load(); ++step) {
+    for (uint64_t step = 0;
+         options_.go_on(step) || (!enough_.load() && step < kMostSteps);
+         ++step) {
       if (random.OneIn(1000)) most = random.Between(0, 60);
       if (live.size() < most && random.OneIn(2)) {
         const Order order(random.OneIn(3) ? static_cast<int>(random.Below(5))

@@ -155,6 +155,7 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
 TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
   const Outcome help = Guestmm("info --help");
   EXPECT_EQ(help.status, 0);
+  EXPECT_THAT(help.out, HasSubstr("9 bytes a page"));
   for (const char* option :
        {"--memory", "--movable", "--distances", "--cpus", "--min-free-kbytes",
         "--per-cpu-lists", "--placement", "--shuffle", "--churn", "--seed",

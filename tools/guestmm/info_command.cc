@@ -178,13 +178,15 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
       "info",
       "What a guest of some memory map would say in /proc/buddyinfo, "
       "pagetypeinfo, zoneinfo and vmstat. Takes no guest memory, only the "
-      "allocator's 8 bytes a page.");
+      "allocator's 9 bytes a page.");
   const auto arguments = std::make_shared<Arguments>();
   AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
             "Where memory is, each range with its node if that is not 0, as in "
             "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
-  AddParsed(command, "--movable", "BYTES", ParsePages, arguments->movable,
-            "How much is set aside in ZONE_MOVABLE (movablecore=) [0]");
+  AddParsed(
+      command, "--movable", "BYTES", ParsePages, arguments->movable,
+      "How much is set aside in ZONE_MOVABLE (movablecore=); all there is, or "
+      "more, sets aside nothing, as in the kernel [0]");
   AddParsed(command, "--distances", "ROWS", ParseDistances,
             arguments->distances,
             "How far apart nodes are, as in \"10,20;20,10\" "

@@ -109,8 +109,9 @@ class PageAllocator {
   // Takes a block for vCPU `cpu`, from the first zone of its zonelist that
   // stays above its low watermark and what it keeps back for others; else above
   // min, less what the request may dip into; else, if it may wait, after
-  // reclaimers gave memory back and the per-CPU lists were drained. None if
-  // memory is out. Safe from any thread; fastest where one thread at a time
+  // reclaimers gave memory back; else after the per-CPU lists were drained, so
+  // that it does not fail for what lies there. None if memory is out. Safe from
+  // any thread; fastest where one thread at a time
   // uses a cpu. REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is
   // a request's, gfp.node a node or kLocalNode.
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
@@ -119,7 +120,8 @@ class PageAllocator {
 
   // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
   // If it is pinned, that happens when its last pin goes. REQUIRES: as
-  // Allocate; `pfn` is a block allocated at `order` (CHECKed).
+  // Allocate; `pfn` is a block allocated at `order` (CHECKed, but for two vCPUs
+  // that free it at the same moment).
   void Free(int cpu, Pfn pfn, Order order);
 
   // Pins the block at `pfn`: a device may write to it at any time, so it is not
@@ -235,6 +237,9 @@ class PageAllocator {
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);
   Pfn TakeReturned(const Request& request);
+  // With what lies in per-CPU lists, the last that is tried.
+  Pfn TakeDrained(const Request& request);
+  bool AnyCached(const Request& request) const;
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
   static PageCount IsolatedPages(const Request& request);

@@ -40,7 +40,7 @@ struct PerCpuLimits {
 PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus);
 
-// One vCPU's cache of one zone's blocks, a list for each migratetype and order
+// One vCPU's cache of one zone's blocks, in lists by migratetype and order
 // (struct per_cpu_pages, with the lock that Linux gave it in 6.0). The block
 // freed last is handed out first; the one freed longest ago goes back to the
 // zone first.
@@ -107,10 +107,11 @@ class alignas(64) PerCpuPages {
   bool FreeListed(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
-  // Orders 0 to 3, and a pageblock's (PAGE_ALLOC_COSTLY_ORDER + 1 of one
-  // order).
+  // Orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER), a list for each type; and a
+  // pageblock's, one list for all types (NR_PCP_THP).
   static constexpr int kSmallOrders = 4;
-  static constexpr size_t kLists = size_t{kSmallOrders + 1} * kRequestTypes;
+  static constexpr size_t kPageblockList = size_t{kSmallOrders} * kRequestTypes;
+  static constexpr size_t kLists = kPageblockList + 1;
 
   // A double-ended queue in a ring of a power of two; 32-bit pfns as in the
   // page map. The newest is at `first`, which each allocation moves up and each
@@ -130,8 +131,9 @@ class alignas(64) PerCpuPages {
   }
 
   static size_t IndexOf(Order order, MigrateType type) {
-    const unsigned row = std::min<unsigned>(order.bits(), kSmallOrders);
-    return row * kRequestTypes + static_cast<unsigned>(type);
+    return std::min<size_t>(
+        order.bits() * kRequestTypes + static_cast<size_t>(type),
+        kPageblockList);
   }
   Order OrderOf(size_t list) const {
     const int row = static_cast<int>(list) / kRequestTypes;

@@ -107,11 +107,8 @@ class Zone {
   PageCount lowmem_reserve(ZoneType highest) const {
     return PageCount(reserve_[static_cast<size_t>(highest)].Get());
   }
-  // What requests up to `highest` leave where there is a choice: the low
-  // watermark and the reserve.
-  PageCount low_mark(ZoneType highest) const {
-    return PageCount(low_mark_[static_cast<size_t>(highest)].Get());
-  }
+  // What those leave, where there is a choice, whose first zone this is.
+  PageCount low_mark() const { return PageCount(low_mark_.Get()); }
 
   // True if, after taking a block of `order`, more than `mark` pages would be
   // free and a block that large is there to take (zone_watermark_ok). Without
@@ -378,7 +375,7 @@ class Zone {
   Counter low_;
   Counter high_;
   std::array<Counter, kZoneTypes> reserve_;
-  std::array<Counter, kZoneTypes> low_mark_;
+  Counter low_mark_;
   Counter span_start_;
   Counter span_end_;
   std::vector<PfnRange> ranges_ ABSL_GUARDED_BY(lock_);

@@ -123,19 +123,19 @@ TEST_F(DmaDeviceDeathTest, BlocksThatAreNotThere) {
   EXPECT_DEATH(device_.Unmap(Pfn(32)), "no block is mapped at");
 }
 
-// It attaches while reports of the very pages come in, as from a guest that is
-// wrong about them; from Inhibit on it loses nothing.
-TEST_F(DmaDeviceTest, OnAThreadAgainstAReporter) {
+// It attaches while its very pages are discarded, as for a guest that reports
+// them by mistake; from Inhibit on it loses nothing.
+TEST_F(DmaDeviceTest, OnAThreadAgainstDiscardsThatAreInhibited) {
   std::atomic<bool> stop{false};
-  std::atomic<uint64_t> reports{0};
-  std::thread reporter([&] {
+  std::atomic<uint64_t> discards{0};
+  std::thread discarding([&] {
     while (!stop) {
       EXPECT_EQ(hypervisor_.Discard({{RangeOf(Pfn(32), kOrder)}}),
                 absl::OkStatus());
-      ++reports;
+      ++discards;
     }
   });
-  while (reports < 10) std::this_thread::yield();
+  while (discards < 10) std::this_thread::yield();
   hypervisor_.Inhibit();
   device_.Map(Pfn(32), kOrder);
   std::thread writer([&] { device_.Run(Random(2), stop); });
@@ -143,10 +143,10 @@ TEST_F(DmaDeviceTest, OnAThreadAgainstAReporter) {
     EXPECT_EQ(device_.FirstLost(), std::nullopt);
     device_.WriteSome(random_);
   }
-  const uint64_t seen = reports;
-  while (reports < seen + 10) std::this_thread::yield();
+  const uint64_t seen = discards;
+  while (discards < seen + 10) std::this_thread::yield();
   stop = true;
-  reporter.join();
+  discarding.join();
   writer.join();
   EXPECT_EQ(device_.FirstLost(), std::nullopt);
   hypervisor_.Allow();

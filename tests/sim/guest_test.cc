@@ -343,5 +343,67 @@ TEST(GuestTest, EndsWithAReportInFlight) {
   EXPECT_GT(guest->allocator().Counts().isolated, PageCount(0));
 }
 
+// All memory is in use or, sixteen blocks of it, at the host, when one more
+// block is asked for.
+class GuestWaitTest : public testing::TestWithParam<bool> {
+ protected:
+  GuestWaitTest() {
+    std::vector<Pfn> taken;
+    while (const std::optional<Pfn> pfn = vcpu_.Allocate(kHuge)) {
+      taken.push_back(*pfn);
+    }
+    // Every other one, so that they stay apart.
+    for (const Pfn pfn : taken) {
+      if (freed_ < 16 && (pfn.value() >> kHuge.value()) % 2 == 1) {
+        vcpu_.Free(pfn, kHuge);
+        ++freed_;
+      }
+    }
+    before_ = guest_->allocator().vmstat();
+    time_.WaitUntil(
+        [&] { return guest_->allocator().Counts().isolated > PageCount(0); });
+  }
+
+  static GuestOptions Options(VirtualTime& time) {
+    GuestOptions options = SmallGuest(time);
+    options.wait_for_isolated = GetParam();
+    return options;
+  }
+
+  VirtualTime time_{1};
+  const std::unique_ptr<Guest> guest_ = Guest::Create(Options(time_)).value();
+  Vcpu& vcpu_ = guest_->vcpu(0);
+  uint64_t freed_ = 0;
+  VmStat before_;
+};
+
+TEST_P(GuestWaitTest, ForMemoryThatIsIsolated) {
+  const PageCount isolated = guest_->allocator().Counts().isolated;
+  ASSERT_EQ(isolated, kHuge.pages() * 16);
+  const bool waits = GetParam();
+  const std::optional<Pfn> pfn = vcpu_.Allocate(kHuge);
+  EXPECT_EQ(pfn.has_value(), waits);
+  const VmStat stat = guest_->allocator().vmstat();
+  EXPECT_EQ(stat.alloc_waited_isolated - before_.alloc_waited_isolated,
+            waits ? 1u : 0u);
+  EXPECT_EQ(stat.alloc_failed - before_.alloc_failed, waits ? 0u : 1u);
+  EXPECT_EQ(stat.alloc_failed_isolated - before_.alloc_failed_isolated,
+            waits ? 0u : 1u);
+  EXPECT_EQ(
+      stat.alloc_failed_isolated_pages - before_.alloc_failed_isolated_pages,
+      waits ? 0u : isolated.value());
+  // The batch came back to who waited for it; else it is out still.
+  EXPECT_EQ(guest_->allocator().Counts().isolated,
+            waits ? PageCount(0) : isolated);
+  EXPECT_EQ(guest_->reporter()->counters().reports, waits ? 1u : 0u);
+  EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
+  time_.RunUntilIdle();
+  // Once it is back both have it.
+  EXPECT_TRUE(vcpu_.Allocate(kHuge).has_value());
+  EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
+}
+
+INSTANTIATE_TEST_SUITE_P(AllocationsWait, GuestWaitTest, testing::Bool());
+
 }  // namespace
 }  // namespace guestmm

@@ -294,21 +294,12 @@ Pfn PageAllocator::TakeDrained(const Request& request) {
   constexpr int kMostRounds = 16;
   const Keep keep = request.gfp.reserves == Reserves::kAll ? Keep::kNothing
                                                            : Keep::kMinForSure;
-  for (int round = 0; round < kMostRounds && AnyCached(request); ++round) {
-    DrainPerCpuPages();
-    const Pfn pfn = TryZones(request, keep, Mixing::kAllow);
-    if (pfn != kNoPfn) return pfn;
+  Pfn pfn = kNoPfn;
+  for (int round = 0; pfn == kNoPfn && round < kMostRounds; ++round) {
+    if (DrainPerCpuPages() == PageCount(0)) break;
+    pfn = TryZones(request, keep, Mixing::kAllow);
   }
-  return kNoPfn;
-}
-
-bool PageAllocator::AnyCached(const Request& request) const {
-  for (const Zone* zone : request.zones) {
-    for (int cpu = 0; cpu < cpus(); ++cpu) {
-      if (per_cpu(cpu, *zone).cached_pages() > PageCount(0)) return true;
-    }
-  }
-  return false;
+  return pfn;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {
@@ -429,11 +420,16 @@ void PageAllocator::Unpin(int cpu, Pfn pfn) {
   }
 }
 
-void PageAllocator::DrainPerCpuPages() {
+PageCount PageAllocator::DrainPerCpuPages() {
+  PageCount drained;
+  // Those that look empty too: their vCPU may be about to put something there,
+  // and is waited for.
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
-    if (per_cpu->cached_pages() == PageCount(0)) continue;
-    if (FreeBlockObserver* observer = per_cpu->Drain()) observer->Wake();
+    if (FreeBlockObserver* observer = per_cpu->Drain(&drained)) {
+      observer->Wake();
+    }
   }
+  return drained;
 }
 
 }  // namespace guestmm

@@ -132,8 +132,9 @@ FreeBlockObserver* PerCpuPages::Trim(size_t index) {
   return GiveBack(std::clamp(doubled, std::min(batch, most), most), index);
 }
 
-FreeBlockObserver* PerCpuPages::Drain() {
+FreeBlockObserver* PerCpuPages::Drain(PageCount* drained) {
   VisitorHolder hold(lock_);
+  if (drained != nullptr) *drained += cached_pages();
   return GiveBackAll();
 }
 

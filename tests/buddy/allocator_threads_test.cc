@@ -210,6 +210,33 @@ TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
   }
 }
 
+// Two vCPUs take all there is between them: what one has refilled its list with
+// is the other's too in the end.
+TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
+  for (const Linux lists : {Linux::k53, Linux::k61}) {
+    for (int round = 0; round < 50; ++round) {
+      const auto allocator =
+          PageAllocator::Create(
+              {.memory = {{Pfn(0), Pfn(kPages)}},
+               .cpus = 2,
+               .min_free_kbytes = 0,
+               .per_cpu_lists = lists,
+               .per_cpu_limits = PerCpuLimits{.batch = 63, .high = 378}})
+              .value();
+      std::vector<std::thread> threads;
+      for (int cpu = 0; cpu < 2; ++cpu) {
+        threads.emplace_back([&, cpu] {
+          for (uint64_t page = 0; page < kPages / 2; ++page) {
+            EXPECT_TRUE(allocator->Allocate(cpu, Order(0), kGfpAtomic));
+          }
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      EXPECT_EQ(allocator->Counts().allocated(), PageCount(kPages));
+    }
+  }
+}
+
 // Of four blocks of 2 MiB two vCPUs hold one each at most: one is always free,
 // if only on the other's list.
 TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {

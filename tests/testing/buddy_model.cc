@@ -564,7 +564,9 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
   // What is cached anywhere is not to be missed.
   bool cached = false;
   for (int other = 0; other < options_.cpus; ++other) {
-    for (const size_t zone : list) cached |= CachedPages(other, zone) > 0;
+    for (size_t zone = 0; zone < zones_.size(); ++zone) {
+      cached |= CachedPages(other, zone) > 0;
+    }
   }
   if (!pfn && cached) {
     Drain();

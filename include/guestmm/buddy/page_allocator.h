@@ -131,8 +131,8 @@ class PageAllocator {
   // REQUIRES: pinned (CHECKed).
   void Unpin(int cpu, Pfn pfn);
 
-  // Gives all per-CPU pages back to their zones (drain_all_pages).
-  void DrainPerCpuPages();
+  // Gives all per-CPU pages back to their zones (drain_all_pages); how many.
+  PageCount DrainPerCpuPages();
 
   // Who is asked for memory when it is out, in the order in which they were
   // added. `reclaimer` must live until it is removed.
@@ -239,7 +239,6 @@ class PageAllocator {
   Pfn TakeReturned(const Request& request);
   // With what lies in per-CPU lists, the last that is tried.
   Pfn TakeDrained(const Request& request);
-  bool AnyCached(const Request& request) const;
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
   static PageCount IsolatedPages(const Request& request);

@@ -75,8 +75,9 @@ class alignas(64) PerCpuPages {
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
-  // Gives every block to the zone. Safe from any thread. Returns as Free.
-  [[nodiscard]] FreeBlockObserver* Drain()
+  // Gives every block to the zone, and adds how many pages that were to
+  // `drained`, if given. Safe from any thread. Returns as Free.
+  [[nodiscard]] FreeBlockObserver* Drain(PageCount* drained = nullptr)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
   // For a zone whose size changed. Gives every block to the zone, and returns

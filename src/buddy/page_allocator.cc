@@ -289,17 +289,22 @@ Pfn PageAllocator::TakeReturned(const Request& request) {
 }
 
 Pfn PageAllocator::TakeDrained(const Request& request) {
-  // Others go on caching meanwhile: a block may be on its way from one list to
-  // another each time.
-  constexpr int kMostRounds = 16;
   const Keep keep = request.gfp.reserves == Reserves::kAll ? Keep::kNothing
                                                            : Keep::kMinForSure;
-  Pfn pfn = kNoPfn;
-  for (int round = 0; pfn == kNoPfn && round < kMostRounds; ++round) {
-    if (DrainPerCpuPages() == PageCount(0)) break;
-    pfn = TryZones(request, keep, Mixing::kAllow);
+  // Another vCPU may refill its list with what was drained, again and again;
+  // but it takes a block for itself each time, and a list holds few more.
+  constexpr int kMostRounds = 512;
+  // That nothing was drained may be since another vCPU is between a drain and a
+  // refill of its own; not so often in a row.
+  constexpr int kMostInVain = 16;
+  int in_vain = 0;
+  for (int round = 0; round < kMostRounds && in_vain < kMostInVain; ++round) {
+    const PageCount drained = DrainPerCpuPages();
+    const Pfn pfn = TryZones(request, keep, Mixing::kAllow);
+    if (pfn != kNoPfn) return pfn;
+    in_vain = drained > PageCount(0) ? 0 : in_vain + 1;
   }
-  return pfn;
+  return kNoPfn;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {

@@ -561,15 +561,9 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
     Drain();
     pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
   }
-  // What is cached anywhere is not to be missed.
-  bool cached = false;
-  for (int other = 0; other < options_.cpus; ++other) {
-    for (size_t zone = 0; zone < zones_.size(); ++zone) {
-      cached |= CachedPages(other, zone) > 0;
-    }
-  }
-  if (!pfn && cached) {
-    Drain();
+  // What is cached anywhere is not to be missed: until nothing was, 16 times.
+  for (int in_vain = 0; !pfn && in_vain < 16;) {
+    in_vain = Drain() > 0 ? 0 : in_vain + 1;
     pfn = TryZones(cpu, order, gfp,
                    gfp.reserves == Reserves::kAll ? Keep::kNothing : Keep::kMin,
                    Mixing::kAllow);
@@ -697,16 +691,19 @@ bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
   return told;
 }
 
-void AllocatorModel::Drain() {
+uint64_t AllocatorModel::Drain() {
+  uint64_t drained = 0;
   for (int cpu = 0; cpu < options_.cpus; ++cpu) {
     for (size_t zone = 0; zone < zones_.size(); ++zone) {
       const uint64_t pages = CachedPages(cpu, zone);
+      drained += pages;
       const bool told = options_.per_cpu_lists == Linux::k53
                             ? GiveBack53(cpu, zone, pages)
                             : GiveBack61(cpu, zone, pages, 0);
       if (told) ++told_.wakes;
     }
   }
+  return drained;
 }
 
 bool AllocatorModel::Isolate(uint64_t pfn) {

@@ -14,8 +14,8 @@ TEST(AllocatorExhaustiveTest, EveryProgramOfLength3) {
   RunEveryProgram(kCachedWorld, 3);
 }
 
-TEST(AllocatorExhaustiveTest, EveryStateThatZonesReachIn6Steps) {
-  EXPECT_GT(RunToEveryState(kBareWorld, 6), 500);
+TEST(AllocatorExhaustiveTest, EveryStateThatZonesReachIn5Steps) {
+  EXPECT_GT(RunToEveryState(kBareWorld, 5), 100);
 }
 
 TEST(AllocatorExhaustiveTest, EveryStateThatPerCpuListsReachIn5Steps) {

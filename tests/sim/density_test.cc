@@ -64,8 +64,8 @@ TEST(DensityTest, ReportingHoldsAtLeastThreeTimesTheGuests) {
 // than 16 blocks a zone, and what it loses.
 TEST(DensityTest, FinishedGuestsHoldLittleMoreThanTheirFootprint) {
   const DensityResult result =
-      RunOk({.scale = 0.125, .policies = {"v12"}, .max_guests = 3});
-  EXPECT_EQ(result.rows[0].guests, 3);
+      RunOk({.scale = 0.125, .policies = {"v12"}, .max_guests = 2});
+  EXPECT_EQ(result.rows[0].guests, 2);
   for (const DensityLaunch& launch : result.rows[0].launches) {
     EXPECT_LE(launch.resident_bytes,
               result.options.footprint_bytes + 160 * kMiB);
@@ -115,7 +115,7 @@ TEST(DensityTest, ReportsProgress) {
 TEST(DensityTest, SummaryKeepsItsContract) {
   DensityOptions options = SmallDensity();
   options.seed = 42;
-  options.max_guests = 4;
+  options.max_guests = 2;
   const DensityResult result = RunOk(options);
   const nlohmann::json summary =
       nlohmann::json::parse(DensitySummaryJson(result));

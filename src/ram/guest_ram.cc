@@ -25,7 +25,7 @@ constexpr uint64_t kHvaAlignment = 2 * kMiB;
 // A lock that is shared with few or no other threads is cheap to take; there
 // are more threads than this only on large guests.
 constexpr size_t kShards = 16;
-constexpr size_t kCacheLine = 64;
+constexpr size_t kShardAlignment = 64;
 
 // Bits of a /proc/PID/pagemap entry (Linux, admin-guide/mm/pagemap).
 constexpr uint64_t kPagemapExclusive = uint64_t{1} << 56;
@@ -117,7 +117,7 @@ uint64_t HostPageSize() {
 // Translations of a thread all go to one shard, so that threads do not meet at
 // one lock. A removal takes the locks of all shards: then there is no
 // translation that it does not see, and none begins.
-struct alignas(kCacheLine) GuestRam::Shard {
+struct alignas(kShardAlignment) GuestRam::Shard {
   SpinLock lock;
   // The same in every shard, but for the moment of a change.
   std::shared_ptr<const Map> map ABSL_GUARDED_BY(lock);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "guestmm/base/check.h"
 #include "src/buddy/page_allocator_options.h"
@@ -76,9 +77,14 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
 
 // Allocating -----------------------------------------------------------------
 
+// The analysis cannot follow a lock that is held or not.
 inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu, Order order,
-                                   MigrateType type, Mixing mixing) {
-  if (IsPerCpuOrder(order)) return per_cpu.Take(order, type, mixing);
+                                   MigrateType type, Mixing mixing,
+                                   Lists lists) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  if (IsPerCpuOrder(order)) {
+    return lists == Lists::kHeld ? per_cpu.TakeHeld(order, type, mixing)
+                                 : per_cpu.Take(order, type, mixing);
+  }
   Zone& zone = per_cpu.zone();
   LockHolder hold(zone.lock());
   return zone.Take(order, type, mixing);
@@ -183,7 +189,8 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
   return false;
 }
 
-Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
+Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
+                            Lists lists) {
   for (Zone* const zone : request.zones) {
     // A remote node is worse than a mix of types.
     if (mixing == Mixing::kAvoid &&
@@ -197,7 +204,7 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing) {
       if (!MayTake(*zone, request, keep)) continue;
     }
     const Pfn pfn = TakeFrom(per_cpu(request.cpu, *zone), request.order,
-                             request.gfp.type, mixing);
+                             request.gfp.type, mixing, lists);
     if (pfn == kNoPfn) continue;
     // What counts is the node it would be served from were there enough, which
     // need not be the one asked for (zone_statistics).
@@ -230,8 +237,12 @@ Pfn PageAllocator::TakeSlowly(const Request& request) {
   if (pfn == kNoPfn && request.gfp.may_reclaim) {
     pfn = TakeReclaimed(request);
     if (pfn == kNoPfn) pfn = TakeReturned(request);
+  } else if (pfn == kNoPfn) {
+    pfn = TakeDrained(request, Keep::kMinForSure);
   }
-  if (pfn == kNoPfn) pfn = TakeDrained(request);
+  if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
+    pfn = TakeDrained(request, Keep::kNothing);
+  }
   if (pfn != kNoPfn) return pfn;
   RareEvents& count = events(*request.zones.front());
   count.alloc_failed.fetch_add(1, std::memory_order_relaxed);
@@ -254,8 +265,7 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
   const int step = request.order > kCostlyOrder ? 1 : 0;
   for (int round = 0; round < kMostRounds; round += step) {
     const PageCount progress = Reclaim(request);
-    DrainPerCpuPages();
-    const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+    const Pfn pfn = TakeDrained(request, Keep::kMinForSure);
     if (pfn != kNoPfn || progress == PageCount(0)) return pfn;
   }
   return kNoPfn;
@@ -267,8 +277,7 @@ Pfn PageAllocator::TakeReturned(const Request& request) {
   while (true) {
     // Looked up before the attempt, which so finds all that is back by then.
     const PageCount isolated = IsolatedPages(request);
-    DrainPerCpuPages();
-    const Pfn pfn = TryZones(request, Keep::kMinForSure, Mixing::kAllow);
+    const Pfn pfn = TakeDrained(request, Keep::kMinForSure);
     if (pfn != kNoPfn || isolated == PageCount(0)) return pfn;
     if (!waited) {
       waited = true;
@@ -288,23 +297,22 @@ Pfn PageAllocator::TakeReturned(const Request& request) {
   }
 }
 
-Pfn PageAllocator::TakeDrained(const Request& request) {
-  const Keep keep = request.gfp.reserves == Reserves::kAll ? Keep::kNothing
-                                                           : Keep::kMinForSure;
-  // Another vCPU may refill its list with what was drained, again and again;
-  // but it takes a block for itself each time, and a list holds few more.
-  constexpr int kMostRounds = 512;
-  // That nothing was drained may be since another vCPU is between a drain and a
-  // refill of its own; not so often in a row.
-  constexpr int kMostInVain = 16;
-  int in_vain = 0;
-  for (int round = 0; round < kMostRounds && in_vain < kMostInVain; ++round) {
-    const PageCount drained = DrainPerCpuPages();
-    const Pfn pfn = TryZones(request, keep, Mixing::kAllow);
-    if (pfn != kNoPfn) return pfn;
-    in_vain = drained > PageCount(0) ? 0 : in_vain + 1;
+// With all lists held none can be refilled with what was just drained: there is
+// a moment at which what is not in a zone is in no list either. The analysis
+// cannot follow locks taken in a loop.
+Pfn PageAllocator::TakeDrained(const Request& request,
+                               Keep keep) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  for (const auto& per_cpu : per_cpu_) per_cpu->lock().LockAsVisitor();
+  std::vector<FreeBlockObserver*> to_wake;
+  for (const auto& per_cpu : per_cpu_) {
+    if (FreeBlockObserver* observer = per_cpu->DrainHeld()) {
+      to_wake.push_back(observer);
+    }
   }
-  return kNoPfn;
+  const Pfn pfn = TryZones(request, keep, Mixing::kAllow, Lists::kHeld);
+  for (const auto& per_cpu : per_cpu_) per_cpu->lock().Unlock();
+  for (FreeBlockObserver* const observer : to_wake) observer->Wake();
+  return pfn;
 }
 
 PageCount PageAllocator::IsolatedPages(const Request& request) {
@@ -348,16 +356,6 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   return *zones_[zone];
 }
 
-FreeBlockObserver* PageAllocator::FreeBlock(int cpu, Pfn pfn, Order order) {
-  if (!IsFreeable(cpu, pfn, order)) RejectFree(cpu, pfn, order);
-  const uint8_t zone = pages_->pageblock(pfn).zone;
-  if (zone == PageMap::Pageblock::kNoZone) RejectFree(cpu, pfn, order);
-  PerCpuPages& per_cpu =
-      *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone];
-  return IsPerCpuOrder(order) ? per_cpu.Free(pfn, order)
-                              : FreeToZone(per_cpu.zone(), pfn, order);
-}
-
 [[gnu::always_inline]] inline bool PageAllocator::FreeListed(int cpu, Pfn pfn,
                                                              Order order) {
   if (!IsFreeable(cpu, pfn, order) || !IsPerCpuOrder(order)) [[unlikely]] {
@@ -366,8 +364,7 @@ FreeBlockObserver* PageAllocator::FreeBlock(int cpu, Pfn pfn, Order order) {
   const uint8_t zone = pages_->pageblock(pfn).zone;
   if (zone == PageMap::Pageblock::kNoZone) [[unlikely]]
     return false;
-  return per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone]->FreeListed(
-      pfn, order);
+  return per_cpu(cpu, zone).FreeListed(pfn, order);
 }
 
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
@@ -384,9 +381,14 @@ void PageAllocator::FreeUnlisted(int cpu, Pfn pfn, Order order) {
   if (options_.poison != nullptr) {
     if (IsFreeable(cpu, pfn, order) && !FillFreed(pfn, order)) return;
   }
-  if (FreeBlockObserver* const to_wake = FreeBlock(cpu, pfn, order)) {
-    to_wake->Wake();
-  }
+  if (!IsFreeable(cpu, pfn, order)) RejectFree(cpu, pfn, order);
+  const uint8_t zone = pages_->pageblock(pfn).zone;
+  if (zone == PageMap::Pageblock::kNoZone) RejectFree(cpu, pfn, order);
+  PerCpuPages& lists = per_cpu(cpu, zone);
+  FreeBlockObserver* const to_wake = IsPerCpuOrder(order)
+                                         ? lists.Free(pfn, order)
+                                         : FreeToZone(lists.zone(), pfn, order);
+  if (to_wake != nullptr) to_wake->Wake();
 }
 
 void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
@@ -425,16 +427,12 @@ void PageAllocator::Unpin(int cpu, Pfn pfn) {
   }
 }
 
-PageCount PageAllocator::DrainPerCpuPages() {
-  PageCount drained;
+void PageAllocator::DrainPerCpuPages() {
   // Those that look empty too: their vCPU may be about to put something there,
   // and is waited for.
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
-    if (FreeBlockObserver* observer = per_cpu->Drain(&drained)) {
-      observer->Wake();
-    }
+    if (FreeBlockObserver* observer = per_cpu->Drain()) observer->Wake();
   }
-  return drained;
 }
 
 }  // namespace guestmm

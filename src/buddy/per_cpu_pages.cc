@@ -58,7 +58,7 @@ void PerCpuPages::MakeRings() {
 FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
   VisitorHolder hold(lock_);
   if (limits == limits_) return nullptr;
-  FreeBlockObserver* const to_wake = GiveBackAll();
+  FreeBlockObserver* const to_wake = DrainHeld();
   limits_ = limits;
   MakeRings();
   return to_wake;
@@ -71,6 +71,10 @@ PerCpuLimits PerCpuPages::limits() const {
 
 Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
   LockHolder hold(lock_);
+  return TakeHeld(order, type, mixing);
+}
+
+Pfn PerCpuPages::TakeHeld(Order order, MigrateType type, Mixing mixing) {
   List& list = lists_[IndexOf(order, type)];
   if (free_factor_ > 0) free_factor_ >>= 1;
   if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
@@ -132,13 +136,12 @@ FreeBlockObserver* PerCpuPages::Trim(size_t index) {
   return GiveBack(std::clamp(doubled, std::min(batch, most), most), index);
 }
 
-FreeBlockObserver* PerCpuPages::Drain(PageCount* drained) {
+FreeBlockObserver* PerCpuPages::Drain() {
   VisitorHolder hold(lock_);
-  if (drained != nullptr) *drained += cached_pages();
-  return GiveBackAll();
+  return DrainHeld();
 }
 
-FreeBlockObserver* PerCpuPages::GiveBackAll() {
+FreeBlockObserver* PerCpuPages::DrainHeld() {
   return GiveBack(count_.Get(), /*first_list=*/0);
 }
 

@@ -172,8 +172,8 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeBlock(
-    ListChange& change, Pfn pfn, Order order, MigrateType type) {
-  const Block merged = Merge(change, pfn, order, type, /*to_tail=*/false);
+    ListChange& change, Pfn pfn, Order order, MigrateType type, bool to_tail) {
+  const Block merged = Merge(change, pfn, order, type, to_tail);
   if (merged.order.value() < observer_min_order_) [[likely]] {
     return nullptr;
   }
@@ -190,7 +190,8 @@ FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
   freed_pages_.Add(order.pages().value());
   pages_.SetCached(pfn);
   ListChange change(*this);
-  return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type);
+  return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
+                   /*to_tail=*/false);
 }
 
 void Zone::RejectFree(Pfn pfn, Order order) const {
@@ -217,7 +218,8 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
     const MigrateType type =
         isolating ? pages_.pageblock(block.pfn).type : block.type;
     if (FreeBlockObserver* observer =
-            FreeBlock(change, block.pfn, block.order, type)) {
+            FreeBlock(change, block.pfn, block.order, type,
+                      /*to_tail=*/false)) {
       to_wake = observer;
     }
   }
@@ -318,12 +320,9 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
     const int fitting = std::bit_width((range.end - pfn).value()) - 1;
     const Order order(std::min({aligned, fitting, max_order().value()}));
     ListChange change(*this);
-    const Block block =
-        Merge(change, pfn, order, MigrateType::kMovable, cold_to_tail());
-    change.Publish();
-    if (block.order.value() >= observer_min_order_ &&
-        observer_->OnBlockFreed(*this, block.pfn, block.order)) {
-      to_wake = observer_;
+    if (FreeBlockObserver* observer = FreeBlock(
+            change, pfn, order, MigrateType::kMovable, cold_to_tail())) {
+      to_wake = observer;
     }
     pfn += order.pages();
   }

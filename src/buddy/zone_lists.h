@@ -25,10 +25,8 @@ class Zone::ListChange {
 
   [[gnu::always_inline]] void Add(Pfn pfn, Order order, MigrateType type,
                                   ListEnd end) {
-    const int bit = Bit(order, type);
-    lists_.Push(first_list_ + static_cast<PageMap::Index>(bit), pfn, order,
-                end);
-    nonempty_ |= uint64_t{1} << bit;
+    lists_.Push(ListOf(order, type), pfn, order, end);
+    nonempty_ |= uint64_t{1} << Bit(order, type);
     zone_.blocks_[static_cast<size_t>(order.value())].Add(1);
   }
 
@@ -61,8 +59,7 @@ class Zone::ListChange {
   }
   // The first block on a list, or kNoPfn.
   Pfn First(Order order, MigrateType type) const {
-    const PageMap::Index list =
-        first_list_ + static_cast<PageMap::Index>(Bit(order, type));
+    const PageMap::Index list = ListOf(order, type);
     return lists_.Empty(list) ? kNoPfn : Pfn(lists_.First(list));
   }
   const PageMap::Lists& lists() const { return lists_; }
@@ -77,6 +74,10 @@ class Zone::ListChange {
   void Reload() { nonempty_ = zone_.nonempty_.Get(); }
 
  private:
+  PageMap::Index ListOf(Order order, MigrateType type) const {
+    return first_list_ + static_cast<PageMap::Index>(Bit(order, type));
+  }
+
   Zone& zone_;
   const PageMap::Lists lists_;
   const PageMap::Index first_list_;

@@ -62,7 +62,7 @@ TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {
   const std::unique_ptr<PageMap> map = MakeMap(kTiB / kPageSize, 1);
   const Pfn last = map->end() - PageCount(1);
   const PageMap::Index list = map->MakeLists(1);
-  map->lists().PushFront(list, last, Order(0));
+  map->lists().Push(list, last, Order(0), ListEnd::kHead);
   EXPECT_THAT(Elements(*map, list), ElementsAre(last.value()));
 }
 
@@ -115,7 +115,7 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
   expect_only(PageState::kTail, Order(0));
   for (int i = 0; i <= kMaxOrder.value(); ++i) {
     const Order order(i);
-    map->lists().PushFront(list, page, order);
+    map->lists().Push(list, page, order, ListEnd::kHead);
     expect_only(PageState::kFree, order);
     EXPECT_EQ(map->lists().Remove(page), list);
     map->SetOut(page, order);
@@ -143,13 +143,13 @@ TEST(PageMapTest, AListBeginsEmpty) {
   EXPECT_THAT(Elements(*map, list), IsEmpty());
 }
 
-TEST(PageMapTest, PushFrontAndPushBack) {
+TEST(PageMapTest, PushAtEitherEnd) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
-  map->lists().PushFront(list, Pfn(0), Order(0));
-  map->lists().PushFront(list, Pfn(5), Order(0));
-  map->lists().PushBack(list, Pfn(7), Order(0));
-  map->lists().PushFront(list, Pfn(2), Order(0));
+  map->lists().Push(list, Pfn(0), Order(0), ListEnd::kHead);
+  map->lists().Push(list, Pfn(5), Order(0), ListEnd::kHead);
+  map->lists().Push(list, Pfn(7), Order(0), ListEnd::kTail);
+  map->lists().Push(list, Pfn(2), Order(0), ListEnd::kHead);
   EXPECT_FALSE(map->lists().Empty(list));
   EXPECT_THAT(Elements(*map, list), ElementsAre(2, 5, 0, 7));
 }
@@ -158,14 +158,14 @@ TEST(PageMapTest, RemoveFromFrontMiddleAndBack) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
   for (uint64_t pfn = 0; pfn < 5; ++pfn)
-    map->lists().PushBack(list, Pfn(pfn), Order(0));
+    map->lists().Push(list, Pfn(pfn), Order(0), ListEnd::kTail);
   map->lists().Remove(Pfn(2));
   EXPECT_THAT(Elements(*map, list), ElementsAre(0, 1, 3, 4));
   map->lists().Remove(Pfn(0));
   EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3, 4));
   map->lists().Remove(Pfn(4));
   EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3));
-  map->lists().PushBack(list, Pfn(4), Order(0));
+  map->lists().Push(list, Pfn(4), Order(0), ListEnd::kTail);
   EXPECT_THAT(Elements(*map, list), ElementsAre(1, 3, 4));
 }
 
@@ -173,10 +173,10 @@ TEST(PageMapTest, ListsAreApart) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index a = map->MakeLists(1);
   const PageMap::Index b = map->MakeLists(1);
-  map->lists().PushFront(a, Pfn(1), Order(0));
-  map->lists().PushFront(b, Pfn(2), Order(0));
+  map->lists().Push(a, Pfn(1), Order(0), ListEnd::kHead);
+  map->lists().Push(b, Pfn(2), Order(0), ListEnd::kHead);
   map->lists().Remove(Pfn(1));
-  map->lists().PushBack(b, Pfn(1), Order(0));
+  map->lists().Push(b, Pfn(1), Order(0), ListEnd::kTail);
   EXPECT_TRUE(map->lists().Empty(a));
   EXPECT_THAT(Elements(*map, b), ElementsAre(2, 1));
 }
@@ -184,8 +184,8 @@ TEST(PageMapTest, ListsAreApart) {
 TEST(PageMapTest, RemoveTellsOfAListThatIsNowEmpty) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
-  map->lists().PushBack(list, Pfn(3), Order(0));
-  map->lists().PushBack(list, Pfn(5), Order(0));
+  map->lists().Push(list, Pfn(3), Order(0), ListEnd::kTail);
+  map->lists().Push(list, Pfn(5), Order(0), ListEnd::kTail);
   EXPECT_EQ(map->lists().Remove(Pfn(3)), 0);
   EXPECT_EQ(map->lists().Remove(Pfn(5)), list);
   EXPECT_TRUE(map->lists().Empty(list));
@@ -195,7 +195,8 @@ TEST(PageMapTest, AFreeBlocksOrderAndItsLinksAreApart) {
   const std::unique_ptr<PageMap> map = MakeMap(2048);
   const PageMap::Index list = map->MakeLists(1);
   for (int order = 0; order <= kMaxOrder.value(); ++order) {
-    map->lists().PushBack(list, Pfn(uint64_t{1} << order), Order(order));
+    map->lists().Push(list, Pfn(uint64_t{1} << order), Order(order),
+                      ListEnd::kTail);
   }
   for (int order = 0; order <= kMaxOrder.value(); ++order) {
     EXPECT_TRUE(map->IsFree(Pfn(uint64_t{1} << order), Order(order)));
@@ -210,8 +211,8 @@ TEST(PageMapTest, TheHighestPagesLinkToEachOther) {
   const PageMap::Index list = map->MakeLists(1);
   const Pfn last = map->end() - PageCount(1);
   EXPECT_EQ(last, Pfn(1073740799));
-  map->lists().PushFront(list, last, kMaxOrder);
-  map->lists().PushFront(list, last - PageCount(1), Order(0));
+  map->lists().Push(list, last, kMaxOrder, ListEnd::kHead);
+  map->lists().Push(list, last - PageCount(1), Order(0), ListEnd::kHead);
   EXPECT_THAT(Elements(*map, list), ElementsAre(1073740798, 1073740799));
   EXPECT_TRUE(map->IsFree(last, kMaxOrder));
 }
@@ -220,7 +221,7 @@ TEST(PageMapTest, RotateToFrontPutsWhatWasBeforeBehindTheRest) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
   for (uint64_t pfn = 1; pfn <= 5; ++pfn) {
-    map->lists().PushBack(list, Pfn(pfn), Order(0));
+    map->lists().Push(list, Pfn(pfn), Order(0), ListEnd::kTail);
   }
   map->lists().RotateToFront(list, Pfn(3));
   EXPECT_THAT(Elements(*map, list), ElementsAre(3, 4, 5, 1, 2));
@@ -236,7 +237,7 @@ TEST(PageMapTest, RotateToFrontPutsWhatWasBeforeBehindTheRest) {
 TEST(PageMapTest, RotateToFrontOfAListOfOneChangesNothing) {
   const std::unique_ptr<PageMap> map = MakeMap(8);
   const PageMap::Index list = map->MakeLists(1);
-  map->lists().PushBack(list, Pfn(3), Order(0));
+  map->lists().Push(list, Pfn(3), Order(0), ListEnd::kTail);
   map->lists().RotateToFront(list, Pfn(3));
   EXPECT_THAT(Elements(*map, list), ElementsAre(3));
 }
@@ -319,7 +320,7 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetIsolated(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->lists().PushFront(list, Pfn(4), Order(0));
+  map->lists().Push(list, Pfn(4), Order(0), ListEnd::kHead);
   EXPECT_FALSE(map->Pin(Pfn(4)));
   EXPECT_EQ(map->pins(Pfn(4)), 0);
   SetAllocated(*map, Pfn(4), Order(0));

@@ -623,10 +623,7 @@ class PagePoisonProgram : public TestWithParam<ProgramOptions> {
   }
 
   void Step() {
-    if (random_.OneIn(20)) {
-      world_.allocator().DrainPerCpuPages();
-      return;
-    }
+    if (random_.OneIn(20)) return world_.allocator().DrainPerCpuPages();
     if (random_.OneIn(10)) return WriteAnywhere();
     if (blocks_.empty() || random_.OneIn(3)) return Allocate();
     Block& block = blocks_[random_.Below(blocks_.size())];

@@ -34,8 +34,8 @@ PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
 
 // Makes `pfn` look free without the zone's knowing: on a list of no one.
 void MakeFree(TinyZone& zone, uint64_t pfn, int order) {
-  zone.pages().lists().PushFront(zone.pages().MakeLists(1), Pfn(pfn),
-                                 Order(order));
+  zone.pages().lists().Push(zone.pages().MakeLists(1), Pfn(pfn), Order(order),
+                            ListEnd::kHead);
 }
 
 void ExpectViolation(const absl::Status& status, const std::string& text) {
@@ -109,7 +109,8 @@ TEST_F(ZoneInvariantsTest, Z3AListHasFreeBlocksOnly) {
 
 TEST_F(ZoneInvariantsTest, Z3AListHasBlocksOfItsOrderOnly) {
   zone_.pages().lists().Remove(Pfn(8));
-  zone_.pages().lists().PushFront(ListOf(zone_, 2), Pfn(8), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 2), Pfn(8), Order(3),
+                             ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x8 is on the list of free blocks of order 2 but is "
                   "free, order 3");
@@ -124,13 +125,15 @@ TEST_F(ZoneInvariantsTest, Z3AListHasAsManyBlocksAsCounted) {
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasNoMoreBlocksThanCounted) {
-  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(0), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 3), Pfn(0), Order(3),
+                             ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: more blocks on the lists of order 3 than the 1 counted");
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasBlocksOfTheZoneOnly) {
-  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(512), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 3), Pfn(512), Order(3),
+                             ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x200 is on the list of free blocks of order 3 but "
                   "not in the zone");
@@ -150,14 +153,16 @@ TEST_F(ZoneInvariantsTest, Z4IsolatedPagesAreCounted) {
 
 // Pushed on the list of order 4, it is still the first of list 3.
 TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnTwoLists) {
-  zone_.pages().lists().PushFront(ListOf(zone_, 4), Pfn(8), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 4), Pfn(8), Order(3),
+                             ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z7: pfn 0x8 does not link back to the one before");
 }
 
 // Such a list goes round and round; the check must not.
 TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnAListTwice) {
-  zone_.pages().lists().PushFront(ListOf(zone_, 3), Pfn(8), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 3), Pfn(8), Order(3),
+                             ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z7: pfn 0x8 does not link back to the one before");
 }
@@ -171,8 +176,8 @@ TEST_F(ZoneInvariantsTest, Z7AnEmptyListIsNotMarked) {
 // From one type's list to another's: as many blocks of the order as counted.
 TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
   zone_.pages().lists().Remove(Pfn(8));
-  zone_.pages().lists().PushFront(ListOf(zone_, 3, MigrateType::kUnmovable),
-                                  Pfn(8), Order(3));
+  zone_.pages().lists().Push(ListOf(zone_, 3, MigrateType::kUnmovable), Pfn(8),
+                             Order(3), ListEnd::kHead);
   ExpectViolation(
       zone_.CheckInvariants(),
       "Z7: the list of order 3, Unmovable, is in use but not marked");

@@ -561,12 +561,14 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
     Drain();
     pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
   }
-  // What is cached anywhere is not to be missed: until nothing was, 16 times.
-  for (int in_vain = 0; !pfn && in_vain < 16;) {
-    in_vain = Drain() > 0 ? 0 : in_vain + 1;
-    pfn = TryZones(cpu, order, gfp,
-                   gfp.reserves == Reserves::kAll ? Keep::kNothing : Keep::kMin,
-                   Mixing::kAllow);
+  // What is cached anywhere is not to be missed.
+  if (!pfn && !gfp.may_reclaim) {
+    Drain();
+    pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
+  }
+  if (!pfn && gfp.reserves == Reserves::kAll) {
+    Drain();
+    pfn = TryZones(cpu, order, gfp, Keep::kNothing, Mixing::kAllow);
   }
   if (pfn) return pfn;
   ++vmstat_.alloc_failed;
@@ -691,19 +693,16 @@ bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
   return told;
 }
 
-uint64_t AllocatorModel::Drain() {
-  uint64_t drained = 0;
+void AllocatorModel::Drain() {
   for (int cpu = 0; cpu < options_.cpus; ++cpu) {
     for (size_t zone = 0; zone < zones_.size(); ++zone) {
       const uint64_t pages = CachedPages(cpu, zone);
-      drained += pages;
       const bool told = options_.per_cpu_lists == Linux::k53
                             ? GiveBack53(cpu, zone, pages)
                             : GiveBack61(cpu, zone, pages, 0);
       if (told) ++told_.wakes;
     }
   }
-  return drained;
 }
 
 bool AllocatorModel::Isolate(uint64_t pfn) {

@@ -131,7 +131,7 @@ class AllocatorModel {
   void Free(int cpu, uint64_t pfn);
   void Pin(uint64_t pfn) { BlockAt(pfn).pins++; }
   void Unpin(int cpu, uint64_t pfn);
-  uint64_t Drain();
+  void Drain();
   bool Isolate(uint64_t pfn);
   // The order the block has on its free list.
   int Return(uint64_t pfn);

@@ -111,9 +111,9 @@ class PageAllocator {
   // min, less what the request may dip into; else, if it may wait, after
   // reclaimers gave memory back; else after the per-CPU lists were drained, so
   // that it does not fail for what lies there. None if memory is out. Safe from
-  // any thread; fastest where one thread at a time
-  // uses a cpu. REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is
-  // a request's, gfp.node a node or kLocalNode.
+  // any thread; fastest where one thread at a time uses a cpu. REQUIRES: 0 <=
+  // cpu < cpus(); order <= max_order(); gfp.type is a request's, gfp.node a
+  // node or kLocalNode.
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
     return ToOptional(Take(cpu, order, gfp));
   }
@@ -131,8 +131,8 @@ class PageAllocator {
   // REQUIRES: pinned (CHECKed).
   void Unpin(int cpu, Pfn pfn);
 
-  // Gives all per-CPU pages back to their zones (drain_all_pages); how many.
-  PageCount DrainPerCpuPages();
+  // Gives all per-CPU pages back to their zones (drain_all_pages).
+  void DrainPerCpuPages();
 
   // Who is asked for memory when it is out, in the order in which they were
   // added. `reclaimer` must live until it is removed.
@@ -202,8 +202,10 @@ class PageAllocator {
                 std::unique_ptr<PageMap> pages);
 
   PerCpuPages& per_cpu(int cpu, const Zone& zone) const {
-    return *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ +
-                     static_cast<unsigned>(zone.index())];
+    return per_cpu(cpu, static_cast<unsigned>(zone.index()));
+  }
+  PerCpuPages& per_cpu(int cpu, unsigned zone) const {
+    return *per_cpu_[static_cast<unsigned>(cpu) * zone_count_ + zone];
   }
   RareEvents& events(const Zone& zone) const {
     return events_[static_cast<size_t>(zone.index())];
@@ -230,15 +232,18 @@ class PageAllocator {
   Pfn TakeListed(int cpu, Order order, Gfp gfp);
   Pfn TakeUnlisted(int cpu, Order order, Gfp gfp);
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp);
+  // Whether the caller holds the locks of all per-CPU lists.
+  enum class Lists { kFree, kHeld };
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
-               Mixing mixing);
-  Pfn TryZones(const Request& request, Keep keep, Mixing mixing);
+               Mixing mixing, Lists lists = Lists::kFree);
+  Pfn TryZones(const Request& request, Keep keep, Mixing mixing,
+               Lists lists = Lists::kFree);
   Pfn TakeSlowly(const Request& request);
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);
   Pfn TakeReturned(const Request& request);
-  // With what lies in per-CPU lists, the last that is tried.
-  Pfn TakeDrained(const Request& request);
+  // With what lies in anyone's per-CPU lists.
+  Pfn TakeDrained(const Request& request, Keep keep);
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
   static PageCount IsolatedPages(const Request& request);
@@ -259,8 +264,7 @@ class PageAllocator {
   // may write to it yet: then it stays allocated, and its last Unpin frees it.
   // REQUIRES: options_.poison is not null.
   bool FillFreed(Pfn pfn, Order order);
-  // Return the observer to Wake, or null.
-  FreeBlockObserver* FreeBlock(int cpu, Pfn pfn, Order order);
+  // Returns the observer to Wake, or null.
   FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
   // The frees of nearly all: to a list of the vCPU's. False for the others.
   bool FreeListed(int cpu, Pfn pfn, Order order);

@@ -294,12 +294,6 @@ class PageMap::Lists {
     Link(list ^ ((list ^ last) & tail), at);
     Link(at, first ^ ((first ^ list) & tail));
   }
-  void PushFront(Index list, Pfn pfn, Order order) const {
-    Push(list, pfn, order, ListEnd::kHead);
-  }
-  void PushBack(Index list, Pfn pfn, Order order) const {
-    Push(list, pfn, order, ListEnd::kTail);
-  }
   // Takes a free block off its list; the list if that is now empty, else 0. Its
   // state is the caller's to write.
   Index Remove(Pfn pfn) const {

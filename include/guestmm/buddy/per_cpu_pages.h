@@ -75,9 +75,8 @@ class alignas(64) PerCpuPages {
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
-  // Gives every block to the zone, and adds how many pages that were to
-  // `drained`, if given. Safe from any thread. Returns as Free.
-  [[nodiscard]] FreeBlockObserver* Drain(PageCount* drained = nullptr)
+  // Gives every block to the zone. Safe from any thread. Returns as Free.
+  [[nodiscard]] FreeBlockObserver* Drain()
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
   // For a zone whose size changed. Gives every block to the zone, and returns
@@ -93,8 +92,13 @@ class alignas(64) PerCpuPages {
   // A snapshot.
   AllocationEvents events() const;
 
-  // For an invariant check that must see all lists at rest.
+  // For who must have all lists at rest: to check them, or to take what none of
+  // them can take back. DrainHeld is Drain, TakeHeld is Take.
   BiasedLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
+  [[nodiscard]] FreeBlockObserver* DrainHeld()
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) ABSL_LOCKS_EXCLUDED(zone_.lock());
+  Pfn TakeHeld(Order order, MigrateType type, Mixing mixing)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) ABSL_LOCKS_EXCLUDED(zone_.lock());
   PageCount CheckedCount(absl::Status& status) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -172,7 +176,6 @@ class alignas(64) PerCpuPages {
   void PickOldest(size_t list, uint64_t blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void MakeRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  FreeBlockObserver* GiveBackAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   mutable BiasedLock lock_;
   // How often in a row blocks went back, each time more; less for each

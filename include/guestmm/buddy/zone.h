@@ -321,7 +321,7 @@ class Zone {
   [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
   // A block that came back: merged, listed, and the observer told.
   FreeBlockObserver* FreeBlock(ListChange& change, Pfn pfn, Order order,
-                               MigrateType type)
+                               MigrateType type, bool to_tail)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Merges and lists a block that is in no one's hands, at the tail or where it
   // belongs; what it became.

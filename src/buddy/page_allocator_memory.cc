@@ -12,7 +12,8 @@
 
 namespace guestmm {
 
-void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order) {
+void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order,
+                                TakenBlocks taken) {
   LockHolder hold(memory_lock_);
   observer_ = observer;
   for (const std::unique_ptr<Zone>& zone : zones_) {
@@ -26,7 +27,7 @@ void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order) {
         observer->OnMemoryOnline(*zone, range);
       }
     }
-    zone->SetObserver(observer, min_order);
+    zone->SetObserver(observer, min_order, taken);
   }
 }
 

@@ -164,7 +164,7 @@ PageInfo PageMap::Get(Pfn pfn) const {
   if (state == kOffline) return {};
   if (state == kTail) return {.state = PageState::kTail, .order = Order(0)};
   const Order order(state & ((1 << kOrderBits) - 1));
-  if (state == State(kFree, order)) {
+  if ((state & ~kReported) == State(kFree, order)) {
     return {.state = PageState::kFree, .order = order};
   }
   switch (Use(pfn) & kTagMask) {

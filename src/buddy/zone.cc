@@ -59,9 +59,11 @@ void Zone::SetWatermarks(const Watermarks& watermarks,
   low_mark_.Set((watermarks.low + lowmem_reserve(type())).value());
 }
 
-void Zone::SetObserver(FreeBlockObserver* observer, Order min_order) {
+void Zone::SetObserver(FreeBlockObserver* observer, Order min_order,
+                       TakenBlocks taken) {
   LockHolder hold(lock_);
   observer_ = observer;
+  taken_observer_ = taken == TakenBlocks::kTell ? observer : nullptr;
   observer_min_order_ = observer != nullptr ? min_order.value() : kOrders;
 }
 
@@ -105,6 +107,10 @@ Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
   allocations_.Add(1);
   allocated_pages_.Add(order.pages().value());
   pages_.SetAllocated(pfn, order, type);
+  if (taken_observer_ != nullptr) [[unlikely]] {
+    change.Publish();
+    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
+  }
   return pfn;
 }
 
@@ -118,6 +124,10 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
     blocks[taken] = pfn;
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
+  if (taken_observer_ != nullptr && taken > 0) [[unlikely]] {
+    change.Publish();
+    taken_observer_->OnBlocksTaken(*this, blocks.first(taken), order);
+  }
   return taken;
 }
 
@@ -233,6 +243,36 @@ std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
   const PageInfo info = pages_.Get(pfn);
   if (info.state != PageState::kFree) return std::nullopt;
   return info.order;
+}
+
+std::optional<Zone::Block> Zone::FreeBlockAround(Pfn pfn) const {
+  if (pfn >= pages_.end()) return std::nullopt;
+  for (int order = 0; order <= max_order().value(); ++order) {
+    const Pfn head = pfn.AlignDown(Order(order));
+    if (pages_.IsTail(head)) continue;
+    // The one head that `pfn` can belong to.
+    const std::optional<Order> found = FreeBlockAt(head);
+    if (!found || pfn >= head + found->pages()) return std::nullopt;
+    return Block{.pfn = head, .order = *found};
+  }
+  return std::nullopt;
+}
+
+std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
+  const PageMap::Index list = List(order, type);
+  const PageMap::Index first = pages_.lists().First(list);
+  return ToOptional(first == list ? kNoPfn : Pfn(first));
+}
+
+std::optional<Pfn> Zone::NextFreeBlock(Pfn pfn, Order order,
+                                       MigrateType type) const {
+  const PageMap::Index next =
+      pages_.lists().Next(static_cast<PageMap::Index>(pfn.value()));
+  return ToOptional(next == List(order, type) ? kNoPfn : Pfn(next));
+}
+
+void Zone::RotateFreeList(Order order, MigrateType type, Pfn first) {
+  pages_.lists().RotateToFront(List(order, type), first);
 }
 
 std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {

@@ -37,11 +37,13 @@ class Zone::ListChange {
     zone_.blocks_[static_cast<size_t>(order.value())].Subtract(1);
   }
 
-  // move_to_free_area in 5.3, move_to_free_list in 6.1.
+  // move_to_free_area in 5.3, move_to_free_list in 6.1. Keeps its mark.
   [[gnu::always_inline]] void Move(Pfn pfn, Order order, MigrateType type) {
+    const bool reported = zone_.pages_.IsReported(pfn);
     Remove(pfn, order);
     Add(pfn, order, type,
         zone_.cold_to_tail() ? ListEnd::kTail : ListEnd::kHead);
+    if (reported) zone_.pages_.SetReported(pfn);
   }
 
   // Pages that are more, or fewer, in free blocks of `type`. Apart from Add and

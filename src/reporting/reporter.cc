@@ -13,11 +13,13 @@ Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
       workqueue_(workqueue),
       policy_(std::move(policy)),
       list_(policy_->capacity()),
+      pass_work_([this] { BeginPass(); }),
       work_([this] { Run(); }) {}
 
 Reporter::~Reporter() {
   LockHolder control(control_);
   DisableLocked();
+  workqueue_.CancelSync(pass_work_);
   workqueue_.CancelSync(work_);
 }
 
@@ -43,13 +45,15 @@ absl::Status Reporter::Enable(ReportingDevice& device) {
                      " and above; the largest block has order ",
                      allocator_.max_order().value()));
   }
-  absl::Status status = policy_->Enable(allocator_.zones());
+  absl::Status status = policy_->Enable(allocator_.zones(), workqueue_);
   if (!status.ok()) return status;
   {
     LockHolder hold(state_);
     device_ = &device;
+    look_ahead_ = true;
   }
-  allocator_.SetObserver(this, policy_->min_order());
+  allocator_.SetObserver(this, policy_->min_order(), policy_->taken_blocks());
+  workqueue_.Queue(work_);  // for the first NextPass
   return absl::OkStatus();
 }
 
@@ -76,19 +80,22 @@ void Reporter::DisableLocked() {
     LockHolder hold(state_);
     return !in_flight_;
   });
+  workqueue_.CancelSync(pass_work_);
   workqueue_.CancelSync(work_);
   policy_->Disable();
   LockHolder hold(state_);
   GUESTMM_CHECK(!in_flight_) << "the device never ended a report";
   device_ = nullptr;
   stopping_ = false;
-  woken_ = false;
+  asked_ = false;
+  due_ = false;
   in_pass_ = false;
+  look_ahead_ = false;
 }
 
 bool Reporter::AtRest() const {
   LockHolder hold(state_);
-  return !woken_ && !in_pass_;
+  return !asked_ && !in_pass_ && !look_ahead_;
 }
 
 ReporterCounters Reporter::counters() const {
@@ -98,11 +105,16 @@ ReporterCounters Reporter::counters() const {
 
 PageCount Reporter::in_flight_pages() const {
   LockHolder hold(state_);
-  return PageCount(in_flight_bytes_ / kPageSize);
+  return in_flight_pages_;
 }
 
 bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
   return policy_->BlockFreed(zone, pfn, order);
+}
+
+void Reporter::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                             Order order) {
+  policy_->BlocksTaken(zone, blocks, order);
 }
 
 void Reporter::OnMemoryOnline(Zone& zone, PfnRange range) {
@@ -113,13 +125,24 @@ void Reporter::OnMemoryOffline(Zone& zone, PfnRange range) {
   policy_->MemoryOffline(zone, range);
 }
 
-void Reporter::Wake() {
+void Reporter::Wake() { SchedulePass(policy_->delay()); }
+
+void Reporter::SchedulePass(Nanoseconds delay) {
   {
     LockHolder hold(state_);
     if (device_ == nullptr || stopping_) return;
-    woken_ = true;
+    asked_ = true;
   }
-  workqueue_.Queue(work_);
+  workqueue_.Queue(pass_work_, delay);
+}
+
+void Reporter::BeginPass() {
+  {
+    LockHolder hold(state_);
+    if (!asked_ || stopping_) return;
+    due_ = true;
+  }
+  Run();
 }
 
 void Reporter::ReportDone(absl::Status status) {
@@ -133,20 +156,33 @@ void Reporter::ReportDone(absl::Status status) {
 
 void Reporter::Run() {
   if (!FinishBatch()) return;
-  while (true) {
-    {
-      LockHolder hold(state_);
-      if (!in_pass_) {
-        if (!woken_ || stopping_) return;
-        woken_ = false;
-        in_pass_ = true;
-        ++counters_.passes;
-      }
-    }
+  while (PassBegins()) {
     if (SendBatch()) return;
     LockHolder hold(state_);
     in_pass_ = false;
+    look_ahead_ = true;
   }
+}
+
+bool Reporter::PassBegins() {
+  {
+    LockHolder hold(state_);
+    if (in_pass_) return true;
+    if (device_ == nullptr || stopping_) return false;
+    if (due_) {
+      asked_ = false;
+      due_ = false;
+      in_pass_ = true;
+      ++counters_.passes;
+      return true;
+    }
+    if (!look_ahead_) return false;
+  }
+  const std::optional<Nanoseconds> next = policy_->NextPass();
+  if (next) SchedulePass(*next);
+  LockHolder hold(state_);
+  look_ahead_ = false;
+  return false;
 }
 
 bool Reporter::FinishBatch() {
@@ -181,6 +217,9 @@ bool Reporter::SendBatch() {
     {
       LockHolder hold(state_);
       in_flight_blocks_ = list_.size();
+      for (const IsolatedBlock& block : list_.blocks()) {
+        in_flight_pages_ += block.order().pages();
+      }
       for (const GpaRange& range : list_.ranges()) {
         in_flight_bytes_ += range.bytes;
       }
@@ -202,6 +241,7 @@ void Reporter::ReturnBatch(const absl::Status& status) {
     ++counters_.failed_reports;
   }
   in_flight_blocks_ = 0;
+  in_flight_pages_ = PageCount(0);
   in_flight_bytes_ = 0;
   // Only now may a Disable that waits for the batch go on.
   in_flight_ = false;

@@ -19,7 +19,8 @@ std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()
           {"capacity", options_.capacity}};
 }
 
-absl::Status V12Policy::Enable(std::span<const std::unique_ptr<Zone>> zones) {
+absl::Status V12Policy::Enable(std::span<const std::unique_ptr<Zone>> zones,
+                               const Clock&) {
   for (const std::unique_ptr<Zone>& zone : zones) {
     PfnRange span = ZoneBitmap::kAllPages;
     if (!options_.hotplug) {

@@ -68,6 +68,7 @@ class WatchedWorkqueue final : public Workqueue {
   std::function<void()> on_queue = [] {};
   std::function<void()> on_condition_looked_at = [] {};
 
+  Nanoseconds Now() const override { return queue_.Now(); }
   bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) override {
     on_queue();
     return queue_.Queue(work, delay);

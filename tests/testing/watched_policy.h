@@ -31,8 +31,9 @@ class WatchedPolicy final : public ReportingPolicy {
   }
   Order min_order() const override { return v12_.min_order(); }
   size_t capacity() const override { return v12_.capacity(); }
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones) override {
-    absl::Status status = v12_.Enable(zones);
+  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
+                      const Clock& clock) override {
+    absl::Status status = v12_.Enable(zones, clock);
     on_enabled();
     return status;
   }

@@ -20,6 +20,8 @@ class ThreadWorkqueue final : public Workqueue {
   // Drops what is still due, waits for what is running.
   ~ThreadWorkqueue() override;
 
+  Nanoseconds Now() const override { return clock_.Now(); }
+
   bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) override;
   void CancelSync(Work& work) override;
   bool WaitUntil(absl::FunctionRef<bool()> condition,

@@ -15,7 +15,7 @@ namespace guestmm {
 // to the next. Works due at the same instant run in an order drawn from the
 // seed, so that other seeds try other interleavings; the same seed gives the
 // same run. Used by one thread only.
-class VirtualTime final : public Clock, public Workqueue {
+class VirtualTime final : public Workqueue {
  public:
   explicit VirtualTime(uint64_t seed) : random_(seed) {}
 

@@ -39,13 +39,11 @@ class Work {
   uint64_t tie_ = 0;
 };
 
-// Runs Work one at a time, in the order in which it falls due.
-class Workqueue {
+// Runs Work one at a time, in the order in which it falls due by its own clock.
+class Workqueue : public Clock {
  public:
   // "However long it takes", for WaitUntil.
   static constexpr Nanoseconds kForever = Nanoseconds::max();
-
-  virtual ~Workqueue() = default;
 
   // Makes `work` due `delay` from now. False, with no effect, if it is due
   // already. Safe from any thread, and from inside any work.

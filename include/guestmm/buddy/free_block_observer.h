@@ -1,11 +1,16 @@
 #ifndef GUESTMM_BUDDY_FREE_BLOCK_OBSERVER_H_
 #define GUESTMM_BUDDY_FREE_BLOCK_OBSERVER_H_
 
+#include <span>
+
 #include "guestmm/base/units.h"
 
 namespace guestmm {
 
 class Zone;
+
+// Whether an observer is told of blocks that are taken off the free lists.
+enum class TakenBlocks : bool { kIgnore, kTell };
 
 // Told of blocks that became free: the one hook in the allocator (v12 patch
 // 1/2, page_reporting_enqueue); and of memory that comes and goes.
@@ -18,6 +23,12 @@ class FreeBlockObserver {
   // should follow.
   // REQUIRES: the caller holds zone.lock().
   virtual bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) = 0;
+
+  // Blocks of `order` were taken off the free lists of `zone` together: they
+  // are allocated now, or wait on a per-CPU list to be. For observers that ask
+  // for it. As OnBlockFreed, but for Wake.
+  virtual void OnBlocksTaken(Zone& /*zone*/, std::span<const Pfn> /*blocks*/,
+                             Order /*order*/) {}
 
   // `range` is about to be part of `zone`: before any block of it is free.
   // First of all, for memory that is there already when the observer is set.

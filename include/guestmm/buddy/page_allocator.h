@@ -141,7 +141,8 @@ class PageAllocator {
 
   // Sets the observer of every zone, after it was told of all memory that is
   // online; null for no one. See Zone::SetObserver.
-  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0))
+  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0),
+                   TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(memory_lock_);
 
   int cpus() const { return static_cast<int>(cpus_); }

@@ -106,7 +106,14 @@ class PageMap {
   // answer kFree or kIsolated stays true, and any other stays different.
   PageInfo Get(Pfn pfn) const;
   bool IsFree(Pfn pfn, Order order) const {
-    return StateOf(pfn) == State(kFree, order);
+    return (StateOf(pfn) & ~kReported) == State(kFree, order);
+  }
+  // A free block's mark (Linux 5.7's PageReported). It is gone as soon as the
+  // block is, taken, split or merged; a move to another list leaves it.
+  bool IsReported(Pfn pfn) const { return (StateOf(pfn) & kReported) != 0; }
+  // REQUIRES: `pfn` is the head of a free block.
+  void SetReported(Pfn pfn) {
+    SetState(pfn, static_cast<uint8_t>(StateOf(pfn) | kReported));
   }
   // Allocated at `order`, and by no device pinned. Then what was written under
   // pins that are gone happened before.
@@ -206,6 +213,7 @@ class PageMap {
   static constexpr uint8_t kTail = 1;
   static constexpr uint8_t kFree = 1 << kOrderBits;
   static constexpr uint8_t kOut = 2 << kOrderBits;
+  static constexpr uint8_t kReported = 4 << kOrderBits;  // with kFree
   static constexpr uint8_t State(uint8_t state, Order order) {
     return static_cast<uint8_t>(state | order.bits());
   }
@@ -310,8 +318,9 @@ class PageMap::Lists {
     __builtin_prefetch(&entries_[Prev(at)], /*rw=*/1);
   }
   bool IsFree(Pfn pfn, Order order) const {
-    return std::atomic_ref(states_[pfn.value()])
-               .load(std::memory_order_relaxed) == State(kFree, order);
+    return (std::atomic_ref(states_[pfn.value()])
+                .load(std::memory_order_relaxed) &
+            ~kReported) == State(kFree, order);
   }
   void SetTail(Pfn pfn) const {
     std::atomic_ref(states_[pfn.value()])

@@ -163,9 +163,44 @@ class Zone {
 
   // Isolating for the host --------------------------------------------------
 
+  struct Block {
+    Pfn pfn;
+    Order order;
+
+    bool operator==(const Block&) const = default;
+  };
+
   // The order of the free block that starts at `pfn`; none if none does.
   std::optional<Order> FreeBlockAt(Pfn pfn) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // The free block that `pfn` is in; none if it is in none.
+  std::optional<Block> FreeBlockAround(Pfn pfn) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // The first block on the free list of `order` and `type`, which is taken
+  // next, and the one after `pfn`, which is on that list; none at its end.
+  std::optional<Pfn> FirstFreeBlock(Order order, MigrateType type) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  std::optional<Pfn> NextFreeBlock(Pfn pfn, Order order, MigrateType type) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Makes `first`, which is on that list, its first, and what was before it its
+  // last (list_rotate_to_front). Whether the list has a block at all can be
+  // asked without the lock.
+  void RotateFreeList(Order order, MigrateType type, Pfn first)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  bool HasFreeBlock(Order order, MigrateType type) const {
+    return (nonempty_.Get() >> Bit(order, type) & 1) != 0;
+  }
+
+  // A free block's mark, for whoever reports: the host has it. Gone as soon as
+  // the block is taken, split or merged (Linux 5.7, PageReported). REQUIRES for
+  // both: FreeBlockAt(pfn).
+  bool IsReported(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return pages_.IsReported(pfn);
+  }
+  void MarkReported(Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    pages_.SetReported(pfn);
+  }
 
   // Takes the free block at `pfn` off its list, whole. None, with no effect, if
   // that would leave no more than the min watermark free, or if the block is on
@@ -193,9 +228,11 @@ class Zone {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Tells `observer` of every block freed from now on whose merged order is at
-  // least `min_order`; null for no one. It must live until calls that were in
-  // the allocator when it was replaced have returned.
-  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0))
+  // least `min_order`, and of what is taken off the free lists if it asks for
+  // that; null for no one. It must live until calls that were in the allocator
+  // when it was replaced have returned.
+  void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0),
+                   TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(lock_);
 
   // Going offline -----------------------------------------------------------
@@ -325,10 +362,6 @@ class Zone {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Merges and lists a block that is in no one's hands, at the tail or where it
   // belongs; what it became.
-  struct Block {
-    Pfn pfn;
-    Order order;
-  };
   Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
               bool to_tail) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Whether the block at `pfn`, of at least a pageblock, may merge with its
@@ -355,6 +388,8 @@ class Zone {
   // Above every order while there is no observer, so that the hook costs one
   // compare.
   int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;
+  // The observer, if it is told of blocks taken.
+  FreeBlockObserver* taken_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   // While none is on its way offline, merges need not look at types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;

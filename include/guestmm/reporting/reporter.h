@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -31,8 +32,9 @@ struct ReporterCounters {
 // complete, return, next. It never blocks; each step is an event on its
 // workqueue, so it runs the same on a thread and in virtual time.
 //
-//   hook ─▶ Wake ─▶ [ NextBatch ─▶ device.Report ] ... ReportDone ─▶
-//                   [ ReturnBatch ─▶ NextBatch ─▶ device.Report ] ...
+//   hook ─▶ Wake ─▶ (delay) ─▶ [ NextBatch ─▶ device.Report ] ...
+//      ReportDone ─▶ [ ReturnBatch ─▶ NextBatch ─▶ device.Report ] ...
+//      the pass is over ─▶ NextPass ─▶ (delay) ─▶ ...
 class Reporter final : public FreeBlockObserver,
                        private ReportingDevice::Client {
  public:
@@ -54,16 +56,19 @@ class Reporter final : public FreeBlockObserver,
   // NotFound, with no effect, if reporting goes to another device or none.
   absl::Status Disable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
 
-  // True while no pass is asked for or under way.
+  // True while no pass is due or under way.
   bool AtRest() const ABSL_LOCKS_EXCLUDED(state_);
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
-  // The pages of the report that is outstanding.
+  // The pages of the blocks whose report is outstanding.
   PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                     Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void OnMemoryOnline(Zone& zone, PfnRange range) override;
   void OnMemoryOffline(Zone& zone, PfnRange range) override;
@@ -72,8 +77,13 @@ class Reporter final : public FreeBlockObserver,
  private:
   void ReportDone(absl::Status status) override ABSL_LOCKS_EXCLUDED(state_);
 
-  // The work: goes on from where the last event left.
+  // Makes a pass due `delay` from now, if none is.
+  void SchedulePass(Nanoseconds delay) ABSL_LOCKS_EXCLUDED(state_);
+  // The works: a pass falls due; and, goes on from where the last event left.
+  void BeginPass() ABSL_LOCKS_EXCLUDED(state_);
   void Run() ABSL_LOCKS_EXCLUDED(state_);
+  // True if a pass is under way, or due: then it is. Else looks for the next.
+  bool PassBegins() ABSL_LOCKS_EXCLUDED(state_);
   // Returns the batch in flight if it has ended. False if it is still out.
   bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
   // Sends batches until one is in flight (true) or the pass is over (false).
@@ -95,18 +105,24 @@ class Reporter final : public FreeBlockObserver,
   mutable Mutex state_;
   ReportingDevice* device_ ABSL_GUARDED_BY(state_) = nullptr;
   bool stopping_ ABSL_GUARDED_BY(state_) = false;
-  bool woken_ ABSL_GUARDED_BY(state_) = false;
+  // A pass is asked for; and it has fallen due.
+  bool asked_ ABSL_GUARDED_BY(state_) = false;
+  bool due_ ABSL_GUARDED_BY(state_) = false;
   bool in_pass_ ABSL_GUARDED_BY(state_) = false;
+  // NextPass was not called since reporting was enabled, or the last pass.
+  bool look_ahead_ ABSL_GUARDED_BY(state_) = false;
   // From before a batch is made until its blocks are back.
   bool in_flight_ ABSL_GUARDED_BY(state_) = false;
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
-  // Of the batch that is with the device.
+  // Of the batch that is with the device; the bytes are what it was told of.
   uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
+  PageCount in_flight_pages_ ABSL_GUARDED_BY(state_);
   uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 
   // Only touched by the work, and where it cannot run.
   Scatterlist list_;
+  Work pass_work_;
   Work work_;
 };
 

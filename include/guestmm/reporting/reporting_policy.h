@@ -4,13 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/scatterlist.h"
 
@@ -20,9 +23,13 @@ namespace guestmm {
 // out what it decides.
 //
 // A pass is a run over memory: NextBatch until it says that the pass is over.
-// NextBatch and ReturnBatch are called one at a time; BlockFreed comes from any
-// thread, between and during them. So do MemoryOnline and MemoryOffline, but of
-// those one at a time.
+// What happens at one moment on the reporter's queue (NextPass, NextBatch,
+// ReturnBatch) is called one at a time. What the guest does (BlockFreed,
+// BlocksTaken) comes from any thread, between and during it. So do MemoryOnline
+// and MemoryOffline, but of those one at a time.
+//
+// A policy sees and changes memory through Zone alone, and time through the
+// clock that Enable gives it. It never sleeps: to wait, it ends its pass.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;
@@ -33,18 +40,30 @@ class ReportingPolicy {
       const = 0;
   // The smallest block that BlockFreed is told of.
   virtual Order min_order() const = 0;
-  // The most blocks in one report.
+  // The most ranges in one report.
   virtual size_t capacity() const = 0;
+  // Whether BlocksTaken is called at all.
+  virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
 
-  // Starts with fresh state for `zones`, which are the same until Disable;
-  // their memory may change. Comes before any other call.
-  virtual absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones) = 0;
-  // Drops the state. No other call is under way or follows before Enable.
+  // Starts to work for `zones`, which are the same until Disable; their memory
+  // may change. `clock` is the reporter's. Comes before any other call.
+  virtual absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
+                              const Clock& clock) = 0;
+  // Ends it. No other call is under way or follows before Enable. What a policy
+  // would remember for the next Enable must not rest on having seen what
+  // happens until then; Zone::MarkReported leaves marks that last.
   virtual void Disable() = 0;
 
   // A block came onto the free lists. Only records; true asks for a pass.
   virtual bool BlockFreed(Zone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
+  // Blocks were taken off the free lists, by anyone but NextBatch. Only
+  // records.
+  virtual void BlocksTaken(Zone& zone, std::span<const Pfn> /*blocks*/,
+                           Order /*order*/)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    static_cast<void>(zone);
+  }
 
   // Memory is about to be online, or is no longer (FreeBlockObserver): before
   // the first, and after the last BlockFreed of it. What is online when
@@ -52,6 +71,13 @@ class ReportingPolicy {
   // memory from coming and going, so the zone's may be taken.
   virtual void MemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
   virtual void MemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}
+
+  // How long after BlockFreed asked for it a pass begins. What asks meanwhile
+  // asks for the same pass.
+  virtual Nanoseconds delay() const { return Nanoseconds(0); }
+  // How long until the next pass if no one asks for one; none: there is none
+  // then. Looked at once reporting is enabled and after each pass.
+  virtual std::optional<Nanoseconds> NextPass() { return std::nullopt; }
 
   // Isolates the next blocks of the pass into `list`. True: report them. False:
   // the pass is over, and the list empty.

@@ -54,7 +54,8 @@ class V12Policy final : public ReportingPolicy {
   Order min_order() const override { return options_.order; }
   size_t capacity() const override { return options_.capacity; }
 
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones) override;
+  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
+                      const Clock& clock) override;
   void Disable() override;
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());

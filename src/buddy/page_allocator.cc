@@ -78,12 +78,12 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
 // Allocating -----------------------------------------------------------------
 
 // The analysis cannot follow a lock that is held or not.
-inline Pfn PageAllocator::TakeFrom(PerCpuPages& per_cpu, Order order,
-                                   MigrateType type, Mixing mixing,
-                                   Lists lists) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+inline Pfn PageAllocator::TakeFrom(
+    PerCpuPages& per_cpu, Order order, MigrateType type, Mixing mixing,
+    PerCpuLocks locks) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   if (IsPerCpuOrder(order)) {
-    return lists == Lists::kHeld ? per_cpu.TakeHeld(order, type, mixing)
-                                 : per_cpu.Take(order, type, mixing);
+    return locks == PerCpuLocks::kHeld ? per_cpu.TakeHeld(order, type, mixing)
+                                       : per_cpu.Take(order, type, mixing);
   }
   Zone& zone = per_cpu.zone();
   LockHolder hold(zone.lock());
@@ -190,7 +190,7 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
 }
 
 Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
-                            Lists lists) {
+                            PerCpuLocks locks) {
   for (Zone* const zone : request.zones) {
     // A remote node is worse than a mix of types.
     if (mixing == Mixing::kAvoid &&
@@ -204,7 +204,7 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
       if (!MayTake(*zone, request, keep)) continue;
     }
     const Pfn pfn = TakeFrom(per_cpu(request.cpu, *zone), request.order,
-                             request.gfp.type, mixing, lists);
+                             request.gfp.type, mixing, locks);
     if (pfn == kNoPfn) continue;
     // What counts is the node it would be served from were there enough, which
     // need not be the one asked for (zone_statistics).
@@ -309,7 +309,7 @@ Pfn PageAllocator::TakeDrained(const Request& request,
       to_wake.push_back(observer);
     }
   }
-  const Pfn pfn = TryZones(request, keep, Mixing::kAllow, Lists::kHeld);
+  const Pfn pfn = TryZones(request, keep, Mixing::kAllow, PerCpuLocks::kHeld);
   for (const auto& per_cpu : per_cpu_) per_cpu->lock().Unlock();
   for (FreeBlockObserver* const observer : to_wake) observer->Wake();
   return pfn;

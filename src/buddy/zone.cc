@@ -245,6 +245,13 @@ std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
   return info.order;
 }
 
+Order Zone::OrderOfFree(Pfn pfn) const {
+  const std::optional<Order> order = FreeBlockAt(pfn);
+  GUESTMM_CHECK(order.has_value())
+      << pfn << " is not a free block of zone " << Name(type());
+  return *order;
+}
+
 std::optional<Zone::Block> Zone::FreeBlockAround(Pfn pfn) const {
   if (pfn >= pages_.end()) return std::nullopt;
   for (int order = 0; order <= max_order().value(); ++order) {
@@ -258,6 +265,11 @@ std::optional<Zone::Block> Zone::FreeBlockAround(Pfn pfn) const {
   return std::nullopt;
 }
 
+void Zone::CheckListed(Pfn pfn, Order order) const {
+  GUESTMM_CHECK(OrderOfFree(pfn) == order)
+      << pfn << " is not on the free lists of " << order;
+}
+
 std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
   const PageMap::Index list = List(order, type);
   const PageMap::Index first = pages_.lists().First(list);
@@ -266,42 +278,47 @@ std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
 
 std::optional<Pfn> Zone::NextFreeBlock(Pfn pfn, Order order,
                                        MigrateType type) const {
+  CheckListed(pfn, order);
   const PageMap::Index next =
       pages_.lists().Next(static_cast<PageMap::Index>(pfn.value()));
   return ToOptional(next == List(order, type) ? kNoPfn : Pfn(next));
 }
 
 void Zone::RotateFreeList(Order order, MigrateType type, Pfn first) {
+  CheckListed(first, order);
   pages_.lists().RotateToFront(List(order, type), first);
 }
 
+void Zone::MarkReported(Pfn pfn) {
+  static_cast<void>(OrderOfFree(pfn));
+  pages_.SetReported(pfn);
+}
+
 std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
-  const std::optional<Order> order = FreeBlockAt(pfn);
-  GUESTMM_CHECK(order.has_value())
-      << pfn << " is not a free block of zone " << Name(type());
+  const Order order = OrderOfFree(pfn);
   if (pageblock_type(pfn) == MigrateType::kIsolate) return std::nullopt;
   // The free pages are compared before the block is taken, so the block's size
   // is added to the mark.
-  if (!WatermarkOk(Order(0), watermarks().min + order->pages())) {
+  if (!WatermarkOk(Order(0), watermarks().min + order.pages())) {
     return std::nullopt;
   }
   {
     ListChange change(*this);
-    change.Remove(pfn, *order);
-    change.SubtractPages(MigrateType::kMovable, order->pages());
+    change.Remove(pfn, order);
+    change.SubtractPages(MigrateType::kMovable, order.pages());
   }
-  pages_.SetOut(pfn, *order);
+  pages_.SetOut(pfn, order);
   pages_.SetIsolated(pfn);
-  isolated_pages_.Add(order->pages().value());
-  if (order->value() >= pageblock_order().value() - 1) {
-    for (Pfn at = pfn; at < pfn + order->pages();
+  isolated_pages_.Add(order.pages().value());
+  if (order.value() >= pageblock_order().value() - 1) {
+    for (Pfn at = pfn; at < pfn + order.pages();
          at += pageblock_order().pages()) {
       if (pageblock_type(at) != MigrateType::kHighAtomic) {
         SetPageblockType(at, MigrateType::kMovable);
       }
     }
   }
-  return IsolatedBlock(*this, pfn, *order);
+  return IsolatedBlock(*this, pfn, order);
 }
 
 Order Zone::Return(IsolatedBlock block) {

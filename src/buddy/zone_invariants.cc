@@ -43,6 +43,9 @@ absl::Status Zone::CheckBlocks() const {
       if (!pfn.IsAligned(info.order)) {
         return Violated("Z1", "block at ", pfn, ", ", info, ", is not aligned");
       }
+      if (info.state != PageState::kFree && pages_.IsReported(pfn)) {
+        return Violated("Z8", pfn, " is ", info, ", but marked as reported");
+      }
       const Pfn end = pfn + info.order.pages();
       if (end > range.end) {
         return Violated("Z1", "block at ", pfn, " leaves its zone's memory");

@@ -105,7 +105,7 @@ ReporterCounters Reporter::counters() const {
 
 PageCount Reporter::in_flight_pages() const {
   LockHolder hold(state_);
-  return in_flight_pages_;
+  return PageCount(in_flight_bytes_ / kPageSize);
 }
 
 bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
@@ -156,7 +156,7 @@ void Reporter::ReportDone(absl::Status status) {
 
 void Reporter::Run() {
   if (!FinishBatch()) return;
-  while (PassBegins()) {
+  while (EnterPass()) {
     if (SendBatch()) return;
     LockHolder hold(state_);
     in_pass_ = false;
@@ -164,7 +164,7 @@ void Reporter::Run() {
   }
 }
 
-bool Reporter::PassBegins() {
+bool Reporter::EnterPass() {
   {
     LockHolder hold(state_);
     if (in_pass_) return true;
@@ -217,9 +217,6 @@ bool Reporter::SendBatch() {
     {
       LockHolder hold(state_);
       in_flight_blocks_ = list_.size();
-      for (const IsolatedBlock& block : list_.blocks()) {
-        in_flight_pages_ += block.order().pages();
-      }
       for (const GpaRange& range : list_.ranges()) {
         in_flight_bytes_ += range.bytes;
       }
@@ -241,7 +238,6 @@ void Reporter::ReturnBatch(const absl::Status& status) {
     ++counters_.failed_reports;
   }
   in_flight_blocks_ = 0;
-  in_flight_pages_ = PageCount(0);
   in_flight_bytes_ = 0;
   // Only now may a Disable that waits for the batch go on.
   in_flight_ = false;

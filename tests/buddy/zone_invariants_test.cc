@@ -183,6 +183,14 @@ TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
       "Z7: the list of order 3, Unmovable, is in use but not marked");
 }
 
+TEST_F(ZoneInvariantsTest, Z8OnlyAFreeBlockIsMarked) {
+  zone_.pages().SetReported(Pfn(8));
+  EXPECT_EQ(zone_.CheckInvariants(), absl::OkStatus());
+  zone_.pages().SetReported(Pfn(1));
+  ExpectViolation(zone_.CheckInvariants(),
+                  "Z8: pfn 0x1 is allocated, order 0, but marked as reported");
+}
+
 // Pageblocks of eight pages, four of them; all of the first is allocated.
 class PageblockInvariantsTest : public ::testing::Test {
  protected:

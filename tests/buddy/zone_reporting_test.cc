@@ -75,6 +75,13 @@ TEST(ZoneMarkTest, BeingIsolatedClearsIt) {
   EXPECT_FALSE(IsReported(zone, 0));
 }
 
+TEST(ZoneMarkDeathTest, OnlyTheHeadOfAFreeBlockCanBeMarked) {
+  TinyZone zone(16);
+  zone.AllocatePages(1);
+  EXPECT_DEATH(Mark(zone, 0), "pfn 0x0 is not a free block of zone Normal");
+  EXPECT_DEATH(Mark(zone, 9), "pfn 0x9 is not a free block of zone Normal");
+}
+
 // Linux moves a block between lists without del_page_from_free_list.
 TEST(ZoneMarkTest, AMoveToAnotherTypesListKeepsIt) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
@@ -126,6 +133,18 @@ TEST(ZoneWalkTest, ARotationMakesWhatWasFirstLast) {
   EXPECT_THAT(zone.List(3),
               ElementsAre(before[2], before[3], before[0], before[1]));
   EXPECT_EQ(zone.CheckInvariants(), absl::OkStatus());
+}
+
+TEST(ZoneWalkDeathTest, ABlockOfAnotherListIsNoPlaceToGoOnFrom) {
+  TinyZone zone(16);
+  zone.AllocatePages(1);  // AFF-F---F-------
+  LockHolder hold(zone->lock());
+  EXPECT_DEATH(zone->NextFreeBlock(Pfn(0), Order(0), MigrateType::kMovable),
+               "pfn 0x0 is not a free block of zone Normal");
+  EXPECT_DEATH(zone->NextFreeBlock(Pfn(4), Order(3), MigrateType::kMovable),
+               "pfn 0x4 is not on the free lists of order 3");
+  EXPECT_DEATH(zone->RotateFreeList(Order(3), MigrateType::kMovable, Pfn(4)),
+               "pfn 0x4 is not on the free lists of order 3");
 }
 
 TEST(ZoneAroundTest, FindsTheFreeBlockOfEveryPage) {

@@ -12,8 +12,8 @@ class Zone;
 // Whether an observer is told of blocks that are taken off the free lists.
 enum class TakenBlocks : bool { kIgnore, kTell };
 
-// Told of blocks that became free: the one hook in the allocator (v12 patch
-// 1/2, page_reporting_enqueue); and of memory that comes and goes.
+// Told of blocks that became free (v12 patch 1/2, page_reporting_enqueue), of
+// those taken where it asks for that, and of memory that comes and goes.
 class FreeBlockObserver {
  public:
   virtual ~FreeBlockObserver() = default;

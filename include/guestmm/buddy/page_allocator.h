@@ -234,11 +234,11 @@ class PageAllocator {
   Pfn TakeUnlisted(int cpu, Order order, Gfp gfp);
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp);
   // Whether the caller holds the locks of all per-CPU lists.
-  enum class Lists { kFree, kHeld };
+  enum class PerCpuLocks : bool { kFree, kHeld };
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
-               Mixing mixing, Lists lists = Lists::kFree);
+               Mixing mixing, PerCpuLocks locks = PerCpuLocks::kFree);
   Pfn TryZones(const Request& request, Keep keep, Mixing mixing,
-               Lists lists = Lists::kFree);
+               PerCpuLocks locks = PerCpuLocks::kFree);
   Pfn TakeSlowly(const Request& request);
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);

@@ -178,29 +178,30 @@ class Zone {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // The first block on the free list of `order` and `type`, which is taken
-  // next, and the one after `pfn`, which is on that list; none at its end.
+  // next, and the one after `pfn`; none at its end. REQUIRES: `pfn` is on that
+  // list (CHECKed, but for the type).
   std::optional<Pfn> FirstFreeBlock(Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   std::optional<Pfn> NextFreeBlock(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Makes `first`, which is on that list, its first, and what was before it its
-  // last (list_rotate_to_front). Whether the list has a block at all can be
-  // asked without the lock.
+  // Makes `first` the list's first block, and what was before it its last
+  // (list_rotate_to_front). REQUIRES: as NextFreeBlock.
   void RotateFreeList(Order order, MigrateType type, Pfn first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Whether the list has a block: a snapshot without the lock.
   bool HasFreeBlock(Order order, MigrateType type) const {
     return (nonempty_.Get() >> Bit(order, type) & 1) != 0;
   }
 
-  // A free block's mark, for whoever reports: the host has it. Gone as soon as
-  // the block is taken, split or merged (Linux 5.7, PageReported). REQUIRES for
-  // both: FreeBlockAt(pfn).
+  // Whether the free block at `pfn` is marked: for whoever reports, the host
+  // has it. False if none starts there.
   bool IsReported(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return pages_.IsReported(pfn);
   }
-  void MarkReported(Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    pages_.SetReported(pfn);
-  }
+  // Marks it. The mark is gone as soon as the block is taken, split or merged;
+  // a move to another list leaves it (Linux 5.7, PageReported). REQUIRES:
+  // FreeBlockAt(pfn) (CHECKed).
+  void MarkReported(Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Takes the free block at `pfn` off its list, whole. None, with no effect, if
   // that would leave no more than the min watermark free, or if the block is on
@@ -356,6 +357,11 @@ class Zone {
 
   // Ends the process, with what is wrong.
   [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
+  // The order of the free block that starts at `pfn`; ends the process if none
+  // does.
+  Order OrderOfFree(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void CheckListed(Pfn pfn, Order order) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // A block that came back: merged, listed, and the observer told.
   FreeBlockObserver* FreeBlock(ListChange& change, Pfn pfn, Order order,
                                MigrateType type, bool to_tail)

@@ -61,7 +61,7 @@ class Reporter final : public FreeBlockObserver,
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
-  // The pages of the blocks whose report is outstanding.
+  // The pages of the report that is outstanding.
   PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
@@ -82,8 +82,9 @@ class Reporter final : public FreeBlockObserver,
   // The works: a pass falls due; and, goes on from where the last event left.
   void BeginPass() ABSL_LOCKS_EXCLUDED(state_);
   void Run() ABSL_LOCKS_EXCLUDED(state_);
-  // True if a pass is under way, or due: then it is. Else looks for the next.
-  bool PassBegins() ABSL_LOCKS_EXCLUDED(state_);
+  // True if a pass is under way, or due: then it begins. Else looks for the
+  // next one.
+  bool EnterPass() ABSL_LOCKS_EXCLUDED(state_);
   // Returns the batch in flight if it has ended. False if it is still out.
   bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
   // Sends batches until one is in flight (true) or the pass is over (false).
@@ -114,9 +115,8 @@ class Reporter final : public FreeBlockObserver,
   // From before a batch is made until its blocks are back.
   bool in_flight_ ABSL_GUARDED_BY(state_) = false;
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
-  // Of the batch that is with the device; the bytes are what it was told of.
+  // Of the batch that is with the device.
   uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
-  PageCount in_flight_pages_ ABSL_GUARDED_BY(state_);
   uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 

@@ -23,10 +23,10 @@ namespace guestmm {
 // out what it decides.
 //
 // A pass is a run over memory: NextBatch until it says that the pass is over.
-// What happens at one moment on the reporter's queue (NextPass, NextBatch,
-// ReturnBatch) is called one at a time. What the guest does (BlockFreed,
-// BlocksTaken) comes from any thread, between and during it. So do MemoryOnline
-// and MemoryOffline, but of those one at a time.
+// NextPass, NextBatch and ReturnBatch are called one at a time, on the
+// reporter's queue. BlockFreed and BlocksTaken come from any thread, between
+// and during them; delay does, too. So do MemoryOnline and MemoryOffline, but
+// of those one at a time.
 //
 // A policy sees and changes memory through Zone alone, and time through the
 // clock that Enable gives it. It never sleeps: to wait, it ends its pass.
@@ -40,7 +40,7 @@ class ReportingPolicy {
       const = 0;
   // The smallest block that BlockFreed is told of.
   virtual Order min_order() const = 0;
-  // The most ranges in one report.
+  // The most blocks in one report.
   virtual size_t capacity() const = 0;
   // Whether BlocksTaken is called at all.
   virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
@@ -59,11 +59,9 @@ class ReportingPolicy {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
   // Blocks were taken off the free lists, by anyone but NextBatch. Only
   // records.
-  virtual void BlocksTaken(Zone& zone, std::span<const Pfn> /*blocks*/,
-                           Order /*order*/)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    static_cast<void>(zone);
-  }
+  virtual void BlocksTaken([[maybe_unused]] Zone& zone,
+                           std::span<const Pfn> /*blocks*/, Order /*order*/)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {}
 
   // Memory is about to be online, or is no longer (FreeBlockObserver): before
   // the first, and after the last BlockFreed of it. What is online when

@@ -15,7 +15,7 @@
 #include "guestmm/buddy/isolated_block.h"
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "tests/testing/buddy_model.h"
+#include "tests/testing/allocator_model.h"
 #include "tests/testing/buddy_program.h"
 
 namespace guestmm::buddy {

@@ -1,0 +1,116 @@
+#ifndef GUESTMM_TESTS_TESTING_ALLOCATOR_MODEL_H_
+#define GUESTMM_TESTS_TESTING_ALLOCATOR_MODEL_H_
+
+// The allocator's front door as zone_model.h has its zones: the other half of
+// the oracle.
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "tests/testing/zone_model.h"
+
+namespace guestmm::buddy {
+
+// One vCPU's blocks of one zone.
+struct CpuListsModel {
+  // By order, 0 to 3 and a pageblock's, and then by type; the block freed last
+  // is in front.
+  std::array<std::list<uint64_t>, 13> lists;
+  int free_factor = 0;
+};
+
+class AllocatorModel {
+ public:
+  AllocatorModel(const PageAllocatorOptions& options, Order observed_from);
+
+  std::optional<uint64_t> Allocate(int cpu, int order, const Gfp& gfp);
+  void Free(int cpu, uint64_t pfn);
+  void Pin(uint64_t pfn) { BlockAt(pfn).pins++; }
+  void Unpin(int cpu, uint64_t pfn);
+  void Drain();
+  bool Isolate(uint64_t pfn);
+  // The order the block has on its free list.
+  int Return(uint64_t pfn);
+
+  // The zone that all of `range` is in; null if there is none.
+  ZoneModel* ZoneWithAll(PfnRange range);
+  // False, with no effect but those of a drain, where something is in use.
+  bool Offline(PfnRange range);
+  void Online(size_t zone, PfnRange range);
+
+  // By node, and then by type.
+  const std::vector<ZoneModel>& zones() const { return zones_; }
+  size_t ZoneOf(uint64_t pfn) const;
+  // Pages in a vCPU's lists of a zone.
+  uint64_t CachedPages(int cpu, size_t zone) const;
+  uint64_t cached() const;
+
+  // What the observer was told, in order, and how often it was woken.
+  struct Told {
+    std::vector<FreeBlock> freed;
+    // Memory that came, and that went.
+    std::vector<std::string> memory;
+    int wakes = 0;
+    bool operator==(const Told&) const = default;
+  };
+  const Told& told() const { return told_; }
+  static std::string ToldOfMemory(bool online, size_t zone, PfnRange range);
+
+  // What vmstat() is to say.
+  const VmStat& vmstat() const { return vmstat_; }
+
+  // Everything that decides what happens next, as a key.
+  std::string State() const;
+
+ private:
+  enum class Keep { kLow, kMin, kNothing };
+
+  CpuListsModel& CpuLists(int cpu, size_t zone) {
+    return cpu_lists_[static_cast<size_t>(cpu) * zones_.size() + zone];
+  }
+  const CpuListsModel& CpuLists(int cpu, size_t zone) const {
+    return cpu_lists_[static_cast<size_t>(cpu) * zones_.size() + zone];
+  }
+  ZoneModel::Block& BlockAt(uint64_t pfn) {
+    return zones_[ZoneOf(pfn)].blocks().at(pfn);
+  }
+  size_t NodeOf(int cpu) const;
+  bool IsCachedOrder(int order) const;
+  size_t CpuListOf(int order, MigrateType type) const;
+  int OrderOf(size_t cpu_list) const;
+  // The zones that a request may use, first choice first.
+  std::vector<size_t> Zonelist(int cpu, const Gfp& gfp) const;
+  bool MayTake(const ZoneModel& zone, int order, const Gfp& gfp, Keep keep,
+               size_t first_type) const;
+  std::optional<uint64_t> TakeFrom(int cpu, size_t zone, int order,
+                                   MigrateType type, Mixing mixing);
+  std::optional<uint64_t> TryZones(int cpu, int order, const Gfp& gfp,
+                                   Keep keep, Mixing mixing);
+  // Frees to the zone and tells the observer; true if it heard of it.
+  bool FreeToZone(uint64_t pfn, MigrateType type);
+  bool Tell(const FreeBlock& block);
+  // Frees `pages` cached pages or a few more; true as FreeToZone.
+  bool GiveBack53(int cpu, size_t zone, uint64_t pages);
+  bool GiveBack61(int cpu, size_t zone, uint64_t pages, size_t first);
+  bool GiveBackOldest(int cpu, size_t zone, size_t list);
+  void ZonesResized();
+
+  const PageAllocatorOptions options_;
+  const int pageblock_order_;
+  const int observed_from_;
+  size_t nodes_ = 1;
+  std::vector<ZoneModel> zones_;
+  std::vector<CpuListsModel> cpu_lists_;
+  Told told_;
+  VmStat vmstat_;
+};
+
+}  // namespace guestmm::buddy
+
+#endif  // GUESTMM_TESTS_TESTING_ALLOCATOR_MODEL_H_

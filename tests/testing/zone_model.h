@@ -1,0 +1,119 @@
+#ifndef GUESTMM_TESTS_TESTING_ZONE_MODEL_H_
+#define GUESTMM_TESTS_TESTING_ZONE_MODEL_H_
+
+// A zone's rules, written down as plainly as the standard library allows and
+// with no regard for speed: half of the oracle of the model tests. They are the
+// kernel's (Linux 5.3 and 6.1, mm/page_alloc.c), not those of src/buddy.
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "guestmm/base/random.h"
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/migratetype.h"
+#include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/zone.h"
+
+namespace guestmm::buddy {
+
+// A free block, by its first page and its order.
+using FreeBlock = std::pair<uint64_t, int>;
+
+class ZoneModel {
+ public:
+  struct Block {
+    PageState state;
+    int order;
+    // Of an allocated block: what it was asked for as, by how many it is
+    // pinned, whether its owner freed it.
+    MigrateType as = MigrateType::kMovable;
+    int pins = 0;
+    bool freed = false;
+  };
+  struct Rules {
+    int max_order;
+    int pageblock_order;
+    PlacementOptions placement;
+  };
+  // By order, heads first.
+  using Lists = std::vector<std::list<uint64_t>>;
+
+  explicit ZoneModel(const Rules& rules);
+
+  // Memory, in the largest blocks that fit. Returns what each became.
+  std::vector<FreeBlock> AddMemory(PfnRange range);
+  void RemoveMemory(PfnRange range);
+
+  bool WatermarkOk(int order, uint64_t mark) const;
+  // A block for a request of `type`, or none; `mixing` as in Zone.
+  std::optional<uint64_t> Allocate(int order, MigrateType type, Mixing mixing,
+                                   PageState state);
+  // Merges and lists the block at `pfn` on a list of `type`; what it became.
+  FreeBlock Free(uint64_t pfn, MigrateType type, bool to_tail = false);
+  FreeBlock Return(uint64_t pfn);
+  // False, with no effect, where the min watermark or its pageblock forbids it.
+  bool Isolate(uint64_t pfn);
+
+  std::vector<MigrateType> IsolatePageblocks(PfnRange range);
+  void RestorePageblocks(PfnRange range, const std::vector<MigrateType>& types);
+
+  MigrateType TypeAt(uint64_t pfn) const {
+    return pageblocks_.at(pfn >> rules_.pageblock_order);
+  }
+  bool Has(uint64_t pfn) const { return BlockOf(pfn) != blocks_.end(); }
+  // Whether all pages of `range` are the zone's.
+  bool HasAll(PfnRange range) const;
+  // From the first page to behind the last; {0, 0} if there is none.
+  PfnRange span() const;
+  uint64_t managed() const;
+  uint64_t PagesIn(PageState state) const;
+  // Free to be allocated, and free on their way offline.
+  uint64_t free() const;
+  uint64_t offlining() const { return PagesIn(PageState::kFree) - free(); }
+  // Every block by its first page, whatever its state.
+  std::map<uint64_t, Block>& blocks() { return blocks_; }
+  const std::map<uint64_t, Block>& blocks() const { return blocks_; }
+  // Every pageblock's type, by its number.
+  const std::map<uint64_t, MigrateType>& pageblocks() const {
+    return pageblocks_;
+  }
+  const Lists& lists(MigrateType type) const {
+    return lists_[static_cast<size_t>(type)];
+  }
+
+  Watermarks marks;
+  LowmemReserve reserve{};
+  uint64_t steals = 0;
+  uint64_t stolen_pageblocks = 0;
+
+ private:
+  std::map<uint64_t, Block>::const_iterator BlockOf(uint64_t pfn) const;
+  std::list<uint64_t>& List(int order, MigrateType type) {
+    return lists_[static_cast<size_t>(type)][static_cast<size_t>(order)];
+  }
+  bool IsFree(uint64_t pfn, int order) const;
+  void Unlist(uint64_t pfn);
+  // Off its list and onto one of `type`.
+  void Move(uint64_t pfn, MigrateType type);
+  void SetType(uint64_t pfn, int order, MigrateType type);
+  std::optional<uint64_t> TakeSmallest(int order, MigrateType type);
+  bool Steal(int order, MigrateType type, Mixing mixing);
+  void StealBlock(uint64_t pfn, MigrateType type, bool whole_pageblock);
+
+  bool cold_to_tail() const { return rules_.placement.rules == Linux::k61; }
+
+  Rules rules_;
+  std::optional<Random> random_;
+  std::map<uint64_t, Block> blocks_;
+  std::map<uint64_t, MigrateType> pageblocks_;
+  std::array<Lists, kMigrateTypes> lists_;
+};
+
+}  // namespace guestmm::buddy
+
+#endif  // GUESTMM_TESTS_TESTING_ZONE_MODEL_H_

@@ -1,5 +1,4 @@
-// Free memory with real bytes in it: what is written there, what is found, and
-// what every page of a guest holds after each step of a random program.
+// Free memory with real bytes in it: what is written there, and what is found.
 
 #include "guestmm/buddy/page_poison.h"
 
@@ -7,22 +6,19 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
-#include "guestmm/base/lock.h"
-#include "guestmm/base/random.h"
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/ram/guest_ram.h"
+#include "tests/buddy/page_poison_testing.h"
 
 namespace guestmm {
 namespace {
@@ -33,94 +29,10 @@ using ::testing::IsEmpty;
 using ::testing::TestWithParam;
 using ::testing::Values;
 
-constexpr Order kPage{0};
-constexpr Order kHuge = kPageblockOrder;
-constexpr uint8_t kPoison = 0xaa;
-
-// RAM, and an allocator that has all of it, in regions of so many pages.
-class World {
- public:
-  World(const PagePoisonOptions& options,
-        const std::vector<uint64_t>& regions = {1024},
-        PageAllocatorOptions allocator = {}) {
-    GuestRamOptions ram = {.huge_pages = HugePages::kForbid};
-    Pfn end(0);
-    for (const uint64_t pages : regions) {
-      ram.regions.push_back(
-          {.gpa = ToGpa(end), .bytes = PageCount(pages).bytes()});
-      end += PageCount(pages);
-    }
-    ram_ = GuestRam::Create(ram).value();
-    poison_ = std::make_unique<PagePoison>(*ram_, options);
-    if (allocator.memory.empty()) allocator.memory = {{Pfn(0), end}};
-    allocator.min_free_kbytes = 0;
-    allocator.poison = poison_.get();
-    allocator_ = PageAllocator::Create(allocator).value();
-  }
-
-  GuestRam& ram() { return *ram_; }
-  PagePoison& poison() { return *poison_; }
-  PageAllocator& allocator() { return *allocator_; }
-
-  Pfn Allocate(Order order, int cpu = 0) {
-    const std::optional<Pfn> pfn = allocator_->Allocate(cpu, order);
-    EXPECT_TRUE(pfn.has_value()) << order;
-    return pfn.value_or(Pfn(0));
-  }
-  void Free(Pfn pfn, Order order, int cpu = 0) {
-    allocator_->Free(cpu, pfn, order);
-  }
-
-  // A page's bytes.
-  uint8_t* At(Pfn pfn) const {
-    const auto bytes = ram_->Translate({.gpa = ToGpa(pfn), .bytes = kPageSize});
-    return reinterpret_cast<uint8_t*>(bytes->bytes().data());
-  }
-  // By calls of memset, which ThreadSanitizer sees: of a constant size it would
-  // be inlined.
-  void Write(Pfn pfn, Order order, uint8_t value) const {
-    for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      const volatile size_t bytes = kPageSize;
-      std::memset(At(pfn + PageCount(i)), value, bytes);
-    }
-  }
-  bool Holds(Pfn pfn, Order order, uint8_t value) const {
-    for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      const uint8_t* const page = At(pfn + PageCount(i));
-      if (std::count(page, page + kPageSize, value) != kPageSize) return false;
-    }
-    return true;
-  }
-
-  uint64_t ResidentBytes() const { return ram_->ResidentBytes().value(); }
-
-  // Takes every page there is, one by one, and frees them again.
-  void AllocateEverything() {
-    Gfp gfp = kGfpUser;
-    gfp.reserves = Reserves::kAll;
-    std::vector<Pfn> pages;
-    while (const std::optional<Pfn> pfn = allocator_->Allocate(0, kPage, gfp)) {
-      pages.push_back(*pfn);
-    }
-    EXPECT_EQ(PageCount(pages.size()), allocator_->Counts().managed);
-    for (const Pfn pfn : pages) Free(pfn, kPage);
-    EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
-  }
-
- private:
-  std::unique_ptr<GuestRam> ram_;
-  std::unique_ptr<PagePoison> poison_;
-  std::unique_ptr<PageAllocator> allocator_;
-};
-
-constexpr PagePoisonOptions kPoisoned = {.mode = PagePoisonMode::kPoison};
-constexpr PagePoisonOptions kZeroed = {.mode = PagePoisonMode::kInitOnFree};
-constexpr PagePoisonOptions kCleared = {.init_on_alloc = true};
-
 // What is written ------------------------------------------------------------
 
 TEST(PagePoisonTest, OffTouchesNothing) {
-  World world({});
+  PoisonWorld world({});
   EXPECT_EQ(world.ResidentBytes(), 0u);
   world.AllocateEverything();
   const Pfn huge = world.Allocate(kHuge);
@@ -130,7 +42,7 @@ TEST(PagePoisonTest, OffTouchesNothing) {
 }
 
 TEST(PagePoisonTest, OffLeavesContents) {
-  World world({});
+  PoisonWorld world({});
   const Pfn pfn = world.Allocate(kHuge);
   world.Write(pfn, kHuge, 7);
   world.Free(pfn, kHuge);
@@ -139,7 +51,7 @@ TEST(PagePoisonTest, OffLeavesContents) {
 }
 
 TEST(PagePoisonTest, PoisonIsInEveryPageFromTheStart) {
-  World world(kPoisoned);
+  PoisonWorld world(kPoisoned);
   EXPECT_EQ(world.ResidentBytes(), world.ram().bytes());
   for (Pfn pfn(0); pfn < Pfn(1024); pfn += PageCount(1)) {
     ASSERT_TRUE(world.Holds(pfn, kPage, kPoison)) << pfn;
@@ -149,7 +61,7 @@ TEST(PagePoisonTest, PoisonIsInEveryPageFromTheStart) {
 }
 
 TEST(PagePoisonTest, FreshMemoryIsZeroWithoutAWrite) {
-  World world(kZeroed);
+  PoisonWorld world(kZeroed);
   EXPECT_EQ(world.ResidentBytes(), 0u);
   const Pfn pfn = world.Allocate(kHuge);
   EXPECT_EQ(world.ResidentBytes(), 0u);
@@ -160,7 +72,7 @@ TEST(PagePoisonTest, FreeFillsTheBlockAndNothingElse) {
   for (const PagePoisonMode mode :
        {PagePoisonMode::kPoison, PagePoisonMode::kInitOnFree}) {
     for (const Order order : {kPage, Order(3), kHuge}) {
-      World world({.mode = mode}, {1024});
+      PoisonWorld world({.mode = mode}, {1024});
       std::vector<Pfn> blocks;
       while (const auto pfn = world.allocator().Allocate(0, order)) {
         blocks.push_back(*pfn);
@@ -178,7 +90,7 @@ TEST(PagePoisonTest, FreeFillsTheBlockAndNothingElse) {
 }
 
 TEST(PagePoisonTest, InitOnFreeChecksNothing) {
-  World world(kZeroed);
+  PoisonWorld world(kZeroed);
   const Pfn pfn = world.Allocate(kPage);
   world.Free(pfn, kPage);
   world.At(pfn)[100] = 1;
@@ -189,7 +101,7 @@ TEST(PagePoisonTest, InitOnFreeChecksNothing) {
 
 TEST(PagePoisonTest, InitOnAllocClearsTheBlock) {
   for (const Order order : {kPage, kHuge}) {
-    World world(kCleared);
+    PoisonWorld world(kCleared);
     const Pfn pfn = world.Allocate(order);
     world.Write(pfn, order, 7);
     world.Free(pfn, order);
@@ -200,7 +112,7 @@ TEST(PagePoisonTest, InitOnAllocClearsTheBlock) {
 }
 
 TEST(PagePoisonTest, InitOnAllocWithPoisonChecksFirst) {
-  World world({.mode = PagePoisonMode::kPoison, .init_on_alloc = true});
+  PoisonWorld world({.mode = PagePoisonMode::kPoison, .init_on_alloc = true});
   const Pfn pfn = world.Allocate(kPage);
   EXPECT_TRUE(world.Holds(pfn, kPage, 0));
   world.Write(pfn, kPage, 7);
@@ -215,7 +127,8 @@ TEST(PagePoisonTest, InitOnAllocWithPoisonChecksFirst) {
 
 // What is cleared when it is freed is not cleared again.
 TEST(PagePoisonTest, InitOnAllocWithInitOnFreeWritesNothingMore) {
-  World world({.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true});
+  PoisonWorld world(
+      {.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true});
   const Pfn pfn = world.Allocate(kHuge);
   EXPECT_EQ(world.ResidentBytes(), 0u);
   EXPECT_TRUE(world.Holds(pfn, kHuge, 0));
@@ -226,14 +139,14 @@ TEST(PagePoisonTest, InitOnAllocWithInitOnFreeWritesNothingMore) {
 class WriteAfterFree : public TestWithParam<int> {
  protected:
   const Order order_{GetParam()};
-  World world_{kPoisoned};
+  PoisonWorld world_{kPoisoned};
 };
 INSTANTIATE_TEST_SUITE_P(Orders, WriteAfterFree, Values(0, 9));
 
 TEST_P(WriteAfterFree, IsFoundAtEveryPlace) {
   const uint64_t last_page = order_.pages().value() - 1;
   for (const uint64_t page : {uint64_t{0}, last_page / 2, last_page}) {
-    World world(kPoisoned);
+    PoisonWorld world(kPoisoned);
     const Pfn pfn = world.Allocate(order_);
     const Pfn written = pfn + PageCount(page);
     uint64_t found = 0;
@@ -291,7 +204,7 @@ TEST_P(WriteAfterFree, IsLeftToItsNewOwnerAndGoneAfterTheNextFree) {
 }
 
 TEST(PagePoisonTest, EachPageIsOneCorruptionAndTheFirstAreRemembered) {
-  World world(kPoisoned);
+  PoisonWorld world(kPoisoned);
   const Pfn pfn = world.Allocate(kHuge);
   world.Free(pfn, kHuge);
   for (uint64_t i = 0; i < 100; ++i) {
@@ -324,10 +237,10 @@ TEST(PagePoisonTest, ACorruptionReadsAsText) {
 // On its way through the allocator -------------------------------------------
 
 TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
-  World world(kPoisoned, {1024},
-              {.cpus = 2,
-               .per_cpu_lists = Linux::k61,
-               .per_cpu_limits = PerCpuLimits{.batch = 4, .high = 4096}});
+  PoisonWorld world(kPoisoned, {1024},
+                    {.cpus = 2,
+                     .per_cpu_lists = Linux::k61,
+                     .per_cpu_limits = PerCpuLimits{.batch = 4, .high = 4096}});
   for (const Order order : {kPage, Order(2), kHuge}) {
     const Pfn pfn = world.Allocate(order, /*cpu=*/0);
     world.Write(pfn, order, 7);
@@ -349,7 +262,7 @@ TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
 
 TEST(PagePoisonTest, APinnedBlockIsFilledWhenItsLastPinGoes) {
   for (const Order order : {kPage, kHuge}) {
-    World world(kPoisoned);
+    PoisonWorld world(kPoisoned);
     const Pfn pfn = world.Allocate(order);
     world.Write(pfn, order, 7);
     world.allocator().Pin(pfn);
@@ -367,7 +280,7 @@ TEST(PagePoisonTest, APinnedBlockIsFilledWhenItsLastPinGoes) {
 }
 
 TEST(PagePoisonTest, ABlockWhosePinsWentFirstIsFilledByItsOwnersFree) {
-  World world(kPoisoned);
+  PoisonWorld world(kPoisoned);
   const Pfn pfn = world.Allocate(kPage);
   world.allocator().Pin(pfn);
   world.Write(pfn, kPage, 7);
@@ -379,10 +292,10 @@ TEST(PagePoisonTest, ABlockWhosePinsWentFirstIsFilledByItsOwnersFree) {
 
 TEST(PagePoisonTest, SeesBlocksThatReclaimAndTheSlowPathGive) {
   // All of it below the low watermark, so that no request is served at once.
-  World world(kPoisoned);
+  PoisonWorld world(kPoisoned);
   class Cache final : public Reclaimer {
    public:
-    Cache(World& world, Pfn pfn) : world_(world), pfn_(pfn) {}
+    Cache(PoisonWorld& world, Pfn pfn) : world_(world), pfn_(pfn) {}
     PageCount Reclaim(int cpu, PageCount) override {
       if (!pfn_) return PageCount(0);
       world_.Free(*std::exchange(pfn_, std::nullopt), kPage, cpu);
@@ -390,7 +303,7 @@ TEST(PagePoisonTest, SeesBlocksThatReclaimAndTheSlowPathGive) {
     }
 
    private:
-    World& world_;
+    PoisonWorld& world_;
     std::optional<Pfn> pfn_;
   };
   std::vector<Pfn> pages;
@@ -407,7 +320,7 @@ TEST(PagePoisonTest, SeesBlocksThatReclaimAndTheSlowPathGive) {
 }
 
 TEST(PagePoisonTest, BlocksReachAcrossRegions) {
-  World world(kPoisoned, {3, 600, 421});
+  PoisonWorld world(kPoisoned, {3, 600, 421});
   const Pfn first = world.Allocate(kHuge);
   const Pfn second = world.Allocate(kHuge);
   for (const Pfn pfn : {first, second}) {
@@ -447,7 +360,7 @@ PageAllocatorOptions WithRoomToGrow() {
 }
 
 TEST(PagePoisonTest, MemoryIsFilledEachTimeItIsOnlined) {
-  World world(kPoisoned, {2048}, WithRoomToGrow());
+  PoisonWorld world(kPoisoned, {2048}, WithRoomToGrow());
   MemoryHotplug hotplug(world.allocator());
   const PfnRange added = {Pfn(1024), Pfn(2048)};
   EXPECT_EQ(world.ResidentBytes(), PageCount(1024).bytes());
@@ -466,7 +379,7 @@ TEST(PagePoisonTest, MemoryIsFilledEachTimeItIsOnlined) {
 }
 
 TEST(PagePoisonTest, MemoryThatIsOnlinedAgainIsZeroWithoutAWrite) {
-  World world(kZeroed, {2048}, WithRoomToGrow());
+  PoisonWorld world(kZeroed, {2048}, WithRoomToGrow());
   MemoryHotplug hotplug(world.allocator());
   const PfnRange added = {Pfn(1024), Pfn(2048)};
   ASSERT_EQ(hotplug.Add(added, /*node=*/0), absl::OkStatus());
@@ -484,7 +397,7 @@ TEST(PagePoisonTest, MemoryThatIsOnlinedAgainIsZeroWithoutAWrite) {
 using PagePoisonDeathTest = ::testing::Test;
 
 TEST(PagePoisonDeathTest, OnliningMemoryThatIsNotInRamEndsTheProcess) {
-  World world(kPoisoned, {1024}, WithRoomToGrow());
+  PoisonWorld world(kPoisoned, {1024}, WithRoomToGrow());
   MemoryHotplug hotplug(world.allocator());
   const PfnRange added = {Pfn(1024), Pfn(2048)};
   ASSERT_EQ(hotplug.Add(added, /*node=*/0), absl::OkStatus());
@@ -493,7 +406,7 @@ TEST(PagePoisonDeathTest, OnliningMemoryThatIsNotInRamEndsTheProcess) {
 }
 
 TEST(PagePoisonDeathTest, ADoubleFreeEndsTheProcessAndIsNotFilled) {
-  World world(kPoisoned);
+  PoisonWorld world(kPoisoned);
   const Pfn pfn = world.Allocate(kHuge);
   EXPECT_DEATH(
       {
@@ -502,316 +415,6 @@ TEST(PagePoisonDeathTest, ADoubleFreeEndsTheProcessAndIsNotFilled) {
       },
       "free of");
   EXPECT_DEATH(world.Free(pfn, kPage), "free of");
-}
-
-// A random program and a naive shadow ----------------------------------------
-
-struct ProgramOptions {
-  const char* name;
-  PagePoisonOptions poison;
-  Linux per_cpu_lists;
-};
-
-std::ostream& operator<<(std::ostream& os, const ProgramOptions& options) {
-  return os << options.name;
-}
-
-class PagePoisonProgram : public TestWithParam<ProgramOptions> {
- protected:
-  static constexpr uint64_t kPages = 128;
-  static constexpr int kCpus = 2;
-
-  struct Block {
-    Pfn pfn;
-    Order order;
-    int pins = 0;
-    bool freed = false;
-  };
-
-  PagePoisonProgram()
-      : world_(GetParam().poison, {45, kPages - 45},
-               {.cpus = kCpus,
-                .max_order = Order(6),
-                .pageblock_order = Order(4),
-                .per_cpu_lists = GetParam().per_cpu_lists,
-                .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 9}}),
-        shadow_(kPages * kPageSize, Poisons() ? kPoison : uint8_t{0}) {}
-
-  static bool Poisons() {
-    return GetParam().poison.mode == PagePoisonMode::kPoison;
-  }
-  uint8_t* Shadow(Pfn pfn) { return &shadow_[pfn.value() * kPageSize]; }
-
-  void Write(const Block& block) {
-    const auto value = static_cast<uint8_t>(random_.Next());
-    world_.Write(block.pfn, block.order, value);
-    std::memset(Shadow(block.pfn), value, block.order.bytes());
-  }
-  // Anywhere, whosever it is.
-  void WriteAnywhere() {
-    const Pfn pfn(random_.Below(kPages));
-    const uint64_t offset = random_.Below(kPageSize);
-    uint8_t value = static_cast<uint8_t>(random_.Next());
-    if (random_.OneIn(2)) {
-      value =
-          static_cast<uint8_t>(Shadow(pfn)[offset] ^ 1U << random_.Below(8));
-    }
-    world_.At(pfn)[offset] = value;
-    Shadow(pfn)[offset] = value;
-  }
-
-  void Allocate() {
-    const Order order(static_cast<int>(random_.Below(7)));
-    const auto pfn = world_.allocator().Allocate(Cpu(), order);
-    if (!pfn) return;
-    blocks_.push_back({*pfn, order});
-    if (Poisons()) ExpectFound(*pfn, order);
-    if (GetParam().poison.init_on_alloc &&
-        GetParam().poison.mode != PagePoisonMode::kInitOnFree) {
-      std::memset(Shadow(*pfn), 0, order.bytes());
-    }
-  }
-  // Adds to what must have been found.
-  void ExpectFound(Pfn pfn, Order order) {
-    for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
-      PageCorruption corruption = {.pfn = pfn};
-      int bytes = 0;
-      int bits = 0;
-      for (uint32_t i = 0; i < kPageSize; ++i) {
-        const uint8_t byte = Shadow(pfn)[i];
-        if (byte == kPoison) continue;
-        if (bytes++ == 0) {
-          corruption.first = i;
-          corruption.found = byte;
-        }
-        corruption.last = i;
-        for (int bit = 0; bit < 8; ++bit) bits += (byte ^ kPoison) >> bit & 1;
-      }
-      if (bytes == 0) continue;
-      corruption.single_bit = bits == 1;
-      single_bits_ += bits == 1 ? 1 : 0;
-      ++expected_pages_;
-      if (expected_.size() < PagePoison::kMostRemembered) {
-        expected_.push_back(corruption);
-      }
-    }
-  }
-  void Free(Block& block) {
-    block.freed = true;
-    world_.Free(block.pfn, block.order, Cpu());
-    MaybeGone(block);
-  }
-  void Pin(Block& block) {
-    if (block.freed) return;
-    ++block.pins;
-    world_.allocator().Pin(block.pfn);
-  }
-  void Unpin(Block& block) {
-    if (block.pins == 0) return;
-    --block.pins;
-    world_.allocator().Unpin(Cpu(), block.pfn);
-    MaybeGone(block);
-  }
-  void MaybeGone(Block& block) {
-    if (!block.freed || block.pins > 0) return;
-    if (GetParam().poison.mode != PagePoisonMode::kOff) {
-      std::memset(Shadow(block.pfn), Poisons() ? kPoison : 0,
-                  block.order.bytes());
-    }
-    std::swap(block, blocks_.back());
-    blocks_.pop_back();
-  }
-
-  void Step() {
-    if (random_.OneIn(20)) return world_.allocator().DrainPerCpuPages();
-    if (random_.OneIn(10)) return WriteAnywhere();
-    if (blocks_.empty() || random_.OneIn(3)) return Allocate();
-    Block& block = blocks_[random_.Below(blocks_.size())];
-    switch (random_.Below(5)) {
-      case 0:
-        return Write(block);
-      case 1:
-        return Pin(block);
-      case 2:
-        return Unpin(block);
-      default:
-        if (!block.freed) Free(block);
-    }
-  }
-
-  void Compare() {
-    for (Pfn pfn(0); pfn < Pfn(kPages); pfn += PageCount(1)) {
-      ASSERT_EQ(std::memcmp(world_.At(pfn), Shadow(pfn), kPageSize), 0) << pfn;
-    }
-    ASSERT_EQ(world_.poison().corrupted_pages(), expected_pages_);
-    ASSERT_EQ(world_.poison().corruptions(), expected_);
-    ASSERT_EQ(world_.allocator().CheckInvariants(), absl::OkStatus());
-  }
-
-  int Cpu() { return static_cast<int>(random_.Below(kCpus)); }
-
-  Random random_{1};
-  World world_;
-  std::vector<uint8_t> shadow_;
-  std::vector<Block> blocks_;
-  std::vector<PageCorruption> expected_;
-  uint64_t expected_pages_ = 0;
-  int single_bits_ = 0;
-};
-
-TEST_P(PagePoisonProgram, EveryByteIsAsInTheShadow) {
-  for (int step = 0; step < 3000; ++step) {
-    Step();
-    Compare();
-    if (HasFatalFailure()) {
-      FAIL() << "step " << step;
-    }
-  }
-  if (Poisons()) {
-    EXPECT_GT(expected_pages_, 30u);
-    EXPECT_GT(single_bits_, 5);
-  } else {
-    EXPECT_EQ(expected_pages_, 0u);
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(
-    Modes, PagePoisonProgram,
-    Values(ProgramOptions{"Off", {}, Linux::k53},
-           ProgramOptions{"Poison", kPoisoned, Linux::k53},
-           ProgramOptions{"PoisonOf6_1", kPoisoned, Linux::k61},
-           ProgramOptions{"InitOnFree", kZeroed, Linux::k53},
-           ProgramOptions{"InitOnAlloc", kCleared, Linux::k61},
-           ProgramOptions{
-               "PoisonAndInitOnAlloc",
-               {.mode = PagePoisonMode::kPoison, .init_on_alloc = true},
-               Linux::k61},
-           ProgramOptions{
-               "InitOnFreeAndInitOnAlloc",
-               {.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true},
-               Linux::k53}),
-    [](const auto& param) { return std::string(param.param.name); });
-
-// Threads --------------------------------------------------------------------
-
-// Blocks on their way from one thread to another.
-class Mailbox {
- public:
-  void Put(Pfn pfn, Order order) {
-    LockHolder hold(lock_);
-    blocks_.emplace_back(pfn, order);
-  }
-  std::optional<std::pair<Pfn, Order>> Take() {
-    LockHolder hold(lock_);
-    if (blocks_.empty()) return std::nullopt;
-    const std::pair<Pfn, Order> block = blocks_.back();
-    blocks_.pop_back();
-    return block;
-  }
-
- private:
-  Mutex lock_;
-  std::vector<std::pair<Pfn, Order>> blocks_ ABSL_GUARDED_BY(lock_);
-};
-
-// vCPUs write to what they have, and pass every fourth block to a device, which
-// writes to it under a pin, whatever its owner does meanwhile.
-using PagePoisonThreadsTest = TestWithParam<PagePoisonMode>;
-INSTANTIATE_TEST_SUITE_P(Modes, PagePoisonThreadsTest,
-                         Values(PagePoisonMode::kOff, PagePoisonMode::kPoison));
-
-TEST_P(PagePoisonThreadsTest,
-       NoBlockIsFilledWhileItIsUsedNorHandedOutUnfilled) {
-  constexpr int kCpus = 3;
-  constexpr int kDevice = kCpus - 1;
-  constexpr int kSteps = 5000;
-  World world(
-      {.mode = GetParam()}, {512},
-      {.cpus = kCpus, .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 9}});
-  Mailbox to_device;
-  std::atomic<int> running{kDevice};
-
-  const auto vcpu = [&](int cpu) {
-    Random random(static_cast<uint64_t>(cpu) + 1);
-    for (int i = 0; i < kSteps; ++i) {
-      const Order order(random.OneIn(4) ? static_cast<int>(random.Below(6))
-                                        : 0);
-      const auto pfn = world.allocator().Allocate(cpu, order);
-      if (!pfn) continue;
-      const auto value = static_cast<uint8_t>(random.Next());
-      world.Write(*pfn, order, value);
-      const bool kept = world.Holds(*pfn, order, value);
-      EXPECT_TRUE(kept) << *pfn;
-      if (random.OneIn(4)) {
-        world.allocator().Pin(*pfn);
-        to_device.Put(*pfn, order);
-      }
-      world.Free(*pfn, order, cpu);
-    }
-    running.fetch_sub(1);
-  };
-  const auto device = [&] {
-    while (true) {
-      const bool last = running.load() == 0;
-      const auto block = to_device.Take();
-      if (block) {
-        world.Write(block->first, block->second, 7);
-        world.allocator().Unpin(kDevice, block->first);
-      } else if (last) {
-        return;
-      } else {
-        std::this_thread::yield();
-      }
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int cpu = 0; cpu < kDevice; ++cpu) threads.emplace_back(vcpu, cpu);
-  threads.emplace_back(device);
-  for (std::thread& thread : threads) thread.join();
-
-  EXPECT_THAT(world.poison().corruptions(), IsEmpty());
-  for (Pfn pfn(0); pfn < Pfn(512); pfn += PageCount(1)) {
-    if (GetParam() == PagePoisonMode::kOff) break;
-    EXPECT_TRUE(world.Holds(pfn, kPage, kPoison)) << pfn;
-  }
-  EXPECT_EQ(world.allocator().CheckInvariants(), absl::OkStatus());
-}
-
-// Nothing but the pin tells the owner that the device is done; what the two
-// write must not race all the same (a finding of ThreadSanitizer's).
-TEST_P(PagePoisonThreadsTest, WhatADeviceWroteComesBeforeTheFreeThatSeesNoPin) {
-  for (const Order order : {kPage, kHuge}) {
-    World world({.mode = GetParam()});
-    const Pfn pfn = world.Allocate(order);
-    world.allocator().Pin(pfn);
-    std::thread device([&] {
-      world.Write(pfn, order, 7);
-      world.allocator().Unpin(/*cpu=*/0, pfn);
-    });
-    while (world.allocator().pages().pins(pfn) > 0) std::this_thread::yield();
-    world.Free(pfn, order);
-    EXPECT_EQ(world.Allocate(order), pfn);
-    world.Write(pfn, order, 8);
-    device.join();
-    EXPECT_TRUE(world.Holds(pfn, order, 8));
-    EXPECT_EQ(world.poison().corrupted_pages(), 0u);
-  }
-}
-
-TEST(PagePoisonTest, CorruptionsFoundAtOnceAreAllCounted) {
-  constexpr int kCpus = 3;
-  constexpr int kBlocks = 100;
-  World world(kPoisoned, {1024}, {.cpus = kCpus});
-  for (Pfn pfn(0); pfn < Pfn(1024); pfn += PageCount(1)) world.At(pfn)[8] = 1;
-  std::vector<std::thread> threads;
-  for (int cpu = 0; cpu < kCpus; ++cpu) {
-    threads.emplace_back([&world, cpu] {
-      for (int i = 0; i < kBlocks; ++i) world.Allocate(Order(1), cpu);
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(world.poison().corrupted_pages(), 2u * kCpus * kBlocks);
-  EXPECT_EQ(world.poison().corruptions().size(), PagePoison::kMostRemembered);
 }
 
 }  // namespace

@@ -103,7 +103,8 @@ TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
 
 TEST(PageAllocatorCreateTest, RefusesPagesThatLinksCannotName) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(uint64_t{1} << 32)}}},
-                "memory or hotplug_end ends at pfn 0x100000000; ");
+                "memory or hotplug_end ends at pfn 0x100000000; 30-bit page "
+                "links allow 0x1 to 0x3ffffc00");
 }
 
 // The pages of each zone, DMA first.

@@ -10,7 +10,6 @@ namespace {
 constexpr uint64_t kDmaEnd = 16 * kMiB / kPageSize;
 constexpr uint64_t kDma32End = 4 * kGiB / kPageSize;
 
-constexpr MigrateType kMovable = MigrateType::kMovable;
 constexpr MigrateType kIsolate = MigrateType::kIsolate;
 
 uint64_t Pages(int order) { return uint64_t{1} << order; }

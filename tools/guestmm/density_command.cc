@@ -19,7 +19,7 @@ namespace guestmm::tools {
 namespace {
 
 // What the command line said.
-struct Arguments {
+struct DensityArguments {
   DensityOptions options;
   std::optional<uint64_t> seed;
   std::optional<uint64_t> max_guests;
@@ -77,7 +77,7 @@ int Fail(const absl::Status& status, const std::string& prefix) {
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
 }
 
-int Run(const Arguments& arguments) {
+int RunDensityCommand(const DensityArguments& arguments) {
   // Everything that can be wrong is found before anything is written or run.
   const absl::StatusOr<DensityOptions> resolved =
       ResolveDensity(arguments.ToOptions(), AvailableMemory());
@@ -124,7 +124,7 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       "density",
       "How many guests that touch most of their memory and free it fit on a "
       "host? The experiment of the v12 cover letter, on real memory.");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<DensityArguments>();
   DensityOptions& options = arguments->options;
   AddNumber(command, "--scale", options.scale,
             "Multiplies every size: 1 is guests of 5 GiB on 15 GiB "
@@ -175,7 +175,7 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       .add_option("--out", arguments->out,
                   "Write summary.json and series.csv to this folder")
       ->type_name("DIR");
-  return [arguments] { return Run(*arguments); };
+  return [arguments] { return RunDensityCommand(*arguments); };
 }
 
 }  // namespace guestmm::tools

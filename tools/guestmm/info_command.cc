@@ -41,7 +41,7 @@ std::vector<Text> AllTexts() {
 }
 
 // What the command line said.
-struct Arguments {
+struct InfoArguments {
   // A PC's 4 GiB: the fourth is above the hole for devices.
   std::vector<MemoryRange> memory = {
       {.start = Pfn(0), .end = ToPfn(Gpa(3 * kGiB))},
@@ -151,7 +151,7 @@ void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
   }
 }
 
-int Run(const Arguments& arguments) {
+int RunInfoCommand(const InfoArguments& arguments) {
   const absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
       PageAllocator::Create(arguments.ToOptions());
   if (!allocator.ok()) {
@@ -179,7 +179,7 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
       "What a guest of some memory map would say in /proc/buddyinfo, "
       "pagetypeinfo, zoneinfo and vmstat. Takes no guest memory, only the "
       "allocator's 9 bytes a page.");
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<InfoArguments>();
   AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
             "Where memory is, each range with its node if that is not 0, as in "
             "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
@@ -213,7 +213,7 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
   AddParsed(command, "--show", "TEXTS", ParseTexts, arguments->show,
             "Which to print, separated by commas "
             "[buddyinfo,pagetypeinfo,zoneinfo]");
-  return [arguments] { return Run(*arguments); };
+  return [arguments] { return RunInfoCommand(*arguments); };
 }
 
 }  // namespace guestmm::tools

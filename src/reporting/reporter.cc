@@ -8,10 +8,11 @@
 namespace guestmm {
 
 Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
-                   std::unique_ptr<ReportingPolicy> policy)
+                   std::unique_ptr<ReportingPolicy> policy, HoldObserver* holds)
     : allocator_(allocator),
       workqueue_(workqueue),
       policy_(std::move(policy)),
+      holds_(holds),
       list_(policy_->capacity()),
       pass_work_([this] { BeginPass(); }),
       work_([this] { Run(); }) {}
@@ -45,7 +46,8 @@ absl::Status Reporter::Enable(ReportingDevice& device) {
                      " and above; the largest block has order ",
                      allocator_.max_order().value()));
   }
-  absl::Status status = policy_->Enable(allocator_.zones(), workqueue_);
+  absl::Status status = policy_->Enable(
+      {.zones = allocator_.zones(), .clock = workqueue_, .holds = holds_});
   if (!status.ok()) return status;
   {
     LockHolder hold(state_);
@@ -105,7 +107,7 @@ ReporterCounters Reporter::counters() const {
 
 PageCount Reporter::in_flight_pages() const {
   LockHolder hold(state_);
-  return PageCount(in_flight_bytes_ / kPageSize);
+  return in_flight_pages_;
 }
 
 bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
@@ -216,7 +218,10 @@ bool Reporter::SendBatch() {
     }
     {
       LockHolder hold(state_);
-      in_flight_blocks_ = list_.size();
+      in_flight_blocks_ = list_.blocks().size();
+      for (const IsolatedBlock& block : list_.blocks()) {
+        in_flight_pages_ += block.order().pages();
+      }
       for (const GpaRange& range : list_.ranges()) {
         in_flight_bytes_ += range.bytes;
       }
@@ -238,6 +243,7 @@ void Reporter::ReturnBatch(const absl::Status& status) {
     ++counters_.failed_reports;
   }
   in_flight_blocks_ = 0;
+  in_flight_pages_ = PageCount(0);
   in_flight_bytes_ = 0;
   // Only now may a Disable that waits for the batch go on.
   in_flight_ = false;

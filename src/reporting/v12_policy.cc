@@ -19,9 +19,9 @@ std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()
           {"capacity", options_.capacity}};
 }
 
-absl::Status V12Policy::Enable(std::span<const std::unique_ptr<Zone>> zones,
-                               const Clock&) {
-  for (const std::unique_ptr<Zone>& zone : zones) {
+absl::Status V12Policy::Enable(const ReportingEnvironment& environment) {
+  holds_ = environment.holds;
+  for (const std::unique_ptr<Zone>& zone : environment.zones) {
     PfnRange span = ZoneBitmap::kAllPages;
     if (!options_.hotplug) {
       LockHolder hold(zone->lock());
@@ -84,7 +84,7 @@ bool V12Policy::NextBatch(Scatterlist& list) {
 
 std::optional<IsolatedBlock> V12Policy::Take(TrackedZone& tracked, Pfn pfn) {
   Zone& zone = *tracked.zone;
-  LockHolder hold(zone.lock());
+  ZoneHold hold(zone, holds_);
   // The memory may be offline by now.
   if (!tracked.bitmap->Test(pfn)) return std::nullopt;
   tracked.bitmap->Clear(pfn);
@@ -104,7 +104,7 @@ void V12Policy::ReturnBatch(Scatterlist& list, bool) {
   std::vector<IsolatedBlock> blocks = list.TakeAll();
   if (blocks.empty()) return;
   Zone& zone = blocks.front().zone();
-  LockHolder hold(zone.lock());
+  ZoneHold hold(zone, holds_);
   for (IsolatedBlock& block : blocks) zone.Return(std::move(block));
 }
 

@@ -79,9 +79,12 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   guest->hotplug_ = std::make_unique<MemoryHotplug>(
       *guest->allocator_, guest->ram_.get(), guest->guest_workqueue_);
 
+  guest->backing_ = options.make_backing
+                        ? options.make_backing(*guest->ram_)
+                        : std::make_unique<RamBacking>(*guest->ram_);
   for (int id = 0; id < options.vcpus; ++id) {
     guest->vcpus_.push_back(
-        std::make_unique<Vcpu>(id, *guest->allocator_, *guest->ram_));
+        std::make_unique<Vcpu>(id, *guest->allocator_, *guest->backing_));
   }
 
   guest->hypervisor_ = options.make_hypervisor

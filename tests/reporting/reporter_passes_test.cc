@@ -40,10 +40,9 @@ class ScriptedPolicy final : public ReportingPolicy {
   TakenBlocks taken_blocks() const override { return wants_taken; }
   Nanoseconds delay() const override { return pass_delay; }
 
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
-                      const Clock& clock) override {
-    zone_ = zones.front().get();
-    clock_ = &clock;
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    zone_ = environment.zones.front().get();
+    clock_ = &environment.clock;
     return absl::OkStatus();
   }
   void Disable() override {}

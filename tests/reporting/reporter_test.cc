@@ -243,8 +243,7 @@ class RefusingPolicy final : public ReportingPolicy {
   }
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 1; }
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>>,
-                      const Clock&) override {
+  absl::Status Enable(const ReportingEnvironment&) override {
     return std::exchange(status_, absl::OkStatus());
   }
   void Disable() override {}

@@ -75,6 +75,20 @@ TEST_F(ScatterlistTest, RangesStayWhereTheyAre) {
   ReturnAll();
 }
 
+TEST_F(ScatterlistTest, TakesPartsOfABlock) {
+  Scatterlist list(3);
+  const std::vector<GpaRange> parts = {{Gpa(8 * kPageSize), kPageSize},
+                                       {Gpa(10 * kPageSize), 2 * kPageSize}};
+  list.Add(*zone_.Isolate(8), parts);
+  EXPECT_EQ(list.size(), 2u);
+  EXPECT_EQ(list.blocks().size(), 1u);
+  EXPECT_THAT(std::vector<GpaRange>(list.ranges().begin(), list.ranges().end()),
+              testing::ElementsAreArray(parts));
+  list.Add(*zone_.Isolate(4));
+  EXPECT_TRUE(list.full());
+  for (IsolatedBlock& block : list.TakeAll()) zone_.Return(std::move(block));
+}
+
 using ScatterlistDeathTest = ScatterlistTest;
 
 TEST_F(ScatterlistDeathTest, TakesNoMoreThanItsCapacity) {
@@ -84,7 +98,14 @@ TEST_F(ScatterlistDeathTest, TakesNoMoreThanItsCapacity) {
           list_.Add(*zone_.Isolate(static_cast<uint64_t>(pfn)));
         }
       },
-      "a scatterlist of 2 is full");
+      "1 ranges into a scatterlist of 2, which has 2");
+}
+
+TEST_F(ScatterlistDeathTest, TakesNoPartOfAnotherBlock) {
+  const GpaRange part = {Gpa(11 * kPageSize), 2 * kPageSize};
+  EXPECT_DEATH(
+      list_.Add(*zone_.Isolate(8), std::span<const GpaRange>(&part, 1)),
+      "is not of the block at pfn 0x8");
 }
 
 TEST_F(ScatterlistDeathTest, CannotBeForgotten) {

@@ -153,8 +153,9 @@ TEST(V12RuleTest, OneRequestIsOutstanding) {
   ReportingWorld world(SmallSize(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   V12Policy policy({.order = kSmall, .threshold = 2, .capacity = 2});
-  ASSERT_EQ(policy.Enable(world.allocator->zones(), world.time),
-            absl::OkStatus());
+  ASSERT_EQ(
+      policy.Enable({.zones = world.allocator->zones(), .clock = world.time}),
+      absl::OkStatus());
   policy.MemoryOnline(world.zone(), world.zone().span());
   const auto freed = [&](size_t i) {
     LockHolder hold(world.zone().lock());

@@ -31,9 +31,8 @@ class WatchedPolicy final : public ReportingPolicy {
   }
   Order min_order() const override { return v12_.min_order(); }
   size_t capacity() const override { return v12_.capacity(); }
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
-                      const Clock& clock) override {
-    absl::Status status = v12_.Enable(zones, clock);
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    absl::Status status = v12_.Enable(environment);
     on_enabled();
     return status;
   }

@@ -38,10 +38,12 @@ struct ReporterCounters {
 class Reporter final : public FreeBlockObserver,
                        private ReportingDevice::Client {
  public:
-  // All must outlive this; so must this every call into the allocator that
+  // All must outlive this, `holds`, which is for the policy, too; so must this
+  // every call into the allocator that
   // began while reporting was enabled.
   Reporter(PageAllocator& allocator, Workqueue& workqueue,
-           std::unique_ptr<ReportingPolicy> policy);
+           std::unique_ptr<ReportingPolicy> policy,
+           HoldObserver* holds = nullptr);
   // Disables reporting.
   ~Reporter() override;
 
@@ -61,7 +63,7 @@ class Reporter final : public FreeBlockObserver,
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
-  // The pages of the report that is outstanding.
+  // The pages of the blocks whose report is outstanding.
   PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
@@ -97,6 +99,7 @@ class Reporter final : public FreeBlockObserver,
   PageAllocator& allocator_;
   Workqueue& workqueue_;
   const std::unique_ptr<ReportingPolicy> policy_;
+  HoldObserver* const holds_;
 
   // One enable or disable at a time; v12's page_reporting_mutex. Outside
   // everything of the allocator.
@@ -117,6 +120,7 @@ class Reporter final : public FreeBlockObserver,
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
   // Of the batch that is with the device.
   uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
+  PageCount in_flight_pages_ ABSL_GUARDED_BY(state_);
   uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 

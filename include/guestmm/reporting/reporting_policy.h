@@ -16,8 +16,19 @@
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/scatterlist.h"
+#include "guestmm/reporting/zone_hold.h"
 
 namespace guestmm {
+
+// What a policy works with, from Enable until Disable.
+struct ReportingEnvironment {
+  // The same throughout; their memory may change.
+  std::span<const std::unique_ptr<Zone>> zones;
+  // The reporter's.
+  const Clock& clock;
+  // For the policy's every ZoneHold; may be null.
+  HoldObserver* holds = nullptr;
+};
 
 // Decides which free blocks the host is told of, and when. The Reporter carries
 // out what it decides.
@@ -28,8 +39,9 @@ namespace guestmm {
 // and during them; delay does, too. So do MemoryOnline and MemoryOffline, but
 // of those one at a time.
 //
-// A policy sees and changes memory through Zone alone, and time through the
-// clock that Enable gives it. It never sleeps: to wait, it ends its pass.
+// A policy sees and changes memory through Zone alone, under a ZoneHold, and
+// time through the clock that Enable gives it. It never sleeps: to wait, it
+// ends its pass.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;
@@ -40,15 +52,13 @@ class ReportingPolicy {
       const = 0;
   // The smallest block that BlockFreed is told of.
   virtual Order min_order() const = 0;
-  // The most blocks in one report.
+  // The most ranges in one report.
   virtual size_t capacity() const = 0;
   // Whether BlocksTaken is called at all.
   virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
 
-  // Starts to work for `zones`, which are the same until Disable; their memory
-  // may change. `clock` is the reporter's. Comes before any other call.
-  virtual absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
-                              const Clock& clock) = 0;
+  // Starts to work. Comes before any other call.
+  virtual absl::Status Enable(const ReportingEnvironment& environment) = 0;
   // Ends it. No other call is under way or follows before Enable. What a policy
   // would remember for the next Enable must not rest on having seen what
   // happens until then; Zone::MarkReported leaves marks that last.

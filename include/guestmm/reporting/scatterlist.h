@@ -13,7 +13,7 @@
 namespace guestmm {
 
 // The isolated blocks of one report, in the order in which they were added, and
-// where they lie. REQUIRES at destruction: empty.
+// which ranges of them the device is told of. REQUIRES at destruction: empty.
 class Scatterlist {
  public:
   explicit Scatterlist(size_t capacity) : capacity_(capacity) {
@@ -21,15 +21,30 @@ class Scatterlist {
     ranges_.reserve(capacity);
   }
 
+  // In ranges.
   size_t capacity() const { return capacity_; }
-  size_t size() const { return blocks_.size(); }
-  bool empty() const { return blocks_.empty(); }
+  size_t size() const { return ranges_.size(); }
+  bool empty() const { return ranges_.empty(); }
   bool full() const { return size() == capacity_; }
 
-  // REQUIRES: !full().
+  // The whole block. REQUIRES: !full().
   void Add(IsolatedBlock block) {
-    GUESTMM_CHECK(!full()) << "a scatterlist of " << capacity_ << " is full";
-    ranges_.push_back(block.range());
+    const GpaRange range = block.range();
+    Add(std::move(block), std::span(&range, 1));
+  }
+  // `parts` of the block. REQUIRES: they are in it, and there is at least one;
+  // size() + parts.size() <= capacity().
+  void Add(IsolatedBlock block, std::span<const GpaRange> parts) {
+    GUESTMM_CHECK(!parts.empty() && size() + parts.size() <= capacity_)
+        << parts.size() << " ranges into a scatterlist of " << capacity_
+        << ", which has " << size();
+    for (const GpaRange& part : parts) {
+      GUESTMM_CHECK(block.range().gpa <= part.gpa &&
+                    part.gpa + part.bytes <=
+                        block.range().gpa + block.range().bytes)
+          << part << " is not of the block at " << block.pfn();
+      ranges_.push_back(part);
+    }
     blocks_.push_back(std::move(block));
   }
 

@@ -54,8 +54,7 @@ class V12Policy final : public ReportingPolicy {
   Order min_order() const override { return options_.order; }
   size_t capacity() const override { return options_.capacity; }
 
-  absl::Status Enable(std::span<const std::unique_ptr<Zone>> zones,
-                      const Clock& clock) override;
+  absl::Status Enable(const ReportingEnvironment& environment) override;
   void Disable() override;
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
@@ -86,6 +85,7 @@ class V12Policy final : public ReportingPolicy {
 
   const V12Options options_;
   std::vector<TrackedZone> zones_;
+  HoldObserver* holds_ = nullptr;
   // v12's refcnt: a pass is asked for or under way, and no other is until it
   // ends.
   std::atomic<bool> requested_{false};

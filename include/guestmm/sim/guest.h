@@ -34,6 +34,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/reporting_policy.h"
+#include "guestmm/sim/backing.h"
 #include "guestmm/sim/vcpu.h"
 #include "guestmm/virtio/balloon_device.h"
 #include "guestmm/virtio/balloon_driver.h"
@@ -61,6 +62,8 @@ struct GuestOptions {
   // Absent: MadviseHypervisor.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
       {};
+  // What its vCPUs work on. Absent: RamBacking.
+  std::function<std::unique_ptr<Backing>(const GuestRam&)> make_backing = {};
   // Given: the guest's and the device's work run there, in simulated time, on
   // the thread that drives it. It must outlive the guest. Else each has a
   // thread.
@@ -122,6 +125,7 @@ class Guest {
   std::unique_ptr<BalloonDevice> device_;
   std::unique_ptr<BalloonDriver> driver_;
   std::unique_ptr<Reporter> reporter_;
+  std::unique_ptr<Backing> backing_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
 };
 

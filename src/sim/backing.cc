@@ -1,4 +1,4 @@
-#include "guestmm/sim/vcpu.h"
+#include "guestmm/sim/backing.h"
 
 #include <cstddef>
 #include <cstring>
@@ -25,7 +25,7 @@ Translation Translate(const GuestRam& ram, Pfn pfn, Order order) {
 
 }  // namespace
 
-void Vcpu::Touch(Pfn pfn, Order order, uint64_t stamp) {
+void RamBacking::Touch(int, Pfn pfn, Order order, uint64_t stamp) {
   const Translation block = Translate(ram_, pfn, order);
   std::byte* page = block.bytes().data();
   for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
@@ -36,8 +36,8 @@ void Vcpu::Touch(Pfn pfn, Order order, uint64_t stamp) {
   }
 }
 
-std::optional<Pfn> Vcpu::FindCorrupted(Pfn pfn, Order order,
-                                       uint64_t stamp) const {
+std::optional<Pfn> RamBacking::FindCorrupted(int, Pfn pfn, Order order,
+                                             uint64_t stamp) const {
   const Translation block = Translate(ram_, pfn, order);
   const std::byte* page = block.bytes().data();
   for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {

@@ -1,16 +1,16 @@
 #include "guestmm/reporting/policies.h"
 
-#include <array>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/check.h"
 #include "guestmm/reporting/v12_policy.h"
 
 namespace guestmm {
 namespace {
-
-constexpr std::array<std::string_view, 2> kNames = {"v12", "v12-hotplug"};
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
     const PolicyParameters& parameters, bool hotplug) {
@@ -25,9 +25,39 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
   return std::make_unique<V12Policy>(options);
 }
 
+struct NamedPolicy {
+  std::string name;
+  PolicyFactory make;
+};
+
+std::vector<NamedPolicy>& Policies() {
+  static std::vector<NamedPolicy> policies = {
+      {"v12",
+       [](const PolicyParameters& parameters) {
+         return MakeV12(parameters, /*hotplug=*/false);
+       }},
+      {"v12-hotplug",
+       [](const PolicyParameters& parameters) {
+         return MakeV12(parameters, /*hotplug=*/true);
+       }},
+  };
+  return policies;
+}
+
 }  // namespace
 
-std::span<const std::string_view> PolicyNames() { return kNames; }
+void RegisterPolicy(std::string name, PolicyFactory make) {
+  for (const NamedPolicy& policy : Policies()) {
+    GUESTMM_CHECK(policy.name != name) << "there is a policy " << name;
+  }
+  Policies().push_back({.name = std::move(name), .make = std::move(make)});
+}
+
+std::vector<std::string> PolicyNames() {
+  std::vector<std::string> names;
+  for (const NamedPolicy& policy : Policies()) names.push_back(policy.name);
+  return names;
+}
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
     std::string_view name, const PolicyParameters& parameters) {
@@ -42,12 +72,12 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
         absl::StrCat("capacity ", *parameters.capacity, ": allowed is 1 to ",
                      kMaxReportCapacity));
   }
-  if (name == "v12") return MakeV12(parameters, /*hotplug=*/false);
-  if (name == "v12-hotplug") return MakeV12(parameters, /*hotplug=*/true);
-  std::vector<std::string> known(kNames.begin(), kNames.end());
+  for (const NamedPolicy& policy : Policies()) {
+    if (policy.name == name) return policy.make(parameters);
+  }
   return absl::NotFoundError(
       absl::StrCat("there is no policy \"", std::string(name),
-                   "\"; known are: ", absl::StrJoin(known, ", ")));
+                   "\"; known are: ", absl::StrJoin(PolicyNames(), ", ")));
 }
 
 }  // namespace guestmm

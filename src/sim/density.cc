@@ -66,12 +66,10 @@ absl::Status CheckPolicies(const DensityOptions& options) {
     const absl::Status status =
         MakePolicy(policy, options.policy_parameters).status();
     if (absl::IsNotFound(status)) {
-      const auto names = PolicyNames();
-      return absl::InvalidArgumentError(absl::StrCat(
-          "policies ", policy.empty() ? "\"\"" : policy,
-          ": there is no such policy; allowed are off, ",
-          absl::StrJoin(std::vector<std::string>(names.begin(), names.end()),
-                        ", ")));
+      return absl::InvalidArgumentError(
+          absl::StrCat("policies ", policy.empty() ? "\"\"" : policy,
+                       ": there is no such policy; allowed are off, ",
+                       absl::StrJoin(PolicyNames(), ", ")));
     }
     if (!status.ok()) return status;
   }

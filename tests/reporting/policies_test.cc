@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace guestmm {
@@ -22,7 +21,7 @@ std::string Message(const absl::Status& status) {
 
 TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
   EXPECT_THAT(PolicyNames(), ElementsAre("v12", "v12-hotplug"));
-  for (const std::string_view name : PolicyNames()) {
+  for (const std::string& name : PolicyNames()) {
     const auto policy = MakePolicy(name, {});
     ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
     EXPECT_EQ((*policy)->name(), name);
@@ -30,7 +29,7 @@ TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
 }
 
 TEST(PoliciesTest, ParametersArePassedOn) {
-  for (const std::string_view name : PolicyNames()) {
+  for (const std::string& name : PolicyNames()) {
     const auto policy =
         MakePolicy(name, {.order = Order(3), .threshold = 5, .capacity = 7});
     ASSERT_EQ(policy.status(), absl::OkStatus());

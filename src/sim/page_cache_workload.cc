@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <ratio>
+#include <utility>
 
 #include "src/sim/draws.h"
 
@@ -21,21 +22,31 @@ constexpr Gfp kGfpReadAhead = [] {
   return gfp;
 }();
 
+std::vector<Vcpu*> VcpusOf(Guest& guest) {
+  std::vector<Vcpu*> vcpus;
+  for (int id = 0; id < guest.vcpus(); ++id) vcpus.push_back(&guest.vcpu(id));
+  return vcpus;
+}
+
 }  // namespace
 
 PageCacheWorkload::PageCacheWorkload(const PageCacheOptions& options,
                                      Guest& guest)
+    : PageCacheWorkload(options, guest.allocator(), VcpusOf(guest)) {}
+
+PageCacheWorkload::PageCacheWorkload(const PageCacheOptions& options,
+                                     PageAllocator& allocator,
+                                     std::vector<Vcpu*> vcpus)
     : options_(options),
-      guest_(guest),
-      max_bytes_(std::min(options.max_bytes,
-                          ShareOf(guest.allocator().Counts().managed.bytes(),
-                                  options.max_share))) {
-  guest_.allocator().AddReclaimer(*this);
+      allocator_(allocator),
+      vcpus_(std::move(vcpus)),
+      max_bytes_(std::min(
+          options.max_bytes,
+          ShareOf(allocator.Counts().managed.bytes(), options.max_share))) {
+  allocator_.AddReclaimer(*this);
 }
 
-PageCacheWorkload::~PageCacheWorkload() {
-  guest_.allocator().RemoveReclaimer(*this);
-}
+PageCacheWorkload::~PageCacheWorkload() { allocator_.RemoveReclaimer(*this); }
 
 std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
   if (options_.drop_after && now_ >= *options_.drop_after) {
@@ -45,7 +56,7 @@ std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
   }
   Nanoseconds pause = kNothingToDo;
   if (cached_bytes() + kReadAhead.bytes() <= max_bytes_ &&
-      guest_.allocator().FreePagesAboveLow() >= kReadAhead) {
+      allocator_.FreePagesAboveLow() >= kReadAhead) {
     ReadAhead(vcpu);
     pause = Nanoseconds(kReadAhead.bytes() * std::nano::den /
                         options_.read_bytes_per_second);
@@ -74,7 +85,8 @@ void PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
 
 PageCount PageCacheWorkload::Reclaim(int cpu, PageCount wanted) {
   const std::vector<Pfn> pages = RemoveOldest(wanted);
-  for (const Pfn pfn : pages) guest_.vcpu(cpu).Free(pfn, Order(0));
+  for (const Pfn pfn : pages)
+    vcpus_[static_cast<size_t>(cpu)]->Free(pfn, Order(0));
   reclaimed_.fetch_add(pages.size(), std::memory_order_relaxed);
   return PageCount(pages.size());
 }

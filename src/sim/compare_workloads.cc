@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -19,6 +20,8 @@
 
 namespace guestmm {
 namespace {
+
+constexpr int kForEver = std::numeric_limits<int>::max();
 
 // Bursts, for ever, and idles after each.
 class RepeatedBurst final : public Workload {
@@ -139,7 +142,8 @@ CompareLoad Build(CompareWorld& world) {
   const uint64_t largest = PerVcpu(world, 0.2);
   return OnEach(world, [&] {
     return std::make_unique<BuildWorkload>(
-        BuildOptions{.min_process_bytes = std::min(4 * kMiB, largest),
+        BuildOptions{.phases = kForEver,
+                     .min_process_bytes = std::min(4 * kMiB, largest),
                      .max_process_bytes = largest,
                      .max_kernel_bytes = PerVcpu(world, 0.05),
                      .max_file_bytes = PerVcpu(world, 0.2)},
@@ -231,7 +235,7 @@ std::vector<CompareRecipe> MakeRecipes() {
         .duration_seconds = 80},
        PageCache});
   recipes.push_back({{.name = "build",
-                      .description = "three waves of 40 short-lived processes "
+                      .description = "waves of 40 short-lived processes "
                                      "a vCPU, 20 s of quiet between",
                       .guest_bytes = 2 * kGiB,
                       .vcpus = 2,

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "src/sim/compare_median.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/compare_workloads.h"
 
@@ -24,6 +25,8 @@ constexpr uint64_t kLargestGuest = kTiB;
 constexpr uint64_t kMostVcpus = 64;
 constexpr double kLongestSeconds = 3600;
 constexpr uint64_t kMostRepeats = 1000;
+// What a machine must have beside a real guest: metadata and this program.
+constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
 
 absl::Status NoSuch(std::string_view option, const std::string& name,
                     std::string_view kind,
@@ -89,7 +92,11 @@ absl::Status ResolveWorkloads(CompareOptions& options) {
       return NoSuch("workloads", name, "workload", known);
     }
   }
-  if (options.workloads.empty()) options.workloads = by_default;
+  if (options.workloads.empty()) {
+    options.workloads = options.mode == CompareMode::kVirtual
+                            ? by_default
+                            : std::vector<std::string>{"page_fault1"};
+  }
   return absl::OkStatus();
 }
 
@@ -131,9 +138,35 @@ absl::Status CheckLimits(const CompareOptions& options) {
   if (options.duration_seconds) {
     status.Update(CheckSeconds("duration", *options.duration_seconds));
   }
-  status.Update(CheckSeconds("rest", options.rest_seconds));
+  status.Update(CheckSeconds("rest", *options.rest_seconds));
   status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
   return status;
+}
+
+// What real guests need of the machine.
+absl::Status CheckMachine(const CompareOptions& options,
+                          uint64_t available_bytes) {
+  for (const CompareWorkload& workload : CompareWorkloads()) {
+    if (std::find(options.workloads.begin(), options.workloads.end(),
+                  workload.name) == options.workloads.end()) {
+      continue;
+    }
+    if (workload.nodes > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("workloads %s: has %d nodes; allowed in real time is "
+                          "one",
+                          workload.name, workload.nodes));
+    }
+    const uint64_t needed = options.guest_bytes.value_or(workload.guest_bytes) +
+                            kComparedMachineReserve;
+    if (needed > available_bytes) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "workloads %s: in real time it needs %s; allowed is what this "
+          "machine has available, %s",
+          workload.name, FormatBytes(needed), FormatBytes(available_bytes)));
+    }
+  }
+  return absl::OkStatus();
 }
 
 Nanoseconds FromSeconds(double seconds) {
@@ -158,12 +191,12 @@ CompareSetup SetUp(const CompareOptions& options, const std::string& name) {
           .vcpus = options.vcpus.value_or(workload.vcpus),
           .warmup = FromSeconds(warmup),
           .duration = FromSeconds(duration),
-          .rest = FromSeconds(options.rest_seconds)};
+          .rest = FromSeconds(*options.rest_seconds)};
 }
 
-// A column of `run` that rests on the run without reporting.
-void CompareWithOff(const CompareSetup& setup, const CompareRun& off,
-                    CompareRun& run) {
+// The columns of `run` that rest on the run without reporting beside it.
+void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
+                    const CompareRun& off, CompareRun& run) {
   CompareRow& row = run.row;
   if (off.row.work.value_or(0) > 0) {
     row.work_share_of_off =
@@ -171,7 +204,7 @@ void CompareWithOff(const CompareSetup& setup, const CompareRun& off,
   }
   const double all =
       ToSeconds(setup.duration) * 1e9 * static_cast<double>(setup.vcpus);
-  if (&run == &off || all == 0) return;
+  if (&run == &off || all == 0 || options.mode == CompareMode::kReal) return;
   const auto share = [&](Spent kind) {
     const auto index = static_cast<size_t>(kind);
     return (static_cast<double>(run.spent[index]) -
@@ -199,12 +232,33 @@ CompareRow Limit(const CompareRun& off) {
 // One run to be done.
 struct Task {
   const CompareSetup* setup;
-  std::string policy;
+  size_t policy;    // of the options'
+  uint64_t repeat;  // from 1
   absl::StatusOr<CompareRun> run = CompareRun();
 };
 
-// Does all of `tasks`, on as many threads as the machine has processors: in
-// virtual time no run knows of another.
+// All runs, those of a workload together and those of a repeat of it, each with
+// another policy first.
+std::vector<Task> MakeTasks(const CompareOptions& options,
+                            const std::vector<CompareSetup>& setups) {
+  const uint64_t repeats =
+      options.mode == CompareMode::kReal ? options.repeats : 1;
+  const size_t policies = options.policies.size();
+  std::vector<Task> tasks;
+  for (const CompareSetup& setup : setups) {
+    for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
+      for (size_t i = 0; i < policies; ++i) {
+        tasks.push_back({.setup = &setup,
+                         .policy = (i + repeat - 1) % policies,
+                         .repeat = repeat});
+      }
+    }
+  }
+  return tasks;
+}
+
+// Does all of `tasks`. In virtual time no run knows of another, so there they
+// run on as many threads as the machine has processors.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
               const std::function<void(const CompareProgress&)>& progress) {
   std::atomic<size_t> next{0};
@@ -212,29 +266,67 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
   const auto work = [&](bool tells) {
     for (size_t i = next++; i < tasks.size(); i = next++) {
       Task& task = tasks[i];
+      const std::string& policy = options.policies[task.policy];
+      const auto report = [&](double done) {
+        if (!tells || !progress) return;
+        progress({.workload = task.setup->recipe->workload.name,
+                  .policy = policy,
+                  .done = static_cast<double>(finished.load()) + done,
+                  .whole = static_cast<double>(tasks.size())});
+      };
       task.run =
-          RunVirtually(options, *task.setup, task.policy, [&](double done) {
-            if (!tells || !progress) return;
-            progress({.workload = task.setup->recipe->workload.name,
-                      .policy = task.policy,
-                      .done = static_cast<double>(finished.load()) + done,
-                      .whole = static_cast<double>(tasks.size())});
-          });
+          options.mode == CompareMode::kVirtual
+              ? RunVirtually(options, *task.setup, policy, report)
+              : RunForReal(options, *task.setup, policy, task.repeat, report);
       ++finished;
     }
   };
   std::vector<std::thread> threads;
-  const size_t wanted =
-      std::min<size_t>(tasks.size(), std::thread::hardware_concurrency());
-  for (size_t i = 1; i < wanted; ++i) threads.emplace_back(work, false);
+  const size_t wanted = options.mode == CompareMode::kVirtual
+                            ? std::thread::hardware_concurrency()
+                            : 1;
+  for (size_t i = 1; i < std::min(wanted, tasks.size()); ++i) {
+    threads.emplace_back(work, false);
+  }
   work(true);
   for (std::thread& thread : threads) thread.join();
 }
 
+// Adds the rows and samples of one workload, whose tasks are `tasks`.
+void AddRows(const CompareOptions& options, std::span<Task> tasks,
+             CompareResult& result) {
+  const size_t policies = options.policies.size();
+  // By policy, then by repeat.
+  std::vector<std::vector<CompareRow>> rows(policies);
+  std::vector<CompareRow> limits;
+  for (; !tasks.empty(); tasks = tasks.subspan(policies)) {
+    const std::span<Task> repeat = tasks.first(policies);
+    const CompareRun& off =
+        *std::find_if(repeat.begin(), repeat.end(), [](const Task& task) {
+           return task.policy == 0;
+         })->run;
+    for (Task& task : repeat) {
+      CompareWithOff(options, *task.setup, off, *task.run);
+      rows[task.policy].push_back(task.run->row);
+      result.samples.insert(result.samples.end(), task.run->samples.begin(),
+                            task.run->samples.end());
+    }
+    limits.push_back(Limit(off));
+  }
+  for (const std::vector<CompareRow>& of_policy : rows) {
+    result.rows.push_back(MedianRow(of_policy));
+  }
+  result.rows.push_back(MedianRow(limits));
+}
+
 }  // namespace
 
-absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options) {
+absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
+                                              uint64_t available_bytes) {
   CompareOptions resolved = options;
+  if (!resolved.rest_seconds) {
+    resolved.rest_seconds = options.mode == CompareMode::kVirtual ? 60 : 10;
+  }
   if (!resolved.reportable_order) {
     resolved.reportable_order =
         options.policy_parameters.order.value_or(kPageblockOrder);
@@ -242,6 +334,9 @@ absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options) {
   absl::Status status = ResolvePolicies(resolved);
   if (status.ok()) status = ResolveWorkloads(resolved);
   if (status.ok()) status = CheckLimits(resolved);
+  if (status.ok() && options.mode == CompareMode::kReal) {
+    status = CheckMachine(resolved, available_bytes);
+  }
   if (!status.ok()) return status;
   return resolved;
 }
@@ -255,32 +350,22 @@ absl::StatusOr<CompareResult> RunCompare(
   for (const std::string& name : resolved.workloads) {
     setups.push_back(SetUp(resolved, name));
   }
-  std::vector<Task> tasks;
-  for (const CompareSetup& setup : setups) {
-    for (const std::string& policy : resolved.policies) {
-      tasks.push_back({.setup = &setup, .policy = policy});
-    }
-  }
+  std::vector<Task> tasks = MakeTasks(resolved, setups);
   RunTasks(resolved, tasks, progress);
+  for (const Task& task : tasks) {
+    if (task.run.ok()) continue;
+    return absl::Status(task.run.status().code(),
+                        absl::StrCat(task.setup->recipe->workload.name, ", ",
+                                     resolved.policies[task.policy], ": ",
+                                     std::string(task.run.status().message())));
+  }
 
   CompareResult result;
   result.options = resolved;
   result.host = ReadHostInfo();
-  const size_t per_workload = resolved.policies.size();
-  for (size_t first = 0; first < tasks.size(); first += per_workload) {
-    for (Task& task : std::span(tasks).subspan(first, per_workload)) {
-      if (!task.run.ok()) {
-        return absl::Status(
-            task.run.status().code(),
-            absl::StrCat(task.setup->recipe->workload.name, ", ", task.policy,
-                         ": ", std::string(task.run.status().message())));
-      }
-      CompareWithOff(*task.setup, *tasks[first].run, *task.run);
-      result.rows.push_back(task.run->row);
-      result.samples.insert(result.samples.end(), task.run->samples.begin(),
-                            task.run->samples.end());
-    }
-    result.rows.push_back(Limit(*tasks[first].run));
+  const size_t each = tasks.size() / setups.size();
+  for (size_t first = 0; first < tasks.size(); first += each) {
+    AddRows(resolved, std::span(tasks).subspan(first, each), result);
   }
   return result;
 }

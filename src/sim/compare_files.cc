@@ -63,7 +63,7 @@ Json ConfigJson(const CompareOptions& options) {
           {"workloads", workloads},
           {"reportable_order", options.reportable_order->value()},
           {"granule_bytes", options.granule.bytes()},
-          {"rest_s", Rounded(options.rest_seconds)},
+          {"rest_s", Rounded(*options.rest_seconds)},
           {"repeats", options.repeats},
           {"costs_ns", costs}};
 }
@@ -116,11 +116,12 @@ std::string CompareSummaryJson(const CompareResult& result) {
 
 std::string CompareSeriesCsv(const CompareResult& result) {
   std::string csv =
-      "workload,policy,seconds,resident_bytes,free_bytes,host_share_of_free\n";
+      "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
+      "host_share_of_free\n";
   for (const CompareSample& sample : result.samples) {
     absl::StrAppend(&csv, sample.workload, ",", sample.policy, ",",
-                    absl::StrFormat("%.3f", sample.seconds), ",",
-                    sample.resident_bytes, ",", sample.free_bytes, ",",
+                    sample.repeat, ",", absl::StrFormat("%.3f", sample.seconds),
+                    ",", sample.resident_bytes, ",", sample.free_bytes, ",",
                     sample.host_share_of_free
                         ? absl::StrFormat("%.6f", *sample.host_share_of_free)
                         : "",

@@ -1,6 +1,7 @@
 #include "src/sim/compare_run.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 
 #include "guestmm/buddy/gfp.h"
@@ -11,6 +12,26 @@ namespace {
 
 // Of a guest's memory, its kernel's.
 constexpr uint64_t kKernelShare = 32;
+
+// How long after `from` `percent` of what came back since had come; none if
+// nothing came.
+std::optional<double> TimeTo(uint64_t percent, Nanoseconds from,
+                             std::span<const DiscardedUntil> discards) {
+  const auto first = std::upper_bound(
+      discards.begin(), discards.end(), from,
+      [](Nanoseconds when, const DiscardedUntil& d) { return when < d.when; });
+  if (first == discards.end()) return std::nullopt;
+  const uint64_t before =
+      first == discards.begin() ? 0 : std::prev(first)->bytes;
+  const uint64_t came = discards.back().bytes - before;
+  for (auto at = first; at != discards.end(); ++at) {
+    // A fraction of a block is not awaited.
+    if ((at->bytes - before) >= came / 100 * percent) {
+      return ToSeconds(at->when - from);
+    }
+  }
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -34,6 +55,13 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const std::string& policy) {
   if (policy == kPolicyOff) return nullptr;
   return MakePolicy(policy, options.policy_parameters);
+}
+
+void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
+               CompareRow& row) {
+  row.time_to_50_s = TimeTo(50, from, discards);
+  row.time_to_90_s = TimeTo(90, from, discards);
+  row.time_to_99_s = TimeTo(99, from, discards);
 }
 
 void FillRow(const CompareOptions& options, const PageAllocator& allocator,

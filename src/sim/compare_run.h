@@ -4,9 +4,12 @@
 // One run of `guestmm compare`: a workload under one policy, or without.
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -19,6 +22,7 @@
 #include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/vcpu.h"
 #include "src/sim/compare_workloads.h"
+#include "src/sim/discard_log.h"
 #include "src/sim/hold_times.h"
 #include "src/sim/vcpu_times.h"
 
@@ -44,6 +48,9 @@ struct CompareRun {
   std::array<uint64_t, kSpentKinds> spent{};
 };
 
+// How often a sample is taken.
+inline constexpr std::chrono::seconds kSampleEvery(1);
+
 // Told from time to time how much of the run is done, 0 to 1.
 using RunProgress = std::function<void(double done)>;
 
@@ -52,7 +59,19 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const std::string& policy,
                                         const RunProgress& progress);
 
+// On threads, with RAM. `repeat`: which one it is, from 1.
+absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
+                                      const CompareSetup& setup,
+                                      const std::string& policy,
+                                      uint64_t repeat,
+                                      const RunProgress& progress);
+
 // What both modes do the same.
+
+// How long after `from` as many percent of what came back since had come: 50,
+// 90 and 99.
+void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
+               CompareRow& row);
 
 // Has the guest's kernel take what it keeps. ResourceExhausted if there is not
 // that much.

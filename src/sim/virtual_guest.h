@@ -18,6 +18,7 @@
 #include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/vcpu.h"
 #include "guestmm/sim/workload.h"
+#include "src/sim/discard_log.h"
 #include "src/sim/metered_policy.h"
 #include "src/sim/model_backing.h"
 #include "src/sim/model_device.h"
@@ -82,11 +83,7 @@ class VirtualGuest {
 
   // What the host got back, in bytes since the boot, after each discard of
   // something resident.
-  struct Discard {
-    Nanoseconds when;
-    uint64_t bytes;
-  };
-  std::span<const Discard> discards() const { return discards_; }
+  std::span<const DiscardedUntil> discards() const { return discards_; }
 
  private:
   struct Processor;
@@ -116,7 +113,7 @@ class VirtualGuest {
   // As they were then.
   PageCount resident_;
   PageCount allocated_;
-  std::vector<Discard> discards_;
+  std::vector<DiscardedUntil> discards_;
 };
 
 }  // namespace guestmm

@@ -14,30 +14,6 @@
 namespace guestmm {
 namespace {
 
-constexpr std::chrono::seconds kSampleEvery(1);
-
-// How long after `from` `percent` of what came back since had come; none if
-// nothing came.
-std::optional<double> TimeTo(uint64_t percent, Nanoseconds from,
-                             std::span<const VirtualGuest::Discard> discards) {
-  const auto first =
-      std::upper_bound(discards.begin(), discards.end(), from,
-                       [](Nanoseconds when, const VirtualGuest::Discard& d) {
-                         return when < d.when;
-                       });
-  if (first == discards.end()) return std::nullopt;
-  const uint64_t before =
-      first == discards.begin() ? 0 : std::prev(first)->bytes;
-  const uint64_t came = discards.back().bytes - before;
-  for (auto at = first; at != discards.end(); ++at) {
-    // A fraction of a block is not awaited.
-    if ((at->bytes - before) >= came / 100 * percent) {
-      return ToSeconds(at->when - from);
-    }
-  }
-  return std::nullopt;
-}
-
 // A run under way.
 class VirtualRun {
  public:
@@ -133,9 +109,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   row.discard_calls = guest.device().discard_calls();
   FillRow(options, guest.allocator(), guest.ledger(), guest.reporter(),
           guest.hold_times(), row);
-  row.time_to_50_s = TimeTo(50, setup.duration, guest.discards());
-  row.time_to_90_s = TimeTo(90, setup.duration, guest.discards());
-  row.time_to_99_s = TimeTo(99, setup.duration, guest.discards());
+  FillTimes(setup.duration, guest.discards(), row);
   const VirtualGuest::Footprint footprint = guest.footprint();
   row.footprint_gib_min = GibMinutes(footprint.resident);
   result.allocated_gib_min = GibMinutes(footprint.allocated);

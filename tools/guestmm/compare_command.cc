@@ -27,7 +27,6 @@ struct CompareArguments {
   std::optional<uint64_t> capacity;
   std::optional<uint64_t> reportable_order;
   uint64_t guest_bytes = 0;  // 0: each workload's own
-  std::optional<double> rest;
   std::optional<uint64_t> repeats;
   std::string costs;
   std::string out;
@@ -43,7 +42,6 @@ struct CompareArguments {
       result.reportable_order = Order(static_cast<int>(*reportable_order));
     }
     if (guest_bytes > 0) result.guest_bytes = guest_bytes;
-    result.rest_seconds = rest.value_or(options.rest_seconds);
     result.repeats = repeats.value_or(options.repeats);
     return result;
   }
@@ -105,7 +103,7 @@ void PrintTables(const CompareResult& result) {
       result.options.mode == CompareMode::kVirtual ? "virtual time"
                                                    : "real time",
       FormatBytes(result.options.granule.bytes()), result.options.seed,
-      result.options.rest_seconds);
+      *result.options.rest_seconds);
   for (const CompareWorkload& workload : CompareWorkloads()) {
     Table gain = GainTable();
     Table cost = CostTable();
@@ -137,7 +135,8 @@ int RunCompareCommand(const CompareArguments& arguments) {
       return Fail("compare", AsUsage(costs.status()), "--costs ");
     options.costs = *costs;
   }
-  const absl::StatusOr<CompareOptions> resolved = ResolveCompare(options);
+  const absl::StatusOr<CompareOptions> resolved =
+      ResolveCompare(options, AvailableMemory());
   if (!resolved.ok()) return Fail("compare", resolved.status(), "--");
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
@@ -169,7 +168,9 @@ int RunCompareCommand(const CompareArguments& arguments) {
 }
 
 std::string WorkloadHelp() {
-  std::string help = "Which to run, separated by commas [those marked *]:";
+  std::string help =
+      "Which to run, separated by commas [those marked *; for real "
+      "page_fault1]:";
   for (const CompareWorkload& workload : CompareWorkloads()) {
     absl::StrAppend(&help, "\n  ", workload.by_default ? "* " : "  ",
                     workload.name, ": ", workload.description);
@@ -217,8 +218,18 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
              "Its processors [each workload's own]");
   AddNumber(command, "--duration", options.duration_seconds,
             "Seconds that a workload runs [each workload's own]");
-  AddNumber(command, "--rest", arguments->rest,
-            "Seconds from then to the last look [60]");
+  AddNumber(command, "--rest", options.rest_seconds,
+            "Seconds from then to the last look [60; for real 10]");
+  command.add_flag_callback(
+      "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
+      "In virtual time, where the same options are the same result [this]");
+  command.add_flag_callback(
+      "--real", [&options] { options.mode = CompareMode::kReal; },
+      "With real RAM and threads; the work's share is of the run without "
+      "reporting beside it");
+  AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
+             "--real: how often each policy has its turn; a row is the medians "
+             "[5]");
   command
       .add_option("--costs", arguments->costs,
                   "What everything costs in virtual time, as guestmm calibrate "

@@ -35,7 +35,7 @@ struct CompareOptions {
   // memory comes or goes. "off" is always run first, named or not.
   std::vector<std::string> policies = {};
   // By name, as CompareWorkloads has them; empty: those that are run by
-  // default.
+  // default, and for real page_fault1 alone.
   std::vector<std::string> workloads = {};
   uint64_t seed = 1;
   CompareMode mode = CompareMode::kVirtual;
@@ -54,9 +54,11 @@ struct CompareOptions {
   std::optional<uint64_t> guest_bytes = {};
   std::optional<uint64_t> vcpus = {};
   std::optional<double> duration_seconds = {};
-  // Between the end of the workload and the last look.
-  double rest_seconds = 60;
-  // For real: how often each policy has its turn; rows are medians.
+  // Between the end of the workload and the last look. Absent: 60, and for real
+  // 10.
+  std::optional<double> rest_seconds = {};
+  // For real: how often each policy has its turn; rows are medians. Policies
+  // take turns, so that what the machine does meanwhile happens to all.
   uint64_t repeats = 5;
 };
 
@@ -130,10 +132,11 @@ struct CompareRow {
 struct CompareSample {
   std::string workload;
   std::string policy;
+  uint64_t repeat = 1;
   double seconds = 0;
   uint64_t resident_bytes = 0;
   uint64_t free_bytes = 0;
-  // As in CompareRow.
+  // As in CompareRow; in virtual time.
   std::optional<double> host_share_of_free;
 };
 
@@ -154,8 +157,10 @@ struct CompareProgress {
 
 // The options with every default filled in that does not depend on the
 // workload. InvalidArgument begins with the name of the option as the command
-// line has it and its value, and says what is allowed.
-absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options);
+// line has it and its value, and says what is allowed. `available_bytes`: what
+// the machine has free, for real guests.
+absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
+                                              uint64_t available_bytes);
 
 // Runs the experiment: for each workload a row for off, one for each policy and
 // one for the limit. The error is of a guest that could not be made or measured

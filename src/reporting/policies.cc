@@ -1,5 +1,6 @@
 #include "guestmm/reporting/policies.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/v12_policy.h"
 
 namespace guestmm {
@@ -25,6 +27,23 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
   return std::make_unique<V12Policy>(options);
 }
 
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
+    const PolicyParameters& parameters) {
+  GuestmmOptions options;
+  options.order = parameters.order.value_or(options.order);
+  options.granule = parameters.granule.value_or(options.granule);
+  if (options.granule > options.order) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("granule ", options.granule.value(),
+                     ": allowed is 0 to the order, ", options.order.value()));
+  }
+  options.floor = std::clamp(parameters.floor.value_or(options.floor),
+                             options.granule, options.order);
+  options.delay = parameters.delay.value_or(options.delay);
+  options.capacity = parameters.capacity.value_or(options.capacity);
+  return std::make_unique<GuestmmPolicy>(options);
+}
+
 struct NamedPolicy {
   std::string name;
   PolicyFactory make;
@@ -40,6 +59,7 @@ std::vector<NamedPolicy>& Policies() {
        [](const PolicyParameters& parameters) {
          return MakeV12(parameters, /*hotplug=*/true);
        }},
+      {"guestmm", MakeGuestmm},
   };
   return policies;
 }

@@ -20,6 +20,10 @@ namespace guestmm {
 struct PolicyParameters {
   std::optional<Order> order = {};
   std::optional<uint64_t> threshold = {};
+  // Of the host's memory; and of the smallest block.
+  std::optional<Order> granule = {};
+  std::optional<Order> floor = {};
+  std::optional<Nanoseconds> delay = {};
   std::optional<size_t> capacity = {};
 };
 

@@ -95,6 +95,17 @@ GuestmmPolicy::Time GuestmmPolicy::Now() const {
   return Milliseconds(clock_->Now());
 }
 
+GuestmmPolicy::Time GuestmmPolicy::NowOrNextPass() const {
+  return idle_.load(std::memory_order_relaxed)
+             ? Now()
+             : next_pass_.load(std::memory_order_relaxed);
+}
+
+bool GuestmmPolicy::Waited(Time since, Time now, Time age) {
+  // `since` may be yet to come (NowOrNextPass).
+  return static_cast<int32_t>(now - since) >= static_cast<int32_t>(age);
+}
+
 // Events ----------------------------------------------------------------------
 
 void GuestmmPolicy::MemoryOnline(Zone& zone, PfnRange range) {
@@ -122,14 +133,19 @@ void GuestmmPolicy::MemoryOffline(Zone& zone, PfnRange range) {
 
 bool GuestmmPolicy::BlockFreed(Zone& zone, Pfn pfn, Order order) {
   TrackedZone& tracked = Tracked(zone);
-  const Time now = Now();
+  const Time now = NowOrNextPass();
   const Pfn end = pfn + order.pages();
   for (Pfn at = pfn; at < end; at += options_.order.pages()) {
     tracked.memory.region(at).active = now;
   }
   Enqueue(tracked, pfn, order, now);
-  return idle_.load(std::memory_order_relaxed) &&
-         idle_.exchange(false, std::memory_order_relaxed);
+  if (!idle_.load(std::memory_order_relaxed) ||
+      !idle_.exchange(false, std::memory_order_relaxed)) {
+    return false;
+  }
+  next_pass_.store(now + Milliseconds(options_.delay),
+                   std::memory_order_relaxed);
+  return true;
 }
 
 void GuestmmPolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
@@ -150,18 +166,21 @@ void GuestmmPolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
 void GuestmmPolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                                 Order order) {
   TrackedZone& tracked = Tracked(zone);
-  const Time now = Now();
+  const Time now = NowOrNextPass();
   tracked.last_taken = now;
   for (const Pfn pfn : blocks) {
     const uint64_t marked = tracked.memory.Mark(pfn, order);
+    UnreportedMemory::Region& region = tracked.memory.region(pfn);
+    region.active = now;
+    if (marked > 0 && region.was_reported &&
+        now - region.reported <= Patience::kSoon) {
+      PatienceFor(region.reported_from).OnRefaulted(marked);
+    }
+    // A block larger than a region has more of them.
     const Pfn end = pfn + order.pages();
-    for (Pfn at = pfn; at < end; at += options_.order.pages()) {
-      UnreportedMemory::Region& region = tracked.memory.region(at);
-      region.active = now;
-      if (marked > 0 && at == pfn && region.was_reported &&
-          now - region.reported <= Patience::kSoon) {
-        PatienceFor(region.reported_from).OnRefaulted(marked);
-      }
+    for (Pfn at = pfn + options_.order.pages(); at < end;
+         at += options_.order.pages()) {
+      tracked.memory.region(at).active = now;
     }
   }
 }
@@ -182,24 +201,30 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
     for (const Queue queue : {Queue::kSettling, Queue::kCold}) {
       const std::optional<Pfn> head = tracked.memory.Head(queue);
       if (!head) continue;
-      const Time waited = now - tracked.memory.region(*head).queued;
-      const Time age = PatienceFor(queue).age();
-      const Nanoseconds due = milliseconds(age > waited ? age - waited : 0);
+      const Time due_at =
+          tracked.memory.region(*head).queued + PatienceFor(queue).age();
+      const Nanoseconds due =
+          milliseconds(std::max(0, static_cast<int32_t>(due_at - now)));
       const Nanoseconds wait =
           tracked.refused ? seldom : std::clamp(due, pause, often);
       next = std::min(next.value_or(seldom), wait);
     }
   }
   if (!next) return std::nullopt;
+  if (failures_ > 0) {
+    next = options_.delay * (1 << std::min(failures_, kMostDoublings));
+  }
+  next_pass_.store(now + Milliseconds(*next), std::memory_order_relaxed);
   idle_.store(false, std::memory_order_relaxed);
-  if (failures_ == 0) return next;
-  return options_.delay * (1 << std::min(failures_, kMostDoublings));
+  return next;
 }
 
 void GuestmmPolicy::BeginPass() {
   in_pass_ = true;
   at_zone_ = 0;
   const Time now = Now();
+  next_pass_.store(now + Milliseconds(options_.delay),
+                   std::memory_order_relaxed);
   settling_.Adapt(now);
   cold_.Adapt(now);
   uint64_t regions = 0;
@@ -229,7 +254,7 @@ PageCount GuestmmPolicy::Room(const TrackedZone& tracked) const {
   const PageCount low = zone.watermarks().low;
   if (zone.free_pages() <= low) return PageCount(0);
   const PageCount above = zone.free_pages() - low;
-  if (Now() - tracked.last_taken >= kQuiet) {
+  if (Waited(tracked.last_taken, Now(), kQuiet)) {
     // Whatever there is, by and by.
     return std::max(PageCount(above.value() / 2), zone.max_order().pages());
   }
@@ -273,8 +298,8 @@ std::optional<Pfn> GuestmmPolicy::NextDue(TrackedZone& tracked, Queue queue,
   for (; looks > 0; --looks) {
     const std::optional<Pfn> head = tracked.memory.Head(queue);
     // What came after it has not waited longer.
-    if (!head || now - tracked.memory.region(*head).queued < age) break;
-    if (now - tracked.memory.region(*head).active >= age) return head;
+    if (!head || !Waited(tracked.memory.region(*head).queued, now, age)) break;
+    if (Waited(tracked.memory.region(*head).active, now, age)) return head;
     tracked.memory.Enqueue(*head, queue, now);
   }
   return std::nullopt;
@@ -290,7 +315,9 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
     const Pfn end = block->pfn + block->order.pages();
     const Time now = Now();
     for (Pfn at = block->pfn; at < end; at += options_.order.pages()) {
-      if (now - memory.region(at).active < settling_.age()) return Look::kLater;
+      if (!Waited(memory.region(at).active, now, settling_.age())) {
+        return Look::kLater;
+      }
     }
     const Look look = LookAtBlock(tracked, *block, list);
     if (look != Look::kDone) return look;

@@ -68,10 +68,10 @@ inline void UnreportedMemory::ForEachWord(Words& words, size_t first,
   }
 }
 
-uint64_t UnreportedMemory::Mark(Pfn pfn, Order order) {
+uint64_t UnreportedMemory::MarkMany(Pfn pfn, Order order) {
   const size_t first = IndexOf(pfn, granule_);
-  const size_t count = static_cast<size_t>(
-      order > granule_ ? order.pages().value() >> granule_.value() : 1);
+  const size_t count =
+      static_cast<size_t>(order.pages().value() >> granule_.value());
   uint64_t marked = 0;
   ForEachWord(sections_[SectionOf(pfn)]->granules, first, first + count,
               [&](uint64_t& word, uint64_t mask) {

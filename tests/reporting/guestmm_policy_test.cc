@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
 #include <vector>
 
 #include "tests/testing/guestmm_world.h"
@@ -198,6 +199,37 @@ TEST(GuestmmPolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
   world.Run(seconds(30));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
   EXPECT_EQ(world.reported, 256u + 32u);
+}
+
+// Looks at free blocks for each that is reported.
+double LooksPerBlock(const std::vector<MemoryRange>& memory) {
+  VirtualTime time(1);
+  const auto allocator = PageAllocator::Create({.memory = memory}).value();
+  FakeDevice device(time);
+  Reporter reporter(*allocator, time,
+                    std::make_unique<GuestmmPolicy>(GuestmmOptions{}));
+  EXPECT_EQ(reporter.Enable(device), absl::OkStatus());
+  time.RunFor(seconds(60));
+  Zone::ReportingWork work;
+  for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
+    LockHolder hold(zone->lock());
+    work.looks += zone->reporting_work().looks;
+    work.isolated += zone->reporting_work().isolated;
+  }
+  EXPECT_EQ(work.isolated, reporter.counters().reported_blocks);
+  EXPECT_GT(work.isolated, 0u);
+  return static_cast<double>(work.looks) / static_cast<double>(work.isolated);
+}
+
+TEST(GuestmmPolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
+  const auto pages = [](uint64_t bytes) { return ToPfn(Gpa(bytes)); };
+  const double small = LooksPerBlock({{Pfn(0), pages(kGiB)}});
+  const double large = LooksPerBlock({{Pfn(0), pages(8 * kGiB)}});
+  const double with_holes = LooksPerBlock(
+      {{Pfn(0), pages(kGiB)}, {pages(kTiB), pages(kTiB + 128 * kMiB)}});
+  EXPECT_LT(small, 4);
+  EXPECT_NEAR(large, small, 0.1);
+  EXPECT_NEAR(with_holes, small, 0.1);
 }
 
 // No harm ---------------------------------------------------------------------

@@ -107,6 +107,10 @@ class GuestmmPolicy final : public ReportingPolicy {
   };
 
   Time Now() const;
+  // For events, which are many: does without the clock while passes follow each
+  // other, and then is the time at which the next one is due.
+  Time NowOrNextPass() const;
+  static bool Waited(Time since, Time now, Time age);
   TrackedZone& Tracked(const Zone& zone) {
     return zones_[static_cast<size_t>(zone.index())];
   }
@@ -147,6 +151,8 @@ class GuestmmPolicy final : public ReportingPolicy {
 
   // No pass is under way, due or asked for.
   std::atomic<bool> idle_{false};
+  // When the next one is due, if not.
+  std::atomic<Time> next_pass_{0};
 
   // Of the reporter's queue alone, but for what Patience says.
   Patience settling_;

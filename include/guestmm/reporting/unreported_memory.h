@@ -67,7 +67,15 @@ class UnreportedMemory {
 
   // The host may back the block. Returns how many granules it might not until
   // now.
-  uint64_t Mark(Pfn pfn, Order order);
+  uint64_t Mark(Pfn pfn, Order order) {
+    if (order > granule_) return MarkMany(pfn, order);
+    const size_t granule = IndexOf(pfn, granule_);
+    uint64_t& word = sections_[SectionOf(pfn)]->granules[granule / 64];
+    const uint64_t bit = uint64_t{1} << granule % 64;
+    const uint64_t marked = (word & bit) == 0 ? 1 : 0;
+    word |= bit;
+    return marked;
+  }
   // The host backs none of the granules that are wholly in `range`.
   void Clear(PfnRange range);
   // The first pages of `range` that the host may back, as many as there are on
@@ -113,6 +121,7 @@ class UnreportedMemory {
     return static_cast<size_t>((pfn - pfn.AlignDown(kSectionOrder)).value() >>
                                order.value());
   }
+  uint64_t MarkMany(Pfn pfn, Order order);
   // Calls visit(word, mask) for the granules in [first, end) of a section.
   template <typename Words, typename Visitor>
   static void ForEachWord(Words& words, size_t first, size_t end,

@@ -75,6 +75,7 @@ struct WorldOptions {
   std::optional<Order> pageblock_order = {};
   Order section_order = kSectionOrder;
   std::optional<Pfn> hotplug_end = {};
+  PlacementOptions placement = {};
   int cpus = 1;
   // By default, what is freed reaches its zone at once.
   PerCpuLimits per_cpu_limits = {.batch = 1, .high = 1};
@@ -95,7 +96,8 @@ struct ReportingWorld {
                                    .pageblock_order = options.pageblock_order,
                                    .section_order = options.section_order,
                                    .min_free_kbytes = 0,
-                                   .per_cpu_limits = options.per_cpu_limits})
+                                   .per_cpu_limits = options.per_cpu_limits,
+                                   .placement = options.placement})
                 .value()),
         device(options.report_time
                    ? std::make_unique<FakeDevice>(time, *options.report_time)

@@ -10,13 +10,13 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// How many times `delay` what was reported may be left alone at most: at rest
-// all is with the host within a minute.
-constexpr uint32_t kLongestSettling = 16;
-// Less than a region comes back for a cold piece, so it is more often worth the
-// wait.
+// The longest that memory must be left alone, in milliseconds: at rest all is
+// with the host within a minute.
+constexpr uint32_t kLongestSettling = 8'000;
+// Less than a region comes back for a cold piece, so it must be worth the wait.
+// The shortest is so many times `delay`.
 constexpr uint32_t kShortestCold = 4;
-constexpr uint32_t kLongestCold = 64;
+constexpr uint32_t kLongestCold = 32'000;
 
 // A pass reports at most so much, or so large a part of what waits.
 constexpr uint64_t kPassBytes = 256 * kMiB;
@@ -53,9 +53,10 @@ PfnRange PagesOf(const GpaRange& range) {
 GuestmmPolicy::GuestmmPolicy(const GuestmmOptions& options)
     : options_(options),
       settling_(Milliseconds(options.delay),
-                Milliseconds(options.delay) * kLongestSettling),
-      cold_(Milliseconds(options.delay) * kShortestCold,
-            Milliseconds(options.delay) * kLongestCold) {
+                std::max(Milliseconds(options.delay), kLongestSettling)),
+      cold_(
+          Milliseconds(options.delay) * kShortestCold,
+          std::max(Milliseconds(options.delay) * kShortestCold, kLongestCold)) {
   GUESTMM_CHECK(options.granule <= options.order && options.order <= kMaxOrder);
   GUESTMM_CHECK(options.granule <= options.floor &&
                 options.floor <= options.order);

@@ -118,7 +118,11 @@ TEST(LinuxListTest, WhatIsOnItsWayOfflineHasNone) {
     LockHolder hold(world.zone().lock());
     types = world.zone().IsolatePageblocks(range);
   }
+  const std::vector<Pfn> list = world.List(kSmall, MigrateType::kIsolate);
+  ASSERT_THAT(list, SizeIs(3));
+  world.Mark(list.front());  // would be passed over
   world.Settle();
+  EXPECT_EQ(world.List(kSmall, MigrateType::kIsolate), list);
   EXPECT_THAT(world.device->reported(), SizeIs(5));
   for (const GpaRange& reported : world.device->reported()) {
     EXPECT_FALSE(range.Contains(ToPfn(reported.gpa))) << reported;

@@ -36,7 +36,7 @@ void LinuxPolicy::Disable() {
   zones_ = {};
   holds_ = nullptr;
   state_ = State::kIdle;
-  pass_.reset();
+  in_pass_ = false;
 }
 
 // Whoever finds the state idle has a pass scheduled. A request during a pass is
@@ -53,16 +53,17 @@ std::optional<Nanoseconds> LinuxPolicy::NextPass() {
 
 // page_reporting_process.
 bool LinuxPolicy::NextBatch(Scatterlist& list) {
-  if (!pass_) {
+  if (!in_pass_) {
     state_ = State::kActive;
-    pass_.emplace();
+    in_pass_ = true;
+    pass_ = {};
   }
-  while (pass_->zone < zones_.size()) {
+  while (pass_.zone < zones_.size()) {
     Blocks taken;
     taken.reserve(options_.capacity);
-    if (!TakeFromZone(*zones_[pass_->zone], taken)) {
+    if (!TakeFromZone(*zones_[pass_.zone], taken)) {
       // What is left over is reported before the next zone is looked at.
-      *pass_ = {.zone = pass_->zone + 1};
+      pass_ = {.zone = pass_.zone + 1};
     }
     if (taken.empty()) continue;
     // The kernel fills its scatterlist from the end down.
@@ -71,7 +72,7 @@ bool LinuxPolicy::NextBatch(Scatterlist& list) {
     }
     return true;
   }
-  pass_.reset();
+  in_pass_ = false;
   // Unless there was a request meanwhile.
   State active = State::kActive;
   state_.compare_exchange_strong(active, State::kIdle);
@@ -80,20 +81,20 @@ bool LinuxPolicy::NextBatch(Scatterlist& list) {
 
 // page_reporting_process_zone.
 bool LinuxPolicy::TakeFromZone(Zone& zone, Blocks& taken) {
-  if (!pass_->order) {
+  if (!pass_.order) {
     const PageCount one_report = options_.order.pages() * options_.capacity;
     if (!zone.WatermarkOk(Order(0), zone.watermarks().low + one_report)) {
       return false;
     }
-    pass_->order = options_.order;
+    pass_.order = options_.order;
   }
-  std::optional<Order>& order = pass_->order;
+  std::optional<Order>& order = pass_.order;
   for (; *order <= zone.max_order(); order = Order(order->value() + 1)) {
-    for (; pass_->type < kMigrateTypes; ++pass_->type) {
-      if (pass_->type == static_cast<int>(MigrateType::kIsolate)) continue;
+    for (; pass_.type < kMigrateTypes; ++pass_.type) {
+      if (pass_.type == static_cast<int>(MigrateType::kIsolate)) continue;
       if (TakeFromList(zone, taken)) return true;
     }
-    pass_->type = 0;
+    pass_.type = 0;
   }
   return false;
 }
@@ -101,9 +102,9 @@ bool LinuxPolicy::TakeFromZone(Zone& zone, Blocks& taken) {
 // page_reporting_cycle, up to a report and on from where it is back. The kernel
 // keeps the lock from one to the other; here they are two holds.
 bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
-  const Order order = *pass_->order;
-  const auto type = static_cast<MigrateType>(pass_->type);
-  std::optional<int64_t>& budget = pass_->budget;
+  const Order order = *pass_.order;
+  const auto type = static_cast<MigrateType>(pass_.type);
+  std::optional<int64_t>& budget = pass_.budget;
   if (!budget && !zone.HasFreeBlock(order, type)) return false;
 
   ZoneHold hold(zone, holds_);
@@ -142,7 +143,7 @@ bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
 void LinuxPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   std::vector<IsolatedBlock> blocks = list.TakeAll();
   // Whoever frees the next block asks again.
-  if (!acknowledged) pass_->zone = zones_.size();
+  if (!acknowledged) pass_.zone = zones_.size();
   if (blocks.empty()) return;
   Zone& zone = blocks.front().zone();
   ZoneHold hold(zone, holds_);

@@ -182,18 +182,20 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
     }
   }
 
-  // Calls `visit(zone, head, order)` for every free block that is not on its
-  // way offline.
+  // Calls `visit(zone, head, order, is_reported)` for every free block that is
+  // not on its way offline.
   template <typename Visitor>
   void ForEachFreeBlock(Visitor visit) {
     for (const std::unique_ptr<Zone>& zone : world_.allocator->zones()) {
       LockHolder hold(zone->lock());
       for (int order = 0; order <= zone->max_order().value(); ++order) {
         for (int type = 0; type < kRequestTypes; ++type) {
-          zone->ForEachFreeBlock(
-              Order(order), static_cast<MigrateType>(type), [&](Pfn pfn) {
-                visit(*zone, pfn, Order(order), zone->IsReported(pfn));
-              });
+          std::vector<Pfn> list;
+          zone->ForEachFreeBlock(Order(order), static_cast<MigrateType>(type),
+                                 [&](Pfn pfn) { list.push_back(pfn); });
+          for (const Pfn pfn : list) {
+            visit(*zone, pfn, Order(order), zone->IsReported(pfn));
+          }
         }
       }
     }

@@ -87,8 +87,8 @@ class LinuxPolicy final : public ReportingPolicy {
   std::span<const std::unique_ptr<Zone>> zones_;
   HoldObserver* holds_ = nullptr;
   std::atomic<State> state_{State::kIdle};
-  // None between passes.
-  std::optional<Pass> pass_;
+  bool in_pass_ = false;
+  Pass pass_;
 };
 
 }  // namespace guestmm

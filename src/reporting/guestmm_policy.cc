@@ -29,8 +29,13 @@ constexpr milliseconds kPause(100);
 constexpr int kSeldom = 4;
 constexpr int kMostDoublings = 4;
 
-// Regions looked at in one hold of a zone's lock, beside those isolated.
-constexpr int kLooksAHold = 64;
+// Pages and regions looked at in one hold of a zone's lock, beside those
+// isolated.
+constexpr int kLooksAHold = 256;
+
+// Frees of less are not worth a call. What is taken is known anyway, so no more
+// than a piece is missed until something else happens in its region.
+constexpr Order kSmallestTold{3};
 
 // A zone of which nothing was taken for so long is at rest.
 constexpr UnreportedMemory::Time kQuiet = 1000;
@@ -52,6 +57,8 @@ PfnRange PagesOf(const GpaRange& range) {
 
 GuestmmPolicy::GuestmmPolicy(const GuestmmOptions& options)
     : options_(options),
+      told_order_(
+          std::min(options.order, std::max(options.floor, kSmallestTold))),
       settling_(Milliseconds(options.delay),
                 std::max(Milliseconds(options.delay), kLongestSettling)),
       cold_(
@@ -154,6 +161,12 @@ void GuestmmPolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   UnreportedMemory& memory = tracked.memory;
   const Queue queue = IsRegion(order) ? Queue::kSettling : Queue::kCold;
   const Pfn end = pfn + order.pages();
+  // A look at the pieces of its region may be past it.
+  if (pfn < tracked.next_piece &&
+      tracked.next_piece <
+          pfn.AlignDown(options_.order) + options_.order.pages()) {
+    tracked.next_piece = pfn;
+  }
   for (Pfn at = pfn.AlignDown(options_.order); at < end;
        at += options_.order.pages()) {
     const Queue waits_in = memory.region(at).queue;
@@ -169,20 +182,31 @@ void GuestmmPolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
   tracked.last_taken = now;
-  for (const Pfn pfn : blocks) {
-    const uint64_t marked = tracked.memory.Mark(pfn, order);
-    UnreportedMemory::Region& region = tracked.memory.region(pfn);
+  // Most are neighbours, since they were split off the same block.
+  for (size_t i = 0; i < blocks.size();) {
+    const Pfn first = blocks[i];
+    Pfn end = first + order.pages();
+    const Pfn region_end =
+        first.AlignDown(options_.order) + options_.order.pages();
+    for (++i; i < blocks.size() && blocks[i] == end && end < region_end; ++i) {
+      end += order.pages();
+    }
+    Taken(tracked, {.start = first, .end = end}, now);
+  }
+}
+
+void GuestmmPolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
+  UnreportedMemory& memory = tracked.memory;
+  const uint64_t marked = memory.Mark(pages);
+  for (Pfn at = pages.start; at < pages.end; at += options_.order.pages()) {
+    UnreportedMemory::Region& region = memory.region(at);
     region.active = now;
-    if (marked > 0 && region.was_reported &&
-        now - region.reported <= Patience::kSoon) {
-      PatienceFor(region.reported_from).OnRefaulted(marked);
+    if (region.queue == Queue::kNone && told_order_ < options_.order) {
+      memory.Enqueue(at, Queue::kCold, now);
     }
-    // A block larger than a region has more of them.
-    const Pfn end = pfn + order.pages();
-    for (Pfn at = pfn + options_.order.pages(); at < end;
-         at += options_.order.pages()) {
-      tracked.memory.region(at).active = now;
-    }
+  }
+  if (marked > 0) {
+    PatienceFor(memory.region(pages.start).reported_from).OnRefaulted(marked);
   }
 }
 
@@ -274,10 +298,10 @@ bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
       region = NextDue(tracked, queue, looks);
     }
     if (!region) return looks <= 0;
-    switch (LookAtRegion(tracked, *region, queue, list)) {
+    switch (LookAtRegion(tracked, *region, queue, looks, list)) {
       case Look::kDone:
         break;
-      case Look::kFull:
+      case Look::kMore:
         return true;
       case Look::kLater:
         tracked.memory.Enqueue(*region, queue, Now());
@@ -308,7 +332,7 @@ std::optional<Pfn> GuestmmPolicy::NextDue(TrackedZone& tracked, Queue queue,
 
 GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
                                                 Pfn region, Queue queue,
-                                                Scatterlist& list) {
+                                                int& looks, Scatterlist& list) {
   UnreportedMemory& memory = tracked.memory;
   const std::optional<Zone::Block> block =
       tracked.zone->FreeBlockAround(region);
@@ -336,24 +360,38 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
     memory.Enqueue(region, Queue::kCold, Now());
     return Look::kDone;
   }
-  const Look look = LookAtPieces(tracked, region, list);
+  const Look look = LookAtPieces(tracked, region, looks, list);
   if (look == Look::kDone) memory.Dequeue(region);
   return look;
 }
 
 GuestmmPolicy::Look GuestmmPolicy::LookAtPieces(TrackedZone& tracked,
-                                                Pfn region, Scatterlist& list) {
+                                                Pfn region, int& looks,
+                                                Scatterlist& list) {
   const Pfn end = region + options_.order.pages();
-  for (Pfn at = region; at < end;) {
-    const std::optional<Order> order = tracked.zone->FreeBlockAt(at);
-    if (!order || *order < options_.floor) {
+  Pfn at = region;
+  if (region <= tracked.next_piece && tracked.next_piece < end) {
+    at = tracked.next_piece;
+  }
+  while (at < end) {
+    // What the host has is passed over.
+    const std::optional<PfnRange> run =
+        tracked.memory.FindRun({.start = at, .end = end});
+    if (!run) break;
+    at = run->start.AlignDown(options_.floor);
+    const std::optional<Zone::Block> block =
+        tracked.zone->FreeBlockAround(run->start);
+    tracked.next_piece = at;
+    if (--looks <= 0) return Look::kMore;
+    if (!block || block->order < options_.floor) {
       at += options_.floor.pages();
       continue;
     }
-    const Look look = LookAtBlock(tracked, {.pfn = at, .order = *order}, list);
+    const Look look = LookAtBlock(tracked, *block, list);
     if (look != Look::kDone) return look;
-    at += order->pages();
+    at = block->pfn + block->order.pages();
   }
+  tracked.next_piece = end;
   return Look::kDone;
 }
 
@@ -365,7 +403,7 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtBlock(TrackedZone& tracked,
   if (tracked.zone->IsReported(block.pfn)) tracked.memory.Clear(pages);
   std::optional<PfnRange> run = tracked.memory.FindRun(pages);
   if (!run) return Look::kDone;
-  if (list.full()) return Look::kFull;
+  if (list.full()) return Look::kMore;
   if (tracked.zone->pageblock_type(block.pfn) == MigrateType::kIsolate) {
     return Look::kLater;
   }
@@ -382,7 +420,7 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtBlock(TrackedZone& tracked,
   if (!isolated) return Look::kRefused;
   tracked.room -= block.order.pages();
   list.Add(*std::move(isolated), parts);
-  return run ? Look::kFull : Look::kDone;
+  return run ? Look::kMore : Look::kDone;
 }
 
 void GuestmmPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
@@ -399,10 +437,7 @@ void GuestmmPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
           IsRegion(block.order()) ? Queue::kSettling : Queue::kCold;
       const Pfn end = block.pfn() + block.order().pages();
       for (Pfn at = block.pfn(); at < end; at += options_.order.pages()) {
-        UnreportedMemory::Region& region = memory.region(at);
-        region.reported = now;
-        region.was_reported = true;
-        region.reported_from = queue;
+        memory.region(at).reported_from = queue;
       }
     }
     for (const GpaRange& range : list.ranges()) {
@@ -414,7 +449,8 @@ void GuestmmPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   }
   for (IsolatedBlock& block : list.TakeAll()) {
     const Pfn pfn = block.pfn();
-    const Order merged = tracked.zone->Return(std::move(block));
+    const Order merged =
+        tracked.zone->Return(std::move(block), ReturnTo::kTail);
     const Pfn head = pfn.AlignDown(merged);
     if (memory.FindRun(PagesOf(head, merged))) {
       Enqueue(tracked, head, merged, now);
@@ -431,7 +467,7 @@ absl::Status GuestmmPolicy::CheckInvariants() const {
   for (const TrackedZone& tracked : zones_) {
     const Zone& zone = *tracked.zone;
     LockHolder hold(zone.lock());
-    for (int o = options_.floor.value(); o <= zone.max_order().value(); ++o) {
+    for (int o = told_order_.value(); o <= zone.max_order().value(); ++o) {
       for (int t = 0; t < kMigrateTypes; ++t) {
         const Order order(o);
         const auto type = static_cast<MigrateType>(t);

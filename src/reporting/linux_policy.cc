@@ -151,7 +151,8 @@ void LinuxPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
     const Pfn pfn = block.pfn();
     const Order order = block.order();
     // Of a block that merged the host knows only a part.
-    if (zone.Return(std::move(block)) == order && acknowledged) {
+    if (zone.Return(std::move(block), ReturnTo::kTail) == order &&
+        acknowledged) {
       zone.MarkReported(pfn);
     }
   }

@@ -68,12 +68,11 @@ inline void UnreportedMemory::ForEachWord(Words& words, size_t first,
   }
 }
 
-uint64_t UnreportedMemory::MarkMany(Pfn pfn, Order order) {
-  const size_t first = IndexOf(pfn, granule_);
-  const size_t count =
-      static_cast<size_t>(order.pages().value() >> granule_.value());
+uint64_t UnreportedMemory::Mark(PfnRange pages) {
+  const size_t first = IndexOf(pages.start, granule_);
+  const size_t end = IndexOf(pages.end - PageCount(1), granule_) + 1;
   uint64_t marked = 0;
-  ForEachWord(sections_[SectionOf(pfn)]->granules, first, first + count,
+  ForEachWord(sections_[SectionOf(pages.start)]->granules, first, end,
               [&](uint64_t& word, uint64_t mask) {
                 marked += static_cast<uint64_t>(std::popcount(mask & ~word));
                 word |= mask;

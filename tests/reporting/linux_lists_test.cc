@@ -302,22 +302,15 @@ TEST(LinuxListTest, WhatComesBackIsMarked) {
   }
 }
 
-// Where to is the allocator's to say: as in 5.7 to the head, or, since 5.10, to
-// the tail, so that what the host has is the last to be used again.
-TEST(LinuxListTest, WhatComesBackGoesToTheHeadAndInLaterKernelsToTheTail) {
-  for (const Linux rules : {Linux::k53, Linux::k61}) {
-    WorldOptions options = LinuxOf(4, /*capacity=*/4);
-    options.placement.rules = rules;
-    LinuxWorld world(options);
-    const std::vector<Pfn> list = world.List(kSmall);
-    LinuxByHand by_hand(world, 2);
-    ASSERT_EQ(by_hand.Next(), ReportOf(std::span(list).first(2)));
-    by_hand.Return();
-    EXPECT_THAT(world.List(kSmall),
-                rules == Linux::k53
-                    ? ElementsAre(list[0], list[1], list[2], list[3])
-                    : ElementsAre(list[2], list[3], list[1], list[0]));
-  }
+// So that what the host has is the last to be used again.
+TEST(LinuxListTest, WhatComesBackGoesToTheTail) {
+  LinuxWorld world(LinuxOf(4, /*capacity=*/4));
+  const std::vector<Pfn> list = world.List(kSmall);
+  LinuxByHand by_hand(world, 2);
+  ASSERT_EQ(by_hand.Next(), ReportOf(std::span(list).first(2)));
+  by_hand.Return();
+  EXPECT_THAT(world.List(kSmall),
+              ElementsAre(list[2], list[3], list[1], list[0]));
 }
 
 TEST(LinuxListTest, ButNotIfTheHostDidNotSeeIt) {

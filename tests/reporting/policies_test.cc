@@ -65,10 +65,11 @@ TEST(PoliciesTest, ParametersArePassedOn) {
 // must report.
 TEST(PoliciesTest, GuestmmsFloorIsBetweenItsGranuleAndItsOrder) {
   const auto floor = [](const PolicyParameters& parameters) {
-    return (*MakePolicy("guestmm", parameters))->min_order();
+    const auto made = *MakePolicy("guestmm", parameters);
+    return Order(static_cast<int>(made->parameters()[2].second));
   };
-  EXPECT_EQ(floor({}), Order(3));
-  EXPECT_EQ(floor({.order = Order(2)}), Order(2));
+  EXPECT_EQ(floor({}), Order(0));
+  EXPECT_EQ(floor({.order = Order(2), .floor = Order(3)}), Order(2));
   EXPECT_EQ(floor({.granule = kPageblockOrder}), kPageblockOrder);
 }
 

@@ -43,18 +43,18 @@ TEST(UnreportedMemoryTest, NewMemoryMayBeBackedAllOfIt) {
 TEST(UnreportedMemoryTest, MarkSaysHowManyGranulesAreNew) {
   UnreportedMemory memory(kPageblockOrder, Order(0));
   memory.AddMemory(Pages(0, 1024));
-  EXPECT_EQ(memory.Mark(Pfn(0), Order(10)), 0u);
+  EXPECT_EQ(memory.Mark(Pages(0, 1024)), 0u);
   memory.Clear(Pages(0, 1024));
-  EXPECT_EQ(memory.Mark(Pfn(64), Order(3)), 8u);
-  EXPECT_EQ(memory.Mark(Pfn(64), Order(4)), 8u);
-  EXPECT_EQ(memory.Mark(Pfn(0), Order(10)), 1024u - 16);
+  EXPECT_EQ(memory.Mark(Pages(64, 72)), 8u);
+  EXPECT_EQ(memory.Mark(Pages(64, 80)), 8u);
+  EXPECT_EQ(memory.Mark(Pages(0, 1024)), 1024u - 16);
 }
 
 TEST(UnreportedMemoryTest, AGranuleIsMarkedByAnyOfItsPages) {
   UnreportedMemory memory(kPageblockOrder, kPageblockOrder);
   memory.AddMemory(Pages(0, 2048));
   memory.Clear(Pages(0, 2048));
-  EXPECT_EQ(memory.Mark(Pfn(700), Order(0)), 1u);
+  EXPECT_EQ(memory.Mark(Pages(700, 701)), 1u);
   EXPECT_THAT(Runs(memory, Pages(0, 2048)), ElementsAre(Pages(512, 1024)));
 }
 
@@ -80,12 +80,8 @@ TEST(UnreportedMemoryTest, RunsAreAsANaiveScanFindsThem) {
       memory.Clear(Pages(at, at + count));
       for (uint64_t i = 0; i < count; ++i) naive[at + i] = false;
     } else {
-      const Order order(static_cast<int>(random.Below(7)));
-      const Pfn pfn = Pfn(at).AlignDown(order);
-      memory.Mark(pfn, order);
-      for (uint64_t i = 0; i < order.pages().value(); ++i) {
-        naive[pfn.value() + i] = true;
-      }
+      memory.Mark(Pages(at, at + count));
+      for (uint64_t i = 0; i < count; ++i) naive[at + i] = true;
     }
     const Order asked(static_cast<int>(random.Below(11)));
     const Pfn from = Pfn(random.Below(kPages)).AlignDown(asked);

@@ -27,9 +27,9 @@ struct GuestmmOptions {
   // What the host can take back at least, and gives on one touch: order 9 where
   // huge pages are behind guest RAM. At most `order`.
   Order granule = Order(0);
-  // Smaller blocks, where memory stays cold, down to this order; as `order`: no
-  // such.
-  Order floor = Order(3);
+  // Smaller blocks are reported where memory stays cold, down to this order; as
+  // `order`: none.
+  Order floor = Order(0);
   // How long memory must have been left alone to be reported, at least.
   Nanoseconds delay = std::chrono::milliseconds(500);
   // The most ranges in one report.
@@ -58,7 +58,7 @@ class GuestmmPolicy final : public ReportingPolicy {
   std::string_view name() const override { return "guestmm"; }
   std::vector<std::pair<std::string_view, uint64_t>> parameters()
       const override;
-  Order min_order() const override { return options_.floor; }
+  Order min_order() const override { return told_order_; }
   size_t capacity() const override { return options_.capacity; }
   TakenBlocks taken_blocks() const override { return TakenBlocks::kTell; }
   Nanoseconds delay() const override { return options_.delay; }
@@ -96,12 +96,14 @@ class GuestmmPolicy final : public ReportingPolicy {
     PageCount room = {};
     // It is near its watermarks: nothing more in this pass.
     bool refused = false;
+    // Where a look at a region's pieces goes on; anywhere else: nowhere.
+    Pfn next_piece = {};
   };
 
   // What came of a look at some memory.
   enum class Look {
     kDone,     // nothing of it is left to report
-    kFull,     // there is, but the list is full
+    kMore,     // some is, but this hold has done enough
     kLater,    // it may not be isolated now
     kRefused,  // so may nothing of the zone
   };
@@ -123,6 +125,10 @@ class GuestmmPolicy final : public ReportingPolicy {
   // lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
 
+  // `pages`, of one region or of whole ones, came into use. REQUIRES: as
+  // Enqueue.
+  void Taken(TrackedZone& tracked, PfnRange pages, Time now);
+
   void BeginPass();
   // How much of the zone may be isolated at once.
   PageCount Room(const TrackedZone& tracked) const
@@ -133,10 +139,11 @@ class GuestmmPolicy final : public ReportingPolicy {
   // Those that were used meanwhile go to the end, which costs `looks`.
   std::optional<Pfn> NextDue(TrackedZone& tracked, Queue queue, int& looks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
-  Look LookAtRegion(TrackedZone& tracked, Pfn region, Queue queue,
+  Look LookAtRegion(TrackedZone& tracked, Pfn region, Queue queue, int& looks,
                     Scatterlist& list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
-  Look LookAtPieces(TrackedZone& tracked, Pfn region, Scatterlist& list)
+  Look LookAtPieces(TrackedZone& tracked, Pfn region, int& looks,
+                    Scatterlist& list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
   Look LookAtBlock(TrackedZone& tracked, Zone::Block block, Scatterlist& list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
@@ -145,6 +152,7 @@ class GuestmmPolicy final : public ReportingPolicy {
   bool Waits(const TrackedZone& tracked, Pfn pfn, Order order) const;
 
   const GuestmmOptions options_;
+  const Order told_order_;
   const Clock* clock_ = nullptr;
   HoldObserver* holds_ = nullptr;
   std::vector<TrackedZone> zones_;

@@ -33,11 +33,9 @@ class UnreportedMemory {
   enum class Queue : uint8_t { kNone, kSettling, kCold };
 
   struct Region {
-    Time active = 0;    // last taken or freed, at least in part
-    Time queued = 0;    // came to its place in the queue
-    Time reported = 0;  // if was_reported
-    bool was_reported = false;
-    // Which queue it was reported from.
+    Time active = 0;  // last taken or freed, at least in part
+    Time queued = 0;  // came to its place in the queue
+    // Which queue it was last reported from.
     Queue reported_from = Queue::kNone;
     Queue queue = Queue::kNone;
 
@@ -65,17 +63,9 @@ class UnreportedMemory {
 
   // REQUIRES for the rest: Has(every page that is named).
 
-  // The host may back the block. Returns how many granules it might not until
-  // now.
-  uint64_t Mark(Pfn pfn, Order order) {
-    if (order > granule_) return MarkMany(pfn, order);
-    const size_t granule = IndexOf(pfn, granule_);
-    uint64_t& word = sections_[SectionOf(pfn)]->granules[granule / 64];
-    const uint64_t bit = uint64_t{1} << granule % 64;
-    const uint64_t marked = (word & bit) == 0 ? 1 : 0;
-    word |= bit;
-    return marked;
-  }
+  // The host may back the pages. Returns how many granules it might not until
+  // now. REQUIRES: they are in one section.
+  uint64_t Mark(PfnRange pages);
   // The host backs none of the granules that are wholly in `range`.
   void Clear(PfnRange range);
   // The first pages of `range` that the host may back, as many as there are on
@@ -121,7 +111,6 @@ class UnreportedMemory {
     return static_cast<size_t>((pfn - pfn.AlignDown(kSectionOrder)).value() >>
                                order.value());
   }
-  uint64_t MarkMany(Pfn pfn, Order order);
   // Calls visit(word, mask) for the granules in [first, end) of a section.
   template <typename Words, typename Visitor>
   static void ForEachWord(Words& words, size_t first, size_t end,

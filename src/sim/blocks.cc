@@ -47,7 +47,7 @@ bool AddressSpace::Populate(Vcpu& vcpu, Order order) {
 
 bool AddressSpace::MapMixed(Vcpu& vcpu, Random& random, uint64_t bytes) {
   Map();
-  if (bytes == kPageblockOrder.bytes() && random.OneIn(2) &&
+  if (bytes == kMostMixed && random.OneIn(2) &&
       Populate(vcpu, kPageblockOrder)) {
     return true;
   }

@@ -3,11 +3,6 @@
 #include <algorithm>
 
 namespace guestmm {
-namespace {
-
-constexpr uint64_t kStepBytes = kPageblockOrder.bytes();
-
-}  // namespace
 
 BurstWorkload::BurstWorkload(uint64_t bytes, uint64_t seed)
     : target_bytes_(bytes), stamp_(seed), random_(seed), memory_(seed) {}
@@ -29,7 +24,8 @@ std::optional<Nanoseconds> BurstWorkload::Step(Vcpu& vcpu) {
 }
 
 void BurstWorkload::Grow(Vcpu& vcpu) {
-  const uint64_t bytes = std::min(kStepBytes, target_bytes_ - memory_.bytes());
+  const uint64_t bytes =
+      std::min(AddressSpace::kMostMixed, target_bytes_ - memory_.bytes());
   const bool all = memory_.MapMixed(vcpu, random_, bytes);
   peak_bytes_ = std::max(peak_bytes_, memory_.bytes());
   if (!all || memory_.bytes() >= target_bytes_) phase_ = Phase::kRead;

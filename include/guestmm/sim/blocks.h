@@ -65,9 +65,11 @@ class AddressSpace {
   // Allocates a block, touches it and adds it to the newest mapping. False if
   // memory is out. REQUIRES: there is a mapping.
   bool Populate(Vcpu& vcpu, Order order);
-  // Makes a mapping of `bytes`, up to 2 MiB, rounded up to pages: one of 2 MiB
-  // is half of the time a huge page; anything else is small blocks of orders 0
-  // to 3. False if memory was out first; what it had until then stays mapped.
+  // Makes a mapping of `bytes`, rounded up to pages: of small blocks, of orders
+  // 0 to 3, or half of the time, if it is the most, of one huge page. False if
+  // memory was out first; what it had until then stays mapped. REQUIRES: bytes
+  // <= kMostMixed.
+  static constexpr uint64_t kMostMixed = kPageblockOrder.bytes();
   bool MapMixed(Vcpu& vcpu, Random& random, uint64_t bytes);
 
   // REQUIRES: not empty.

@@ -15,8 +15,9 @@ namespace guestmm {
 
 // Of one vCPU.
 struct BuildOptions {
+  // At least 1.
   int phases = 3;
-  // Of a phase, one after the other.
+  // Of a phase, one after the other. At least 1.
   int processes = 40;
   // Between two phases.
   Nanoseconds quiet = std::chrono::seconds(20);
@@ -64,8 +65,8 @@ class BuildWorkload final : public Workload {
   enum class State { kStart, kGrow, kExit, kEndPhase };
 
   void StartProcess();
-  void Grow(Vcpu& vcpu);
-  bool GrowBy(Vcpu& vcpu, Order order, PageCount pages);
+  Nanoseconds Grow(Vcpu& vcpu);
+  bool GrowAStep(Vcpu& vcpu);
   void LeaveBehind(Vcpu& vcpu, PageCount pages);
   void Exit(Vcpu& vcpu);
   std::optional<Nanoseconds> EndPhase(Vcpu& vcpu);
@@ -78,8 +79,8 @@ class BuildWorkload final : public Workload {
 
   AddressSpace process_;
   uint64_t process_target_bytes_ = 0;
-  // What is left of the 2 MiB that the process is filling.
-  uint64_t extent_bytes_ = 0;
+  // What is left of the mapping that the process is filling.
+  uint64_t mapping_left_ = 0;
 
   // By phase, the oldest first.
   std::deque<Blocks> kernel_;

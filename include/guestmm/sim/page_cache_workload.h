@@ -47,10 +47,12 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
     return read_.load(std::memory_order_relaxed);
   }
 
-  // What it holds now, and what it gave back to allocations so far. Safe from
-  // any thread.
+  // What it holds now. Safe from any thread.
   uint64_t cached_bytes() const;
-  PageCount reclaimed() const;
+  // What it gave back to allocations so far. Safe from any thread.
+  PageCount reclaimed() const {
+    return PageCount(reclaimed_.load(std::memory_order_relaxed));
+  }
 
  private:
   PageCount Reclaim(int cpu, PageCount wanted) override;
@@ -62,13 +64,14 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
   const uint64_t max_bytes_;
   // Of its own steps, without what they themselves took.
   Nanoseconds now_{0};
+  // Pages.
   std::atomic<uint64_t> read_{0};
+  std::atomic<uint64_t> reclaimed_{0};
 
   // Others reclaim while this reads. Held across no allocation and no free.
   mutable SpinLock lock_;
   // Oldest first.
   std::deque<Pfn> cached_ ABSL_GUARDED_BY(lock_);
-  PageCount reclaimed_ ABSL_GUARDED_BY(lock_);
 };
 
 }  // namespace guestmm

@@ -71,9 +71,7 @@ class SandboxWorkload final : public Workload {
   Nanoseconds Churn(Vcpu& vcpu);
   Nanoseconds Free(Vcpu& vcpu);
   Nanoseconds Idle(Vcpu& vcpu);
-  void StartChurn();
-  void ReadFiles(Vcpu& vcpu);
-  uint64_t ShareOf(double share) const;
+  void ReadFiles(Vcpu& vcpu, uint64_t mapped_bytes);
 
   const SandboxOptions options_;
   Random random_;
@@ -82,6 +80,8 @@ class SandboxWorkload final : public Workload {
   Nanoseconds phase_left_{0};
   uint64_t target_bytes_ = 0;
   Nanoseconds grow_pause_{0};
+  // Pages of files to be read, and not yet a whole one.
+  double files_due_ = 0;
 
   AddressSpace steady_;
   AddressSpace burst_;

@@ -13,6 +13,10 @@ namespace guestmm {
 // Several workloads on one vCPU, such as a build and the page cache of its
 // files. Each step is one of whichever is due first, of equals the one that
 // comes first in the list. Ends when all have.
+//
+// A step takes time of the vCPU that only whoever runs it knows. For the order
+// of steps it is taken to be 1 us for each page touched, and no less for all:
+// else a workload that never pauses would keep the others waiting for ever.
 class Together final : public Workload {
  public:
   explicit Together(std::vector<std::unique_ptr<Workload>> workloads);
@@ -32,7 +36,7 @@ class Together final : public Workload {
   Member* Next();
 
   std::vector<Member> members_;
-  // Of the steps so far, without what they themselves took.
+  // What the steps so far are taken to have lasted, pauses included.
   Nanoseconds now_{0};
 };
 

@@ -4,8 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "guestmm/base/units.h"
-
 namespace guestmm {
 
 std::optional<Nanoseconds> IdleWorkload::Step(Vcpu& vcpu) {
@@ -17,6 +15,7 @@ std::optional<Nanoseconds> IdleWorkload::Step(Vcpu& vcpu) {
   const auto take = [&](Order order, Gfp gfp) {
     if (const std::optional<Pfn> pfn = vcpu.Allocate(order, gfp)) {
       vcpu.Touch(*pfn, order, /*stamp=*/0);
+      touched_ += order.pages();
       blocks.emplace_back(*pfn, order);
     }
   };

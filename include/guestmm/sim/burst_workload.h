@@ -1,12 +1,13 @@
 #ifndef GUESTMM_SIM_BURST_WORKLOAD_H_
 #define GUESTMM_SIM_BURST_WORKLOAD_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <vector>
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
+#include "guestmm/sim/blocks.h"
 #include "guestmm/sim/workload.h"
 
 namespace guestmm {
@@ -16,45 +17,37 @@ namespace guestmm {
 //
 // Each step maps about 2 MiB, half of the time as one huge page and half as
 // small blocks of orders 0 to 3, as a process does whose memory is partly
-// backed by huge pages; or reads as much, or unmaps it. As at a process's exit,
-// what was mapped last goes first, since Linux maps downwards from the top and
-// unmaps upwards; within a mapping, pages go in the order in which they came.
+// backed by huge pages; or reads as much, or unmaps it. What was
+// mapped last goes first, as at a process's exit (AddressSpace).
 class BurstWorkload final : public Workload {
  public:
   // Grows to `bytes`, or as far as memory goes.
   BurstWorkload(uint64_t bytes, uint64_t seed);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
+  uint64_t work() const override { return memory_.touched().value(); }
 
   // True until all is allocated.
   bool growing() const { return phase_ == Phase::kGrow; }
   // What it holds now, and the most that it held.
-  uint64_t allocated_bytes() const { return allocated_bytes_; }
+  uint64_t allocated_bytes() const { return memory_.bytes(); }
   uint64_t peak_bytes() const { return peak_bytes_; }
   // The first page that was found to have lost what was written to it.
   std::optional<Pfn> corrupted() const { return corrupted_; }
 
  private:
-  struct Block {
-    Pfn pfn;
-    Order order;
-  };
-  using Mapping = std::vector<Block>;
-
   enum class Phase { kGrow, kRead, kFree };
 
   void Grow(Vcpu& vcpu);
   void Read(Vcpu& vcpu);
   void Free(Vcpu& vcpu);
-  bool AllocateBlock(Vcpu& vcpu, Order order);
 
   const uint64_t target_bytes_;
   const uint64_t stamp_;
   Random random_;
   Phase phase_ = Phase::kGrow;
-  uint64_t allocated_bytes_ = 0;
+  AddressSpace memory_;
   uint64_t peak_bytes_ = 0;
-  std::vector<Mapping> mappings_;
   size_t read_ = 0;  // mappings
   std::optional<Pfn> corrupted_;
 };

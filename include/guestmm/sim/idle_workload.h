@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "guestmm/base/random.h"
+#include "guestmm/base/units.h"
 #include "guestmm/sim/workload.h"
 
 namespace guestmm {
@@ -24,9 +25,11 @@ class IdleWorkload final : public Workload {
   explicit IdleWorkload(uint64_t seed) : random_(seed) {}
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
+  uint64_t work() const override { return touched_.value(); }
 
  private:
   Random random_;
+  PageCount touched_;
 };
 
 }  // namespace guestmm

@@ -1,6 +1,7 @@
 #ifndef GUESTMM_SIM_WORKLOAD_H_
 #define GUESTMM_SIM_WORKLOAD_H_
 
+#include <cstdint>
 #include <optional>
 
 #include "guestmm/base/clock.h"
@@ -14,9 +15,13 @@ class Workload {
  public:
   virtual ~Workload() = default;
 
-  // Does one thing on `vcpu`. How long until the next step; none if that was
-  // the last.
+  // Does one thing on `vcpu`. How long until the next step, without what this
+  // one took; none if that was the last.
   virtual std::optional<Nanoseconds> Step(Vcpu& vcpu) = 0;
+
+  // What was done so far, in the workload's own unit: pages touched (once
+  // each), where nothing else is said.
+  virtual uint64_t work() const = 0;
 };
 
 }  // namespace guestmm

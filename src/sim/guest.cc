@@ -114,8 +114,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   if (!driver.ok()) return driver.status();
   guest->driver_ = *std::move(driver);
 
-  guest->reporter_ = std::make_unique<Reporter>(
-      *guest->allocator_, *guest->guest_workqueue_, std::move(policy));
+  guest->reporter_ =
+      std::make_unique<Reporter>(*guest->allocator_, *guest->guest_workqueue_,
+                                 std::move(policy), options.holds);
   absl::Status status = guest->reporter_->Enable(*guest->driver_);
   if (!status.ok()) return status;
   return guest;

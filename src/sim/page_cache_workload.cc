@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <ratio>
+#include <utility>
 
 #include "src/sim/draws.h"
 
@@ -22,21 +23,31 @@ constexpr Gfp kGfpReadAhead = [] {
   return gfp;
 }();
 
+std::vector<Vcpu*> VcpusOf(Guest& guest) {
+  std::vector<Vcpu*> vcpus;
+  for (int id = 0; id < guest.vcpus(); ++id) vcpus.push_back(&guest.vcpu(id));
+  return vcpus;
+}
+
 }  // namespace
 
 PageCacheWorkload::PageCacheWorkload(const PageCacheOptions& options,
                                      Guest& guest)
+    : PageCacheWorkload(options, guest.allocator(), VcpusOf(guest)) {}
+
+PageCacheWorkload::PageCacheWorkload(const PageCacheOptions& options,
+                                     PageAllocator& allocator,
+                                     std::vector<Vcpu*> vcpus)
     : options_(options),
-      guest_(guest),
-      max_bytes_(std::min(options.max_bytes,
-                          ShareOf(guest.allocator().Counts().managed.bytes(),
-                                  options.max_share))) {
-  guest_.allocator().AddReclaimer(*this);
+      allocator_(allocator),
+      vcpus_(std::move(vcpus)),
+      max_bytes_(std::min(
+          options.max_bytes,
+          ShareOf(allocator.Counts().managed.bytes(), options.max_share))) {
+  allocator_.AddReclaimer(*this);
 }
 
-PageCacheWorkload::~PageCacheWorkload() {
-  guest_.allocator().RemoveReclaimer(*this);
-}
+PageCacheWorkload::~PageCacheWorkload() { allocator_.RemoveReclaimer(*this); }
 
 std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
   if (options_.drop_after && now_ >= *options_.drop_after) {
@@ -63,7 +74,7 @@ bool PageCacheWorkload::HasRoom() const {
            zone->watermarks().low +
                zone->lowmem_reserve(kGfpReadAhead.highest) + kReadAhead;
   };
-  const auto zones = guest_.allocator().zones();
+  const auto zones = allocator_.zones();
   return std::any_of(zones.begin(), zones.end(), has_room);
 }
 
@@ -85,7 +96,8 @@ bool PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
 
 PageCount PageCacheWorkload::Reclaim(int cpu, PageCount wanted) {
   const std::vector<Pfn> pages = RemoveOldest(wanted);
-  for (const Pfn pfn : pages) guest_.vcpu(cpu).Free(pfn, Order(0));
+  for (const Pfn pfn : pages)
+    vcpus_[static_cast<size_t>(cpu)]->Free(pfn, Order(0));
   reclaimed_.fetch_add(pages.size(), std::memory_order_relaxed);
   return PageCount(pages.size());
 }

@@ -142,9 +142,15 @@ absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
     }
     client_ = &client;
     needs_kick = queue_->NeedsKick();
+    if (needs_kick) ++kicks_;
   }
   if (needs_kick) kick_->Notify();
   return absl::OkStatus();
+}
+
+uint64_t BalloonDriver::kicks() const {
+  LockHolder hold(lock_);
+  return kicks_;
 }
 
 void BalloonDriver::Remove() {

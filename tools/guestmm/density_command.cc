@@ -84,23 +84,18 @@ void PrintTable(const DensityResult& result) {
   }
 }
 
-int Fail(const absl::Status& status, const std::string& prefix) {
-  std::cerr << "guestmm density: " << prefix << std::string(status.message())
-            << "\n";
-  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
-}
-
 int RunDensityCommand(const DensityArguments& arguments) {
   // Everything that can be wrong is found before anything is written or run.
   const absl::StatusOr<DensityOptions> resolved =
       ResolveDensity(arguments.ToOptions(), AvailableMemory());
-  if (!resolved.ok()) return Fail(resolved.status(), "--");
+  if (!resolved.ok()) return Fail("density", resolved.status(), "--");
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
         OutputDirectory::Open(arguments.out);
     if (!opened.ok()) {
-      return Fail(absl::InvalidArgumentError(opened.status().message()),
+      return Fail("density",
+                  absl::InvalidArgumentError(opened.status().message()),
                   "--out ");
     }
     out = *std::move(opened);
@@ -119,12 +114,12 @@ int RunDensityCommand(const DensityArguments& arguments) {
                           FormatBytes(progress.host_bytes)));
     });
   }
-  if (!result.ok()) return Fail(result.status(), "");
+  if (!result.ok()) return Fail("density", result.status(), "");
   PrintTable(*result);
   if (!out) return kExitSuccess;
   absl::Status written = out->Write("series.csv", DensitySeriesCsv(*result));
   written.Update(out->Write("summary.json", DensitySummaryJson(*result)));
-  if (!written.ok()) return Fail(written, "--out ");
+  if (!written.ok()) return Fail("density", written, "--out ");
   std::cout << "\nwritten to " << out->path().string()
             << ": summary.json, series.csv\n";
   return kExitSuccess;

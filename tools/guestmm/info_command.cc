@@ -154,12 +154,7 @@ void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
 int RunInfoCommand(const InfoArguments& arguments) {
   const absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
       PageAllocator::Create(arguments.ToOptions());
-  if (!allocator.ok()) {
-    std::cerr << "guestmm info: " << std::string(allocator.status().message())
-              << "\n";
-    return absl::IsInvalidArgument(allocator.status()) ? kExitUsage
-                                                       : kExitFailure;
-  }
+  if (!allocator.ok()) return Fail("info", allocator.status());
   Churn(**allocator, arguments.churn.value_or(0), arguments.seed.value_or(1));
   for (size_t i = 0; i < arguments.show.size(); ++i) {
     const Text& text = arguments.show[i];

@@ -1,35 +1,7 @@
 // guestmm: the command line of the library's experiments.
 
-#include <functional>
-#include <iostream>
-#include <map>
-#include <string>
-
-#include "CLI/CLI.hpp"
-#include "tools/guestmm/density_command.h"
-#include "tools/guestmm/exit_status.h"
-#include "tools/guestmm/info_command.h"
+#include "tools/guestmm/guestmm_main.h"
 
 int main(int argc, char** argv) {
-  CLI::App app{
-      "guestmm: what happens when a Linux guest hands its free memory back"};
-  app.name("guestmm");
-  app.require_subcommand(1);
-  app.set_version_flag("--version", "guestmm " GUESTMM_VERSION);
-  const std::map<std::string, std::function<int()>> commands = {
-      {"density", guestmm::tools::AddDensityCommand(app)},
-      {"info", guestmm::tools::AddInfoCommand(app)}};
-
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& request) {  // --help, --version
-    return app.exit(request);
-  } catch (const CLI::ParseError& error) {
-    const auto given = app.get_subcommands();
-    std::cerr << "guestmm"
-              << (given.empty() ? "" : " " + given.front()->get_name()) << ": "
-              << error.what() << "\n";
-    return guestmm::tools::kExitUsage;
-  }
-  return commands.at(app.get_subcommands().front()->get_name())();
+  return guestmm::tools::GuestmmMain(argc, argv);
 }

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -34,6 +35,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/reporting_policy.h"
+#include "guestmm/reporting/zone_hold.h"
 #include "guestmm/sim/backing.h"
 #include "guestmm/sim/vcpu.h"
 #include "guestmm/virtio/balloon_device.h"
@@ -59,6 +61,9 @@ struct GuestOptions {
   PagePoisonOptions page_poison = {};
   // Absent: no reporting, and no balloon.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
+  // Told of the reporter's holds of zones' locks; null for no one. It must
+  // outlive the guest.
+  HoldObserver* holds = nullptr;
   // Absent: MadviseHypervisor.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
       {};
@@ -89,6 +94,8 @@ class Guest {
   int vcpus() const { return static_cast<int>(vcpus_.size()); }
   // REQUIRES: 0 <= id < vcpus().
   Vcpu& vcpu(int id) { return *vcpus_[static_cast<size_t>(id)]; }
+  // All, by id.
+  std::span<const std::unique_ptr<Vcpu>> all_vcpus() const { return vcpus_; }
 
   const GuestRam& ram() const { return *ram_; }
   // Null if free memory is left alone, and what is allocated too.
@@ -99,6 +106,7 @@ class Guest {
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
   Reporter* reporter() { return reporter_.get(); }
+  const BalloonDriver* driver() const { return driver_.get(); }
   const BalloonDevice* device() const { return device_.get(); }
 
   // Waits until nothing is being reported or about to be. False if `timeout`

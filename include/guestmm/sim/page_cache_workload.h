@@ -10,8 +10,10 @@
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/reclaimer.h"
 #include "guestmm/sim/guest.h"
+#include "guestmm/sim/vcpu.h"
 #include "guestmm/sim/workload.h"
 
 namespace guestmm {
@@ -39,6 +41,9 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
   // Adds itself to the guest's reclaimers, until it is destroyed; pages that it
   // holds then stay allocated. `guest` must outlive it.
   PageCacheWorkload(const PageCacheOptions& options, Guest& guest);
+  // The same of a guest that is only its allocator and its vCPUs, by id.
+  PageCacheWorkload(const PageCacheOptions& options, PageAllocator& allocator,
+                    std::vector<Vcpu*> vcpus);
   ~PageCacheWorkload() override;
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
@@ -64,7 +69,8 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
   std::vector<Pfn> RemoveOldest(PageCount most) ABSL_LOCKS_EXCLUDED(lock_);
 
   const PageCacheOptions options_;
-  Guest& guest_;
+  PageAllocator& allocator_;
+  const std::vector<Vcpu*> vcpus_;
   const uint64_t max_bytes_;
   // Of its own steps, without what they themselves took.
   Nanoseconds now_{0};

@@ -67,6 +67,9 @@ class BalloonDriver final : public ReportingDevice {
   // the device on the same thread (CHECKed).
   void Remove();
 
+  // Kicks of the device so far, for reports.
+  uint64_t kicks() const;
+
   // Those of the queue, and that an outstanding report is in it.
   absl::Status CheckInvariants() const;
 
@@ -107,6 +110,7 @@ class BalloonDriver final : public ReportingDevice {
   State state_ ABSL_GUARDED_BY(lock_) = State::kReady;
   std::optional<DriverQueue> queue_ ABSL_GUARDED_BY(lock_);
   Client* client_ ABSL_GUARDED_BY(lock_) = nullptr;
+  uint64_t kicks_ ABSL_GUARDED_BY(lock_) = 0;
 
   Work used_work_;
   Work config_work_;

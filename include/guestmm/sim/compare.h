@@ -1,0 +1,178 @@
+#ifndef GUESTMM_SIM_COMPARE_H_
+#define GUESTMM_SIM_COMPARE_H_
+
+// Reporting policies side by side: the same work, done without reporting and
+// under each policy. How much free memory does the host get back, how soon, at
+// what cost to the guest?
+//
+//   boot | the workload, for its duration | rest: no vCPU does anything | look
+//
+// In virtual time a guest is its allocator and a model: what touching, faulting
+// back, discarding, the reporter's work and its locks cost (CostModel) is
+// charged to the vCPUs that they delay, and the same options are the same
+// result to the byte. For real, vCPUs are threads, and the guest has RAM.
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "guestmm/base/units.h"
+#include "guestmm/reporting/policies.h"
+#include "guestmm/sim/cost_model.h"
+#include "guestmm/sim/density.h"
+#include "guestmm/sim/host_info.h"
+
+namespace guestmm {
+
+enum class CompareMode { kVirtual, kReal };
+
+struct CompareOptions {
+  // By name; empty: all there are, but v12-hotplug, which is v12 where no
+  // memory comes or goes. "off" is always run first, named or not.
+  std::vector<std::string> policies = {};
+  // By name, as CompareWorkloads has them; empty: those that are run by
+  // default, and for real page_fault1 alone.
+  std::vector<std::string> workloads = {};
+  uint64_t seed = 1;
+  CompareMode mode = CompareMode::kVirtual;
+
+  PolicyParameters policy_parameters = {};
+  // The smallest free block that counts as reportable. Absent: the order of
+  // policy_parameters, or 9.
+  std::optional<Order> reportable_order = {};
+  // What the host maps at a time: Order(0) for 4 KiB or kPageblockOrder for
+  // huge pages.
+  Order granule{0};
+  // In virtual time.
+  CostModel costs = {};
+
+  // Absent: each workload's own.
+  std::optional<uint64_t> guest_bytes = {};
+  std::optional<uint64_t> vcpus = {};
+  std::optional<double> duration_seconds = {};
+  // Between the end of the workload and the last look. Absent: 60, and for real
+  // 10.
+  std::optional<double> rest_seconds = {};
+  // For real: how often each policy has its turn; rows are medians. Policies
+  // take turns, so that what the machine does meanwhile happens to all.
+  uint64_t repeats = 5;
+};
+
+// A workload that compare knows by name.
+struct CompareWorkload {
+  std::string name;
+  std::string description;
+  // Its own, where the options say nothing else.
+  uint64_t guest_bytes = 0;
+  uint64_t nodes = 1;
+  uint64_t vcpus = 1;
+  double duration_seconds = 0;
+  // Of the duration; work counts from then on.
+  double warmup_seconds = 0;
+  // Whether it is run when none is named.
+  bool by_default = true;
+};
+
+std::vector<CompareWorkload> CompareWorkloads();
+
+// Columns that have no meaning for a row, or of which there is nothing to tell,
+// are absent.
+struct CompareRow {
+  std::string workload;
+  std::string policy;  // "off", a policy, or "limit": an ideal without costs
+
+  // At the end, the share of free memory that the host has: of everything on
+  // free lists; and of free blocks of the reportable order or more in zones
+  // above their low watermark.
+  std::optional<double> host_share_of_free;
+  std::optional<double> host_share_of_reportable;
+  // From the end of the workload until that much of what came back to the host
+  // from then on had come.
+  std::optional<double> time_to_50_s;
+  std::optional<double> time_to_90_s;
+  std::optional<double> time_to_99_s;
+  // What was resident, from boot to the last look.
+  double footprint_gib_min = 0;
+  // Bytes reported, over those in granules that needed it (HostLedger).
+  std::optional<double> reported_over_needed;
+  // Granules touched again within a second of their discard.
+  std::optional<uint64_t> refaults_1s;
+  std::optional<uint64_t> reports;
+  std::optional<uint64_t> kicks;
+  std::optional<uint64_t> discard_calls;
+  // How long the reporter held zones' locks.
+  std::optional<double> lock_max_us;
+  std::optional<double> lock_mean_us;
+  // Allocations that failed while memory was isolated for the host.
+  std::optional<uint64_t> failed_while_isolated;
+  // What the workload did in its duration, in its own unit, and as a share of
+  // what it did without reporting.
+  std::optional<uint64_t> work;
+  std::optional<double> work_share_of_off;
+
+  // In virtual time: what vCPUs lost, as a share of all their time: in the
+  // hook; to the reporter's own work and its locks; to kicks, interrupts and
+  // discards; and, beyond what it was without reporting, to the host's faults
+  // and its clearing of pages.
+  struct Loss {
+    double hook = 0;
+    double isolation = 0;
+    double discard = 0;
+    double fault_back = 0;
+    double zeroing = 0;
+  };
+  std::optional<Loss> loss;
+};
+
+// The guest at one moment of a run.
+struct CompareSample {
+  std::string workload;
+  std::string policy;
+  uint64_t repeat = 1;
+  double seconds = 0;
+  uint64_t resident_bytes = 0;
+  uint64_t free_bytes = 0;
+  // As in CompareRow; in virtual time.
+  std::optional<double> host_share_of_free;
+};
+
+struct CompareResult {
+  CompareOptions options;  // resolved
+  HostInfo host;
+  std::vector<CompareRow> rows;
+  std::vector<CompareSample> samples;
+};
+
+struct CompareProgress {
+  std::string_view workload;
+  std::string_view policy;
+  // Of all that is to be run.
+  double done = 0;
+  double whole = 1;
+};
+
+// The options with every default filled in that does not depend on the
+// workload. InvalidArgument begins with the name of the option as the command
+// line has it and its value, and says what is allowed. `available_bytes`: what
+// the machine has free, for real guests.
+absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
+                                              uint64_t available_bytes);
+
+// Runs the experiment: for each workload a row for off, one for each policy and
+// one for the limit. The error is of a guest that could not be made or measured
+// or that lost memory in use. REQUIRES: `resolved` comes from ResolveCompare.
+absl::StatusOr<CompareResult> RunCompare(
+    const CompareOptions& resolved,
+    const std::function<void(const CompareProgress&)>& progress);
+
+// summary.json and series.csv of `result`.
+std::string CompareSummaryJson(const CompareResult& result);
+std::string CompareSeriesCsv(const CompareResult& result);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_COMPARE_H_

@@ -1,0 +1,373 @@
+#include "guestmm/sim/compare.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <set>
+#include <span>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "guestmm/base/check.h"
+#include "src/sim/compare_median.h"
+#include "src/sim/compare_run.h"
+#include "src/sim/compare_workloads.h"
+
+namespace guestmm {
+namespace {
+
+constexpr uint64_t kSmallestComparedGuest = 64 * kMiB;
+constexpr uint64_t kLargestGuest = kTiB;
+constexpr uint64_t kMostVcpus = 64;
+constexpr double kLongestSeconds = 3600;
+constexpr uint64_t kMostRepeats = 1000;
+// What a machine must have beside a real guest: metadata and this program.
+constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
+
+absl::Status NoSuch(std::string_view option, const std::string& name,
+                    std::string_view kind,
+                    const std::vector<std::string>& allowed) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(option), " ", name.empty() ? "\"\"" : name,
+                   ": there is no such ", std::string(kind), "; allowed are ",
+                   absl::StrJoin(allowed, ", ")));
+}
+
+absl::Status EachOnce(std::string_view option,
+                      const std::vector<std::string>& names) {
+  std::set<std::string> seen;
+  for (const std::string& name : names) {
+    if (!seen.insert(name).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          std::string(option), " ", name, ": allowed is each once"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Puts "off" first.
+absl::Status ResolvePolicies(CompareOptions& options) {
+  if (absl::Status status = EachOnce("policies", options.policies);
+      !status.ok()) {
+    return status;
+  }
+  if (options.policies.empty()) {
+    options.policies = PolicyNames();
+    std::erase(options.policies, "v12-hotplug");
+  }
+  std::vector<std::string> resolved = {std::string(kPolicyOff)};
+  for (const std::string& policy : options.policies) {
+    if (policy == kPolicyOff) continue;
+    const absl::Status status =
+        MakePolicy(policy, options.policy_parameters).status();
+    if (absl::IsNotFound(status)) {
+      std::vector<std::string> allowed = PolicyNames();
+      allowed.insert(allowed.begin(), std::string(kPolicyOff));
+      return NoSuch("policies", policy, "policy", allowed);
+    }
+    if (!status.ok()) return status;
+    resolved.push_back(policy);
+  }
+  options.policies = std::move(resolved);
+  return absl::OkStatus();
+}
+
+absl::Status ResolveWorkloads(CompareOptions& options) {
+  if (absl::Status status = EachOnce("workloads", options.workloads);
+      !status.ok()) {
+    return status;
+  }
+  std::vector<std::string> known;
+  std::vector<std::string> by_default;
+  for (const CompareWorkload& workload : CompareWorkloads()) {
+    known.push_back(workload.name);
+    if (workload.by_default) by_default.push_back(workload.name);
+  }
+  for (const std::string& name : options.workloads) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) {
+      return NoSuch("workloads", name, "workload", known);
+    }
+  }
+  if (options.workloads.empty()) {
+    options.workloads = options.mode == CompareMode::kVirtual
+                            ? by_default
+                            : std::vector<std::string>{"page_fault1"};
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSeconds(std::string_view option, double seconds) {
+  if (seconds >= 0 && seconds <= kLongestSeconds) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "%s %g: allowed is 0 to %g seconds", option, seconds, kLongestSeconds));
+}
+
+absl::Status CheckCount(std::string_view option, uint64_t count,
+                        uint64_t high) {
+  if (1 <= count && count <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrFormat("%s %d: allowed is 1 to %d", option, count, high));
+}
+
+absl::Status CheckLimits(const CompareOptions& options) {
+  absl::Status status;
+  if (options.granule != Order(0) && options.granule != kPageblockOrder) {
+    status.Update(absl::InvalidArgumentError(
+        absl::StrCat("granule ", FormatBytes(options.granule.bytes()),
+                     ": allowed are 4KiB, 2MiB")));
+  }
+  if (*options.reportable_order > kMaxOrder) {
+    status.Update(absl::InvalidArgumentError(
+        absl::StrCat("reportable-order ", options.reportable_order->value(),
+                     ": allowed is 0 to ", kMaxOrder.value())));
+  }
+  if (options.guest_bytes && (*options.guest_bytes < kSmallestComparedGuest ||
+                              *options.guest_bytes > kLargestGuest)) {
+    status.Update(absl::InvalidArgumentError(absl::StrFormat(
+        "guest-memory %s: allowed is %s to %s",
+        FormatBytes(*options.guest_bytes), FormatBytes(kSmallestComparedGuest),
+        FormatBytes(kLargestGuest))));
+  }
+  if (options.vcpus) {
+    status.Update(CheckCount("vcpus", *options.vcpus, kMostVcpus));
+  }
+  if (options.duration_seconds) {
+    status.Update(CheckSeconds("duration", *options.duration_seconds));
+  }
+  status.Update(CheckSeconds("rest", *options.rest_seconds));
+  status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
+  return status;
+}
+
+// What real guests need of the machine.
+absl::Status CheckMachine(const CompareOptions& options,
+                          uint64_t available_bytes) {
+  for (const CompareWorkload& workload : CompareWorkloads()) {
+    if (std::find(options.workloads.begin(), options.workloads.end(),
+                  workload.name) == options.workloads.end()) {
+      continue;
+    }
+    if (workload.nodes > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("workloads %s: has %d nodes; allowed in real time is "
+                          "one",
+                          workload.name, workload.nodes));
+    }
+    const uint64_t needed = options.guest_bytes.value_or(workload.guest_bytes) +
+                            kComparedMachineReserve;
+    if (needed > available_bytes) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "workloads %s: in real time it needs %s; allowed is what this "
+          "machine has available, %s",
+          workload.name, FormatBytes(needed), FormatBytes(available_bytes)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+Nanoseconds FromSeconds(double seconds) {
+  return Nanoseconds(std::llround(seconds * 1e9));
+}
+
+CompareSetup SetUp(const CompareOptions& options, const std::string& name) {
+  const std::vector<CompareRecipe>& recipes = CompareRecipes();
+  const auto recipe = std::find_if(
+      recipes.begin(), recipes.end(),
+      [&](const CompareRecipe& r) { return r.workload.name == name; });
+  GUESTMM_CHECK(recipe != recipes.end()) << "options were not resolved";
+  const CompareWorkload& workload = recipe->workload;
+  const double duration =
+      options.duration_seconds.value_or(workload.duration_seconds);
+  // A duration that is asked for has its warm-up in proportion.
+  const double warmup =
+      duration * workload.warmup_seconds / workload.duration_seconds;
+  return {.recipe = &*recipe,
+          .guest_bytes = options.guest_bytes.value_or(workload.guest_bytes) /
+                         kPageblockOrder.bytes() * kPageblockOrder.bytes(),
+          .vcpus = options.vcpus.value_or(workload.vcpus),
+          .warmup = FromSeconds(warmup),
+          .duration = FromSeconds(duration),
+          .rest = FromSeconds(*options.rest_seconds)};
+}
+
+// The columns of `run` that rest on the run without reporting beside it.
+void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
+                    const CompareRun& off, CompareRun& run) {
+  CompareRow& row = run.row;
+  if (off.row.work.value_or(0) > 0) {
+    row.work_share_of_off =
+        static_cast<double>(*row.work) / static_cast<double>(*off.row.work);
+  }
+  const double all =
+      ToSeconds(setup.duration) * 1e9 * static_cast<double>(setup.vcpus);
+  if (&run == &off || all == 0 || options.mode == CompareMode::kReal) return;
+  const auto share = [&](Spent kind) {
+    const auto index = static_cast<size_t>(kind);
+    return (static_cast<double>(run.spent[index]) -
+            static_cast<double>(off.spent[index])) /
+           all;
+  };
+  row.loss = CompareRow::Loss{.hook = share(Spent::kHook),
+                              .isolation = share(Spent::kIsolation),
+                              .discard = share(Spent::kDiscard),
+                              .fault_back = share(Spent::kFaultBack),
+                              .zeroing = share(Spent::kZeroing)};
+}
+
+// Whoever has every free page back at once, for nothing.
+CompareRow Limit(const CompareRun& off) {
+  CompareRow row;
+  row.workload = off.row.workload;
+  row.policy = kPolicyLimit;
+  row.host_share_of_free = 1;
+  row.host_share_of_reportable = 1;
+  row.footprint_gib_min = off.allocated_gib_min;
+  return row;
+}
+
+// One run to be done.
+struct Task {
+  const CompareSetup* setup;
+  size_t policy;    // of the options'
+  uint64_t repeat;  // from 1
+  absl::StatusOr<CompareRun> run = CompareRun();
+};
+
+// All runs, those of a workload together and those of a repeat of it, each with
+// another policy first.
+std::vector<Task> MakeTasks(const CompareOptions& options,
+                            const std::vector<CompareSetup>& setups) {
+  const uint64_t repeats =
+      options.mode == CompareMode::kReal ? options.repeats : 1;
+  const size_t policies = options.policies.size();
+  std::vector<Task> tasks;
+  for (const CompareSetup& setup : setups) {
+    for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
+      for (size_t i = 0; i < policies; ++i) {
+        tasks.push_back({.setup = &setup,
+                         .policy = (i + repeat - 1) % policies,
+                         .repeat = repeat});
+      }
+    }
+  }
+  return tasks;
+}
+
+// Does all of `tasks`. In virtual time no run knows of another, so there they
+// run on as many threads as the machine has processors.
+void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
+              const std::function<void(const CompareProgress&)>& progress) {
+  std::atomic<size_t> next{0};
+  std::atomic<size_t> finished{0};
+  const auto work = [&](bool tells) {
+    for (size_t i = next++; i < tasks.size(); i = next++) {
+      Task& task = tasks[i];
+      const std::string& policy = options.policies[task.policy];
+      const auto report = [&](double done) {
+        if (!tells || !progress) return;
+        progress({.workload = task.setup->recipe->workload.name,
+                  .policy = policy,
+                  .done = static_cast<double>(finished.load()) + done,
+                  .whole = static_cast<double>(tasks.size())});
+      };
+      task.run =
+          options.mode == CompareMode::kVirtual
+              ? RunVirtually(options, *task.setup, policy, report)
+              : RunForReal(options, *task.setup, policy, task.repeat, report);
+      ++finished;
+    }
+  };
+  std::vector<std::thread> threads;
+  const size_t wanted = options.mode == CompareMode::kVirtual
+                            ? std::thread::hardware_concurrency()
+                            : 1;
+  for (size_t i = 1; i < std::min(wanted, tasks.size()); ++i) {
+    threads.emplace_back(work, false);
+  }
+  work(true);
+  for (std::thread& thread : threads) thread.join();
+}
+
+// Adds the rows and samples of one workload, whose tasks are `tasks`.
+void AddRows(const CompareOptions& options, std::span<Task> tasks,
+             CompareResult& result) {
+  const size_t policies = options.policies.size();
+  // By policy, then by repeat.
+  std::vector<std::vector<CompareRow>> rows(policies);
+  std::vector<CompareRow> limits;
+  for (; !tasks.empty(); tasks = tasks.subspan(policies)) {
+    const std::span<Task> repeat = tasks.first(policies);
+    const CompareRun& off =
+        *std::find_if(repeat.begin(), repeat.end(), [](const Task& task) {
+           return task.policy == 0;
+         })->run;
+    for (Task& task : repeat) {
+      CompareWithOff(options, *task.setup, off, *task.run);
+      rows[task.policy].push_back(task.run->row);
+      result.samples.insert(result.samples.end(), task.run->samples.begin(),
+                            task.run->samples.end());
+    }
+    limits.push_back(Limit(off));
+  }
+  for (const std::vector<CompareRow>& of_policy : rows) {
+    result.rows.push_back(MedianRow(of_policy));
+  }
+  result.rows.push_back(MedianRow(limits));
+}
+
+}  // namespace
+
+absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
+                                              uint64_t available_bytes) {
+  CompareOptions resolved = options;
+  if (!resolved.rest_seconds) {
+    resolved.rest_seconds = options.mode == CompareMode::kVirtual ? 60 : 10;
+  }
+  if (!resolved.reportable_order) {
+    resolved.reportable_order =
+        options.policy_parameters.order.value_or(kPageblockOrder);
+  }
+  absl::Status status = ResolvePolicies(resolved);
+  if (status.ok()) status = ResolveWorkloads(resolved);
+  if (status.ok()) status = CheckLimits(resolved);
+  if (status.ok() && options.mode == CompareMode::kReal) {
+    status = CheckMachine(resolved, available_bytes);
+  }
+  if (!status.ok()) return status;
+  return resolved;
+}
+
+absl::StatusOr<CompareResult> RunCompare(
+    const CompareOptions& resolved,
+    const std::function<void(const CompareProgress&)>& progress) {
+  GUESTMM_CHECK(resolved.reportable_order.has_value())
+      << "options were not resolved";
+  std::vector<CompareSetup> setups;
+  for (const std::string& name : resolved.workloads) {
+    setups.push_back(SetUp(resolved, name));
+  }
+  std::vector<Task> tasks = MakeTasks(resolved, setups);
+  RunTasks(resolved, tasks, progress);
+  for (const Task& task : tasks) {
+    if (task.run.ok()) continue;
+    return absl::Status(task.run.status().code(),
+                        absl::StrCat(task.setup->recipe->workload.name, ", ",
+                                     resolved.policies[task.policy], ": ",
+                                     std::string(task.run.status().message())));
+  }
+
+  CompareResult result;
+  result.options = resolved;
+  result.host = ReadHostInfo();
+  const size_t each = tasks.size() / setups.size();
+  for (size_t first = 0; first < tasks.size(); first += each) {
+    AddRows(resolved, std::span(tasks).subspan(first, each), result);
+  }
+  return result;
+}
+
+}  // namespace guestmm

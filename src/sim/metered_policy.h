@@ -1,0 +1,77 @@
+#ifndef GUESTMM_SRC_SIM_METERED_POLICY_H_
+#define GUESTMM_SRC_SIM_METERED_POLICY_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "guestmm/reporting/reporting_policy.h"
+
+namespace guestmm {
+
+// How often the hook was called.
+struct HookCounts {
+  uint64_t freed = 0;         // calls of BlockFreed
+  uint64_t taken_blocks = 0;  // told to BlocksTaken
+};
+
+// A policy, and a count of what the hook tells it. On one thread.
+class MeteredPolicy final : public ReportingPolicy {
+ public:
+  // `counts` must outlive this.
+  MeteredPolicy(std::unique_ptr<ReportingPolicy> policy, HookCounts& counts)
+      : policy_(std::move(policy)), counts_(counts) {}
+
+  std::string_view name() const override { return policy_->name(); }
+  std::vector<std::pair<std::string_view, uint64_t>> parameters()
+      const override {
+    return policy_->parameters();
+  }
+  Order min_order() const override { return policy_->min_order(); }
+  size_t capacity() const override { return policy_->capacity(); }
+  TakenBlocks taken_blocks() const override { return policy_->taken_blocks(); }
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    return policy_->Enable(environment);
+  }
+  void Disable() override { policy_->Disable(); }
+  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    ++counts_.freed;
+    return policy_->BlockFreed(zone, pfn, order);
+  }
+  void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                   Order order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    counts_.taken_blocks += blocks.size();
+    policy_->BlocksTaken(zone, blocks, order);
+  }
+  void MemoryOnline(Zone& zone, PfnRange range) override {
+    policy_->MemoryOnline(zone, range);
+  }
+  void MemoryOffline(Zone& zone, PfnRange range) override {
+    policy_->MemoryOffline(zone, range);
+  }
+  Nanoseconds delay() const override { return policy_->delay(); }
+  std::optional<Nanoseconds> NextPass() override { return policy_->NextPass(); }
+  bool NextBatch(Scatterlist& list) override {
+    return policy_->NextBatch(list);
+  }
+  void ReturnBatch(Scatterlist& list, bool acknowledged) override {
+    policy_->ReturnBatch(list, acknowledged);
+  }
+  absl::Status CheckInvariants() const override {
+    return policy_->CheckInvariants();
+  }
+
+ private:
+  const std::unique_ptr<ReportingPolicy> policy_;
+  HookCounts& counts_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_SIM_METERED_POLICY_H_

@@ -1,0 +1,245 @@
+#include "tools/guestmm/compare_command.h"
+
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/sim/compare.h"
+#include "guestmm/sim/output_directory.h"
+#include "tools/guestmm/arguments.h"
+#include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/progress.h"
+#include "tools/guestmm/table.h"
+
+namespace guestmm::tools {
+namespace {
+
+// What the command line said.
+struct CompareArguments {
+  CompareOptions options;
+  std::optional<uint64_t> seed;
+  std::optional<uint64_t> order;
+  std::optional<uint64_t> threshold;
+  std::optional<uint64_t> capacity;
+  std::optional<uint64_t> reportable_order;
+  uint64_t guest_bytes = 0;  // 0: each workload's own
+  std::optional<uint64_t> repeats;
+  std::string costs;
+  std::string out;
+
+  CompareOptions ToOptions() const {
+    CompareOptions result = options;
+    result.seed = seed.value_or(options.seed);
+    PolicyParameters& parameters = result.policy_parameters;
+    if (order) parameters.order = Order(static_cast<int>(*order));
+    parameters.threshold = threshold;
+    parameters.capacity = capacity;
+    if (reportable_order) {
+      result.reportable_order = Order(static_cast<int>(*reportable_order));
+    }
+    if (guest_bytes > 0) result.guest_bytes = guest_bytes;
+    result.repeats = repeats.value_or(options.repeats);
+    return result;
+  }
+};
+
+std::string Percent(const std::optional<double>& share, int decimals = 1) {
+  return share ? absl::StrFormat("%.*f %%", decimals, 100 * *share) : "-";
+}
+std::string Number(const std::optional<double>& number, int decimals) {
+  return number ? absl::StrFormat("%.*f", decimals, *number) : "-";
+}
+std::string Count(const std::optional<uint64_t>& count) {
+  return count ? std::to_string(*count) : "-";
+}
+
+// What came back, and how soon.
+Table GainTable() {
+  return Table({"policy", "host has of free", "of reportable", "50 % after",
+                "90 %", "99 %", "footprint", "reported/needed", "refaults 1s"});
+}
+void AddGain(const CompareRow& row, Table& table) {
+  const auto seconds = [](const std::optional<double>& time) {
+    return time ? absl::StrFormat("%.2f s", *time) : "-";
+  };
+  table.AddRow({row.policy, Percent(row.host_share_of_free),
+                Percent(row.host_share_of_reportable),
+                seconds(row.time_to_50_s), seconds(row.time_to_90_s),
+                seconds(row.time_to_99_s),
+                absl::StrFormat("%.3f GiB min", row.footprint_gib_min),
+                Number(row.reported_over_needed, 3), Count(row.refaults_1s)});
+}
+
+// What it cost.
+Table CostTable() {
+  return Table({"policy", "work", "of off", "lost to hook", "isolation",
+                "discard", "fault-back", "zeroing", "reports", "kicks",
+                "madvise calls", "lock max", "lock mean", "failed"});
+}
+void AddCost(const CompareRow& row, Table& table) {
+  const auto loss = [&](double CompareRow::Loss::*kind) {
+    return row.loss ? Percent((*row.loss).*kind, 2) : "-";
+  };
+  const auto microseconds = [](const std::optional<double>& time) {
+    return time ? absl::StrFormat("%.2f us", *time) : "-";
+  };
+  table.AddRow(
+      {row.policy, Count(row.work), Percent(row.work_share_of_off, 2),
+       loss(&CompareRow::Loss::hook), loss(&CompareRow::Loss::isolation),
+       loss(&CompareRow::Loss::discard), loss(&CompareRow::Loss::fault_back),
+       loss(&CompareRow::Loss::zeroing), Count(row.reports), Count(row.kicks),
+       Count(row.discard_calls), microseconds(row.lock_max_us),
+       microseconds(row.lock_mean_us), Count(row.failed_while_isolated)});
+}
+
+void PrintTables(const CompareResult& result) {
+  std::cout << absl::StrFormat(
+      "compare: in %s, granules of %s, seed %d; %g s of rest after each "
+      "workload\n",
+      result.options.mode == CompareMode::kVirtual ? "virtual time"
+                                                   : "real time",
+      FormatBytes(result.options.granule.bytes()), result.options.seed,
+      *result.options.rest_seconds);
+  for (const CompareWorkload& workload : CompareWorkloads()) {
+    Table gain = GainTable();
+    Table cost = CostTable();
+    bool any = false;
+    for (const CompareRow& row : result.rows) {
+      if (row.workload != workload.name) continue;
+      any = true;
+      AddGain(row, gain);
+      if (row.policy != kPolicyLimit) AddCost(row, cost);
+    }
+    if (!any) continue;
+    std::cout << "\n"
+              << workload.name << ": " << workload.description << "\n\n"
+              << gain << "\n"
+              << cost;
+  }
+}
+
+absl::Status AsUsage(const absl::Status& status) {
+  return absl::InvalidArgumentError(status.message());
+}
+
+int RunCompareCommand(const CompareArguments& arguments) {
+  // Everything that can be wrong is found before anything is written or run.
+  CompareOptions options = arguments.ToOptions();
+  if (!arguments.costs.empty()) {
+    const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
+    if (!costs.ok())
+      return Fail("compare", AsUsage(costs.status()), "--costs ");
+    options.costs = *costs;
+  }
+  const absl::StatusOr<CompareOptions> resolved =
+      ResolveCompare(options, AvailableMemory());
+  if (!resolved.ok()) return Fail("compare", resolved.status(), "--");
+  std::optional<OutputDirectory> out;
+  if (!arguments.out.empty()) {
+    absl::StatusOr<OutputDirectory> opened =
+        OutputDirectory::Open(arguments.out);
+    if (!opened.ok())
+      return Fail("compare", AsUsage(opened.status()), "--out ");
+    out = *std::move(opened);
+  }
+
+  absl::StatusOr<CompareResult> result;
+  {
+    ProgressLine line;
+    result = RunCompare(*resolved, [&](const CompareProgress& progress) {
+      line.Show(absl::StrCat(std::string(progress.workload), ", ",
+                             std::string(progress.policy), " ",
+                             Bar(progress.done, progress.whole)));
+    });
+  }
+  if (!result.ok()) return Fail("compare", result.status(), "");
+  PrintTables(*result);
+  if (!out) return kExitSuccess;
+  absl::Status written = out->Write("series.csv", CompareSeriesCsv(*result));
+  written.Update(out->Write("summary.json", CompareSummaryJson(*result)));
+  if (!written.ok()) return Fail("compare", written, "--out ");
+  std::cout << "\nwritten to " << out->path().string()
+            << ": summary.json, series.csv\n";
+  return kExitSuccess;
+}
+
+std::string WorkloadHelp() {
+  std::string help =
+      "Which to run, separated by commas [those marked *; for real "
+      "page_fault1]:";
+  for (const CompareWorkload& workload : CompareWorkloads()) {
+    absl::StrAppend(&help, "\n  ", workload.by_default ? "* " : "  ",
+                    workload.name, ": ", workload.description);
+  }
+  return help;
+}
+
+}  // namespace
+
+std::function<int()> AddCompareCommand(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand(
+      "compare",
+      "Reporting policies side by side, on the same work: how much free memory "
+      "the host gets back, how soon, at what cost to the guest.");
+  const auto arguments = std::make_shared<CompareArguments>();
+  CompareOptions& options = arguments->options;
+  command
+      .add_option("--policies", options.policies,
+                  "Which to run beside off, separated by commas [all]")
+      ->delimiter(',');
+  command.add_option("--workloads", options.workloads, WorkloadHelp())
+      ->delimiter(',');
+  AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
+             "Draws what workloads do, and the order of what happens at the "
+             "same instant [1]");
+  AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
+             arguments->order,
+             "Smallest block that is reported [each policy's own]");
+  AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
+             "v12: marked blocks in a zone that start a pass [16]");
+  AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
+             "Most blocks in one report [each policy's own]");
+  AddInteger(command, "--reportable-order", 0,
+             static_cast<uint64_t>(kMaxOrder.value()),
+             arguments->reportable_order,
+             "Smallest free block that counts as reportable [--order, or 9]");
+  AddChoice<Order>(command, "--granule",
+                   {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
+                   options.granule,
+                   "What the host maps at a time: 2MiB where huge pages back "
+                   "the guest [4KiB]");
+  AddBytes(command, "--guest-memory", arguments->guest_bytes,
+           "Memory of the guest; 0 for each workload's own");
+  AddInteger(command, "--vcpus", 1, 64, options.vcpus,
+             "Its processors [each workload's own]");
+  AddNumber(command, "--duration", options.duration_seconds,
+            "Seconds that a workload runs [each workload's own]");
+  AddNumber(command, "--rest", options.rest_seconds,
+            "Seconds from then to the last look [60; for real 10]");
+  command.add_flag_callback(
+      "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
+      "In virtual time, where the same options are the same result [this]");
+  command.add_flag_callback(
+      "--real", [&options] { options.mode = CompareMode::kReal; },
+      "With real RAM and threads; the work's share is of the run without "
+      "reporting beside it");
+  AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
+             "--real: how often each policy has its turn; a row is the medians "
+             "[5]");
+  command
+      .add_option("--costs", arguments->costs,
+                  "What everything costs in virtual time, as guestmm calibrate "
+                  "writes it [built-in defaults]")
+      ->type_name("FILE");
+  command
+      .add_option("--out", arguments->out,
+                  "Write summary.json and series.csv to this folder")
+      ->type_name("DIR");
+  return [arguments] { return RunCompareCommand(*arguments); };
+}
+
+}  // namespace guestmm::tools

@@ -1,0 +1,14 @@
+#include "tools/guestmm/exit_status.h"
+
+#include <iostream>
+
+namespace guestmm::tools {
+
+int Fail(std::string_view command, const absl::Status& status,
+         std::string_view prefix) {
+  std::cerr << "guestmm " << command << ": " << prefix << status.message()
+            << "\n";
+  return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
+}
+
+}  // namespace guestmm::tools

@@ -35,10 +35,12 @@ constexpr int kLooksAHold = 256;
 
 // Frees of less are not worth a call. What is taken is known anyway, so no more
 // than a piece is missed until something else happens in its region.
-constexpr Order kSmallestTold{3};
+constexpr Order kSmallestTold{5};
 
-// A zone of which nothing was taken for so long is at rest.
-constexpr UnreportedMemory::Time kQuiet = 1000;
+// A zone of which less than one part in so many was taken in so many
+// milliseconds is quiet.
+constexpr UnreportedMemory::Time kQuietTime = 1000;
+constexpr uint64_t kQuietPart = 1024;
 
 uint32_t Milliseconds(Nanoseconds time) {
   return static_cast<uint32_t>(
@@ -181,7 +183,7 @@ void GuestmmPolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                                 Order order) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
-  tracked.last_taken = now;
+  tracked.taken_pages += order.pages().value() * blocks.size();
   // Most are neighbours, since they were split off the same block.
   for (size_t i = 0; i < blocks.size();) {
     const Pfn first = blocks[i];
@@ -227,7 +229,7 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
       const std::optional<Pfn> head = tracked.memory.Head(queue);
       if (!head) continue;
       const Time due_at =
-          tracked.memory.region(*head).queued + PatienceFor(queue).age();
+          tracked.memory.region(*head).queued + Age(tracked, queue);
       const Nanoseconds due =
           milliseconds(std::max(0, static_cast<int32_t>(due_at - now)));
       const Nanoseconds wait =
@@ -256,6 +258,12 @@ void GuestmmPolicy::BeginPass() {
   for (TrackedZone& tracked : zones_) {
     ZoneHold hold(*tracked.zone, holds_);
     tracked.refused = false;
+    if (Waited(tracked.counted_since, now, kQuietTime)) {
+      const PageCount managed = tracked.zone->managed_pages();
+      tracked.quiet = tracked.taken_pages * kQuietPart <= managed.value();
+      tracked.taken_pages = 0;
+      tracked.counted_since = now;
+    }
     regions += tracked.memory.Size(Queue::kSettling) +
                tracked.memory.Size(Queue::kCold);
   }
@@ -274,12 +282,19 @@ bool GuestmmPolicy::NextBatch(Scatterlist& list) {
   return false;
 }
 
+GuestmmPolicy::Time GuestmmPolicy::Age(const TrackedZone& tracked,
+                                       Queue queue) const {
+  const Patience& patience = queue == Queue::kCold ? cold_ : settling_;
+  // Memory that no one wants does not come back into use.
+  return tracked.quiet ? patience.shortest() : patience.age();
+}
+
 PageCount GuestmmPolicy::Room(const TrackedZone& tracked) const {
   const Zone& zone = *tracked.zone;
   const PageCount low = zone.watermarks().low;
   if (zone.free_pages() <= low) return PageCount(0);
   const PageCount above = zone.free_pages() - low;
-  if (Waited(tracked.last_taken, Now(), kQuiet)) {
+  if (tracked.quiet) {
     // Whatever there is, by and by.
     return std::max(PageCount(above.value() / 2), zone.max_order().pages());
   }
@@ -319,7 +334,7 @@ bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
 std::optional<Pfn> GuestmmPolicy::NextDue(TrackedZone& tracked, Queue queue,
                                           int& looks) {
   const Time now = Now();
-  const Time age = PatienceFor(queue).age();
+  const Time age = Age(tracked, queue);
   for (; looks > 0; --looks) {
     const std::optional<Pfn> head = tracked.memory.Head(queue);
     // What came after it has not waited longer.
@@ -340,7 +355,8 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
     const Pfn end = block->pfn + block->order.pages();
     const Time now = Now();
     for (Pfn at = block->pfn; at < end; at += options_.order.pages()) {
-      if (!Waited(memory.region(at).active, now, settling_.age())) {
+      if (!Waited(memory.region(at).active, now,
+                  Age(tracked, Queue::kSettling))) {
         return Look::kLater;
       }
     }

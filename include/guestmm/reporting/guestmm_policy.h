@@ -90,8 +90,11 @@ class GuestmmPolicy final : public ReportingPolicy {
   struct TrackedZone {
     Zone* zone;
     UnreportedMemory memory;
-    // When something was last taken.
-    Time last_taken = 0;
+    // What was taken since a time; and whether that was next to nothing the
+    // last time that it was counted.
+    uint64_t taken_pages = 0;
+    Time counted_since = 0;
+    bool quiet = false;
     // How much may be isolated at once in the hold that is under way.
     PageCount room = {};
     // It is near its watermarks: nothing more in this pass.
@@ -130,6 +133,8 @@ class GuestmmPolicy final : public ReportingPolicy {
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
 
   void BeginPass();
+  // How long what waits in a queue must have been left alone.
+  Time Age(const TrackedZone& tracked, Queue queue) const;
   // How much of the zone may be isolated at once.
   PageCount Room(const TrackedZone& tracked) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());

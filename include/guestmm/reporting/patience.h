@@ -18,8 +18,9 @@ class Patience {
   Patience(Time shortest, Time longest)
       : shortest_(shortest), longest_(longest), age_(shortest) {}
 
-  // What to wait for.
+  // What to wait for; and the least that it ever is.
   Time age() const { return age_; }
+  Time shortest() const { return shortest_; }
 
   // So many granules were reported; so many that the host had came into use.
   // OnRefaulted is safe from any thread.

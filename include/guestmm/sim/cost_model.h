@@ -58,8 +58,8 @@ struct CostModel {
   // Reporting, in the guest.
   //
   // The hook: a call of BlockFreed, and each block told to BlocksTaken.
-  uint64_t hook_freed = 13;
-  uint64_t hook_taken = 5;
+  uint64_t hook_freed = 6;
+  uint64_t hook_taken = 1;
   // The reporter takes and releases a zone's lock; and what it does under it:
   // looks at a free block, isolates one, returns one.
   uint64_t reporter_hold = 20;

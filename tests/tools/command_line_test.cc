@@ -158,6 +158,98 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
   EXPECT_THAT(Contents(out / "series.csv"), HasSubstr("resident_bytes\noff,"));
 }
 
+TEST_F(CommandLineTest, CompareHelpNamesEveryOptionAndWorkload) {
+  const Outcome help = Guestmm("compare --help");
+  EXPECT_EQ(help.status, 0);
+  for (const char* option : {"--policies",
+                             "--workloads",
+                             "--seed",
+                             "--order",
+                             "--threshold",
+                             "--capacity",
+                             "--reportable-order",
+                             "--granule",
+                             "--guest-memory",
+                             "--vcpus",
+                             "--duration",
+                             "--rest",
+                             "--virtual",
+                             "--real",
+                             "--repeats",
+                             "--costs",
+                             "--out",
+                             "* page_fault1:",
+                             "page_fault1-60g:",
+                             "* sandbox:"}) {
+    EXPECT_THAT(help.out, HasSubstr(option));
+  }
+}
+
+TEST_F(CommandLineTest, ComparePrintsTablesAndWritesItsFiles) {
+  const fs::path out = top_ / "out";
+  const std::string command =
+      "compare --policies v12 --workloads burst,fragmenter --guest-memory "
+      "128MiB --duration 3 --rest 2 --out ";
+  const Outcome outcome = Guestmm(command + out.string());
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(StartsWith("compare: in virtual time"),
+            HasSubstr("\nburst: grows to 80 %"), HasSubstr("\nfragmenter: "),
+            HasSubstr("\noff "), HasSubstr("\nv12 "), HasSubstr("\nlimit "),
+            EndsWith("summary.json, series.csv\n")));
+  EXPECT_THAT(Contents(out / "summary.json"),
+              HasSubstr("\"experiment\": \"compare\""));
+  EXPECT_EQ(Guestmm(command + (top_ / "again").string()).status, 0);
+  EXPECT_EQ(Contents(out / "summary.json"),
+            Contents(top_ / "again" / "summary.json"));
+  EXPECT_EQ(Contents(out / "series.csv"),
+            Contents(top_ / "again" / "series.csv"));
+}
+
+TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndWhatIsAllowed) {
+  ExpectRefused("compare --granule 1MiB",
+                "guestmm compare: --granule 1MiB: allowed is 4KiB, 2MiB");
+  ExpectRefused("compare --vcpus 0",
+                "guestmm compare: --vcpus 0: allowed is a whole number from 1 "
+                "to 64");
+  ExpectRefused("compare --duration 4000",
+                "guestmm compare: --duration 4000: allowed is 0 to 3600 "
+                "seconds");
+  ExpectRefused("compare --guest-memory 1MiB",
+                "guestmm compare: --guest-memory 1.00 MiB: allowed is 64.00 "
+                "MiB to 1.00 TiB");
+  ExpectRefused("compare --costs /no/such.json",
+                "guestmm compare: --costs /no/such.json: cannot be read");
+  const fs::path costs = top_ / "costs.json";
+  std::ofstream(costs) << R"({"costs_ns": {"exit": -1}})";
+  ExpectRefused("compare --costs " + costs.string(),
+                "guestmm compare: --costs " + costs.string() +
+                    ": costs_ns.exit -1: allowed is a whole number of "
+                    "nanoseconds from 0 to 10000000000");
+  EXPECT_THAT(Guestmm("compare --workloads nap").err,
+              StartsWith("guestmm compare: --workloads nap: there is no such "
+                         "workload; allowed are page_fault1, "));
+}
+
+TEST_F(CommandLineTest, CalibrateWritesWhatCompareReads) {
+  const fs::path costs = top_ / "costs.json";
+  const Outcome outcome = Guestmm("calibrate --out " + costs.string());
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(outcome.out, AllOf(StartsWith("cost "), HasSubstr("\nkick "),
+                                 HasSubstr("not measured")));
+  EXPECT_EQ(Guestmm("compare --policies v12 --workloads burst --guest-memory "
+                    "64MiB --duration 1 --rest 1 --costs " +
+                    costs.string())
+                .status,
+            0);
+  std::ofstream(top_ / "file") << "text";
+  const std::string out = (top_ / "file" / "costs.json").string();
+  EXPECT_EQ(Guestmm("calibrate --out " + out).status, 2);
+}
+
 TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
   const Outcome help = Guestmm("info --help");
   EXPECT_EQ(help.status, 0);

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
+#include "tools/guestmm/calibrate_command.h"
 #include "tools/guestmm/compare_command.h"
 #include "tools/guestmm/density_command.h"
 #include "tools/guestmm/exit_status.h"
@@ -20,6 +21,7 @@ int GuestmmMain(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", "guestmm " GUESTMM_VERSION);
   const std::map<std::string, std::function<int()>> commands = {
+      {"calibrate", AddCalibrateCommand(app)},
       {"compare", AddCompareCommand(app)},
       {"density", AddDensityCommand(app)},
       {"info", AddInfoCommand(app)}};

@@ -60,13 +60,15 @@ struct CostModel {
   // The hook: a call of BlockFreed, and each block told to BlocksTaken.
   uint64_t hook_freed = 6;
   uint64_t hook_taken = 1;
-  // The reporter takes and releases a zone's lock; and what it does under it:
-  // looks at a free block, isolates one, returns one.
-  uint64_t reporter_hold = 20;
+  // The reporter takes and releases a zone's lock, which most likely was another
+  // processor's last. Not measured.
+  uint64_t reporter_hold = 100;
+  // What it does under the lock: looks at a free block, isolates one, returns
+  // one.
   uint64_t reporter_look = 10;
   uint64_t reporter_isolate = 40;
   uint64_t reporter_return = 50;
-  // A report's way into the ring and out of it.
+  // A report's way into the ring and out of it. Not measured.
   uint64_t report = 300;
   // The kick: the vCPU leaves the guest. The interrupt that ends the report.
   // Neither is measured.

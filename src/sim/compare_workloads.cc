@@ -94,9 +94,12 @@ std::unique_ptr<Workload> FullPageCache(CompareWorld& world, double share) {
   return cache;
 }
 
-CompareLoad PageFault1(CompareWorld& world, double cache_share) {
-  CompareLoad load =
-      OnEach(world, [] { return std::make_unique<PageFault1Workload>(); });
+CompareLoad PageFault1(CompareWorld& world, double cache_share,
+                       Order order = Order(0)) {
+  CompareLoad load = OnEach(world, [&] {
+    return std::make_unique<PageFault1Workload>(
+        PageFault1Options{.order = order});
+  });
   if (cache_share > 0) load.bystander = FullPageCache(world, cache_share);
   return load;
 }
@@ -183,27 +186,36 @@ std::vector<CompareRecipe> MakeRecipes() {
                 .vcpus = 2,
                 .duration_seconds = 16,
                 .warmup_seconds = 6});
+  recipes.push_back({{.name = "page_fault1-thp",
+                      .description = "page_fault1 with huge pages in the guest",
+                      .guest_bytes = 2 * kGiB,
+                      .vcpus = 2,
+                      .duration_seconds = 16,
+                      .warmup_seconds = 6},
+                     [](CompareWorld& world) {
+                       return PageFault1(world, 0, kPageblockOrder);
+                     }});
   // 24 tasks make a second in virtual time as long as several real ones, so
   // both warm-up and samples are shorter than a person would have them.
-  AddPageFault1(recipes,
-                {.name = "page_fault1-30g",
-                 .description = "the same on 30 GiB, 24 vCPUs, one node; 3 s "
-                                "warm-up, 5 s measured",
-                 .guest_bytes = 30 * kGiB,
-                 .vcpus = 24,
-                 .duration_seconds = 8,
-                 .warmup_seconds = 3,
-                 .by_default = false});
-  AddPageFault1(recipes,
-                {.name = "page_fault1-60g",
-                 .description = "the same on 60 GiB, 24 vCPUs, two nodes; 3 s "
-                                "warm-up, 5 s measured",
-                 .guest_bytes = 60 * kGiB,
-                 .nodes = 2,
-                 .vcpus = 24,
-                 .duration_seconds = 8,
-                 .warmup_seconds = 3,
-                 .by_default = false});
+  AddPageFault1(
+      recipes, {.name = "page_fault1-30g",
+                .description = "page_fault1 on 30 GiB, 24 vCPUs, one node; 3 s "
+                               "warm-up, 5 s measured",
+                .guest_bytes = 30 * kGiB,
+                .vcpus = 24,
+                .duration_seconds = 8,
+                .warmup_seconds = 3,
+                .by_default = false});
+  AddPageFault1(recipes, {.name = "page_fault1-60g",
+                          .description =
+                              "page_fault1 on 60 GiB, 24 vCPUs, two nodes; 3 s "
+                              "warm-up, 5 s measured",
+                          .guest_bytes = 60 * kGiB,
+                          .nodes = 2,
+                          .vcpus = 24,
+                          .duration_seconds = 8,
+                          .warmup_seconds = 3,
+                          .by_default = false});
   recipes.push_back({{.name = "burst",
                       .description = "grows to 80 % of memory and frees it, "
                                      "every 15 s; idles between",

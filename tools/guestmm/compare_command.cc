@@ -220,13 +220,15 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
             "Seconds that a workload runs [each workload's own]");
   AddNumber(command, "--rest", options.rest_seconds,
             "Seconds from then to the last look [60; for real 10]");
-  command.add_flag_callback(
+  CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
       "In virtual time, where the same options are the same result [this]");
-  command.add_flag_callback(
-      "--real", [&options] { options.mode = CompareMode::kReal; },
-      "With real RAM and threads; the work's share is of the run without "
-      "reporting beside it");
+  command
+      .add_flag_callback(
+          "--real", [&options] { options.mode = CompareMode::kReal; },
+          "With real RAM and threads; the work's share is of the run without "
+          "reporting beside it")
+      ->excludes(in_virtual_time);
   AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
              "--real: how often each policy has its turn; a row is the medians "
              "[5]");

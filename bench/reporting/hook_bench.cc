@@ -1,69 +1,99 @@
-// What the hook costs a vCPU that frees memory: reporting off; v12 on, with its
-// reporter never given a turn, so that the hook alone is timed. Metadata only.
+// What its policy costs a vCPU that allocates and frees: reporting off, or a
+// policy on whose reporter is never given a turn, so that the hooks alone are
+// timed. Metadata only.
 
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
-#include "guestmm/base/virtual_time.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/policies.h"
 #include "guestmm/reporting/reporter.h"
-#include "guestmm/reporting/v12_policy.h"
 
 namespace guestmm {
 namespace {
 
+// Has the time, and never runs anything.
+class StandingQueue final : public Workqueue {
+ public:
+  Nanoseconds Now() const override { return clock_.Now(); }
+  bool Queue(Work&, Nanoseconds) override { return true; }
+  void CancelSync(Work&) override {}
+  bool WaitUntil(absl::FunctionRef<bool()> condition, Nanoseconds) override {
+    return condition();
+  }
+
+ private:
+  MonotonicClock clock_;
+};
+
 // Takes everything and answers nothing.
 class SilentDevice final : public ReportingDevice {
  public:
-  size_t max_report_entries() const override { return 16; }
+  size_t max_report_entries() const override { return 32; }
   absl::Status Report(std::span<const GpaRange>, Client&) override {
     return absl::UnavailableError("never asked");
   }
 };
 
-enum Reporting { kOff, kV12 };
-
 // Allocates a GiB in blocks of an order, then frees them in the order of their
-// allocation; ns are of the frees, each.
-void BM_Free(benchmark::State& state, Order order, Reporting reporting) {
+// allocation; ns of each allocation and each free.
+void BM_Hooks(benchmark::State& state, int order_value,
+              const std::string& policy) {
+  const Order order(order_value);
   constexpr Pfn kEnd = ToPfn(Gpa(4 * kGiB));
   const auto allocator =
       PageAllocator::Create({.memory = {{Pfn(0), kEnd}}}).value();
-  VirtualTime time(1);
+  StandingQueue queue;
   SilentDevice device;
   std::optional<Reporter> reporter;
-  if (reporting == kV12) {
-    reporter.emplace(*allocator, time,
-                     std::make_unique<V12Policy>(V12Options{}));
+  if (policy != "off") {
+    reporter.emplace(*allocator, queue, *MakePolicy(policy, {}));
     if (!reporter->Enable(device).ok()) state.SkipWithError("not enabled");
   }
   const uint64_t count = kGiB / order.bytes();
-  std::vector<Pfn> blocks;
+  std::vector<Pfn> blocks(count);
+  Nanoseconds allocating{0};
+  Nanoseconds freeing{0};
+  const MonotonicClock clock;
   for (auto _ : state) {
-    state.PauseTiming();
-    blocks.clear();
-    for (uint64_t i = 0; i < count; ++i) {
-      blocks.push_back(allocator->Allocate(0, order).value());
-    }
-    state.ResumeTiming();
+    const Nanoseconds began = clock.Now();
+    for (Pfn& pfn : blocks) pfn = *allocator->Allocate(0, order);
+    const Nanoseconds between = clock.Now();
     for (const Pfn pfn : blocks) allocator->Free(0, pfn, order);
+    freeing += clock.Now() - between;
+    allocating += between - began;
   }
-  state.SetItemsProcessed(static_cast<int64_t>(count * state.iterations()));
-  state.counters["ns/free"] =
-      benchmark::Counter(static_cast<double>(count),
-                         benchmark::Counter::kIsIterationInvariantRate |
-                             benchmark::Counter::kInvert);
+  const auto each = [&](Nanoseconds time) {
+    return static_cast<double>(time.count()) /
+           static_cast<double>(count * state.iterations());
+  };
+  state.counters["ns/allocate"] = each(allocating);
+  state.counters["ns/free"] = each(freeing);
 }
-BENCHMARK_CAPTURE(BM_Free, order0_off, Order(0), kOff);
-BENCHMARK_CAPTURE(BM_Free, order0_v12, Order(0), kV12);
-BENCHMARK_CAPTURE(BM_Free, order9_off, Order(9), kOff);
-BENCHMARK_CAPTURE(BM_Free, order9_v12, Order(9), kV12);
+
+void RegisterBenchmarks() {
+  std::vector<std::string> policies = PolicyNames();
+  policies.insert(policies.begin(), "off");
+  for (const int order : {0, 3, 9}) {
+    for (const std::string& policy : policies) {
+      benchmark::RegisterBenchmark(
+          ("BM_Hooks/order" + std::to_string(order) + "_" + policy).c_str(),
+          BM_Hooks, order, policy);
+    }
+  }
+}
 
 }  // namespace
 }  // namespace guestmm
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  guestmm::RegisterBenchmarks();
+  benchmark::RunSpecifiedBenchmarks();
+}

@@ -324,7 +324,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
   return IsolatedBlock(*this, pfn, order);
 }
 
-Order Zone::Return(IsolatedBlock block) {
+Order Zone::Return(IsolatedBlock block, ReturnTo to) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
   ++reporting_work_.returned;
@@ -332,7 +332,7 @@ Order Zone::Return(IsolatedBlock block) {
   pages_.SetCached(block.pfn_);
   ListChange change(*this);
   return Merge(change, block.pfn_, block.order_, pageblock_type(block.pfn_),
-               cold_to_tail())
+               to == ReturnTo::kTail || cold_to_tail())
       .order;
 }
 

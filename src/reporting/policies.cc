@@ -1,5 +1,7 @@
 #include "guestmm/reporting/policies.h"
 
+#include <algorithm>
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,10 +9,16 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/v12_policy.h"
 
 namespace guestmm {
 namespace {
+
+double Seconds(Nanoseconds time) {
+  return std::chrono::duration<double>(time).count();
+}
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
     const PolicyParameters& parameters, bool hotplug) {
@@ -23,6 +31,36 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
     return absl::InvalidArgumentError("threshold 0: allowed is 1 or more");
   }
   return std::make_unique<V12Policy>(options);
+}
+
+std::unique_ptr<ReportingPolicy> MakeLinux(const PolicyParameters& parameters) {
+  LinuxOptions options;
+  options.order = parameters.order.value_or(options.order);
+  options.delay = parameters.delay.value_or(options.delay);
+  options.capacity = parameters.capacity.value_or(options.capacity);
+  return std::make_unique<LinuxPolicy>(options);
+}
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
+    const PolicyParameters& parameters) {
+  GuestmmOptions options;
+  options.order = parameters.order.value_or(options.order);
+  options.granule = parameters.granule.value_or(options.granule);
+  if (options.granule > options.order) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("granule ", options.granule.value(),
+                     ": allowed is 0 to the order, ", options.order.value()));
+  }
+  options.floor = std::clamp(parameters.floor.value_or(options.floor),
+                             options.granule, options.order);
+  options.delay = parameters.delay.value_or(options.delay);
+  if (options.delay < std::chrono::milliseconds(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("delay ", Seconds(options.delay),
+                     " s: allowed for guestmm is 0.001 s or more"));
+  }
+  options.capacity = parameters.capacity.value_or(options.capacity);
+  return std::make_unique<GuestmmPolicy>(options);
 }
 
 struct NamedPolicy {
@@ -40,6 +78,11 @@ std::vector<NamedPolicy>& Policies() {
        [](const PolicyParameters& parameters) {
          return MakeV12(parameters, /*hotplug=*/true);
        }},
+      {"linux",
+       [](const PolicyParameters& parameters) {
+         return MakeLinux(parameters);
+       }},
+      {"guestmm", MakeGuestmm},
   };
   return policies;
 }
@@ -71,6 +114,12 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
     return absl::InvalidArgumentError(
         absl::StrCat("capacity ", *parameters.capacity, ": allowed is 1 to ",
                      kMaxReportCapacity));
+  }
+  if (parameters.delay && (*parameters.delay < Nanoseconds(0) ||
+                           *parameters.delay > kMaxReportDelay)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("delay ", Seconds(*parameters.delay),
+                     " s: allowed is 0 to ", Seconds(kMaxReportDelay), " s"));
   }
   for (const NamedPolicy& policy : Policies()) {
     if (policy.name == name) return policy.make(parameters);

@@ -30,7 +30,7 @@ void Blocks::FreeAt(Vcpu& vcpu, size_t index) {
   blocks_.pop_back();
 }
 
-void Blocks::Free(Vcpu& vcpu, Block block) {
+void Blocks::Free(Vcpu& vcpu, HeldBlock block) {
   vcpu.Free(block.pfn, block.order);
   bytes_ -= block.order.bytes();
 }
@@ -63,7 +63,7 @@ bool AddressSpace::MapMixed(Vcpu& vcpu, Random& random, uint64_t bytes) {
 }
 
 void AddressSpace::Unmap(Vcpu& vcpu, size_t index) {
-  for (const Block& block : mappings_[index]) {
+  for (const HeldBlock& block : mappings_[index]) {
     vcpu.Free(block.pfn, block.order);
     bytes_ -= block.order.bytes();
   }

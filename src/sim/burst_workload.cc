@@ -36,7 +36,7 @@ void BurstWorkload::Read(Vcpu& vcpu) {
     phase_ = Phase::kFree;
     return;
   }
-  for (const Block& block : memory_.mappings()[read_++]) {
+  for (const HeldBlock& block : memory_.mappings()[read_++]) {
     if (corrupted_) break;
     corrupted_ = vcpu.FindCorrupted(block.pfn, block.order, stamp_);
   }

@@ -16,7 +16,7 @@
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/hypervisor/madvise_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/reporting/zone_bitmap.h"
+#include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/zone_hold.h"
 
 namespace guestmm {
@@ -32,25 +32,37 @@ constexpr PageCount kMetadataPages(kGiB / kPageSize);
 // Reads that the compiler must not leave out end here.
 volatile uint64_t sink = 0;
 
-// Sees every block as a policy does that keeps a bit for each.
-class BitObserver final : public FreeBlockObserver {
+// Tells guestmm's policy, which keeps the most account, what its reporter
+// would.
+class PolicyObserver final : public FreeBlockObserver {
  public:
-  explicit BitObserver(PfnRange pages) : bits_(pages, kPageblockOrder) {
-    bits_.AddMemory(pages);
+  explicit PolicyObserver(const PageAllocator& allocator) : policy_({}) {
+    GUESTMM_CHECK(
+        policy_.Enable({.zones = allocator.zones(), .clock = clock_}).ok());
   }
-  bool OnBlockFreed(Zone&, Pfn pfn, Order) override {
-    bits_.Set(pfn);
+  ~PolicyObserver() override { policy_.Disable(); }
+
+  bool OnBlockFreed(Zone& zone, Pfn pfn,
+                    Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    policy_.BlockFreed(zone, pfn, order);
     return false;
   }
-  void OnBlocksTaken(Zone&, std::span<const Pfn> blocks, Order) override {
-    for (const Pfn pfn : blocks) {
-      if (bits_.Test(pfn)) bits_.Clear(pfn);
-    }
+  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                     Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    policy_.BlocksTaken(zone, blocks, order);
+    ++taken_calls_;
+  }
+  void OnMemoryOnline(Zone& zone, PfnRange range) override {
+    policy_.MemoryOnline(zone, range);
   }
   void Wake() override {}
 
+  uint64_t taken_calls() const { return taken_calls_; }
+
  private:
-  ZoneBitmap bits_;
+  const MonotonicClock clock_;
+  GuestmmPolicy policy_;
+  uint64_t taken_calls_ = 0;
 };
 
 class Calibrator {
@@ -168,41 +180,48 @@ class Calibrator {
     Set("zone_visit", uncached - block);
   }
 
-  // Blocks of order 9, with and without an observer.
-  void MeasureHook(PageAllocator& allocator) {
-    std::vector<Pfn> blocks(300);
+  // What allocating, and freeing, `count` blocks takes, in ns each.
+  struct PairTimes {
+    double allocate;
+    double free;
+  };
+  PairTimes TimePairs(PageAllocator& allocator, Order order,
+                      uint64_t count) const {
+    std::vector<Pfn> blocks(count);
     const auto allocate = [&] {
-      for (Pfn& block : blocks) {
-        block = *allocator.Allocate(0, kPageblockOrder);
-      }
+      for (Pfn& block : blocks) block = *allocator.Allocate(0, order);
     };
     const auto release = [&] {
-      for (const Pfn block : blocks) allocator.Free(0, block, kPageblockOrder);
+      for (const Pfn block : blocks) allocator.Free(0, block, order);
     };
-    allocate();
-    release();
-    const double taken_off = TimeEach(allocate, release, blocks.size());
-    const double freed_off = TimeOther(allocate, release, blocks.size());
-    BitObserver observer({Pfn(0), Pfn(0) + kMetadataPages});
-    allocator.SetObserver(&observer, kPageblockOrder, TakenBlocks::kTell);
-    const double taken_on = TimeEach(allocate, release, blocks.size());
-    const double freed_on = TimeOther(allocate, release, blocks.size());
-    allocator.SetObserver(nullptr);
-    Set("hook_taken", taken_on - taken_off);
-    Set("hook_freed", freed_on - freed_off);
-  }
-  // The first, and the second, of two things that undo each other.
-  template <typename First, typename Second>
-  double TimeEach(First first, Second second, uint64_t count) const {
-    const double time = Time(count, [&] {
-      first();
-      second();
+    const double free = Time(count, allocate, release);
+    const double both = Time(count, [&] {
+      allocate();
+      release();
     });
-    return time - TimeOther(first, second, count);
+    return {.allocate = both - free, .free = free};
   }
-  template <typename First, typename Second>
-  double TimeOther(First first, Second second, uint64_t count) const {
-    return Time(count, first, second);
+
+  // With an observer, and without: of blocks of order 9, one by one; and of
+  // pages, a batch at a time.
+  void MeasureHook(PageAllocator& allocator) {
+    constexpr uint64_t kBlocks = 300;
+    constexpr uint64_t kPages = 65'536;
+    const PairTimes block_off = TimePairs(allocator, kPageblockOrder, kBlocks);
+    const PairTimes page_off = TimePairs(allocator, Order(0), kPages);
+    PolicyObserver observer(allocator);
+    allocator.SetObserver(&observer, kPageblockOrder, TakenBlocks::kTell);
+    const PairTimes block = TimePairs(allocator, kPageblockOrder, kBlocks);
+    const uint64_t calls = observer.taken_calls();
+    const PairTimes page = TimePairs(allocator, Order(0), kPages);
+    const auto batches = static_cast<double>(observer.taken_calls() - calls);
+    allocator.SetObserver(nullptr);
+    Set("hook_freed", block.free - block_off.free);
+    Set("hook_taken", block.allocate - block_off.allocate);
+    // TimePairs allocates twice for each repetition.
+    constexpr double kAllocated = 2.0 * kRepetitions * kPages;
+    Set("hook_taken_batch",
+        (page.allocate - page_off.allocate) * kAllocated / batches);
   }
 
   // What the reporter does under a zone's lock.

@@ -15,8 +15,10 @@ namespace guestmm {
 
 // How often the hook was called.
 struct HookCounts {
-  uint64_t freed = 0;         // calls of BlockFreed
-  uint64_t taken_blocks = 0;  // told to BlocksTaken
+  uint64_t freed = 0;  // calls of BlockFreed
+  // Of BlocksTaken: for one block, and for several.
+  uint64_t taken = 0;
+  uint64_t taken_batches = 0;
 };
 
 // A policy, and a count of what the hook tells it. On one thread.
@@ -46,7 +48,7 @@ class MeteredPolicy final : public ReportingPolicy {
   void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    counts_.taken_blocks += blocks.size();
+    ++(blocks.size() > 1 ? counts_.taken_batches : counts_.taken);
     policy_->BlocksTaken(zone, blocks, order);
   }
   void MemoryOnline(Zone& zone, PfnRange range) override {

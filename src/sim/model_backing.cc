@@ -45,11 +45,13 @@ std::optional<Pfn> ModelBacking::FindCorrupted(int vcpu, Pfn pfn, Order order,
 
 void ModelBacking::ChargeHooks(int vcpu) {
   const uint64_t freed = hooks_.freed - charged_.freed;
-  const uint64_t taken = hooks_.taken_blocks - charged_.taken_blocks;
-  if (freed == 0 && taken == 0) return;
+  const uint64_t taken = hooks_.taken - charged_.taken;
+  const uint64_t batches = hooks_.taken_batches - charged_.taken_batches;
+  if (freed + taken + batches == 0) return;
   charged_ = hooks_;
   times_.Charge(vcpu, Spent::kHook,
-                freed * costs_.hook_freed + taken * costs_.hook_taken);
+                freed * costs_.hook_freed + taken * costs_.hook_taken +
+                    batches * costs_.hook_taken_batch);
 }
 
 }  // namespace guestmm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <ratio>
 #include <utility>
 
@@ -55,9 +56,8 @@ std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
     return Nanoseconds(0);
   }
   Nanoseconds pause = kNothingToDo;
-  if (cached_bytes() + kReadAhead.bytes() <= max_bytes_ &&
-      allocator_.FreePagesAboveLow() >= kReadAhead) {
-    ReadAhead(vcpu);
+  if (cached_bytes() + kReadAhead.bytes() <= max_bytes_ && HasRoom() &&
+      ReadAhead(vcpu)) {
     pause = Nanoseconds(kReadAhead.bytes() * std::nano::den /
                         options_.read_bytes_per_second);
   }
@@ -68,7 +68,17 @@ std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
   return pause;
 }
 
-void PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
+bool PageCacheWorkload::HasRoom() const {
+  const auto has_room = [](const std::unique_ptr<Zone>& zone) {
+    return zone->free_pages() >=
+           zone->watermarks().low +
+               zone->lowmem_reserve(kGfpReadAhead.highest) + kReadAhead;
+  };
+  const auto zones = allocator_.zones();
+  return std::any_of(zones.begin(), zones.end(), has_room);
+}
+
+bool PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
   std::vector<Pfn> pages;
   pages.reserve(kReadAhead.value());
   while (pages.size() < kReadAhead.value()) {
@@ -81,6 +91,7 @@ void PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
   // Only now can they be reclaimed: they are written.
   LockHolder hold(lock_);
   cached_.insert(cached_.end(), pages.begin(), pages.end());
+  return !pages.empty();
 }
 
 PageCount PageCacheWorkload::Reclaim(int cpu, PageCount wanted) {

@@ -77,7 +77,7 @@ Nanoseconds SandboxWorkload::Grow(Vcpu& vcpu) {
 void SandboxWorkload::ReadFiles(Vcpu& vcpu, uint64_t mapped_bytes) {
   const uint64_t most = ShareOf(options_.bytes, options_.max_file_share);
   files_due_ +=
-      static_cast<double>(mapped_bytes / kPageSize) * options_.files_of_burst;
+      static_cast<double>(mapped_bytes) * options_.files_of_burst / kPageSize;
   for (; files_due_ >= 1; --files_due_) {
     if (files_.bytes() < most) files_.Take(vcpu, Order(0));
   }

@@ -3,13 +3,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace guestmm {
 namespace {
 
+using std::chrono::milliseconds;
+using std::chrono::seconds;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
@@ -20,7 +26,8 @@ std::string Message(const absl::Status& status) {
 }
 
 TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
-  EXPECT_THAT(PolicyNames(), ElementsAre("v12", "v12-hotplug"));
+  EXPECT_THAT(PolicyNames(),
+              ElementsAre("v12", "v12-hotplug", "linux", "guestmm"));
   for (const std::string& name : PolicyNames()) {
     const auto policy = MakePolicy(name, {});
     ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
@@ -28,15 +35,42 @@ TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
   }
 }
 
+// Those that a policy does not have it ignores.
 TEST(PoliciesTest, ParametersArePassedOn) {
+  using Parameters = std::vector<std::pair<std::string_view, uint64_t>>;
+  const Parameters v12 = {{"order", 3}, {"threshold", 5}, {"capacity", 7}};
+  const std::map<std::string, Parameters> expected = {
+      {"v12", v12},
+      {"v12-hotplug", v12},
+      {"linux", {{"order", 3}, {"delay_ms", 1500}, {"capacity", 7}}},
+      {"guestmm",
+       {{"order", 3},
+        {"granule", 1},
+        {"floor", 2},
+        {"delay_ms", 1500},
+        {"capacity", 7}}}};
   for (const std::string& name : PolicyNames()) {
-    const auto policy =
-        MakePolicy(name, {.order = Order(3), .threshold = 5, .capacity = 7});
+    const auto policy = MakePolicy(name, {.order = Order(3),
+                                          .threshold = 5,
+                                          .capacity = 7,
+                                          .delay = milliseconds(1500),
+                                          .granule = Order(1),
+                                          .floor = Order(2)});
     ASSERT_EQ(policy.status(), absl::OkStatus());
-    EXPECT_THAT((*policy)->parameters(), Contains(Pair("order", 3)));
-    EXPECT_THAT((*policy)->parameters(), Contains(Pair("threshold", 5)));
-    EXPECT_THAT((*policy)->parameters(), Contains(Pair("capacity", 7)));
+    EXPECT_EQ((*policy)->parameters(), expected.at(name)) << name;
   }
+}
+
+// It goes no deeper than the host can take back, and no less deep than what it
+// must report.
+TEST(PoliciesTest, GuestmmsFloorIsBetweenItsGranuleAndItsOrder) {
+  const auto floor = [](const PolicyParameters& parameters) {
+    const auto made = *MakePolicy("guestmm", parameters);
+    return Order(static_cast<int>(made->parameters()[2].second));
+  };
+  EXPECT_EQ(floor({}), Order(0));
+  EXPECT_EQ(floor({.order = Order(2), .floor = Order(3)}), Order(2));
+  EXPECT_EQ(floor({.granule = kPageblockOrder}), kPageblockOrder);
 }
 
 TEST(PoliciesTest, AbsentParametersAreThePolicysDefaults) {
@@ -51,7 +85,7 @@ TEST(PoliciesTest, AnUnknownNameIsAnsweredWithTheKnownOnes) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(status),
               HasSubstr("there is no policy \"v13\"; known are: v12, "
-                        "v12-hotplug"));
+                        "v12-hotplug, linux, guestmm"));
 }
 
 TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
@@ -63,11 +97,34 @@ TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
            {{.order = Order(11)}, "order 11: allowed is 0 to 10"},
            {{.threshold = 0}, "threshold 0: allowed is 1 or more"},
            {{.capacity = 0}, "capacity 0: allowed is 1 to 1024"},
-           {{.capacity = 1025}, "capacity 1025: allowed is 1 to 1024"}}) {
+           {{.capacity = 1025}, "capacity 1025: allowed is 1 to 1024"},
+           {{.delay = seconds(-1)}, "delay -1 s: allowed is 0 to 3600 s"},
+           {{.delay = seconds(3601)}, "delay 3601 s: allowed is 0 to 3600 s"},
+           {{.delay = milliseconds(-1)},
+            "delay -0.001 s: allowed is 0 to 3600 s"}}) {
     const absl::Status status = MakePolicy("v12", wrong.parameters).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_EQ(Message(status), wrong.message);
   }
+}
+
+TEST(PoliciesTest, GuestmmHasBoundsOfItsOwn) {
+  EXPECT_EQ(
+      MakePolicy("guestmm", {.order = Order(3), .granule = Order(4)}).status(),
+      absl::InvalidArgumentError("granule 4: allowed is 0 to the order, "
+                                 "3"));
+  EXPECT_EQ(MakePolicy("guestmm", {.delay = Nanoseconds(999999)}).status(),
+            absl::InvalidArgumentError(
+                "delay 0.000999999 s: allowed for guestmm is 0.001 s or more"));
+}
+
+TEST(PoliciesTest, ARegisteredPolicyIsKnownByItsName) {
+  RegisterPolicy("of-a-test", [](const PolicyParameters& parameters) {
+    return MakePolicy("linux", parameters);
+  });
+  EXPECT_THAT(PolicyNames(), Contains("of-a-test"));
+  EXPECT_EQ((*MakePolicy("of-a-test", {}))->name(), "linux");
+  EXPECT_DEATH(RegisterPolicy("of-a-test", {}), "there is a policy of-a-test");
 }
 
 // A virtqueue chain describes at most 2^32 bytes.
@@ -75,9 +132,16 @@ static_assert(kMaxReportCapacity * kMaxOrder.bytes() == 4 * kGiB);
 
 TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
   for (const PolicyParameters& parameters :
-       {PolicyParameters{.order = Order(0), .threshold = 1, .capacity = 1},
-        PolicyParameters{.order = kMaxOrder, .capacity = kMaxReportCapacity}}) {
-    EXPECT_EQ(MakePolicy("v12", parameters).status(), absl::OkStatus());
+       {PolicyParameters{.order = Order(0),
+       .threshold = 1,
+       .capacity = 1,
+       .delay = milliseconds(1)},
+        PolicyParameters{.order = kMaxOrder,
+        .capacity = kMaxReportCapacity,
+        .delay = kMaxReportDelay}}) {
+    for (const std::string& name : PolicyNames()) {
+      EXPECT_EQ(MakePolicy(name, parameters).status(), absl::OkStatus());
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <latch>
@@ -19,6 +20,7 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"
@@ -401,6 +403,26 @@ TEST(ReporterStressTest, VcpusRunWhileBlocksAreReported) {
     EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
     // Defect (h) of v12, mended: the counters equal the bits.
     EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());
+    EXPECT_EQ(guest.allocator().Counts().isolated, PageCount(0));
+    EXPECT_EQ(guest.allocator().Counts().allocated(), PageCount(0));
+  }
+}
+
+TEST(ReporterStressTest, LinuxReportsWhileVcpusRun) {
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    RunningGuest guest;
+    Reporter reporter(guest.allocator(), guest.workqueue(),
+                      std::make_unique<LinuxPolicy>(
+                          LinuxOptions{.order = kSmall,
+                                       .delay = std::chrono::microseconds(100),
+                                       .capacity = 2}));
+    ASSERT_EQ(reporter.Enable(guest.device()), absl::OkStatus());
+    guest.Start(seed, 3000);
+    guest.Join();
+    guest.workqueue().WaitUntil([&] { return reporter.AtRest(); });
+    EXPECT_GT(reporter.counters().reported_blocks, 0u);
+    EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(guest.allocator().Counts().isolated, PageCount(0));
     EXPECT_EQ(guest.allocator().Counts().allocated(), PageCount(0));
   }

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
 
 #include "nlohmann/json.hpp"
@@ -185,10 +186,10 @@ TEST(ResolveDensityTest, NamesWhatIsWrong) {
             "commas");
   EXPECT_EQ(ErrorOf({.policies = {"off", "v13"}}),
             "policies v13: there is no such policy; allowed are off, v12, "
-            "v12-hotplug");
+            "v12-hotplug, linux, guestmm");
   EXPECT_EQ(ErrorOf({.policies = {""}}),
             "policies \"\": there is no such policy; allowed are off, v12, "
-            "v12-hotplug");
+            "v12-hotplug, linux, guestmm");
   EXPECT_EQ(ErrorOf({.policies = {"v12", "off", "v12"}}),
             "policies v12: allowed is each policy once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.order = Order(11)}}),
@@ -197,6 +198,9 @@ TEST(ResolveDensityTest, NamesWhatIsWrong) {
             "threshold 0: allowed is 1 or more");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
             "capacity 0: allowed is 1 to 1024");
+  EXPECT_EQ(
+      ErrorOf({.policy_parameters = {.delay = std::chrono::seconds(3601)}}),
+      "delay 3601 s: allowed is 0 to 3600 s");
   EXPECT_EQ(ErrorOf({.settle_seconds = -1}),
             "settle -1: allowed is 0 to 86400 seconds");
   EXPECT_EQ(ErrorOf({.max_guests = 0}), "max-guests 0: allowed is 1 or more");

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_TESTING_REPORTING_WORLD_H_
 #define GUESTMM_TESTS_TESTING_REPORTING_WORLD_H_
 
-// A small allocator that reports to a FakeDevice under the v12 policy, in
-// virtual time; memory may come and go.
+// A small allocator that reports to a FakeDevice under the v12 policy, or
+// another, in virtual time; memory may come and go.
 //
 //   ReportingWorld world({.memory = {BlocksFrom(Pfn(0), 4, Order(2))},
 //                         .v12 = {.order = Order(2), .threshold = 2}});
@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -67,11 +68,14 @@ inline PageCount PagesOf(std::span<const GpaRange> ranges) {
 struct WorldOptions {
   std::vector<MemoryRange> memory;
   V12Options v12 = {};
+  // Absent: v12's.
+  std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   Order max_order = kMaxOrder;
   // Absent: as large as a block may be.
   std::optional<Order> pageblock_order = {};
   Order section_order = kSectionOrder;
   std::optional<Pfn> hotplug_end = {};
+  PlacementOptions placement = {};
   int cpus = 1;
   // By default, what is freed reaches its zone at once.
   PerCpuLimits per_cpu_limits = {.batch = 1, .high = 1};
@@ -92,13 +96,16 @@ struct ReportingWorld {
                                    .pageblock_order = options.pageblock_order,
                                    .section_order = options.section_order,
                                    .min_free_kbytes = 0,
-                                   .per_cpu_limits = options.per_cpu_limits})
+                                   .per_cpu_limits = options.per_cpu_limits,
+                                   .placement = options.placement})
                 .value()),
         device(options.report_time
                    ? std::make_unique<FakeDevice>(time, *options.report_time)
                    : std::make_unique<FakeDevice>()),
         reporter(std::make_unique<Reporter>(
-            *allocator, time, std::make_unique<V12Policy>(options.v12))),
+            *allocator, time,
+            options.make_policy ? options.make_policy()
+                                : std::make_unique<V12Policy>(options.v12))),
         first_zone(allocator->ZoneOf(options.memory.front().start).type()) {
     device->set_inspect([this](std::span<const GpaRange> ranges) {
       ExpectIsolated(*allocator, ranges);
@@ -133,6 +140,7 @@ struct ReportingWorld {
   // Of the first memory; else of the zone that is named.
   Zone& zone() { return zone(first_zone); }
   Zone& zone(ZoneType type) { return allocator->zone(/*node=*/0, type); }
+  // REQUIRES for these: the policy is v12.
   const ZoneBitmap& bitmap() { return bitmap(first_zone); }
   const ZoneBitmap& bitmap(ZoneType type) {
     return static_cast<const V12Policy&>(reporter->policy()).bitmap(zone(type));

@@ -83,10 +83,16 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
                 "0.25");
   ExpectRefused("density --policies off,nonsense",
                 "guestmm density: --policies nonsense: there is no such "
-                "policy; allowed are off, v12, v12-hotplug");
+                "policy; allowed are off, v12, v12-hotplug, linux, guestmm");
   ExpectRefused("density --order 11",
                 "guestmm density: --order 11: allowed is a whole number from "
                 "0 to 10");
+  ExpectRefused("density --delay 3601",
+                "guestmm density: --delay 3601 s: allowed is 0 to 3600 s");
+  ExpectRefused("density --delay 1e300",
+                "guestmm density: --delay 9e+09 s: allowed is 0 to 3600 s");
+  ExpectRefused("density --delay nan",
+                "guestmm density: --delay -9e+09 s: allowed is 0 to 3600 s");
   ExpectRefused("density --seed -1",
                 "guestmm density: --seed -1: allowed is a whole number from 0 "
                 "to 18446744073709551615");
@@ -130,8 +136,8 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   for (const char* option :
        {"--scale", "--guest-memory", "--host-memory", "--footprint",
         "--workload-min", "--policies", "--seed", "--order", "--threshold",
-        "--capacity", "--hypervisor", "--huge-pages", "--idle-activity",
-        "--settle", "--max-guests", "--out"}) {
+        "--capacity", "--delay", "--hypervisor", "--huge-pages",
+        "--idle-activity", "--settle", "--max-guests", "--out"}) {
     EXPECT_THAT(help.out, HasSubstr(option));
   }
 }

@@ -1,5 +1,7 @@
 #include "tools/guestmm/density_command.h"
 
+#include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -8,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/sim/density.h"
 #include "guestmm/sim/output_directory.h"
 #include "tools/guestmm/arguments.h"
@@ -18,6 +21,14 @@
 namespace guestmm::tools {
 namespace {
 
+// What cannot be counted in nanoseconds, or is no number, becomes far more or
+// less than any bound.
+Nanoseconds FromSeconds(double seconds) {
+  constexpr double kFar = 9e9;
+  return Nanoseconds(
+      static_cast<int64_t>(1e9 * std::fmin(std::fmax(seconds, -kFar), kFar)));
+}
+
 // What the command line said.
 struct DensityArguments {
   DensityOptions options;
@@ -27,6 +38,7 @@ struct DensityArguments {
   std::optional<uint64_t> order;
   std::optional<uint64_t> threshold;
   std::optional<uint64_t> capacity;
+  std::optional<double> delay;
   std::string out;
 
   DensityOptions ToOptions() const {
@@ -38,6 +50,7 @@ struct DensityArguments {
     if (order) parameters.order = Order(static_cast<int>(*order));
     parameters.threshold = threshold;
     parameters.capacity = capacity;
+    if (delay) parameters.delay = FromSeconds(*delay);
     return result;
   }
 };
@@ -141,9 +154,11 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
   AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
              arguments->order, "Smallest block that is reported [9]");
   AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
-             "Marked blocks in a zone that start a pass [16]");
+             "Marked blocks in a zone that start a pass; linux has none [16]");
   AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
-             "Most blocks in one report [16]");
+             "Most blocks in one report [16; linux: 32]");
+  AddNumber(command, "--delay", arguments->delay,
+            "Seconds from a request to its pass; linux alone has it [2]");
   AddChoice<HypervisorKind>(
       command, "--hypervisor",
       {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},

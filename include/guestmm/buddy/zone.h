@@ -38,6 +38,11 @@ namespace guestmm {
 // migratetype (ALLOC_NOFRAGMENT).
 enum class Mixing : bool { kAvoid, kAllow };
 
+// Where an isolated block goes back to: where a freed one would go; or where it
+// is taken last, since what the host has must be faulted in again
+// (__putback_isolated_page).
+enum class ReturnTo : bool { kItsPlace, kTail };
+
 class Zone {
  public:
   struct Options {
@@ -226,7 +231,8 @@ class Zone {
   // observer (v12 patch 1/2, __return_isolated_page). Returns the block's order
   // on the free list, larger than its own if it merged.
   // REQUIRES: &block.zone() == this.
-  Order Return(IsolatedBlock block) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  Order Return(IsolatedBlock block, ReturnTo to = ReturnTo::kItsPlace)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // The migratetype of the pageblock that holds `pfn`. REQUIRES for both: it is
   // this zone's.

@@ -1,6 +1,7 @@
 #ifndef GUESTMM_REPORTING_POLICIES_H_
 #define GUESTMM_REPORTING_POLICIES_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,21 +12,31 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/reporting/reporting_policy.h"
 
 namespace guestmm {
 
-// What experiments may set of a policy; each policy has its own defaults.
+// What experiments may set of a policy; each policy has its own defaults. What
+// a policy does not have it ignores: "linux" the threshold, the others the
+// delay.
 struct PolicyParameters {
   std::optional<Order> order = {};
   std::optional<uint64_t> threshold = {};
   std::optional<size_t> capacity = {};
+  std::optional<Nanoseconds> delay = {};
+  // guestmm's: of the host's memory; and of the smallest block.
+  std::optional<Order> granule = {};
+  std::optional<Order> floor = {};
 };
 
 // The most blocks in one report: of 4 MiB each they fill a virtqueue chain's
 // 2^32 bytes (virtio 1.3 §2.7.5.2).
 inline constexpr size_t kMaxReportCapacity = 1024;
+
+// The longest wait from a request to its pass.
+inline constexpr Nanoseconds kMaxReportDelay = std::chrono::hours(1);
 
 using PolicyFactory =
     std::function<absl::StatusOr<std::unique_ptr<ReportingPolicy>>(

@@ -39,9 +39,9 @@ struct ReportingEnvironment {
 // and during them; delay does, too. So do MemoryOnline and MemoryOffline, but
 // of those one at a time.
 //
-// A policy sees and changes memory through Zone alone, under a ZoneHold, and
-// time through the clock that Enable gives it. It never sleeps: to wait, it
-// ends its pass.
+// docs/write-a-policy.md goes through one. A policy sees and changes memory
+// through Zone alone, under a ZoneHold, and time through the clock that Enable
+// gives it. It never sleeps: to wait, it ends its pass.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;
@@ -49,7 +49,9 @@ class ReportingPolicy {
   virtual std::string_view name() const = 0;
   // What it was made with, by the names that users give it under.
   virtual std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const = 0;
+      const {
+    return {};
+  }
   // The smallest block that BlockFreed is told of.
   virtual Order min_order() const = 0;
   // The most ranges in one report.

@@ -15,7 +15,7 @@
 
 namespace guestmm {
 
-struct Block {
+struct HeldBlock {
   Pfn pfn;
   Order order;
 };
@@ -42,10 +42,10 @@ class Blocks {
   PageCount touched() const { return touched_; }
 
  private:
-  void Free(Vcpu& vcpu, Block block);
+  void Free(Vcpu& vcpu, HeldBlock block);
 
   uint64_t stamp_;
-  std::deque<Block> blocks_;
+  std::deque<HeldBlock> blocks_;
   uint64_t bytes_ = 0;
   PageCount touched_;
 };
@@ -55,7 +55,7 @@ class Blocks {
 // upwards; within a mapping, pages go in the order in which they came.
 class AddressSpace {
  public:
-  using Mapping = std::vector<Block>;
+  using Mapping = std::vector<HeldBlock>;
 
   // As Blocks.
   explicit AddressSpace(uint64_t stamp = 0) : stamp_(stamp) {}

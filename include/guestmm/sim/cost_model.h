@@ -57,11 +57,13 @@ struct CostModel {
 
   // Reporting, in the guest.
   //
-  // The hook: a call of BlockFreed, and each block told to BlocksTaken.
-  uint64_t hook_freed = 13;
-  uint64_t hook_taken = 5;
-  // The reporter takes and releases a zone's lock, which most likely was another
-  // processor's last. Not measured.
+  // The hook: a call of BlockFreed; one of BlocksTaken for one block, and for a
+  // batch of a per-CPU list.
+  uint64_t hook_freed = 6;
+  uint64_t hook_taken = 22;
+  uint64_t hook_taken_batch = 40;
+  // The reporter takes and releases a zone's lock, which most likely was
+  // another processor's last. Not measured.
   uint64_t reporter_hold = 100;
   // What it does under the lock: looks at a free block, isolates one, returns
   // one.

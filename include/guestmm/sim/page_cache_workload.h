@@ -61,7 +61,11 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
 
  private:
   PageCount Reclaim(int cpu, PageCount wanted) override;
-  void ReadAhead(Vcpu& vcpu);
+  // Whether a zone stays above its low watermark, and above what it keeps back
+  // for others.
+  bool HasRoom() const;
+  // False if memory was out.
+  bool ReadAhead(Vcpu& vcpu);
   std::vector<Pfn> RemoveOldest(PageCount most) ABSL_LOCKS_EXCLUDED(lock_);
 
   const PageCacheOptions options_;

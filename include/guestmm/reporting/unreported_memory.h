@@ -1,0 +1,140 @@
+#ifndef GUESTMM_REPORTING_UNREPORTED_MEMORY_H_
+#define GUESTMM_REPORTING_UNREPORTED_MEMORY_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+// Which memory of a zone the host may still back, and where a policy waits for
+// it to settle:
+//
+//   granules   a bit for each: set if the host may back it
+//   regions    blocks of the reporting order, each with the times at which it
+//              was last used and reported, in at most one of two queues
+//
+// There is a section of both for each 128 MiB that has memory; holes cost a
+// pointer. A queue runs through its regions, so that it takes no memory of its
+// own, and every step but Add- and RemoveMemory takes the same time whatever
+// the size of the zone.
+//
+// Not thread-safe: for use under the zone's lock.
+class UnreportedMemory {
+ public:
+  // Milliseconds of a policy's clock; wraps after 49 days.
+  using Time = uint32_t;
+
+  enum class Queue : uint8_t { kNone, kSettling, kCold };
+
+  struct Region {
+    Time active = 0;  // last taken or freed, at least in part
+    Time queued = 0;  // came to its place in the queue
+    // Which queue it was last reported from.
+    Queue reported_from = Queue::kNone;
+    Queue queue = Queue::kNone;
+
+   private:
+    friend class UnreportedMemory;
+    uint32_t previous = 0;
+    uint32_t next = 0;
+  };
+
+  // REQUIRES: granule <= region <= kMaxOrder.
+  UnreportedMemory(Order region, Order granule);
+  ~UnreportedMemory();
+  UnreportedMemory(UnreportedMemory&&) noexcept;
+
+  Order region_order() const { return region_order_; }
+  bool Has(Pfn pfn) const {
+    return SectionOf(pfn) < sections_.size() &&
+           sections_[SectionOf(pfn)] != nullptr;
+  }
+
+  // Memory that the host may back, all of it, in no queue.
+  void AddMemory(PfnRange range);
+  // Takes it out of everything.
+  void RemoveMemory(PfnRange range);
+
+  // REQUIRES for the rest: Has(every page that is named).
+
+  // The host may back the pages. Returns how many granules it might not until
+  // now. REQUIRES: they are in one section.
+  uint64_t Mark(PfnRange pages);
+  // The host backs none of the granules that are wholly in `range`.
+  void Clear(PfnRange range);
+  // The first pages of `range` that the host may back, as many as there are on
+  // end; in whole granules, cut off at the range's ends. None if there are
+  // none.
+  std::optional<PfnRange> FindRun(PfnRange range) const;
+
+  // The region that holds `pfn`.
+  Region& region(Pfn pfn) {
+    return sections_[SectionOf(pfn)]->regions[IndexOf(pfn, region_order_)];
+  }
+  const Region& region(Pfn pfn) const {
+    return sections_[SectionOf(pfn)]->regions[IndexOf(pfn, region_order_)];
+  }
+
+  // The first region of a queue, by its first page; none if it is empty.
+  std::optional<Pfn> Head(Queue queue) const;
+  // In regions.
+  uint64_t Size(Queue queue) const { return list(queue).size; }
+  // Puts the region of `pfn` at the end of `queue`, wherever it was.
+  void Enqueue(Pfn pfn, Queue queue, Time now);
+  void Dequeue(Pfn pfn);
+
+  // What it takes, in bytes, itself included.
+  size_t MemoryBytes() const;
+
+ private:
+  struct Section {
+    std::vector<uint64_t> granules;
+    std::vector<Region> regions;
+  };
+  struct List {
+    uint32_t first = kNone;
+    uint32_t last = kNone;
+    uint64_t size = 0;
+  };
+  static constexpr uint32_t kNone = ~uint32_t{0};
+
+  static size_t SectionOf(Pfn pfn) {
+    return static_cast<size_t>(pfn.value() >> kSectionOrder.value());
+  }
+  static size_t IndexOf(Pfn pfn, Order order) {
+    return static_cast<size_t>((pfn - pfn.AlignDown(kSectionOrder)).value() >>
+                               order.value());
+  }
+  // Calls visit(word, mask) for the granules in [first, end) of a section.
+  template <typename Words, typename Visitor>
+  static void ForEachWord(Words& words, size_t first, size_t end,
+                          Visitor visit);
+
+  // A region by its number.
+  uint32_t NumberOf(Pfn pfn) const {
+    return static_cast<uint32_t>(pfn.value() >> region_order_.value());
+  }
+  Pfn FirstPage(uint32_t number) const {
+    return Pfn(uint64_t{number} << region_order_.value());
+  }
+  Region& RegionOf(uint32_t number) { return region(FirstPage(number)); }
+  List& list(Queue queue) { return lists_[static_cast<size_t>(queue)]; }
+  const List& list(Queue queue) const {
+    return lists_[static_cast<size_t>(queue)];
+  }
+
+  const Order region_order_;
+  const Order granule_;
+  std::vector<std::unique_ptr<Section>> sections_;
+  std::array<List, 3> lists_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_REPORTING_UNREPORTED_MEMORY_H_

@@ -1,0 +1,161 @@
+#include "guestmm/reporting/linux_policy.h"
+
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+namespace {
+
+// A pass takes one part in so many of a list.
+constexpr uint64_t kPassesForAList = 16;
+
+}  // namespace
+
+LinuxPolicy::LinuxPolicy(const LinuxOptions& options) : options_(options) {
+  GUESTMM_CHECK(options.order <= kMaxOrder);
+  GUESTMM_CHECK(options.delay >= Nanoseconds(0));
+  GUESTMM_CHECK(options.capacity > 0);
+}
+
+std::vector<std::pair<std::string_view, uint64_t>> LinuxPolicy::parameters()
+    const {
+  const auto delay =
+      std::chrono::duration_cast<std::chrono::milliseconds>(options_.delay);
+  return {{"order", static_cast<uint64_t>(options_.order.value())},
+          {"delay_ms", static_cast<uint64_t>(delay.count())},
+          {"capacity", options_.capacity}};
+}
+
+absl::Status LinuxPolicy::Enable(const ReportingEnvironment& environment) {
+  zones_ = environment.zones;
+  holds_ = environment.holds;
+  state_ = State::kRequested;
+  return absl::OkStatus();
+}
+
+void LinuxPolicy::Disable() {
+  zones_ = {};
+  holds_ = nullptr;
+  state_ = State::kIdle;
+  in_pass_ = false;
+}
+
+// Whoever finds the state idle has a pass scheduled. A request during a pass is
+// found by NextPass. As long as one is outstanding, a free only reads.
+bool LinuxPolicy::BlockFreed(Zone&, Pfn, Order) {
+  return state_.load() != State::kRequested &&
+         state_.exchange(State::kRequested) == State::kIdle;
+}
+
+std::optional<Nanoseconds> LinuxPolicy::NextPass() {
+  if (state_ != State::kRequested) return std::nullopt;
+  return options_.delay;
+}
+
+// page_reporting_process.
+bool LinuxPolicy::NextBatch(Scatterlist& list) {
+  if (!in_pass_) {
+    state_ = State::kActive;
+    in_pass_ = true;
+    pass_ = {};
+  }
+  while (pass_.zone < zones_.size()) {
+    Blocks taken;
+    taken.reserve(options_.capacity);
+    if (!TakeFromZone(*zones_[pass_.zone], taken)) {
+      // What is left over is reported before the next zone is looked at.
+      pass_ = {.zone = pass_.zone + 1};
+    }
+    if (taken.empty()) continue;
+    // The kernel fills its scatterlist from the end down.
+    for (auto block = taken.rbegin(); block != taken.rend(); ++block) {
+      list.Add(std::move(*block));
+    }
+    return true;
+  }
+  in_pass_ = false;
+  // Unless there was a request meanwhile.
+  State active = State::kActive;
+  state_.compare_exchange_strong(active, State::kIdle);
+  return false;
+}
+
+// page_reporting_process_zone.
+bool LinuxPolicy::TakeFromZone(Zone& zone, Blocks& taken) {
+  if (!pass_.order) {
+    const PageCount one_report = options_.order.pages() * options_.capacity;
+    if (!zone.WatermarkOk(Order(0), zone.watermarks().low + one_report)) {
+      return false;
+    }
+    pass_.order = options_.order;
+  }
+  std::optional<Order>& order = pass_.order;
+  for (; *order <= zone.max_order(); order = Order(order->value() + 1)) {
+    for (; pass_.type < kMigrateTypes; ++pass_.type) {
+      if (pass_.type == static_cast<int>(MigrateType::kIsolate)) continue;
+      if (TakeFromList(zone, taken)) return true;
+    }
+    pass_.type = 0;
+  }
+  return false;
+}
+
+// page_reporting_cycle, up to a report and on from where it is back. The kernel
+// keeps the lock from one to the other; here they are two holds.
+bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
+  const Order order = *pass_.order;
+  const auto type = static_cast<MigrateType>(pass_.type);
+  std::optional<int64_t>& budget = pass_.budget;
+  if (!budget && !zone.HasFreeBlock(order, type)) return false;
+
+  ZoneHold hold(zone, holds_);
+  if (!budget) {
+    const uint64_t share = options_.capacity * kPassesForAList;
+    budget =
+        static_cast<int64_t>((zone.free_blocks(order) + share - 1) / share);
+  }
+  std::optional<Pfn> next;
+  for (std::optional<Pfn> at = zone.FirstFreeBlock(order, type); at;
+       at = next) {
+    next = zone.NextFreeBlock(*at, order, type);
+    if (zone.IsReported(*at)) continue;
+    const bool spent = *budget < 0;
+    if (!spent && taken.size() < options_.capacity) {
+      if (std::optional<IsolatedBlock> block = zone.Isolate(*at)) {
+        taken.push_back(*std::move(block));
+        continue;
+      }
+    }
+    // The next walk begins here, and not with what was passed over.
+    zone.RotateFreeList(order, type, *at);
+    if (spent) {
+      state_ = State::kRequested;
+    } else if (taken.size() == options_.capacity) {
+      --*budget;
+      return true;
+    }
+    break;
+  }
+  budget.reset();
+  return false;
+}
+
+// page_reporting_drain.
+void LinuxPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
+  std::vector<IsolatedBlock> blocks = list.TakeAll();
+  // Whoever frees the next block asks again.
+  if (!acknowledged) pass_.zone = zones_.size();
+  if (blocks.empty()) return;
+  Zone& zone = blocks.front().zone();
+  ZoneHold hold(zone, holds_);
+  for (IsolatedBlock& block : blocks) {
+    const Pfn pfn = block.pfn();
+    const Order order = block.order();
+    // Of a block that merged the host knows only a part.
+    if (zone.Return(std::move(block), ReturnTo::kTail) == order &&
+        acknowledged) {
+      zone.MarkReported(pfn);
+    }
+  }
+}
+
+}  // namespace guestmm

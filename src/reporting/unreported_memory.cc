@@ -1,0 +1,174 @@
+#include "guestmm/reporting/unreported_memory.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+namespace {
+
+constexpr size_t kBitsPerWord = 64;
+constexpr uint64_t kAll = ~uint64_t{0};
+
+}  // namespace
+
+UnreportedMemory::UnreportedMemory(Order region, Order granule)
+    : region_order_(region), granule_(granule) {
+  GUESTMM_CHECK(granule <= region && region <= kMaxOrder);
+}
+
+UnreportedMemory::~UnreportedMemory() = default;
+UnreportedMemory::UnreportedMemory(UnreportedMemory&&) noexcept = default;
+
+void UnreportedMemory::AddMemory(PfnRange range) {
+  for (Pfn at = range.start; at < range.end;) {
+    const size_t section = SectionOf(at);
+    if (section >= sections_.size()) sections_.resize(section + 1);
+    if (sections_[section] == nullptr) {
+      const uint64_t pages = kSectionOrder.pages().value();
+      sections_[section] = std::make_unique<Section>();
+      sections_[section]->granules.resize(
+          std::max<size_t>(1, (pages >> granule_.value()) / kBitsPerWord));
+      sections_[section]->regions.resize(
+          static_cast<size_t>(pages >> region_order_.value()));
+    }
+    const Pfn end = std::min(
+        range.end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
+    ForEachWord(sections_[section]->granules, IndexOf(at, granule_),
+                IndexOf(end - PageCount(1), granule_) + 1,
+                [](uint64_t& word, uint64_t mask) {
+                  word |= mask;
+                  return true;
+                });
+    at = end;
+  }
+}
+
+void UnreportedMemory::RemoveMemory(PfnRange range) {
+  for (Pfn at = range.start.AlignDown(region_order_); at < range.end;
+       at += region_order_.pages()) {
+    Dequeue(at);
+    region(at) = Region();
+  }
+  // What is added here later is marked anew.
+  Clear(range);
+}
+
+template <typename Words, typename Visitor>
+inline void UnreportedMemory::ForEachWord(Words& words, size_t first,
+                                          size_t end, Visitor visit) {
+  while (first < end) {
+    const size_t in_word = first % kBitsPerWord;
+    const size_t count = std::min(end - first, kBitsPerWord - in_word);
+    const uint64_t mask = kAll >> (kBitsPerWord - count) << in_word;
+    if (!visit(words[first / kBitsPerWord], mask)) return;
+    first += count;
+  }
+}
+
+uint64_t UnreportedMemory::Mark(PfnRange pages) {
+  const size_t first = IndexOf(pages.start, granule_);
+  const size_t end = IndexOf(pages.end - PageCount(1), granule_) + 1;
+  uint64_t marked = 0;
+  ForEachWord(sections_[SectionOf(pages.start)]->granules, first, end,
+              [&](uint64_t& word, uint64_t mask) {
+                marked += static_cast<uint64_t>(std::popcount(mask & ~word));
+                word |= mask;
+                return true;
+              });
+  return marked;
+}
+
+void UnreportedMemory::Clear(PfnRange range) {
+  const Pfn range_end = range.end.AlignDown(granule_);
+  for (Pfn at = range.start.AlignUp(granule_); at < range_end;) {
+    const Pfn end = std::min(
+        range_end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
+    ForEachWord(sections_[SectionOf(at)]->granules, IndexOf(at, granule_),
+                IndexOf(end - PageCount(1), granule_) + 1,
+                [](uint64_t& word, uint64_t mask) {
+                  word &= ~mask;
+                  return true;
+                });
+    at = end;
+  }
+}
+
+std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {
+  // In granules of the section: a block, which is all that anyone asks about,
+  // is in one.
+  const Pfn section = range.start.AlignDown(kSectionOrder);
+  const size_t end = IndexOf(range.end - PageCount(1), granule_) + 1;
+  const std::vector<uint64_t>& words =
+      sections_[SectionOf(range.start)]->granules;
+  size_t first = end;
+  size_t last = end;
+  ForEachWord(words, IndexOf(range.start, granule_), end,
+              [&, at = IndexOf(range.start, granule_)](uint64_t word,
+                                                       uint64_t mask) mutable {
+                const size_t base = at / kBitsPerWord * kBitsPerWord;
+                at = base + kBitsPerWord;
+                if (first == end) {
+                  if ((word & mask) == 0) return true;
+                  first =
+                      base + static_cast<size_t>(std::countr_zero(word & mask));
+                  // What lies before the run is part of it no more.
+                  word |= (uint64_t{1} << first % kBitsPerWord) - 1;
+                }
+                const uint64_t clear = ~word & mask;
+                if (clear == 0) return true;
+                last = base + static_cast<size_t>(std::countr_zero(clear));
+                return false;
+              });
+  if (first == end) return std::nullopt;
+  const auto page = [&](size_t granule) {
+    return section + granule_.pages() * granule;
+  };
+  return PfnRange{.start = std::max(range.start, page(first)),
+                  .end = std::min(range.end, page(last))};
+}
+
+std::optional<Pfn> UnreportedMemory::Head(Queue queue) const {
+  if (list(queue).first == kNone) return std::nullopt;
+  return FirstPage(list(queue).first);
+}
+
+void UnreportedMemory::Enqueue(Pfn pfn, Queue queue, Time now) {
+  Dequeue(pfn);
+  List& to = list(queue);
+  const uint32_t number = NumberOf(pfn);
+  Region& added = region(pfn);
+  added.queue = queue;
+  added.queued = now;
+  added.previous = to.last;
+  added.next = kNone;
+  (to.last == kNone ? to.first : RegionOf(to.last).next) = number;
+  to.last = number;
+  ++to.size;
+}
+
+void UnreportedMemory::Dequeue(Pfn pfn) {
+  Region& removed = region(pfn);
+  if (removed.queue == Queue::kNone) return;
+  List& from = list(removed.queue);
+  (removed.previous == kNone ? from.first : RegionOf(removed.previous).next) =
+      removed.next;
+  (removed.next == kNone ? from.last : RegionOf(removed.next).previous) =
+      removed.previous;
+  --from.size;
+  removed.queue = Queue::kNone;
+}
+
+size_t UnreportedMemory::MemoryBytes() const {
+  size_t bytes = sizeof(*this) + sections_.size() * sizeof(sections_[0]);
+  for (const std::unique_ptr<Section>& section : sections_) {
+    if (section == nullptr) continue;
+    bytes += sizeof(Section) + section->granules.size() * sizeof(uint64_t) +
+             section->regions.size() * sizeof(Region);
+  }
+  return bytes;
+}
+
+}  // namespace guestmm

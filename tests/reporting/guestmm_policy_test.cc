@@ -1,0 +1,335 @@
+// guestmm's policy rule by rule, in worlds of a few pages: regions of 8, pieces
+// down to 2, blocks of at most 16.
+
+#include "guestmm/reporting/guestmm_policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <memory>
+#include <vector>
+
+#include "tests/testing/guestmm_world.h"
+
+namespace guestmm {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr Order kRegion{3};
+constexpr Order kLargest{4};
+
+GpaRange Pages(uint64_t pfn, uint64_t count) {
+  return {.gpa = ToGpa(Pfn(pfn)), .bytes = count * kPageSize};
+}
+
+// No loss ---------------------------------------------------------------------
+
+TEST(GuestmmPolicyTest, MemoryThatWasFreeBeforeIsReported) {
+  GuestmmWorld world;
+  world.Run(seconds(5));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  EXPECT_EQ(world.reported, 256u);
+  EXPECT_TRUE(world.reporter->AtRest());
+}
+
+TEST(GuestmmPolicyTest, WhatIsFreedIsReportedOnceItWasLeftAlone) {
+  GuestmmWorld world;
+  const std::vector<Pfn> blocks = world.TakeAll(kRegion);
+  world.Run(seconds(5));
+  EXPECT_EQ(world.reported, 0u);
+  world.Free(blocks[0], kRegion);
+  world.Run(milliseconds(499));
+  EXPECT_FALSE(world.device.outstanding());
+  EXPECT_EQ(world.reported, 0u);
+  world.Run(milliseconds(2));
+  EXPECT_EQ(world.reported, 8u);
+}
+
+// v12's loss (c).
+TEST(GuestmmPolicyTest, TheFreeHalfOfASplitBlockIsReported) {
+  GuestmmWorld world;
+  const std::vector<Pfn> blocks = world.TakeAll(kLargest);
+  world.Free(blocks[3], kLargest);
+  ASSERT_TRUE(world.Allocate(kRegion).has_value());
+  world.Run(seconds(5));
+  EXPECT_EQ(world.reported, 8u);
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+// v12's loss (d).
+TEST(GuestmmPolicyTest, WhatMergesWithABlockInFlightIsReported) {
+  GuestmmWorld world;
+  const std::vector<Pfn> blocks = world.TakeAll(kRegion);
+  world.Run(seconds(5));
+  world.Free(blocks[0], kRegion);
+  world.time.RunFor(milliseconds(500) + std::chrono::microseconds(50));
+  ASSERT_TRUE(world.device.outstanding());
+  world.Free(blocks[1], kRegion);
+  world.Run(seconds(5));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  // And nothing twice.
+  EXPECT_EQ(world.reported, 16u);
+}
+
+// v12's loss (b).
+TEST(GuestmmPolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
+  GuestmmWorld world;
+  Zone& zone = world.allocator->zone(0, ZoneType::kDma);
+  zone.SetWatermarks(
+      {.min = PageCount(256), .low = PageCount(257), .high = PageCount(257)});
+  world.Run(seconds(30));
+  EXPECT_EQ(world.reported, 0u);
+  zone.SetWatermarks({});
+  world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+TEST(GuestmmPolicyTest, WhatTheDeviceRefusedIsReportedLater) {
+  GuestmmWorld world;
+  bool refuse = true;
+  world.device.set_answer([&](std::span<const GpaRange>) {
+    return refuse ? absl::UnavailableError("full") : absl::OkStatus();
+  });
+  world.Run(seconds(30));
+  EXPECT_EQ(world.reported, 0u);
+  EXPECT_GT(world.reporter->counters().failed_reports, 2u);
+  // It does not hammer.
+  EXPECT_LT(world.reporter->counters().failed_reports, 20u);
+  refuse = false;
+  world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+TEST(GuestmmPolicyTest, AFailureEndsThePass) {
+  GuestmmWorld world(
+      {.policy = {.order = kRegion, .floor = Order(1), .capacity = 2}});
+  world.device.set_answer(
+      [](std::span<const GpaRange>) { return absl::UnavailableError("full"); });
+  world.Run(milliseconds(600));
+  EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
+}
+
+// v12's: a block whose pageblock is on its way offline is not forgotten if it
+// stays.
+TEST(GuestmmPolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
+  GuestmmWorld world;
+  Zone& zone = world.allocator->zone(0, ZoneType::kDma);
+  const PfnRange going = {.start = Pfn(0), .end = Pfn(64)};
+  std::vector<MigrateType> types;
+  {
+    LockHolder hold(zone.lock());
+    types = zone.IsolatePageblocks(going);
+  }
+  world.Run(seconds(10));
+  EXPECT_EQ(world.reported, 192u);
+  {
+    LockHolder hold(zone.lock());
+    zone.RestorePageblocks(going, types);
+  }
+  world.Run(seconds(10));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+// No waste --------------------------------------------------------------------
+
+// v12's (e): of a block that one page completed only that page is reported.
+TEST(GuestmmPolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
+  GuestmmWorld world;
+  ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
+  world.Run(seconds(5));
+  const Pfn page = world.Allocate(Order(0)).value();
+  world.Free(page, Order(0));
+  world.Run(seconds(30));
+  EXPECT_EQ(world.reported, 257u);
+  EXPECT_EQ(world.needed, 257u);
+  EXPECT_THAT(world.device.last_report(), ElementsAre(Pages(page.value(), 1)));
+}
+
+TEST(GuestmmPolicyTest, PagesOnEndAreOneRange) {
+  GuestmmWorld world;
+  ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
+  world.Run(seconds(5));
+  std::vector<Pfn> pages;
+  for (int i = 0; i < 8; ++i) pages.push_back(*world.Allocate(Order(0)));
+  world.Free(pages, Order(0));
+  world.Run(seconds(30));
+  EXPECT_THAT(world.device.last_report(),
+              ElementsAre(Pages(pages[0].value(), 8)));
+}
+
+TEST(GuestmmPolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
+  GuestmmWorld world(
+      {.policy = {.order = kRegion, .floor = kRegion, .capacity = 2}});
+  world.Run(seconds(5));
+  std::vector<Pfn> pages;
+  for (int i = 0; i < 8; ++i) pages.push_back(*world.Allocate(Order(0)));
+  // The host takes back every other one of its own accord.
+  for (const size_t i : {0, 2, 4, 6}) world.has[pages[i].value()] = true;
+  world.Free(pages, Order(0));
+  world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+TEST(GuestmmPolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
+  GuestmmWorld world(
+      {.policy = {.order = kRegion, .granule = kRegion, .floor = kRegion}});
+  ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
+  world.Run(seconds(5));
+  const Pfn page = world.Allocate(Order(0)).value();
+  world.Free(page, Order(0));
+  world.Run(seconds(30));
+  EXPECT_THAT(world.device.last_report(),
+              ElementsAre(Pages(page.AlignDown(kRegion).value(), 8)));
+}
+
+TEST(GuestmmPolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
+  GuestmmWorld world;
+  world.Run(seconds(5));
+  const Pfn taken = world.Allocate(kLargest).value();
+  world.Disable();
+  const Pfn unseen = world.Allocate(kLargest).value();
+  world.Free(taken, kLargest);
+  world.Free(unseen, kLargest);
+  world.Enable();
+  world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  EXPECT_EQ(world.reported, 256u + 32u);
+}
+
+// Looks at free blocks for each that is reported.
+double LooksPerBlock(const std::vector<MemoryRange>& memory) {
+  VirtualTime time(1);
+  const auto allocator = PageAllocator::Create({.memory = memory}).value();
+  FakeDevice device(time);
+  Reporter reporter(*allocator, time,
+                    std::make_unique<GuestmmPolicy>(GuestmmOptions{}));
+  EXPECT_EQ(reporter.Enable(device), absl::OkStatus());
+  time.RunFor(seconds(60));
+  Zone::ReportingWork work;
+  for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
+    LockHolder hold(zone->lock());
+    work.looks += zone->reporting_work().looks;
+    work.isolated += zone->reporting_work().isolated;
+  }
+  EXPECT_EQ(work.isolated, reporter.counters().reported_blocks);
+  EXPECT_GT(work.isolated, 0u);
+  return static_cast<double>(work.looks) / static_cast<double>(work.isolated);
+}
+
+TEST(GuestmmPolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
+  const auto pages = [](uint64_t bytes) { return ToPfn(Gpa(bytes)); };
+  const double small = LooksPerBlock({{Pfn(0), pages(kGiB)}});
+  const double large = LooksPerBlock({{Pfn(0), pages(8 * kGiB)}});
+  const double with_holes = LooksPerBlock(
+      {{Pfn(0), pages(kGiB)}, {pages(kTiB), pages(kTiB + 128 * kMiB)}});
+  EXPECT_LT(small, 4);
+  EXPECT_NEAR(large, small, 0.1);
+  EXPECT_NEAR(with_holes, small, 0.1);
+}
+
+// No harm ---------------------------------------------------------------------
+
+TEST(GuestmmPolicyTest, WhatIsUsedAllTheTimeIsLeftAlone) {
+  GuestmmWorld world;
+  world.Run(seconds(5));
+  for (int i = 0; i < 100; ++i) {
+    const Pfn pfn = world.Allocate(kRegion).value();
+    world.Free(pfn, kRegion);
+    world.Run(milliseconds(200));
+  }
+  EXPECT_EQ(world.reported, 256u);
+}
+
+TEST(GuestmmPolicyTest, RefaultsMakeItWaitLonger) {
+  GuestmmWorld world;
+  world.Run(seconds(5));
+  // Used again a second after it was freed.
+  std::vector<uint64_t> reported;
+  for (int i = 0; i < 60; ++i) {
+    const Pfn pfn = world.Allocate(kRegion).value();
+    world.Free(pfn, kRegion);
+    world.Run(seconds(1));
+    reported.push_back(world.reported);
+  }
+  EXPECT_GT(reported[5], reported[0]);
+  // In the end not at all, ever so often.
+  EXPECT_LT(reported[59] - reported[30], 8u * 8u);
+  // And when it is left alone it is reported.
+  world.Run(seconds(60));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+TEST(GuestmmPolicyTest, AZoneUnderItsLowWatermarkIsLeftAlone) {
+  GuestmmWorld world;
+  Zone& zone = world.allocator->zone(0, ZoneType::kDma);
+  zone.SetWatermarks(
+      {.min = PageCount(10), .low = PageCount(257), .high = PageCount(257)});
+  world.Run(seconds(60));
+  EXPECT_EQ(world.reporter->counters().reports, 0u);
+}
+
+TEST(GuestmmPolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
+  GuestmmWorld world(
+      {.policy = {.order = kRegion, .floor = Order(1), .capacity = 32}});
+  PageCount most;
+  world.device.set_inspect([&](std::span<const GpaRange>) {
+    most = std::max(most, world.allocator->Counts().isolated);
+  });
+  for (int i = 0; i < 20; ++i) {
+    const Pfn pfn = world.Allocate(Order(0)).value();
+    world.Run(milliseconds(100));
+    world.Free(pfn, Order(0));
+  }
+  EXPECT_GT(most, PageCount(0));
+  EXPECT_LE(most, PageCount(64));
+}
+
+// Pieces ----------------------------------------------------------------------
+
+TEST(GuestmmPolicyTest, ColdMemoryGoesBackInPieces) {
+  GuestmmWorld world;
+  const std::vector<Pfn> pages = world.TakeAll(Order(0));
+  // Of each region the first page stays in use: pieces of 1, 2 and 4 pages.
+  for (const Pfn pfn : pages) {
+    if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
+  }
+  world.Run(seconds(1));
+  EXPECT_EQ(world.reported, 0u);
+  world.Run(seconds(60));
+  EXPECT_EQ(world.FirstMissing(Order(1)), std::nullopt);
+  EXPECT_EQ(world.reported, 32u * 6);
+}
+
+TEST(GuestmmPolicyTest, AFloorAtTheOrderMeansNoPieces) {
+  GuestmmWorld world({.policy = {.order = kRegion, .floor = kRegion}});
+  const std::vector<Pfn> pages = world.TakeAll(Order(0));
+  for (const Pfn pfn : pages) {
+    if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
+  }
+  world.Run(seconds(60));
+  EXPECT_EQ(world.reported, 0u);
+  EXPECT_TRUE(world.reporter->AtRest());
+}
+
+TEST(GuestmmPolicyTest, PiecesThatMergeAreNotReportedTwice) {
+  GuestmmWorld world;
+  const std::vector<Pfn> pages = world.TakeAll(Order(0));
+  for (const Pfn pfn : pages) {
+    if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
+  }
+  world.Run(seconds(60));
+  for (const Pfn pfn : pages) {
+    if (pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
+  }
+  world.Run(seconds(60));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  EXPECT_EQ(world.reported, 256u);
+}
+
+}  // namespace
+}  // namespace guestmm

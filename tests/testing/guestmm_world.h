@@ -1,0 +1,193 @@
+#ifndef GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_
+#define GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_
+
+// A small allocator that reports to a FakeDevice under guestmm's policy, in
+// virtual time, and a host that remembers what it was given: by page, whether
+// it has it, and whether a report of it is needed.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/buddy/memory_hotplug.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/reporter.h"
+#include "tests/testing/fake_device.h"
+
+namespace guestmm {
+
+struct GuestmmWorldOptions {
+  // A page more than there are blocks: without it the last free block could not
+  // be isolated, even under a min watermark of zero.
+  std::vector<MemoryRange> memory = {{Pfn(0), Pfn(257)}};
+  GuestmmOptions policy = {.order = Order(3), .floor = Order(1)};
+  Order max_order = Order(4);
+  Order section_order = kSectionOrder;
+  std::optional<Pfn> hotplug_end = {};
+  PerCpuLimits per_cpu_limits = {.batch = 1, .high = 0};
+  uint64_t seed = 1;
+};
+
+struct GuestmmWorld {
+  explicit GuestmmWorld(const GuestmmWorldOptions& world = {})
+      : options(world),
+        time(options.seed),
+        allocator(
+            PageAllocator::Create({.memory = options.memory,
+                                   .hotplug_end = options.hotplug_end,
+                                   .max_order = options.max_order,
+                                   .section_order = options.section_order,
+                                   .min_free_kbytes = 0,
+                                   .per_cpu_limits = options.per_cpu_limits})
+                .value()),
+        device(time, std::chrono::microseconds(100)),
+        has(allocator->hotplug_end().value(), false) {
+    device.set_inspect([this](std::span<const GpaRange> ranges) {
+      for (const GpaRange& range : ranges) {
+        for (Pfn at = ToPfn(range.gpa); at < ToPfn(range.gpa + range.bytes);
+             at += PageCount(1)) {
+          ExpectIsolated(at);
+        }
+      }
+    });
+    Enable();
+  }
+  ~GuestmmWorld() {
+    if (reporter != nullptr && device.outstanding()) device.End();
+  }
+
+  // A driver, and a policy, that know nothing of those before.
+  void Enable() {
+    auto made = std::make_unique<GuestmmPolicy>(options.policy);
+    policy = made.get();
+    reporter = std::make_unique<Reporter>(*allocator, time, std::move(made));
+    EXPECT_EQ(reporter->Enable(device), absl::OkStatus());
+  }
+  void Disable() {
+    EXPECT_EQ(reporter->Disable(device), absl::OkStatus());
+    reporter.reset();
+    policy = nullptr;
+    NoteReports();
+  }
+
+  std::optional<Pfn> Allocate(Order order, Gfp gfp = kGfpUser) {
+    NoteReports();
+    const std::optional<Pfn> pfn = allocator->Allocate(0, order, gfp);
+    if (!pfn) return pfn;
+    for (uint64_t i = 0; i < order.pages().value(); ++i) {
+      has[pfn->value() + i] = false;
+    }
+    return pfn;
+  }
+  // Every block of `order` that there is, ascending.
+  std::vector<Pfn> TakeAll(Order order) {
+    Gfp gfp = kGfpUser;
+    gfp.reserves = Reserves::kAll;
+    std::vector<Pfn> blocks;
+    while (const std::optional<Pfn> pfn = Allocate(order, gfp)) {
+      blocks.push_back(*pfn);
+    }
+    std::sort(blocks.begin(), blocks.end());
+    return blocks;
+  }
+  void Free(Pfn pfn, Order order) { allocator->Free(0, pfn, order); }
+  void Free(std::span<const Pfn> blocks, Order order) {
+    for (const Pfn pfn : blocks) Free(pfn, order);
+  }
+  void Run(Nanoseconds duration) {
+    time.RunFor(duration);
+    NoteReports();
+  }
+
+  // Pages that were reported and acknowledged; and those of them that the host
+  // had not, or had lost since.
+  uint64_t reported = 0;
+  uint64_t needed = 0;
+
+  // Accounts for the reports that came since.
+  void NoteReports() {
+    const std::vector<FakeDevice::Ranges> reports = device.reports();
+    for (; noted < reports.size() - (device.outstanding() ? 1 : 0); ++noted) {
+      if (failed(noted)) continue;
+      for (const GpaRange& range : reports[noted]) {
+        for (uint64_t i = 0; i < range.bytes / kPageSize; ++i) {
+          const uint64_t page = ToPfn(range.gpa).value() + i;
+          ++reported;
+          needed += has[page] ? 0 : 1;
+          has[page] = true;
+        }
+      }
+    }
+  }
+
+  // A page of a free block of at least `order` that the host does not have, in
+  // a zone that would be above its low watermark without the largest block.
+  std::optional<Pfn> FirstMissing(Order order) {
+    NoteReports();
+    for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
+      if (zone->free_pages() <=
+          zone->watermarks().low + options.max_order.pages()) {
+        continue;
+      }
+      LockHolder hold(zone->lock());
+      for (int o = order.value(); o <= zone->max_order().value(); ++o) {
+        for (int type = 0; type < kMigrateTypes; ++type) {
+          std::optional<Pfn> missing;
+          zone->ForEachFreeBlock(
+              Order(o), static_cast<MigrateType>(type), [&](Pfn pfn) {
+                for (uint64_t i = 0; i < Order(o).pages().value(); ++i) {
+                  if (!has[pfn.value() + i]) missing = pfn + PageCount(i);
+                }
+              });
+          if (missing) return missing;
+        }
+      }
+    }
+    return std::nullopt;
+  }
+
+  void ExpectInvariants() {
+    ASSERT_EQ(allocator->CheckInvariants(), absl::OkStatus());
+    if (policy != nullptr) {
+      ASSERT_EQ(policy->CheckInvariants(), absl::OkStatus());
+      ASSERT_EQ(allocator->Counts().isolated, reporter->in_flight_pages());
+    }
+  }
+
+  void ExpectIsolated(Pfn pfn) {
+    for (int order = 0; order <= options.max_order.value(); ++order) {
+      const PageInfo info = allocator->pages().Get(pfn.AlignDown(Order(order)));
+      if (info.state == PageState::kTail) continue;
+      EXPECT_EQ(info.state, PageState::kIsolated) << pfn;
+      return;
+    }
+    ADD_FAILURE() << pfn << " is in no block";
+  }
+
+  const GuestmmWorldOptions options;
+  VirtualTime time;
+  std::unique_ptr<PageAllocator> allocator;
+  FakeDevice device;
+  std::unique_ptr<Reporter> reporter;
+  GuestmmPolicy* policy = nullptr;
+  // By page.
+  std::vector<bool> has;
+  size_t noted = 0;
+  // Of a report by its number: whether it ended without an acknowledgement.
+  std::function<bool(size_t)> failed = [](size_t) { return false; };
+  MemoryHotplug hotplug{*allocator, /*ram=*/nullptr, /*reporting=*/&time};
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_

@@ -39,8 +39,7 @@ std::optional<Nanoseconds> SandboxWorkload::Step(Vcpu& vcpu) {
 }
 
 uint64_t SandboxWorkload::work() const {
-  return (steady_.touched() + burst_.touched() + files_.touched()).value() +
-         idle_.work();
+  return (steady_.touched() + burst_.touched() + files_.touched()).value();
 }
 
 Nanoseconds SandboxWorkload::Start(Vcpu& vcpu) {

@@ -428,6 +428,40 @@ TEST(ReporterStressTest, LinuxReportsWhileVcpusRun) {
   }
 }
 
+constexpr GuestmmOptions kSmallGuestmm = {
+    .order = kSmall,
+    .floor = Order(0),
+    .delay = std::chrono::milliseconds(1),
+    .capacity = 2};
+
+TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
+  for (uint64_t seed = 1; seed <= 3; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    RunningGuest guest;
+    Reporter reporter(guest.allocator(), guest.workqueue(),
+                      std::make_unique<GuestmmPolicy>(kSmallGuestmm));
+    MemoryHotplug hotplug(guest.allocator(), /*ram=*/nullptr,
+                          &guest.workqueue());
+    ASSERT_EQ(reporter.Enable(guest.device()), absl::OkStatus());
+    guest.Start(seed, 3000);
+    const PfnRange more = RunningGuest::kMore;
+    for (int round = 0; round < 20; ++round) {
+      ASSERT_EQ(hotplug.Add(more, /*node=*/0), absl::OkStatus());
+      ASSERT_EQ(hotplug.Online(more, ZoneType::kMovable), absl::OkStatus());
+      while (!hotplug.Offline(more).ok()) std::this_thread::yield();
+      ASSERT_EQ(hotplug.Remove(more), absl::OkStatus());
+    }
+    guest.Join();
+    EXPECT_TRUE(guest.workqueue().WaitUntil(
+        [&] { return reporter.AtRest(); }, std::chrono::seconds(60)));
+    EXPECT_GT(reporter.counters().reported_blocks, 0u);
+    EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
+    EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());
+    EXPECT_EQ(guest.allocator().Counts().isolated, PageCount(0));
+    EXPECT_EQ(guest.allocator().Counts().allocated(), PageCount(0));
+  }
+}
+
 TEST(ReporterStressTest, ReportingIsEnabledAndDisabledWhileVcpusRun) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);

@@ -47,6 +47,7 @@ class SandboxWorkload final : public Workload {
   SandboxWorkload(const SandboxOptions& options, uint64_t seed);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
+  // Without what it touches while it idles.
   uint64_t work() const override;
 
   // True from a burst's first step to its last.

@@ -110,7 +110,7 @@ TEST(GuestmmPolicyTest, AFailureEndsThePass) {
       {.policy = {.order = kRegion, .floor = Order(1), .capacity = 2}});
   world.device.set_answer(
       [](std::span<const GpaRange>) { return absl::UnavailableError("full"); });
-  world.Run(milliseconds(600));
+  world.Run(milliseconds(300));
   EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
 }
 

@@ -20,6 +20,7 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"

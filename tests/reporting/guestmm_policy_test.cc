@@ -12,7 +12,7 @@
 
 #include "tests/testing/guestmm_world.h"
 
-namespace guestmm {
+namespace guestmm::guestmm_policy_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -332,4 +332,4 @@ TEST(GuestmmPolicyTest, PiecesThatMergeAreNotReportedTwice) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guestmm_policy_test

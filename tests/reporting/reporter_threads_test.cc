@@ -28,7 +28,7 @@
 #include "tests/testing/reporting_world.h"
 #include "tests/testing/watched_policy.h"
 
-namespace guestmm {
+namespace guestmm::reporter_threads_test {
 namespace {
 
 using ::testing::SizeIs;
@@ -522,4 +522,4 @@ TEST(ReporterStressTest, MemoryComesAndGoesWhileVcpusRun) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_threads_test

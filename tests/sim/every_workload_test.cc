@@ -20,7 +20,7 @@
 #include "guestmm/sim/together.h"
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::every_workload_test {
 namespace {
 
 struct WorkloadMaker {
@@ -168,4 +168,4 @@ INSTANTIATE_TEST_SUITE_P(, EveryWorkloadTest, testing::ValuesIn(Makers()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::every_workload_test

@@ -429,11 +429,10 @@ TEST(ReporterStressTest, LinuxReportsWhileVcpusRun) {
   }
 }
 
-constexpr GuestmmOptions kSmallGuestmm = {
-    .order = kSmall,
-    .floor = Order(0),
-    .delay = std::chrono::milliseconds(1),
-    .capacity = 2};
+constexpr GuestmmOptions kSmallGuestmm = {.order = kSmall,
+                                          .floor = Order(0),
+                                          .delay = std::chrono::milliseconds(1),
+                                          .capacity = 2};
 
 TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
@@ -453,8 +452,8 @@ TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
       ASSERT_EQ(hotplug.Remove(more), absl::OkStatus());
     }
     guest.Join();
-    EXPECT_TRUE(guest.workqueue().WaitUntil(
-        [&] { return reporter.AtRest(); }, std::chrono::seconds(60)));
+    EXPECT_TRUE(guest.workqueue().WaitUntil([&] { return reporter.AtRest(); },
+                                            std::chrono::seconds(60)));
     EXPECT_GT(reporter.counters().reported_blocks, 0u);
     EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());

@@ -46,7 +46,8 @@ const BuddyWorld kHolesWorld = {
                 .max_order = Order(3),
                 .min_free_kbytes = 0,
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}},
-    .observed_from = Order(2)};
+    .observed_from = Order(2),
+    .taken = TakenBlocks::kIgnore};
 
 const BuddyWorld kTwoZonesWorld = {
     .name = "kTwoZonesWorld",

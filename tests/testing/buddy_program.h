@@ -20,6 +20,7 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/page_allocator.h"
 
@@ -110,8 +111,9 @@ struct BuddyWorld {
   // The name of its constant below.
   const char* name;
   PageAllocatorOptions options;
-  // The observer hears of blocks from this order on.
+  // The observer hears of blocks from this order on, and of blocks taken.
   Order observed_from;
+  TakenBlocks taken = TakenBlocks::kTell;
   // What an exhaustive test asks for, and whether it pins.
   std::vector<Gfp> gfps = {kGfpUser};
   bool pins = false;

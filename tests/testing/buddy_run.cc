@@ -33,6 +33,16 @@ bool BuddyRun::Recorder::OnBlockFreed(Zone&, Pfn pfn, Order order) {
   return true;
 }
 
+void BuddyRun::Recorder::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                                       Order order) {
+  AllocatorModel::Taken taken = {.zone = static_cast<size_t>(zone.index()),
+                                 .blocks = {},
+                                 .order = order.value(),
+                                 .free_after = zone.free_pages().value()};
+  for (const Pfn pfn : blocks) taken.blocks.push_back(pfn.value());
+  told.taken.push_back(std::move(taken));
+}
+
 void BuddyRun::Recorder::OnMemoryOnline(Zone& zone, PfnRange range) {
   told.memory.push_back(AllocatorModel::ToldOfMemory(
       true, static_cast<size_t>(zone.index()), range));
@@ -50,7 +60,7 @@ BuddyRun::BuddyRun(const BuddyWorld& world)
       allocator_(PageAllocator::Create(world.options).value()),
       hotplug_(*allocator_),
       model_(world.options, world.observed_from) {
-  allocator_->SetObserver(&recorder_, world.observed_from);
+  allocator_->SetObserver(&recorder_, world.observed_from, world.taken);
 }
 
 BuddyRun::~BuddyRun() {
@@ -62,6 +72,8 @@ BuddyRun::~BuddyRun() {
 }
 
 std::string BuddyRun::Apply(const Operation& operation) {
+  recorder_.told = {};
+  model_.ForgetTold();
   return std::visit([this](const auto& op) { return Do(op); }, operation);
 }
 
@@ -298,6 +310,22 @@ std::string BuddyRun::CompareCounts() const {
   return wrong;
 }
 
+std::string BuddyRun::CompareTold() const {
+  const AllocatorModel::Told& ours = recorder_.told;
+  const AllocatorModel::Told& model = model_.told();
+  if (ours.freed != model.freed) return "the observer was told of other blocks";
+  const bool tell = world_.taken == TakenBlocks::kTell;
+  if (ours.taken !=
+      (tell ? model.taken : std::vector<AllocatorModel::Taken>())) {
+    return "the observer was told of other blocks taken";
+  }
+  if (ours.memory != model.memory) {
+    return "the observer was told of other memory";
+  }
+  return Differ("wakes", static_cast<uint64_t>(ours.wakes),
+                static_cast<uint64_t>(model.wakes));
+}
+
 std::string BuddyRun::Compare() const {
   for (size_t i = 0; i < allocator_->zones().size(); ++i) {
     std::string wrong = CompareZone(*allocator_->zones()[i],
@@ -306,15 +334,7 @@ std::string BuddyRun::Compare() const {
   }
   std::string wrong = ComparePageblocks();
   if (wrong.empty()) wrong = CompareCounts();
-  if (!wrong.empty()) return wrong;
-  if (recorder_.told.freed != model_.told().freed) {
-    return "the observer was told of other blocks";
-  }
-  if (recorder_.told.memory != model_.told().memory) {
-    return "the observer was told of other memory";
-  }
-  wrong = Differ("wakes", static_cast<uint64_t>(recorder_.told.wakes),
-                 static_cast<uint64_t>(model_.told().wakes));
+  if (wrong.empty()) wrong = CompareTold();
   if (!wrong.empty()) return wrong;
   const absl::Status status = allocator_->CheckInvariants();
   return status.ok() ? "" : status.ToString();

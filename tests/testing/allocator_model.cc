@@ -386,8 +386,8 @@ bool AllocatorModel::Isolate(uint64_t pfn) {
   return zones_[ZoneOf(pfn)].Isolate(pfn);
 }
 
-int AllocatorModel::Return(uint64_t pfn) {
-  return zones_[ZoneOf(pfn)].Return(pfn).second;
+int AllocatorModel::Return(uint64_t pfn, ReturnTo to) {
+  return zones_[ZoneOf(pfn)].Return(pfn, to).second;
 }
 
 ZoneModel* AllocatorModel::ZoneWithAll(PfnRange range) {
@@ -455,7 +455,8 @@ std::string AllocatorModel::State() const {
       const bool allocated = block.state == PageState::kAllocated;
       absl::StrAppend(&state, pfn, Name(block.state).data(), block.order,
                       allocated ? Name(block.as).data() : "", block.pins,
-                      block.freed ? "freed " : " ");
+                      block.freed ? "freed " : " ",
+                      block.reported ? "reported " : "");
     }
     for (const auto& [number, type] : zone.pageblocks()) {
       absl::StrAppend(&state, number, Name(type).data());

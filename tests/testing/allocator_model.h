@@ -36,7 +36,9 @@ class AllocatorModel {
   void Drain();
   bool Isolate(uint64_t pfn);
   // The order the block has on its free list.
-  int Return(uint64_t pfn);
+  int Return(uint64_t pfn, ReturnTo to);
+  void Mark(uint64_t pfn) { zones_[ZoneOf(pfn)].Mark(pfn); }
+  void Rotate(uint64_t pfn) { zones_[ZoneOf(pfn)].Rotate(pfn); }
 
   // The zone that all of `range` is in; null if there is none.
   ZoneModel* ZoneWithAll(PfnRange range);

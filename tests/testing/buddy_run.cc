@@ -133,12 +133,36 @@ std::string BuddyRun::Do(const Return& op) {
     const uint64_t pfn = block.pfn().value();
     Zone& zone = block.zone();
     LockHolder hold(zone.lock());
-    const Order order = zone.Return(std::move(block));
+    const Order order = zone.Return(std::move(block), op.to);
     wrong = Differ("order after return", static_cast<uint64_t>(order.value()),
-                   static_cast<uint64_t>(model_.Return(pfn)));
+                   static_cast<uint64_t>(model_.Return(pfn, op.to)));
   }
   isolated_.swap(others);
   return wrong;
+}
+
+std::string BuddyRun::Do(const Mark& op) {
+  const std::vector<uint64_t> free = FreeBlocks();
+  if (free.empty()) return "";
+  const uint64_t pfn = free[op.nth % free.size()];
+  Zone& zone = allocator_->ZoneOf(Pfn(pfn));
+  LockHolder hold(zone.lock());
+  zone.MarkReported(Pfn(pfn));
+  model_.Mark(pfn);
+  return "";
+}
+
+std::string BuddyRun::Do(const Rotate& op) {
+  const std::vector<uint64_t> free = FreeBlocks();
+  if (free.empty()) return "";
+  const uint64_t pfn = free[op.nth % free.size()];
+  const ZoneModel& model = model_.zones()[model_.ZoneOf(pfn)];
+  Zone& zone = allocator_->ZoneOf(Pfn(pfn));
+  LockHolder hold(zone.lock());
+  zone.RotateFreeList(Order(model.blocks().at(pfn).order),
+                      model.ListTypeOf(pfn), Pfn(pfn));
+  model_.Rotate(pfn);
+  return "";
 }
 
 std::string BuddyRun::Do(const Pin& op) {
@@ -374,9 +398,13 @@ std::vector<Operation> BuddyRun::Choices() const {
   choices.push_back(Drain{});
   for (size_t nth = 0; nth < FreeBlocks().size(); ++nth) {
     choices.push_back(Isolate{nth});
+    if (!world_.reports) continue;
+    choices.push_back(Mark{nth});
+    choices.push_back(Rotate{nth});
   }
   for (size_t slot = 0; slot < isolated_.size(); ++slot) {
     choices.push_back(Return{slot});
+    if (world_.reports) choices.push_back(Return{slot, ReturnTo::kTail});
   }
   for (size_t slot = 0; slot < live_.size() && world_.pins; ++slot) {
     choices.push_back(Pin{slot});

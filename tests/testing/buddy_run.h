@@ -58,6 +58,8 @@ class BuddyRun {
   std::string Do(const Drain& op);
   std::string Do(const Isolate& op);
   std::string Do(const Return& op);
+  std::string Do(const Mark& op);
+  std::string Do(const Rotate& op);
   std::string Do(const Pin& op);
   std::string Do(const Unpin& op);
   std::string Do(const IsolateRange& op);

@@ -1,6 +1,7 @@
 #include "tests/testing/zone_compare.h"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -22,10 +23,15 @@ std::string CompareLists(const Zone& zone, const ZoneModel& model) {
     const auto type = static_cast<MigrateType>(t);
     for (int order = 0; order <= zone.max_order().value(); ++order) {
       std::vector<uint64_t> listed;
+      std::vector<uint64_t> walked;
       {
         LockHolder hold(zone.lock());
         zone.ForEachFreeBlock(Order(order), type,
                               [&](Pfn pfn) { listed.push_back(pfn.value()); });
+        for (std::optional<Pfn> at = zone.FirstFreeBlock(Order(order), type);
+             at; at = zone.NextFreeBlock(*at, Order(order), type)) {
+          walked.push_back(at->value());
+        }
       }
       const auto& expected = model.lists(type)[static_cast<size_t>(order)];
       if (!std::equal(listed.begin(), listed.end(), expected.begin(),
@@ -37,6 +43,33 @@ std::string CompareLists(const Zone& zone, const ZoneModel& model) {
         for (const uint64_t pfn : expected) absl::StrAppend(&text, " ", pfn);
         return text;
       }
+      if (walked != listed) {
+        return absl::StrCat("a walk of the list of order ", order, ", ",
+                            Name(type).data(), ", goes another way");
+      }
+    }
+  }
+  return "";
+}
+
+// Of every page in the zone's span: which free block it is in, and the mark of
+// each.
+std::string CompareFreeBlocks(const Zone& zone, const ZoneModel& model) {
+  LockHolder hold(zone.lock());
+  const PfnRange span = model.span();
+  for (Pfn pfn = span.start; pfn < span.end; pfn += PageCount(1)) {
+    std::optional<FreeBlock> ours;
+    if (const std::optional<Zone::Block> block = zone.FreeBlockAround(pfn)) {
+      ours.emplace(block->pfn.value(), block->order.value());
+    }
+    if (ours != model.FreeBlockAround(pfn.value())) {
+      return absl::StrCat("another free block is around page ", pfn.value());
+    }
+  }
+  for (const auto& [pfn, block] : model.blocks()) {
+    if (zone.IsReported(Pfn(pfn)) != block.reported) {
+      return absl::StrCat("block ", pfn, " is ", block.reported ? "not " : "",
+                          "marked as reported");
     }
   }
   return "";
@@ -67,6 +100,7 @@ std::string CompareBlocks(const PageMap& pages, const ZoneModel& model) {
 std::string CompareZone(const Zone& zone, const PageMap& pages,
                         const ZoneModel& model) {
   std::string wrong = CompareLists(zone, model);
+  if (wrong.empty()) wrong = CompareFreeBlocks(zone, model);
   if (wrong.empty()) wrong = CompareBlocks(pages, model);
   const auto compare = [&](std::string_view what, uint64_t ours,
                            uint64_t expected) {

@@ -130,7 +130,7 @@ TEST_P(EveryWorkloadTest, ItsWorkIsThePagesItTouches) {
   RunAWhile(*workload, guest.vcpu());
   EXPECT_GT(workload->work(), 0u);
   const uint64_t touched = guest.backing->touched().value();
-  if (std::string_view(GetParam().name) == "Sandbox") {
+  if (GetParam().name == "Sandbox") {
     // What it touches while it idles is none.
     EXPECT_LT(workload->work(), touched);
   } else {

@@ -100,5 +100,18 @@ TEST(AllocatorRegressionTest, AReturnedBlockMergesWithOneFreedMeanwhile) {
             "");
 }
 
+// 6.1: each look into a vCPU's lists halves how much they give back. What it
+// gives back at the end was once too little, after two looks in place of one.
+TEST(AllocatorRegressionTest, WhoFindsNothingInTheFirstZoneLookedThereOnce) {
+  EXPECT_EQ(RunBuddyProgram(
+                kLinux61World,
+                {Alloc{1, 0, kGfpDma32}, Alloc{1, 4}, Drain{}, Alloc{0, 0},
+                 Alloc{1, 0, kGfpDma32}, Alloc{1, 3, kGfpKernel}, Free{1, 2},
+                 Alloc{1, 2}, Alloc{0, 5}, Alloc{0, 0, kGfpAtomic}, Free{1, 1},
+                 Alloc{0, 3, kGfpHigh}, Free{1, 5},
+                 Alloc{1, 0, kGfpReclaimable}, Free{1, 2}}),
+            "");
+}
+
 }  // namespace
 }  // namespace guestmm::buddy

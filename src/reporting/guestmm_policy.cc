@@ -24,9 +24,8 @@ constexpr uint64_t kPassPart = 32;
 // Between two passes there is at least:
 constexpr milliseconds kPause(100);
 
-// How many times `delay` a zone near its watermarks is left alone; and how
-// often the wait doubles while reports fail.
-constexpr int kSeldom = 4;
+// How often the wait doubles while reports fail, or while all that waits is in
+// zones near their watermarks.
 constexpr int kMostDoublings = 4;
 
 // Pages and regions looked at in one hold of a zone's lock, beside those
@@ -69,7 +68,8 @@ GuestmmPolicy::GuestmmPolicy(const GuestmmOptions& options)
   GUESTMM_CHECK(options.granule <= options.order && options.order <= kMaxOrder);
   GUESTMM_CHECK(options.granule <= options.floor &&
                 options.floor <= options.order);
-  GUESTMM_CHECK(options.capacity > 0 && options.delay > Nanoseconds(0));
+  GUESTMM_CHECK(options.capacity > 0 && options.delay >= milliseconds(1));
+  parts_.reserve(options.capacity);
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> GuestmmPolicy::parameters()
@@ -82,6 +82,13 @@ std::vector<std::pair<std::string_view, uint64_t>> GuestmmPolicy::parameters()
 }
 
 absl::Status GuestmmPolicy::Enable(const ReportingEnvironment& environment) {
+  for (const std::unique_ptr<Zone>& zone : environment.zones) {
+    if (options_.order <= zone->max_order()) continue;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "policy guestmm reports order %d and above; the largest block has "
+        "order %d",
+        options_.order.value(), zone->max_order().value()));
+  }
   clock_ = &environment.clock;
   holds_ = environment.holds;
   zones_.reserve(environment.zones.size());
@@ -94,11 +101,45 @@ absl::Status GuestmmPolicy::Enable(const ReportingEnvironment& environment) {
   return absl::OkStatus();
 }
 
+void GuestmmPolicy::Disabling() {
+  for (TrackedZone& tracked : zones_) {
+    std::vector<PfnRange> ranges;
+    {
+      LockHolder hold(tracked.zone->lock());
+      ranges = tracked.zone->ranges();
+    }
+    for (const PfnRange& range : ranges) {
+      for (Pfn at = range.start.AlignDown(kSectionOrder); at < range.end;
+           at += kSectionOrder.pages()) {
+        MarkSection(tracked, at);
+      }
+    }
+  }
+}
+
+void GuestmmPolicy::MarkSection(TrackedZone& tracked, Pfn section) {
+  ZoneHold hold(*tracked.zone, holds_);
+  // It may have gone offline meanwhile.
+  if (!tracked.memory.Has(section)) return;
+  for (Pfn at = section; at < section + kSectionOrder.pages();) {
+    const std::optional<Order> order = tracked.zone->FreeBlockAt(at);
+    if (!order || *order < told_order_) {
+      at += told_order_.pages();
+      continue;
+    }
+    if (!tracked.memory.FindRun(PagesOf(at, *order))) {
+      tracked.zone->MarkReported(at);
+    }
+    at += order->pages();
+  }
+}
+
 void GuestmmPolicy::Disable() {
   zones_.clear();
   in_pass_ = false;
   at_zone_ = 0;
   failures_ = 0;
+  refused_passes_ = 0;
 }
 
 GuestmmPolicy::Time GuestmmPolicy::Now() const {
@@ -206,7 +247,7 @@ void GuestmmPolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
   for (Pfn at = pages.start; at < pages.end; at += options_.order.pages()) {
     UnreportedMemory::Region& region = memory.region(at);
     region.active = now;
-    if (region.queue == Queue::kNone && told_order_ < options_.order) {
+    if (region.queue == Queue::kNone && options_.floor < options_.order) {
       memory.Enqueue(at, Queue::kCold, now);
     }
   }
@@ -223,10 +264,13 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
   const Time now = Now();
   // Often enough for what is freed meanwhile; seldom where nothing may be done.
   const Nanoseconds often = options_.delay;
-  const Nanoseconds seldom = options_.delay * kSeldom;
+  const Nanoseconds seldom =
+      options_.delay * (1 << std::min(refused_passes_, kMostDoublings));
   const Nanoseconds pause = std::min<Nanoseconds>(kPause, often);
   std::optional<Nanoseconds> next;
+  bool refused = true;
   for (TrackedZone& tracked : zones_) {
+    if (IsEmpty(tracked)) continue;
     ZoneHold hold(*tracked.zone, holds_);
     for (const Queue queue : {Queue::kSettling, Queue::kCold}) {
       const std::optional<Pfn> head = tracked.memory.Head(queue);
@@ -237,10 +281,12 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
           milliseconds(std::max(0, static_cast<int32_t>(due_at - now)));
       const Nanoseconds wait =
           tracked.refused ? seldom : std::clamp(due, pause, often);
-      next = std::min(next.value_or(seldom), wait);
+      next = std::min(next.value_or(wait), wait);
+      refused = refused && tracked.refused;
     }
   }
   if (!next) return std::nullopt;
+  refused_passes_ = refused ? refused_passes_ + 1 : 0;
   if (failures_ > 0) {
     next = options_.delay * (1 << std::min(failures_, kMostDoublings));
   }
@@ -251,14 +297,13 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
 
 void GuestmmPolicy::BeginPass() {
   in_pass_ = true;
-  at_zone_ = 0;
+  zones_left_ = zones_.size();
   const Time now = Now();
-  next_pass_.store(now + Milliseconds(options_.delay),
-                   std::memory_order_relaxed);
   settling_.Adapt(now);
   cold_.Adapt(now);
   uint64_t regions = 0;
   for (TrackedZone& tracked : zones_) {
+    if (IsEmpty(tracked)) continue;
     ZoneHold hold(*tracked.zone, holds_);
     tracked.refused = false;
     if (Waited(tracked.counted_since, now, kQuietTime)) {
@@ -276,11 +321,18 @@ void GuestmmPolicy::BeginPass() {
 
 bool GuestmmPolicy::NextBatch(Scatterlist& list) {
   if (!in_pass_) BeginPass();
-  while (at_zone_ < zones_.size()) {
-    const bool more = Fill(zones_[at_zone_], list);
+  // A pass may take long; what is used meanwhile is not long ago.
+  next_pass_.store(Now() + Milliseconds(options_.delay),
+                   std::memory_order_relaxed);
+  while (zones_left_ > 0 && budget_bytes_ > 0) {
+    const bool more =
+        !IsEmpty(zones_[at_zone_]) && Fill(zones_[at_zone_], list);
     if (!list.empty()) return true;
-    if (!more) ++at_zone_;
+    if (more) continue;
+    --zones_left_;
+    at_zone_ = (at_zone_ + 1) % zones_.size();
   }
+  // Where the budget ended the next pass goes on.
   in_pass_ = false;
   return false;
 }
@@ -306,7 +358,7 @@ PageCount GuestmmPolicy::Room(const TrackedZone& tracked) const {
 
 bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
   ZoneHold hold(*tracked.zone, holds_);
-  if (tracked.refused || budget_bytes_ == 0) return false;
+  if (tracked.refused) return false;
   tracked.room = Room(tracked);
   for (int looks = kLooksAHold; looks > 0; --looks) {
     Queue queue = Queue::kSettling;
@@ -329,7 +381,7 @@ bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
         tracked.refused = list.empty();
         return true;
     }
-    if (budget_bytes_ == 0) return false;
+    if (budget_bytes_ == 0) return true;
   }
   return true;
 }
@@ -427,18 +479,18 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtBlock(TrackedZone& tracked,
     return Look::kLater;
   }
   if (block.order.pages() > tracked.room) return Look::kRefused;
-  std::vector<GpaRange> parts;
-  while (run && list.size() + parts.size() < list.capacity()) {
-    parts.push_back({.gpa = ToGpa(run->start), .bytes = run->pages().bytes()});
+  std::optional<IsolatedBlock> isolated = tracked.zone->Isolate(block.pfn);
+  if (!isolated) return Look::kRefused;
+  parts_.clear();
+  while (run && list.size() + parts_.size() < list.capacity()) {
+    parts_.push_back({.gpa = ToGpa(run->start), .bytes = run->pages().bytes()});
     budget_bytes_ -= std::min(budget_bytes_, run->pages().bytes());
     run = run->end < pages.end
               ? tracked.memory.FindRun({.start = run->end, .end = pages.end})
               : std::nullopt;
   }
-  std::optional<IsolatedBlock> isolated = tracked.zone->Isolate(block.pfn);
-  if (!isolated) return Look::kRefused;
   tracked.room -= block.order.pages();
-  list.Add(*std::move(isolated), parts);
+  list.Add(*std::move(isolated), parts_);
   return run ? Look::kMore : Look::kDone;
 }
 

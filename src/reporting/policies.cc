@@ -41,10 +41,19 @@ std::unique_ptr<ReportingPolicy> MakeLinux(const PolicyParameters& parameters) {
   return std::make_unique<LinuxPolicy>(options);
 }
 
+// It looks at every region of a block that is freed.
+constexpr Order kSmallestGuestmmOrder{5};
+
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
     const PolicyParameters& parameters) {
   GuestmmOptions options;
   options.order = parameters.order.value_or(options.order);
+  if (options.order < kSmallestGuestmmOrder) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "order ", options.order.value(), ": allowed for guestmm is ",
+        kSmallestGuestmmOrder.value(), " to ", kMaxOrder.value(),
+        "; what is smaller is for its floor"));
+  }
   options.granule = parameters.granule.value_or(options.granule);
   if (options.granule > options.order) {
     return absl::InvalidArgumentError(

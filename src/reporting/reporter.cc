@@ -77,13 +77,16 @@ void Reporter::DisableLocked() {
     if (device_ == nullptr) return;
     stopping_ = true;
   }
-  allocator_.SetObserver(nullptr);
   workqueue_.WaitUntil([this] {
     LockHolder hold(state_);
     return !in_flight_;
   });
   workqueue_.CancelSync(pass_work_);
   workqueue_.CancelSync(work_);
+  // Not sooner: the policy's marks are right only while it is told of what is
+  // taken.
+  policy_->Disabling();
+  allocator_.SetObserver(nullptr);
   policy_->Disable();
   LockHolder hold(state_);
   GUESTMM_CHECK(!in_flight_) << "the device never ended a report";

@@ -31,7 +31,8 @@ std::optional<Pfn> LedgerBacking::FindCorrupted(int vcpu, Pfn pfn, Order order,
 
 absl::Status LedgerHypervisor::Discard(std::span<const GpaRange> ranges) {
   absl::Status status = next_->Discard(ranges);
-  ledger_.OnReported(ranges, clock_.Now());
+  // What a failed one discarded of several is not known.
+  if (status.ok()) ledger_.OnReported(ranges, clock_.Now());
   LockHolder hold(mutex_);
   discards_.push_back(
       {.when = clock_.Now(), .bytes = ledger_.counters().discarded_bytes});

@@ -39,6 +39,7 @@ class MeteredPolicy final : public ReportingPolicy {
   absl::Status Enable(const ReportingEnvironment& environment) override {
     return policy_->Enable(environment);
   }
+  void Disabling() override { policy_->Disabling(); }
   void Disable() override { policy_->Disable(); }
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {

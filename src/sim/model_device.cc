@@ -16,8 +16,8 @@ absl::Status ModelDevice::Report(std::span<const GpaRange> ranges,
       << "a report came before the last one ended";
   client_ = &client;
   ranges_.assign(ranges.begin(), ranges.end());
-  uint64_t took = locks_.TakeReporterWork() + costs_.report;
-  times_.DelayAnyone(Spent::kIsolation, took);
+  uint64_t took = locks_.ReporterLag() + costs_.report;
+  times_.DelayAnyone(Spent::kIsolation, costs_.report);
   times_.DelayAnyone(Spent::kDiscard, costs_.kick);
   took += costs_.kick;
   ++kicks_;

@@ -1,7 +1,6 @@
 #include "src/sim/zone_lock_model.h"
 
 #include <algorithm>
-#include <utility>
 
 namespace guestmm {
 
@@ -60,7 +59,7 @@ void ZoneLockModel::OnUnlock(const Zone& zone) {
       (work.isolated - work_at_lock_.isolated) * costs_.reporter_isolate +
       (work.returned - work_at_lock_.returned) * costs_.reporter_return;
   hold_times_.Add(took);
-  reporter_work_ += took;
+  times_.DelayAnyone(Spent::kIsolation, took);
 
   ZoneState& state = StateOf(zone);
   state.free_pages = zone.free_pages().value();
@@ -87,8 +86,9 @@ void ZoneLockModel::OnUnlock(const Zone& zone) {
   }
 }
 
-uint64_t ZoneLockModel::TakeReporterWork() {
-  return std::exchange(reporter_work_, 0);
+uint64_t ZoneLockModel::ReporterLag() const {
+  const Nanoseconds now = clock_.Now();
+  return static_cast<uint64_t>((std::max(reporter_until_, now) - now).count());
 }
 
 }  // namespace guestmm

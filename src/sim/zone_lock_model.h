@@ -41,8 +41,9 @@ class ZoneLockModel final : public HoldObserver {
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
 
   const HoldTimes& hold_times() const { return hold_times_; }
-  // What the reporter did under locks since this was called last, in ns.
-  uint64_t TakeReporterWork();
+  // How long what the reporter did under locks at this instant would take yet,
+  // in ns.
+  uint64_t ReporterLag() const;
 
   // HoldObserver:
   void OnLocked(const Zone& zone) override
@@ -83,7 +84,6 @@ class ZoneLockModel final : public HoldObserver {
   Zone::ReportingWork work_at_lock_;
   // Up to where the reporter's time is taken.
   Nanoseconds reporter_until_{0};
-  uint64_t reporter_work_ = 0;
   HoldTimes hold_times_;
 };
 

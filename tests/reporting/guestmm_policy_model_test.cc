@@ -41,7 +41,13 @@ class Program {
   // A guest that does nothing more, and a host that works.
   void ComeToRest() {
     fail_ = false;
-    Watermark(PageCount(0));
+    // The low mark is a block above the min mark, or that block could not be
+    // isolated.
+    const PageCount min(random_.OneIn(2) ? random_.Below(200) : 0);
+    for (const auto& zone : world_.allocator->zones()) {
+      const PageCount low = min + world_.options.max_order.pages();
+      zone->SetWatermarks({.min = min, .low = low, .high = low});
+    }
     world_.Run(seconds(60));
     world_.ExpectInvariants();
   }
@@ -52,7 +58,10 @@ class Program {
   void Step() {
     switch (random_.Below(24)) {
       case 0:
-        fail_ = !fail_;
+        // Of the device: it takes no reports for a while, or is reset.
+        if (random_.OneIn(2)) fail_ = !fail_;
+        world_.time.RunFor(std::chrono::microseconds(random_.Below(200)));
+        world_.FailReport();
         return;
       case 1:
         Watermark(PageCount(random_.OneIn(2) ? random_.Below(300) : 0));

@@ -80,8 +80,9 @@ TEST(GuestmmPolicyTest, WhatMergesWithABlockInFlightIsReported) {
 TEST(GuestmmPolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
   GuestmmWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
+  // Isolating a block would leave no more than min; so says Isolate.
   zone.SetWatermarks(
-      {.min = PageCount(256), .low = PageCount(257), .high = PageCount(257)});
+      {.min = PageCount(250), .low = PageCount(252), .high = PageCount(252)});
   world.Run(seconds(30));
   EXPECT_EQ(world.reported, 0u);
   zone.SetWatermarks({});
@@ -100,7 +101,7 @@ TEST(GuestmmPolicyTest, SoIsWhatWasRefusedForAMonth) {
   world.Run(hours(30 * 24));
   EXPECT_EQ(world.reported, 0u);
   zone.SetWatermarks({});
-  world.Run(hours(12));
+  world.Run(hours(48));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
@@ -179,15 +180,25 @@ TEST(GuestmmPolicyTest, PagesOnEndAreOneRange) {
 
 TEST(GuestmmPolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
   GuestmmWorld world(
-      {.policy = {.order = kRegion, .floor = kRegion, .capacity = 2}});
+      {.policy = {.order = kRegion, .floor = Order(0), .capacity = 2}});
+  ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
+  const Pfn other = world.Allocate(kRegion).value();
   std::vector<Pfn> pages;
   for (int i = 0; i < 8; ++i) pages.push_back(*world.Allocate(Order(0)));
-  // The host takes back every other one of its own accord.
-  for (const size_t i : {0, 2, 4, 6}) world.has[pages[i].value()] = true;
-  world.Free(pages, Order(0));
+  // Every other page goes back as a piece, so that the whole has holes. So
+  // little asks for no pass: what else is freed does.
+  for (const size_t i : {0, 2, 4, 6}) world.Free(pages[i], Order(0));
   world.Run(seconds(30));
-  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  EXPECT_EQ(world.reported, 256u);
+  world.Free(other, kRegion);
+  world.Run(seconds(30));
+  EXPECT_EQ(world.reported, 256u + 8 + 4);
+  const size_t before = world.device.reports().size();
+  for (const size_t i : {1, 3, 5, 7}) world.Free(pages[i], Order(0));
+  world.Run(seconds(30));
+  EXPECT_EQ(world.device.reports().size() - before, 2u);
+  EXPECT_EQ(world.reported, 256u + 8 + 8);
 }
 
 TEST(GuestmmPolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
@@ -214,6 +225,37 @@ TEST(GuestmmPolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
   world.Run(seconds(30));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
   EXPECT_EQ(world.reported, 256u + 32u);
+}
+
+// Of a block that was split the rest is as free, and as reported, as before.
+TEST(GuestmmPolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
+  GuestmmWorld world;
+  world.Run(seconds(5));
+  ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
+  const Pfn page = world.Allocate(Order(0)).value();
+  world.Disable();
+  world.Enable();
+  world.Run(seconds(5));
+  world.Free(page, Order(0));
+  world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+  // That page, and what of its region was too small to be marked.
+  EXPECT_EQ(world.reported, 256u + 8u);
+}
+
+TEST(GuestmmPolicyTest, AZoneOfSmallerBlocksIsRefused) {
+  const auto allocator = PageAllocator::Create({.memory = {{Pfn(0), Pfn(64)}},
+                                                .max_order = Order(6),
+                                                .pageblock_order = Order(6),
+                                                .min_free_kbytes = 0})
+                             .value();
+  VirtualTime time(1);
+  FakeDevice device;
+  Reporter reporter(*allocator, time,
+                    std::make_unique<GuestmmPolicy>(GuestmmOptions{}));
+  EXPECT_EQ(reporter.Enable(device),
+            absl::InvalidArgumentError("policy guestmm reports order 9 and "
+                                       "above; the largest block has order 6"));
 }
 
 // Looks at free blocks for each that is reported.

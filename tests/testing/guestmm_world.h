@@ -10,9 +10,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <utility>
 #include <vector>
@@ -116,11 +116,19 @@ struct GuestmmWorld {
   uint64_t reported = 0;
   uint64_t needed = 0;
 
+  // Ends the report that is out, if there is one, as a reset does.
+  void FailReport() {
+    if (!device.outstanding()) return;
+    NoteReports();
+    failed.insert(device.reports().size() - 1);
+    device.End(absl::UnavailableError("reset"));
+  }
+
   // Accounts for the reports that came since.
   void NoteReports() {
     const std::vector<FakeDevice::Ranges> reports = device.reports();
     for (; noted < reports.size() - (device.outstanding() ? 1 : 0); ++noted) {
-      if (failed(noted)) continue;
+      if (failed.contains(noted)) continue;
       for (const GpaRange& range : reports[noted]) {
         for (uint64_t i = 0; i < range.bytes / kPageSize; ++i) {
           const uint64_t page = ToPfn(range.gpa).value() + i;
@@ -133,14 +141,11 @@ struct GuestmmWorld {
   }
 
   // A page of a free block of at least `order` that the host does not have, in
-  // a zone that would be above its low watermark without the largest block.
+  // a zone above its low watermark.
   std::optional<Pfn> FirstMissing(Order order) {
     NoteReports();
     for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
-      if (zone->free_pages() <=
-          zone->watermarks().low + options.max_order.pages()) {
-        continue;
-      }
+      if (zone->free_pages() <= zone->watermarks().low) continue;
       LockHolder hold(zone->lock());
       for (int o = order.value(); o <= zone->max_order().value(); ++o) {
         for (int type = 0; type < kMigrateTypes; ++type) {
@@ -185,8 +190,8 @@ struct GuestmmWorld {
   // By page.
   std::vector<bool> has;
   size_t noted = 0;
-  // Of a report by its number: whether it ended without an acknowledgement.
-  std::function<bool(size_t)> failed = [](size_t) { return false; };
+  // The reports, by number, that ended without an acknowledgement.
+  std::set<size_t> failed;
   MemoryHotplug hotplug{*allocator, /*ram=*/nullptr, /*reporting=*/&time};
 };
 

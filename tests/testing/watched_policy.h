@@ -36,6 +36,7 @@ class WatchedPolicy final : public ReportingPolicy {
     on_enabled();
     return status;
   }
+  void Disabling() override { v12_.Disabling(); }
   void Disable() override { v12_.Disable(); }
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {

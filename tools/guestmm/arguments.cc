@@ -1,6 +1,7 @@
 #include "tools/guestmm/arguments.h"
 
 #include <charconv>
+#include <cmath>
 #include <string_view>
 
 #include "guestmm/base/units.h"
@@ -64,7 +65,9 @@ void AddNumber(CLI::App& app, const std::string& name,
          name,
          [name, &value](const std::string& text) {
            value = Parse<double>(text);
-           if (!value) Reject(name, text, "a number, as in 0.25");
+           if (!value || !std::isfinite(*value)) {
+             Reject(name, text, "a number, as in 0.25");
+           }
          },
          help)
       ->type_name("NUMBER");

@@ -30,7 +30,8 @@ struct GuestmmOptions {
   // Smaller blocks are reported where memory stays cold, down to this order; as
   // `order`: none.
   Order floor = Order(0);
-  // How long memory must have been left alone to be reported, at least.
+  // How long memory must have been left alone to be reported, at least; from 1
+  // ms.
   Nanoseconds delay = std::chrono::milliseconds(200);
   // The most ranges in one report.
   size_t capacity = 32;
@@ -52,7 +53,7 @@ struct GuestmmOptions {
 class GuestmmPolicy final : public ReportingPolicy {
  public:
   // REQUIRES: granule <= order <= kMaxOrder, floor <= order, capacity > 0,
-  // delay > 0.
+  // delay >= 1 ms.
   explicit GuestmmPolicy(const GuestmmOptions& options);
 
   std::string_view name() const override { return "guestmm"; }
@@ -64,6 +65,7 @@ class GuestmmPolicy final : public ReportingPolicy {
   Nanoseconds delay() const override { return options_.delay; }
 
   absl::Status Enable(const ReportingEnvironment& environment) override;
+  void Disabling() override;
   void Disable() override;
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
@@ -128,6 +130,13 @@ class GuestmmPolicy final : public ReportingPolicy {
   // lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
 
+  // A zone without memory, as most are.
+  static bool IsEmpty(const TrackedZone& tracked) {
+    return tracked.zone->managed_pages() == PageCount(0);
+  }
+  // Marks the free blocks of a section of which the host has everything.
+  void MarkSection(TrackedZone& tracked, Pfn section);
+
   // `pages`, of one region or of whole ones, came into use. REQUIRES: as
   // Enqueue.
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
@@ -171,11 +180,17 @@ class GuestmmPolicy final : public ReportingPolicy {
   Patience settling_;
   Patience cold_;
   bool in_pass_ = false;
+  // Where the pass is, and how many zones it has yet to see.
   size_t at_zone_ = 0;
-  // What the pass may still report.
+  size_t zones_left_ = 0;
+  // What it may still report.
   uint64_t budget_bytes_ = 0;
-  // In a row.
+  // In a row: reports that failed, and passes after which all that waits is in
+  // zones near their watermarks.
   int failures_ = 0;
+  int refused_passes_ = 0;
+  // Of the block in hand.
+  std::vector<GpaRange> parts_;
 };
 
 }  // namespace guestmm

@@ -61,9 +61,12 @@ class ReportingPolicy {
 
   // Starts to work. Comes before any other call.
   virtual absl::Status Enable(const ReportingEnvironment& environment) = 0;
-  // Ends it. No other call is under way or follows before Enable. What a policy
-  // would remember for the next Enable must not rest on having seen what
-  // happens until then; Zone::MarkReported leaves marks that last.
+  // It is about to end: nothing is in flight, and no pass follows, but events
+  // still come. What a policy knows of free memory it can leave in marks, for
+  // whoever comes next (Zone::MarkReported).
+  virtual void Disabling() {}
+  // Ends it. No other call is under way or follows before Enable. Whatever
+  // happens until then no one tells.
   virtual void Disable() = 0;
 
   // A block came onto the free lists. Only records; true asks for a pass.

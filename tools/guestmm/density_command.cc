@@ -154,11 +154,12 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
   AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
              arguments->order, "Smallest block that is reported [9]");
   AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
-             "Marked blocks in a zone that start a pass; linux has none [16]");
+             "v12: marked blocks in a zone that start a pass [16]");
   AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
-             "Most blocks in one report [16; linux: 32]");
+             "Most blocks in one report [16; linux and guestmm: 32]");
   AddNumber(command, "--delay", arguments->delay,
-            "Seconds from a request to its pass; linux alone has it [2]");
+            "linux: seconds from a request to its pass [2]; guestmm: for which "
+            "memory must be left alone [0.5]");
   AddChoice<HypervisorKind>(
       command, "--hypervisor",
       {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},
@@ -178,7 +179,8 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
                   "frees a little memory, as an idle guest does; v12 starts no "
                   "run but by a free [on]");
   AddNumber(command, "--settle", arguments->settle,
-            "Seconds to wait, at most, for reporting to come to rest [10]");
+            "Seconds to wait, at most, until a guest gives nothing more back "
+            "[10]");
   AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,
              "Stop a policy's row here [100]");
   command

@@ -50,8 +50,11 @@ absl::Status EachOnce(std::string_view option,
   return absl::OkStatus();
 }
 
-// Puts "off" first.
+// Puts "off" first, and tells policies what the host's granule is.
 absl::Status ResolvePolicies(CompareOptions& options) {
+  if (!options.policy_parameters.granule) {
+    options.policy_parameters.granule = options.granule;
+  }
   if (absl::Status status = EachOnce("policies", options.policies);
       !status.ok()) {
     return status;

@@ -11,7 +11,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/sim/planted_policies.h"
 
-namespace guestmm {
+namespace guestmm::compare_test {
 namespace {
 
 using testing::EndsWith;
@@ -422,4 +422,4 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::compare_test

@@ -10,7 +10,7 @@
 #include "guestmm/sim/density.h"
 #include "nlohmann/json.hpp"
 
-namespace guestmm {
+namespace guestmm::density_long_test {
 namespace {
 
 DensityResult RunOk(const DensityOptions& options) {
@@ -116,4 +116,4 @@ TEST(DensityLongTest, SummaryHasAllOfFortyGuests) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::density_long_test

@@ -30,7 +30,9 @@ struct GuestmmWorldOptions {
   // A page more than there are blocks: without it the last free block could not
   // be isolated, even under a min watermark of zero.
   std::vector<MemoryRange> memory = {{Pfn(0), Pfn(257)}};
-  GuestmmOptions policy = {.order = Order(3), .floor = Order(1)};
+  GuestmmOptions policy = {.order = Order(3),
+                           .floor = Order(1),
+                           .delay = std::chrono::milliseconds(500)};
   Order max_order = Order(4);
   Order section_order = kSectionOrder;
   std::optional<Pfn> hotplug_end = {};

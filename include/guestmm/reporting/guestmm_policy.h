@@ -31,7 +31,7 @@ struct GuestmmOptions {
   // `order`: none.
   Order floor = Order(0);
   // How long memory must have been left alone to be reported, at least.
-  Nanoseconds delay = std::chrono::milliseconds(500);
+  Nanoseconds delay = std::chrono::milliseconds(200);
   // The most ranges in one report.
   size_t capacity = 32;
 };

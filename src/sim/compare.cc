@@ -25,6 +25,7 @@ constexpr uint64_t kLargestGuest = kTiB;
 constexpr uint64_t kMostVcpus = 64;
 constexpr double kLongestSeconds = 3600;
 constexpr uint64_t kMostRepeats = 1000;
+constexpr uint64_t kMostProcesses = 100;
 // What a machine must have beside a real guest: metadata and this program.
 constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
 
@@ -143,6 +144,12 @@ absl::Status CheckLimits(const CompareOptions& options) {
   }
   status.Update(CheckSeconds("rest", *options.rest_seconds));
   status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
+  status.Update(CheckCount("processes", options.processes, kMostProcesses));
+  if (options.mode == CompareMode::kVirtual && options.processes > 1) {
+    status.Update(absl::InvalidArgumentError(absl::StrCat(
+        "processes ", options.processes,
+        ": allowed in virtual time is 1, where every process finds the same")));
+  }
   return status;
 }
 

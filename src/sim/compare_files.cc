@@ -1,13 +1,19 @@
-// The files that the comparison leaves: summary.json and series.csv.
+// The files that the comparison leaves: summary.json and series.csv, written
+// and read.
 
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
 #include "guestmm/sim/compare.h"
 #include "nlohmann/json.hpp"
+#include "src/sim/compare_columns.h"
 #include "src/sim/summary.h"
 
 namespace guestmm {
@@ -20,6 +26,7 @@ constexpr int kCompareSchemaVersion = 1;
 // Six decimals are more than any column is good for.
 double Rounded(double value) { return std::round(value * 1e6) / 1e6; }
 
+Json ToJson(double value) { return Rounded(value); }
 Json ToJson(const std::optional<double>& value) {
   return value ? Json(Rounded(*value)) : Json(nullptr);
 }
@@ -65,37 +72,126 @@ Json ConfigJson(const CompareOptions& options) {
           {"granule_bytes", options.granule.bytes()},
           {"rest_s", Rounded(*options.rest_seconds)},
           {"repeats", options.repeats},
+          {"processes", options.processes},
           {"costs_ns", costs}};
 }
 
 Json RowJson(const CompareRow& row) {
-  Json loss = nullptr;
+  Json json = {{"workload", row.workload}, {"policy", row.policy}};
+  ForEachColumn(
+      [&](const char* name, auto column) { json[name] = ToJson(row.*column); });
+  Json& loss = json["loss"] = nullptr;
   if (row.loss) {
-    loss = {{"hook", Rounded(row.loss->hook)},
-            {"isolation", Rounded(row.loss->isolation)},
-            {"discard", Rounded(row.loss->discard)},
-            {"fault_back", Rounded(row.loss->fault_back)},
-            {"zeroing", Rounded(row.loss->zeroing)}};
+    ForEachLoss([&](const char* name, auto column) {
+      loss[name] = ToJson((*row.loss).*column);
+    });
   }
-  return {{"workload", row.workload},
-          {"policy", row.policy},
-          {"host_share_of_free", ToJson(row.host_share_of_free)},
-          {"host_share_of_reportable", ToJson(row.host_share_of_reportable)},
-          {"time_to_50_s", ToJson(row.time_to_50_s)},
-          {"time_to_90_s", ToJson(row.time_to_90_s)},
-          {"time_to_99_s", ToJson(row.time_to_99_s)},
-          {"footprint_gib_min", Rounded(row.footprint_gib_min)},
-          {"reported_over_needed", ToJson(row.reported_over_needed)},
-          {"refaults_1s", ToJson(row.refaults_1s)},
-          {"reports", ToJson(row.reports)},
-          {"kicks", ToJson(row.kicks)},
-          {"discard_calls", ToJson(row.discard_calls)},
-          {"lock_max_us", ToJson(row.lock_max_us)},
-          {"lock_mean_us", ToJson(row.lock_mean_us)},
-          {"failed_while_isolated", ToJson(row.failed_while_isolated)},
-          {"work", ToJson(row.work)},
-          {"work_share_of_off", ToJson(row.work_share_of_off)},
-          {"loss", loss}};
+  return json;
+}
+
+absl::Status BadFile(std::string_view file, const std::string& what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(file), ": ", what));
+}
+
+// What a field of each type takes.
+bool Take(const Json& json, std::string& value) {
+  if (json.is_string()) value = json.get<std::string>();
+  return json.is_string();
+}
+bool Take(const Json& json, double& value) {
+  if (json.is_number()) value = json.get<double>();
+  return json.is_number();
+}
+bool Take(const Json& json, uint64_t& value) {
+  if (json.is_number_unsigned()) value = json.get<uint64_t>();
+  return json.is_number_unsigned();
+}
+template <typename T>
+bool Take(const Json& json, std::optional<T>& value) {
+  value.reset();
+  return json.is_null() || Take(json, value.emplace());
+}
+
+std::string_view Allowed(const std::string&) { return "a text"; }
+std::string_view Allowed(double) { return "a number"; }
+std::string_view Allowed(const std::optional<double>&) {
+  return "a number or null";
+}
+std::string_view Allowed(const std::optional<uint64_t>&) {
+  return "a whole number or null";
+}
+
+// The fields of one object of a file, whose place in it is `place`.
+class ObjectReader {
+ public:
+  ObjectReader(std::string_view file, std::string place, const Json& object)
+      : file_(file), place_(std::move(place)), object_(object) {
+    if (!object.is_object()) {
+      status_ = BadFile(file, absl::StrCat(place_, ": allowed is an object"));
+    }
+  }
+
+  template <typename T>
+  void Read(const char* name, T& value) {
+    if (!status_.ok()) return;
+    const auto field = object_.find(name);
+    if (field == object_.end()) {
+      status_ = BadFile(file_, absl::StrCat(place_, ".", name, ": is missing"));
+    } else if (!Take(*field, value)) {
+      status_ = BadFile(
+          file_, absl::StrCat(place_, ".", name, " ", field->dump(),
+                              ": allowed is ", std::string(Allowed(value))));
+    }
+  }
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const std::string_view file_;
+  const std::string place_;
+  const Json& object_;
+  absl::Status status_;
+};
+
+absl::StatusOr<CompareRow> ParseRow(std::string_view file,
+                                    const std::string& place,
+                                    const Json& json) {
+  CompareRow row;
+  ObjectReader reader(file, place, json);
+  reader.Read("workload", row.workload);
+  reader.Read("policy", row.policy);
+  ForEachColumn(
+      [&](const char* name, auto column) { reader.Read(name, row.*column); });
+  if (!reader.status().ok()) return reader.status();
+  const auto loss = json.find("loss");
+  if (loss == json.end() || loss->is_null()) return row;
+  ObjectReader losses(file, place + ".loss", *loss);
+  row.loss.emplace();
+  ForEachLoss([&](const char* name, auto column) {
+    losses.Read(name, (*row.loss).*column);
+  });
+  if (!losses.status().ok()) return losses.status();
+  return row;
+}
+
+constexpr std::string_view kSeriesHeader =
+    "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
+    "host_share_of_free";
+
+bool ParseSample(const std::string& line, CompareSample& sample) {
+  const std::vector<std::string> cells = absl::StrSplit(line, ',');
+  if (cells.size() != 7) return false;
+  sample.workload = cells[0];
+  sample.policy = cells[1];
+  if (!cells[6].empty() &&
+      !absl::SimpleAtod(cells[6], &sample.host_share_of_free.emplace())) {
+    return false;
+  }
+  return absl::SimpleAtoi(cells[2], &sample.repeat) &&
+         absl::SimpleAtod(cells[3], &sample.seconds) &&
+         absl::SimpleAtoi(cells[4], &sample.resident_bytes) &&
+         absl::SimpleAtoi(cells[5], &sample.free_bytes);
 }
 
 }  // namespace
@@ -115,9 +211,7 @@ std::string CompareSummaryJson(const CompareResult& result) {
 }
 
 std::string CompareSeriesCsv(const CompareResult& result) {
-  std::string csv =
-      "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
-      "host_share_of_free\n";
+  std::string csv = absl::StrCat(std::string(kSeriesHeader), "\n");
   for (const CompareSample& sample : result.samples) {
     absl::StrAppend(&csv, sample.workload, ",", sample.policy, ",",
                     sample.repeat, ",", absl::StrFormat("%.3f", sample.seconds),
@@ -128,6 +222,53 @@ std::string CompareSeriesCsv(const CompareResult& result) {
                     "\n");
   }
   return csv;
+}
+
+absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
+    std::string_view file, std::string_view text) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return BadFile(file, "allowed is an object of JSON");
+  const auto is = [&](const char* name, const Json& value) {
+    const auto field = json.find(name);
+    return field != json.end() && *field == value;
+  };
+  if (!is("experiment", "compare") ||
+      !is("schema_version", kCompareSchemaVersion)) {
+    return BadFile(file, absl::StrCat("experiment, schema_version: allowed is "
+                                      "\"compare\", ",
+                                      kCompareSchemaVersion));
+  }
+  const auto rows = json.find("rows");
+  if (rows == json.end() || !rows->is_array()) {
+    return BadFile(file, "rows: allowed is an array");
+  }
+  std::vector<CompareRow> result;
+  for (size_t i = 0; i < rows->size(); ++i) {
+    absl::StatusOr<CompareRow> row =
+        ParseRow(file, absl::StrCat("rows[", i, "]"), (*rows)[i]);
+    if (!row.ok()) return row.status();
+    result.push_back(*std::move(row));
+  }
+  return result;
+}
+
+absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
+    std::string_view file, std::string_view text) {
+  const std::vector<std::string> lines =
+      absl::StrSplit(std::string(text), '\n', absl::SkipEmpty());
+  if (lines.empty() || lines.front() != kSeriesHeader) {
+    return BadFile(
+        file, absl::StrCat("line 1: allowed is ", std::string(kSeriesHeader)));
+  }
+  std::vector<CompareSample> samples;
+  for (size_t i = 1; i < lines.size(); ++i) {
+    if (!ParseSample(lines[i], samples.emplace_back())) {
+      return BadFile(
+          file, absl::StrCat("line ", i + 1, " \"", lines[i],
+                             "\": allowed are ", std::string(kSeriesHeader)));
+    }
+  }
+  return samples;
 }
 
 }  // namespace guestmm

@@ -2,7 +2,12 @@
 
 #include <algorithm>
 #include <optional>
+#include <string_view>
+#include <utility>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "src/sim/compare_columns.h"
 
 namespace guestmm {
 namespace {
@@ -21,18 +26,46 @@ T Median(std::span<const CompareRow> rows, T CompareRow::*column) {
 
 CompareRow MedianRow(std::span<const CompareRow> rows) {
   CompareRow median = rows.front();
-  const auto take = [&](auto... columns) {
-    ((median.*columns = Median(rows, columns)), ...);
-  };
-  take(&CompareRow::host_share_of_free, &CompareRow::host_share_of_reportable,
-       &CompareRow::time_to_50_s, &CompareRow::time_to_90_s,
-       &CompareRow::time_to_99_s, &CompareRow::footprint_gib_min,
-       &CompareRow::reported_over_needed, &CompareRow::refaults_1s,
-       &CompareRow::reports, &CompareRow::kicks, &CompareRow::discard_calls,
-       &CompareRow::lock_max_us, &CompareRow::lock_mean_us,
-       &CompareRow::failed_while_isolated, &CompareRow::work,
-       &CompareRow::work_share_of_off);
+  ForEachColumn([&](std::string_view, auto column) {
+    median.*column = Median(rows, column);
+  });
   return median;
+}
+
+absl::StatusOr<CompareResult> MergeProcesses(
+    const CompareOptions& resolved, std::span<const CompareProcess> processes) {
+  CompareResult result;
+  result.options = resolved;
+  result.host = ReadHostInfo();
+  const std::vector<CompareRow>& first = processes.front().rows;
+  for (size_t i = 0; i < first.size(); ++i) {
+    std::vector<CompareRow> rows;
+    for (const CompareProcess& process : processes) {
+      if (process.rows.size() != first.size() ||
+          process.rows[i].workload != first[i].workload ||
+          process.rows[i].policy != first[i].policy) {
+        return absl::FailedPreconditionError(
+            absl::StrCat("processes differ in row ", i, ": one has ",
+                         first[i].workload, ", ", first[i].policy, " there"));
+      }
+      rows.push_back(process.rows[i]);
+    }
+    CompareRow row = MedianRow(rows);
+    const auto [least, most] = std::minmax_element(
+        rows.begin(), rows.end(), [](const CompareRow& a, const CompareRow& b) {
+          return a.work_share_of_off < b.work_share_of_off;
+        });
+    row.work_share_of_off_min = least->work_share_of_off;
+    row.work_share_of_off_max = most->work_share_of_off;
+    result.rows.push_back(std::move(row));
+  }
+  for (size_t i = 0; i < processes.size(); ++i) {
+    for (CompareSample sample : processes[i].samples) {
+      sample.repeat += i * resolved.repeats;
+      result.samples.push_back(std::move(sample));
+    }
+  }
+  return result;
 }
 
 }  // namespace guestmm

@@ -215,8 +215,8 @@ class PolicyRun {
     return std::move(row_);
   }
 
-  // What the guests that fit hold now. Where --settle cut a guest short, its
-  // reporter may go on; it can only hold less, since its workload has ended.
+  // What the guests that fit hold now. A guest's reporter may go on after its
+  // turn; it can only hold less, since its workload has ended.
   absl::Status MeasureResting() {
     resting_bytes_ = 0;
     for (int i = 0; i < row_.guests; ++i) {
@@ -293,23 +293,40 @@ class PolicyRun {
     return true;
   }
 
-  // Waits for reporting to come to rest; what the guest then holds. At rest is
-  // a guest whose idle life makes for no more reports.
+  // Waits until reporting is at rest, or gives back next to nothing
+  // (DensityOptions); what the guest then holds.
   absl::StatusOr<uint64_t> Settle(Guest& active, uint64_t idle_seed) {
-    constexpr std::chrono::milliseconds kSlice(50);
+    constexpr std::chrono::milliseconds kPause(100);
+    const Reporter* const reporter = active.reporter();
+    if (reporter == nullptr) return active.ram().ResidentBytes();
+    const uint64_t little = options_.guest_bytes / 100;
+    const double patience =
+        std::chrono::duration<double>(reporter->policy().delay()).count() + 1;
     const double deadline = Seconds() + options_.settle_seconds;
+    const uint64_t reported_before = reporter->counters().reported_bytes;
     IdleWorkload idle(idle_seed);
     uint64_t reports_before_step = ~uint64_t{0};
-    while (active.reporter() != nullptr && Seconds() < deadline) {
-      if (active.WaitUntilAtRest(kSlice)) {
-        const uint64_t reports = active.reporter()->counters().reports;
-        if (reports == reports_before_step || !options_.idle_activity) break;
-        reports_before_step = reports;
-        const std::optional<Nanoseconds> quiet = idle.Step(active.vcpu(0));
-        timer_.WaitUntil([] { return false; }, quiet.value());
+    uint64_t lowest = ~uint64_t{0};
+    double until = deadline;
+    while (Seconds() < until) {
+      const bool at_rest = active.WaitUntilAtRest(kPause);
+      const ReporterCounters counters = reporter->counters();
+      if (at_rest && (counters.reports == reports_before_step ||
+                      !options_.idle_activity)) {
+        break;
       }
+      reports_before_step = counters.reports;
+      if (options_.idle_activity) idle.Step(active.vcpu(0));
+      if (at_rest) timer_.WaitUntil([] { return false; }, kPause);
       const absl::StatusOr<uint64_t> total = Measure(active);
       if (!total.ok()) return total;
+      const bool fell = *total + little <= lowest;
+      if (fell) lowest = *total;
+      // Until the policy has begun, however long it waits, nothing can fall.
+      const bool begun = counters.reported_bytes - reported_before >= little;
+      if (begun && (fell || until == deadline)) {
+        until = std::min(deadline, Seconds() + patience);
+      }
     }
     return active.ram().ResidentBytes();
   }
@@ -318,7 +335,13 @@ class PolicyRun {
   absl::StatusOr<uint64_t> Measure(Guest& active) {
     const absl::StatusOr<uint64_t> resident = active.ram().ResidentBytes();
     if (!resident.ok()) return resident;
-    const uint64_t total = resting_bytes_ + *resident;
+    uint64_t total = resting_bytes_ + *resident;
+    if (total > options_.host_bytes) {
+      // The others may have handed more back since they were looked at.
+      absl::Status status = MeasureResting();
+      if (!status.ok()) return status;
+      total = resting_bytes_ + *resident;
+    }
     peak_bytes_ = std::max(peak_bytes_, total);
     const int launched = row_.guests + 1;
     samples_.push_back({.policy = row_.policy,
@@ -346,7 +369,7 @@ class PolicyRun {
   DensityRow row_;
   // Passes the time between the steps of idle guests.
   ThreadWorkqueue timer_;
-  // Of the guests that fit, when the launch under way began.
+  // Of the guests that fit, when last looked at.
   uint64_t resting_bytes_ = 0;
   // The most that all guests held during the launch under way.
   uint64_t peak_bytes_ = 0;

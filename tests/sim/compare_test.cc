@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <string>
+#include <vector>
 
 #include "nlohmann/json.hpp"
 #include "tests/sim/planted_policies.h"
@@ -192,21 +194,145 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
   EXPECT_EQ(summary["config"]["policy_parameters"]["v12"]["threshold"], 2);
   EXPECT_EQ(summary["config"]["costs_ns"]["exit"], CostModel().exit);
   EXPECT_EQ(summary["config"]["granule_bytes"], 4096);
+  EXPECT_EQ(summary["config"]["processes"], 1);
   EXPECT_TRUE(summary["versions"]["guestmm"].is_string());
   EXPECT_GT(summary["host"]["memory_bytes"], 0);
   ASSERT_EQ(summary["rows"].size(), 3u);
   for (const auto& row : summary["rows"]) {
-    for (const char* key :
-         {"workload", "policy", "host_share_of_free",
-          "host_share_of_reportable", "time_to_50_s", "time_to_90_s",
-          "time_to_99_s", "footprint_gib_min", "reported_over_needed",
-          "refaults_1s", "reports", "kicks", "discard_calls", "lock_max_us",
-          "lock_mean_us", "failed_while_isolated", "work",
-          "work_share_of_off"}) {
+    for (const char* key : {"workload",
+                            "policy",
+                            "host_share_of_free",
+                            "host_share_of_reportable",
+                            "time_to_50_s",
+                            "time_to_90_s",
+                            "time_to_99_s",
+                            "footprint_gib_min",
+                            "reported_over_needed",
+                            "refaults_1s",
+                            "reports",
+                            "kicks",
+                            "discard_calls",
+                            "lock_max_us",
+                            "lock_mean_us",
+                            "failed_while_isolated",
+                            "work",
+                            "work_share_of_off",
+                            "work_share_of_off_min",
+                            "work_share_of_off_max"}) {
       EXPECT_TRUE(row.contains(key)) << key;
     }
   }
   EXPECT_TRUE(summary["rows"][2]["work"].is_null());
+}
+
+TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
+  CompareOptions options = Small("burst");
+  options.policies = {"sweeping"};
+  const CompareResult result = RunOk(options);
+  CompareResult read = result;
+  const auto rows =
+      ParseCompareSummary("summary.json", CompareSummaryJson(result));
+  ASSERT_EQ(rows.status(), absl::OkStatus());
+  read.rows = *rows;
+  EXPECT_EQ(CompareSummaryJson(read), CompareSummaryJson(result));
+  EXPECT_EQ(RowOf(read, "sweeping").reports, RowOf(result, "sweeping").reports);
+  EXPECT_EQ(RowOf(read, "limit").work, std::nullopt);
+  EXPECT_TRUE(RowOf(read, "sweeping").loss.has_value());
+
+  const auto samples =
+      ParseCompareSeries("series.csv", CompareSeriesCsv(result));
+  ASSERT_EQ(samples.status(), absl::OkStatus());
+  ASSERT_EQ(samples->size(), result.samples.size());
+  read.samples = *samples;
+  EXPECT_EQ(CompareSeriesCsv(read), CompareSeriesCsv(result));
+}
+
+// The error of the summary of a run after `change`.
+std::string ErrorAfter(
+    const CompareResult& result,
+    const std::function<void(nlohmann::ordered_json&)>& change) {
+  auto json = nlohmann::ordered_json::parse(CompareSummaryJson(result));
+  change(json);
+  const absl::Status status =
+      ParseCompareSummary("a.json", json.dump()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  return std::string(status.message());
+}
+
+TEST_F(CompareTest, NamesTheFileAndTheFieldThatCannotBeRead) {
+  const CompareResult result = RunOk(Small("burst"));
+  using Json = nlohmann::ordered_json;
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json = nullptr; }),
+            "a.json: allowed is an object of JSON");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["schema_version"] = 2; }),
+            "a.json: experiment, schema_version: allowed is \"compare\", 1");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json.erase("rows"); }),
+            "a.json: rows: allowed is an array");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["rows"][2] = 1; }),
+            "a.json: rows[2]: allowed is an object");
+  EXPECT_EQ(
+      ErrorAfter(result, [](Json& json) { json["rows"][0].erase("work"); }),
+      "a.json: rows[0].work: is missing");
+  EXPECT_EQ(
+      ErrorAfter(result, [](Json& json) { json["rows"][1]["work"] = -1; }),
+      "a.json: rows[1].work -1: allowed is a whole number or null");
+  EXPECT_EQ(ErrorAfter(result,
+                       [](Json& json) { json["rows"][1]["policy"] = nullptr; }),
+            "a.json: rows[1].policy null: allowed is a text");
+  EXPECT_EQ(ErrorAfter(result,
+                       [](Json& json) {
+                         json["rows"][1]["footprint_gib_min"] = nullptr;
+                       }),
+            "a.json: rows[1].footprint_gib_min null: allowed is a number");
+  EXPECT_EQ(
+      ErrorAfter(result,
+                 [](Json& json) { json["rows"][1]["loss"]["hook"] = "much"; }),
+      "a.json: rows[1].loss.hook \"much\": allowed is a number");
+  EXPECT_EQ(ParseCompareSummary("a.json", "{").status().message(),
+            "a.json: allowed is an object of JSON");
+
+  EXPECT_THAT(std::string(ParseCompareSeries("a.csv", "").status().message()),
+              StartsWith("a.csv: line 1: allowed is workload,policy,"));
+  EXPECT_THAT(std::string(ParseCompareSeries(
+                              "a.csv", CompareSeriesCsv(result) + "burst,1\n")
+                              .status()
+                              .message()),
+              StartsWith("a.csv: line 22 \"burst,1\": allowed are workload,"));
+}
+
+TEST_F(CompareTest, SeveralProcessesAreMediansAndASpread) {
+  const auto process = [](double share) {
+    CompareProcess made;
+    for (const char* policy : {"off", "v12"}) {
+      CompareRow row;
+      row.workload = "burst";
+      row.policy = policy;
+      row.work_share_of_off = row.policy == "off" ? 1 : share;
+      row.lock_max_us = 100 * share;
+      made.rows.push_back(row);
+    }
+    made.samples.emplace_back().repeat = 3;
+    return made;
+  };
+  const CompareOptions options = {
+      .mode = CompareMode::kReal, .repeats = 5, .processes = 3};
+  std::vector<CompareProcess> processes = {process(0.98), process(0.94),
+                                           process(0.97)};
+  const auto merged = MergeProcesses(options, processes);
+  ASSERT_EQ(merged.status(), absl::OkStatus());
+  EXPECT_EQ(RowOf(*merged, "off").work_share_of_off, 1);
+  const CompareRow& v12 = RowOf(*merged, "v12");
+  EXPECT_EQ(v12.work_share_of_off, 0.97);
+  EXPECT_EQ(v12.lock_max_us, 97);
+  EXPECT_EQ(v12.work_share_of_off_min, 0.94);
+  EXPECT_EQ(v12.work_share_of_off_max, 0.98);
+  ASSERT_EQ(merged->samples.size(), 3u);
+  EXPECT_EQ(merged->samples[0].repeat, 3u);
+  EXPECT_EQ(merged->samples[2].repeat, 13u);
+
+  processes[1].rows.pop_back();
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(MergeProcesses(options, processes).status()));
 }
 
 TEST_F(CompareTest, SeriesHasARowForEachSecond) {
@@ -281,6 +407,11 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.rest_seconds = 1e9}),
             "rest 1e+09: allowed is 0 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.repeats = 0}), "repeats 0: allowed is 1 to 1000");
+  EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .processes = 101}),
+            "processes 101: allowed is 1 to 100");
+  EXPECT_EQ(ErrorOf({.processes = 2}),
+            "processes 2: allowed in virtual time is 1, where every process "
+            "finds the same");
   EXPECT_EQ(
       ErrorOf({.workloads = {"page_fault1-60g"}, .mode = CompareMode::kReal}),
       "workloads page_fault1-60g: has 2 nodes; allowed in real time is "

@@ -41,10 +41,12 @@ class CommandLineTest : public testing::Test {
   }
   ~CommandLineTest() override { fs::remove_all(top_); }
 
-  Outcome Guestmm(const std::string& arguments) const {
+  // `before`: what the shell does first.
+  Outcome Guestmm(const std::string& arguments,
+                  const std::string& before = "") const {
     const std::string err = (top_ / "stderr").string();
     const std::string command =
-        std::string(GUESTMM_COMMAND) + " " + arguments + " 2>" + err;
+        before + std::string(GUESTMM_COMMAND) + " " + arguments + " 2>" + err;
     std::FILE* const pipe = popen(command.c_str(), "r");
     EXPECT_NE(pipe, nullptr);
     Outcome outcome;
@@ -176,6 +178,7 @@ TEST_F(CommandLineTest, CompareHelpNamesEveryOptionAndWorkload) {
                              "--virtual",
                              "--real",
                              "--repeats",
+                             "--processes",
                              "--costs",
                              "--out",
                              "* page_fault1:",
@@ -206,6 +209,63 @@ TEST_F(CommandLineTest, ComparePrintsTablesAndWritesItsFiles) {
             Contents(top_ / "again" / "summary.json"));
   EXPECT_EQ(Contents(out / "series.csv"),
             Contents(top_ / "again" / "series.csv"));
+}
+
+class CompareProcessesTest : public CommandLineTest {
+ protected:
+  CompareProcessesTest() {
+    fs::create_directories(top_ / "tmp");
+    before_ = "export TMPDIR=" + (top_ / "tmp").string() + "; ";
+  }
+
+  const std::string tiny_ =
+      "compare --real --guest-memory 64MiB --duration 0.3 --rest 0.1 "
+      "--repeats 1 --processes 2 --policies linux ";
+  std::string before_;
+};
+
+TEST_F(CompareProcessesTest, EachProcessIsThisProgramWithTheSameArguments) {
+  const fs::path out = top_ / "out";
+  const Outcome outcome = Guestmm(tiny_ + "--out " + out.string(), before_);
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr("; medians of 2 processes\n"),
+            ContainsRegex("of off +least +most "), HasSubstr("\nlinux "),
+            Not(HasSubstr("\nv12 ")), EndsWith("summary.json, series.csv\n")));
+  EXPECT_THAT(Contents(out / "summary.json"),
+              AllOf(HasSubstr("\"processes\": 2"), HasSubstr("\"repeats\": 1"),
+                    HasSubstr("\"rest_s\": 0.1"),
+                    HasSubstr("\"guest_bytes\": 67108864"),
+                    ContainsRegex("\"work_share_of_off_min\": [0-9]")));
+  EXPECT_THAT(Contents(out / "series.csv"),
+              AllOf(HasSubstr("\npage_fault1,linux,1,"),
+                    HasSubstr("\npage_fault1,linux,2,")));
+  EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
+}
+
+TEST_F(CompareProcessesTest, OneThatFailsIsToldOfAndLeavesNothing) {
+  // No file may be as large as a summary.
+  const Outcome outcome =
+      Guestmm(tiny_, before_ + "trap '' XFSZ; ulimit -f 1; ");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.out, IsEmpty());
+  EXPECT_THAT(outcome.err,
+              AllOf(StartsWith("guestmm compare: --out "),
+                    HasSubstr(": cannot be written\n"),
+                    EndsWith("\nguestmm compare: process 1 of 2: ended with "
+                             "exit status 1\n")));
+  EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
+}
+
+TEST_F(CompareProcessesTest, AreRefusedInVirtualTime) {
+  ExpectRefused("compare --processes 2",
+                "guestmm compare: --processes 2: allowed in virtual time is 1, "
+                "where every process finds the same");
+  ExpectRefused("compare --real --processes 0",
+                "guestmm compare: --processes 0: allowed is a whole number "
+                "from 1 to 100");
 }
 
 TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndWhatIsAllowed) {

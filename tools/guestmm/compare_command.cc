@@ -4,13 +4,17 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "guestmm/sim/compare.h"
 #include "guestmm/sim/output_directory.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/compare_processes.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
@@ -27,6 +31,7 @@ struct CompareArguments {
   std::optional<uint64_t> reportable_order;
   uint64_t guest_bytes = 0;  // 0: each workload's own
   std::optional<uint64_t> repeats;
+  std::optional<uint64_t> processes;
   std::string costs;
   std::string out;
 
@@ -39,6 +44,7 @@ struct CompareArguments {
     }
     if (guest_bytes > 0) result.guest_bytes = guest_bytes;
     result.repeats = repeats.value_or(options.repeats);
+    result.processes = processes.value_or(options.processes);
     return result;
   }
 };
@@ -70,45 +76,64 @@ void AddGain(const CompareRow& row, Table& table) {
                 Number(row.reported_over_needed, 3), Count(row.refaults_1s)});
 }
 
-// What it cost.
-Table CostTable() {
-  return Table({"policy", "work", "of off", "lost to hook", "isolation",
-                "discard", "fault-back", "zeroing", "reports", "kicks",
-                "madvise calls", "lock max", "lock mean", "failed"});
+// What it cost; of several processes, with the spread of the work's share.
+Table CostTable(bool spread) {
+  std::vector<std::string> headings = {
+      "policy",        "work",       "of off",    "lost to hook", "isolation",
+      "discard",       "fault-back", "zeroing",   "reports",      "kicks",
+      "madvise calls", "lock max",   "lock mean", "failed"};
+  if (spread) headings.insert(headings.begin() + 3, {"least", "most"});
+  return Table(std::move(headings));
 }
-void AddCost(const CompareRow& row, Table& table) {
+void AddCost(const CompareRow& row, bool spread, Table& table) {
   const auto loss = [&](double CompareRow::Loss::*kind) {
     return row.loss ? Percent((*row.loss).*kind, 2) : "-";
   };
   const auto microseconds = [](const std::optional<double>& time) {
     return time ? absl::StrFormat("%.2f us", *time) : "-";
   };
-  table.AddRow(
-      {row.policy, Count(row.work), Percent(row.work_share_of_off, 2),
-       loss(&CompareRow::Loss::hook), loss(&CompareRow::Loss::isolation),
-       loss(&CompareRow::Loss::discard), loss(&CompareRow::Loss::fault_back),
-       loss(&CompareRow::Loss::zeroing), Count(row.reports), Count(row.kicks),
-       Count(row.discard_calls), microseconds(row.lock_max_us),
-       microseconds(row.lock_mean_us), Count(row.failed_while_isolated)});
+  std::vector<std::string> cells = {row.policy,
+                                    Count(row.work),
+                                    Percent(row.work_share_of_off, 2),
+                                    loss(&CompareRow::Loss::hook),
+                                    loss(&CompareRow::Loss::isolation),
+                                    loss(&CompareRow::Loss::discard),
+                                    loss(&CompareRow::Loss::fault_back),
+                                    loss(&CompareRow::Loss::zeroing),
+                                    Count(row.reports),
+                                    Count(row.kicks),
+                                    Count(row.discard_calls),
+                                    microseconds(row.lock_max_us),
+                                    microseconds(row.lock_mean_us),
+                                    Count(row.failed_while_isolated)};
+  if (spread) {
+    cells.insert(cells.begin() + 3, {Percent(row.work_share_of_off_min, 2),
+                                     Percent(row.work_share_of_off_max, 2)});
+  }
+  table.AddRow(std::move(cells));
 }
 
 void PrintTables(const CompareResult& result) {
+  const bool spread = result.options.processes > 1;
   std::cout << absl::StrFormat(
       "compare: in %s, granules of %s, seed %d; %g s of rest after each "
-      "workload\n",
+      "workload%s\n",
       result.options.mode == CompareMode::kVirtual ? "virtual time"
                                                    : "real time",
       FormatBytes(result.options.granule.bytes()), result.options.seed,
-      *result.options.rest_seconds);
+      *result.options.rest_seconds,
+      spread ? absl::StrFormat("; medians of %d processes",
+                               result.options.processes)
+             : "");
   for (const CompareWorkload& workload : CompareWorkloads()) {
     Table gain = GainTable();
-    Table cost = CostTable();
+    Table cost = CostTable(spread);
     bool any = false;
     for (const CompareRow& row : result.rows) {
       if (row.workload != workload.name) continue;
       any = true;
       AddGain(row, gain);
-      if (row.policy != kPolicyLimit) AddCost(row, cost);
+      if (row.policy != kPolicyLimit) AddCost(row, spread, cost);
     }
     if (!any) continue;
     std::cout << "\n"
@@ -122,7 +147,27 @@ absl::Status AsUsage(const absl::Status& status) {
   return absl::InvalidArgumentError(status.message());
 }
 
-int RunCompareCommand(const CompareArguments& arguments) {
+// What the command was given, for another process: without --processes and
+// --out.
+std::vector<std::string> ArgumentsOfAProcess(const CLI::App& command) {
+  std::vector<std::string> arguments;
+  for (const CLI::Option* const option : command.get_options()) {
+    const std::string name = option->get_name();
+    if (option->count() == 0 || name == "--processes" || name == "--out") {
+      continue;
+    }
+    const bool is_flag = option->get_type_size() == 0;
+    arguments.push_back(
+        is_flag
+            ? name
+            : absl::StrCat(name, "=", absl::StrJoin(option->results(), ",")));
+  }
+  return arguments;
+}
+
+// `given`: all that the command line said.
+int RunCompareCommand(const CompareArguments& arguments,
+                      const CLI::App& given) {
   // Everything that can be wrong is found before anything is written or run.
   CompareOptions options = arguments.ToOptions();
   if (!arguments.costs.empty()) {
@@ -146,11 +191,21 @@ int RunCompareCommand(const CompareArguments& arguments) {
   absl::StatusOr<CompareResult> result;
   {
     ProgressLine line;
-    result = RunCompare(*resolved, [&](const CompareProgress& progress) {
-      line.Show(absl::StrCat(std::string(progress.workload), ", ",
-                             std::string(progress.policy), " ",
-                             Bar(progress.done, progress.whole)));
-    });
+    result =
+        resolved->processes > 1
+            ? RunInProcesses(
+                  *resolved, ArgumentsOfAProcess(given),
+                  [&](uint64_t done) {
+                    line.Show(absl::StrCat(
+                        "process ", done + 1, " of ", resolved->processes, " ",
+                        Bar(static_cast<double>(done),
+                            static_cast<double>(resolved->processes))));
+                  })
+            : RunCompare(*resolved, [&](const CompareProgress& progress) {
+                line.Show(absl::StrCat(std::string(progress.workload), ", ",
+                                       std::string(progress.policy), " ",
+                                       Bar(progress.done, progress.whole)));
+              });
   }
   if (!result.ok()) return Fail("compare", result.status(), "");
   PrintTables(*result);
@@ -222,6 +277,10 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
   AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
              "--real: how often each policy has its turn; a row is the medians "
              "[5]");
+  AddInteger(command, "--processes", 1, 100, arguments->processes,
+             "--real: fresh processes that do all this, one after another, as "
+             "each has its memory laid out once; a row is the medians of "
+             "theirs [1]");
   command
       .add_option("--costs", arguments->costs,
                   "What everything costs in virtual time, as guestmm calibrate "
@@ -231,7 +290,8 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
       .add_option("--out", arguments->out,
                   "Write summary.json and series.csv to this folder")
       ->type_name("DIR");
-  return [arguments] { return RunCompareCommand(*arguments); };
+  return
+      [arguments, &command] { return RunCompareCommand(*arguments, command); };
 }
 
 }  // namespace guestmm::tools

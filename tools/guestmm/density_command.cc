@@ -155,7 +155,8 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
                   "frees a little memory, as an idle guest does; v12 starts no "
                   "run but by a free [on]");
   AddNumber(command, "--settle", arguments->settle,
-            "Seconds to wait, at most, for reporting to come to rest [10]");
+            "Seconds to wait, at most, until a guest gives nothing more back "
+            "[10]");
   AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,
              "Stop a policy's row here [100]");
   command

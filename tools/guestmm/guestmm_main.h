@@ -5,7 +5,8 @@ namespace guestmm::tools {
 
 // The whole of the guestmm command; returns its exit status. A program that
 // registers a policy first (guestmm/reporting/policies.h) is guestmm with that
-// policy.
+// policy. `compare --processes` starts the program again, with arguments for
+// this function alone.
 int GuestmmMain(int argc, char** argv);
 
 }  // namespace guestmm::tools

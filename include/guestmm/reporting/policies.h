@@ -19,7 +19,7 @@
 namespace guestmm {
 
 // What experiments may set of a policy; each policy has its own defaults. What
-// a policy does not have it ignores.
+// a policy does not have it ignores: v12 the delay, the others the threshold.
 struct PolicyParameters {
   std::optional<Order> order = {};
   std::optional<uint64_t> threshold = {};

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -60,6 +61,10 @@ struct CompareOptions {
   // For real: how often each policy has its turn; rows are medians. Policies
   // take turns, so that what the machine does meanwhile happens to all.
   uint64_t repeats = 5;
+  // For real: how many fresh processes do all that, one after another, since
+  // the layout of a process's memory is the same in all of its repeats. Started
+  // by `guestmm compare`, not by RunCompare.
+  uint64_t processes = 1;
 };
 
 // A workload that compare knows by name.
@@ -113,6 +118,9 @@ struct CompareRow {
   // what it did without reporting.
   std::optional<uint64_t> work;
   std::optional<double> work_share_of_off;
+  // Of several processes, the least and the most.
+  std::optional<double> work_share_of_off_min;
+  std::optional<double> work_share_of_off_max;
 
   // In virtual time: what vCPUs lost, as a share of all their time: in the
   // hook; to the reporter's own work and its locks; to kicks, interrupts and
@@ -132,7 +140,7 @@ struct CompareRow {
 struct CompareSample {
   std::string workload;
   std::string policy;
-  uint64_t repeat = 1;
+  uint64_t repeat = 1;  // from 1, on and on through all processes
   double seconds = 0;
   uint64_t resident_bytes = 0;
   uint64_t free_bytes = 0;
@@ -172,6 +180,26 @@ absl::StatusOr<CompareResult> RunCompare(
 // summary.json and series.csv of `result`.
 std::string CompareSummaryJson(const CompareResult& result);
 std::string CompareSeriesCsv(const CompareResult& result);
+
+// The rows of a summary.json, and the samples of a series.csv, numbers as
+// rounded there. InvalidArgument begins with the name `file` and names what is
+// wrong in it.
+absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
+    std::string_view file, std::string_view text);
+absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
+    std::string_view file, std::string_view text);
+
+// One result of what several processes, one after another, found with the same
+// options: rows are the medians of their rows, with the least and the most
+// share of work. FailedPrecondition if their rows are not of the same workloads
+// and policies. REQUIRES: there is a process; `resolved` comes from
+// ResolveCompare.
+struct CompareProcess {
+  std::vector<CompareRow> rows;
+  std::vector<CompareSample> samples;
+};
+absl::StatusOr<CompareResult> MergeProcesses(
+    const CompareOptions& resolved, std::span<const CompareProcess> processes);
 
 }  // namespace guestmm
 

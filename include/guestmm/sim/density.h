@@ -55,7 +55,12 @@ struct DensityOptions {
   // Whether a guest whose workload has ended goes on as an idle guest does
   // (IdleWorkload), or never touches its memory again.
   bool idle_activity = true;
-  // How long to wait, at most, for reporting to come to rest after a workload.
+  // How long to wait, at most, for a guest to settle after its workload. It has
+  // settled when its reporter is at rest and a step of its idle life makes for
+  // no more reports. Under a policy that waits before it reports, idle life
+  // always does: there it has settled when, after a hundredth of the guest or
+  // more was reported, resident memory has not fallen by as much again for the
+  // policy's delay and a second more.
   double settle_seconds = 10;
   // Where a policy's row ends even if more would fit.
   int max_guests = 100;

@@ -35,8 +35,8 @@ void Run(std::span<const uint8_t> input) {
   const auto size = static_cast<uint16_t>(1 << (input[0] % 5));
   const auto start = static_cast<uint16_t>(input[1] | input[2] << 8);
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x1000), size);
-  DriverQueue driver = *DriverQueue::Create(Ram(), layout, start);
-  DeviceQueue device = *DeviceQueue::Create(Ram(), layout, start);
+  DriverQueue driver = *DriverQueue::Create(Ram(), layout, {.start = start});
+  DeviceQueue device = *DeviceQueue::Create(Ram(), layout, {}, start);
   const VirtqueueMemory memory = *VirtqueueMemory::Map(Ram(), layout);
   // Until a word is forged, nothing may go wrong.
   bool is_honest = true;

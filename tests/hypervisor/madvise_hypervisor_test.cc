@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::madvise_hypervisor_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -193,4 +193,4 @@ TEST_F(MadviseHypervisorTest, AnyThreadMayDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::madvise_hypervisor_test

@@ -15,7 +15,7 @@
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_device_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -448,4 +448,4 @@ TEST_F(BalloonDeviceDeathTest, DestroyedFromInsideItsDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_device_test

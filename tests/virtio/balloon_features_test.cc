@@ -16,7 +16,7 @@
 #include "guestmm/virtio/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_features_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -211,4 +211,4 @@ TEST_F(BalloonTablesTest, AcknowledgesAChainOfNothingButABadTable) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_features_test

@@ -8,7 +8,7 @@
 #include "guestmm/virtio/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::event_index_test {
 namespace {
 
 constexpr VirtqueueFeatures kEventIndex = {.event_index = true};
@@ -255,4 +255,4 @@ TEST_P(EventIndexTest, AnyEventIsAnswered) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::event_index_test

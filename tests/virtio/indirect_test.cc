@@ -11,7 +11,7 @@
 #include "guestmm/virtio/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::indirect_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -383,4 +383,4 @@ TEST_F(DeviceIndirectTest, S2_7_5_3_1_SkipsIndirectWithNext) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::indirect_test

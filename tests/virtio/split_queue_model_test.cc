@@ -13,7 +13,7 @@
 #include "guestmm/virtio/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::split_queue_model_test {
 namespace {
 
 // What was sent, and what was said of it.
@@ -306,4 +306,4 @@ TEST_P(SplitQueueModelTest, NothingIsLeftWhenBothRest) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::split_queue_model_test

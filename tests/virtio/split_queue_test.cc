@@ -212,7 +212,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
-  const auto [features, turns_off] = GetParam();
+  const VirtqueueFeatures features = GetParam().features;
+  const bool turns_off = GetParam().turns_off;
   DriverQueue driver =
       DriverQueue::Create(*ram, layout,
                           {.features = features,
@@ -312,7 +313,7 @@ class Starter {
 TEST_P(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
-  const auto [features, turns_off] = GetParam();
+  const VirtqueueFeatures features = GetParam().features;
   DriverQueue driver =
       DriverQueue::Create(*ram, layout, {.features = features}).value();
   DeviceQueue device = DeviceQueue::Create(*ram, layout, features).value();

@@ -158,7 +158,9 @@ void Run(std::span<const uint8_t> input) {
                                 .flags = static_cast<uint16_t>(step.b % 8),
                                 .next = static_cast<uint16_t>(step.b / 8 % 32)};
             if ((forged.flags & kVirtqDescIndirect) != 0) {
-              forged.addr = area.start.value() + step.b / 256;
+              forged.addr = step.what < 0x80
+                                ? area.start.value() + step.b / 256
+                                : step.b * uint64_t{16};  // of RAM, 1 in 16
               forged.len = step.b / 8 % 32 * 4;
             }
             memory.StoreDescriptor(slot, forged);

@@ -35,11 +35,13 @@ std::vector<GpaRange> Blocks(int64_t count) {
 
 // One chain there and back through the ring, both halves on one thread. v12
 // sends 16 entries, Linux 32.
-void BM_RoundTrip(benchmark::State& state) {
+void RoundTrip(benchmark::State& state, VirtqueueFeatures features) {
   const auto ram = MakeRam();
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 32);
-  DriverQueue driver = *DriverQueue::Create(*ram, layout);
-  DeviceQueue device = *DeviceQueue::Create(*ram, layout);
+  DriverQueue driver = *DriverQueue::Create(
+      *ram, layout,
+      {.features = features, .tables = LayOutTables(layout, 1, 32)});
+  DeviceQueue device = *DeviceQueue::Create(*ram, layout, features);
   const std::vector<GpaRange> blocks = Blocks(state.range(0));
   for (auto _ : state) {
     GUESTMM_CHECK(driver.Add({}, blocks, 1).ok());
@@ -55,7 +57,19 @@ void BM_RoundTrip(benchmark::State& state) {
       static_cast<double>(state.iterations() * state.range(0)),
       benchmark::Counter::kIsRate);
 }
+
+void BM_RoundTrip(benchmark::State& state) { RoundTrip(state, {}); }
 BENCHMARK(BM_RoundTrip)->ArgName("entries")->Arg(1)->Arg(16)->Arg(32);
+
+void BM_RoundTripIndirect(benchmark::State& state) {
+  RoundTrip(state, {.indirect = true});
+}
+BENCHMARK(BM_RoundTripIndirect)->ArgName("entries")->Arg(16)->Arg(32);
+
+void BM_RoundTripEventIndex(benchmark::State& state) {
+  RoundTrip(state, {.event_index = true});
+}
+BENCHMARK(BM_RoundTripEventIndex)->ArgName("entries")->Arg(1)->Arg(32);
 
 class NullNotifier final : public Notifier {
  public:
@@ -78,7 +92,10 @@ void BM_ReportToBalloonDevice(benchmark::State& state) {
   const auto kick = device.SetUpQueue(2, layout, used);
   GUESTMM_CHECK(kick.ok());
   device.SetStatus(kAgreed | kVirtioDriverOk);
-  DriverQueue driver = *DriverQueue::Create(*ram, layout);
+  DriverQueue driver =
+      *DriverQueue::Create(*ram, layout,
+                           {.features = BalloonDeviceOptions().queue_features,
+                            .tables = LayOutTables(layout, 1, 32)});
   const std::vector<GpaRange> blocks = Blocks(state.range(0));
   for (auto _ : state) {
     GUESTMM_CHECK(driver.Add({}, blocks, 1).ok());

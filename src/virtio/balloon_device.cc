@@ -99,7 +99,8 @@ absl::StatusOr<Notifier*> BalloonDevice::SetUpQueue(
         absl::StrFormat("queue %d of %d descriptors: the device takes %d",
                         index, layout.size, options_.reporting_queue_size));
   }
-  absl::StatusOr<DeviceQueue> ring = DeviceQueue::Create(ram_, layout);
+  absl::StatusOr<DeviceQueue> ring =
+      DeviceQueue::Create(ram_, layout, ToVirtqueueFeatures(driver_features_));
   if (!ring.ok()) return ring.status();
   queue_ = std::make_unique<ReportingQueue>(
       ReportingQueue{.ring = *std::move(ring), .used = used});
@@ -183,6 +184,9 @@ BalloonDevice::Round BalloonDevice::RunRound(ReportingQueue& queue) {
 
 void BalloonDevice::HandleReport(const DescriptorChain& chain) {
   ++tally_.reports;
+  if (chain.table_fault != TableFault::kNone) {
+    ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
+  }
   batch_.clear();
   uint64_t bytes = 0;
   for (const VirtqDesc& descriptor : chain.descriptors) {

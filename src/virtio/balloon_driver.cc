@@ -69,16 +69,17 @@ absl::Status BalloonDriver::Start(const GuestRam& ram) {
         "0x%x",
         offered, kWantedFeatures));
   }
-  if (absl::Status status = device_.SetDriverFeatures(kWantedFeatures);
-      !status.ok()) {
+  const uint64_t features =
+      kWantedFeatures | (offered & ToFeatureBits(options_.queue_features));
+  if (absl::Status status = device_.SetDriverFeatures(features); !status.ok()) {
     return status;
   }
   constexpr uint8_t kAgreed =
       kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
   device_.SetStatus(kAgreed);
   if ((device_.status() & kVirtioFeaturesOk) == 0) {
-    return absl::FailedPreconditionError(
-        "the balloon refuses VERSION_1 and PAGE_REPORTING alone");
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "the balloon refuses features 0x%x, all of which it offers", features));
   }
 
   const uint16_t index = ReportingQueueIndex(options_.queue_numbering, offered);
@@ -88,9 +89,13 @@ absl::Status BalloonDriver::Start(const GuestRam& ram) {
     return absl::FailedPreconditionError(
         absl::StrFormat("the balloon has no reporting queue %d", index));
   }
-  const absl::StatusOr<VirtqueueLayout> layout = AllocateQueue();
+  DriverQueueOptions ring = {.features = ToVirtqueueFeatures(features)};
+  const bool has_table = ring.features.indirect && queue_size_ > 1;
+  const absl::StatusOr<VirtqueueLayout> layout = AllocateQueue(has_table);
   if (!layout.ok()) return layout.status();
-  absl::StatusOr<DriverQueue> queue = DriverQueue::Create(ram, *layout);
+  // One, since one report is out at a time (R3).
+  if (has_table) ring.tables = LayOutTables(*layout, 1, queue_size_);
+  absl::StatusOr<DriverQueue> queue = DriverQueue::Create(ram, *layout, ring);
   if (!queue.ok()) return queue.status();
   {
     LockHolder hold(lock_);
@@ -105,8 +110,9 @@ absl::Status BalloonDriver::Start(const GuestRam& ram) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<VirtqueueLayout> BalloonDriver::AllocateQueue() {
-  const uint64_t bytes = VirtqueueBytes(queue_size_);
+absl::StatusOr<VirtqueueLayout> BalloonDriver::AllocateQueue(bool has_table) {
+  const uint64_t bytes = has_table ? VirtqueueBytes(queue_size_, 1, queue_size_)
+                                   : VirtqueueBytes(queue_size_);
   int order = 0;
   while (Order(order).bytes() < bytes) ++order;
   queue_order_ = Order(order);
@@ -190,6 +196,7 @@ void BalloonDriver::HandleUsed() {
   {
     LockHolder hold(lock_);
     if (state_ != State::kReady) return;
+    // There is one at most (R3): no need to look for more.
     const absl::StatusOr<std::optional<DriverQueue::Used>> used =
         queue_->GetUsed();
     if (used.ok() && !used->has_value()) return;  // notified for nothing

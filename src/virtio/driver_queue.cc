@@ -1,5 +1,6 @@
 #include "guestmm/virtio/driver_queue.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -24,28 +25,112 @@ absl::Status AddUp(std::span<const GpaRange> buffers, uint64_t& total) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<DriverQueue> DriverQueue::Create(const GuestRam& ram,
-                                                const VirtqueueLayout& layout,
-                                                uint16_t start) {
-  absl::StatusOr<VirtqueueMemory> memory = VirtqueueMemory::Map(ram, layout);
-  if (!memory.ok()) return memory.status();
-  memory->Clear();
-  memory->available_idx().store(start, std::memory_order_relaxed);
-  memory->used_idx().store(start, std::memory_order_relaxed);
-  return DriverQueue(*std::move(memory), start);
+absl::Status ValidateTables(const IndirectTables& tables, uint16_t size) {
+  if (tables.entries < 2 || tables.entries > size || tables.count > size) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%d indirect tables of %d entries: a queue of %d takes as many, of 2 "
+        "to %d entries",
+        tables.count, tables.entries, size, size));
+  }
+  if (!tables.start.IsAligned(kVirtqDescriptorsAlignment)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("indirect tables at gpa 0x%x: must be a multiple of %d",
+                        tables.start.value(), kVirtqDescriptorsAlignment));
+  }
+  return absl::OkStatus();
 }
 
-DriverQueue::DriverQueue(VirtqueueMemory memory, uint16_t start)
+}  // namespace
+
+absl::StatusOr<DriverQueue> DriverQueue::Create(
+    const GuestRam& ram, const VirtqueueLayout& layout,
+    const DriverQueueOptions& options) {
+  absl::StatusOr<VirtqueueMemory> memory = VirtqueueMemory::Map(ram, layout);
+  if (!memory.ok()) return memory.status();
+  std::optional<Translation> tables;
+  if (options.features.indirect && options.tables.count > 0) {
+    absl::Status status = ValidateTables(options.tables, layout.size);
+    if (!status.ok()) return status;
+    tables = ram.Translate({options.tables.start, options.tables.bytes()});
+    if (!tables) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "indirect tables at gpa 0x%x, %d bytes: not within one region of "
+          "guest RAM",
+          options.tables.start.value(), options.tables.bytes()));
+    }
+  }
+  // §2.7.10.1: used.flags is 0 to begin with, and so is available.flags.
+  memory->Clear();
+  const uint16_t start = options.start;
+  memory->available_idx().store(start, std::memory_order_relaxed);
+  memory->used_idx().store(start, std::memory_order_relaxed);
+  if (options.features.event_index) {
+    // Each wants to hear of the first chain.
+    memory->used_event().store(start, std::memory_order_relaxed);
+    memory->avail_event().store(start, std::memory_order_relaxed);
+  }
+  return DriverQueue(*std::move(memory), options, std::move(tables));
+}
+
+DriverQueue::DriverQueue(VirtqueueMemory memory,
+                         const DriverQueueOptions& options,
+                         std::optional<Translation> tables)
     : memory_(std::move(memory)),
+      event_index_(options.features.event_index),
+      moves_event_(event_index_),
+      tables_(tables ? options.tables : IndirectTables{}),
+      tables_memory_(std::move(tables)),
       slots_(memory_.size()),
       free_count_(memory_.size()),
-      next_available_(start),
-      next_used_(start) {
+      next_available_(options.start),
+      next_used_(options.start) {
   for (uint16_t i = 0; i < size(); ++i) {
     slots_[i].next = static_cast<uint16_t>(i + 1);
   }
+  // The first table is the first to go.
+  for (uint16_t i = tables_.count; i > 0; --i) {
+    free_tables_.push_back(static_cast<uint16_t>(i - 1));
+  }
+}
+
+template <typename Describe>
+void DriverQueue::WriteChain(size_t count, const Describe& describe) {
+  const uint16_t head = free_head_;
+  uint16_t index = head;
+  for (size_t i = 0; i < count; ++i) {
+    VirtqDesc descriptor = describe(i);
+    const uint16_t next = slots_[index].next;
+    if (i + 1 < count) descriptor.next = next;
+    memory_.StoreDescriptor(index, descriptor);
+    index = next;
+  }
+  free_head_ = index;
+  free_count_ = static_cast<uint16_t>(free_count_ - count);
+  slots_[head].chain_length = static_cast<uint16_t>(count);
+}
+
+template <typename Describe>
+void DriverQueue::WriteTable(size_t count, const Describe& describe) {
+  const uint16_t head = free_head_;
+  const uint16_t table = free_tables_.back();
+  free_tables_.pop_back();
+  const uint64_t offset = table * tables_.table_bytes();
+  std::byte* const entries = tables_memory_->bytes().data() + offset;
+  for (size_t i = 0; i < count; ++i) {
+    VirtqDesc descriptor = describe(i);
+    if (i + 1 < count) descriptor.next = static_cast<uint16_t>(i + 1);
+    StoreDescriptorAt(entries + i * sizeof(VirtqDesc), descriptor);
+  }
+  // §2.7.5.3.1: INDIRECT without NEXT, and none of it in the table.
+  memory_.StoreDescriptor(
+      head, {.addr = (tables_.start + offset).value(),
+             .len = static_cast<uint32_t>(count * sizeof(VirtqDesc)),
+             .flags = kVirtqDescIndirect,
+             .next = 0});
+  free_head_ = slots_[head].next;
+  --free_count_;
+  slots_[head].chain_length = 1;
+  slots_[head].table = table;
 }
 
 absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
@@ -64,47 +149,55 @@ absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
     return absl::InvalidArgumentError(absl::StrFormat(
         "chain of %d bytes: at most %d", total, kMaxChainBytes));
   }
-  if (count > free_count_) {
+  const bool is_indirect =
+      count > 1 && count <= tables_.entries && !free_tables_.empty();
+  if ((is_indirect ? 1 : count) > free_count_) {
     return absl::ResourceExhaustedError(
         absl::StrFormat("chain of %d buffers: %d of %d descriptors are free",
                         count, free_count_, size()));
   }
 
   const uint16_t head = free_head_;
-  uint16_t index = head;
-  for (size_t i = 0; i < count; ++i) {
+  const auto describe = [&](size_t i) -> VirtqDesc {
     const bool is_writable = i >= readable.size();
     const GpaRange& buffer =
         is_writable ? writable[i - readable.size()] : readable[i];
-    const bool is_last = i + 1 == count;
     uint16_t flags = is_writable ? kVirtqDescWrite : 0;
-    if (!is_last) flags |= kVirtqDescNext;
-    const uint16_t next = slots_[index].next;
-    memory_.StoreDescriptor(index, {.addr = buffer.gpa.value(),
-                                    .len = static_cast<uint32_t>(buffer.bytes),
-                                    .flags = flags,
-                                    .next = is_last ? uint16_t{0} : next});
-    index = next;
+    if (i + 1 < count) flags |= kVirtqDescNext;
+    return {.addr = buffer.gpa.value(),
+            .len = static_cast<uint32_t>(buffer.bytes),
+            .flags = flags,
+            .next = 0};
+  };
+  if (is_indirect) {
+    WriteTable(count, describe);
+  } else {
+    WriteChain(count, describe);
   }
-  free_head_ = index;
-  free_count_ = static_cast<uint16_t>(free_count_ - count);
-  slots_[head].chain_length = static_cast<uint16_t>(count);
   slots_[head].writable_bytes = total - readable_bytes;
   slots_[head].token = token;
 
   memory_.available_ring(memory_.slot(next_available_))
       .store(head, std::memory_order_relaxed);
   ++next_available_;
-  // Release: a device that sees this index sees the entry and the descriptors
-  // (§2.7.13.3.1). Sequentially consistent, with the load in NeedsKick: either
-  // the device, turning notifications on, sees this index, or NeedsKick sees
-  // them on (§2.7.13.4.1).
+  ++unasked_;
+  // Release: a device that sees this index sees the entry, the descriptors and
+  // the indirect table (§2.7.13.3.1). Sequentially consistent, with the load in
+  // NeedsKick: either the device, turning notifications on or moving
+  // avail_event, sees this index, or NeedsKick sees what it wrote
+  // (§2.7.13.4.1).
   memory_.available_idx().store(next_available_, std::memory_order_seq_cst);
   return absl::OkStatus();
 }
 
-bool DriverQueue::NeedsKick() const {
-  // See the store of the index in Add.
+bool DriverQueue::NeedsKick() {
+  const uint64_t added = std::exchange(unasked_, 0);
+  // Sequentially consistent, either: see the store of the index in Add. Of the
+  // two the one that was not agreed on is ignored (§2.7.10.1).
+  if (event_index_) {
+    return NeedsEvent(memory_.avail_event().load(std::memory_order_seq_cst),
+                      next_available_, added);
+  }
   return (memory_.used_flags().load(std::memory_order_seq_cst) &
           kVirtqUsedNoNotify) == 0;
 }
@@ -112,8 +205,9 @@ bool DriverQueue::NeedsKick() const {
 absl::StatusOr<std::optional<DriverQueue::Used>> DriverQueue::GetUsed() {
   if (!broken_.ok()) return broken_;
   // Acquire: pairs with the device's release of the index, so that the element
-  // and what the device wrote to the buffers are there to read.
-  const uint16_t used_idx = memory_.used_idx().load(std::memory_order_acquire);
+  // and what the device wrote to the buffers are there to read. Sequentially
+  // consistent, with the last store of used_event: see below.
+  const uint16_t used_idx = memory_.used_idx().load(std::memory_order_seq_cst);
   const uint16_t pending = static_cast<uint16_t>(used_idx - next_used_);
   if (pending == 0) return std::nullopt;
   if (pending > outstanding()) {
@@ -133,26 +227,49 @@ absl::StatusOr<std::optional<DriverQueue::Used>> DriverQueue::GetUsed() {
         element.len, head, slots_[head].writable_bytes)));
   }
 
-  // The chain's descriptors go to the front of the free list.
+  // The chain's descriptors go to the front of the free list, its table too.
   const uint16_t length = std::exchange(slots_[head].chain_length, 0);
   uint16_t last = head;
   for (uint16_t i = 1; i < length; ++i) last = slots_[last].next;
   slots_[last].next = free_head_;
   free_head_ = head;
   free_count_ = static_cast<uint16_t>(free_count_ + length);
+  if (slots_[head].table != kNoTable) {
+    free_tables_.push_back(std::exchange(slots_[head].table, kNoTable));
+  }
   ++next_used_;
+  // Sequentially consistent, with the load of the index by the next GetUsed:
+  // either the device sees this after it moved the index, or that GetUsed sees
+  // the index moved (§2.7.7.1).
+  if (moves_event_) {
+    memory_.used_event().store(next_used_, std::memory_order_seq_cst);
+  }
   return Used{.token = slots_[head].token, .bytes_written = element.len};
 }
 
 void DriverQueue::DisableNotifications() {
+  // Relaxed, either: a hint, which orders nothing.
+  if (event_index_) {
+    // §2.7.7.1: the flags stay 0. The entry before the next is the one that the
+    // device comes to last.
+    moves_event_ = false;
+    memory_.used_event().store(static_cast<uint16_t>(next_used_ - 1),
+                               std::memory_order_relaxed);
+    return;
+  }
   memory_.available_flags().store(kVirtqAvailNoInterrupt,
                                   std::memory_order_relaxed);
 }
 
 bool DriverQueue::EnableNotifications() {
-  // Sequentially consistent, both: either the device sees notifications on
+  // Sequentially consistent, all: either the device sees notifications on
   // after it moved the index, or we see the index moved (§2.7.7.2).
-  memory_.available_flags().store(0, std::memory_order_seq_cst);
+  if (event_index_) {
+    moves_event_ = true;
+    memory_.used_event().store(next_used_, std::memory_order_seq_cst);
+  } else {
+    memory_.available_flags().store(0, std::memory_order_seq_cst);
+  }
   return memory_.used_idx().load(std::memory_order_seq_cst) != next_used_;
 }
 
@@ -193,7 +310,28 @@ absl::Status DriverQueue::CheckInvariants() const {
                         "by the indexes %d",
                         descriptors, size(), chains, outstanding()));
   }
-  return absl::OkStatus();
+  return CheckTables();
+}
+
+absl::Status DriverQueue::CheckTables() const {
+  // Which tables were met: each must be, once.
+  std::vector<bool> met(tables_.count);
+  const auto meet = [&](uint16_t table) {
+    if (table >= met.size() || met[table]) return false;
+    met[table] = true;
+    return true;
+  };
+  bool is_good = true;
+  for (const uint16_t table : free_tables_) is_good &= meet(table);
+  for (const Slot& slot : slots_) {
+    if (slot.table == kNoTable) continue;
+    is_good &= slot.chain_length == 1 && meet(slot.table);
+  }
+  is_good &= std::count(met.begin(), met.end(), true) == tables_.count;
+  if (is_good) return absl::OkStatus();
+  return absl::InternalError(absl::StrFormat(
+      "V4: of %d indirect tables, %d of them free, one is lost or used twice",
+      tables_.count, free_tables_.size()));
 }
 
 absl::Status DriverQueue::Break(absl::Status status) {

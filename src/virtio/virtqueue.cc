@@ -81,8 +81,9 @@ absl::StatusOr<VirtqueueMemory> VirtqueueMemory::Map(
                          *std::move(available), *std::move(used));
 }
 
-VirtqDesc VirtqueueMemory::LoadDescriptor(uint16_t index) const {
-  std::byte* const at = descriptors_ + index * sizeof(VirtqDesc);
+VirtqDesc LoadDescriptorAt(const std::byte* hva) {
+  // An atomic_ref of C++20 takes no const; this only loads.
+  std::byte* const at = const_cast<std::byte*>(hva);
   const DescriptorWords words = {
       .addr = WordAt<uint64_t>(at + offsetof(DescriptorWords, addr))
                   .load(std::memory_order_relaxed),
@@ -91,14 +92,33 @@ VirtqDesc VirtqueueMemory::LoadDescriptor(uint16_t index) const {
   return std::bit_cast<VirtqDesc>(words);
 }
 
+void StoreDescriptorAt(std::byte* hva, const VirtqDesc& descriptor) {
+  const auto words = std::bit_cast<DescriptorWords>(descriptor);
+  WordAt<uint64_t>(hva + offsetof(DescriptorWords, addr))
+      .store(words.addr, std::memory_order_relaxed);
+  WordAt<uint64_t>(hva + offsetof(DescriptorWords, rest))
+      .store(words.rest, std::memory_order_relaxed);
+}
+
+VirtqDesc LoadUnalignedDescriptorAt(const std::byte* hva) {
+  if (reinterpret_cast<uintptr_t>(hva) % alignof(DescriptorWords) == 0) {
+    return LoadDescriptorAt(hva);
+  }
+  std::array<std::byte, sizeof(VirtqDesc)> bytes;
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = WordAt<std::byte>(const_cast<std::byte*>(hva) + i)
+                   .load(std::memory_order_relaxed);
+  }
+  return std::bit_cast<VirtqDesc>(bytes);
+}
+
+VirtqDesc VirtqueueMemory::LoadDescriptor(uint16_t index) const {
+  return LoadDescriptorAt(descriptors_ + index * sizeof(VirtqDesc));
+}
+
 void VirtqueueMemory::StoreDescriptor(uint16_t index,
                                       const VirtqDesc& descriptor) const {
-  std::byte* const at = descriptors_ + index * sizeof(VirtqDesc);
-  const auto words = std::bit_cast<DescriptorWords>(descriptor);
-  WordAt<uint64_t>(at + offsetof(DescriptorWords, addr))
-      .store(words.addr, std::memory_order_relaxed);
-  WordAt<uint64_t>(at + offsetof(DescriptorWords, rest))
-      .store(words.rest, std::memory_order_relaxed);
+  StoreDescriptorAt(descriptors_ + index * sizeof(VirtqDesc), descriptor);
 }
 
 // The used ring is aligned to 4 only, so an element is two words of 4 bytes.
@@ -126,8 +146,8 @@ void VirtqueueMemory::Clear() const {
     StoreUsed(i, VirtqUsedElem{});
     available_ring(i).store(0, std::memory_order_relaxed);
   }
-  for (const auto& word :
-       {available_flags(), available_idx(), used_flags(), used_idx()}) {
+  for (const auto& word : {available_flags(), available_idx(), used_event(),
+                           used_flags(), used_idx(), avail_event()}) {
     word.store(0, std::memory_order_relaxed);
   }
 }

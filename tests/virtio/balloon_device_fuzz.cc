@@ -140,7 +140,7 @@ static_assert(sizeof(Step) == 4);
 class HostileGuest {
  public:
   explicit HostileGuest(const VirtqueueLayout& layout)
-      : memory_(*VirtqueueMemory::Map(Ram(), layout)) {}
+      : layout_(layout), memory_(*VirtqueueMemory::Map(Ram(), layout)) {}
 
   void Do(const Step& step) {
     const uint16_t slot = memory_.slot(step.a);
@@ -200,9 +200,17 @@ class HostileGuest {
     if (odd == 4) descriptor.flags &= static_cast<uint16_t>(~kVirtqDescWrite);
     if (odd == 5) descriptor.flags |= kVirtqDescIndirect;
     if (odd == 6) descriptor.addr = ~uint64_t{0} << (step.a % 64);
+    // The queue's own table, or a part of it, as an indirect one.
+    if (odd == 7) {
+      descriptor.addr = layout_.descriptors.value() +
+                        memory_.slot(step.b) * sizeof(VirtqDesc);
+      descriptor.len = (step.b >> 7) % 8 * sizeof(VirtqDesc);
+      descriptor.flags = kVirtqDescIndirect;
+    }
     return descriptor;
   }
 
+  const VirtqueueLayout layout_;
   const VirtqueueMemory memory_;
   uint16_t available_idx_ = 0;
 };
@@ -210,13 +218,18 @@ class HostileGuest {
 // A device in front of such a guest, and what must hold whatever it does.
 class World {
  public:
-  World(uint8_t flags, const VirtqueueLayout& layout)
+  World(uint8_t flags, VirtqueueFeatures features,
+        const VirtqueueLayout& layout)
       : layout_(layout), time_(flags) {
     hypervisor_.discards = (flags & 2) != 0;
     if ((flags & 4) != 0) hypervisor_.reentering = &device_;
     constexpr uint8_t kAgreed =
         kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
-    GUESTMM_CHECK(device_.SetDriverFeatures(device_.DeviceFeatures()).ok());
+    GUESTMM_CHECK(device_
+                      .SetDriverFeatures(kVirtioFVersion1 |
+                                         kBalloonFPageReporting |
+                                         ToFeatureBits(features))
+                      .ok());
     device_.SetStatus(kAgreed);
     device_.SetConfigNotifier(nobody_);
     const auto kick = device_.SetUpQueue(2, layout, nobody_);
@@ -286,11 +299,13 @@ class World {
   CheckingHypervisor hypervisor_{Ram()};
   VirtualTime time_;
   NullNotifier nobody_;
-  BalloonDevice device_{Ram(),
-                        hypervisor_,
-                        time_,
-                        {.reporting_queue_size = kMaxQueueSize,
-                         .queue_numbering = QueueNumbering::kCompact}};
+  BalloonDevice device_{
+      Ram(),
+      hypervisor_,
+      time_,
+      {.reporting_queue_size = kMaxQueueSize,
+       .queue_numbering = QueueNumbering::kCompact,
+       .queue_features = {.indirect = true, .event_index = true}}};
   Notifier* kick_ = nullptr;
 };
 
@@ -313,7 +328,10 @@ void Run(Input input) {
   }
   Fill(input.TakeBytes(fill_bytes));
 
-  World world(flags, layout);
+  World world(
+      flags,
+      {.indirect = (size_log2 & 8) != 0, .event_index = (size_log2 & 16) != 0},
+      layout);
   if (!world.has_queue()) return;
   HostileGuest guest(layout);
   // Most guests clear their rings first.

@@ -39,11 +39,22 @@ class BalloonHandshakeTest : public ::testing::Test {
 
 TEST_F(BalloonHandshakeTest, IsABalloonThatOffersReporting) {
   EXPECT_EQ(device_.device_id(), 5u);
-  EXPECT_EQ(device_.DeviceFeatures(), kFeatures);
+  EXPECT_EQ(device_.DeviceFeatures(),
+            kFeatures | kVirtioFIndirectDesc | kVirtioFEventIdx);
   EXPECT_EQ(device_.status(), 0);
   EXPECT_EQ(device_.MaxQueueSize(kReporting), 32);
   EXPECT_EQ(device_.MaxQueueSize(0), 0);
   EXPECT_EQ(device_.MaxQueueSize(4), 0);
+}
+TEST_F(BalloonHandshakeTest, OffersTheFeaturesOfQueuesThatItIsTold) {
+  const auto offered = [&](VirtqueueFeatures features) {
+    const BalloonDevice device(*ram_, hypervisor_, time_,
+                               {.queue_features = features});
+    return device.DeviceFeatures() & ~kFeatures;
+  };
+  EXPECT_EQ(offered({}), 0u);
+  EXPECT_EQ(offered({.indirect = true}), uint64_t{1} << 28);
+  EXPECT_EQ(offered({.event_index = true}), uint64_t{1} << 29);
 }
 TEST_F(BalloonHandshakeTest, NumbersItsQueuesAsTold) {
   BalloonDevice device(

@@ -25,8 +25,10 @@ class SplitQueueTest : public ::testing::TestWithParam<uint16_t> {
 
   const std::unique_ptr<GuestRam> ram_ = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout_ = LayOutVirtqueue(Gpa(0x1000), 4);
-  DriverQueue driver_ = DriverQueue::Create(*ram_, layout_, GetParam()).value();
-  DeviceQueue device_ = DeviceQueue::Create(*ram_, layout_, GetParam()).value();
+  DriverQueue driver_ =
+      DriverQueue::Create(*ram_, layout_, {.start = GetParam()}).value();
+  DeviceQueue device_ =
+      DeviceQueue::Create(*ram_, layout_, {}, GetParam()).value();
 };
 
 INSTANTIATE_TEST_SUITE_P(Starts, SplitQueueTest,
@@ -181,19 +183,50 @@ class Doorbell final : public Notifier {
   std::atomic<uint64_t> rings_{0};
 };
 
-// Each half on a thread of its own, asleep when there is nothing to do, and
-// neither notified while it is awake anyway. What one writes before it moves
-// its index, the other sees after it; and no notification that is needed is
-// lost, or this never ends.
-TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
+// On threads; whether halves turn notifications off while they are awake, or
+// leave them on, which with the event index is Pop's and GetUsed's work.
+struct OnThreads {
+  VirtqueueFeatures features;
+  bool turns_off;
+};
+
+class SplitQueueThreads : public ::testing::TestWithParam<OnThreads> {};
+
+INSTANTIATE_TEST_SUITE_P(
+    Features, SplitQueueThreads,
+    ::testing::Values(
+        OnThreads{.features = {}, .turns_off = true},
+        OnThreads{.features = {.event_index = true}, .turns_off = true},
+        OnThreads{.features = {.event_index = true}, .turns_off = false},
+        OnThreads{.features = {.indirect = true, .event_index = true},
+                  .turns_off = true}),
+    [](const auto& each) {
+      return std::string(each.param.features.indirect ? "Indirect" : "Direct") +
+             (each.param.features.event_index ? "EventIndex" : "Flags") +
+             (each.param.turns_off ? "TurnedOff" : "LeftOn");
+    });
+
+// Each half on a thread of its own, asleep when there is nothing to do. What
+// one writes before it moves its index, the other sees after it; and no
+// notification that is needed is lost, or this never ends.
+TEST_P(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
-  DriverQueue driver = DriverQueue::Create(*ram, layout, 0xfff0).value();
-  DeviceQueue device = DeviceQueue::Create(*ram, layout, 0xfff0).value();
+  const VirtqueueFeatures features = GetParam().features;
+  const bool turns_off = GetParam().turns_off;
+  DriverQueue driver =
+      DriverQueue::Create(*ram, layout,
+                          {.features = features,
+                           .tables = LayOutTables(layout, 3, 2),
+                           .start = 0xfff0})
+          .value();
+  DeviceQueue device =
+      DeviceQueue::Create(*ram, layout, features, 0xfff0).value();
   Doorbell kick;
   Doorbell used;
   constexpr uint64_t kChains = 5000;
-  // Chain i has word i modulo 8; only 4 are out at a time.
+  // Chain i has word i modulo 8, and one that no one looks at; only 4 are out
+  // at a time.
   const auto buffer = [](uint64_t i) {
     return GpaRange{Gpa(0x8000 + i % 8 * sizeof(uint64_t)), sizeof(uint64_t)};
   };
@@ -208,6 +241,10 @@ TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
       const auto chain = device.Pop();
       GUESTMM_CHECK(chain.ok()) << Message(chain.status());
       if (!chain->has_value()) {
+        if (!turns_off) {
+          kick.AwaitMoreThan(rung);
+          continue;
+        }
         if (!device.EnableNotifications()) kick.AwaitMoreThan(rung);
         device.DisableNotifications();
         continue;
@@ -222,16 +259,20 @@ TEST(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
   uint64_t sent = 0;
   for (uint64_t done = 0; done < kChains;) {
     const uint64_t rung = used.rings();
-    while (sent < kChains && driver.free_descriptors() > 0) {
+    while (sent < kChains && driver.free_descriptors() > 1) {
       word(sent) = 2 * sent;
-      const GpaRange range = buffer(sent);
-      ASSERT_TRUE(driver.Add({}, {&range, 1}, sent).ok());
+      const GpaRange ranges[] = {buffer(sent), {Gpa(0x9000), 8}};
+      ASSERT_TRUE(driver.Add({}, ranges, sent).ok());
       ++sent;
       if (driver.NeedsKick()) kick.Notify();
     }
     const auto back = driver.GetUsed();
     GUESTMM_CHECK(back.ok()) << Message(back.status());
     if (!back->has_value()) {
+      if (!turns_off) {
+        used.AwaitMoreThan(rung);
+        continue;
+      }
       if (!driver.EnableNotifications()) used.AwaitMoreThan(rung);
       driver.DisableNotifications();
       continue;
@@ -269,11 +310,13 @@ class Starter {
 // One half moves its index and asks whether to notify; at the same moment the
 // other turns notifications on and asks whether the index moved. Both may say
 // yes; if both say no, a notification is lost and the queue stands still.
-TEST(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
+TEST_P(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
-  DriverQueue driver = DriverQueue::Create(*ram, layout).value();
-  DeviceQueue device = DeviceQueue::Create(*ram, layout).value();
+  const VirtqueueFeatures features = GetParam().features;
+  DriverQueue driver =
+      DriverQueue::Create(*ram, layout, {.features = features}).value();
+  DeviceQueue device = DeviceQueue::Create(*ram, layout, features).value();
   const GpaRange page = {Gpa(0x8000), kPageSize};
   constexpr int kRounds = 10000;
   Starter starter;

@@ -33,10 +33,17 @@ const GuestRam& Ram() {
 void Run(std::span<const uint8_t> input) {
   if (input.size() < 4) return;
   const auto size = static_cast<uint16_t>(1 << (input[0] % 5));
+  const VirtqueueFeatures features = {.indirect = (input[0] & 0x40) != 0,
+                                      .event_index = (input[0] & 0x80) != 0};
   const auto start = static_cast<uint16_t>(input[1] | input[2] << 8);
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x1000), size);
-  DriverQueue driver = *DriverQueue::Create(Ram(), layout, start);
-  DeviceQueue device = *DeviceQueue::Create(Ram(), layout, start);
+  // None for a queue of 1, which has no chain for one.
+  const uint16_t tables = size == 1 ? 0 : input[3] % (size + 1u);
+  const uint16_t entries = size == 1 ? 0 : 2 + (input[3] >> 5) % (size - 1u);
+  const IndirectTables area = LayOutTables(layout, tables, entries);
+  DriverQueue driver = *DriverQueue::Create(
+      Ram(), layout, {.features = features, .tables = area, .start = start});
+  DeviceQueue device = *DeviceQueue::Create(Ram(), layout, features, start);
   const VirtqueueMemory memory = *VirtqueueMemory::Map(Ram(), layout);
   // Until a word is forged, nothing may go wrong.
   bool is_honest = true;
@@ -54,8 +61,12 @@ void Run(std::span<const uint8_t> input) {
       case 1: {
         const std::vector<GpaRange> ranges(step.a % (size + 2u),
                                            {ToGpa(Pfn(step.b)), kPageSize});
+        const bool has_table = 1 < ranges.size() &&
+                               ranges.size() <= area.entries &&
+                               driver.free_tables() > 0;
         const bool fits =
-            !ranges.empty() && ranges.size() <= driver.free_descriptors();
+            !ranges.empty() && ranges.size() <= size &&
+            (has_table ? 1 : ranges.size()) <= driver.free_descriptors();
         const absl::Status status = driver.Add({}, ranges, next_token);
         GUESTMM_CHECK(status.ok() == fits);
         if (!fits) break;
@@ -69,7 +80,13 @@ void Run(std::span<const uint8_t> input) {
         GUESTMM_CHECK(chain.ok() || !is_honest);
         if (!chain.ok() || !chain->has_value()) break;
         const auto length = (*chain)->descriptors.size();
-        GUESTMM_CHECK(0 < length && length <= size);
+        const bool has_fault = (*chain)->table_fault != TableFault::kNone;
+        GUESTMM_CHECK((has_fault || 0 < length) && length <= size);
+        GUESTMM_CHECK(!has_fault || (features.indirect && !is_honest));
+        for (const VirtqDesc& descriptor : (*chain)->descriptors) {
+          GUESTMM_CHECK(!features.indirect ||
+                        (descriptor.flags & kVirtqDescIndirect) == 0);
+        }
         at_device.push_back((*chain)->head);
         GUESTMM_CHECK(at_device.size() <= size);
         break;
@@ -126,13 +143,36 @@ void Run(std::span<const uint8_t> input) {
             memory.used_idx().store(
                 static_cast<uint16_t>(memory.used_idx().load() + step.b % 4));
             break;
-          default:
-            memory.StoreDescriptor(
-                slot, {.addr = step.b,
-                       .len = step.b,
-                       .flags = static_cast<uint16_t>(step.b % 8),
-                       .next = static_cast<uint16_t>(step.b / 8 % 32)});
+          case 6:
+            if (step.a % 2 == 0) {
+              memory.avail_event().store(step.b);
+            } else {
+              memory.used_event().store(step.b);
+            }
+            [[fallthrough]];
+          default: {
+            // As a descriptor of a buffer, or of a table: the driver's tables,
+            // or what is near them.
+            VirtqDesc forged = {.addr = step.b,
+                                .len = step.b,
+                                .flags = static_cast<uint16_t>(step.b % 8),
+                                .next = static_cast<uint16_t>(step.b / 8 % 32)};
+            if ((forged.flags & kVirtqDescIndirect) != 0) {
+              forged.addr = step.what < 0x80
+                                ? area.start.value() + step.b / 256
+                                : step.b * uint64_t{16};  // of RAM, 1 in 16
+              forged.len = step.b / 8 % 32 * 4;
+            }
+            memory.StoreDescriptor(slot, forged);
+            // And into a table.
+            if (area.count > 0) {
+              const uint64_t at_entry = step.b % (area.bytes() / 16) * 16;
+              StoreDescriptorAt(
+                  Ram().Translate({area.start + at_entry, 16})->bytes().data(),
+                  forged);
+            }
             break;
+          }
         }
         break;
       }

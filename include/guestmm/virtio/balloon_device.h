@@ -1,9 +1,11 @@
 #ifndef GUESTMM_VIRTIO_BALLOON_DEVICE_H_
 #define GUESTMM_VIRTIO_BALLOON_DEVICE_H_
 
+#include <array>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -29,6 +31,8 @@ struct BalloonDeviceOptions {
   // kMaxVirtqueueSize. QEMU's is 32.
   uint16_t reporting_queue_size = 32;
   QueueNumbering queue_numbering = QueueNumbering::kCompact;
+  // Which of them are offered.
+  VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
 };
 
 // What a balloon device did and refused so far.
@@ -43,7 +47,8 @@ struct BalloonDeviceCounters {
   // Queues found broken: NEEDS_RESET was set.
   uint64_t broken_queues = 0;
 
-  // Descriptors skipped, by the first reason that applied.
+  // Descriptors skipped, by the first reason that applied. A descriptor of an
+  // indirect table is one like any other.
   uint64_t skipped_indirect = 0;       // INDIRECT, which was not negotiated
   uint64_t skipped_readable = 0;       // not for the device to write
   uint64_t skipped_empty = 0;          // length 0
@@ -51,9 +56,14 @@ struct BalloonDeviceCounters {
   uint64_t skipped_outside_ram = 0;    // starts in no region
   uint64_t skipped_across_region = 0;  // runs out of its region
 
+  // Indirect tables skipped as a whole, by TableFault.
+  std::array<uint64_t, kTableFaults> skipped_tables = {};
+
   uint64_t skipped() const {
     return skipped_indirect + skipped_readable + skipped_empty +
-           skipped_unaligned + skipped_outside_ram + skipped_across_region;
+           skipped_unaligned + skipped_outside_ram + skipped_across_region +
+           std::accumulate(skipped_tables.begin(), skipped_tables.end(),
+                           uint64_t{0});
   }
 };
 
@@ -76,7 +86,8 @@ class BalloonDevice final : public VirtioDevice {
 
   uint32_t device_id() const override { return kBalloonDeviceId; }
   uint64_t DeviceFeatures() const override {
-    return kVirtioFVersion1 | kBalloonFPageReporting;
+    return kVirtioFVersion1 | kBalloonFPageReporting |
+           ToFeatureBits(options_.queue_features);
   }
   absl::Status SetDriverFeatures(uint64_t features) override;
   uint8_t status() const override;

@@ -28,6 +28,8 @@ struct BalloonDriverOptions {
   // device takes fewer. Linux asks for 32, v12 for 16.
   uint16_t reporting_queue_size = 32;
   QueueNumbering queue_numbering = QueueNumbering::kCompact;
+  // Which of them are accepted if the device offers them.
+  VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
   // The vCPU whose pages hold the queue.
   int cpu = 0;
 };
@@ -86,7 +88,9 @@ class BalloonDriver final : public ReportingDevice {
 
   // The rest of Create. On error, Remove undoes what was done.
   absl::Status Start(const GuestRam& ram);
-  absl::StatusOr<VirtqueueLayout> AllocateQueue();
+  // Pages for a queue of queue_size_, and for the indirect table behind it if
+  // the driver is to have one.
+  absl::StatusOr<VirtqueueLayout> AllocateQueue(bool has_table);
 
   // The works.
   void HandleUsed();

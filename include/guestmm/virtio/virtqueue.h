@@ -18,6 +18,10 @@
 //
 // Both idx run freely through 16 bits and name a slot modulo N; so
 // available.idx - used.idx, modulo 2^16, chains are the device's, N at most.
+//
+// By feature, a descriptor may stand for a table of them anywhere in guest RAM
+// (INDIRECT_DESC), and used_event and avail_event take the place of the flags
+// (EVENT_IDX): at which index of the other half each wants to be notified.
 
 #include <array>
 #include <atomic>
@@ -75,6 +79,39 @@ struct VirtqUsedElem {
 static_assert(sizeof(VirtqUsedElem) == 8);
 static_assert(offsetof(VirtqUsedElem, len) == 4);
 
+// Feature bits of a queue (§6).
+inline constexpr uint64_t kVirtioFIndirectDesc = uint64_t{1} << 28;
+inline constexpr uint64_t kVirtioFEventIdx = uint64_t{1} << 29;
+
+// What both halves of a queue agreed to use.
+struct VirtqueueFeatures {
+  bool indirect = false;     // VIRTIO_F_INDIRECT_DESC (§2.7.5.3)
+  bool event_index = false;  // VIRTIO_F_EVENT_IDX (§2.7.7, §2.7.10)
+
+  bool operator==(const VirtqueueFeatures&) const = default;
+};
+
+constexpr uint64_t ToFeatureBits(VirtqueueFeatures features) {
+  return (features.indirect ? kVirtioFIndirectDesc : 0) |
+         (features.event_index ? kVirtioFEventIdx : 0);
+}
+constexpr VirtqueueFeatures ToVirtqueueFeatures(uint64_t bits) {
+  return {.indirect = (bits & kVirtioFIndirectDesc) != 0,
+          .event_index = (bits & kVirtioFEventIdx) != 0};
+}
+
+// Whether a half whose index ran through the last `moved` values to `idx` owes
+// the other, which asked to be told of the entry at `event`, a notification:
+// whether `event` is one of idx - moved, ..., idx - 1 (§2.7.7.2, §2.7.10.1).
+constexpr bool NeedsEvent(uint16_t event, uint16_t idx, uint64_t moved) {
+  return static_cast<uint16_t>(idx - event - 1) < moved;
+}
+static_assert(NeedsEvent(0, 1, 1), "the first entry is that of index 0");
+static_assert(!NeedsEvent(1, 1, 1) && !NeedsEvent(0xffff, 1, 1));
+static_assert(NeedsEvent(0xffff, 1, 2) && NeedsEvent(0xffff, 0, 1));
+static_assert(!NeedsEvent(5, 5, 0xffff) && NeedsEvent(5, 5, 0x10000),
+              "all the way round it passes every index");
+
 // The largest queue: half of what a 16-bit index can tell apart.
 inline constexpr uint16_t kMaxVirtqueueSize = 32768;
 
@@ -125,6 +162,50 @@ constexpr uint64_t VirtqueueBytes(uint16_t size) {
   return layout.used.value() + layout.used_bytes();
 }
 
+// The driver's memory for indirect tables: `count` tables of `entries`
+// descriptors, one behind the other. The device learns of a table by the
+// descriptor that names it. Without any, every chain is in the queue's own
+// table.
+struct IndirectTables {
+  Gpa start;
+  uint16_t count = 0;
+  uint16_t entries = 0;
+
+  constexpr uint64_t table_bytes() const {
+    return uint64_t{entries} * sizeof(VirtqDesc);
+  }
+  constexpr uint64_t bytes() const { return count * table_bytes(); }
+
+  bool operator==(const IndirectTables&) const = default;
+};
+
+// Tables behind a queue that LayOutVirtqueue laid out, in a cache line of their
+// own, away from what the device writes.
+constexpr IndirectTables LayOutTables(const VirtqueueLayout& layout,
+                                      uint16_t count, uint16_t entries) {
+  constexpr uint64_t kCacheLine = 64;
+  const uint64_t end = layout.used.value() + layout.used_bytes();
+  return {.start = Gpa((end + kCacheLine - 1) & ~(kCacheLine - 1)),
+          .count = count,
+          .entries = entries};
+}
+
+// The bytes of a queue's area with the tables behind it.
+constexpr uint64_t VirtqueueBytes(uint16_t size, uint16_t tables,
+                                  uint16_t entries) {
+  const IndirectTables behind =
+      LayOutTables(LayOutVirtqueue(Gpa(0), size), tables, entries);
+  return behind.start.value() + behind.bytes();
+}
+
+// The descriptor at `hva`, and one written there. Relaxed: the acquire or
+// release on an idx orders these. A load reads every byte once.
+// REQUIRES: `hva` is a multiple of 8.
+VirtqDesc LoadDescriptorAt(const std::byte* hva);
+void StoreDescriptorAt(std::byte* hva, const VirtqDesc& descriptor);
+// A load from wherever: a table may lie "anywhere in memory" (§2.7.5.3).
+VirtqDesc LoadUnalignedDescriptorAt(const std::byte* hva);
+
 // InvalidArgument unless the size is a power of 2 up to kMaxVirtqueueSize and
 // each part is aligned (§2.7, §2.7.5 to 2.7.8). Where the parts lie is for
 // VirtqueueMemory::Map to check.
@@ -153,9 +234,18 @@ class VirtqueueMemory {
   std::atomic_ref<uint16_t> available_ring(uint16_t slot) const {
     return At(available_ + sizeof(VirtqRingHeader) + slot * sizeof(uint16_t));
   }
+  // The used index that the driver waits for (§2.7.7).
+  std::atomic_ref<uint16_t> used_event() const {
+    return At(available_ + sizeof(VirtqRingHeader) + size_ * sizeof(uint16_t));
+  }
   std::atomic_ref<uint16_t> used_flags() const { return At(used_); }
   std::atomic_ref<uint16_t> used_idx() const {
     return At(used_ + offsetof(VirtqRingHeader, idx));
+  }
+
+  // The available index that the device waits for (§2.7.10).
+  std::atomic_ref<uint16_t> avail_event() const {
+    return At(used_ + sizeof(VirtqRingHeader) + size_ * sizeof(VirtqUsedElem));
   }
 
   // Relaxed: the acquire or release on an idx orders these. Loads read every

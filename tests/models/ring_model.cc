@@ -1,0 +1,217 @@
+// The virtqueue's accesses under the C++ memory model, by Relacy, which goes
+// through executions: interleavings, and the values that a load may see.
+//
+// A model of DriverQueue and DeviceQueue, not the classes: each access here is
+// one there, with the memory order that it has there. Each property holds with
+// those orders; and with one order weakened, Relacy must find the execution in
+// which it does not, or it would prove nothing.
+
+// Before Relacy, which has macros for `new` and the memory orders.
+#include <cstdint>
+#include <iostream>
+
+#include "guestmm/virtio/virtqueue.h"
+// After them.
+#include <relacy/relacy.hpp>
+
+namespace {
+
+using rl::mo_acquire;
+using rl::mo_relaxed;
+using rl::mo_release;
+using rl::mo_seq_cst;
+
+// The orders of an index: how the half that moves it stores it, and how the
+// other loads it; and the same of what says whether to notify (flags or event).
+struct Ours {
+  static constexpr auto kStoreIndex = mo_seq_cst;
+  static constexpr auto kLoadIndex = mo_seq_cst;
+  static constexpr auto kStoreWish = mo_seq_cst;
+  static constexpr auto kLoadWish = mo_seq_cst;
+};
+// What publishing needs of it, and no more. Not enough for notifications.
+struct AcquireRelease {
+  static constexpr auto kStoreIndex = mo_release;
+  static constexpr auto kLoadIndex = mo_acquire;
+  static constexpr auto kStoreWish = mo_release;
+  static constexpr auto kLoadWish = mo_acquire;
+};
+struct RelaxedStore : AcquireRelease {
+  static constexpr auto kStoreIndex = mo_relaxed;
+};
+struct RelaxedLoad : AcquireRelease {
+  static constexpr auto kLoadIndex = mo_relaxed;
+};
+// Each of the four is needed.
+struct WeakStoreIndex : Ours {
+  static constexpr auto kStoreIndex = mo_release;
+};
+struct WeakLoadIndex : Ours {
+  static constexpr auto kLoadIndex = mo_acquire;
+};
+struct WeakStoreWish : Ours {
+  static constexpr auto kStoreWish = mo_release;
+};
+struct WeakLoadWish : Ours {
+  static constexpr auto kLoadWish = mo_acquire;
+};
+
+// A ring of 1, and two chains through it: Add, Pop, Push, GetUsed. What is
+// described and what is in the buffer, plain memory, arrives, either way; and
+// the ring's only descriptor, table entry and buffer are not written again
+// before the other half is done with them.
+template <typename Order>
+struct Publish : rl::test_suite<Publish<Order>, 2> {
+  static constexpr unsigned kChains = 2;
+
+  rl::atomic<unsigned> descriptor, table_entry, available_ring, available_idx;
+  rl::atomic<unsigned> used_element, used_idx;
+  rl::var<unsigned> buffer;
+
+  void before() {
+    descriptor($).store(0, mo_relaxed);
+    table_entry($).store(0, mo_relaxed);
+    available_ring($).store(0, mo_relaxed);
+    available_idx($).store(0, mo_relaxed);
+    used_element($).store(0, mo_relaxed);
+    used_idx($).store(0, mo_relaxed);
+    buffer($) = 0;
+  }
+
+  void thread(unsigned id) {
+    for (unsigned i = 1; i <= kChains; ++i) {
+      if (id == 0) {
+        Driver(i);
+      } else {
+        Device(i);
+      }
+    }
+  }
+
+  void Driver(unsigned i) {
+    buffer($) = 10 * i;
+    table_entry($).store(20 * i, mo_relaxed);
+    descriptor($).store(30 * i, mo_relaxed);
+    available_ring($).store(40 * i, mo_relaxed);
+    available_idx($).store(i, Order::kStoreIndex);
+    while (used_idx($).load(Order::kLoadIndex) != i) rl::yield(1, $);
+    RL_ASSERT(used_element($).load(mo_relaxed) == 50 * i);
+    RL_ASSERT(unsigned(buffer($)) == 60 * i);
+  }
+
+  void Device(unsigned i) {
+    while (available_idx($).load(Order::kLoadIndex) != i) rl::yield(1, $);
+    RL_ASSERT(available_ring($).load(mo_relaxed) == 40 * i);
+    RL_ASSERT(descriptor($).load(mo_relaxed) == 30 * i);
+    RL_ASSERT(table_entry($).load(mo_relaxed) == 20 * i);
+    RL_ASSERT(unsigned(buffer($)) == 10 * i);
+    buffer($) = 60 * i;
+    used_element($).store(50 * i, mo_relaxed);
+    used_idx($).store(i, Order::kStoreIndex);
+  }
+};
+
+// Thread 0 moves an index (Add; Push) and asks whether to notify (NeedsKick;
+// NeedsNotification). Thread 1 turns notifications on and looks again
+// (EnableNotifications). Both may say yes; never both no.
+template <typename Order>
+struct Flags : rl::test_suite<Flags<Order>, 2> {
+  rl::atomic<unsigned> idx, no_notify;
+  rl::var<bool> notifies, saw;
+
+  void before() {
+    idx($).store(0, mo_relaxed);
+    no_notify($).store(1, mo_relaxed);
+  }
+  void thread(unsigned id) {
+    if (id == 0) {
+      idx($).store(1, Order::kStoreIndex);
+      notifies($) = no_notify($).load(Order::kLoadWish) == 0;
+    } else {
+      no_notify($).store(0, Order::kStoreWish);
+      saw($) = idx($).load(Order::kLoadIndex) != 0;
+    }
+  }
+  void after() { RL_ASSERT(bool(notifies($)) || bool(saw($))); }
+};
+
+// The same with the event index, left on: thread 1 takes the entry at 65535,
+// moves the event along to 0, the next, looks again, finds none, and sleeps
+// (GetUsed; Pop). Thread 0 adds that entry.
+template <typename Order>
+struct Event : rl::test_suite<Event<Order>, 2> {
+  rl::atomic<unsigned> idx, event;
+  rl::var<bool> notifies, saw;
+
+  void before() {
+    idx($).store(0, mo_relaxed);
+    event($).store(0xffff, mo_relaxed);
+  }
+  void thread(unsigned id) {
+    if (id == 0) {
+      idx($).store(1, Order::kStoreIndex);
+      const auto wish =
+          static_cast<std::uint16_t>(event($).load(Order::kLoadWish));
+      notifies($) = guestmm::NeedsEvent(wish, /*idx=*/1, /*moved=*/1);
+    } else {
+      event($).store(0, Order::kStoreWish);
+      saw($) = idx($).load(Order::kLoadIndex) != 0;
+    }
+  }
+  void after() { RL_ASSERT(bool(notifies($)) || bool(saw($))); }
+};
+
+int failures = 0;
+
+// How hard to look. All executions; or, where those are too many, all with at
+// most so many switches of threads that no one waited for.
+constexpr unsigned kAll = 0;
+
+template <typename Test>
+bool Holds(unsigned switches, std::ostream& output, rl::test_params& params) {
+  params.search_type = switches == kAll ? rl::sched_full : rl::sched_bound;
+  params.context_bound = switches;
+  params.output_stream = &output;
+  params.progress_stream = &output;
+  return rl::simulate<Test>(params);
+}
+
+// Counts a failure unless the executions of `Test` are all good as `wanted`.
+template <typename Test>
+void Expect(bool wanted, unsigned switches, const char* name) {
+  // Not a string's: Relacy has an operator delete that is not libstdc++'s.
+  std::ostream nowhere(nullptr);
+  rl::test_params params;
+  const bool holds = Holds<Test>(switches, nowhere, params);
+  std::cout << name << ": " << (holds ? "holds" : "does not hold") << " ("
+            << params.stop_iteration << " executions)" << std::endl;
+  if (holds == wanted) return;
+  ++failures;
+  std::cout << "  which it should" << (wanted ? "" : " not") << std::endl;
+  rl::test_params again;
+  Holds<Test>(switches, std::cout, again);
+}
+
+}  // namespace
+
+int main() {
+  constexpr unsigned kSwitches = 4;
+  Expect<Publish<Ours>>(true, kSwitches, "publish, as in the code");
+  Expect<Publish<AcquireRelease>>(true, kSwitches,
+                                  "publish, acquire and release");
+  Expect<Publish<RelaxedStore>>(false, kSwitches,
+                                "publish, relaxed store of the index");
+  Expect<Publish<RelaxedLoad>>(false, kSwitches,
+                               "publish, relaxed load of the index");
+  Expect<Flags<Ours>>(true, kAll, "flags, as in the code");
+  Expect<Flags<WeakStoreIndex>>(false, kAll, "flags, release of the index");
+  Expect<Flags<WeakLoadIndex>>(false, kAll, "flags, acquire of the index");
+  Expect<Flags<WeakStoreWish>>(false, kAll, "flags, release of the flag");
+  Expect<Flags<WeakLoadWish>>(false, kAll, "flags, acquire of the flag");
+  Expect<Event<Ours>>(true, kAll, "event, as in the code");
+  Expect<Event<WeakStoreIndex>>(false, kAll, "event, release of the index");
+  Expect<Event<WeakLoadIndex>>(false, kAll, "event, acquire of the index");
+  Expect<Event<WeakStoreWish>>(false, kAll, "event, release of the event");
+  Expect<Event<WeakLoadWish>>(false, kAll, "event, acquire of the event");
+  return failures == 0 ? 0 : 1;
+}

@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 
 namespace guestmm {
 namespace {
@@ -87,9 +87,10 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<Vcpu>(id, *guest->allocator_, *guest->backing_));
   }
 
-  guest->hypervisor_ = options.make_hypervisor
-                           ? options.make_hypervisor(*guest->ram_)
-                           : std::make_unique<MadviseHypervisor>(*guest->ram_);
+  guest->hypervisor_ =
+      options.make_hypervisor
+          ? options.make_hypervisor(*guest->ram_)
+          : std::make_unique<DiscardingHypervisor>(*guest->ram_);
   if (!options.make_policy) return guest;
 
   Workqueue& device_workqueue = options.virtual_time != nullptr

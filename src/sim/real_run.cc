@@ -10,7 +10,7 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/sim/guest.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/ledger_parts.h"
@@ -181,7 +181,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   };
   guest_options.make_hypervisor = [&](const GuestRam& ram) {
     auto made = std::make_unique<LedgerHypervisor>(
-        std::make_unique<MadviseHypervisor>(ram), ledger, coarse);
+        std::make_unique<DiscardingHypervisor>(ram), ledger, coarse);
     hypervisor = made.get();
     return made;
   };

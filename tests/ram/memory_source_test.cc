@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <span>
@@ -78,12 +79,13 @@ class MemorySourceTest : public testing::TestWithParam<MemorySource> {
   std::byte AtFirst() const { return file_ != nullptr ? kInFile : kZero; }
   bool All(GpaRange range, std::byte value) const {
     const Translation memory = ram_->Translate(range).value();
-    return std::all_of(memory.bytes().begin(), memory.bytes().end(),
-                       [=](std::byte b) { return b == value; });
+    const std::span<std::byte> bytes = memory.bytes();
+    return bytes[0] == value &&
+           std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
   }
   void Fill(GpaRange range) const {
     const Translation memory = ram_->Translate(range).value();
-    std::fill(memory.bytes().begin(), memory.bytes().end(), kWritten);
+    std::memset(memory.bytes().data(), 0xa5, range.bytes);
   }
   uint64_t Resident(GpaRange range) const {
     return ram_->ResidentBytes(range).value();

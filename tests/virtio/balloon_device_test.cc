@@ -11,7 +11,7 @@
 
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
@@ -221,7 +221,7 @@ TEST_F(BalloonDeviceTest, NeedsResetAfterALoop) {
 }
 // A guest that reports its own ring: the index it reads next is 0.
 TEST_F(BalloonDeviceTest, NeedsResetAfterTheGuestReportedItsRing) {
-  MadviseHypervisor madvise(*ram_);
+  DiscardingHypervisor madvise(*ram_);
   BalloonDevice device(*ram_, madvise, time_);
   Start(device);
   driver_.OfferChain({Pages(0x10000)});

@@ -64,7 +64,7 @@ struct GuestOptions {
   // Told of the reporter's holds of zones' locks; null for no one. It must
   // outlive the guest.
   HoldObserver* holds = nullptr;
-  // Absent: MadviseHypervisor.
+  // Absent: DiscardingHypervisor.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
       {};
   // What its vCPUs work on. Absent: RamBacking.

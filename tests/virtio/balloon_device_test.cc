@@ -13,6 +13,7 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
+#include "tests/testing/huge_page_pool.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm {
@@ -142,6 +143,24 @@ TEST_F(BalloonDeviceTest, SkipsAnUnalignedAddress) {
 TEST_F(BalloonDeviceTest, SkipsAnUnalignedLength) {
   ExpectSkipped(Pages(0x30000, kPageSize - 1),
                 &BalloonDeviceCounters::skipped_unaligned);
+}
+// Of huge pages the host takes back whole ones only.
+TEST_F(BalloonDeviceTest, SkipsWhatIsNotInWholeGranulesOfGuestRam) {
+  const auto pool = HugePagePool::Reserve(3);
+  if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
+  const auto ram = GuestRam::Create({.regions = {{Gpa(0), 6 * kMiB}},
+                                     .source = MemorySource::kHugetlb})
+                       .value();
+  HostileDriver driver(*ram, layout_);
+  BalloonDevice device(*ram, hypervisor_, time_);
+  Start(device);
+  driver.OfferChain({Pages(2 * kMiB + kPageSize, 2 * kMiB),
+                     Pages(2 * kMiB, kMiB), Pages(4 * kMiB, 2 * kMiB)});
+  KickAndRun();
+  EXPECT_THAT(hypervisor_.batches(),
+              ElementsAre(ElementsAre(GpaRange{Gpa(4 * kMiB), 2 * kMiB})));
+  EXPECT_EQ(device.counters().skipped_unaligned, 2u);
+  EXPECT_EQ(device.counters().acknowledged, 1u);
 }
 TEST_F(BalloonDeviceTest, SkipsWhatIsInTheHole) {
   ExpectSkipped(Pages(3 * kMiB), &BalloonDeviceCounters::skipped_outside_ram);

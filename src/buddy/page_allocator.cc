@@ -120,16 +120,18 @@ Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
 Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
   if (!IsRequest(cpu, order, gfp)) RejectRequest(cpu, order, gfp);
   Pfn pfn = kNoPfn;
+  const Zone* tried = nullptr;
   if (gfp.node == Gfp::kLocalNode) {
     PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
     if (per_cpu != nullptr) {
       Zone& zone = per_cpu->zone();
       if (zone.WatermarkOk(order, zone.low_mark())) {
         pfn = TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
+        tried = &zone;
       }
     }
   }
-  if (pfn == kNoPfn) pfn = TakeFromZonelist(cpu, order, gfp);
+  if (pfn == kNoPfn) pfn = TakeFromZonelist(cpu, order, gfp, tried);
   // Outside of all locks.
   if (options_.poison != nullptr && pfn != kNoPfn) {
     options_.poison->PrepareAllocated(pfn, order);
@@ -145,7 +147,8 @@ void PageAllocator::RejectRequest(int cpu, Order order, Gfp gfp) const {
 }
 
 // get_page_from_freelist, and what __alloc_pages_nodemask does about it.
-Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp) {
+Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
+                                    const Zone* tried) {
   GUESTMM_CHECK(gfp.node < nodes()) << "there is no node " << int{gfp.node};
   const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
   const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
@@ -157,10 +160,14 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp) {
                                         : lists.For(node, gfp.highest)};
   if (!request.zones.empty() &&
       request.zones.front()->first_mixing() == Mixing::kAvoid) {
-    const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid);
+    const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid,
+                             PerCpuLocks::kFree, tried);
     if (pfn != kNoPfn) return pfn;
+    // It may have something of another type.
+    tried = nullptr;
   }
-  const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAllow);
+  const Pfn pfn =
+      TryZones(request, Keep::kLow, Mixing::kAllow, PerCpuLocks::kFree, tried);
   return pfn != kNoPfn ? pfn : TakeSlowly(request);
 }
 
@@ -190,8 +197,9 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
 }
 
 Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
-                            PerCpuLocks locks) {
+                            PerCpuLocks locks, const Zone* tried) {
   for (Zone* const zone : request.zones) {
+    if (zone == tried) continue;
     // A remote node is worse than a mix of types.
     if (mixing == Mixing::kAvoid &&
         zone->node() != request.zones.front()->node()) {

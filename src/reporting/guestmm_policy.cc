@@ -112,8 +112,11 @@ GuestmmPolicy::Time GuestmmPolicy::NowOrNextPass() const {
 }
 
 bool GuestmmPolicy::Waited(Time since, Time now, Time age) {
-  // `since` may be yet to come (NowOrNextPass).
-  return static_cast<int32_t>(now - since) >= static_cast<int32_t>(age);
+  // `since` may be yet to come (NowOrNextPass), but not by much: what seems to
+  // be is so long ago that the difference wrapped.
+  constexpr int32_t kFarthestAhead = 24 * 60 * 60 * 1000;
+  const auto passed = static_cast<int32_t>(now - since);
+  return passed >= static_cast<int32_t>(age) || passed < -kFarthestAhead;
 }
 
 // Events ----------------------------------------------------------------------

@@ -142,9 +142,9 @@ void UnreportedMemory::Enqueue(Pfn pfn, Queue queue, Time now) {
   Region& added = region(pfn);
   added.queue = queue;
   added.queued = now;
-  added.previous = to.last;
-  added.next = kNone;
-  (to.last == kNone ? to.first : RegionOf(to.last).next) = number;
+  added.previous_ = to.last;
+  added.next_ = kNone;
+  (to.last == kNone ? to.first : RegionOf(to.last).next_) = number;
   to.last = number;
   ++to.size;
 }
@@ -153,10 +153,11 @@ void UnreportedMemory::Dequeue(Pfn pfn) {
   Region& removed = region(pfn);
   if (removed.queue == Queue::kNone) return;
   List& from = list(removed.queue);
-  (removed.previous == kNone ? from.first : RegionOf(removed.previous).next) =
-      removed.next;
-  (removed.next == kNone ? from.last : RegionOf(removed.next).previous) =
-      removed.previous;
+  (removed.previous_ == kNone ? from.first
+                              : RegionOf(removed.previous_).next_) =
+      removed.next_;
+  (removed.next_ == kNone ? from.last : RegionOf(removed.next_).previous_) =
+      removed.previous_;
   --from.size;
   removed.queue = Queue::kNone;
 }

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::biased_lock_test {
 namespace {
 
 // Two plain numbers that are equal whenever nobody holds the lock: who gets in
@@ -347,4 +347,4 @@ TEST(BiasedLockTest, OwnersThatChangeWhileTheyLock) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::biased_lock_test

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace guestmm {
+namespace guestmm::check_test {
 namespace {
 
 TEST(CheckTest, SaysNothingWhenTheConditionHolds) { GUESTMM_CHECK(1 + 1 == 2); }
@@ -41,4 +41,4 @@ TEST(CheckTest, StandsInAnIfWithoutBraces) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::check_test

@@ -10,7 +10,7 @@
 
 #include "guestmm/base/biased_lock.h"
 
-namespace guestmm {
+namespace guestmm::lock_test {
 namespace {
 
 template <typename Lock>
@@ -112,4 +112,4 @@ TEST(MutexTest, WorksWithAConditionVariable) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::lock_test

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::random_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -145,4 +145,4 @@ TEST(RandomTest, ShuffleOfNothingOrOneDoesNothing) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::random_test

@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::thread_workqueue_test {
 namespace {
 
 using std::chrono::hours;
@@ -318,4 +318,4 @@ TEST(MonotonicClockTest, NeverGoesBack) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::thread_workqueue_test

@@ -4,7 +4,7 @@
 
 #include <chrono>
 
-namespace guestmm {
+namespace guestmm::timeline_test {
 namespace {
 
 constexpr Nanoseconds kSoon{1};
@@ -59,4 +59,4 @@ TEST_F(TimelineTest, AWorkIsDueOnce) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::timeline_test

@@ -6,7 +6,7 @@
 #include <sstream>
 #include <type_traits>
 
-namespace guestmm {
+namespace guestmm::units_test {
 namespace {
 
 template <typename A, typename B>
@@ -194,4 +194,4 @@ TEST(UnitsTest, PrintingLeavesTheStreamDecimal) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::units_test

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::virtual_time_test {
 namespace {
 
 using std::chrono::microseconds;
@@ -298,4 +298,4 @@ TEST(WorkDeathTest, CancelledOnAnotherQueue) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::virtual_time_test

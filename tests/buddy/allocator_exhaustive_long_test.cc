@@ -24,6 +24,10 @@ TEST(AllocatorExhaustiveLongTest, EveryStateThatTypesReachIn4Steps) {
   EXPECT_GT(RunToEveryState(kTypesWorld, 4), 1000);
 }
 
+TEST(AllocatorExhaustiveLongTest, EveryStateThatReportingReachesIn4Steps) {
+  EXPECT_GT(RunToEveryState(kReportingWorld, 4), 1000);
+}
+
 TEST(AllocatorExhaustiveLongTest, EveryStateThatHotplugReachesIn4Steps) {
   EXPECT_GT(RunToEveryState(kTinyHotplugWorld, 4), 1000);
 }

@@ -1,6 +1,7 @@
 // Every program up to some length over 16 pages: of allocating alone, with
-// per-CPU lists, with every type of request, with hotplug and pins.
-// allocator_exhaustive_long_test.cc goes a step further.
+// per-CPU lists, with every type of request, with marks and returns to the
+// tail, with hotplug and pins. allocator_exhaustive_long_test.cc goes a step
+// further.
 
 #include <gtest/gtest.h>
 
@@ -24,6 +25,10 @@ TEST(AllocatorExhaustiveTest, EveryStateThatPerCpuListsReachIn5Steps) {
 
 TEST(AllocatorExhaustiveTest, EveryStateThatTypesReachIn3Steps) {
   EXPECT_GT(RunToEveryState(kTypesWorld, 3), 100);
+}
+
+TEST(AllocatorExhaustiveTest, EveryStateThatReportingReachesIn3Steps) {
+  EXPECT_GT(RunToEveryState(kReportingWorld, 3), 300);
 }
 
 TEST(AllocatorExhaustiveTest, EveryStateThatHotplugReachesIn3Steps) {

@@ -55,6 +55,8 @@ TEST(RandomProgramTest, PrintsAsCode) {
                      Pin{3}, Unpin{1, 0}}),
       "{Alloc{0, 3, kGfpKernel}, Alloc{0, 1, kGfpUser.OnlyFrom(1)}, "
       "Pin{3}, Unpin{1, 0}}");
+  EXPECT_EQ(ToCode(Program{Mark{1}, Rotate{2}, Return{3, ReturnTo::kTail}}),
+            "{Mark{1}, Rotate{2}, Return{3, ReturnTo::kTail}}");
   EXPECT_EQ(ToCode(Program{IsolateRange{1}, RestoreRange{0}, TakeOffline{2},
                            BringOnline{2}, BringOnline{3, true}}),
             "{IsolateRange{1}, RestoreRange{0}, TakeOffline{2}, "
@@ -73,11 +75,13 @@ TEST(RandomProgramTest, EveryRequestHasAName) {
 }
 
 TEST(RandomProgramTest, AnyBytesAreAProgram) {
-  const std::vector<uint8_t> bytes = {0, 1, 2, 0,  5, 0, 9, 0,  8, 5, 5, 5, 9,
-                                      0, 7, 1, 13, 0, 2, 1, 15, 0, 3, 1, 7, 0};
+  const std::vector<uint8_t> bytes = {
+      0, 1,  2, 0, 5, 0,  9, 0, 8, 5,  5, 5, 9, 0,  7, 1, 13, 0, 2,
+      1, 15, 0, 3, 1, 10, 0, 4, 1, 16, 0, 5, 0, 17, 0, 6, 0,  7, 0};
   EXPECT_EQ(ToCode(ProgramFromBytes(bytes)),
             "{Alloc{1, 2}, Free{0, 9}, Drain{}, Isolate{7}, RestoreRange{2}, "
-            "BringOnline{3, true}}");
+            "BringOnline{3, true}, Return{4, ReturnTo::kTail}, Mark{5}, "
+            "Rotate{6}}");
 }
 
 // A freed pair that waited at the tail is taken last.
@@ -93,6 +97,19 @@ TEST(AllocatorRegressionTest, ATailBlockIsAllocatedLast) {
 TEST(AllocatorRegressionTest, AReturnedBlockMergesWithOneFreedMeanwhile) {
   EXPECT_EQ(RunBuddyProgram(kBareWorld, {Alloc{0, 2}, Isolate{1}, Free{0, 0},
                                          Return{0}, Alloc{0, 4}}),
+            "");
+}
+
+// 6.1: each look into a vCPU's lists halves how much they give back. What it
+// gives back at the end was once too little, after two looks in place of one.
+TEST(AllocatorRegressionTest, WhoFindsNothingInTheFirstZoneLookedThereOnce) {
+  EXPECT_EQ(RunBuddyProgram(
+                kLinux61World,
+                {Alloc{1, 0, kGfpDma32}, Alloc{1, 4}, Drain{}, Alloc{0, 0},
+                 Alloc{1, 0, kGfpDma32}, Alloc{1, 3, kGfpKernel}, Free{1, 2},
+                 Alloc{1, 2}, Alloc{0, 5}, Alloc{0, 0, kGfpAtomic}, Free{1, 1},
+                 Alloc{0, 3, kGfpHigh}, Free{1, 5},
+                 Alloc{1, 0, kGfpReclaimable}, Free{1, 2}}),
             "");
 }
 

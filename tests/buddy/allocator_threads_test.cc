@@ -20,7 +20,7 @@
 #include "guestmm/buddy/page_allocator.h"
 #include "tests/testing/page_owners.h"
 
-namespace guestmm {
+namespace guestmm::allocator_threads_test {
 namespace {
 
 constexpr uint64_t kPages = 1024;
@@ -273,4 +273,4 @@ TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::allocator_threads_test

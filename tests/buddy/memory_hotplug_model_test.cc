@@ -21,7 +21,7 @@
 #include "tests/buddy/memory_hotplug_testing.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::memory_hotplug_model_test {
 namespace {
 
 // Eight memory blocks above 4 GiB, on two nodes, of them two at boot.
@@ -234,4 +234,4 @@ TEST(MemoryHotplugTest, AnyProgramDoesAsANaiveModelSays) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_hotplug_model_test

@@ -16,7 +16,7 @@
 #include "tests/buddy/memory_hotplug_testing.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::memory_hotplug_offline_test {
 namespace {
 
 // What a refusal must leave as it was.
@@ -236,4 +236,4 @@ TEST(MemoryHotplugOfflineTest, AllOfTheMemoryMayGo) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_hotplug_offline_test

@@ -12,7 +12,7 @@
 #include "tests/buddy/memory_hotplug_testing.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::memory_hotplug_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -481,4 +481,4 @@ TEST(MemoryHotplugObserverTest, IsWokenWithoutLocks) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_hotplug_test

@@ -10,7 +10,7 @@
 #include "tests/testing/hotplug_churn.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::memory_hotplug_threads_test {
 namespace {
 
 constexpr HotplugChurnCounts kMuch = {.onlined = 100,
@@ -73,4 +73,4 @@ TEST(MemoryHotplugThreadsTest, OperationsDoNotMixUp) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_hotplug_threads_test

@@ -12,7 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/random.h"
 
-namespace guestmm {
+namespace guestmm::memory_layout_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -284,4 +284,4 @@ TEST(MovableCoreTest, IsTheKernelsForAnyMemory) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_layout_test

@@ -9,7 +9,7 @@
 
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::numa_test {
 namespace {
 
 // Two nodes of 16 Normal pages, a vCPU on each, no watermarks.
@@ -224,4 +224,4 @@ TEST(NumaTest, TheBigGuestIsMadeAndUsedAndStaysSmall) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::numa_test

@@ -10,7 +10,7 @@
 
 #include "guestmm/buddy/page_allocator.h"
 
-namespace guestmm {
+namespace guestmm::page_allocator_options_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -191,4 +191,4 @@ TEST(PageAllocatorOptionsTest, TheFirstCpusAreOnTheFirstNode) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_allocator_options_test

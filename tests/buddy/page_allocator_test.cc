@@ -12,7 +12,7 @@
 #include "guestmm/base/lock.h"
 #include "guestmm/buddy/free_block_observer.h"
 
-namespace guestmm {
+namespace guestmm::page_allocator_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -519,4 +519,4 @@ TEST(PageAllocatorZoneTest, AllocatesOnlyUpToTheHighestZoneAsked) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_allocator_test

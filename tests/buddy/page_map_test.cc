@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::page_map_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -453,4 +453,4 @@ TEST(PageMapTest, StatesHaveNames) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_map_test

@@ -13,7 +13,7 @@
 #include "guestmm/buddy/page_poison.h"
 #include "tests/buddy/page_poison_testing.h"
 
-namespace guestmm {
+namespace guestmm::page_poison_model_test {
 namespace {
 
 using ::testing::TestWithParam;
@@ -206,4 +206,4 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& param) { return std::string(param.param.name); });
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_poison_model_test

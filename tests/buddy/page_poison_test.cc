@@ -20,7 +20,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "tests/buddy/page_poison_testing.h"
 
-namespace guestmm {
+namespace guestmm::page_poison_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -418,4 +418,4 @@ TEST(PagePoisonDeathTest, ADoubleFreeEndsTheProcessAndIsNotFilled) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_poison_test

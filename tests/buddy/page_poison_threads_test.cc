@@ -16,7 +16,7 @@
 #include "guestmm/buddy/page_poison.h"
 #include "tests/buddy/page_poison_testing.h"
 
-namespace guestmm {
+namespace guestmm::page_poison_threads_test {
 namespace {
 
 using ::testing::IsEmpty;
@@ -144,4 +144,4 @@ TEST(PagePoisonTest, CorruptionsFoundAtOnceAreAllCounted) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_poison_threads_test

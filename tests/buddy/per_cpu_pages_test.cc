@@ -12,7 +12,7 @@
 #include "guestmm/base/units.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::per_cpu_pages_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -536,4 +536,4 @@ TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::per_cpu_pages_test

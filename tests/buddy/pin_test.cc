@@ -15,7 +15,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::pin_test {
 namespace {
 
 std::unique_ptr<PageAllocator> MakePinAllocator(int cpus = 1,
@@ -303,4 +303,4 @@ TEST(PinThreadsTest, TheOwnerFreesWhileTheDeviceUnpins) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::pin_test

@@ -12,7 +12,7 @@
 
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::placement_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -146,4 +146,4 @@ TEST(ShuffleTest, SmallerBlocksGoWhereTheyWouldWithoutIt) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::placement_test

@@ -11,7 +11,7 @@
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace guestmm::proc_text_test {
 namespace {
 
 std::unique_ptr<PageAllocator> Make(const PageAllocatorOptions& options) {
@@ -290,4 +290,4 @@ alloc_waited_isolated 0
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::proc_text_test

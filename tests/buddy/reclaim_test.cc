@@ -21,7 +21,7 @@
 #include "tests/testing/fake_device.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::reclaim_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -396,4 +396,4 @@ TEST(PrematureOomTest, OnThreadsARequestWaitsForTheHost) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reclaim_test

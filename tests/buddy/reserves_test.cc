@@ -13,7 +13,7 @@
 #include "guestmm/buddy/watermarks.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::reserves_test {
 namespace {
 
 constexpr PageCount kNone;
@@ -311,4 +311,4 @@ TEST(NoFragmentTest, ADma32RequestMixes) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reserves_test

@@ -9,7 +9,7 @@
 #include "guestmm/buddy/memory_hotplug.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::sparse_test {
 namespace {
 
 constexpr uint64_t kGibPages = kGiB / kPageSize;
@@ -109,4 +109,4 @@ TEST(SparseTest, RemovedMemoryGivesItsMetadataBack) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::sparse_test

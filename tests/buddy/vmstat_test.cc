@@ -12,7 +12,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::vmstat_test {
 namespace {
 
 // Every counter a number of its own, from `first` on.
@@ -236,4 +236,4 @@ TEST(VmStatTest, IsANaiveCountWithTheListsOf6_1) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::vmstat_test

@@ -4,7 +4,7 @@
 
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace guestmm::watermarks_test {
 namespace {
 
 constexpr PageCount Mib(uint64_t mib) {
@@ -83,4 +83,4 @@ TEST(WatermarksTest, KbytesRoundDownToPages) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::watermarks_test

@@ -12,7 +12,7 @@
 #include "guestmm/buddy/zone.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_invariants_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -279,4 +279,4 @@ TEST_F(AllocatorInvariantsTest, ViolationsOfAZoneAreFoundToo) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_invariants_test

@@ -14,7 +14,7 @@
 #include "guestmm/buddy/zone.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_isolation_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -345,4 +345,4 @@ TEST(ZoneObserverTest, AMergeAtReturnIsNotTold) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_isolation_test

@@ -12,7 +12,7 @@
 #include "guestmm/base/lock.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_offlining_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -214,4 +214,4 @@ TEST(ZoneOffliningDeathTest, MemoryIsRemovedFromIsolatedPageblocksOnly) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_offlining_test

@@ -15,7 +15,7 @@
 #include "guestmm/buddy/zone.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_reporting_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -233,4 +233,4 @@ TEST(ZoneTakenTest, WhoDoesNotAskIsNotTold) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_reporting_test

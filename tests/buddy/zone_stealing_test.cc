@@ -13,7 +13,7 @@
 
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_stealing_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -303,4 +303,4 @@ TEST_F(ZoneStealingTest, AFreedPageIsOfThePageblocksType) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_stealing_test

@@ -15,7 +15,7 @@
 #include "guestmm/base/lock.h"
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::zone_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -474,4 +474,4 @@ TEST(ZoneFreeDeathTest, OfACachedPage) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_test

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "tests/testing/tiny_allocator.h"
 
-namespace guestmm {
+namespace guestmm::zonelist_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -124,4 +124,4 @@ TEST(ZonelistsTest, ANodeWithoutMemoryLooksAtOthers) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zonelist_test

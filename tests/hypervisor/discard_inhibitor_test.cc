@@ -14,7 +14,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 
-namespace guestmm {
+namespace guestmm::discard_inhibitor_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -169,4 +169,4 @@ TEST(DiscardInhibitorThreadsTest, NoDiscardRunsWhileInhibited) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::discard_inhibitor_test

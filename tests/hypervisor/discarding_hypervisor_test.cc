@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::madvise_hypervisor_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -197,4 +197,4 @@ TEST_F(DiscardingHypervisorTest, AnyThreadMayDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::madvise_hypervisor_test

@@ -17,7 +17,7 @@
 #include "guestmm/hypervisor/discard_inhibitor.h"
 #include "guestmm/hypervisor/discarding_hypervisor.h"
 
-namespace guestmm {
+namespace guestmm::dma_device_test {
 namespace {
 
 class DmaDeviceTest : public testing::Test {
@@ -156,4 +156,4 @@ TEST_F(DmaDeviceTest, OnAThreadAgainstDiscardsThatAreInhibited) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::dma_device_test

@@ -15,7 +15,7 @@
 #include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace guestmm::test_hypervisors_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -153,4 +153,4 @@ TEST(FailingHypervisorTest, AddsToTheCountersOfItsNext) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::test_hypervisors_test

@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::guest_ram_test {
 namespace {
 
 using ::testing::AllOf;
@@ -241,4 +241,4 @@ TEST(GuestRamTest, ReservesWithoutCommitting) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_ram_test

@@ -23,7 +23,7 @@
 #include "guestmm/base/random.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace guestmm::hotplug_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -569,4 +569,4 @@ TEST(HotplugThreadsTest, ARefusedRemovalIsNeverSeen) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::hotplug_test

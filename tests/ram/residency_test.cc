@@ -16,7 +16,7 @@
 
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace guestmm::residency_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -212,4 +212,4 @@ TEST(ResidencyTest, IsAskedInWholeHostPagesOfOneRegion) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::residency_test

@@ -11,7 +11,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/guestmm_world.h"
 
-namespace guestmm {
+namespace guestmm::guestmm_policy_model_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -187,4 +187,4 @@ TEST(GuestmmPolicyModelTest, PerCpuListsHideNothing) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guestmm_policy_model_test

@@ -12,7 +12,7 @@
 
 #include "tests/testing/guestmm_world.h"
 
-namespace guestmm {
+namespace guestmm::guestmm_policy_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -86,6 +86,21 @@ TEST(GuestmmPolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
   EXPECT_EQ(world.reported, 0u);
   zone.SetWatermarks({});
   world.Run(seconds(30));
+  EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
+}
+
+// The policy's milliseconds are of 32 bits, and are compared as such.
+TEST(GuestmmPolicyTest, SoIsWhatWasRefusedForAMonth) {
+  using std::chrono::hours;
+  GuestmmWorld world(
+      {.policy = {.order = kRegion, .floor = kRegion, .delay = hours(1)}});
+  Zone& zone = world.allocator->zone(0, ZoneType::kDma);
+  zone.SetWatermarks(
+      {.min = PageCount(256), .low = PageCount(256), .high = PageCount(256)});
+  world.Run(hours(30 * 24));
+  EXPECT_EQ(world.reported, 0u);
+  zone.SetWatermarks({});
+  world.Run(hours(12));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
@@ -332,4 +347,4 @@ TEST(GuestmmPolicyTest, PiecesThatMergeAreNotReportedTwice) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guestmm_policy_test

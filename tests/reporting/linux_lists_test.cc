@@ -14,7 +14,7 @@
 #include "guestmm/reporting/linux_policy.h"
 #include "tests/reporting/linux_testing.h"
 
-namespace guestmm {
+namespace guestmm::linux_lists_test {
 namespace {
 
 using std::chrono::seconds;
@@ -372,4 +372,4 @@ TEST(LinuxListTest, PageblocksBecomeMovable) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::linux_lists_test

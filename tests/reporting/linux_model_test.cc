@@ -16,7 +16,7 @@
 #include "guestmm/base/random.h"
 #include "tests/reporting/linux_testing.h"
 
-namespace guestmm {
+namespace guestmm::linux_model_test {
 namespace {
 
 constexpr uint64_t kPages = 130;
@@ -264,4 +264,4 @@ INSTANTIATE_TEST_SUITE_P(Seeds, LinuxModelTest, testing::Range<uint64_t>(1, 61),
                          testing::PrintToStringParamName());
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::linux_model_test

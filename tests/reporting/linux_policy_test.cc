@@ -16,7 +16,7 @@
 
 #include "tests/reporting/linux_testing.h"
 
-namespace guestmm {
+namespace guestmm::linux_policy_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -336,4 +336,4 @@ TEST(LinuxRuleTest, MemoryThatGoesDuringAPassIsNoLongerLookedAt) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::linux_policy_test

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::policies_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -146,4 +146,4 @@ TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::policies_test

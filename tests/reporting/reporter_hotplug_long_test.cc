@@ -18,7 +18,7 @@
 #include "tests/testing/hotplug_churn.h"
 #include "tests/testing/page_owners.h"
 
-namespace guestmm {
+namespace guestmm::reporter_hotplug_long_test {
 namespace {
 
 // Owns, as the device does, what is reported: from the report to right before
@@ -92,4 +92,4 @@ TEST(ReporterHotplugLongTest, MemoryComesAndGoesForAMinute) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_hotplug_long_test

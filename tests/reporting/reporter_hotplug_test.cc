@@ -12,7 +12,7 @@
 #include "guestmm/buddy/free_block_observer.h"
 #include "tests/testing/reporting_world.h"
 
-namespace guestmm {
+namespace guestmm::reporter_hotplug_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -206,4 +206,4 @@ TEST(ReporterHotplugTest, WakeIsCalledWithoutTheAllocatorsLocks) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_hotplug_test

@@ -15,7 +15,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/reporting_world.h"
 
-namespace guestmm {
+namespace guestmm::reporter_model_test {
 namespace {
 
 constexpr int kCpus = 2;
@@ -226,4 +226,4 @@ INSTANTIATE_TEST_SUITE_P(Seeds, ReporterModelTest,
                          testing::PrintToStringParamName());
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_model_test

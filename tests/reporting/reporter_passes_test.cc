@@ -19,7 +19,7 @@
 #include "guestmm/reporting/reporting_policy.h"
 #include "tests/testing/fake_device.h"
 
-namespace guestmm {
+namespace guestmm::reporter_passes_test {
 namespace {
 
 using std::chrono::seconds;
@@ -222,4 +222,4 @@ TEST_F(ReporterPassesTest, APolicyThatDoesNotAskHearsOfNone) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_passes_test

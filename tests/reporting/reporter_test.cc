@@ -15,7 +15,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/reporting_world.h"
 
-namespace guestmm {
+namespace guestmm::reporter_test {
 namespace {
 
 using ::testing::AllOf;
@@ -469,4 +469,4 @@ TEST(ReporterSeedTest, AnotherSeedGivesOthers) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_test

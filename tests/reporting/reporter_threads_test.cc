@@ -28,7 +28,7 @@
 #include "tests/testing/reporting_world.h"
 #include "tests/testing/watched_policy.h"
 
-namespace guestmm {
+namespace guestmm::reporter_threads_test {
 namespace {
 
 using ::testing::SizeIs;
@@ -429,11 +429,10 @@ TEST(ReporterStressTest, LinuxReportsWhileVcpusRun) {
   }
 }
 
-constexpr GuestmmOptions kSmallGuestmm = {
-    .order = kSmall,
-    .floor = Order(0),
-    .delay = std::chrono::milliseconds(1),
-    .capacity = 2};
+constexpr GuestmmOptions kSmallGuestmm = {.order = kSmall,
+                                          .floor = Order(0),
+                                          .delay = std::chrono::milliseconds(1),
+                                          .capacity = 2};
 
 TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
@@ -453,8 +452,8 @@ TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
       ASSERT_EQ(hotplug.Remove(more), absl::OkStatus());
     }
     guest.Join();
-    EXPECT_TRUE(guest.workqueue().WaitUntil(
-        [&] { return reporter.AtRest(); }, std::chrono::seconds(60)));
+    EXPECT_TRUE(guest.workqueue().WaitUntil([&] { return reporter.AtRest(); },
+                                            std::chrono::seconds(60)));
     EXPECT_GT(reporter.counters().reported_blocks, 0u);
     EXPECT_EQ(guest.allocator().CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());
@@ -522,4 +521,4 @@ TEST(ReporterStressTest, MemoryComesAndGoesWhileVcpusRun) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::reporter_threads_test

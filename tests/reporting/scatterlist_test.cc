@@ -8,7 +8,7 @@
 
 #include "tests/testing/tiny_zone.h"
 
-namespace guestmm {
+namespace guestmm::scatterlist_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -118,4 +118,4 @@ TEST_F(ScatterlistDeathTest, CannotBeForgotten) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::scatterlist_test

@@ -9,7 +9,7 @@
 
 #include "guestmm/base/random.h"
 
-namespace guestmm {
+namespace guestmm::unreported_memory_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -157,4 +157,4 @@ TEST(UnreportedMemoryTest, HolesTakeNextToNothing) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::unreported_memory_test

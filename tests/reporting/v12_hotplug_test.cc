@@ -13,7 +13,7 @@
 #include "tests/testing/reporting_world.h"
 #include "tests/testing/watched_policy.h"
 
-namespace guestmm {
+namespace guestmm::v12_hotplug_test {
 namespace {
 
 using ::testing::Contains;
@@ -208,4 +208,4 @@ TEST(V12HotplugTest, ZonesDoNotMix) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::v12_hotplug_test

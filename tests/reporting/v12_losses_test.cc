@@ -14,7 +14,7 @@
 
 #include "tests/testing/reporting_world.h"
 
-namespace guestmm {
+namespace guestmm::v12_losses_test {
 namespace {
 
 using ::testing::Contains;
@@ -366,4 +366,4 @@ TEST(V12MendedTest, H_TheCounterEqualsTheBitsAtEveryStep) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::v12_losses_test

@@ -16,7 +16,7 @@
 #include "guestmm/base/random.h"
 #include "tests/testing/reporting_world.h"
 
-namespace guestmm {
+namespace guestmm::v12_policy_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -529,4 +529,4 @@ TEST(V12OptionDeathTest, MustMakeSense) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::v12_policy_test

@@ -15,7 +15,7 @@
 #include "guestmm/base/lock.h"
 #include "guestmm/base/random.h"
 
-namespace guestmm {
+namespace guestmm::zone_bitmap_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -445,4 +445,4 @@ TEST(ZoneBitmapThreadsTest, CounterEqualsBitsUnderConcurrency) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::zone_bitmap_test

@@ -9,7 +9,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::build_workload_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -139,4 +139,4 @@ TEST(BuildWorkloadTest, AProcessThatFindsNoMemoryExits) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::build_workload_test

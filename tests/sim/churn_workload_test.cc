@@ -7,7 +7,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::churn_workload_test {
 namespace {
 
 TEST(ChurnWorkloadTest, StaysAtItsFill) {
@@ -58,4 +58,4 @@ TEST(ChurnWorkloadTest, TakesOrdersByTheirWeights) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::churn_workload_test

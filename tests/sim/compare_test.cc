@@ -9,7 +9,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/sim/planted_policies.h"
 
-namespace guestmm {
+namespace guestmm::compare_test {
 namespace {
 
 using testing::EndsWith;
@@ -291,4 +291,4 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::compare_test

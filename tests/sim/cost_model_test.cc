@@ -7,7 +7,7 @@
 
 #include "guestmm/sim/calibrate.h"
 
-namespace guestmm {
+namespace guestmm::cost_model_test {
 namespace {
 
 using testing::HasSubstr;
@@ -72,4 +72,4 @@ TEST(CalibrateTest, MeasuresSomeCostsAndLeavesTheOthers) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::cost_model_test

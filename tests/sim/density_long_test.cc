@@ -5,7 +5,7 @@
 
 #include "guestmm/sim/density.h"
 
-namespace guestmm {
+namespace guestmm::density_long_test {
 namespace {
 
 TEST(DensityLongTest, QuarterScaleKeepsWhatTheReadmeSays) {
@@ -24,4 +24,4 @@ TEST(DensityLongTest, QuarterScaleKeepsWhatTheReadmeSays) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::density_long_test

@@ -8,7 +8,7 @@
 
 #include "nlohmann/json.hpp"
 
-namespace guestmm {
+namespace guestmm::density_test {
 namespace {
 
 using testing::HasSubstr;
@@ -224,4 +224,4 @@ TEST(ResolveDensityTest, MultipliesSizesByTheScale) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::density_test

@@ -8,7 +8,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::fragmenter_workload_test {
 namespace {
 
 TEST(FragmenterWorkloadTest, LeavesSinglePagesEverywhere) {
@@ -64,4 +64,4 @@ TEST(FragmenterWorkloadTest, WhereMemoryIsOutItIsFull) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::fragmenter_workload_test

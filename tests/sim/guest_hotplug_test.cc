@@ -15,7 +15,7 @@
 #include "guestmm/sim/guest.h"
 #include "tests/testing/dma_device.h"
 
-namespace guestmm {
+namespace guestmm::guest_hotplug_test {
 namespace {
 
 constexpr uint64_t kBlockBytes = kSectionOrder.bytes();
@@ -118,4 +118,4 @@ TEST(GuestHotplugTest, ADeviceLosesNothingThroughReportsAndDiscards) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_hotplug_test

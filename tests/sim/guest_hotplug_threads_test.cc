@@ -22,7 +22,7 @@
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
 
-namespace guestmm {
+namespace guestmm::guest_hotplug_threads_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -261,4 +261,4 @@ TEST_F(GuestHotplugThreadsTest, ContentsSurviveWhileMemoryComesAndGoes) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_hotplug_threads_test

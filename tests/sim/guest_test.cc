@@ -15,7 +15,7 @@
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/reporting/v12_policy.h"
 
-namespace guestmm {
+namespace guestmm::guest_test {
 namespace {
 
 constexpr Order kHuge = kPageblockOrder;
@@ -406,4 +406,4 @@ TEST_P(GuestWaitTest, ForMemoryThatIsIsolated) {
 INSTANTIATE_TEST_SUITE_P(AllocationsWait, GuestWaitTest, testing::Bool());
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_test

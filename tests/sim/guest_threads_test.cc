@@ -20,7 +20,7 @@
 #include "guestmm/sim/guest.h"
 #include "tests/testing/dma_device.h"
 
-namespace guestmm {
+namespace guestmm::guest_threads_test {
 namespace {
 
 struct Block {
@@ -225,4 +225,4 @@ TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_threads_test

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <vector>
 
-namespace guestmm {
+namespace guestmm::host_ledger_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -109,4 +109,4 @@ TEST(HostLedgerTest, RangesThatAdjoinAreOneRun) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::host_ledger_test

@@ -9,7 +9,7 @@
 #include "absl/status/status.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace guestmm::memory_map_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -119,4 +119,4 @@ TEST(MemoryMapTest, RefusesWhatIsNoNode) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_map_test

@@ -10,7 +10,7 @@
 
 #include "guestmm/sim/host_info.h"
 
-namespace guestmm {
+namespace guestmm::output_directory_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -90,4 +90,4 @@ TEST(HostInfoTest, TellsOfThisMachine) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::output_directory_test

@@ -9,7 +9,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::page_cache_workload_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -109,4 +109,4 @@ TEST(PageCacheWorkloadTest, IsNoReclaimerOnceItIsDestroyed) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_cache_workload_test

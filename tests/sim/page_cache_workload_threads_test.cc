@@ -13,7 +13,7 @@
 #include "guestmm/sim/guest.h"
 #include "guestmm/sim/page_cache_workload.h"
 
-namespace guestmm {
+namespace guestmm::page_cache_workload_threads_test {
 namespace {
 
 TEST(PageCacheWorkloadThreadsTest, GivesBackWhileItReads) {
@@ -50,4 +50,4 @@ TEST(PageCacheWorkloadThreadsTest, GivesBackWhileItReads) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_cache_workload_threads_test

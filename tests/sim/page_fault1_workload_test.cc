@@ -4,7 +4,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::page_fault1_workload_test {
 namespace {
 
 TEST(PageFault1WorkloadTest, TouchesEveryPageThenFreesThemAllForEver) {
@@ -55,4 +55,4 @@ TEST(PageFault1WorkloadTest, UnmapsWhatItHasWhereMemoryEnds) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::page_fault1_workload_test

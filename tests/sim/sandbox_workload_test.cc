@@ -8,7 +8,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::sandbox_workload_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -84,4 +84,4 @@ TEST_F(SandboxWorkloadTest, ChurnsAtItsHeight) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::sandbox_workload_test

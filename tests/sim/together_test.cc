@@ -10,7 +10,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm {
+namespace guestmm::together_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -101,4 +101,4 @@ TEST_F(TogetherTest, OfNoneEndsAtOnce) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::together_test

@@ -6,7 +6,7 @@
 
 #include "guestmm/sim/guest.h"
 
-namespace guestmm {
+namespace guestmm::vcpu_test {
 namespace {
 
 class VcpuTest : public testing::Test {
@@ -47,4 +47,4 @@ TEST_F(VcpuTest, ALostPageIsNamed) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::vcpu_test

@@ -9,7 +9,7 @@
 #include "guestmm/sim/guest.h"
 #include "guestmm/sim/idle_workload.h"
 
-namespace guestmm {
+namespace guestmm::workloads_test {
 namespace {
 
 std::unique_ptr<Guest> SmallGuest() {
@@ -90,4 +90,4 @@ TEST(IdleWorkloadTest, LeavesNothingAllocated) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::workloads_test

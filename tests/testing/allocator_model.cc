@@ -146,12 +146,30 @@ int AllocatorModel::OrderOf(size_t cpu_list) const {
   return cpu_list < 12 ? static_cast<int>(cpu_list / 3) : pageblock_order_;
 }
 
+std::vector<uint64_t> AllocatorModel::Take(size_t zone, uint64_t count,
+                                           int order, MigrateType type,
+                                           Mixing mixing, PageState state) {
+  ZoneModel& from = zones_[zone];
+  std::vector<uint64_t> blocks;
+  while (blocks.size() < count) {
+    const auto pfn = from.Allocate(order, type, mixing, state);
+    if (!pfn) break;
+    blocks.push_back(*pfn);
+  }
+  if (!blocks.empty()) {
+    told_.taken.push_back({zone, blocks, order, from.free()});
+  }
+  return blocks;
+}
+
 std::optional<uint64_t> AllocatorModel::TakeFrom(int cpu, size_t zone,
                                                  int order, MigrateType type,
                                                  Mixing mixing) {
-  ZoneModel& from = zones_[zone];
   if (!IsCachedOrder(order)) {
-    return from.Allocate(order, type, mixing, PageState::kAllocated);
+    const std::vector<uint64_t> taken =
+        Take(zone, 1, order, type, mixing, PageState::kAllocated);
+    if (taken.empty()) return std::nullopt;
+    return taken.front();
   }
   CpuListsModel& lists = CpuLists(cpu, zone);
   lists.free_factor /= 2;
@@ -162,16 +180,14 @@ std::optional<uint64_t> AllocatorModel::TakeFrom(int cpu, size_t zone,
     if (order > 0 && wanted > 1) {
       wanted = std::max<uint64_t>(wanted / Pages(order), 2);
     }
-    for (; wanted > 0; --wanted) {
-      const auto pfn = from.Allocate(order, type, mixing, PageState::kCached);
-      if (!pfn) break;
-      list.push_back(*pfn);
-    }
+    const std::vector<uint64_t> taken =
+        Take(zone, wanted, order, type, mixing, PageState::kCached);
+    list.assign(taken.begin(), taken.end());
     if (list.empty()) return std::nullopt;
   }
   const uint64_t pfn = list.front();
   list.pop_front();
-  from.blocks().at(pfn) = {PageState::kAllocated, order, type};
+  BlockAt(pfn) = {PageState::kAllocated, order, type};
   return pfn;
 }
 
@@ -370,8 +386,8 @@ bool AllocatorModel::Isolate(uint64_t pfn) {
   return zones_[ZoneOf(pfn)].Isolate(pfn);
 }
 
-int AllocatorModel::Return(uint64_t pfn) {
-  return zones_[ZoneOf(pfn)].Return(pfn).second;
+int AllocatorModel::Return(uint64_t pfn, ReturnTo to) {
+  return zones_[ZoneOf(pfn)].Return(pfn, to).second;
 }
 
 ZoneModel* AllocatorModel::ZoneWithAll(PfnRange range) {
@@ -439,7 +455,8 @@ std::string AllocatorModel::State() const {
       const bool allocated = block.state == PageState::kAllocated;
       absl::StrAppend(&state, pfn, Name(block.state).data(), block.order,
                       allocated ? Name(block.as).data() : "", block.pins,
-                      block.freed ? "freed " : " ");
+                      block.freed ? "freed " : " ",
+                      block.reported ? "reported " : "");
     }
     for (const auto& [number, type] : zone.pageblocks()) {
       absl::StrAppend(&state, number, Name(type).data());

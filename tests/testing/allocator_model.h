@@ -36,7 +36,9 @@ class AllocatorModel {
   void Drain();
   bool Isolate(uint64_t pfn);
   // The order the block has on its free list.
-  int Return(uint64_t pfn);
+  int Return(uint64_t pfn, ReturnTo to);
+  void Mark(uint64_t pfn) { zones_[ZoneOf(pfn)].Mark(pfn); }
+  void Rotate(uint64_t pfn) { zones_[ZoneOf(pfn)].Rotate(pfn); }
 
   // The zone that all of `range` is in; null if there is none.
   ZoneModel* ZoneWithAll(PfnRange range);
@@ -51,15 +53,25 @@ class AllocatorModel {
   uint64_t CachedPages(int cpu, size_t zone) const;
   uint64_t cached() const;
 
+  // Blocks taken off a zone's lists together, and what that left free.
+  struct Taken {
+    size_t zone;
+    std::vector<uint64_t> blocks;
+    int order;
+    uint64_t free_after;
+    bool operator==(const Taken&) const = default;
+  };
   // What the observer was told, in order, and how often it was woken.
   struct Told {
     std::vector<FreeBlock> freed;
+    std::vector<Taken> taken;
     // Memory that came, and that went.
     std::vector<std::string> memory;
     int wakes = 0;
     bool operator==(const Told&) const = default;
   };
   const Told& told() const { return told_; }
+  void ForgetTold() { told_ = {}; }
   static std::string ToldOfMemory(bool online, size_t zone, PfnRange range);
 
   // What vmstat() is to say.
@@ -88,6 +100,9 @@ class AllocatorModel {
   std::vector<size_t> Zonelist(int cpu, const Gfp& gfp) const;
   bool MayTake(const ZoneModel& zone, int order, const Gfp& gfp, Keep keep,
                size_t first_type) const;
+  // Up to `count` blocks off the zone's free lists.
+  std::vector<uint64_t> Take(size_t zone, uint64_t count, int order,
+                             MigrateType type, Mixing mixing, PageState state);
   std::optional<uint64_t> TakeFrom(int cpu, size_t zone, int order,
                                    MigrateType type, Mixing mixing);
   std::optional<uint64_t> TryZones(int cpu, int order, const Gfp& gfp,

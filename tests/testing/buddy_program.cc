@@ -46,7 +46,8 @@ const BuddyWorld kHolesWorld = {
                 .max_order = Order(3),
                 .min_free_kbytes = 0,
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}},
-    .observed_from = Order(2)};
+    .observed_from = Order(2),
+    .taken = TakenBlocks::kIgnore};
 
 const BuddyWorld kTwoZonesWorld = {
     .name = "kTwoZonesWorld",
@@ -64,7 +65,17 @@ const BuddyWorld kTypesWorld = {
                 .min_free_kbytes = 0,
                 .per_cpu_limits = PerCpuLimits{.batch = 1, .high = 0}},
     .observed_from = Order(2),
-    .gfps = {kGfpUser, kGfpKernel, kGfpReclaimable}};
+    .gfps = {kGfpUser, kGfpKernel, kGfpReclaimable},
+    .reports = true};
+
+const BuddyWorld kReportingWorld = {
+    .name = "kReportingWorld",
+    .options = {.memory = {Range(0, 16)},
+                .max_order = Order(2),
+                .min_free_kbytes = 0,
+                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 3}},
+    .observed_from = Order(1),
+    .reports = true};
 
 const BuddyWorld kStealingWorld = {
     .name = "kStealingWorld",
@@ -159,13 +170,14 @@ const BuddyWorld kTinyHotplugWorld = {
                 .min_free_kbytes = 0,
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 3}},
     .observed_from = Order(2),
-    .pins = true};
+    .pins = true,
+    .reports = true};
 
 std::vector<const BuddyWorld*> AllBuddyWorlds() {
-  return {&kBareWorld,      &kCachedWorld,     &kWatermarkWorld, &kHolesWorld,
-          &kTwoZonesWorld,  &kTypesWorld,      &kStealingWorld,  &kReserveWorld,
-          &kTwoNodesWorld,  &kLinux61World,    &kShuffledWorld,  &kHotplugWorld,
-          &kHotplug61World, &kTinyHotplugWorld};
+  return {&kBareWorld,     &kCachedWorld,    &kWatermarkWorld,  &kHolesWorld,
+          &kTwoZonesWorld, &kTypesWorld,     &kReportingWorld,  &kStealingWorld,
+          &kReserveWorld,  &kTwoNodesWorld,  &kLinux61World,    &kShuffledWorld,
+          &kHotplugWorld,  &kHotplug61World, &kTinyHotplugWorld};
 }
 
 std::span<const NamedGfp> AllGfps() {
@@ -226,7 +238,14 @@ struct Printer {
     return absl::StrCat("Isolate{", op.nth, "}");
   }
   std::string operator()(const Return& op) const {
-    return absl::StrCat("Return{", op.slot, "}");
+    return absl::StrCat("Return{", op.slot,
+                        op.to == ReturnTo::kTail ? ", ReturnTo::kTail}" : "}");
+  }
+  std::string operator()(const Mark& op) const {
+    return absl::StrCat("Mark{", op.nth, "}");
+  }
+  std::string operator()(const Rotate& op) const {
+    return absl::StrCat("Rotate{", op.nth, "}");
   }
   std::string operator()(const Pin& op) const {
     return absl::StrCat("Pin{", op.slot, "}");
@@ -269,13 +288,15 @@ Program RandomProgram(Random& random, size_t length) {
   for (size_t i = 0; i < length; ++i) {
     if (random.OneIn(40)) allocs_of_10 = random.Between(2, 8);
     const int cpu = static_cast<int>(random.Below(2));
-    const uint64_t kind = random.Below(32);
+    const uint64_t kind = random.Below(40);
     if (kind == 0) {
       program.push_back(Drain{});
     } else if (kind <= 3) {
       program.push_back(Isolate{random.Below(16)});
     } else if (kind <= 7) {
-      program.push_back(Return{random.Below(8)});
+      const ReturnTo to =
+          random.OneIn(2) ? ReturnTo::kTail : ReturnTo::kItsPlace;
+      program.push_back(Return{random.Below(8), to});
     } else if (kind == 8) {
       // Often twice.
       const Pin pin = {random.Below(64)};
@@ -298,6 +319,10 @@ Program RandomProgram(Random& random, size_t length) {
           program.push_back(BringOnline{random.Below(4), random.OneIn(2)});
           break;
       }
+    } else if (kind <= 16) {
+      program.push_back(Mark{random.Below(16)});
+    } else if (kind <= 18) {
+      program.push_back(Rotate{random.Below(16)});
     } else if (random.Below(10) < allocs_of_10) {
       // Order 0 in half of the cases, order 1 in a quarter...
       const auto bits = random.Next() | 1 << 4;
@@ -316,7 +341,7 @@ Program ProgramFromBytes(std::span<const uint8_t> bytes) {
     const int cpu = bytes[1];
     const uint8_t argument = bytes[2];
     const Gfp& gfp = AllGfps()[bytes[3] % AllGfps().size()].gfp;
-    switch (bytes[0] % 16) {
+    switch (bytes[0] % 18) {
       case 0:
       case 1:
       case 2:
@@ -338,7 +363,9 @@ Program ProgramFromBytes(std::span<const uint8_t> bytes) {
         program.push_back(Isolate{argument});
         break;
       case 10:
-        program.push_back(Return{argument});
+        program.push_back(Return{argument, bytes[3] % 2 == 0
+                                               ? ReturnTo::kItsPlace
+                                               : ReturnTo::kTail});
         break;
       case 11:
         program.push_back(Pin{argument});
@@ -356,8 +383,14 @@ Program ProgramFromBytes(std::span<const uint8_t> bytes) {
       case 14:
         program.push_back(TakeOffline{argument});
         break;
-      default:
+      case 15:
         program.push_back(BringOnline{argument, bytes[3] % 2 == 1});
+        break;
+      case 16:
+        program.push_back(Mark{argument});
+        break;
+      default:
+        program.push_back(Rotate{argument});
         break;
     }
   }

@@ -20,8 +20,10 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/buddy/zone.h"
 
 namespace guestmm::buddy {
 
@@ -60,6 +62,16 @@ struct Isolate {
 // Returns the `slot`th isolated block, counted from the one isolated first.
 struct Return {
   size_t slot = 0;
+  ReturnTo to = ReturnTo::kItsPlace;
+};
+
+// Marks the `nth` free block, counted as Isolate does, as reported; makes it
+// the first of its list.
+struct Mark {
+  size_t nth = 0;
+};
+struct Rotate {
+  size_t nth = 0;
 };
 
 // Pins the `slot`th live block. Once freed it is no longer live, but stays
@@ -97,8 +109,8 @@ struct BringOnline {
 };
 
 using Operation =
-    std::variant<Alloc, Free, Drain, Isolate, Return, Pin, Unpin, IsolateRange,
-                 RestoreRange, TakeOffline, BringOnline>;
+    std::variant<Alloc, Free, Drain, Isolate, Return, Mark, Rotate, Pin, Unpin,
+                 IsolateRange, RestoreRange, TakeOffline, BringOnline>;
 using Program = std::vector<Operation>;
 
 // As C++: "Alloc{0, 3}", "{Alloc{0, 3, kGfpKernel}, Drain{}}".
@@ -110,11 +122,14 @@ struct BuddyWorld {
   // The name of its constant below.
   const char* name;
   PageAllocatorOptions options;
-  // The observer hears of blocks from this order on.
+  // The observer hears of blocks from this order on, and of blocks taken.
   Order observed_from;
-  // What an exhaustive test asks for, and whether it pins.
+  TakenBlocks taken = TakenBlocks::kTell;
+  // What an exhaustive test asks for, and whether it pins; marks, rotates, and
+  // returns to the tail.
   std::vector<Gfp> gfps = {kGfpUser};
   bool pins = false;
+  bool reports = false;
 };
 
 // One zone of 16 pages; per-CPU lists that hold nothing.
@@ -129,6 +144,9 @@ extern const BuddyWorld kHolesWorld;
 extern const BuddyWorld kTwoZonesWorld;
 // 16 pages in four pageblocks, and every type of request.
 extern const BuddyWorld kTypesWorld;
+// Four free blocks on one list, to be marked, rotated, and returned to either
+// end.
+extern const BuddyWorld kReportingWorld;
 // Pageblocks of eight pages with crooked ends, in Normal and a little DMA32.
 extern const BuddyWorld kStealingWorld;
 // DMA32, Normal, and Movable, each with something to keep from the next.

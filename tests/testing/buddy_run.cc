@@ -6,89 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/lock.h"
+#include "tests/testing/zone_compare.h"
 
 namespace guestmm::buddy {
 namespace {
-
-std::string Differ(std::string_view what, uint64_t ours, uint64_t model) {
-  if (ours == model) return "";
-  std::string text(what);
-  absl::StrAppend(&text, ": ", ours, ", by the model ", model);
-  return text;
-}
-
-std::string CompareLists(const Zone& zone, const ZoneModel& model) {
-  for (int t = 0; t < kMigrateTypes; ++t) {
-    const auto type = static_cast<MigrateType>(t);
-    for (int order = 0; order <= zone.max_order().value(); ++order) {
-      std::vector<uint64_t> listed;
-      {
-        LockHolder hold(zone.lock());
-        zone.ForEachFreeBlock(Order(order), type,
-                              [&](Pfn pfn) { listed.push_back(pfn.value()); });
-      }
-      const auto& expected = model.lists(type)[static_cast<size_t>(order)];
-      if (!std::equal(listed.begin(), listed.end(), expected.begin(),
-                      expected.end())) {
-        std::string text =
-            absl::StrCat("list of order ", order, ", ", Name(type).data(), ":");
-        for (const uint64_t pfn : listed) absl::StrAppend(&text, " ", pfn);
-        absl::StrAppend(&text, ", by the model:");
-        for (const uint64_t pfn : expected) absl::StrAppend(&text, " ", pfn);
-        return text;
-      }
-    }
-  }
-  return "";
-}
-
-std::string CompareBlocks(const PageMap& pages, const ZoneModel& model) {
-  for (const auto& [pfn, block] : model.blocks()) {
-    const PageInfo info = pages.Get(Pfn(pfn));
-    if (info != PageInfo{block.state, Order(block.order)}) {
-      return absl::StrCat("page ", pfn, " is not ", Name(block.state).data(),
-                          " of order ", block.order);
-    }
-    if (block.state != PageState::kAllocated) continue;
-    if (pages.AllocatedAs(Pfn(pfn)) != block.as) {
-      return absl::StrCat("page ", pfn, " was not asked for as ",
-                          Name(block.as).data());
-    }
-    std::string wrong =
-        Differ(absl::StrCat("pins of page ", pfn), pages.pins(Pfn(pfn)),
-               static_cast<uint64_t>(block.pins));
-    if (!wrong.empty()) return wrong;
-  }
-  return "";
-}
-
-std::string CompareZone(const Zone& zone, const PageMap& pages,
-                        const ZoneModel& model) {
-  std::string wrong = CompareLists(zone, model);
-  if (wrong.empty()) wrong = CompareBlocks(pages, model);
-  const auto compare = [&](std::string_view what, uint64_t ours,
-                           uint64_t expected) {
-    if (wrong.empty()) wrong = Differ(what, ours, expected);
-  };
-  compare("free", zone.free_pages().value(), model.free());
-  compare("offlining", zone.offlining_pages().value(), model.offlining());
-  compare("isolated", zone.isolated_pages().value(),
-          model.PagesIn(PageState::kIsolated));
-  compare("managed", zone.managed_pages().value(), model.managed());
-  compare("start", zone.span().start.value(), model.span().start.value());
-  compare("end", zone.span().end.value(), model.span().end.value());
-  compare("steals", zone.steals(), model.steals);
-  compare("stolen pageblocks", zone.stolen_pageblocks(),
-          model.stolen_pageblocks);
-  compare("min", zone.watermarks().min.value(), model.marks.min.value());
-  compare("low", zone.watermarks().low.value(), model.marks.low.value());
-  compare("high", zone.watermarks().high.value(), model.marks.high.value());
-  for (size_t type = 0; type < kZoneTypes; ++type) {
-    compare("reserve", zone.lowmem_reserve(static_cast<ZoneType>(type)).value(),
-            model.reserve[type].value());
-  }
-  return wrong;
-}
 
 // Empty, or what went wrong and where.
 std::string RunOnce(const BuddyWorld& world, const Program& program) {
@@ -112,6 +33,16 @@ bool BuddyRun::Recorder::OnBlockFreed(Zone&, Pfn pfn, Order order) {
   return true;
 }
 
+void BuddyRun::Recorder::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                                       Order order) {
+  AllocatorModel::Taken taken = {.zone = static_cast<size_t>(zone.index()),
+                                 .blocks = {},
+                                 .order = order.value(),
+                                 .free_after = zone.free_pages().value()};
+  for (const Pfn pfn : blocks) taken.blocks.push_back(pfn.value());
+  told.taken.push_back(std::move(taken));
+}
+
 void BuddyRun::Recorder::OnMemoryOnline(Zone& zone, PfnRange range) {
   told.memory.push_back(AllocatorModel::ToldOfMemory(
       true, static_cast<size_t>(zone.index()), range));
@@ -129,7 +60,7 @@ BuddyRun::BuddyRun(const BuddyWorld& world)
       allocator_(PageAllocator::Create(world.options).value()),
       hotplug_(*allocator_),
       model_(world.options, world.observed_from) {
-  allocator_->SetObserver(&recorder_, world.observed_from);
+  allocator_->SetObserver(&recorder_, world.observed_from, world.taken);
 }
 
 BuddyRun::~BuddyRun() {
@@ -141,6 +72,8 @@ BuddyRun::~BuddyRun() {
 }
 
 std::string BuddyRun::Apply(const Operation& operation) {
+  recorder_.told = {};
+  model_.ForgetTold();
   return std::visit([this](const auto& op) { return Do(op); }, operation);
 }
 
@@ -200,12 +133,36 @@ std::string BuddyRun::Do(const Return& op) {
     const uint64_t pfn = block.pfn().value();
     Zone& zone = block.zone();
     LockHolder hold(zone.lock());
-    const Order order = zone.Return(std::move(block));
+    const Order order = zone.Return(std::move(block), op.to);
     wrong = Differ("order after return", static_cast<uint64_t>(order.value()),
-                   static_cast<uint64_t>(model_.Return(pfn)));
+                   static_cast<uint64_t>(model_.Return(pfn, op.to)));
   }
   isolated_.swap(others);
   return wrong;
+}
+
+std::string BuddyRun::Do(const Mark& op) {
+  const std::vector<uint64_t> free = FreeBlocks();
+  if (free.empty()) return "";
+  const uint64_t pfn = free[op.nth % free.size()];
+  Zone& zone = allocator_->ZoneOf(Pfn(pfn));
+  LockHolder hold(zone.lock());
+  zone.MarkReported(Pfn(pfn));
+  model_.Mark(pfn);
+  return "";
+}
+
+std::string BuddyRun::Do(const Rotate& op) {
+  const std::vector<uint64_t> free = FreeBlocks();
+  if (free.empty()) return "";
+  const uint64_t pfn = free[op.nth % free.size()];
+  const ZoneModel& model = model_.zones()[model_.ZoneOf(pfn)];
+  Zone& zone = allocator_->ZoneOf(Pfn(pfn));
+  LockHolder hold(zone.lock());
+  zone.RotateFreeList(Order(model.blocks().at(pfn).order),
+                      model.ListTypeOf(pfn), Pfn(pfn));
+  model_.Rotate(pfn);
+  return "";
 }
 
 std::string BuddyRun::Do(const Pin& op) {
@@ -377,6 +334,22 @@ std::string BuddyRun::CompareCounts() const {
   return wrong;
 }
 
+std::string BuddyRun::CompareTold() const {
+  const AllocatorModel::Told& ours = recorder_.told;
+  const AllocatorModel::Told& model = model_.told();
+  if (ours.freed != model.freed) return "the observer was told of other blocks";
+  const bool tell = world_.taken == TakenBlocks::kTell;
+  if (ours.taken !=
+      (tell ? model.taken : std::vector<AllocatorModel::Taken>())) {
+    return "the observer was told of other blocks taken";
+  }
+  if (ours.memory != model.memory) {
+    return "the observer was told of other memory";
+  }
+  return Differ("wakes", static_cast<uint64_t>(ours.wakes),
+                static_cast<uint64_t>(model.wakes));
+}
+
 std::string BuddyRun::Compare() const {
   for (size_t i = 0; i < allocator_->zones().size(); ++i) {
     std::string wrong = CompareZone(*allocator_->zones()[i],
@@ -385,15 +358,7 @@ std::string BuddyRun::Compare() const {
   }
   std::string wrong = ComparePageblocks();
   if (wrong.empty()) wrong = CompareCounts();
-  if (!wrong.empty()) return wrong;
-  if (recorder_.told.freed != model_.told().freed) {
-    return "the observer was told of other blocks";
-  }
-  if (recorder_.told.memory != model_.told().memory) {
-    return "the observer was told of other memory";
-  }
-  wrong = Differ("wakes", static_cast<uint64_t>(recorder_.told.wakes),
-                 static_cast<uint64_t>(model_.told().wakes));
+  if (wrong.empty()) wrong = CompareTold();
   if (!wrong.empty()) return wrong;
   const absl::Status status = allocator_->CheckInvariants();
   return status.ok() ? "" : status.ToString();
@@ -433,9 +398,13 @@ std::vector<Operation> BuddyRun::Choices() const {
   choices.push_back(Drain{});
   for (size_t nth = 0; nth < FreeBlocks().size(); ++nth) {
     choices.push_back(Isolate{nth});
+    if (!world_.reports) continue;
+    choices.push_back(Mark{nth});
+    choices.push_back(Rotate{nth});
   }
   for (size_t slot = 0; slot < isolated_.size(); ++slot) {
     choices.push_back(Return{slot});
+    if (world_.reports) choices.push_back(Return{slot, ReturnTo::kTail});
   }
   for (size_t slot = 0; slot < live_.size() && world_.pins; ++slot) {
     choices.push_back(Pin{slot});

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,8 +32,9 @@ class BuddyRun {
 
   // Applies one operation; what came back otherwise than in the model, or "".
   std::string Apply(const Operation& operation);
-  // How the allocator's state differs from the model's, or which invariant
-  // does not hold, or "".
+  // How the allocator's state, or what the observer was told since the last
+  // operation, differs from the model's; or which invariant does not hold; or
+  // "".
   std::string Compare() const;
 
   const AllocatorModel& model() const { return model_; }
@@ -43,6 +45,8 @@ class BuddyRun {
   class Recorder final : public FreeBlockObserver {
    public:
     bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override;
+    void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                       Order order) override;
     void OnMemoryOnline(Zone& zone, PfnRange range) override;
     void OnMemoryOffline(Zone& zone, PfnRange range) override;
     void Wake() override;
@@ -54,6 +58,8 @@ class BuddyRun {
   std::string Do(const Drain& op);
   std::string Do(const Isolate& op);
   std::string Do(const Return& op);
+  std::string Do(const Mark& op);
+  std::string Do(const Rotate& op);
   std::string Do(const Pin& op);
   std::string Do(const Unpin& op);
   std::string Do(const IsolateRange& op);
@@ -62,6 +68,7 @@ class BuddyRun {
   std::string Do(const BringOnline& op);
   std::string ComparePageblocks() const;
   std::string CompareCounts() const;
+  std::string CompareTold() const;
   int Cpu(int cpu) const { return cpu % allocator_->cpus(); }
   // The free blocks in the order in which Isolate counts them.
   std::vector<uint64_t> FreeBlocks() const;

@@ -293,8 +293,8 @@ FreeBlock ZoneModel::Free(uint64_t pfn, MigrateType type, bool to_tail) {
   return {pfn, order};
 }
 
-FreeBlock ZoneModel::Return(uint64_t pfn) {
-  return Free(pfn, TypeAt(pfn), cold_to_tail());
+FreeBlock ZoneModel::Return(uint64_t pfn, ReturnTo to) {
+  return Free(pfn, TypeAt(pfn), to == ReturnTo::kTail || cold_to_tail());
 }
 
 bool ZoneModel::Isolate(uint64_t pfn) {
@@ -306,11 +306,39 @@ bool ZoneModel::Isolate(uint64_t pfn) {
   }
   Unlist(pfn);
   block.state = PageState::kIsolated;
+  block.reported = false;
   // Half a pageblock of free pages makes it one for movable pages.
   if (block.order >= rules_.pageblock_order - 1) {
     SetType(pfn, block.order, kMovable);
   }
   return true;
+}
+
+std::optional<FreeBlock> ZoneModel::FreeBlockAround(uint64_t pfn) const {
+  const auto at = BlockOf(pfn);
+  if (at == blocks_.end()) return std::nullopt;
+  const auto& [head, block] = *at;
+  if (block.state != PageState::kFree) return std::nullopt;
+  return FreeBlock(head, block.order);
+}
+
+MigrateType ZoneModel::ListTypeOf(uint64_t pfn) const {
+  const auto order = static_cast<size_t>(blocks_.at(pfn).order);
+  int type = 0;
+  const auto listed = [&] {
+    const auto& list = lists(static_cast<MigrateType>(type))[order];
+    return std::find(list.begin(), list.end(), pfn) != list.end();
+  };
+  while (!listed()) ++type;
+  return static_cast<MigrateType>(type);
+}
+
+void ZoneModel::Rotate(uint64_t pfn) {
+  std::list<uint64_t>& list = List(blocks_.at(pfn).order, ListTypeOf(pfn));
+  while (list.front() != pfn) {
+    list.push_back(list.front());
+    list.pop_front();
+  }
 }
 
 std::vector<MigrateType> ZoneModel::IsolatePageblocks(PfnRange range) {

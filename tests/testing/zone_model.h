@@ -34,6 +34,8 @@ class ZoneModel {
     MigrateType as = MigrateType::kMovable;
     int pins = 0;
     bool freed = false;
+    // Of a free block: marked as reported.
+    bool reported = false;
   };
   struct Rules {
     int max_order;
@@ -55,9 +57,18 @@ class ZoneModel {
                                    PageState state);
   // Merges and lists the block at `pfn` on a list of `type`; what it became.
   FreeBlock Free(uint64_t pfn, MigrateType type, bool to_tail = false);
-  FreeBlock Return(uint64_t pfn);
+  FreeBlock Return(uint64_t pfn, ReturnTo to);
   // False, with no effect, where the min watermark or its pageblock forbids it.
   bool Isolate(uint64_t pfn);
+
+  // The free block that `pfn` is in.
+  std::optional<FreeBlock> FreeBlockAround(uint64_t pfn) const;
+  // The type of the list that the free block at `pfn` is on, which need not be
+  // its pageblock's.
+  MigrateType ListTypeOf(uint64_t pfn) const;
+  // Makes it the first of its list, and what was before it the last.
+  void Rotate(uint64_t pfn);
+  void Mark(uint64_t pfn) { blocks_.at(pfn).reported = true; }
 
   std::vector<MigrateType> IsolatePageblocks(PfnRange range);
   void RestorePageblocks(PfnRange range, const std::vector<MigrateType>& types);

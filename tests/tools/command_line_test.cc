@@ -12,7 +12,7 @@
 #include <sstream>
 #include <string>
 
-namespace guestmm {
+namespace guestmm::command_line_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -390,4 +390,4 @@ TEST_F(CommandLineTest, InfoShowsAGuestOfTwoNodes) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::command_line_test

@@ -16,7 +16,7 @@
 #include "tests/testing/huge_page_pool.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_device_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -467,4 +467,4 @@ TEST_F(BalloonDeviceDeathTest, DestroyedFromInsideItsDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_device_test

@@ -13,7 +13,7 @@
 #include "guestmm/virtio/balloon_device.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_driver_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -489,4 +489,4 @@ TEST_F(ScriptedDeviceTest, ANotificationForNothingEndsNoReport) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_driver_test

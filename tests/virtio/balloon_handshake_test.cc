@@ -8,7 +8,7 @@
 #include "guestmm/virtio/balloon_device.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_handshake_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -119,4 +119,4 @@ TEST_F(BalloonHandshakeTest, RefusesAQueueThatIsTooLargeOrNotInRam) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_handshake_test

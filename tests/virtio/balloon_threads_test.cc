@@ -15,7 +15,7 @@
 #include "guestmm/virtio/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::balloon_threads_test {
 namespace {
 
 // Counts how reports ended, and what is outstanding.
@@ -181,4 +181,4 @@ TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::balloon_threads_test

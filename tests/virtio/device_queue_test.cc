@@ -9,7 +9,7 @@
 #include "guestmm/base/random.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::device_queue_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -229,4 +229,4 @@ TEST(DeviceQueue, SurvivesAGuestThatWritesWhileItReads) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::device_queue_test

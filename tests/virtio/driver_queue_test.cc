@@ -7,7 +7,7 @@
 
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::driver_queue_test {
 namespace {
 
 // The driver half of a ring of 4; the test is the device, honest or not.
@@ -207,4 +207,4 @@ TEST(DriverQueue, RefusesALayoutThatIsNotInRam) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::driver_queue_test

@@ -12,7 +12,7 @@
 #include "guestmm/virtio/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::split_queue_test {
 namespace {
 
 // Two halves of a ring of 4 whose indexes start at the parameter.
@@ -313,4 +313,4 @@ TEST(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::split_queue_test

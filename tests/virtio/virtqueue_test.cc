@@ -10,7 +10,7 @@
 
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm {
+namespace guestmm::virtqueue_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -167,4 +167,4 @@ TEST(VirtqueueMemory, SlotsWrapWithTheSize) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::virtqueue_test

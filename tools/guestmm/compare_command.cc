@@ -12,6 +12,7 @@
 #include "guestmm/sim/output_directory.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"
 
@@ -22,9 +23,7 @@ namespace {
 struct CompareArguments {
   CompareOptions options;
   std::optional<uint64_t> seed;
-  std::optional<uint64_t> order;
-  std::optional<uint64_t> threshold;
-  std::optional<uint64_t> capacity;
+  PolicyArguments policy;
   std::optional<uint64_t> reportable_order;
   uint64_t guest_bytes = 0;  // 0: each workload's own
   std::optional<uint64_t> repeats;
@@ -34,10 +33,7 @@ struct CompareArguments {
   CompareOptions ToOptions() const {
     CompareOptions result = options;
     result.seed = seed.value_or(options.seed);
-    PolicyParameters& parameters = result.policy_parameters;
-    if (order) parameters.order = Order(static_cast<int>(*order));
-    parameters.threshold = threshold;
-    parameters.capacity = capacity;
+    result.policy_parameters = policy.ToParameters();
     if (reportable_order) {
       result.reportable_order = Order(static_cast<int>(*reportable_order));
     }
@@ -196,13 +192,7 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
   AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
              "Draws what workloads do, and the order of what happens at the "
              "same instant [1]");
-  AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
-             arguments->order,
-             "Smallest block that is reported [each policy's own]");
-  AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
-             "v12: marked blocks in a zone that start a pass [16]");
-  AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
-             "Most blocks in one report [each policy's own]");
+  AddPolicyArguments(command, arguments->policy);
   AddInteger(command, "--reportable-order", 0,
              static_cast<uint64_t>(kMaxOrder.value()),
              arguments->reportable_order,

@@ -1,6 +1,5 @@
 #include "tools/guestmm/density_command.h"
 
-#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <iostream>
@@ -10,24 +9,16 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "guestmm/base/clock.h"
 #include "guestmm/sim/density.h"
 #include "guestmm/sim/output_directory.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"
 
 namespace guestmm::tools {
 namespace {
-
-// What cannot be counted in nanoseconds, or is no number, becomes far more or
-// less than any bound.
-Nanoseconds FromSeconds(double seconds) {
-  constexpr double kFar = 9e9;
-  return Nanoseconds(
-      static_cast<int64_t>(1e9 * std::fmin(std::fmax(seconds, -kFar), kFar)));
-}
 
 // What the command line said.
 struct DensityArguments {
@@ -35,10 +26,7 @@ struct DensityArguments {
   std::optional<uint64_t> seed;
   std::optional<uint64_t> max_guests;
   std::optional<double> settle;
-  std::optional<uint64_t> order;
-  std::optional<uint64_t> threshold;
-  std::optional<uint64_t> capacity;
-  std::optional<double> delay;
+  PolicyArguments policy;
   std::string out;
 
   DensityOptions ToOptions() const {
@@ -46,11 +34,7 @@ struct DensityArguments {
     result.seed = seed.value_or(options.seed);
     if (max_guests) result.max_guests = static_cast<int>(*max_guests);
     result.settle_seconds = settle.value_or(options.settle_seconds);
-    PolicyParameters& parameters = result.policy_parameters;
-    if (order) parameters.order = Order(static_cast<int>(*order));
-    parameters.threshold = threshold;
-    parameters.capacity = capacity;
-    if (delay) parameters.delay = FromSeconds(*delay);
+    result.policy_parameters = policy.ToParameters();
     return result;
   }
 };
@@ -151,14 +135,7 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       ->delimiter(',');
   AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
              "Draws sizes and orders [1]");
-  AddInteger(command, "--order", 0, static_cast<uint64_t>(kMaxOrder.value()),
-             arguments->order, "Smallest block that is reported [9]");
-  AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments->threshold,
-             "Marked blocks in a zone that start a pass; linux has none [16]");
-  AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments->capacity,
-             "Most blocks in one report [16; linux: 32]");
-  AddNumber(command, "--delay", arguments->delay,
-            "Seconds from a request to its pass; linux alone has it [2]");
+  AddPolicyArguments(command, arguments->policy);
   AddChoice<HypervisorKind>(
       command, "--hypervisor",
       {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},

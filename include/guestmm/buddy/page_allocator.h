@@ -232,13 +232,16 @@ class PageAllocator {
   // vCPU has a block listed. kNoPfn for the others.
   Pfn TakeListed(int cpu, Order order, Gfp gfp);
   Pfn TakeUnlisted(int cpu, Order order, Gfp gfp);
-  Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp);
+  // `tried` has nothing, and is not asked a second time at first; or null.
+  Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp, const Zone* tried);
   // Whether the caller holds the locks of all per-CPU lists.
   enum class PerCpuLocks : bool { kFree, kHeld };
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
                Mixing mixing, PerCpuLocks locks = PerCpuLocks::kFree);
+  // All zones but `tried`.
   Pfn TryZones(const Request& request, Keep keep, Mixing mixing,
-               PerCpuLocks locks = PerCpuLocks::kFree);
+               PerCpuLocks locks = PerCpuLocks::kFree,
+               const Zone* tried = nullptr);
   Pfn TakeSlowly(const Request& request);
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);

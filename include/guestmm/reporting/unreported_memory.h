@@ -41,8 +41,8 @@ class UnreportedMemory {
 
    private:
     friend class UnreportedMemory;
-    uint32_t previous = 0;
-    uint32_t next = 0;
+    uint32_t previous_ = 0;
+    uint32_t next_ = 0;
   };
 
   // REQUIRES: granule <= region <= kMaxOrder.

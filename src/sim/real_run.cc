@@ -180,8 +180,11 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     return made;
   };
   guest_options.make_hypervisor = [&](const GuestRam& ram) {
+    // One range a call, as in virtual time and on every kernel.
     auto made = std::make_unique<LedgerHypervisor>(
-        std::make_unique<DiscardingHypervisor>(ram), ledger, coarse);
+        *DiscardingHypervisor::Create(ram,
+                                      {.ranges_per_call = RangesPerCall::kOne}),
+        ledger, coarse);
     hypervisor = made.get();
     return made;
   };

@@ -26,7 +26,7 @@
 #include "tests/testing/ram_file.h"
 #include "tests/testing/smaps.h"
 
-namespace guestmm {
+namespace guestmm::discard_methods_test {
 namespace {
 
 using ::testing::AllOf;
@@ -564,4 +564,4 @@ TEST_F(RemapTest, AGuestCannotUseUpTheMappings) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::discard_methods_test

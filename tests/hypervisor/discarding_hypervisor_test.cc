@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm::madvise_hypervisor_test {
+namespace guestmm::discarding_hypervisor_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -197,4 +197,4 @@ TEST_F(DiscardingHypervisorTest, AnyThreadMayDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm::madvise_hypervisor_test
+}  // namespace guestmm::discarding_hypervisor_test

@@ -8,7 +8,7 @@
 
 #include "guestmm/base/random.h"
 
-namespace guestmm {
+namespace guestmm::remapped_ranges_test {
 namespace {
 
 GpaRange At(uint64_t start, uint64_t bytes) { return {Gpa(start), bytes}; }
@@ -75,4 +75,4 @@ TEST(RemappedRangesTest, AgreesWithPagesOneByOne) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::remapped_ranges_test

@@ -26,7 +26,7 @@
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
-namespace guestmm {
+namespace guestmm::memory_source_test {
 namespace {
 
 using ::testing::AllOf;
@@ -399,4 +399,4 @@ TEST(MemorySourceNameTest, IsPrinted) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::memory_source_test

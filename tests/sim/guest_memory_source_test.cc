@@ -18,7 +18,7 @@
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
-namespace guestmm {
+namespace guestmm::guest_memory_source_test {
 namespace {
 
 using ::testing::AllOf;
@@ -157,4 +157,4 @@ TEST(GuestMemorySourceErrorTest, FreeMemoryThatMustBeZeroAndIsAFiles) {
 }
 
 }  // namespace
-}  // namespace guestmm
+}  // namespace guestmm::guest_memory_source_test

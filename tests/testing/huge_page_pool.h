@@ -35,7 +35,7 @@ class HugePagePool {
     if (!Write(wanted)) {
       return absl::UnavailableError(
           absl::StrCat(Path("nr_hugepages"), " is ", pool->before_,
-                       ", and no one may write ", wanted, " to it"));
+                       ", and this may not write ", wanted, " to it"));
     }
     pool->changed_ = true;
     if (const uint64_t got = pool->Available(); got < pages) {

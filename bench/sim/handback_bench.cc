@@ -1,20 +1,28 @@
 // How fast memory goes back to the host: through the whole path (free lists,
-// reporter, virtqueue, device, madvise), and by a bare loop with one madvise a
-// block over the same blocks. Both in turn in each iteration, on the same RAM,
-// touched anew each time; the ratio is what counts.
+// reporter, virtqueue, device, hypervisor), and by a bare loop with one system
+// call a block over the same blocks. Both in turn in each iteration, on the
+// same RAM, touched anew each time; the ratio is what counts.
 //
-//   scattered  every other 2 MiB block: one call a block for both
+//   scattered  every other 2 MiB block: one range a block for both
 //   adjacent   all of them: the path merges neighbours, the loop does not
+//
+// Of a private file, the blocks have been fresh memory since a first discard
+// outside of the measurement.
 
 #include <benchmark/benchmark.h>
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <chrono>
 #include <memory>
+#include <string>
 #include <vector>
 
+#include "guestmm/base/check.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
+#include "tests/testing/huge_page_pool.h"
+#include "tests/testing/ram_file.h"
 
 namespace guestmm {
 namespace {
@@ -23,6 +31,7 @@ using std::chrono::steady_clock;
 
 constexpr Order kBlock = kPageblockOrder;
 constexpr uint64_t kBlocks = 256;
+constexpr uint64_t kBytes = (kBlocks + 32) * kBlock.bytes();
 
 enum Layout { kScattered, kAdjacent };
 
@@ -30,21 +39,74 @@ double SecondsSince(steady_clock::time_point start) {
   return std::chrono::duration<double>(steady_clock::now() - start).count();
 }
 
-void BM_HandBack(benchmark::State& state, HugePages huge_pages, Layout layout) {
+struct Host {
+  HugePages huge_pages = HugePages::kForbid;
+  MemorySource source = MemorySource::kAnonymous;
+  DiscardOptions discard = {};
+};
+
+// What a VMM does for one block, and no more.
+void DiscardBare(const Guest& guest, DiscardMethod method, Pfn pfn) {
+  const GpaRange block = {.gpa = ToGpa(pfn), .bytes = kBlock.bytes()};
+  std::byte* const at = guest.ram().Translate(block)->bytes().data();
+  int result = 0;
+  switch (method) {
+    case DiscardMethod::kFree:
+      result = madvise(at, block.bytes, MADV_FREE);
+      break;
+    case DiscardMethod::kRemove:
+      result = madvise(at, block.bytes, MADV_REMOVE);
+      break;
+    case DiscardMethod::kPunchHole:
+      result = fallocate(guest.ram().memfd(),
+                         FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                         static_cast<off_t>(block.gpa.value()),
+                         static_cast<off_t>(block.bytes));
+      break;
+    case DiscardMethod::kBySource:
+    case DiscardMethod::kDontNeed:
+    case DiscardMethod::kRemap:
+      result = madvise(at, block.bytes, MADV_DONTNEED);
+      break;
+  }
+  GUESTMM_CHECK(result == 0) << "the host refused a discard";
+}
+
+void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
+  std::unique_ptr<HugePagePool> pool;
+  if (host.source == MemorySource::kHugetlb) {
+    auto reserved = HugePagePool::Reserve(kBytes / (2 * kMiB));
+    if (!reserved.ok()) {
+      const std::string why(reserved.status().message());
+      state.SkipWithError(why.c_str());
+      return;
+    }
+    pool = *std::move(reserved);
+  }
+  std::unique_ptr<RamFile> file;
+  if (host.source == MemorySource::kPrivateFile) {
+    file = std::make_unique<RamFile>(kBytes, std::byte{0x5a});
+  }
   VirtualTime time(1);
   const auto guest = Guest::Create(
-      {.memory = Guest::MemoryMap((kBlocks + 32) * kBlock.bytes()),
-       .huge_pages = huge_pages,
+      {.memory = Guest::MemoryMap(kBytes),
+       .huge_pages = host.huge_pages,
+       .memory_source = host.source,
+       .memory_file = file != nullptr ? file->path() : "",
        .make_policy =
            [] {
              // Reports whatever is free, so that both hand back the same.
              return std::make_unique<V12Policy>(V12Options{.threshold = 1});
            },
+       .discard = host.discard,
        .virtual_time = &time});
   if (!guest.ok()) {
-    state.SkipWithError("no guest");
+    const std::string why(guest.status().message());
+    state.SkipWithError(why.c_str());
     return;
   }
+  const DiscardMethod method =
+      static_cast<const DiscardingHypervisor&>((*guest)->hypervisor()).method();
   Vcpu& vcpu = (*guest)->vcpu(0);
   std::vector<Pfn> blocks;
   std::vector<Pfn> kept;
@@ -57,31 +119,34 @@ void BM_HandBack(benchmark::State& state, HugePages huge_pages, Layout layout) {
     for (const Pfn pfn : blocks) vcpu.Touch(pfn, kBlock, 1);
   };
 
+  const auto hand_back = [&] {
+    for (const Pfn pfn : blocks) vcpu.Free(pfn, kBlock);
+    time.RunUntilIdle();
+  };
+  const auto allocate = [&] {
+    // The blocks that were just freed are the first to be handed out again.
+    for (Pfn& pfn : blocks) pfn = vcpu.Allocate(kBlock).value();
+  };
+  hand_back();
+  allocate();
+  const uint64_t reported_before =
+      (*guest)->reporter()->counters().reported_bytes;
+
   double path_seconds = 0;
   double bare_seconds = 0;
   for (auto _ : state) {
     touch();
     auto start = steady_clock::now();
-    for (const Pfn pfn : blocks) {
-      madvise((*guest)
-                  ->ram()
-                  .Translate({.gpa = ToGpa(pfn), .bytes = kBlock.bytes()})
-                  ->bytes()
-                  .data(),
-              kBlock.bytes(), MADV_DONTNEED);
-    }
+    for (const Pfn pfn : blocks) DiscardBare(**guest, method, pfn);
     bare_seconds += SecondsSince(start);
 
     touch();
     start = steady_clock::now();
-    for (const Pfn pfn : blocks) vcpu.Free(pfn, kBlock);
-    time.RunUntilIdle();
+    hand_back();
     const double seconds = SecondsSince(start);
     path_seconds += seconds;
     state.SetIterationTime(seconds);
-
-    // The blocks that were just freed are the first to be handed out again.
-    for (Pfn& pfn : blocks) pfn = vcpu.Allocate(kBlock).value();
+    allocate();
   }
   const double bytes = static_cast<double>(blocks.size() * kBlock.bytes()) *
                        static_cast<double>(state.iterations());
@@ -90,20 +155,42 @@ void BM_HandBack(benchmark::State& state, HugePages huge_pages, Layout layout) {
   state.counters["path/bare"] = bare_seconds / path_seconds;
   const ReporterCounters counters = (*guest)->reporter()->counters();
   state.counters["reported/freed"] =
-      static_cast<double>(counters.reported_bytes) / bytes;
+      static_cast<double>(counters.reported_bytes - reported_before) / bytes;
+  if ((*guest)->hypervisor().counters().failures > 0) {
+    state.SkipWithError("the host refused a discard");
+  }
 }
-BENCHMARK_CAPTURE(BM_HandBack, small_pages_scattered, HugePages::kForbid,
-                  kScattered)
-    ->UseManualTime();
-BENCHMARK_CAPTURE(BM_HandBack, small_pages_adjacent, HugePages::kForbid,
-                  kAdjacent)
-    ->UseManualTime();
-BENCHMARK_CAPTURE(BM_HandBack, huge_pages_scattered, HugePages::kAdvise,
-                  kScattered)
-    ->UseManualTime();
-BENCHMARK_CAPTURE(BM_HandBack, huge_pages_adjacent, HugePages::kAdvise,
-                  kAdjacent)
-    ->UseManualTime();
+
+constexpr Host kSmallPages = {};
+constexpr Host kSmallPagesOneACall = {
+    .discard = {.ranges_per_call = RangesPerCall::kOne}};
+constexpr Host kSmallPagesLazy = {.discard = {.method = DiscardMethod::kFree}};
+constexpr Host kHugePages = {.huge_pages = HugePages::kAdvise};
+constexpr Host kMemfd = {.source = MemorySource::kSharedMemfd};
+constexpr Host kMemfdRemove = {.source = MemorySource::kSharedMemfd,
+                               .discard = {.method = DiscardMethod::kRemove}};
+constexpr Host kHugetlb = {.huge_pages = HugePages::kHostDefault,
+                           .source = MemorySource::kHugetlb};
+constexpr Host kHugetlbRemove = {.huge_pages = HugePages::kHostDefault,
+                                 .source = MemorySource::kHugetlb,
+                                 .discard = {.method = DiscardMethod::kRemove}};
+constexpr Host kPrivateFile = {.source = MemorySource::kPrivateFile};
+
+#define GUESTMM_HAND_BACK(name, host)                                \
+  BENCHMARK_CAPTURE(BM_HandBack, name##_scattered, host, kScattered) \
+      ->UseManualTime();                                             \
+  BENCHMARK_CAPTURE(BM_HandBack, name##_adjacent, host, kAdjacent)   \
+      ->UseManualTime()
+
+GUESTMM_HAND_BACK(small_pages, kSmallPages);
+GUESTMM_HAND_BACK(small_pages_one_a_call, kSmallPagesOneACall);
+GUESTMM_HAND_BACK(small_pages_lazy, kSmallPagesLazy);
+GUESTMM_HAND_BACK(huge_pages, kHugePages);
+GUESTMM_HAND_BACK(memfd, kMemfd);
+GUESTMM_HAND_BACK(memfd_remove, kMemfdRemove);
+GUESTMM_HAND_BACK(hugetlb, kHugetlb);
+GUESTMM_HAND_BACK(hugetlb_remove, kHugetlbRemove);
+GUESTMM_HAND_BACK(private_file, kPrivateFile);
 
 }  // namespace
 }  // namespace guestmm

@@ -1,71 +1,54 @@
 #include "guestmm/ram/guest_ram.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cerrno>
-#include <cstring>
-#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "src/ram/host_memory.h"
 
 namespace guestmm {
 namespace {
-
-// The alignment that guest and host addresses share: one huge page.
-constexpr uint64_t kHvaAlignment = 2 * kMiB;
 
 // A lock that is shared with few or no other threads is cheap to take; there
 // are more threads than this only on large guests.
 constexpr size_t kShards = 16;
 constexpr size_t kShardAlignment = 64;
 
-// Bits of a /proc/PID/pagemap entry (Linux, admin-guide/mm/pagemap).
-constexpr uint64_t kPagemapExclusive = uint64_t{1} << 56;
-constexpr uint64_t kPagemapPresent = uint64_t{1} << 63;
-
-std::string Describe(GpaRange range) {
-  return absl::StrFormat("region 0x%x + %s", range.gpa.value(),
-                         FormatBytes(range.bytes));
-}
-
-std::string ErrnoText(int error) { return std::strerror(error); }
-
 // REQUIRES: a valid range, whose end does not wrap.
 Gpa EndOf(GpaRange range) { return range.gpa + range.bytes; }
 
-absl::Status CheckRegion(GpaRange range) {
-  const uint64_t granule = std::max(kPageSize, HostPageSize());
+absl::Status CheckRegion(GpaRange range, MemorySource source) {
+  const uint64_t granule = std::max(kPageSize, DiscardGranule(source));
   if (range.bytes == 0 || range.bytes % granule != 0 ||
       !range.gpa.IsAligned(granule)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Describe(range), ": start and size must be multiples of ",
-                     FormatBytes(granule), ", and the size not zero"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        RegionText(range), ": start and size must be multiples of ",
+        FormatBytes(granule), ", and the size not zero"));
   }
   if (range.gpa.value() + range.bytes < range.gpa.value()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        Describe(range), ": runs past the end of the address space"));
+        RegionText(range), ": runs past the end of the address space"));
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckRegions(const std::vector<GpaRange>& regions) {
+absl::Status CheckRegions(const std::vector<GpaRange>& regions,
+                          MemorySource source) {
   if (regions.empty()) {
     return absl::InvalidArgumentError("guest RAM has no region");
   }
   Gpa free_from(0);
   for (const GpaRange& range : regions) {
-    if (absl::Status status = CheckRegion(range); !status.ok()) return status;
+    if (absl::Status status = CheckRegion(range, source); !status.ok()) {
+      return status;
+    }
     if (range.gpa < free_from) {
       return absl::InvalidArgumentError(
-          absl::StrCat(Describe(range),
+          absl::StrCat(RegionText(range),
                        ": regions must be in ascending order and not overlap"));
     }
     free_from = EndOf(range);
@@ -73,46 +56,7 @@ absl::Status CheckRegions(const std::vector<GpaRange>& regions) {
   return absl::OkStatus();
 }
 
-// Maps memory for `range`, of which hva and gpa agree modulo a huge page.
-absl::StatusOr<std::byte*> MapMemory(GpaRange range, HugePages huge_pages) {
-  const auto failed = [&](const char* call) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        Describe(range), ": ", call, " failed: ", ErrnoText(errno)));
-  };
-  if (range.bytes > ~uint64_t{0} - kHvaAlignment) {
-    errno = ENOMEM;
-    return failed("mmap");
-  }
-  // Reserve one alignment more than needed, then give back what sticks out.
-  const uint64_t reserved = range.bytes + kHvaAlignment;
-  void* const mapped = mmap(nullptr, reserved, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return failed("mmap");
-  auto* const start = static_cast<std::byte*>(mapped);
-  const uint64_t lead =
-      (range.gpa.value() - reinterpret_cast<uintptr_t>(start)) % kHvaAlignment;
-  std::byte* const hva = start + lead;
-  if (lead > 0) munmap(start, lead);
-  munmap(hva + range.bytes, kHvaAlignment - lead);
-
-  if (huge_pages != HugePages::kHostDefault) {
-    const int advice =
-        huge_pages == HugePages::kAdvise ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
-    if (madvise(hva, range.bytes, advice) != 0) {
-      const absl::Status status = failed("madvise for transparent huge pages");
-      munmap(hva, range.bytes);
-      return status;
-    }
-  }
-  return hva;
-}
-
 }  // namespace
-
-uint64_t HostPageSize() {
-  static const uint64_t size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  return size;
-}
 
 // Translations of a thread all go to one shard, so that threads do not meet at
 // one lock. A removal takes the locks of all shards: then there is no
@@ -156,27 +100,27 @@ void Translation::Unpin() {
 
 absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::Create(
     const GuestRamOptions& options) {
-  if (absl::Status status = CheckRegions(options.regions); !status.ok()) {
+  if (absl::Status status = CheckRegions(options.regions, options.source);
+      !status.ok()) {
     return status;
   }
-  const int pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (pagemap_fd < 0) {
-    return absl::UnavailableError(
-        absl::StrCat("/proc/self/pagemap: ", ErrnoText(errno)));
-  }
-  std::unique_ptr<GuestRam> ram(new GuestRam(options.huge_pages, pagemap_fd));
+  absl::StatusOr<std::unique_ptr<HostMemory>> memory =
+      HostMemory::Create(options);
+  if (!memory.ok()) return memory.status();
+  std::unique_ptr<GuestRam> ram(new GuestRam(*std::move(memory)));
+  uint64_t file_offset = 0;
   for (const GpaRange& range : options.regions) {
-    if (absl::Status status = ram->AddRegion(range); !status.ok()) {
+    if (absl::Status status = ram->MapRegion(range, file_offset);
+        !status.ok()) {
       return status;
     }
+    file_offset += range.bytes;
   }
   return ram;
 }
 
-GuestRam::GuestRam(HugePages huge_pages, int pagemap_fd)
-    : huge_pages_(huge_pages),
-      pagemap_fd_(pagemap_fd),
-      first_shard_(new Shard[kShards]) {
+GuestRam::GuestRam(std::unique_ptr<HostMemory> memory)
+    : memory_(std::move(memory)), first_shard_(new Shard[kShards]) {
   LockHolder hold(changes_);
   Publish(std::make_shared<const Map>());
 }
@@ -190,20 +134,34 @@ GuestRam::~GuestRam() {
         << "guest RAM destroyed with " << alive << " translations alive";
   }
   for (const Region& region : *map_) munmap(region.hva, region.range.bytes);
-  close(pagemap_fd_);
 }
 
+MemorySource GuestRam::source() const { return memory_->source(); }
+
+HugePages GuestRam::huge_pages() const { return memory_->huge_pages(); }
+
+uint64_t GuestRam::discard_granule() const { return DiscardGranule(source()); }
+
+int GuestRam::memfd() const { return memory_->memfd(); }
+
 absl::Status GuestRam::AddRegion(GpaRange range) {
-  if (absl::Status status = CheckRegion(range); !status.ok()) return status;
+  return MapRegion(range, std::nullopt);
+}
+
+absl::Status GuestRam::MapRegion(GpaRange range,
+                                 std::optional<uint64_t> file_offset) {
+  if (absl::Status status = CheckRegion(range, source()); !status.ok()) {
+    return status;
+  }
   LockHolder hold(changes_);
   const auto next = std::partition_point(
       map_->begin(), map_->end(),
       [&](const Region& region) { return EndOf(region.range) <= range.gpa; });
   if (next != map_->end() && next->range.gpa < EndOf(range)) {
-    return absl::AlreadyExistsError(
-        absl::StrCat(Describe(range), ": overlaps ", Describe(next->range)));
+    return absl::AlreadyExistsError(absl::StrCat(
+        RegionText(range), ": overlaps ", RegionText(next->range)));
   }
-  const absl::StatusOr<std::byte*> hva = MapMemory(range, huge_pages_);
+  const absl::StatusOr<std::byte*> hva = memory_->Map(range, file_offset);
   if (!hva.ok()) return hva.status();
   auto map = std::make_shared<Map>(*map_);
   map->insert(map->begin() + (next - map_->begin()),
@@ -213,13 +171,15 @@ absl::Status GuestRam::AddRegion(GpaRange range) {
 }
 
 absl::Status GuestRam::RemoveRegion(GpaRange range) {
-  if (absl::Status status = CheckRegion(range); !status.ok()) return status;
+  if (absl::Status status = CheckRegion(range, source()); !status.ok()) {
+    return status;
+  }
   LockHolder hold(changes_);
   const std::shared_ptr<const Map> before = map_;
   const Region* const region = Find(*before, range);
   if (region == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat(Describe(range), ": not within one region of guest RAM"));
+    return absl::NotFoundError(absl::StrCat(
+        RegionText(range), ": not within one region of guest RAM"));
   }
   const uint64_t offset = range.gpa - region->range.gpa;
   std::byte* const hva = region->hva + offset;
@@ -238,16 +198,14 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
   if (const uint64_t pins = PublishUnlessPinned(std::move(map), range);
       pins > 0) {
     return absl::FailedPreconditionError(absl::StrCat(
-        Describe(range), ": translations that point into it: ", pins));
+        RegionText(range), ": translations that point into it: ", pins));
   }
   // Without the shards' locks, since this may take long.
-  if (munmap(hva, range.bytes) != 0) {
-    const int error = errno;
+  if (absl::Status status = memory_->Unmap(hva, range); !status.ok()) {
     Publish(before);
-    return absl::ResourceExhaustedError(
-        absl::StrCat(Describe(range), ": munmap failed: ", ErrnoText(error)));
+    return status;
   }
-  return absl::OkStatus();
+  return memory_->Release(range);
 }
 
 void GuestRam::Publish(const std::shared_ptr<const Map>& map) {
@@ -324,10 +282,10 @@ absl::StatusOr<uint64_t> GuestRam::ResidentBytes(GpaRange range) const {
   if (region == nullptr || range.bytes % page != 0 ||
       !range.gpa.IsAligned(page)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        Describe(range), ": not whole host pages within one region"));
+        RegionText(range), ": not whole host pages within one region"));
   }
-  return ResidentBytesAt(region->hva + (range.gpa - region->range.gpa),
-                         range.bytes);
+  return memory_->ResidentBytes(region->hva + (range.gpa - region->range.gpa),
+                                range.bytes);
 }
 
 absl::StatusOr<uint64_t> GuestRam::ResidentBytes() const {
@@ -335,39 +293,11 @@ absl::StatusOr<uint64_t> GuestRam::ResidentBytes() const {
   uint64_t total = 0;
   for (const Region& region : *map_) {
     const absl::StatusOr<uint64_t> resident =
-        ResidentBytesAt(region.hva, region.range.bytes);
+        memory_->ResidentBytes(region.hva, region.range.bytes);
     if (!resident.ok()) return resident;
     total += *resident;
   }
   return total;
-}
-
-absl::StatusOr<uint64_t> GuestRam::ResidentBytesAt(const std::byte* hva,
-                                                   uint64_t bytes) const {
-  const uint64_t page = HostPageSize();
-  std::array<uint64_t, 4096> entries;
-  uint64_t next = reinterpret_cast<uintptr_t>(hva) / page;
-  uint64_t left = bytes / page;
-  uint64_t resident = 0;
-  while (left > 0) {
-    const uint64_t wanted = std::min<uint64_t>(left, entries.size());
-    const ssize_t got =
-        pread(pagemap_fd_, entries.data(), wanted * sizeof(uint64_t),
-              static_cast<off_t>(next * sizeof(uint64_t)));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0 || got % static_cast<ssize_t>(sizeof(uint64_t)) != 0) {
-      return absl::UnavailableError(absl::StrCat(
-          "/proc/self/pagemap: ", got < 0 ? ErrnoText(errno) : "short read"));
-    }
-    const uint64_t count = static_cast<uint64_t>(got) / sizeof(uint64_t);
-    constexpr uint64_t kOurs = kPagemapPresent | kPagemapExclusive;
-    for (uint64_t i = 0; i < count; ++i) {
-      resident += (entries[i] & kOurs) == kOurs ? 1 : 0;
-    }
-    next += count;
-    left -= count;
-  }
-  return resident * page;
 }
 
 std::vector<GpaRange> GuestRam::regions() const {

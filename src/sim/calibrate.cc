@@ -14,7 +14,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/zone_hold.h"
@@ -264,7 +264,7 @@ class Calibrator {
 
   struct Ram {
     std::unique_ptr<GuestRam> ram;
-    std::unique_ptr<MadviseHypervisor> hypervisor;
+    std::unique_ptr<DiscardingHypervisor> hypervisor;
     std::optional<Translation> all;
 
     std::span<std::byte> bytes() const { return all->bytes(); }
@@ -296,7 +296,7 @@ class Calibrator {
     if (!made.ok()) return made.status();
     Ram ram;
     ram.ram = *std::move(made);
-    ram.hypervisor = std::make_unique<MadviseHypervisor>(*ram.ram);
+    ram.hypervisor = std::make_unique<DiscardingHypervisor>(*ram.ram);
     ram.all = ram.ram->Translate(all);
     // The machine's own host has to back it first.
     ram.Write(kPageSize);

@@ -158,6 +158,8 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
   GuestOptions guest_options;
   guest_options.memory = Guest::MemoryMap(options.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
+  // So that discard_calls are the same on every kernel.
+  guest_options.discard.ranges_per_call = RangesPerCall::kOne;
   if (policy != kPolicyOff) {
     guest_options.make_policy = [&] {
       return *MakePolicy(policy, options.policy_parameters);

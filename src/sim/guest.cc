@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
 
 namespace guestmm {
 namespace {
@@ -43,10 +42,20 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         ", and make_policy asks for reporting: the device does not offer "
         "VIRTIO_BALLOON_F_PAGE_POISON, without which only kOff is allowed"));
   }
+  // PagePoison leaves alone what the host maps afresh, as the kernel does.
+  if (options.memory_source == MemorySource::kPrivateFile &&
+      options.page_poison.mode == PagePoisonMode::kInitOnFree) {
+    return absl::InvalidArgumentError(
+        "page_poison.mode is kInitOnFree, and memory_source is kPrivateFile: "
+        "what is free at first is not zero");
+  }
   std::unique_ptr<Guest> guest(new Guest);
 
-  absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::Create(
-      {.regions = options.memory, .huge_pages = options.huge_pages});
+  absl::StatusOr<std::unique_ptr<GuestRam>> ram =
+      GuestRam::Create({.regions = options.memory,
+                        .huge_pages = options.huge_pages,
+                        .source = options.memory_source,
+                        .file = options.memory_file});
   if (!ram.ok()) return ram.status();
   guest->ram_ = *std::move(ram);
   if (options.page_poison != PagePoisonOptions{}) {
@@ -87,9 +96,14 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<Vcpu>(id, *guest->allocator_, *guest->backing_));
   }
 
-  guest->hypervisor_ = options.make_hypervisor
-                           ? options.make_hypervisor(*guest->ram_)
-                           : std::make_unique<MadviseHypervisor>(*guest->ram_);
+  if (options.make_hypervisor) {
+    guest->hypervisor_ = options.make_hypervisor(*guest->ram_);
+  } else {
+    absl::StatusOr<std::unique_ptr<DiscardingHypervisor>> hypervisor =
+        DiscardingHypervisor::Create(*guest->ram_, options.discard);
+    if (!hypervisor.ok()) return hypervisor.status();
+    guest->hypervisor_ = *std::move(hypervisor);
+  }
   if (!options.make_policy) return guest;
 
   Workqueue& device_workqueue = options.virtual_time != nullptr

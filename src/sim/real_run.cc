@@ -10,7 +10,7 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/sim/guest.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/ledger_parts.h"
@@ -180,8 +180,11 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     return made;
   };
   guest_options.make_hypervisor = [&](const GuestRam& ram) {
+    // One range a call, as in virtual time and on every kernel.
     auto made = std::make_unique<LedgerHypervisor>(
-        std::make_unique<MadviseHypervisor>(ram), ledger, coarse);
+        *DiscardingHypervisor::Create(ram,
+                                      {.ranges_per_call = RangesPerCall::kOne}),
+        ledger, coarse);
     hypervisor = made.get();
     return made;
   };

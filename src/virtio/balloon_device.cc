@@ -210,8 +210,8 @@ std::optional<GpaRange> BalloonDevice::CheckDescriptor(
     ++tally_.skipped_readable;
   } else if (range.bytes == 0) {
     ++tally_.skipped_empty;
-  } else if (!range.gpa.IsAligned(HostPageSize()) ||
-             range.bytes % HostPageSize() != 0) {
+  } else if (!range.gpa.IsAligned(ram_.discard_granule()) ||
+             range.bytes % ram_.discard_granule() != 0) {
     ++tally_.skipped_unaligned;
   } else if (ram_.Translate(range)) {
     return range;

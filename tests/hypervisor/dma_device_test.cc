@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "guestmm/hypervisor/discard_inhibitor.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 
 namespace guestmm::dma_device_test {
 namespace {
@@ -35,7 +35,7 @@ class DmaDeviceTest : public testing::Test {
       GuestRam::Create(
           {.regions = {{Gpa(0), 4 * kMiB}}, .huge_pages = HugePages::kForbid})
           .value();
-  DiscardInhibitor hypervisor_{std::make_unique<MadviseHypervisor>(*ram_)};
+  DiscardInhibitor hypervisor_{std::make_unique<DiscardingHypervisor>(*ram_)};
   DmaDevice device_{*ram_};
   Random random_{1};
 };

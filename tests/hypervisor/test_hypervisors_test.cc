@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 
 namespace guestmm::test_hypervisors_test {
@@ -68,7 +68,7 @@ TEST(RecordingHypervisorTest, WithoutANextDiscardsNothing) {
 
 TEST(RecordingHypervisorTest, PassesOnToItsNext) {
   const auto ram = TouchedRam();
-  MadviseHypervisor next(*ram);
+  DiscardingHypervisor next(*ram);
   RecordingHypervisor hypervisor(&next);
   EXPECT_EQ(hypervisor.Discard({{kA}}), absl::OkStatus());
   EXPECT_EQ(ram->ResidentBytes().value(), 3 * kMiB);
@@ -79,7 +79,7 @@ TEST(RecordingHypervisorTest, PassesOnToItsNext) {
 
 TEST(RecordingHypervisorTest, TheHookSeesTheMemoryStillThere) {
   const auto ram = TouchedRam();
-  MadviseHypervisor next(*ram);
+  DiscardingHypervisor next(*ram);
   std::vector<GpaRange> seen;
   RecordingHypervisor hypervisor(&next, [&](std::span<const GpaRange> ranges) {
     seen.assign(ranges.begin(), ranges.end());
@@ -132,7 +132,7 @@ TEST(FailingHypervisorTest, FailsWhereToldAndPassesOnTheRest) {
 
 TEST(FailingHypervisorTest, WhatItRefusesStaysAndIsCounted) {
   const auto ram = TouchedRam();
-  MadviseHypervisor next(*ram);
+  DiscardingHypervisor next(*ram);
   FailingHypervisor hypervisor(next, [](uint64_t) { return true; });
   EXPECT_FALSE(hypervisor.Discard({{kA}}).ok());
   EXPECT_EQ(ram->ResidentBytes().value(), 4 * kMiB);

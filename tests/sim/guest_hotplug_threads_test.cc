@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
 
@@ -61,7 +61,7 @@ class CountingHypervisor final : public Hypervisor {
   uint64_t bytes_of_added() const { return added_; }
 
  private:
-  MadviseHypervisor madvise_;
+  DiscardingHypervisor madvise_;
   std::atomic<uint64_t> added_{0};
 };
 

@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/reporting/v12_policy.h"
 
@@ -130,7 +130,7 @@ class HookedHypervisor final : public Hypervisor {
   DiscardCounters counters() const override { return madvise_.counters(); }
 
  private:
-  MadviseHypervisor madvise_;
+  DiscardingHypervisor madvise_;
   RecordingHypervisor recording_;
 };
 

@@ -15,7 +15,7 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/hypervisor/discard_inhibitor.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
 #include "tests/testing/dma_device.h"
@@ -177,7 +177,7 @@ TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
   options.huge_pages = HugePages::kForbid;
   options.make_hypervisor = [&](const GuestRam& ram) {
     auto made = std::make_unique<DiscardInhibitor>(
-        std::make_unique<MadviseHypervisor>(ram));
+        std::make_unique<DiscardingHypervisor>(ram));
     inhibitor = made.get();
     return made;
   };

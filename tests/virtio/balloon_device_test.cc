@@ -11,8 +11,9 @@
 
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
+#include "tests/testing/huge_page_pool.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_device_test {
@@ -143,6 +144,24 @@ TEST_F(BalloonDeviceTest, SkipsAnUnalignedLength) {
   ExpectSkipped(Pages(0x30000, kPageSize - 1),
                 &BalloonDeviceCounters::skipped_unaligned);
 }
+// Of huge pages the host takes back whole ones only.
+TEST_F(BalloonDeviceTest, SkipsWhatIsNotInWholeGranulesOfGuestRam) {
+  const auto pool = HugePagePool::Reserve(3);
+  if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
+  const auto ram = GuestRam::Create({.regions = {{Gpa(0), 6 * kMiB}},
+                                     .source = MemorySource::kHugetlb})
+                       .value();
+  HostileDriver driver(*ram, layout_);
+  BalloonDevice device(*ram, hypervisor_, time_);
+  Start(device);
+  driver.OfferChain({Pages(2 * kMiB + kPageSize, 2 * kMiB),
+                     Pages(2 * kMiB, kMiB), Pages(4 * kMiB, 2 * kMiB)});
+  KickAndRun();
+  EXPECT_THAT(hypervisor_.batches(),
+              ElementsAre(ElementsAre(GpaRange{Gpa(4 * kMiB), 2 * kMiB})));
+  EXPECT_EQ(device.counters().skipped_unaligned, 2u);
+  EXPECT_EQ(device.counters().acknowledged, 1u);
+}
 TEST_F(BalloonDeviceTest, SkipsWhatIsInTheHole) {
   ExpectSkipped(Pages(3 * kMiB), &BalloonDeviceCounters::skipped_outside_ram);
 }
@@ -221,7 +240,7 @@ TEST_F(BalloonDeviceTest, NeedsResetAfterALoop) {
 }
 // A guest that reports its own ring: the index it reads next is 0.
 TEST_F(BalloonDeviceTest, NeedsResetAfterTheGuestReportedItsRing) {
-  MadviseHypervisor madvise(*ram_);
+  DiscardingHypervisor madvise(*ram_);
   BalloonDevice device(*ram_, madvise, time_);
   Start(device);
   driver_.OfferChain({Pages(0x10000)});

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/virtio/balloon_device.h"
 #include "tests/virtio/virtio_testing.h"
@@ -162,7 +162,7 @@ TEST_F(BalloonDriverTest, TakesAReportAsLongAsTheQueue) {
 
 // Reported pages read as zeroes; the pages beside them do not change.
 TEST_F(BalloonDriverTest, OnlyWhatWasReportedIsLost) {
-  MadviseHypervisor madvise(*ram_);
+  DiscardingHypervisor madvise(*ram_);
   BalloonDevice device(*ram_, madvise, time_);
   auto driver = BalloonDriver::Create(device, *ram_, *allocator_, time_);
   ASSERT_TRUE(driver.ok()) << driver.status();

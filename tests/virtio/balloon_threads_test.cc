@@ -9,7 +9,7 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/virtio/balloon_device.h"
 #include "guestmm/virtio/balloon_driver.h"
@@ -69,7 +69,7 @@ class BalloonThreadsTest : public ::testing::Test {
                              .min_free_kbytes = 64,
                              .per_cpu_limits = {}})
           .value();
-  MadviseHypervisor hypervisor_{*ram_};
+  DiscardingHypervisor hypervisor_{*ram_};
   ThreadWorkqueue host_;
   ThreadWorkqueue guest_;
   CountingClient client_;

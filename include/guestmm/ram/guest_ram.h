@@ -24,6 +24,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,7 @@
 #include "absl/status/statusor.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/ram/memory_source.h"
 
 namespace guestmm {
 
@@ -45,19 +47,31 @@ enum class HugePages {
   kForbid,       // madvise(MADV_NOHUGEPAGE)
 };
 
+// The advice that madvise() wants for it; none for kHostDefault.
+std::optional<int> HugePageAdvice(HugePages huge_pages);
+
 struct GuestRamOptions {
-  // Non-empty, ascending, disjoint, in whole pages of guest and host.
+  // Non-empty, ascending, disjoint, in whole pages of guest and host, or, with
+  // kHugetlb, in whole huge pages of 2 MiB.
   std::vector<GpaRange> regions = {};
+  // With kHugetlb nothing but kHostDefault: its pages are huge already.
   HugePages huge_pages = HugePages::kHostDefault;
+  MemorySource source = MemorySource::kAnonymous;
+  // With kPrivateFile, and only then: the path of a regular file that this may
+  // read, which holds what is in `regions` at first, one after the other.
+  std::string file = {};
 };
 
+class HostMemory;
 class Translation;
 
 // Safe from any thread.
 class GuestRam {
  public:
-  // Maps every region. InvalidArgument names the region that breaks a rule of
-  // GuestRamOptions; ResourceExhausted names the one the host would not map.
+  // Maps every region. InvalidArgument names the region, or what else, breaks a
+  // rule of GuestRamOptions; ResourceExhausted names the region the host would
+  // not map (of huge pages: has not enough of); Unavailable, what else it
+  // refused.
   static absl::StatusOr<std::unique_ptr<GuestRam>> Create(
       const GuestRamOptions& options);
 
@@ -68,17 +82,21 @@ class GuestRam {
 
   // Maps one more region, which reads as zeroes, with the advice on huge pages
   // that was given to Create. Beside another it is a region of its own still.
-  // InvalidArgument if it is empty, not in whole pages of guest and host, or
-  // runs past the end of the address space; AlreadyExists names the region it
-  // overlaps; ResourceExhausted if the host would not map it.
+  // With kPrivateFile it is anonymous memory: the file holds what there was at
+  // first. InvalidArgument if it is empty, not in whole pages as
+  // GuestRamOptions::regions, or runs past the end of the address space;
+  // AlreadyExists names the region it overlaps; ResourceExhausted if the host
+  // would not map it.
   absl::Status AddRegion(GpaRange range);
 
   // Unmaps a region or a part of one, which leaves what lies before and after
-  // it as regions. The last one may go too. Its contents are lost.
+  // it as regions. The last one may go too. Its contents are lost, and a memfd
+  // gives its memory back.
   // InvalidArgument as AddRegion; NotFound if it does not lie within one
   // region; FailedPrecondition, with no effect, says how many translations
   // point into it; ResourceExhausted if the host would not unmap it (a process
-  // has a limit of mappings), which hides it from Translate for that moment.
+  // has a limit of mappings), which hides it from Translate for that moment;
+  // Internal if a memfd keeps the memory of what is no region any more.
   absl::Status RemoveRegion(GpaRange range);
 
   // The bytes behind `range`, which stay where they are while the translation
@@ -88,11 +106,20 @@ class GuestRam {
   std::optional<Translation> Translate(GpaRange range) const;
 
   // How much of `range` the host holds in memory, in bytes, as its kernel
-  // reports it: /proc/self/pagemap, pages present and this process's alone, so
-  // neither the shared zero page nor swapped pages count, nor, while it lives,
-  // what a forked child shares. InvalidArgument if `range` does not lie within
-  // one region or is not in whole host pages; else the error of the read.
-  // No region comes or goes meanwhile: those who ask for it wait.
+  // reports it; swapped pages do not count. By source:
+  //   kAnonymous    pages that are this process's alone: neither the shared
+  //                 zero page, nor, while it lives, what a forked child shares
+  //                 (/proc/self/pagemap)
+  //   kPrivateFile  the same: copies of the file's pages, and what was mapped
+  //                 in their place. Pages of the file that were only read are
+  //                 the host's cache, not the guest's, and do not count.
+  //   kSharedMemfd  what the memfd has, whoever touched it (mincore)
+  //   kHugetlb      what the memfd has and this process has touched: of other
+  //                 processes' pages the kernel says nothing by range
+  //                 (/proc/self/pagemap)
+  // InvalidArgument if `range` does not lie within one region or is not in
+  // whole host pages; else the error of the read. No region comes or goes
+  // meanwhile: those who ask for it wait.
   absl::StatusOr<uint64_t> ResidentBytes(GpaRange range) const;
   // The same over all of guest RAM.
   absl::StatusOr<uint64_t> ResidentBytes() const;
@@ -102,11 +129,20 @@ class GuestRam {
   // The sum of their sizes.
   uint64_t bytes() const;
 
+  MemorySource source() const;
+  HugePages huge_pages() const;
+  // The host takes memory back in multiples of this, at multiples of it, in
+  // bytes: its page size, or with kHugetlb 2 MiB.
+  uint64_t discard_granule() const;
+  // With kSharedMemfd and kHugetlb the memfd, to be mapped by others too; -1
+  // with the rest. What guest RAM has at an address, the memfd has at the
+  // offset of the same number; where guest RAM has no region it has a hole.
+  int memfd() const;
+
  private:
   friend class Translation;
 
-  // One mapping, or what is left of one, of private anonymous memory that is
-  // reserved but not committed. Other backings will be other ways to make one.
+  // One mapping, or what is left of one.
   struct Region {
     GpaRange range;
     std::byte* hva;
@@ -116,7 +152,7 @@ class GuestRam {
   // Where the translations of some threads are counted.
   struct Shard;
 
-  GuestRam(HugePages huge_pages, int pagemap_fd);
+  explicit GuestRam(std::unique_ptr<HostMemory> memory);
 
   // The region that `range` lies within; null if there is none.
   static const Region* Find(const Map& map, GpaRange range);
@@ -131,12 +167,10 @@ class GuestRam {
   // Returns how many do.
   uint64_t PublishUnlessPinned(std::shared_ptr<const Map> map, GpaRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
-  // Of whole host pages that stay mapped.
-  absl::StatusOr<uint64_t> ResidentBytesAt(const std::byte* hva,
-                                           uint64_t bytes) const;
+  // AddRegion, of what the file has at `file_offset` if that is given.
+  absl::Status MapRegion(GpaRange range, std::optional<uint64_t> file_offset);
 
-  const HugePages huge_pages_;
-  const int pagemap_fd_;
+  const std::unique_ptr<HostMemory> memory_;
   const std::unique_ptr<Shard[]> first_shard_;
   // The map's lock: one change at a time, and none while residency is read.
   mutable Mutex changes_;

@@ -20,6 +20,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,7 @@
 #include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporter.h"
@@ -47,6 +49,11 @@ struct GuestOptions {
   // Where RAM is, as GuestRamOptions wants it; see Guest::MemoryMap.
   std::vector<GpaRange> memory = {};
   HugePages huge_pages = HugePages::kHostDefault;
+  // What RAM is made of; see GuestRamOptions. With a private file the guest
+  // finds in its free memory what the file has there.
+  MemorySource memory_source = MemorySource::kAnonymous;
+  // With kPrivateFile, and only then.
+  std::string memory_file = {};
   int vcpus = 1;
   // One past the highest address that memory may be hot-added at; absent: no
   // more than there is at boot.
@@ -64,7 +71,9 @@ struct GuestOptions {
   // Told of the reporter's holds of zones' locks; null for no one. It must
   // outlive the guest.
   HoldObserver* holds = nullptr;
-  // Absent: MadviseHypervisor.
+  // How RAM goes back to the host; what fits memory_source by default.
+  DiscardOptions discard = {};
+  // Absent: DiscardingHypervisor with `discard`.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
       {};
   // What its vCPUs work on. Absent: RamBacking.
@@ -82,7 +91,8 @@ class Guest {
   static std::vector<GpaRange> MemoryMap(uint64_t bytes);
 
   // The error of the room that could not be set up. InvalidArgument for
-  // page_poison with reporting.
+  // page_poison with reporting, and for kInitOnFree with kPrivateFile, since
+  // free memory is not zero there.
   static absl::StatusOr<std::unique_ptr<Guest>> Create(
       const GuestOptions& options);
 

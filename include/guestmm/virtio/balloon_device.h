@@ -52,7 +52,7 @@ struct BalloonDeviceCounters {
   uint64_t skipped_indirect = 0;       // INDIRECT, which was not negotiated
   uint64_t skipped_readable = 0;       // not for the device to write
   uint64_t skipped_empty = 0;          // length 0
-  uint64_t skipped_unaligned = 0;      // not in whole host pages
+  uint64_t skipped_unaligned = 0;      // not in whole discard granules
   uint64_t skipped_outside_ram = 0;    // starts in no region
   uint64_t skipped_across_region = 0;  // runs out of its region
 

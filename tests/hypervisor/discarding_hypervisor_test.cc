@@ -1,4 +1,4 @@
-#include "guestmm/hypervisor/madvise_hypervisor.h"
+#include "guestmm/hypervisor/discarding_hypervisor.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,17 +14,17 @@
 #include <thread>
 #include <vector>
 
-namespace guestmm::madvise_hypervisor_test {
+namespace guestmm::discarding_hypervisor_test {
 namespace {
 
 using ::testing::HasSubstr;
 
-// 64 host pages at 1 MiB and 64 at 1 GiB, all of them filled.
-class MadviseHypervisorTest : public testing::Test {
+// 64 host pages at 1 MiB and 64 at 1 GiB, all of them filled; one range a call.
+class DiscardingHypervisorTest : public testing::Test {
  protected:
   static constexpr uint64_t kPages = 64;
 
-  MadviseHypervisorTest() {
+  DiscardingHypervisorTest() {
     for (const GpaRange& region : ram_->regions()) Fill(region);
   }
 
@@ -54,47 +54,51 @@ class MadviseHypervisorTest : public testing::Test {
           {.regions = {{Gpa(kMiB), kPages* page_}, {Gpa(kGiB), kPages* page_}},
            .huge_pages = HugePages::kForbid})
           .value();
-  MadviseHypervisor hypervisor_{*ram_};
+  const std::unique_ptr<DiscardingHypervisor> made_ =
+      DiscardingHypervisor::Create(*ram_,
+                                   {.ranges_per_call = RangesPerCall::kOne})
+          .value();
+  DiscardingHypervisor& hypervisor_ = *made_;
 };
 
-TEST_F(MadviseHypervisorTest, GivesTheMemoryToTheHost) {
+TEST_F(DiscardingHypervisorTest, GivesTheMemoryToTheHost) {
   ASSERT_EQ(Resident(Pages(0, kPages)), kPages * page_);
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 4)}}), absl::OkStatus());
   EXPECT_EQ(Resident(Pages(8, 4)), 0u);
   EXPECT_EQ(ram_->ResidentBytes().value(), (2 * kPages - 4) * page_);
 }
 
-TEST_F(MadviseHypervisorTest, DiscardedMemoryReadsAsZero) {
+TEST_F(DiscardingHypervisorTest, DiscardedMemoryReadsAsZero) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 4)}}), absl::OkStatus());
   EXPECT_TRUE(All(Pages(8, 4), 0));
 }
 
-TEST_F(MadviseHypervisorTest, NeighboursAreUntouched) {
+TEST_F(DiscardingHypervisorTest, NeighboursAreUntouched) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 4)}}), absl::OkStatus());
   EXPECT_TRUE(All(Pages(0, 8), 0xa5));
   EXPECT_TRUE(All(Pages(12, kPages - 12), 0xa5));
   EXPECT_TRUE(All(HighPages(0, kPages), 0xa5));
 }
 
-TEST_F(MadviseHypervisorTest, DiscardedMemoryCanBeUsedAgain) {
+TEST_F(DiscardingHypervisorTest, DiscardedMemoryCanBeUsedAgain) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 4)}}), absl::OkStatus());
   Fill(Pages(8, 4));
   EXPECT_TRUE(All(Pages(8, 4), 0xa5));
   EXPECT_EQ(Resident(Pages(8, 4)), 4 * page_);
 }
 
-TEST_F(MadviseHypervisorTest, DiscardsARegionWhole) {
+TEST_F(DiscardingHypervisorTest, DiscardsARegionWhole) {
   EXPECT_EQ(hypervisor_.Discard({{HighPages(0, kPages)}}), absl::OkStatus());
   EXPECT_EQ(Resident(HighPages(0, kPages)), 0u);
   EXPECT_EQ(Resident(Pages(0, kPages)), kPages * page_);
 }
 
-TEST_F(MadviseHypervisorTest, NothingToDoIsNoCall) {
+TEST_F(DiscardingHypervisorTest, NothingToDoIsNoCall) {
   EXPECT_EQ(hypervisor_.Discard({}), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 0u);
 }
 
-TEST_F(MadviseHypervisorTest, RangesSideBySideGoInOneCall) {
+TEST_F(DiscardingHypervisorTest, RangesSideBySideGoInOneCall) {
   const std::vector<GpaRange> ranges = {Pages(0, 2), Pages(2, 3), Pages(5, 1)};
   EXPECT_EQ(hypervisor_.Discard(ranges), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 1u);
@@ -103,14 +107,14 @@ TEST_F(MadviseHypervisorTest, RangesSideBySideGoInOneCall) {
   EXPECT_TRUE(All(Pages(6, 1), 0xa5));
 }
 
-TEST_F(MadviseHypervisorTest, AGapOfOnePageTakesACallMore) {
+TEST_F(DiscardingHypervisorTest, AGapOfOnePageTakesACallMore) {
   const std::vector<GpaRange> ranges = {Pages(0, 2), Pages(3, 2)};
   EXPECT_EQ(hypervisor_.Discard(ranges), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 2u);
   EXPECT_EQ(Resident(Pages(2, 1)), page_);
 }
 
-TEST_F(MadviseHypervisorTest, UnsortedRangesMergeToo) {
+TEST_F(DiscardingHypervisorTest, UnsortedRangesMergeToo) {
   const std::vector<GpaRange> ranges = {Pages(4, 2), HighPages(0, 1),
                                         Pages(0, 2), Pages(2, 2)};
   EXPECT_EQ(hypervisor_.Discard(ranges), absl::OkStatus());
@@ -120,7 +124,7 @@ TEST_F(MadviseHypervisorTest, UnsortedRangesMergeToo) {
   EXPECT_EQ(Resident(HighPages(0, 2)), page_);
 }
 
-TEST_F(MadviseHypervisorTest, CountersAddUp) {
+TEST_F(DiscardingHypervisorTest, CountersAddUp) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(0, 1)}}), absl::OkStatus());
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 2)}}), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 2u);
@@ -128,7 +132,7 @@ TEST_F(MadviseHypervisorTest, CountersAddUp) {
   EXPECT_EQ(hypervisor_.counters().failures, 0u);
 }
 
-TEST_F(MadviseHypervisorTest, ARangeOutOfRamKeepsNoOtherFromBeingDone) {
+TEST_F(DiscardingHypervisorTest, ARangeOutOfRamKeepsNoOtherFromBeingDone) {
   const GpaRange hole = {Gpa(512 * kMiB), page_};
   const std::vector<GpaRange> ranges = {Pages(0, 2), hole, Pages(8, 2)};
   const absl::Status status = hypervisor_.Discard(ranges);
@@ -141,13 +145,13 @@ TEST_F(MadviseHypervisorTest, ARangeOutOfRamKeepsNoOtherFromBeingDone) {
   EXPECT_EQ(hypervisor_.counters().bytes, 4 * page_);
 }
 
-TEST_F(MadviseHypervisorTest, TheFirstErrorIsReturned) {
+TEST_F(DiscardingHypervisorTest, TheFirstErrorIsReturned) {
   const std::vector<GpaRange> ranges = {{Gpa(0), page_}, {Gpa(kTiB), page_}};
   EXPECT_THAT(std::string(hypervisor_.Discard(ranges).message()),
               HasSubstr("discard of 0x0 "));
 }
 
-TEST_F(MadviseHypervisorTest, ARangeThatLeavesItsRegionIsNotDoneInPart) {
+TEST_F(DiscardingHypervisorTest, ARangeThatLeavesItsRegionIsNotDoneInPart) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(kPages - 1, 2)}}).code(),
             absl::StatusCode::kOutOfRange);
   EXPECT_TRUE(All(Pages(kPages - 1, 1), 0xa5));
@@ -156,7 +160,7 @@ TEST_F(MadviseHypervisorTest, ARangeThatLeavesItsRegionIsNotDoneInPart) {
 
 // The host does not take locked pages. By syscall(), since the sanitizers make
 // mlock() do nothing.
-TEST_F(MadviseHypervisorTest, WhatTheHostRefusesIsCounted) {
+TEST_F(DiscardingHypervisorTest, WhatTheHostRefusesIsCounted) {
   const std::span<std::byte> locked = Bytes(Pages(8, 1));
   ASSERT_EQ(syscall(SYS_mlock, locked.data(), locked.size()), 0);
   const std::vector<GpaRange> ranges = {Pages(8, 1), Pages(16, 1)};
@@ -176,7 +180,7 @@ TEST_F(MadviseHypervisorTest, WhatTheHostRefusesIsCounted) {
   EXPECT_TRUE(All(Pages(8, 1), 0));
 }
 
-TEST_F(MadviseHypervisorTest, AnyThreadMayDiscard) {
+TEST_F(DiscardingHypervisorTest, AnyThreadMayDiscard) {
   constexpr uint64_t kThreads = 4;
   std::vector<std::thread> threads;
   for (uint64_t i = 0; i < kThreads; ++i) {
@@ -193,4 +197,4 @@ TEST_F(MadviseHypervisorTest, AnyThreadMayDiscard) {
 }
 
 }  // namespace
-}  // namespace guestmm::madvise_hypervisor_test
+}  // namespace guestmm::discarding_hypervisor_test

@@ -1,0 +1,287 @@
+#include "src/ram/host_memory.h"
+
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+
+namespace guestmm {
+namespace {
+
+constexpr uint64_t kHugePageBytes = 2 * kMiB;
+// The alignment that guest and host addresses share: one huge page.
+constexpr uint64_t kHvaAlignment = kHugePageBytes;
+
+// Bits of a /proc/PID/pagemap entry (Linux, admin-guide/mm/pagemap).
+constexpr uint64_t kPagemapExclusive = uint64_t{1} << 56;
+constexpr uint64_t kPagemapFileOrShared = uint64_t{1} << 61;
+constexpr uint64_t kPagemapPresent = uint64_t{1} << 63;
+
+std::string LastError() { return std::strerror(errno); }
+
+absl::Status RegionRefused(GpaRange range, const char* call) {
+  return absl::ResourceExhaustedError(
+      absl::StrCat(RegionText(range), ": ", call, " failed: ", LastError()));
+}
+
+}  // namespace
+
+std::string RegionText(GpaRange range) {
+  return absl::StrFormat("region 0x%x + %s", range.gpa.value(),
+                         FormatBytes(range.bytes));
+}
+
+uint64_t HostPageSize() {
+  static const uint64_t size = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return size;
+}
+
+uint64_t DiscardGranule(MemorySource source) {
+  return source == MemorySource::kHugetlb ? kHugePageBytes : HostPageSize();
+}
+
+std::optional<int> HugePageAdvice(HugePages huge_pages) {
+  switch (huge_pages) {
+    case HugePages::kHostDefault:
+      return std::nullopt;
+    case HugePages::kAdvise:
+      return MADV_HUGEPAGE;
+    case HugePages::kForbid:
+      return MADV_NOHUGEPAGE;
+  }
+  return std::nullopt;
+}
+
+absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
+    const GuestRamOptions& options) {
+  const bool has_file = options.source == MemorySource::kPrivateFile;
+  if (has_file == options.file.empty()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "guest RAM of source %s with file \"%s\": %s", Name(options.source),
+        options.file, has_file ? "needs one" : "only a private file has one"));
+  }
+  if (options.source == MemorySource::kHugetlb &&
+      options.huge_pages != HugePages::kHostDefault) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "guest RAM of source %s with huge_pages %s: its pages are huge "
+        "already, only kHostDefault is allowed",
+        Name(options.source),
+        options.huge_pages == HugePages::kAdvise ? "kAdvise" : "kForbid"));
+  }
+  std::unique_ptr<HostMemory> memory(
+      new HostMemory(options.source, options.huge_pages));
+  memory->pagemap_fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (memory->pagemap_fd_ < 0) {
+    return absl::UnavailableError(
+        absl::StrCat("/proc/self/pagemap: ", LastError()));
+  }
+  absl::Status status;
+  if (has_file) {
+    uint64_t bytes = 0;
+    for (const GpaRange& range : options.regions) bytes += range.bytes;
+    status = memory->OpenFile(options.file, bytes);
+  } else if (memory->IsMemfd()) {
+    status = memory->MakeMemfd();
+  }
+  if (!status.ok()) return status;
+  return memory;
+}
+
+HostMemory::~HostMemory() {
+  if (pagemap_fd_ >= 0) close(pagemap_fd_);
+  if (file_fd_ >= 0) close(file_fd_);
+}
+
+absl::Status HostMemory::OpenFile(const std::string& path, uint64_t bytes) {
+  // Not to wait for the other end of a pipe.
+  file_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  struct stat file = {};
+  if (file_fd_ < 0 || fstat(file_fd_, &file) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("guest RAM file ", path, ": ", LastError()));
+  }
+  if (!S_ISREG(file.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("guest RAM file ", path, ": not a regular file"));
+  }
+  if (static_cast<uint64_t>(file.st_size) < bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("guest RAM file ", path, ": holds ",
+                     FormatBytes(static_cast<uint64_t>(file.st_size)),
+                     ", the regions are ", FormatBytes(bytes)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status HostMemory::MakeMemfd() {
+  const unsigned flags =
+      MFD_CLOEXEC |
+      (source_ == MemorySource::kHugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+  file_fd_ = memfd_create("guest-ram", flags);
+  if (file_fd_ >= 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrFormat("guest RAM of source %s: memfd_create failed: %s",
+                      Name(source_), LastError()));
+}
+
+absl::Status HostMemory::MakeRoom(GpaRange range) {
+  const uint64_t end = range.gpa.value() + range.bytes;
+  if (end > memfd_bytes_) {
+    if (ftruncate(file_fd_, static_cast<off_t>(end)) != 0) {
+      return RegionRefused(range, "ftruncate of the memfd");
+    }
+    memfd_bytes_ = end;
+  }
+  // Others that have the memfd may have written where there was no region.
+  return PunchHole(range);
+}
+
+absl::StatusOr<std::byte*> HostMemory::Map(
+    GpaRange range, std::optional<uint64_t> file_offset) {
+  int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  int fd = -1;
+  uint64_t offset = 0;
+  if (IsMemfd()) {
+    // Huge pages are reserved, so that a pool with too few says so here.
+    kind = MAP_SHARED | (source_ == MemorySource::kHugetlb ? 0 : MAP_NORESERVE);
+    fd = file_fd_;
+    offset = range.gpa.value();
+  } else if (source_ == MemorySource::kPrivateFile && file_offset) {
+    kind = MAP_PRIVATE | MAP_NORESERVE;
+    fd = file_fd_;
+    offset = *file_offset;
+  }
+
+  if (range.bytes > ~uint64_t{0} - kHvaAlignment) {
+    errno = ENOMEM;
+    return RegionRefused(range, "mmap");
+  }
+  // Take one alignment more of addresses than needed, then give back what
+  // sticks out.
+  const uint64_t reserved = range.bytes + kHvaAlignment;
+  void* const mapped = mmap(nullptr, reserved, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return RegionRefused(range, "mmap");
+  auto* const start = static_cast<std::byte*>(mapped);
+  const uint64_t lead =
+      (range.gpa.value() - reinterpret_cast<uintptr_t>(start)) % kHvaAlignment;
+  std::byte* const hva = start + lead;
+  if (lead > 0) munmap(start, lead);
+  munmap(hva + range.bytes, kHvaAlignment - lead);
+
+  absl::Status status;
+  if (IsMemfd()) status = MakeRoom(range);
+  if (status.ok() &&
+      mmap(hva, range.bytes, PROT_READ | PROT_WRITE, kind | MAP_FIXED, fd,
+           static_cast<off_t>(offset)) == MAP_FAILED) {
+    status = RegionRefused(range, "mmap");
+  }
+  if (const std::optional<int> advice = HugePageAdvice(huge_pages_);
+      status.ok() && advice && madvise(hva, range.bytes, *advice) != 0) {
+    status = RegionRefused(range, "madvise for transparent huge pages");
+  }
+  if (!status.ok()) {
+    munmap(hva, range.bytes);
+    return status;
+  }
+  return hva;
+}
+
+absl::Status HostMemory::Unmap(std::byte* hva, GpaRange range) const {
+  if (munmap(hva, range.bytes) != 0) return RegionRefused(range, "munmap");
+  return absl::OkStatus();
+}
+
+absl::Status HostMemory::Release(GpaRange range) const {
+  if (!IsMemfd()) return absl::OkStatus();
+  if (source_ == MemorySource::kHugetlb) {
+    // A hole frees pages, and those that were never used stay reserved: so they
+    // are used. If one cannot be had it was not reserved.
+    for (uint64_t at = 0; at < range.bytes; at += kHugePageBytes) {
+      fallocate(file_fd_, 0, static_cast<off_t>(range.gpa.value() + at),
+                static_cast<off_t>(kHugePageBytes));
+    }
+  }
+  return PunchHole(range);
+}
+
+absl::Status HostMemory::PunchHole(GpaRange range) const {
+  int result = 0;
+  do {
+    result = fallocate(file_fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                       static_cast<off_t>(range.gpa.value()),
+                       static_cast<off_t>(range.bytes));
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return absl::OkStatus();
+  return absl::InternalError(
+      absl::StrCat(RegionText(range),
+                   ": fallocate(FALLOC_FL_PUNCH_HOLE) failed: ", LastError()));
+}
+
+absl::StatusOr<uint64_t> HostMemory::ResidentBytes(const std::byte* hva,
+                                                   uint64_t bytes) const {
+  const uint64_t page = HostPageSize();
+  if (source_ != MemorySource::kSharedMemfd) {
+    const bool huge = source_ == MemorySource::kHugetlb;
+    // A private mapping has copies beside pages of the file; what is shared may
+    // be mapped by others too.
+    const absl::StatusOr<uint64_t> pages =
+        huge ? CountPagemap(hva, bytes / page, kPagemapPresent, 0)
+             : CountPagemap(hva, bytes / page,
+                            kPagemapPresent | kPagemapExclusive,
+                            kPagemapFileOrShared);
+    if (!pages.ok()) return pages;
+    return *pages * page;
+  }
+  std::array<unsigned char, 4096> in_core;
+  uint64_t resident = 0;
+  for (uint64_t at = 0; at < bytes;) {
+    const uint64_t size = std::min(bytes - at, in_core.size() * page);
+    // It takes no const, and writes nothing there.
+    void* const start = const_cast<std::byte*>(hva) + at;
+    if (mincore(start, size, in_core.data()) != 0) {
+      if (errno == EAGAIN) continue;
+      return absl::UnavailableError(absl::StrCat("mincore: ", LastError()));
+    }
+    for (uint64_t i = 0; i < size / page; ++i) resident += in_core[i] & 1;
+    at += size;
+  }
+  return resident * page;
+}
+
+absl::StatusOr<uint64_t> HostMemory::CountPagemap(const std::byte* hva,
+                                                  uint64_t pages, uint64_t set,
+                                                  uint64_t clear) const {
+  std::array<uint64_t, 4096> entries;
+  uint64_t next = reinterpret_cast<uintptr_t>(hva) / HostPageSize();
+  uint64_t found = 0;
+  while (pages > 0) {
+    const uint64_t wanted = std::min<uint64_t>(pages, entries.size());
+    const ssize_t got =
+        pread(pagemap_fd_, entries.data(), wanted * sizeof(uint64_t),
+              static_cast<off_t>(next * sizeof(uint64_t)));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0 || got % static_cast<ssize_t>(sizeof(uint64_t)) != 0) {
+      return absl::UnavailableError(absl::StrCat(
+          "/proc/self/pagemap: ", got < 0 ? LastError() : "short read"));
+    }
+    const uint64_t count = static_cast<uint64_t>(got) / sizeof(uint64_t);
+    for (uint64_t i = 0; i < count; ++i) {
+      found += (entries[i] & (set | clear)) == set ? 1 : 0;
+    }
+    next += count;
+    pages -= count;
+  }
+  return found;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,86 @@
+#ifndef GUESTMM_SRC_RAM_HOST_MEMORY_H_
+#define GUESTMM_SRC_RAM_HOST_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "guestmm/base/units.h"
+#include "guestmm/ram/guest_ram.h"
+
+namespace guestmm {
+
+// "region 0x40000000 + 2.00 MiB", for messages.
+std::string RegionText(GpaRange range);
+
+// See GuestRam::discard_granule.
+uint64_t DiscardGranule(MemorySource source);
+
+// What guest RAM asks of the kernel: memory for its regions, from one source.
+// Not for two threads at a time, but for what is const.
+class HostMemory {
+ public:
+  // What of GuestRam::Create is not about the regions.
+  // REQUIRES: valid regions.
+  static absl::StatusOr<std::unique_ptr<HostMemory>> Create(
+      const GuestRamOptions& options);
+
+  // Unmaps nothing.
+  ~HostMemory();
+  HostMemory(const HostMemory&) = delete;
+  HostMemory& operator=(const HostMemory&) = delete;
+
+  MemorySource source() const { return source_; }
+  HugePages huge_pages() const { return huge_pages_; }
+  // -1 if the source has none.
+  int memfd() const { return IsMemfd() ? file_fd_ : -1; }
+
+  // Maps memory for `range`, of which hva and gpa agree modulo a huge page. It
+  // reads as zeroes, or, with kPrivateFile and if an offset is given, as what
+  // the file has there. ResourceExhausted if the host refuses.
+  // REQUIRES: a valid range, of which nothing is mapped.
+  absl::StatusOr<std::byte*> Map(GpaRange range,
+                                 std::optional<uint64_t> file_offset);
+  // Takes it, or a part, out of the address space. ResourceExhausted, and no
+  // effect, if the host refuses.
+  absl::Status Unmap(std::byte* hva, GpaRange range) const;
+  // A memfd keeps what no one maps: this makes a hole of it, with nothing
+  // reserved. Internal if the host refuses.
+  absl::Status Release(GpaRange range) const;
+
+  // See GuestRam::ResidentBytes. REQUIRES: whole host pages that stay mapped.
+  absl::StatusOr<uint64_t> ResidentBytes(const std::byte* hva,
+                                         uint64_t bytes) const;
+
+ private:
+  HostMemory(MemorySource source, HugePages huge_pages)
+      : source_(source), huge_pages_(huge_pages) {}
+
+  bool IsMemfd() const {
+    return source_ == MemorySource::kSharedMemfd ||
+           source_ == MemorySource::kHugetlb;
+  }
+  absl::Status OpenFile(const std::string& path, uint64_t bytes);
+  absl::Status MakeMemfd();
+  // The memfd reaches to the end of `range` at least, and has nothing there.
+  absl::Status MakeRoom(GpaRange range);
+  absl::Status PunchHole(GpaRange range) const;
+  // Counts pages whose entries have all of `set` and none of `clear`.
+  absl::StatusOr<uint64_t> CountPagemap(const std::byte* hva, uint64_t pages,
+                                        uint64_t set, uint64_t clear) const;
+
+  const MemorySource source_;
+  const HugePages huge_pages_;
+  int pagemap_fd_ = -1;
+  // The memfd, or the file; -1 with kAnonymous.
+  int file_fd_ = -1;
+  uint64_t memfd_bytes_ = 0;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_RAM_HOST_MEMORY_H_

@@ -1,0 +1,49 @@
+#ifndef GUESTMM_TESTS_TESTING_SMAPS_H_
+#define GUESTMM_TESTS_TESTING_SMAPS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <fstream>
+#include <span>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+// One mapping of this process, as /proc/self/smaps has it.
+struct Smap {
+  uint64_t lazy_free = 0;  // bytes that MADV_FREE gave up and are still there
+  std::string flags;       // VmFlags: two letters each
+};
+
+// Those that `bytes` lie in, ascending.
+inline std::vector<Smap> SmapsOf(std::span<const std::byte> bytes) {
+  const auto from = reinterpret_cast<uintptr_t>(bytes.data());
+  std::vector<Smap> found;
+  std::ifstream smaps("/proc/self/smaps");
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    std::istringstream words(line);
+    uintptr_t start = 0;
+    uintptr_t end = 0;
+    char dash = 0;
+    if (words >> std::hex >> start >> dash >> end && dash == '-') {
+      inside = start < from + bytes.size() && from < end;
+      if (inside) found.emplace_back();
+    } else if (inside && line.starts_with("LazyFree:")) {
+      uint64_t kib = 0;
+      std::istringstream(line.substr(9)) >> kib;
+      found.back().lazy_free = kib * kKiB;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      found.back().flags = line.substr(8);
+    }
+  }
+  return found;
+}
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TESTS_TESTING_SMAPS_H_

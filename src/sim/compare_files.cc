@@ -167,7 +167,7 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
   const auto loss = json.find("loss");
   if (loss == json.end() || loss->is_null()) return row;
   ObjectReader losses(file, place + ".loss", *loss);
-  row.loss.emplace();
+  row.loss = CompareRow::Loss{};
   ForEachLoss([&](const char* name, auto column) {
     losses.Read(name, (*row.loss).*column);
   });

@@ -93,8 +93,9 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
                 "guestmm density: --delay 3601 s: allowed is 0 to 3600 s");
   ExpectRefused("density --delay 1e300",
                 "guestmm density: --delay 9e+09 s: allowed is 0 to 3600 s");
-  ExpectRefused("density --delay nan",
-                "guestmm density: --delay nan: allowed is a number, as in 0.25");
+  ExpectRefused(
+      "density --delay nan",
+      "guestmm density: --delay nan: allowed is a number, as in 0.25");
   ExpectRefused("density --seed -1",
                 "guestmm density: --seed -1: allowed is a whole number from 0 "
                 "to 18446744073709551615");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <memory>
@@ -115,7 +116,8 @@ class Calibrator {
   void Set(std::string_view name, double ns) {
     for (const CostField& field : CostFields()) {
       if (field.name != name) continue;
-      costs_.*field.value = static_cast<uint64_t>(std::max(0.0, ns) + 0.5);
+      costs_.*field.value =
+          static_cast<uint64_t>(std::llround(std::max(0.0, ns)));
       measured_.insert(field.name);
       return;
     }

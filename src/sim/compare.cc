@@ -364,10 +364,11 @@ absl::StatusOr<CompareResult> RunCompare(
   RunTasks(resolved, tasks, progress);
   for (const Task& task : tasks) {
     if (task.run.ok()) continue;
-    return absl::Status(task.run.status().code(),
-                        absl::StrCat(task.setup->recipe->workload.name, ", ",
-                                     resolved.policies[task.policy], ": ",
-                                     std::string(task.run.status().message())));
+    const absl::Status& status = task.run.status();
+    return absl::Status(
+        status.code(),
+        absl::StrCat(task.setup->recipe->workload.name, ", ",
+                     resolved.policies[task.policy], ": ", status.message()));
   }
 
   CompareResult result;

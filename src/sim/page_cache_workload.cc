@@ -25,6 +25,7 @@ constexpr Gfp kGfpReadAhead = [] {
 
 std::vector<Vcpu*> VcpusOf(Guest& guest) {
   std::vector<Vcpu*> vcpus;
+  vcpus.reserve(static_cast<size_t>(guest.vcpus()));
   for (int id = 0; id < guest.vcpus(); ++id) vcpus.push_back(&guest.vcpu(id));
   return vcpus;
 }

@@ -29,10 +29,12 @@ class VcpuThreads {
   VcpuThreads(std::span<const std::unique_ptr<Vcpu>> vcpus,
               std::span<const std::unique_ptr<Workload>> workloads)
       : work_(workloads.size()), wake_([] {}) {
-    for (size_t i = 0; i < workloads.size(); ++i) {
-      if (workloads[i] == nullptr) continue;
-      threads_.emplace_back([this, &vcpu = *vcpus[i], &workload = *workloads[i],
-                             &done = work_[i]] { Run(vcpu, workload, done); });
+    size_t next = 0;
+    for (const std::unique_ptr<Workload>& workload : workloads) {
+      const size_t i = next++;
+      if (workload == nullptr) continue;
+      threads_.emplace_back([this, &vcpu = *vcpus[i], &its = *workload,
+                             &done = work_[i]] { Run(vcpu, its, done); });
     }
   }
   ~VcpuThreads() { Stop(); }

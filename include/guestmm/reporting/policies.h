@@ -25,12 +25,13 @@ struct PolicyParameters {
   std::optional<uint64_t> threshold = {};
   std::optional<size_t> capacity = {};
   std::optional<Nanoseconds> delay = {};
-  // guestmm's: of the host's memory; and of the smallest block.
+  // guestmm's: what the host maps at a time; and the smallest block that is
+  // reported.
   std::optional<Order> granule = {};
   std::optional<Order> floor = {};
 };
 
-// The most blocks in one report: of 4 MiB each they fill a virtqueue chain's
+// The most ranges in one report: of 4 MiB each they fill a virtqueue chain's
 // 2^32 bytes (virtio 1.3 §2.7.5.2).
 inline constexpr size_t kMaxReportCapacity = 1024;
 
@@ -46,7 +47,7 @@ using PolicyFactory =
 // other thread is using this file.
 void RegisterPolicy(std::string name, PolicyFactory make);
 
-// The names of all policies: guestmm's own first, then as registered.
+// The names of all policies: those of the library first, then as registered.
 std::vector<std::string> PolicyNames();
 
 // A policy by its name. NotFound names those there are; InvalidArgument, the

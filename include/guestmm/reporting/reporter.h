@@ -38,9 +38,9 @@ struct ReporterCounters {
 class Reporter final : public FreeBlockObserver,
                        private ReportingDevice::Client {
  public:
-  // All must outlive this, `holds`, which is for the policy, too; so must this
-  // every call into the allocator that
-  // began while reporting was enabled.
+  // All must outlive this, and this must outlive every call into the allocator
+  // that began while reporting was enabled. `holds` is for the policy; null for
+  // no one.
   Reporter(PageAllocator& allocator, Workqueue& workqueue,
            std::unique_ptr<ReportingPolicy> policy,
            HoldObserver* holds = nullptr);

@@ -17,8 +17,8 @@ namespace guestmm {
 //
 // Each step maps about 2 MiB, half of the time as one huge page and half as
 // small blocks of orders 0 to 3, as a process does whose memory is partly
-// backed by huge pages; or reads as much, or unmaps it. What was
-// mapped last goes first, as at a process's exit (AddressSpace).
+// backed by huge pages; or reads as much, or unmaps it. What was mapped last
+// goes first, as at a process's exit (AddressSpace).
 class BurstWorkload final : public Workload {
  public:
   // Grows to `bytes`, or as far as memory goes.

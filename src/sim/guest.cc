@@ -10,13 +10,14 @@
 namespace guestmm {
 namespace {
 
-std::vector<MemoryRange> PagesOf(const std::vector<GpaRange>& memory) {
-  std::vector<MemoryRange> pages;
-  pages.reserve(memory.size());
+std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
+  std::vector<MemoryRange> ranges;
+  ranges.reserve(memory.size());
   for (const GpaRange& range : memory) {
-    pages.push_back({ToPfn(range.gpa), ToPfn(range.gpa + range.bytes)});
+    const PfnRange pages = PagesOf(range);
+    ranges.push_back({pages.start, pages.end});
   }
-  return pages;
+  return ranges;
 }
 
 }  // namespace
@@ -72,7 +73,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
                                 : guest->guest_thread_.get();
 
   PageAllocatorOptions allocator_options = {
-      .memory = PagesOf(options.memory),
+      .memory = MemoryRanges(options.memory),
       .cpus = options.vcpus,
       .min_free_kbytes = options.min_free_kbytes,
       .wait_for_isolated =

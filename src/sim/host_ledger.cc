@@ -120,10 +120,7 @@ LedgerCounters HostLedger::counters() const {
 std::vector<PfnRange> JoinRanges(std::span<const GpaRange> ranges) {
   std::vector<PfnRange> runs;
   runs.reserve(ranges.size());
-  for (const GpaRange& range : ranges) {
-    runs.push_back(
-        {.start = ToPfn(range.gpa), .end = ToPfn(range.gpa + range.bytes)});
-  }
+  for (const GpaRange& range : ranges) runs.push_back(PagesOf(range));
   std::sort(runs.begin(), runs.end(), [](const PfnRange& a, const PfnRange& b) {
     return a.start < b.start;
   });

@@ -179,6 +179,13 @@ TEST(ParseBytesTest, TakesNothingElse) {
   }
 }
 
+TEST(UnitsTest, PagesOfABlockAndOfARangeOfAddresses) {
+  EXPECT_EQ(PagesOf(Pfn(8), Order(3)), (PfnRange{Pfn(8), Pfn(16)}));
+  EXPECT_EQ(PagesOf(GpaRange{Gpa(0x8000), 8 * kPageSize}),
+            (PfnRange{Pfn(8), Pfn(16)}));
+  EXPECT_EQ(PagesOf(GpaRange{Gpa(0x8000), 0}).pages(), PageCount(0));
+}
+
 TEST(UnitsTest, PrintsWithTheUnit) {
   EXPECT_EQ(Printed(Pfn(512)), "pfn 0x200");
   EXPECT_EQ(Printed(Gpa(0x200000)), "gpa 0x200000");

@@ -34,8 +34,8 @@ class V12HotplugReporter final : public ChurnReporter {
                                                          .hotplug = true})) {
     device_.set_inspect([this, &owners](std::span<const GpaRange> ranges) {
       for (const GpaRange& range : ranges) {
-        const Pfn end = ToPfn(range.gpa) + PageCount(range.bytes / kPageSize);
-        for (Pfn pfn = ToPfn(range.gpa); pfn < end; pfn += PageCount(1)) {
+        const PfnRange pages = PagesOf(range);
+        for (Pfn pfn = pages.start; pfn < pages.end; pfn += PageCount(1)) {
           if (in_flight_) {
             owners.Give(pfn, Order(0), PageOwners::kReporter);
           } else {

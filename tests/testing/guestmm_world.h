@@ -56,8 +56,8 @@ struct GuestmmWorld {
         has(allocator->hotplug_end().value(), false) {
     device.set_inspect([this](std::span<const GpaRange> ranges) {
       for (const GpaRange& range : ranges) {
-        for (Pfn at = ToPfn(range.gpa); at < ToPfn(range.gpa + range.bytes);
-             at += PageCount(1)) {
+        const PfnRange pages = PagesOf(range);
+        for (Pfn at = pages.start; at < pages.end; at += PageCount(1)) {
           ExpectIsolated(at);
         }
       }

@@ -66,7 +66,7 @@ inline void ExpectIsolated(const PageAllocator& allocator,
   }
 }
 
-inline PageCount PagesOf(std::span<const GpaRange> ranges) {
+inline PageCount CountPages(std::span<const GpaRange> ranges) {
   uint64_t bytes = 0;
   for (const GpaRange& range : ranges) bytes += range.bytes;
   return PageCount(bytes / kPageSize);
@@ -171,7 +171,7 @@ struct ReportingWorld {
     EXPECT_EQ(reporter->policy().CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(allocator->Counts().isolated, reporter->in_flight_pages());
     if (device->outstanding()) {
-      EXPECT_EQ(PagesOf(device->in_flight()), reporter->in_flight_pages());
+      EXPECT_EQ(CountPages(device->in_flight()), reporter->in_flight_pages());
     }
   }
 
@@ -179,7 +179,7 @@ struct ReportingWorld {
   void Settle() {
     time.RunUntilIdle();
     EXPECT_TRUE(device->outstanding() || reporter->AtRest());
-    EXPECT_EQ(allocator->Counts().isolated, PagesOf(device->in_flight()));
+    EXPECT_EQ(allocator->Counts().isolated, CountPages(device->in_flight()));
     ExpectInvariants();
   }
 

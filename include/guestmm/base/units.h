@@ -173,6 +173,15 @@ struct PfnRange {
   constexpr bool operator==(const PfnRange&) const = default;
 };
 
+// The pages of a block.
+constexpr PfnRange PagesOf(Pfn pfn, Order order) {
+  return {.start = pfn, .end = pfn + order.pages()};
+}
+// The pages of a range of addresses. REQUIRES: they are whole pages.
+constexpr PfnRange PagesOf(const GpaRange& range) {
+  return {.start = ToPfn(range.gpa), .end = ToPfn(range.gpa + range.bytes)};
+}
+
 // "4.50 GiB", "512.00 MiB", "17 B": two decimals from KiB upwards.
 std::string FormatBytes(uint64_t bytes);
 

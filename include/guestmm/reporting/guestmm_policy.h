@@ -113,6 +113,8 @@ class GuestmmPolicy final : public ReportingPolicy {
     kRefused,  // so may nothing of the zone
   };
 
+  // A time, or how long something takes, rounded down.
+  static Time ToTime(Nanoseconds time);
   Time Now() const;
   // For events, which are many: does without the clock while passes follow each
   // other, and then is the time at which the next one is due.

@@ -22,40 +22,6 @@ UnreportedMemory::UnreportedMemory(Order region, Order granule)
 UnreportedMemory::~UnreportedMemory() = default;
 UnreportedMemory::UnreportedMemory(UnreportedMemory&&) noexcept = default;
 
-void UnreportedMemory::AddMemory(PfnRange range) {
-  for (Pfn at = range.start; at < range.end;) {
-    const size_t section = SectionOf(at);
-    if (section >= sections_.size()) sections_.resize(section + 1);
-    if (sections_[section] == nullptr) {
-      const uint64_t pages = kSectionOrder.pages().value();
-      sections_[section] = std::make_unique<Section>();
-      sections_[section]->granules.resize(
-          std::max<size_t>(1, (pages >> granule_.value()) / kBitsPerWord));
-      sections_[section]->regions.resize(
-          static_cast<size_t>(pages >> region_order_.value()));
-    }
-    const Pfn end = std::min(
-        range.end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
-    ForEachWord(sections_[section]->granules, IndexOf(at, granule_),
-                IndexOf(end - PageCount(1), granule_) + 1,
-                [](uint64_t& word, uint64_t mask) {
-                  word |= mask;
-                  return true;
-                });
-    at = end;
-  }
-}
-
-void UnreportedMemory::RemoveMemory(PfnRange range) {
-  for (Pfn at = range.start.AlignDown(region_order_); at < range.end;
-       at += region_order_.pages()) {
-    Dequeue(at);
-    region(at) = Region();
-  }
-  // What is added here later is marked anew.
-  Clear(range);
-}
-
 template <typename Words, typename Visitor>
 inline void UnreportedMemory::ForEachWord(Words& words, size_t first,
                                           size_t end, Visitor visit) {
@@ -66,6 +32,47 @@ inline void UnreportedMemory::ForEachWord(Words& words, size_t first,
     if (!visit(words[first / kBitsPerWord], mask)) return;
     first += count;
   }
+}
+
+template <typename Visitor>
+inline void UnreportedMemory::ForEachWordOf(PfnRange range, Visitor visit) {
+  for (Pfn at = range.start; at < range.end;) {
+    const Pfn end = std::min(
+        range.end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
+    ForEachWord(sections_[SectionOf(at)]->granules, IndexOf(at, granule_),
+                IndexOf(end - PageCount(1), granule_) + 1,
+                [&](uint64_t& word, uint64_t mask) {
+                  visit(word, mask);
+                  return true;
+                });
+    at = end;
+  }
+}
+
+void UnreportedMemory::AddMemory(PfnRange range) {
+  for (Pfn at = range.start.AlignDown(kSectionOrder); at < range.end;
+       at += kSectionOrder.pages()) {
+    const size_t section = SectionOf(at);
+    if (section >= sections_.size()) sections_.resize(section + 1);
+    if (sections_[section] != nullptr) continue;
+    const uint64_t pages = kSectionOrder.pages().value();
+    sections_[section] = std::make_unique<Section>();
+    sections_[section]->granules.resize(
+        std::max<size_t>(1, (pages >> granule_.value()) / kBitsPerWord));
+    sections_[section]->regions.resize(
+        static_cast<size_t>(pages >> region_order_.value()));
+  }
+  ForEachWordOf(range, [](uint64_t& word, uint64_t mask) { word |= mask; });
+}
+
+void UnreportedMemory::RemoveMemory(PfnRange range) {
+  for (Pfn at = range.start.AlignDown(region_order_); at < range.end;
+       at += region_order_.pages()) {
+    Dequeue(at);
+    region(at) = Region();
+  }
+  // What is added here later is marked anew.
+  Clear(range);
 }
 
 uint64_t UnreportedMemory::Mark(PfnRange pages) {
@@ -82,18 +89,9 @@ uint64_t UnreportedMemory::Mark(PfnRange pages) {
 }
 
 void UnreportedMemory::Clear(PfnRange range) {
-  const Pfn range_end = range.end.AlignDown(granule_);
-  for (Pfn at = range.start.AlignUp(granule_); at < range_end;) {
-    const Pfn end = std::min(
-        range_end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
-    ForEachWord(sections_[SectionOf(at)]->granules, IndexOf(at, granule_),
-                IndexOf(end - PageCount(1), granule_) + 1,
-                [](uint64_t& word, uint64_t mask) {
-                  word &= ~mask;
-                  return true;
-                });
-    at = end;
-  }
+  ForEachWordOf({.start = range.start.AlignUp(granule_),
+                 .end = range.end.AlignDown(granule_)},
+                [](uint64_t& word, uint64_t mask) { word &= ~mask; });
 }
 
 std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {

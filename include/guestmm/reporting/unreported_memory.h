@@ -111,10 +111,14 @@ class UnreportedMemory {
     return static_cast<size_t>((pfn - pfn.AlignDown(kSectionOrder)).value() >>
                                order.value());
   }
-  // Calls visit(word, mask) for the granules in [first, end) of a section.
+  // Calls visit(word, mask) for the granules in [first, end) of a section,
+  // until it returns false.
   template <typename Words, typename Visitor>
   static void ForEachWord(Words& words, size_t first, size_t end,
                           Visitor visit);
+  // The same for all granules that have a page of `range`.
+  template <typename Visitor>
+  void ForEachWordOf(PfnRange range, Visitor visit);
 
   // A region by its number.
   uint32_t NumberOf(Pfn pfn) const {

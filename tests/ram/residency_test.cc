@@ -11,10 +11,10 @@
 #include <iostream>
 #include <memory>
 #include <span>
-#include <sstream>
 #include <string>
 
 #include "guestmm/ram/guest_ram.h"
+#include "tests/testing/smaps.h"
 
 namespace guestmm::residency_test {
 namespace {
@@ -112,29 +112,10 @@ TEST(ResidencyTest, DiscardedPagesAreGone) {
   EXPECT_EQ(Resident(*ram, {Gpa(page), 2 * page}), 0u);
 }
 
-// A read of untouched memory maps the one zero page that all share: it costs
-// the host nothing.
-// The resident memory of the mappings that guest RAM is part of, by another
-// word of the kernel's, which leaves the shared zero page out.
+// The resident memory of the mapping that guest RAM is part of, by another word
+// of the kernel's, which leaves the shared zero page out.
 uint64_t RssAround(const GuestRam& ram) {
-  const auto at = reinterpret_cast<uintptr_t>(Bytes(ram, {Gpa(0), 1}).data());
-  std::ifstream smaps("/proc/self/smaps");
-  bool inside = false;
-  for (std::string line; std::getline(smaps, line);) {
-    std::istringstream words(line);
-    uintptr_t start = 0;
-    uintptr_t end = 0;
-    char dash = 0;
-    if (words >> std::hex >> start >> dash >> end && dash == '-') {
-      inside = start <= at && at < end;
-    } else if (inside && line.starts_with("Rss:")) {
-      uint64_t kib = 0;
-      std::istringstream(line.substr(4)) >> kib;
-      return kib * kKiB;
-    }
-  }
-  ADD_FAILURE() << "guest RAM is not in /proc/self/smaps";
-  return 0;
+  return SmapsOf(Bytes(ram, {Gpa(0), 1})).at(0).resident;
 }
 
 // What was only read costs nothing where the host has a shared zero page for

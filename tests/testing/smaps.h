@@ -15,6 +15,7 @@ namespace guestmm {
 
 // One mapping of this process, as /proc/self/smaps has it.
 struct Smap {
+  uint64_t resident = 0;   // bytes, without the shared zero page
   uint64_t lazy_free = 0;  // bytes that MADV_FREE gave up and are still there
   std::string flags;       // VmFlags: two letters each
 };
@@ -24,6 +25,11 @@ inline std::vector<Smap> SmapsOf(std::span<const std::byte> bytes) {
   const auto from = reinterpret_cast<uintptr_t>(bytes.data());
   std::vector<Smap> found;
   std::ifstream smaps("/proc/self/smaps");
+  const auto bytes_after = [](const std::string& text, size_t at) {
+    uint64_t kib = 0;
+    std::istringstream(text.substr(at)) >> kib;
+    return kib * kKiB;
+  };
   bool inside = false;
   for (std::string line; std::getline(smaps, line);) {
     std::istringstream words(line);
@@ -33,10 +39,10 @@ inline std::vector<Smap> SmapsOf(std::span<const std::byte> bytes) {
     if (words >> std::hex >> start >> dash >> end && dash == '-') {
       inside = start < from + bytes.size() && from < end;
       if (inside) found.emplace_back();
+    } else if (inside && line.starts_with("Rss:")) {
+      found.back().resident = bytes_after(line, 4);
     } else if (inside && line.starts_with("LazyFree:")) {
-      uint64_t kib = 0;
-      std::istringstream(line.substr(9)) >> kib;
-      found.back().lazy_free = kib * kKiB;
+      found.back().lazy_free = bytes_after(line, 9);
     } else if (inside && line.starts_with("VmFlags:")) {
       found.back().flags = line.substr(8);
     }

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "guestmm/base/random.h"
-#include "guestmm/base/units.h"
+#include "guestmm/sim/blocks.h"
 #include "guestmm/sim/workload.h"
 
 namespace guestmm {
@@ -25,11 +25,11 @@ class IdleWorkload final : public Workload {
   explicit IdleWorkload(uint64_t seed) : random_(seed) {}
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
-  uint64_t work() const override { return touched_.value(); }
+  uint64_t work() const override { return blocks_.touched().value(); }
 
  private:
   Random random_;
-  PageCount touched_;
+  Blocks blocks_;
 };
 
 }  // namespace guestmm

@@ -4,15 +4,14 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
-#include <set>
 #include <span>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/sim/experiment.h"
 #include "src/sim/compare_median.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/compare_workloads.h"
@@ -29,79 +28,38 @@ constexpr uint64_t kMostProcesses = 100;
 // What a machine must have beside a real guest: metadata and this program.
 constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
 
-absl::Status NoSuch(std::string_view option, const std::string& name,
-                    std::string_view kind,
-                    const std::vector<std::string>& allowed) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(std::string(option), " ", name.empty() ? "\"\"" : name,
-                   ": there is no such ", std::string(kind), "; allowed are ",
-                   absl::StrJoin(allowed, ", ")));
-}
-
-absl::Status EachOnce(std::string_view option,
-                      const std::vector<std::string>& names) {
-  std::set<std::string> seen;
-  for (const std::string& name : names) {
-    if (!seen.insert(name).second) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          std::string(option), " ", name, ": allowed is each once"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // Puts "off" first, and tells policies what the host's granule is.
 absl::Status ResolvePolicies(CompareOptions& options) {
   if (!options.policy_parameters.granule) {
     options.policy_parameters.granule = options.granule;
   }
-  if (absl::Status status = EachOnce("policies", options.policies);
-      !status.ok()) {
-    return status;
-  }
   if (options.policies.empty()) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");
   }
-  std::vector<std::string> resolved = {std::string(kPolicyOff)};
-  for (const std::string& policy : options.policies) {
-    if (policy == kPolicyOff) continue;
-    const absl::Status status =
-        MakePolicy(policy, options.policy_parameters).status();
-    if (absl::IsNotFound(status)) {
-      std::vector<std::string> allowed = PolicyNames();
-      allowed.insert(allowed.begin(), std::string(kPolicyOff));
-      return NoSuch("policies", policy, "policy", allowed);
-    }
-    if (!status.ok()) return status;
-    resolved.push_back(policy);
+  if (absl::Status status =
+          CheckPolicies(options.policies, options.policy_parameters);
+      !status.ok()) {
+    return status;
   }
-  options.policies = std::move(resolved);
+  std::erase(options.policies, kPolicyOff);
+  options.policies.insert(options.policies.begin(), std::string(kPolicyOff));
   return absl::OkStatus();
 }
 
 absl::Status ResolveWorkloads(CompareOptions& options) {
-  if (absl::Status status = EachOnce("workloads", options.workloads);
-      !status.ok()) {
-    return status;
-  }
   std::vector<std::string> known;
   std::vector<std::string> by_default;
   for (const CompareWorkload& workload : CompareWorkloads()) {
     known.push_back(workload.name);
     if (workload.by_default) by_default.push_back(workload.name);
   }
-  for (const std::string& name : options.workloads) {
-    if (std::find(known.begin(), known.end(), name) == known.end()) {
-      return NoSuch("workloads", name, "workload", known);
-    }
-  }
   if (options.workloads.empty()) {
     options.workloads = options.mode == CompareMode::kVirtual
                             ? by_default
                             : std::vector<std::string>{"page_fault1"};
   }
-  return absl::OkStatus();
+  return CheckNames("workloads", "workload", options.workloads, known);
 }
 
 absl::Status CheckSeconds(std::string_view option, double seconds) {

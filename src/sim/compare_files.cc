@@ -39,15 +39,6 @@ std::string_view Name(CompareMode mode) {
 }
 
 Json ConfigJson(const CompareOptions& options) {
-  Json parameters = Json::object();
-  for (const std::string& name : options.policies) {
-    if (name == kPolicyOff) continue;
-    Json& policy = parameters[name] = Json::object();
-    const auto made = MakePolicy(name, options.policy_parameters);
-    for (const auto& [parameter, value] : (*made)->parameters()) {
-      policy[std::string(parameter)] = value;
-    }
-  }
   Json workloads = Json::object();
   for (const CompareWorkload& workload : CompareWorkloads()) {
     if (std::find(options.workloads.begin(), options.workloads.end(),
@@ -66,7 +57,8 @@ Json ConfigJson(const CompareOptions& options) {
     costs[std::string(field.name)] = options.costs.*field.value;
   }
   return {{"policies", options.policies},
-          {"policy_parameters", parameters},
+          {"policy_parameters",
+           PolicyParametersJson(options.policies, options.policy_parameters)},
           {"workloads", workloads},
           {"reportable_order", options.reportable_order->value()},
           {"granule_bytes", options.granule.bytes()},
@@ -199,15 +191,13 @@ bool ParseSample(const std::string& line, CompareSample& sample) {
 std::string CompareSummaryJson(const CompareResult& result) {
   Json rows = Json::array();
   for (const CompareRow& row : result.rows) rows.push_back(RowJson(row));
-  const Json summary = {{"schema_version", kCompareSchemaVersion},
-                        {"experiment", "compare"},
-                        {"mode", Name(result.options.mode)},
-                        {"config", ConfigJson(result.options)},
-                        {"seed", result.options.seed},
-                        {"versions", VersionsJson()},
-                        {"host", HostJson(result.host)},
-                        {"rows", rows}};
-  return summary.dump(2) + "\n";
+  return SummaryJson({.schema_version = kCompareSchemaVersion,
+                      .experiment = "compare",
+                      .mode = Name(result.options.mode),
+                      .config = ConfigJson(result.options),
+                      .seed = result.options.seed,
+                      .host = result.host,
+                      .rows = rows});
 }
 
 std::string CompareSeriesCsv(const CompareResult& result) {

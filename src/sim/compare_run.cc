@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "guestmm/buddy/gfp.h"
+#include "guestmm/sim/experiment.h"
 #include "src/sim/free_memory.h"
 
 namespace guestmm {

@@ -5,18 +5,17 @@
 #include <cmath>
 #include <memory>
 #include <optional>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/hypervisor/test_hypervisors.h"
 #include "guestmm/sim/burst_workload.h"
+#include "guestmm/sim/experiment.h"
 #include "guestmm/sim/guest.h"
 #include "guestmm/sim/idle_workload.h"
 
@@ -49,31 +48,6 @@ double ScaleThatFits(uint64_t host_bytes, uint64_t available_bytes) {
     scale -= kStep;
   }
   return scale;
-}
-
-absl::Status CheckPolicies(const DensityOptions& options) {
-  if (options.policies.empty()) {
-    return absl::InvalidArgumentError(
-        "policies: none given; allowed is one or more, separated by commas");
-  }
-  std::set<std::string> seen;
-  for (const std::string& policy : options.policies) {
-    if (!seen.insert(policy).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("policies ", policy, ": allowed is each policy once"));
-    }
-    if (policy == kPolicyOff) continue;
-    const absl::Status status =
-        MakePolicy(policy, options.policy_parameters).status();
-    if (absl::IsNotFound(status)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("policies ", policy.empty() ? "\"\"" : policy,
-                       ": there is no such policy; allowed are off, ",
-                       absl::StrJoin(PolicyNames(), ", ")));
-    }
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
 }
 
 // `options` as given, before scaling; `scale` is within its bounds.
@@ -416,7 +390,12 @@ absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
     return absl::InvalidArgumentError(absl::StrFormat(
         "scale %g: allowed is %g to %g", scale, kMinScale, kMaxScale));
   }
-  absl::Status status = CheckPolicies(options);
+  if (options.policies.empty()) {
+    return absl::InvalidArgumentError(
+        "policies: none given; allowed is one or more, separated by commas");
+  }
+  absl::Status status =
+      CheckPolicies(options.policies, options.policy_parameters);
   if (status.ok()) status = CheckSizes(options, scale);
   if (status.ok()) status = CheckLimits(options);
   if (!status.ok()) return status;

@@ -37,22 +37,14 @@ std::string_view Name(HugePages huge_pages) {
 }
 
 Json ConfigJson(const DensityOptions& options) {
-  Json parameters = Json::object();
-  for (const std::string& name : options.policies) {
-    if (name == kPolicyOff) continue;
-    Json& policy = parameters[name] = Json::object();
-    const auto made = MakePolicy(name, options.policy_parameters);
-    for (const auto& [parameter, value] : (*made)->parameters()) {
-      policy[std::string(parameter)] = value;
-    }
-  }
   return {{"scale", OrNull(options.scale)},
           {"guest_bytes", options.guest_bytes},
           {"host_bytes", options.host_bytes},
           {"footprint_bytes", options.footprint_bytes},
           {"workload_min_bytes", options.workload_min_bytes},
           {"policies", options.policies},
-          {"policy_parameters", parameters},
+          {"policy_parameters",
+           PolicyParametersJson(options.policies, options.policy_parameters)},
           {"hypervisor", Name(options.hypervisor)},
           {"huge_pages", Name(options.huge_pages)},
           {"idle_activity", options.idle_activity},
@@ -84,14 +76,12 @@ Json RowJson(const DensityRow& row) {
 std::string DensitySummaryJson(const DensityResult& result) {
   Json rows = Json::array();
   for (const DensityRow& row : result.rows) rows.push_back(RowJson(row));
-  const Json summary = {{"schema_version", kSchemaVersion},
-                        {"experiment", "density"},
-                        {"config", ConfigJson(result.options)},
-                        {"seed", result.options.seed},
-                        {"versions", VersionsJson()},
-                        {"host", HostJson(result.host)},
-                        {"rows", rows}};
-  return summary.dump(2) + "\n";
+  return SummaryJson({.schema_version = kSchemaVersion,
+                      .experiment = "density",
+                      .config = ConfigJson(result.options),
+                      .seed = result.options.seed,
+                      .host = result.host,
+                      .rows = rows});
 }
 
 std::string DensitySeriesCsv(const DensityResult& result) {

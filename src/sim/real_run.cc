@@ -11,6 +11,7 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/hypervisor/discarding_hypervisor.h"
+#include "guestmm/sim/experiment.h"
 #include "guestmm/sim/guest.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/ledger_parts.h"

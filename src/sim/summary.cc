@@ -1,21 +1,54 @@
 #include "src/sim/summary.h"
 
-namespace guestmm {
+#include "guestmm/sim/experiment.h"
 
-nlohmann::ordered_json HostJson(const HostInfo& host) {
+namespace guestmm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json HostJson(const HostInfo& host) {
   return {{"page_size", host.page_size},
           {"kernel", host.kernel},
           {"thp", host.thp},
           {"memory_bytes", host.memory_bytes}};
 }
 
-nlohmann::ordered_json VersionsJson() {
+Json VersionsJson() {
 #if defined(__clang__)
   const char* const compiler = "clang " __clang_version__;
 #else
   const char* const compiler = "gcc " __VERSION__;
 #endif
   return {{"guestmm", GUESTMM_VERSION}, {"compiler", compiler}};
+}
+
+}  // namespace
+
+std::string SummaryJson(const Summary& summary) {
+  Json json = {{"schema_version", summary.schema_version},
+               {"experiment", summary.experiment}};
+  if (summary.mode) json["mode"] = *summary.mode;
+  json["config"] = summary.config;
+  json["seed"] = summary.seed;
+  json["versions"] = VersionsJson();
+  json["host"] = HostJson(summary.host);
+  json["rows"] = summary.rows;
+  return json.dump(2) + "\n";
+}
+
+Json PolicyParametersJson(const std::vector<std::string>& policies,
+                          const PolicyParameters& parameters) {
+  Json json = Json::object();
+  for (const std::string& name : policies) {
+    if (name == kPolicyOff) continue;
+    Json& policy = json[name] = Json::object();
+    const auto made = MakePolicy(name, parameters);
+    for (const auto& [parameter, value] : (*made)->parameters()) {
+      policy[std::string(parameter)] = value;
+    }
+  }
+  return json;
 }
 
 }  // namespace guestmm

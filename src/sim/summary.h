@@ -1,19 +1,41 @@
 #ifndef GUESTMM_SRC_SIM_SUMMARY_H_
 #define GUESTMM_SRC_SIM_SUMMARY_H_
 
-// The parts that the summary.json of every experiment has.
+// The summary.json of an experiment.
 
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "guestmm/reporting/policies.h"
 #include "guestmm/sim/host_info.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm {
 
-// {page_size, kernel, thp, memory_bytes}
-nlohmann::ordered_json HostJson(const HostInfo& host);
+struct Summary {
+  int schema_version = 0;
+  std::string_view experiment;
+  // Absent: it has but one.
+  std::optional<std::string_view> mode = {};
+  nlohmann::ordered_json config;
+  uint64_t seed = 0;
+  HostInfo host;
+  nlohmann::ordered_json rows;
+};
 
-// {guestmm, compiler}: the only part, beside the host, that may differ between
-// two runs in virtual time.
-nlohmann::ordered_json VersionsJson();
+// As text. The only parts that may differ between two runs in virtual time are
+// `host`: {page_size, kernel, thp, memory_bytes}, and `versions`: {guestmm,
+// compiler}.
+std::string SummaryJson(const Summary& summary);
+
+// For each of the policies but off, by its name, what it was made with.
+// REQUIRES: CheckPolicies.
+nlohmann::ordered_json PolicyParametersJson(
+    const std::vector<std::string>& policies,
+    const PolicyParameters& parameters);
 
 }  // namespace guestmm
 

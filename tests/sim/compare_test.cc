@@ -388,12 +388,12 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
               StartsWith("policies v13: there is no such policy; allowed are "
                          "off, v12, "));
   EXPECT_EQ(ErrorOf({.policies = {"v12", "v12"}}),
-            "policies v12: allowed is each once");
+            "policies v12: allowed is each policy once");
   EXPECT_THAT(ErrorOf({.workloads = {""}}),
               StartsWith("workloads \"\": there is no such workload; allowed "
                          "are page_fault1, "));
   EXPECT_EQ(ErrorOf({.workloads = {"burst", "burst"}}),
-            "workloads burst: allowed is each once");
+            "workloads burst: allowed is each workload once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
             "capacity 0: allowed is 1 to 1024");
   EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),

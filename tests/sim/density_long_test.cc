@@ -8,6 +8,7 @@
 #include <string>
 
 #include "guestmm/sim/density.h"
+#include "guestmm/sim/experiment.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::density_long_test {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/sim/compare.h"
+#include "guestmm/sim/experiment.h"
 #include "guestmm/sim/output_directory.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/compare_processes.h"

@@ -24,7 +24,6 @@
 #include "guestmm/base/units.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/sim/cost_model.h"
-#include "guestmm/sim/density.h"
 #include "guestmm/sim/host_info.h"
 
 namespace guestmm {

@@ -25,11 +25,6 @@
 
 namespace guestmm {
 
-// The name of a run without reporting.
-inline constexpr std::string_view kPolicyOff = "off";
-// The row of an ideal that gives every free 4 KiB page back at once.
-inline constexpr std::string_view kPolicyLimit = "limit";
-
 enum class HypervisorKind {
   kMadvise,  // discards with MADV_DONTNEED
   kNone,     // acknowledges and keeps everything

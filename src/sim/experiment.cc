@@ -1,0 +1,43 @@
+#include "guestmm/sim/experiment.h"
+
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace guestmm {
+
+absl::Status CheckNames(std::string_view option, std::string_view kind,
+                        const std::vector<std::string>& names,
+                        const std::vector<std::string>& allowed) {
+  std::set<std::string_view> seen;
+  for (const std::string& name : names) {
+    const std::string place = absl::StrCat(std::string(option), " ",
+                                           name.empty() ? "\"\"" : name, ": ");
+    if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, "there is no such ", std::string(kind),
+                       "; allowed are ", absl::StrJoin(allowed, ", ")));
+    }
+    if (!seen.insert(name).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, "allowed is each ", std::string(kind), " once"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPolicies(const std::vector<std::string>& names,
+                           const PolicyParameters& parameters) {
+  std::vector<std::string> allowed = PolicyNames();
+  allowed.insert(allowed.begin(), std::string(kPolicyOff));
+  absl::Status status = CheckNames("policies", "policy", names, allowed);
+  for (const std::string& name : names) {
+    if (!status.ok()) break;
+    if (name != kPolicyOff) status = MakePolicy(name, parameters).status();
+  }
+  return status;
+}
+
+}  // namespace guestmm

@@ -6,7 +6,6 @@
 
 #include "guestmm/buddy/gfp.h"
 #include "guestmm/sim/experiment.h"
-#include "src/sim/free_memory.h"
 
 namespace guestmm {
 namespace {
@@ -65,12 +64,16 @@ void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
   row.time_to_99_s = TimeTo(99, from, discards);
 }
 
-void FillRow(const CompareOptions& options, const PageAllocator& allocator,
-             const HostLedger& ledger, const Reporter* reporter,
-             const HoldTimes& holds, CompareRow& row) {
-  row.host_share_of_free = CountFree(allocator, ledger).share();
+void FillShares(const CompareOptions& options, const PageAllocator& allocator,
+                ResidentPages resident, CompareRow& row) {
+  row.host_share_of_free = CountFree(allocator, resident).share();
   row.host_share_of_reportable =
-      CountReportable(allocator, ledger, *options.reportable_order).share();
+      CountReportable(allocator, resident, *options.reportable_order).share();
+}
+
+void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
+             const Reporter* reporter, const HoldTimes& holds,
+             CompareRow& row) {
   row.refaults_1s = ledger.counters().refaults;
   row.reports = 0;
   row.failed_while_isolated = allocator.vmstat().alloc_failed_isolated;

@@ -23,6 +23,7 @@
 #include "guestmm/sim/vcpu.h"
 #include "src/sim/compare_workloads.h"
 #include "src/sim/discard_log.h"
+#include "src/sim/free_memory.h"
 #include "src/sim/hold_times.h"
 #include "src/sim/vcpu_times.h"
 
@@ -81,11 +82,14 @@ absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes);
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const std::string& policy);
 
+// The columns of the shares of free memory.
+void FillShares(const CompareOptions& options, const PageAllocator& allocator,
+                ResidentPages resident, CompareRow& row);
+
 // The columns that the ledger, the allocator, the reporter and its holds tell.
 // `reporter` is null without reporting.
-void FillRow(const CompareOptions& options, const PageAllocator& allocator,
-             const HostLedger& ledger, const Reporter* reporter,
-             const HoldTimes& holds, CompareRow& row);
+void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
+             const Reporter* reporter, const HoldTimes& holds, CompareRow& row);
 
 // A footprint, of pages times microseconds.
 double GibMinutes(uint64_t page_microseconds);

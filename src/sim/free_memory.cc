@@ -1,5 +1,7 @@
 #include "src/sim/free_memory.h"
 
+#include <vector>
+
 #include "guestmm/base/lock.h"
 #include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/zone.h"
@@ -7,18 +9,25 @@
 namespace guestmm {
 namespace {
 
-void Add(const Zone& zone, const HostLedger& ledger, Order min_order,
-         FreeMemory& memory) {
+std::vector<Zone::Block> FreeBlocks(const Zone& zone, Order min_order) {
+  std::vector<Zone::Block> blocks;
   LockHolder hold(zone.lock());
   for (int type = 0; type < kMigrateTypes; ++type) {
     for (int order = min_order.value(); order < Zone::kOrders; ++order) {
       zone.ForEachFreeBlock(
           Order(order), static_cast<MigrateType>(type), [&](Pfn pfn) {
-            const PageCount pages = Order(order).pages();
-            memory.pages += pages;
-            memory.with_host += pages - ledger.ResidentPages(pfn, Order(order));
+            blocks.push_back({.pfn = pfn, .order = Order(order)});
           });
     }
+  }
+  return blocks;
+}
+
+void Add(const Zone& zone, ResidentPages resident, Order min_order,
+         FreeMemory& memory) {
+  for (const Zone::Block& block : FreeBlocks(zone, min_order)) {
+    memory.pages += block.order.pages();
+    memory.with_host += block.order.pages() - resident(block.pfn, block.order);
   }
 }
 
@@ -30,20 +39,20 @@ std::optional<double> FreeMemory::share() const {
          static_cast<double>(pages.value());
 }
 
-FreeMemory CountFree(const PageAllocator& allocator, const HostLedger& ledger) {
+FreeMemory CountFree(const PageAllocator& allocator, ResidentPages resident) {
   FreeMemory memory;
   for (const std::unique_ptr<Zone>& zone : allocator.zones()) {
-    Add(*zone, ledger, Order(0), memory);
+    Add(*zone, resident, Order(0), memory);
   }
   return memory;
 }
 
 FreeMemory CountReportable(const PageAllocator& allocator,
-                           const HostLedger& ledger, Order order) {
+                           ResidentPages resident, Order order) {
   FreeMemory memory;
   for (const std::unique_ptr<Zone>& zone : allocator.zones()) {
     if (zone->free_pages() <= zone->watermarks().low) continue;
-    Add(*zone, ledger, order, memory);
+    Add(*zone, resident, order, memory);
   }
   return memory;
 }

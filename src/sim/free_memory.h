@@ -3,9 +3,9 @@
 
 #include <optional>
 
+#include "absl/functional/function_ref.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/sim/host_ledger.h"
 
 namespace guestmm {
 
@@ -18,13 +18,16 @@ struct FreeMemory {
   std::optional<double> share() const;
 };
 
+// How many of a block's pages the host backs. Asked with no lock held.
+using ResidentPages = absl::FunctionRef<PageCount(Pfn pfn, Order order)>;
+
 // Everything on free lists.
-FreeMemory CountFree(const PageAllocator& allocator, const HostLedger& ledger);
+FreeMemory CountFree(const PageAllocator& allocator, ResidentPages resident);
 
 // What a policy that reports blocks of `order` and above might have reported:
 // free blocks of that size in zones above their low watermark.
 FreeMemory CountReportable(const PageAllocator& allocator,
-                           const HostLedger& ledger, Order order);
+                           ResidentPages resident, Order order);
 
 }  // namespace guestmm
 

@@ -156,6 +156,27 @@ class RealRun {
   std::vector<CompareSample> samples_;
 };
 
+// The shares of free memory by the kernel's word.
+absl::Status FillMeasuredShares(const CompareOptions& options, Guest& guest,
+                                CompareRow& row) {
+  absl::Status status;
+  FillShares(
+      options, guest.allocator(),
+      [&](Pfn pfn, Order order) {
+        // A host with larger pages has all of one or nothing.
+        const uint64_t host_page = HostPageSize();
+        const uint64_t bytes = std::max(order.bytes(), host_page);
+        const absl::StatusOr<uint64_t> resident = guest.ram().ResidentBytes(
+            {.gpa = Gpa(ToGpa(pfn).value() / host_page * host_page),
+             .bytes = bytes});
+        status.Update(resident.status());
+        return PageCount(std::min(resident.value_or(bytes), order.bytes()) /
+                         kPageSize);
+      },
+      row);
+  return status;
+}
+
 }  // namespace
 
 absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
@@ -238,8 +259,9 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   }
   row.kicks = guest.driver() != nullptr ? guest.driver()->kicks() : 0;
   row.discard_calls = guest.hypervisor().counters().calls;
-  FillRow(options, guest.allocator(), ledger, guest.reporter(), holds.times(),
-          row);
+  status = FillMeasuredShares(options, guest, row);
+  if (!status.ok()) return status;
+  FillRow(guest.allocator(), ledger, guest.reporter(), holds.times(), row);
   FillTimes(rest_from, hypervisor->discards(), row);
   row.footprint_gib_min = GibMinutes(run.resident_footprint());
   result.allocated_gib_min = GibMinutes(run.allocated_footprint());

@@ -8,11 +8,17 @@
 
 #include "guestmm/base/random.h"
 #include "src/sim/compare_run.h"
-#include "src/sim/free_memory.h"
 #include "src/sim/virtual_guest.h"
 
 namespace guestmm {
 namespace {
+
+// Counts a block's pages by what the ledger says.
+auto ResidentIn(const HostLedger& ledger) {
+  return [&ledger](Pfn pfn, Order order) {
+    return ledger.ResidentPages(pfn, order);
+  };
+}
 
 // A run under way.
 class VirtualRun {
@@ -37,7 +43,8 @@ class VirtualRun {
   }
 
   void Sample() {
-    const FreeMemory free = CountFree(guest_.allocator(), guest_.ledger());
+    const FreeMemory free =
+        CountFree(guest_.allocator(), ResidentIn(guest_.ledger()));
     samples_.push_back(
         {.workload = setup_.recipe->workload.name,
          .policy = policy_,
@@ -107,7 +114,8 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   row.work = work;
   row.kicks = guest.device().kicks();
   row.discard_calls = guest.device().discard_calls();
-  FillRow(options, guest.allocator(), guest.ledger(), guest.reporter(),
+  FillShares(options, guest.allocator(), ResidentIn(guest.ledger()), row);
+  FillRow(guest.allocator(), guest.ledger(), guest.reporter(),
           guest.hold_times(), row);
   FillTimes(setup.duration, guest.discards(), row);
   const VirtualGuest::Footprint footprint = guest.footprint();

@@ -23,6 +23,7 @@
 #include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "tests/testing/fake_device.h"
+#include "tests/testing/reporting_world.h"
 
 namespace guestmm {
 
@@ -55,12 +56,7 @@ struct GuestmmWorld {
         device(time, std::chrono::microseconds(100)),
         has(allocator->hotplug_end().value(), false) {
     device.set_inspect([this](std::span<const GpaRange> ranges) {
-      for (const GpaRange& range : ranges) {
-        const PfnRange pages = PagesOf(range);
-        for (Pfn at = pages.start; at < pages.end; at += PageCount(1)) {
-          ExpectIsolated(at);
-        }
-      }
+      ExpectIsolated(*allocator, ranges);
     });
     Enable();
   }
@@ -169,16 +165,6 @@ struct GuestmmWorld {
       ASSERT_EQ(policy->CheckInvariants(), absl::OkStatus());
       ASSERT_EQ(allocator->Counts().isolated, reporter->in_flight_pages());
     }
-  }
-
-  void ExpectIsolated(Pfn pfn) {
-    for (int order = 0; order <= options.max_order.value(); ++order) {
-      const PageInfo info = allocator->pages().Get(pfn.AlignDown(Order(order)));
-      if (info.state == PageState::kTail) continue;
-      EXPECT_EQ(info.state, PageState::kIsolated) << pfn;
-      return;
-    }
-    ADD_FAILURE() << pfn << " is in no block";
   }
 
   const GuestmmWorldOptions options;

@@ -31,10 +31,6 @@ using ::testing::Pair;
 class ScriptedPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "scripted"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 1; }
   TakenBlocks taken_blocks() const override { return wants_taken; }

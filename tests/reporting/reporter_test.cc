@@ -237,10 +237,6 @@ class RefusingPolicy final : public ReportingPolicy {
   explicit RefusingPolicy(absl::Status status) : status_(std::move(status)) {}
 
   std::string_view name() const override { return "refusing"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 1; }
   absl::Status Enable(const ReportingEnvironment&) override {

@@ -31,10 +31,6 @@ class SweepingPolicy final : public ReportingPolicy {
   explicit SweepingPolicy(Fault fault) : fault_(fault) {}
 
   std::string_view name() const override { return "sweeping"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
   Order min_order() const override { return kPageblockOrder; }
   size_t capacity() const override { return 16; }
   absl::Status Enable(const ReportingEnvironment& environment) override {
@@ -100,10 +96,6 @@ class SweepingPolicy final : public ReportingPolicy {
 class EagerPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "eager"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 32; }
   absl::Status Enable(const ReportingEnvironment& environment) override {

@@ -25,10 +25,6 @@ class WatchedPolicy final : public ReportingPolicy {
   std::function<void()> on_enabled = [] {};
 
   std::string_view name() const override { return "watched"; }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return {};
-  }
   Order min_order() const override { return v12_.min_order(); }
   size_t capacity() const override { return v12_.capacity(); }
   absl::Status Enable(const ReportingEnvironment& environment) override {

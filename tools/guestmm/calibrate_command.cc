@@ -67,8 +67,7 @@ std::function<int()> AddCalibrateCommand(CLI::App& app) {
       "calibrate",
       "Measures on this machine what guestmm compare charges in virtual time: "
       "the allocator, page faults, discards. What no program can measure of "
-      "its "
-      "own machine keeps its default.");
+      "its own machine keeps its default.");
   const auto out = std::make_shared<std::string>();
   command.add_option("--out", *out, "Write the costs to this file")
       ->type_name("FILE");

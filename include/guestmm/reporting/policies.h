@@ -26,7 +26,7 @@ struct PolicyParameters {
   std::optional<size_t> capacity = {};
   std::optional<Nanoseconds> delay = {};
   // guestmm's: what the host maps at a time; and the smallest block that is
-  // reported.
+  // reported, which is taken to be between granule and order.
   std::optional<Order> granule = {};
   std::optional<Order> floor = {};
 };

@@ -374,6 +374,13 @@ class ScriptedDevice final : public VirtioDevice {
       status_ |= status & ~refused_bits;
     }
   }
+  uint32_t ConfigGeneration() const override { return 0; }
+  absl::Status ReadConfig(uint32_t, std::span<std::byte>) const override {
+    return absl::OutOfRangeError("no configuration");
+  }
+  absl::Status WriteConfig(uint32_t, std::span<const std::byte>) override {
+    return absl::OutOfRangeError("no configuration");
+  }
   uint16_t MaxQueueSize(uint16_t) const override { return 4; }
   absl::StatusOr<Notifier*> SetUpQueue(uint16_t, const VirtqueueLayout&,
                                        Notifier& used_notifier) override {

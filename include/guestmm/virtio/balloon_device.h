@@ -92,6 +92,15 @@ class BalloonDevice final : public VirtioDevice {
   absl::Status SetDriverFeatures(uint64_t features) override;
   uint8_t status() const override;
   void SetStatus(uint8_t status) override;
+  uint32_t ConfigGeneration() const override { return 0; }
+  absl::Status ReadConfig(uint32_t,
+                          std::span<std::byte>) const override {
+    return absl::OutOfRangeError("no configuration");
+  }
+  absl::Status WriteConfig(uint32_t,
+                           std::span<const std::byte>) override {
+    return absl::OutOfRangeError("no configuration");
+  }
   uint16_t MaxQueueSize(uint16_t index) const override;
   absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
                                        const VirtqueueLayout& layout,

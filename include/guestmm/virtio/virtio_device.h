@@ -1,7 +1,9 @@
 #ifndef GUESTMM_VIRTIO_VIRTIO_DEVICE_H_
 #define GUESTMM_VIRTIO_VIRTIO_DEVICE_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,8 +23,8 @@ inline constexpr uint8_t kVirtioFailed = 128;     // the driver gave up
 // Feature bits of every device (§6).
 inline constexpr uint64_t kVirtioFVersion1 = uint64_t{1} << 32;
 
-// A virtio device as its driver sees it, whatever the transport: here in the
-// same process, later behind a socket. All of it may be called from any thread.
+// A virtio device as its driver sees it, whatever the transport: in the same
+// process, or behind a socket. All of it may be called from any thread.
 // What comes from a driver is the guest's claim, so nothing it passes can crash
 // the device.
 //
@@ -47,12 +49,25 @@ class VirtioDevice {
   // DRIVER_OK where FEATURES_OK is clear: read status() back.
   //
   // 0 resets the device (§2.4). Once status() reads 0 the device has forgotten
-  // queues and notifiers and touches, discards and notifies nothing: that is so
-  // when SetStatus(0) returns, which waits for what the device is doing now.
-  // One call cannot wait: one made by what the device itself is running, such
-  // as a discard during which the guest goes on, on the same thread. The reset
-  // is then complete, and status() 0, when that has ended.
+  // queues and notifiers and touches, discards and notifies nothing. A device
+  // in the same process is there when SetStatus(0) returns, which waits for
+  // what the device is doing now; but for a call made by what the device itself
+  // is running, such as a discard during which the guest goes on, on the same
+  // thread. There, and with a device in another process, that comes later, or
+  // never if that process is stopped: whoever needs it looks at status() again.
   virtual void SetStatus(uint8_t status) = 0;
+
+  // Changes whenever what ReadConfig reads may have (§2.5): two reads with the
+  // same generation before and after are of one configuration.
+  virtual uint32_t ConfigGeneration() const = 0;
+  // Reads from the device's own configuration (§2.5), at any time. OutOfRange
+  // if it does not reach from `offset` that far.
+  virtual absl::Status ReadConfig(uint32_t offset,
+                                  std::span<std::byte> bytes) const = 0;
+  // Writes to it. OutOfRange as above; InvalidArgument if the driver may not
+  // write there, or not now. On error nothing is written.
+  virtual absl::Status WriteConfig(uint32_t offset,
+                                   std::span<const std::byte> bytes) = 0;
 
   // The most descriptors that queue `index` can have; 0 if there is no such
   // queue.

@@ -62,11 +62,14 @@ struct GuestOptions {
   std::optional<uint64_t> min_free_kbytes = {};
   // Whether an allocation that would fail waits for what is with the host.
   bool wait_for_isolated = false;
-  // What the guest does to the contents of free memory. Nothing but kOff goes
-  // with reporting: the host discards what it is told of, and the device does
-  // not offer to put the poison back (VIRTIO_BALLOON_F_PAGE_POISON).
+  // What the guest does to the contents of free memory.
   PagePoisonOptions page_poison = {};
-  // Absent: no reporting, and no balloon.
+  // What its balloon offers, of kBalloonFeatures. Absent: with a policy
+  // PAGE_REPORTING and PAGE_POISON; without one there is no balloon. Offered no
+  // PAGE_POISON, a guest that poisons or clears what it frees reports nothing,
+  // as Linux's does.
+  std::optional<uint64_t> balloon_features = {};
+  // Absent: no reporting.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   // Told of the reporter's holds of zones' locks; null for no one. It must
   // outlive the guest.
@@ -90,9 +93,9 @@ class Guest {
   // from 4 GiB upwards.
   static std::vector<GpaRange> MemoryMap(uint64_t bytes);
 
-  // The error of the room that could not be set up. InvalidArgument for
-  // page_poison with reporting, and for kInitOnFree with kPrivateFile, since
-  // free memory is not zero there.
+  // The error of the room that could not be set up. InvalidArgument for a
+  // policy with a balloon that does not offer PAGE_REPORTING, and for
+  // kInitOnFree with kPrivateFile, since free memory is not zero there.
   static absl::StatusOr<std::unique_ptr<Guest>> Create(
       const GuestOptions& options);
 
@@ -116,8 +119,16 @@ class Guest {
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
   Reporter* reporter() { return reporter_.get(); }
+  // Null without a balloon; the device is the host's side of it.
   const BalloonDriver* driver() const { return driver_.get(); }
-  const BalloonDevice* device() const { return device_.get(); }
+  BalloonDevice* device() { return device_.get(); }
+
+  // Ends reporting and resets the balloon, as a guest does that is suspended,
+  // or whose host is to be another. FailedPrecondition if there is no balloon.
+  absl::Status Suspend();
+  // Sets the balloon up again, and reports. The error of the driver or the
+  // reporter; FailedPrecondition without Suspend.
+  absl::Status Resume();
 
   // Waits until nothing is being reported or about to be. False if `timeout`
   // passed first.
@@ -129,6 +140,9 @@ class Guest {
 
  private:
   Guest() = default;
+
+  // What of Create is about the balloon.
+  absl::Status SetUpBalloon(const GuestOptions& options);
 
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<PagePoison> page_poison_;

@@ -133,6 +133,7 @@ void BalloonDevice::WasReset() {
   ballooned_->Clear();
   stats_head_.reset();
   LockHolder hold(results_);
+  counters_ = tally_;
   statistics_ = {};
   wants_statistics_ = false;
   hint_run_ = HintRun::kNone;
@@ -205,10 +206,8 @@ void BalloonDevice::Publish() {
   counters_ = tally_;
 }
 
-void BalloonDevice::Acknowledging(uint16_t index) {
-  if (QueueAt(index, driver_features()) == BalloonQueue::kReporting) {
-    ++tally_.acknowledged;
-  }
+void BalloonDevice::Acknowledging(uint16_t /*index*/) {
+  if (queue_ == BalloonQueue::kReporting) ++tally_.acknowledged;
   Publish();
 }
 
@@ -227,6 +226,7 @@ void BalloonDevice::HandleRequests() {
   const std::optional<uint16_t> index =
       BalloonQueueIndex(BalloonQueue::kStats, options_.queue_numbering,
                         DeviceFeatures(), driver_features());
+  queue_ = BalloonQueue::kStats;
   GiveBack(*index, *std::exchange(stats_head_, std::nullopt));
 }
 
@@ -235,16 +235,15 @@ DeviceTransport::Verdict BalloonDevice::HandleChain(
   if (chain.table_fault != TableFault::kNone) {
     ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
   }
-  const BalloonQueue queue = *QueueAt(index, driver_features());
-  Verdict verdict = Verdict::kGiveBack;
-  switch (queue) {
+  queue_ = *QueueAt(index, driver_features());
+  switch (queue_) {
     case BalloonQueue::kInflate:
     case BalloonQueue::kDeflate:
-      HandlePages(chain, queue);
+      HandlePages(chain);
       break;
     case BalloonQueue::kStats:
-      verdict = HandleStatistics(index, chain);
-      break;
+      HandleStatistics(index, chain);
+      return Verdict::kKeep;
     case BalloonQueue::kFreePage:
       HandleHints(chain);
       break;
@@ -252,8 +251,7 @@ DeviceTransport::Verdict BalloonDevice::HandleChain(
       HandleReport(chain);
       break;
   }
-  Publish();
-  return verdict;
+  return Verdict::kGiveBack;
 }
 
 void BalloonDevice::HandleReport(const DescriptorChain& chain) {
@@ -272,9 +270,8 @@ void BalloonDevice::HandleReport(const DescriptorChain& chain) {
   DiscardBatch();
 }
 
-void BalloonDevice::HandlePages(const DescriptorChain& chain,
-                                BalloonQueue queue) {
-  const bool inflates = queue == BalloonQueue::kInflate;
+void BalloonDevice::HandlePages(const DescriptorChain& chain) {
+  const bool inflates = queue_ == BalloonQueue::kInflate;
   const uint64_t granule_pages = ram().discard_granule() / kPageSize;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     batch_.clear();
@@ -303,8 +300,8 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain,
   }
 }
 
-DeviceTransport::Verdict BalloonDevice::HandleStatistics(
-    uint16_t index, const DescriptorChain& chain) {
+void BalloonDevice::HandleStatistics(uint16_t index,
+                                     const DescriptorChain& chain) {
   BalloonStatistics statistics;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     const std::span<const std::byte> entries =
@@ -326,7 +323,7 @@ DeviceTransport::Verdict BalloonDevice::HandleStatistics(
   // §5.5.6.3.1: the driver has one buffer there; of two the first goes back.
   if (stats_head_) GiveBack(index, *stats_head_);
   stats_head_ = chain.head;
-  return Verdict::kKeep;
+  Publish();
 }
 
 void BalloonDevice::HandleHints(const DescriptorChain& chain) {

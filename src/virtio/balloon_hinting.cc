@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "guestmm/base/check.h"
@@ -77,7 +78,8 @@ void BalloonHinting::Step(uint32_t command) {
 void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
   std::memcpy(queue_->buffer().data() + offset, &command, sizeof(command));
   const GpaRange word = queue_->BufferRange(offset, sizeof(command));
-  const absl::Status added = queue_->ring().Add({{word}}, {}, /*token=*/0);
+  const absl::Status added =
+      queue_->ring().Add(std::span(&word, 1), {}, /*token=*/0);
   GUESTMM_CHECK(added.ok()) << std::string(added.message());
 }
 
@@ -88,7 +90,8 @@ bool BalloonHinting::SendBlocks() {
         transport_.allocator.Allocate(transport_.cpu, order_, kGfpHint);
     if (!pfn) return true;
     const GpaRange range = {ToGpa(*pfn), order_.bytes()};
-    const absl::Status added = queue_->ring().Add({}, {{range}}, /*token=*/0);
+    const absl::Status added =
+        queue_->ring().Add({}, std::span(&range, 1), /*token=*/0);
     GUESTMM_CHECK(added.ok()) << std::string(added.message());
     blocks_.push_back(*pfn);
     page_count_.Set((order_.pages() * blocks_.size()).value());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
 
 #include "guestmm/base/check.h"
@@ -112,7 +113,7 @@ void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
   }
   const GpaRange buffer = queue.BufferRange(offset, bytes);
   // The queue has more descriptors than there are buffers.
-  const absl::Status added = queue.ring().Add({{buffer}}, {}, slot);
+  const absl::Status added = queue.ring().Add(std::span(&buffer, 1), {}, slot);
   GUESTMM_CHECK(added.ok()) << std::string(added.message());
   queue.Kick();
 }

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <numeric>
+#include <span>
 #include <string>
 
 #include "guestmm/base/check.h"
@@ -38,7 +39,8 @@ void GuestStatistics::Offer() {
   }
   const GpaRange buffer =
       queue_->BufferRange(0, static_cast<uint64_t>(to - start));
-  const absl::Status added = queue_->ring().Add({{buffer}}, {}, /*token=*/0);
+  const absl::Status added =
+      queue_->ring().Add(std::span(&buffer, 1), {}, /*token=*/0);
   GUESTMM_CHECK(added.ok()) << std::string(added.message());
 }
 

@@ -2,10 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <span>
 #include <utility>
-
-#include "guestmm/base/check.h"
 
 namespace guestmm {
 namespace {
@@ -77,10 +74,7 @@ void BalloonHinting::Step(uint32_t command) {
 
 void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
   std::memcpy(queue_->buffer().data() + offset, &command, sizeof(command));
-  const GpaRange word = queue_->BufferRange(offset, sizeof(command));
-  const absl::Status added =
-      queue_->ring().Add(std::span(&word, 1), {}, /*token=*/0);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  queue_->OfferToRead(queue_->BufferRange(offset, sizeof(command)));
 }
 
 bool BalloonHinting::SendBlocks() {
@@ -89,10 +83,7 @@ bool BalloonHinting::SendBlocks() {
     const std::optional<Pfn> pfn =
         transport_.allocator.Allocate(transport_.cpu, order_, kGfpHint);
     if (!pfn) return true;
-    const GpaRange range = {ToGpa(*pfn), order_.bytes()};
-    const absl::Status added =
-        queue_->ring().Add({}, std::span(&range, 1), /*token=*/0);
-    GUESTMM_CHECK(added.ok()) << std::string(added.message());
+    queue_->OfferToWrite({ToGpa(*pfn), order_.bytes()});
     blocks_.push_back(*pfn);
     page_count_.Set((order_.pages() * blocks_.size()).value());
   }

@@ -5,8 +5,6 @@
 #include <span>
 #include <utility>
 
-#include "guestmm/base/check.h"
-
 namespace guestmm {
 namespace {
 
@@ -111,10 +109,8 @@ void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
     std::memcpy(to, &number, sizeof(number));
     to += sizeof(number);
   }
-  const GpaRange buffer = queue.BufferRange(offset, bytes);
   // The queue has more descriptors than there are buffers.
-  const absl::Status added = queue.ring().Add(std::span(&buffer, 1), {}, slot);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  queue.OfferToRead(queue.BufferRange(offset, bytes), slot);
   queue.Kick();
 }
 

@@ -2,10 +2,6 @@
 
 #include <cstring>
 #include <numeric>
-#include <span>
-#include <string>
-
-#include "guestmm/base/check.h"
 
 namespace guestmm {
 namespace {
@@ -37,11 +33,8 @@ void GuestStatistics::Offer() {
     std::memcpy(to + sizeof(tag), &*value, sizeof(*value));
     to += kBalloonStatBytes;
   }
-  const GpaRange buffer =
-      queue_->BufferRange(0, static_cast<uint64_t>(to - start));
-  const absl::Status added =
-      queue_->ring().Add(std::span(&buffer, 1), {}, /*token=*/0);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  queue_->OfferToRead(
+      queue_->BufferRange(0, static_cast<uint64_t>(to - start)));
 }
 
 absl::Status GuestStatistics::HandleUsed() {

@@ -109,7 +109,7 @@ void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
     std::memcpy(to, &number, sizeof(number));
     to += sizeof(number);
   }
-  // The queue has more descriptors than there are buffers.
+  // The queue has a descriptor for each buffer.
   queue.OfferToRead(queue.BufferRange(offset, bytes), slot);
   queue.Kick();
 }

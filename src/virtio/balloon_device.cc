@@ -273,6 +273,11 @@ void BalloonDevice::HandleReport(const DescriptorChain& chain) {
 void BalloonDevice::HandlePages(const DescriptorChain& chain) {
   const bool inflates = queue_ == BalloonQueue::kInflate;
   const uint64_t granule_pages = ram().discard_granule() / kPageSize;
+  // A driver that need not tell first may use pages again whose inflation was
+  // acknowledged: of those that make up a granule all must be of this chain.
+  const bool is_told_first = (driver_features() & kBalloonFMustTellHost) != 0;
+  BalloonedPages of_this_chain;
+  const BalloonedPages& certain = is_told_first ? *ballooned_ : of_this_chain;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     batch_.clear();
     const std::span<const std::byte> entries =
@@ -288,7 +293,8 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain) {
         ++tally_.repeated_pfns;
       } else {
         ++tally_.inflated_pages;
-        const GpaRange whole = ballooned_->WholeRange(pfn, granule_pages);
+        if (!is_told_first) of_this_chain.Insert(pfn);
+        const GpaRange whole = certain.WholeRange(pfn, granule_pages);
         if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
       }
     }

@@ -49,6 +49,7 @@ void BalloonHinting::Step(uint32_t command) {
   Blocks out;
   {
     LockHolder hold(lock_);
+    const uint16_t before = queue_->ring().outstanding();
     // The host wants something else, or there is no more (§5.5.6.5.1).
     if (is_running_ && (command != run_ || SendBlocks())) {
       SendCommand(kStopAt, kHintStop);
@@ -66,7 +67,7 @@ void BalloonHinting::Step(uint32_t command) {
       is_running_ = true;
       SendCommand(kRunAt, command);
     }
-    queue_->Kick();
+    if (queue_->ring().outstanding() > before) queue_->Kick();
   }
   if (command != kHintDone) Initialize(out);
   Free(transport_.cpu, out);

@@ -147,6 +147,8 @@ PageCount BalloonInflation::Reclaim(int cpu, PageCount wanted) {
   const uint64_t most = std::max<uint64_t>(wanted.value(), 1);
   {
     LockHolder hold(lock_);
+    // Out of an empty balloon nothing is got that could be put back.
+    if (pages_.empty()) return PageCount(0);
     was_reclaimed_ = true;
   }
   if (must_tell_host_) {

@@ -78,7 +78,7 @@ TEST_F(BalloonHandshakeTest, RefusesFeaturesOnceAgreed) {
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_EQ(Message(status), "features accepted after FEATURES_OK was set");
 }
-TEST_F(BalloonHandshakeTest, S6_1_DoesNotAgreeWithoutVersion1) {
+TEST_F(BalloonHandshakeTest, S6_2_DoesNotAgreeWithoutVersion1) {
   ASSERT_TRUE(device_.SetDriverFeatures(kBalloonFPageReporting).ok());
   device_.SetStatus(kAgreed);
   EXPECT_EQ(device_.status(), kUntilFeatures);

@@ -210,6 +210,7 @@ absl::Status GuestRam::InsertRegion(
   map->insert(map->begin() + (next - map_->begin()),
               {.range = range, .hva = *hva});
   Publish(map);
+  if (observer_ != nullptr) observer_->OnRegionAdded(range);
   return absl::OkStatus();
 }
 
@@ -248,7 +249,14 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
     Publish(before);
     return status;
   }
-  return memory_->Release(range);
+  absl::Status released = memory_->Release(range);
+  if (observer_ != nullptr) observer_->OnRegionRemoved(range);
+  return released;
+}
+
+void GuestRam::SetObserver(RegionObserver* observer) {
+  LockHolder hold(changes_);
+  observer_ = observer;
 }
 
 void GuestRam::Publish(const std::shared_ptr<const Map>& map) {

@@ -63,6 +63,18 @@ struct GuestRamOptions {
   std::string file = {};
 };
 
+// Told of the regions that come and go, such as one that shares guest RAM with
+// another process. Called in the order of the changes, after each, while no
+// other can begin: must not change guest RAM.
+class RegionObserver {
+ public:
+  virtual ~RegionObserver() = default;
+
+  virtual void OnRegionAdded(GpaRange range) = 0;
+  // A region or a part of one.
+  virtual void OnRegionRemoved(GpaRange range) = 0;
+};
+
 class HostMemory;
 class Translation;
 
@@ -116,6 +128,10 @@ class GuestRam {
   // AddRegion; Unavailable names a system call that failed.
   // REQUIRES: foreign(), which in turn has no AddRegion (CHECKed).
   absl::Status AdoptRegion(GpaRange range, int fd, uint64_t offset);
+
+  // Who is told of regions from here on; null: no one. It is told of nothing
+  // any more when this has returned.
+  void SetObserver(RegionObserver* observer);
 
   // The bytes behind `range`, which stay where they are while the translation
   // lives. None if it is empty, runs past the end of the address space, or does
@@ -201,6 +217,7 @@ class GuestRam {
   // The map's lock: one change at a time, and none while residency is read.
   mutable Mutex changes_;
   std::shared_ptr<const Map> map_ ABSL_GUARDED_BY(changes_);
+  RegionObserver* observer_ ABSL_GUARDED_BY(changes_) = nullptr;
 };
 
 // A range of guest RAM at its place in host memory. Pins it: until this is

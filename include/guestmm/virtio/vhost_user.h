@@ -222,7 +222,8 @@ class VhostUserChannel {
  private:
   UniqueFd socket_;
   // The message under way: what of it is there, and the fds that came with it.
-  std::array<std::byte, sizeof(VhostUserHeader) + kVhostUserMaxPayload> bytes_;
+  std::array<std::byte, sizeof(VhostUserHeader) + kVhostUserMaxPayload> bytes_ =
+      {};
   size_t received_ = 0;
   std::vector<UniqueFd> fds_;
 };

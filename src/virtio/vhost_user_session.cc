@@ -349,8 +349,10 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::GetConfig(
                                  std::span(reply).subspan(sizeof(header)));
   }
   if (!status.ok()) {
-    // "Payload of size 0" says that it cannot be had.
-    refused_.fetch_add(1, std::memory_order_relaxed);
+    // That is how it is said. To ask how much there is is no error.
+    if (!absl::IsOutOfRange(status)) {
+      refused_.fetch_add(1, std::memory_order_relaxed);
+    }
     reply.clear();
   }
   return reply;

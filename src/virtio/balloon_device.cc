@@ -1,208 +1,390 @@
 #include "guestmm/virtio/balloon_device.h"
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "src/virtio/ballooned_pages.h"
 
 namespace guestmm {
+namespace {
+
+static_assert(kBalloonPageSize == kPageSize);
+
+// Copies what the guest may be writing to at the same time, each byte once.
+void CopyFromGuest(std::span<std::byte> from, std::byte* to) {
+  for (std::byte& byte : from) {
+    *to++ = std::atomic_ref<std::byte>(byte).load(std::memory_order_relaxed);
+  }
+}
+
+template <typename Word>
+Word LoadLittleEndian(const std::byte* bytes) {
+  Word word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+bool IsQueueSize(uint16_t size) {
+  return std::has_single_bit(size) && size <= kMaxVirtqueueSize;
+}
+
+// Without which the driver has no business with the queue.
+uint64_t FeatureOf(BalloonQueue queue) {
+  switch (queue) {
+    case BalloonQueue::kInflate:
+    case BalloonQueue::kDeflate:
+      return 0;
+    case BalloonQueue::kStats:
+      return kBalloonFStatsVq;
+    case BalloonQueue::kFreePage:
+      return kBalloonFFreePageHint;
+    case BalloonQueue::kReporting:
+      return kBalloonFPageReporting;
+  }
+  return 0;
+}
+
+}  // namespace
 
 BalloonDevice::BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
                              Workqueue& workqueue,
                              const BalloonDeviceOptions& options)
-    : ram_(ram),
+    : DeviceTransport(ram, workqueue,
+                      options.features | ToFeatureBits(options.queue_features),
+                      kBalloonQueues, BalloonConfigBytes(options.features)),
       hypervisor_(hypervisor),
-      workqueue_(workqueue),
       options_(options),
-      reporting_index_(
-          ReportingQueueIndex(options.queue_numbering, DeviceFeatures())),
-      work_([this] { HandleReports(); }),
-      kick_(workqueue, work_) {
-  GUESTMM_CHECK(std::has_single_bit(options_.reporting_queue_size) &&
-                options_.reporting_queue_size <= kMaxVirtqueueSize)
-      << "reporting queue of " << options_.reporting_queue_size
-      << " descriptors: must be a power of 2 up to " << kMaxVirtqueueSize;
-  batch_.reserve(options_.reporting_queue_size);
+      ballooned_(std::make_unique<BalloonedPages>()) {
+  GUESTMM_CHECK((options_.features & ~kBalloonFeatures) == 0)
+      << "balloon features " << options_.features << ": the text has "
+      << kBalloonFeatures;
+  for (const uint16_t size :
+       {options_.reporting_queue_size, options_.queue_size}) {
+    GUESTMM_CHECK(IsQueueSize(size))
+        << "balloon queue of " << size
+        << " descriptors: must be a power of 2 up to " << kMaxVirtqueueSize;
+  }
+  batch_.reserve(std::max({size_t{options_.reporting_queue_size},
+                           size_t{options_.queue_size}, kMaxBalloonPfns}));
 }
 
-BalloonDevice::~BalloonDevice() {
-  SetStatus(0);
-  GUESTMM_CHECK(status() == 0)
-      << "balloon device destroyed from inside a discard of its own";
-  workqueue_.CancelSync(work_);
+BalloonDevice::~BalloonDevice() { ShutDown(); }
+
+std::optional<BalloonQueue> BalloonDevice::QueueAt(uint16_t index,
+                                                   uint64_t features) const {
+  for (uint16_t place = 0; place < kBalloonQueues; ++place) {
+    const auto queue = static_cast<BalloonQueue>(place);
+    if (BalloonQueueIndex(queue, options_.queue_numbering, DeviceFeatures(),
+                          features) == index) {
+      return queue;
+    }
+  }
+  return std::nullopt;
 }
 
-absl::Status BalloonDevice::SetDriverFeatures(uint64_t features) {
-  LockHolder hold(mutex_);
-  if ((status_ & kVirtioFeaturesOk) != 0) {
+bool BalloonDevice::Suffices(uint64_t features) const {
+  return (options_.features & ~features & kBalloonFMustTellHost) == 0;
+}
+
+uint16_t BalloonDevice::QueueSize(uint16_t index, uint64_t features) const {
+  const std::optional<BalloonQueue> queue = QueueAt(index, features);
+  if (!queue) return 0;
+  return *queue == BalloonQueue::kReporting ? options_.reporting_queue_size
+                                            : options_.queue_size;
+}
+
+bool BalloonDevice::MayUse(uint16_t index, uint64_t features) const {
+  const uint64_t needed = FeatureOf(*QueueAt(index, features));
+  return (features & needed) == needed;
+}
+
+absl::Status BalloonDevice::CheckConfigWrite(uint32_t offset, size_t bytes,
+                                             uint64_t features,
+                                             uint8_t status) const {
+  if (bytes == sizeof(uint32_t)) {
+    if (offset == offsetof(BalloonConfig, actual)) return absl::OkStatus();
+    if (offset == offsetof(BalloonConfig, poison_val) &&
+        (features & kBalloonFPagePoison) != 0) {
+      // §5.5.6.6.1: not while DRIVER_OK is set.
+      if ((status & kVirtioDriverOk) == 0) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          "poison_val written while DRIVER_OK is set");
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "configuration written from %d, %d bytes: the driver may write actual "
+      "and, with PAGE_POISON, poison_val, each as a whole",
+      offset, bytes));
+}
+
+void BalloonDevice::WasReset() {
+  ClearConfig<uint32_t>(offsetof(BalloonConfig, actual));
+  if ((options_.features & kBalloonFFreePageHint) != 0) {
+    ClearConfig<uint32_t>(offsetof(BalloonConfig, free_page_hint_cmd_id));
+  }
+  if ((options_.features & kBalloonFPagePoison) != 0) {
+    ClearConfig<uint32_t>(offsetof(BalloonConfig, poison_val));
+  }
+  ballooned_->Clear();
+  stats_head_.reset();
+  LockHolder hold(results_);
+  statistics_ = {};
+  wants_statistics_ = false;
+  hint_run_ = HintRun::kNone;
+}
+
+absl::Status BalloonDevice::RequestStatistics() {
+  if ((driver_features() & kBalloonFStatsVq) == 0) {
     return absl::FailedPreconditionError(
-        "features accepted after FEATURES_OK was set");
+        "statistics asked of a driver that did not take STATS_VQ");
   }
-  if (const uint64_t unknown = features & ~DeviceFeatures(); unknown != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "features 0x%x accepted, which were not offered", unknown));
+  {
+    LockHolder hold(results_);
+    wants_statistics_ = true;
   }
-  driver_features_ = features;
+  AskForHandling();
   return absl::OkStatus();
 }
 
-uint8_t BalloonDevice::status() const {
-  LockHolder hold(mutex_);
-  return status_;
+BalloonStatistics BalloonDevice::statistics() const {
+  LockHolder hold(results_);
+  return statistics_;
 }
 
-void BalloonDevice::SetStatus(uint8_t status) {
-  LockHolder hold(mutex_);
-  if (status == 0) {
-    if (!handler_) {
-      ResetLocked();
+absl::Status BalloonDevice::StartHinting() {
+  if ((driver_features() & kBalloonFFreePageHint) == 0) {
+    return absl::FailedPreconditionError(
+        "hints asked of a driver that did not take FREE_PAGE_HINT");
+  }
+  uint32_t command = 0;
+  {
+    LockHolder hold(results_);
+    // §5.5.6.5.2: so no id is used again before the driver stopped.
+    if (hint_run_ != HintRun::kNone) {
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "hints asked for while run %d has not ended", hint_command_));
+    }
+    hint_run_ = HintRun::kWanted;
+    hint_command_ = std::max(hint_command_ + 1, kFirstHintRun);
+    command = hint_command_;
+  }
+  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
+  return absl::OkStatus();
+}
+
+void BalloonDevice::StopHinting() {
+  {
+    LockHolder hold(results_);
+    if (hint_run_ != HintRun::kWanted && hint_run_ != HintRun::kUnderWay) {
       return;
     }
-    resetting_ = true;
-    if (*handler_ == std::this_thread::get_id()) return;
-    while (resetting_) handler_left_.wait(mutex_);
-    return;
+    // A driver that has not begun may never do, and then has nothing to end.
+    hint_run_ =
+        hint_run_ == HintRun::kWanted ? HintRun::kNone : HintRun::kUnwanted;
   }
-  if (resetting_) return;
-  uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
-  // A device of version 1 serves no driver that does not know it (§6.1).
-  if ((driver_features_ & kVirtioFVersion1) == 0) {
-    wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
-  }
-  if (((wanted | status_) & kVirtioFeaturesOk) == 0) {
-    wanted &= static_cast<uint8_t>(~kVirtioDriverOk);
-  }
-  status_ |= wanted;
+  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), kHintStop);
 }
 
-uint16_t BalloonDevice::MaxQueueSize(uint16_t index) const {
-  return index == reporting_index_ ? options_.reporting_queue_size : 0;
-}
-
-absl::StatusOr<Notifier*> BalloonDevice::SetUpQueue(
-    uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
-  LockHolder hold(mutex_);
-  if ((status_ & (kVirtioFeaturesOk | kVirtioDriverOk)) != kVirtioFeaturesOk) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "queue %d set up with device status 0x%x: not between FEATURES_OK and "
-        "DRIVER_OK",
-        index, status_));
-  }
-  if (index != reporting_index_ ||
-      (driver_features_ & kBalloonFPageReporting) == 0) {
-    return absl::NotFoundError(
-        absl::StrFormat("the balloon has no queue %d", index));
-  }
-  if (layout.size > options_.reporting_queue_size) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("queue %d of %d descriptors: the device takes %d",
-                        index, layout.size, options_.reporting_queue_size));
-  }
-  absl::StatusOr<DeviceQueue> ring =
-      DeviceQueue::Create(ram_, layout, ToVirtqueueFeatures(driver_features_));
-  if (!ring.ok()) return ring.status();
-  queue_ = std::make_unique<ReportingQueue>(
-      ReportingQueue{.ring = *std::move(ring), .used = used});
-  return &kick_;
-}
-
-void BalloonDevice::SetConfigNotifier(Notifier& config) {
-  LockHolder hold(mutex_);
-  config_ = &config;
+bool BalloonDevice::hinting() const {
+  LockHolder hold(results_);
+  return hint_run_ != HintRun::kNone;
 }
 
 BalloonDeviceCounters BalloonDevice::counters() const {
-  LockHolder hold(mutex_);
+  LockHolder hold(results_);
   return counters_;
 }
 
-absl::Status BalloonDevice::CheckInvariants() const {
-  LockHolder hold(mutex_);
-  return queue_ == nullptr ? absl::OkStatus() : queue_->ring.CheckInvariants();
+void BalloonDevice::Publish() {
+  LockHolder hold(results_);
+  counters_ = tally_;
 }
 
-void BalloonDevice::HandleReports() {
-  std::unique_ptr<ReportingQueue> queue;
-  {
-    LockHolder hold(mutex_);
-    constexpr uint8_t kRunning =
-        kVirtioDriverOk | kVirtioNeedsReset | kVirtioFailed;
-    // No queue: not set up; or, in virtual time, this work ran while a discard
-    // of its own, further up the stack, let others run.
-    if (queue_ == nullptr || (status_ & kRunning) != kVirtioDriverOk) return;
-    queue = std::move(queue_);
-    handler_ = std::this_thread::get_id();
+void BalloonDevice::Acknowledging(uint16_t index) {
+  if (QueueAt(index, driver_features()) == BalloonQueue::kReporting) {
+    ++tally_.acknowledged;
   }
-
-  const Round round = RunRound(*queue);
-  if (round == Round::kBroken) {
-    ++tally_.broken_queues;
-    Notifier* config = nullptr;
-    {
-      LockHolder hold(mutex_);
-      counters_ = tally_;
-      status_ |= kVirtioNeedsReset;
-      config = config_;
-    }
-    // §2.1.2: with DRIVER_OK set, NEEDS_RESET comes with a notification.
-    if (config != nullptr) config->Notify();
-  }
-
-  {
-    LockHolder hold(mutex_);
-    queue_ = std::move(queue);
-    handler_.reset();
-    if (resetting_) {
-      ResetLocked();
-      resetting_ = false;
-      handler_left_.notify_all();
-      return;
-    }
-  }
-  if (round == Round::kMore) workqueue_.Queue(work_);
+  Publish();
 }
 
-BalloonDevice::Round BalloonDevice::RunRound(ReportingQueue& queue) {
-  DeviceQueue& ring = queue.ring;
-  // While this looks at the ring, kicks tell it nothing.
-  ring.DisableNotifications();
-  for (uint16_t handled = 0; handled < ring.size(); ++handled) {
-    const absl::StatusOr<std::optional<DescriptorChain>> chain = ring.Pop();
-    if (!chain.ok()) return Round::kBroken;
-    if (!chain->has_value()) {
-      return ring.EnableNotifications() ? Round::kMore : Round::kDry;
-    }
-    HandleReport(**chain);
-    if (!CountAcknowledgement()) return Round::kStopped;
-    // used.len 0: nothing was written (§5.5.6.7 has no word for "discarded").
-    ring.Push((*chain)->head, 0);
-    if (ring.NeedsNotification()) queue.used.Notify();
+void BalloonDevice::FoundBroken(uint16_t /*index*/) {
+  ++tally_.broken_queues;
+  Publish();
+}
+
+void BalloonDevice::HandleRequests() {
+  {
+    LockHolder hold(results_);
+    // Without a buffer one is on its way, or the driver has yet to begin.
+    if (!wants_statistics_ || !stats_head_) return;
+    wants_statistics_ = false;
   }
-  return Round::kMore;
+  const std::optional<uint16_t> index =
+      BalloonQueueIndex(BalloonQueue::kStats, options_.queue_numbering,
+                        DeviceFeatures(), driver_features());
+  GiveBack(*index, *std::exchange(stats_head_, std::nullopt));
+}
+
+DeviceTransport::Verdict BalloonDevice::HandleChain(
+    uint16_t index, const DescriptorChain& chain) {
+  if (chain.table_fault != TableFault::kNone) {
+    ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
+  }
+  const BalloonQueue queue = *QueueAt(index, driver_features());
+  Verdict verdict = Verdict::kGiveBack;
+  switch (queue) {
+    case BalloonQueue::kInflate:
+    case BalloonQueue::kDeflate:
+      HandlePages(chain, queue);
+      break;
+    case BalloonQueue::kStats:
+      verdict = HandleStatistics(index, chain);
+      break;
+    case BalloonQueue::kFreePage:
+      HandleHints(chain);
+      break;
+    case BalloonQueue::kReporting:
+      HandleReport(chain);
+      break;
+  }
+  Publish();
+  return verdict;
 }
 
 void BalloonDevice::HandleReport(const DescriptorChain& chain) {
   ++tally_.reports;
-  if (chain.table_fault != TableFault::kNone) {
-    ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
-  }
   batch_.clear();
   uint64_t bytes = 0;
   for (const VirtqDesc& descriptor : chain.descriptors) {
-    const std::optional<GpaRange> range = CheckDescriptor(descriptor);
+    const std::optional<GpaRange> range = CheckRange(descriptor);
     if (!range) continue;
     batch_.push_back(*range);
     bytes += range->bytes;
   }
-  if (batch_.empty()) return;
+  if (KeepsPoison()) return;
   tally_.ranges += batch_.size();
   tally_.bytes += bytes;
-  if (!hypervisor_.Discard(batch_).ok()) ++tally_.discard_errors;
+  DiscardBatch();
 }
 
-std::optional<GpaRange> BalloonDevice::CheckDescriptor(
-    const VirtqDesc& descriptor) {
+void BalloonDevice::HandlePages(const DescriptorChain& chain,
+                                BalloonQueue queue) {
+  const bool inflates = queue == BalloonQueue::kInflate;
+  const uint64_t granule_pages = ram().discard_granule() / kPageSize;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    batch_.clear();
+    const std::span<const std::byte> entries =
+        ReadEntries(descriptor, sizeof(uint32_t));
+    for (size_t at = 0; at < entries.size(); at += sizeof(uint32_t)) {
+      const Pfn pfn(LoadLittleEndian<uint32_t>(entries.data() + at));
+      if (!ram().Translate({ToGpa(pfn), kPageSize})) {
+        ++tally_.bad_pfns;
+      } else if (!inflates) {
+        ++(ballooned_->Erase(pfn) ? tally_.deflated_pages
+                                  : tally_.repeated_pfns);
+      } else if (!ballooned_->Insert(pfn)) {
+        ++tally_.repeated_pfns;
+      } else {
+        ++tally_.inflated_pages;
+        const GpaRange whole = ballooned_->WholeRange(pfn, granule_pages);
+        if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
+      }
+    }
+    // Neighbours then go to the host as one.
+    std::sort(
+        batch_.begin(), batch_.end(),
+        [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
+    DiscardBatch();
+  }
+}
+
+DeviceTransport::Verdict BalloonDevice::HandleStatistics(
+    uint16_t index, const DescriptorChain& chain) {
+  BalloonStatistics statistics;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    const std::span<const std::byte> entries =
+        ReadEntries(descriptor, kBalloonStatBytes);
+    // §5.5.6.3.2: any order, and what the device does not know is ignored.
+    for (size_t at = 0; at < entries.size(); at += kBalloonStatBytes) {
+      const auto tag = LoadLittleEndian<uint16_t>(entries.data() + at);
+      if (tag >= kBalloonStats) continue;
+      statistics[static_cast<BalloonStat>(tag)] =
+          LoadLittleEndian<uint64_t>(entries.data() + at + sizeof(tag));
+    }
+  }
+  ++tally_.stats_updates;
+  {
+    LockHolder hold(results_);
+    statistics_ = statistics;
+    wants_statistics_ = false;
+  }
+  // §5.5.6.3.1: the driver has one buffer there; of two the first goes back.
+  if (stats_head_) GiveBack(index, *stats_head_);
+  stats_head_ = chain.head;
+  return Verdict::kKeep;
+}
+
+void BalloonDevice::HandleHints(const DescriptorChain& chain) {
+  batch_.clear();
+  uint64_t bytes = 0;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    if ((descriptor.flags & (kVirtqDescWrite | kVirtqDescIndirect)) == 0) {
+      const std::span<const std::byte> entries =
+          ReadEntries(descriptor, sizeof(uint32_t));
+      if (entries.size() == sizeof(uint32_t)) {
+        HandleHintCommand(LoadLittleEndian<uint32_t>(entries.data()));
+      } else if (!entries.empty()) {
+        ++tally_.bad_commands;
+      }
+      continue;
+    }
+    const std::optional<GpaRange> range = CheckRange(descriptor);
+    if (!range) continue;
+    bool is_wanted = false;
+    {
+      LockHolder hold(results_);
+      is_wanted = hint_run_ == HintRun::kUnderWay;
+    }
+    if (!is_wanted) {
+      ++tally_.skipped_hints;
+      continue;
+    }
+    batch_.push_back(*range);
+    bytes += range->bytes;
+  }
+  if (KeepsPoison()) return;
+  tally_.hints += batch_.size();
+  tally_.hinted_bytes += bytes;
+  DiscardBatch();
+}
+
+void BalloonDevice::HandleHintCommand(uint32_t command) {
+  bool is_over = false;
+  {
+    LockHolder hold(results_);
+    if (command == hint_command_ && hint_run_ == HintRun::kWanted) {
+      hint_run_ = HintRun::kUnderWay;
+      ++tally_.hint_runs;
+    } else if (command == kHintStop && hint_run_ != HintRun::kWanted) {
+      is_over = true;
+      hint_run_ = HintRun::kNone;
+    } else {
+      // Of a run that is over; or a second time of this one.
+      ++tally_.bad_commands;
+    }
+  }
+  // Every hint before it was discarded, so the driver may have its pages back.
+  if (is_over) {
+    ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), kHintDone);
+  }
+}
+
+std::optional<GpaRange> BalloonDevice::CheckRange(const VirtqDesc& descriptor) {
   const GpaRange range = {Gpa(descriptor.addr), descriptor.len};
   if ((descriptor.flags & kVirtqDescIndirect) != 0) {
     ++tally_.skipped_indirect;
@@ -210,31 +392,59 @@ std::optional<GpaRange> BalloonDevice::CheckDescriptor(
     ++tally_.skipped_readable;
   } else if (range.bytes == 0) {
     ++tally_.skipped_empty;
-  } else if (!range.gpa.IsAligned(ram_.discard_granule()) ||
-             range.bytes % ram_.discard_granule() != 0) {
+  } else if (!range.gpa.IsAligned(ram().discard_granule()) ||
+             range.bytes % ram().discard_granule() != 0) {
     ++tally_.skipped_unaligned;
-  } else if (ram_.Translate(range)) {
+  } else if (Find(range)) {
     return range;
-  } else if (ram_.Translate({range.gpa, 1})) {
-    ++tally_.skipped_across_region;
-  } else {
-    ++tally_.skipped_outside_ram;
   }
   return std::nullopt;
 }
 
-bool BalloonDevice::CountAcknowledgement() {
-  LockHolder hold(mutex_);
-  if (!resetting_) ++tally_.acknowledged;
-  counters_ = tally_;
-  return !resetting_;
+std::optional<Translation> BalloonDevice::Find(const GpaRange& range) {
+  std::optional<Translation> memory = ram().Translate(range);
+  if (!memory) {
+    ++(ram().Translate({range.gpa, 1}) ? tally_.skipped_across_region
+                                       : tally_.skipped_outside_ram);
+  }
+  return memory;
 }
 
-void BalloonDevice::ResetLocked() {
-  status_ = 0;
-  driver_features_ = 0;
-  config_ = nullptr;
-  queue_.reset();
+std::span<const std::byte> BalloonDevice::ReadEntries(
+    const VirtqDesc& descriptor, size_t entry_bytes) {
+  const GpaRange range = {Gpa(descriptor.addr), descriptor.len};
+  if ((descriptor.flags & kVirtqDescIndirect) != 0) {
+    ++tally_.skipped_indirect;
+  } else if ((descriptor.flags & kVirtqDescWrite) != 0) {
+    ++tally_.skipped_writable;
+  } else if (range.bytes == 0) {
+    ++tally_.skipped_empty;
+  } else if (range.bytes > buffer_.size()) {
+    ++tally_.skipped_too_long;
+  } else if (range.bytes % entry_bytes != 0) {
+    ++tally_.skipped_unaligned;
+  } else if (const auto memory = Find(range)) {
+    CopyFromGuest(memory->bytes(), buffer_.data());
+    return std::span(buffer_).first(range.bytes);
+  }
+  return {};
+}
+
+bool BalloonDevice::KeepsPoison() {
+  if ((options_.features & kBalloonFPagePoison) == 0 ||
+      GetConfig<uint32_t>(offsetof(BalloonConfig, poison_val)) == 0) {
+    return false;
+  }
+  // §5.5.6.7.2: nothing else than poison_val may be there afterwards, and
+  // fresh memory is zero.
+  tally_.poisoned_ranges += batch_.size();
+  for (const GpaRange& range : batch_) tally_.poisoned_bytes += range.bytes;
+  return true;
+}
+
+void BalloonDevice::DiscardBatch() {
+  if (batch_.empty()) return;
+  if (!hypervisor_.Discard(batch_).ok()) ++tally_.discard_errors;
 }
 
 }  // namespace guestmm

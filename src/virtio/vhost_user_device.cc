@@ -306,6 +306,10 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       status = tell(VhostUserRequest::kSetVringKick, uint64_t{index},
                     std::span(&kick_fd, 1));
     }
+    if (status.ok()) {
+      LockHolder hold(mutex_);
+      enabled_ = true;
+    }
     if (status.ok()) status = tell(VhostUserRequest::kSetVringEnable, state(1));
     if (!status.ok()) {
       LockHolder hold(mutex_);
@@ -594,9 +598,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
     if (resetting_) return;
     resetting_ = true;
     reset_deadline_ = steady_clock::now() + options_.timeout;
-    // A device that was never set up touches nothing, whatever became of the
-    // connection.
-    if (status_ == 0 && link_ != Link::kUp) return CompleteReset();
+    if (link_ == Link::kLost && !enabled_) return CompleteReset();
     if (link_ == Link::kGone || abandoned_) return CompleteReset();
     if (link_ == Link::kLost) return;
     if (!Send(VhostUserRequest::kSetStatus, kVhostUserNeedReply,
@@ -614,6 +616,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   void CompleteReset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     resetting_ = false;
     status_ = 0;
+    enabled_ = false;
     config_notifier_ = nullptr;
     for (const auto& queue : queues_) {
       queue->used = nullptr;
@@ -636,8 +639,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       pending->status = LostError();
     }
     pending_.clear();
-    // If nothing was set up there is nothing to reset either.
-    if (resetting_ && status_ == 0) CompleteReset();
+    if (resetting_ && !enabled_) CompleteReset();
     if (config_notifier_ != nullptr) config_notifier_->Notify();
     changed_.notify_all();
     Wake();
@@ -824,6 +826,9 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   std::vector<std::unique_ptr<Queue>> queues_ ABSL_GUARDED_BY(mutex_);
   // As last read; bits that were set and not seen refused.
   uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
+  // A queue was enabled since the last reset, or may have been: without one the
+  // VMM touches nothing, whatever became of the connection.
+  bool enabled_ ABSL_GUARDED_BY(mutex_) = false;
   // A reset was asked for and is not complete.
   bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
   steady_clock::time_point reset_deadline_ ABSL_GUARDED_BY(mutex_);

@@ -109,7 +109,8 @@ TEST(GuestThreadsTest, ContentsSurviveReporting) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
   EXPECT_GT(guest->reporter()->counters().reports, 0u);
   EXPECT_EQ(guest->device()->counters().skipped(), 0u);
-  EXPECT_EQ(guest->allocator().Counts().allocated(), PageCount(1));  // the ring
+  EXPECT_EQ(guest->allocator().Counts().allocated(),
+            guest->driver()->queue_pages());
 }
 
 // A driver on a vCPU of its own gives a device memory to write to, frees it as
@@ -154,8 +155,8 @@ TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
   // The writer must be joined whatever fails.
   EXPECT_TRUE(guest->WaitUntilAtRest(Workqueue::kForever));
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  // All but the ring and what is pinned is free.
-  PageCount in_use(1);
+  // All but the queues and what is pinned is free.
+  PageCount in_use = guest->driver()->queue_pages();
   for (const auto& [pfn, order] : pinned) in_use += order.pages();
   EXPECT_EQ(guest->allocator().Counts().allocated(), in_use);
   stop = true;
@@ -165,7 +166,8 @@ TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
   while (!pinned.empty()) unpin();
   ASSERT_TRUE(guest->WaitUntilAtRest(Workqueue::kForever));
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  EXPECT_EQ(guest->allocator().Counts().allocated(), PageCount(1));
+  EXPECT_EQ(guest->allocator().Counts().allocated(),
+            guest->driver()->queue_pages());
 }
 
 // A device that needs all of guest RAM to stay: from Inhibit to Allow the host
@@ -221,7 +223,8 @@ TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
   EXPECT_EQ(inhibitor->counters().inhibited_discards,
             inhibited.inhibited_discards);
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  EXPECT_EQ(guest->allocator().Counts().allocated(), PageCount(1));  // the ring
+  EXPECT_EQ(guest->allocator().Counts().allocated(),
+            guest->driver()->queue_pages());
 }
 
 }  // namespace

@@ -304,7 +304,7 @@ class World {
       hypervisor_,
       time_,
       {.reporting_queue_size = kMaxQueueSize,
-       .queue_numbering = QueueNumbering::kCompact,
+       .queue_numbering = QueueNumbering::kCompactByOffered,
        .queue_features = {.indirect = true, .event_index = true}}};
   Notifier* kick_ = nullptr;
 };

@@ -452,7 +452,7 @@ using BalloonDeviceDeathTest = BalloonDeviceTest;
 TEST_F(BalloonDeviceDeathTest, AQueueSizeThatIsNoPowerOfTwo) {
   EXPECT_DEATH(
       BalloonDevice(*ram_, hypervisor_, time_, {.reporting_queue_size = 33}),
-      "reporting queue of 33 descriptors: must be a power of 2 up to "
+      "balloon queue of 33 descriptors: must be a power of 2 up to "
       "32768");
 }
 TEST_F(BalloonDeviceDeathTest, DestroyedFromInsideItsDiscard) {
@@ -463,7 +463,7 @@ TEST_F(BalloonDeviceDeathTest, DestroyedFromInsideItsDiscard) {
   Start(*device);
   driver_.OfferChain({Pages(0x10000)});
   EXPECT_DEATH(KickAndRun(),
-               "balloon device destroyed from inside a discard of its own");
+               "device destroyed from inside what it was running");
 }
 
 }  // namespace

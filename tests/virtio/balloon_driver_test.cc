@@ -67,28 +67,18 @@ class BalloonDriverTest : public GuestTest {
  protected:
   void Start(const BalloonDriverOptions& options = {}) {
     auto driver =
-        BalloonDriver::Create(device_, *ram_, *allocator_, time_, options);
+        BalloonDriver::Create(watched_, *ram_, *allocator_, time_, options);
     ASSERT_TRUE(driver.ok()) << driver.status();
     driver_ = *std::move(driver);
   }
   absl::Status ReportOne() {
     return driver_->Report({{{Gpa(4 * kMiB), 2 * kMiB}}}, client_);
   }
-  // The memory of the driver's queue: the one block that is allocated.
-  VirtqueueMemory QueueMemory() {
-    for (uint64_t pfn = 0; pfn < 1024; ++pfn) {
-      const VirtqueueLayout layout =
-          LayOutVirtqueue(ToGpa(Pfn(pfn)),
-                          static_cast<uint16_t>(driver_->max_report_entries()));
-      VirtqueueMemory memory = VirtqueueMemory::Map(*ram_, layout).value();
-      if (memory.available_idx().load() != 0) return memory;
-    }
-    ADD_FAILURE() << "no queue was used yet";
-    return VirtqueueMemory::Map(*ram_, LayOutVirtqueue(Gpa(0), 1)).value();
-  }
+  VirtqueueMemory QueueMemory() { return watched_.QueueMemory(*ram_, 2); }
 
   RecordingHypervisor hypervisor_;
   BalloonDevice device_{*ram_, hypervisor_, time_};
+  WatchedDevice watched_{device_};
   std::unique_ptr<BalloonDriver> driver_;
 };
 
@@ -97,7 +87,7 @@ TEST_F(BalloonDriverTest, S3_1_1_SetsTheDeviceUp) {
   EXPECT_EQ(device_.status(), kVirtioAcknowledge | kVirtioDriver |
                                   kVirtioFeaturesOk | kVirtioDriverOk);
   EXPECT_EQ(driver_->max_report_entries(), 32u);
-  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(1));
+  EXPECT_EQ(allocator_->Counts().allocated(), driver_->queue_pages());
   EXPECT_TRUE(driver_->CheckInvariants().ok());
 }
 
@@ -272,7 +262,8 @@ TEST_F(BalloonDriverTest, BothHalvesMustNumberQueuesAlike) {
       {.reporting_queue_size = 32, .queue_numbering = QueueNumbering::kFixed});
   const auto compact = BalloonDriver::Create(fixed, *ram_, *allocator_, time_);
   EXPECT_TRUE(absl::IsFailedPrecondition(compact.status()));
-  EXPECT_EQ(Message(compact.status()), "the balloon has no reporting queue 2");
+  EXPECT_EQ(Message(compact.status()),
+            "reporting queue: the device has no queue 2");
   EXPECT_TRUE(BalloonDriver::Create(fixed, *ram_, *allocator_, time_,
                                     {.reporting_queue_size = 32,
                                      .queue_numbering = QueueNumbering::kFixed})
@@ -295,8 +286,9 @@ TEST_F(BalloonDriverTest, FailsWithoutPagesForTheQueue) {
   }
   const auto driver = BalloonDriver::Create(device_, *ram_, *allocator_, time_);
   EXPECT_TRUE(absl::IsResourceExhausted(driver.status()));
-  EXPECT_EQ(Message(driver.status()),
-            "no block of order 0 for a reporting queue of 32");
+  EXPECT_EQ(
+      Message(driver.status()),
+      "inflate queue: no block of order 1 for queue 0 of 128 descriptors");
   EXPECT_EQ(device_.status(), kVirtioFailed);
   for (const Pfn pfn : taken) allocator_->Free(0, pfn, Order(0));
 }
@@ -313,13 +305,15 @@ TEST_F(BalloonDriverTest, FailsWhereTheQueueNeedsMoreThanTheLargestBlock) {
   const auto driver = BalloonDriver::Create(device, *ram_, *allocator, time_,
                                             {.reporting_queue_size = 1024});
   EXPECT_EQ(Message(driver.status()),
-            "no block of order 4 for a reporting queue of 1024");
+            "reporting queue: no block of order 4 for queue 2 of 1024 "
+            "descriptors");
   // Without an indirect table behind it, it is smaller.
   const auto direct = BalloonDriver::Create(
       device, *ram_, *allocator, time_,
       {.reporting_queue_size = 1024, .queue_features = {.event_index = true}});
   EXPECT_EQ(Message(direct.status()),
-            "no block of order 3 for a reporting queue of 1024");
+            "reporting queue: no block of order 3 for queue 2 of 1024 "
+            "descriptors");
 }
 
 using BalloonDriverDeathTest = BalloonDriverTest;
@@ -340,17 +334,38 @@ TEST_F(BalloonDriverDeathTest, AReportOfTheWrongSize) {
                "a report of 3 entries; the most is 2");
 }
 
-TEST_F(BalloonDriverDeathTest, RemovedFromInsideADiscard) {
+// By what the device itself is running, so that it cannot wait: the reset is
+// complete when the discard is.
+TEST_F(BalloonDriverTest, RemovedFromInsideADiscard) {
   BalloonDriver* removed = nullptr;
-  RecordingHypervisor hypervisor(
-      nullptr, [&](std::span<const GpaRange>) { removed->Remove(); });
+  RecordingHypervisor hypervisor(nullptr, [&](std::span<const GpaRange>) {
+    EXPECT_FALSE(removed->Remove());
+    EXPECT_FALSE(removed->is_down());
+    EXPECT_THAT(client_.ended(), ElementsAre());
+  });
   BalloonDevice device(*ram_, hypervisor, time_);
   const auto driver =
       BalloonDriver::Create(device, *ram_, *allocator_, time_).value();
   removed = driver.get();
   ASSERT_TRUE(driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_).ok());
+  time_.RunUntilIdle();
+  EXPECT_TRUE(driver->is_down());
+  EXPECT_THAT(client_.ended(), ElementsAre(kReset));
+  ExpectNoPageLost();
+}
+
+TEST_F(BalloonDriverDeathTest, DestroyedFromInsideADiscard) {
+  std::unique_ptr<BalloonDriver>* destroyed = nullptr;
+  RecordingHypervisor hypervisor(
+      nullptr, [&](std::span<const GpaRange>) { destroyed->reset(); });
+  BalloonDevice device(*ram_, hypervisor, time_);
+  auto driver =
+      BalloonDriver::Create(device, *ram_, *allocator_, time_).value();
+  destroyed = &driver;
+  ASSERT_TRUE(driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_).ok());
   EXPECT_DEATH(time_.RunUntilIdle(),
-               "balloon driver removed from inside a discard of its device");
+               "balloon driver destroyed, and its device does not complete a "
+               "reset");
 }
 
 // A device that answers as each test says.
@@ -426,11 +441,20 @@ TEST_F(ScriptedDeviceTest, NotABalloon) {
   ExpectCreateFails(absl::StatusCode::kFailedPrecondition,
                     "device 2 is not a memory balloon, which is 5");
 }
+TEST_F(ScriptedDeviceTest, S6_1_NoVersion1) {
+  device_.features = kBalloonFPageReporting;
+  ExpectCreateFails(absl::StatusCode::kFailedPrecondition,
+                    "the balloon offers features 0x20, without VERSION_1");
+}
 TEST_F(ScriptedDeviceTest, NoReporting) {
   device_.features = kVirtioFVersion1;
-  ExpectCreateFails(absl::StatusCode::kFailedPrecondition,
-                    "the balloon offers features 0x100000000: VERSION_1 and "
-                    "PAGE_REPORTING are 0x100000020");
+  const auto driver =
+      BalloonDriver::Create(device_, *ram_, *allocator_, time_).value();
+  EXPECT_EQ(driver->max_report_entries(), 0u);
+  const absl::Status status =
+      driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status));
+  EXPECT_EQ(Message(status), "the balloon device takes no reports");
 }
 TEST_F(ScriptedDeviceTest, FeaturesRefused) {
   device_.features_status = absl::InvalidArgumentError("no");
@@ -439,12 +463,12 @@ TEST_F(ScriptedDeviceTest, FeaturesRefused) {
 TEST_F(ScriptedDeviceTest, FeaturesOkRefused) {
   device_.refused_bits = kVirtioFeaturesOk;
   ExpectCreateFails(absl::StatusCode::kFailedPrecondition,
-                    "the balloon refuses features 0x100000020, all of which it "
-                    "offers");
+                    "the balloon, which offers features 0x100000020, refuses a "
+                    "driver that takes 0x100000020");
 }
 TEST_F(ScriptedDeviceTest, QueueRefused) {
   device_.queue_status = absl::NotFoundError("no queue");
-  ExpectCreateFails(absl::StatusCode::kNotFound, "no queue");
+  ExpectCreateFails(absl::StatusCode::kNotFound, "inflate queue: no queue");
 }
 TEST_F(ScriptedDeviceTest, StillInTheResetOfTheLastDriver) {
   device_.reads_until_reset = 1;

@@ -43,7 +43,9 @@ TEST_F(BalloonHandshakeTest, IsABalloonThatOffersReporting) {
             kFeatures | kVirtioFIndirectDesc | kVirtioFEventIdx);
   EXPECT_EQ(device_.status(), 0);
   EXPECT_EQ(device_.MaxQueueSize(kReporting), 32);
-  EXPECT_EQ(device_.MaxQueueSize(0), 0);
+  EXPECT_EQ(device_.MaxQueueSize(0), 128);
+  EXPECT_EQ(device_.MaxQueueSize(1), 128);
+  EXPECT_EQ(device_.MaxQueueSize(3), 0);
   EXPECT_EQ(device_.MaxQueueSize(4), 0);
 }
 TEST_F(BalloonHandshakeTest, OffersTheFeaturesOfQueuesThatItIsTold) {
@@ -109,7 +111,7 @@ TEST_F(BalloonHandshakeTest, RefusesQueuesThatAreNotThere) {
   ASSERT_TRUE(device_.SetDriverFeatures(kVirtioFVersion1).ok());
   device_.SetStatus(kAgreed);
   EXPECT_EQ(Message(device_.SetUpQueue(kReporting, layout_, used_).status()),
-            "the balloon has no queue 2")
+            "the device has no queue 2 for a driver of features 0x100000000")
       << "PAGE_REPORTING was not accepted";
   device_.SetStatus(0);
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());

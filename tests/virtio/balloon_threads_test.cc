@@ -149,18 +149,10 @@ TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
   Random random(3);
   uint64_t accepted = 0;
   for (int round = 0; round < 50; ++round) {
+    WatchedDevice watched(device);
     const auto driver =
-        BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
-    // The one page that is allocated is the ring's.
-    std::optional<Pfn> ring;
-    for (uint64_t pfn = 0; pfn < 2048 && !ring; ++pfn) {
-      if (allocator_->pages().Get(Pfn(pfn)).state == PageState::kAllocated) {
-        ring = Pfn(pfn);
-      }
-    }
-    ASSERT_TRUE(ring.has_value());
-    const VirtqueueMemory memory =
-        VirtqueueMemory::Map(*ram_, LayOutVirtqueue(ToGpa(*ring), 32)).value();
+        BalloonDriver::Create(watched, *ram_, *allocator_, guest_).value();
+    const VirtqueueMemory memory = watched.QueueMemory(*ram_, 2);
     std::thread reporter([&] {
       const GpaRange range = {Page(1), kPageSize};
       while (ReportAndWait(*driver, {&range, 1})) ++accepted;

@@ -4,9 +4,11 @@
 // What the room's tests share.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,6 +22,7 @@
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/notifier.h"
+#include "guestmm/virtio/virtio_device.h"
 #include "guestmm/virtio/virtqueue.h"
 
 namespace guestmm {
@@ -49,6 +52,52 @@ class CountingNotifier final : public Notifier {
  private:
   std::atomic<int> count_{0};
   std::function<void()> then_;
+};
+
+// A device, whose queues' places are remembered.
+class WatchedDevice final : public VirtioDevice {
+ public:
+  explicit WatchedDevice(VirtioDevice& device) : device_(device) {}
+
+  // Where the driver put queue `index`. REQUIRES: it did.
+  VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
+    return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
+  }
+
+  uint32_t device_id() const override { return device_.device_id(); }
+  uint64_t DeviceFeatures() const override { return device_.DeviceFeatures(); }
+  absl::Status SetDriverFeatures(uint64_t features) override {
+    return device_.SetDriverFeatures(features);
+  }
+  uint8_t status() const override { return device_.status(); }
+  void SetStatus(uint8_t status) override { device_.SetStatus(status); }
+  uint32_t ConfigGeneration() const override {
+    return device_.ConfigGeneration();
+  }
+  absl::Status ReadConfig(uint32_t offset,
+                          std::span<std::byte> bytes) const override {
+    return device_.ReadConfig(offset, bytes);
+  }
+  absl::Status WriteConfig(uint32_t offset,
+                           std::span<const std::byte> bytes) override {
+    return device_.WriteConfig(offset, bytes);
+  }
+  uint16_t MaxQueueSize(uint16_t index) const override {
+    return device_.MaxQueueSize(index);
+  }
+  absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
+                                       const VirtqueueLayout& layout,
+                                       Notifier& used) override {
+    layouts_[index] = layout;
+    return device_.SetUpQueue(index, layout, used);
+  }
+  void SetConfigNotifier(Notifier& config) override {
+    device_.SetConfigNotifier(config);
+  }
+
+ private:
+  VirtioDevice& device_;
+  std::map<uint16_t, VirtqueueLayout> layouts_;
 };
 
 // A driver that obeys nothing: it writes what it likes where a queue is.

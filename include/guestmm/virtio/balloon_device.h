@@ -2,17 +2,16 @@
 #define GUESTMM_VIRTIO_BALLOON_DEVICE_H_
 
 #include <array>
-#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <numeric>
 #include <optional>
-#include <thread>
+#include <span>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
@@ -20,17 +19,22 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/balloon.h"
 #include "guestmm/virtio/device_queue.h"
-#include "guestmm/virtio/notifier.h"
-#include "guestmm/virtio/virtio_device.h"
+#include "guestmm/virtio/device_transport.h"
 #include "guestmm/virtio/virtqueue.h"
 
 namespace guestmm {
 
+class BalloonedPages;
+
 struct BalloonDeviceOptions {
-  // The most descriptors of the reporting queue: a power of 2, at most
-  // kMaxVirtqueueSize. QEMU's is 32.
+  // What is offered, of kBalloonFeatures. MUST_TELL_HOST is insisted on if it
+  // is: no driver is served that does not take it (§5.5.3.2).
+  uint64_t features = kBalloonFPageReporting;
+  // The most descriptors of the reporting queue, and of each other one: powers
+  // of 2, at most kMaxVirtqueueSize. QEMU's are 32 and 128.
   uint16_t reporting_queue_size = 32;
-  QueueNumbering queue_numbering = QueueNumbering::kCompact;
+  uint16_t queue_size = 128;
+  QueueNumbering queue_numbering = QueueNumbering::kCompactByOffered;
   // Which of them are offered.
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
 };
@@ -39,11 +43,26 @@ struct BalloonDeviceOptions {
 struct BalloonDeviceCounters {
   uint64_t reports = 0;       // chains taken off the reporting queue
   uint64_t acknowledged = 0;  // and given back
-  // Descriptors handed to the hypervisor, and their bytes.
+  // Descriptors of reports that were handed to the hypervisor, and their bytes.
   uint64_t ranges = 0;
   uint64_t bytes = 0;
+  // The same of those, and of hints, that were left as they are, since the
+  // guest expects a poison there that is not zero.
+  uint64_t poisoned_ranges = 0;
+  uint64_t poisoned_bytes = 0;
   // Batches for which the hypervisor returned an error.
   uint64_t discard_errors = 0;
+
+  // Pages that went into the balloon and came out of it.
+  uint64_t inflated_pages = 0;
+  uint64_t deflated_pages = 0;
+  uint64_t stats_updates = 0;
+  // Runs of hinting that the driver began; descriptors of hints handed to the
+  // hypervisor, and their bytes.
+  uint64_t hint_runs = 0;
+  uint64_t hints = 0;
+  uint64_t hinted_bytes = 0;
+
   // Queues found broken: NEEDS_RESET was set.
   uint64_t broken_queues = 0;
 
@@ -51,33 +70,45 @@ struct BalloonDeviceCounters {
   // indirect table is one like any other.
   uint64_t skipped_indirect = 0;       // INDIRECT, which was not negotiated
   uint64_t skipped_readable = 0;       // not for the device to write
+  uint64_t skipped_writable = 0;       // not for the device to read
   uint64_t skipped_empty = 0;          // length 0
-  uint64_t skipped_unaligned = 0;      // not in whole discard granules
+  uint64_t skipped_unaligned = 0;      // not in whole granules, or entries
+  uint64_t skipped_too_long = 0;       // more entries than a driver has
   uint64_t skipped_outside_ram = 0;    // starts in no region
   uint64_t skipped_across_region = 0;  // runs out of its region
-
+  uint64_t skipped_hints = 0;          // of no run that the device wants
   // Indirect tables skipped as a whole, by TableFault.
   std::array<uint64_t, kTableFaults> skipped_tables = {};
 
+  // Entries skipped: pages that guest RAM does not have, or that are in the
+  // balloon already (of a deflate: are not); commands of hinting of a run that
+  // is over, or was never asked for.
+  uint64_t bad_pfns = 0;
+  uint64_t repeated_pfns = 0;
+  uint64_t bad_commands = 0;
+
+  // Descriptors in all.
   uint64_t skipped() const {
-    return skipped_indirect + skipped_readable + skipped_empty +
-           skipped_unaligned + skipped_outside_ram + skipped_across_region +
+    return skipped_indirect + skipped_readable + skipped_writable +
+           skipped_empty + skipped_unaligned + skipped_too_long +
+           skipped_outside_ram + skipped_across_region + skipped_hints +
            std::accumulate(skipped_tables.begin(), skipped_tables.end(),
                            uint64_t{0});
   }
 };
 
-// The host's half of a memory balloon: takes reports of free pages and lets the
-// hypervisor discard them (virtio 1.3 §5.5.6.7).
+// The host's half of a memory balloon (virtio 1.3 §5.5): takes pages that the
+// guest gives up, reports of free pages, hints and statistics, and lets the
+// hypervisor discard.
 //
 // The guest is not trusted. A bad descriptor is skipped and counted, the others
 // of its chain are discarded and the chain is acknowledged, whatever the
-// hypervisor said: a report is a hint. A broken queue cannot be acknowledged:
-// the device sets NEEDS_RESET and stops.
-class BalloonDevice final : public VirtioDevice {
+// hypervisor said.
+class BalloonDevice final : public DeviceTransport {
  public:
   // Works on `workqueue`. All three must outlive this.
-  // REQUIRES: the queue size is one that BalloonDeviceOptions allows (CHECKed).
+  // REQUIRES: features and queue sizes that BalloonDeviceOptions allows
+  // (CHECKed).
   BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
                 Workqueue& workqueue, const BalloonDeviceOptions& options = {});
   // Resets. REQUIRES: no one kicks, and no discard of this is running on the
@@ -85,85 +116,102 @@ class BalloonDevice final : public VirtioDevice {
   ~BalloonDevice() override;
 
   uint32_t device_id() const override { return kBalloonDeviceId; }
-  uint64_t DeviceFeatures() const override {
-    return kVirtioFVersion1 | kBalloonFPageReporting |
-           ToFeatureBits(options_.queue_features);
+
+  // The host's side. All from any thread; what the guest makes of it comes
+  // later, or never.
+  //
+  // Asks the guest to have so many pages of kBalloonPageSize in the balloon.
+  void SetTarget(uint32_t pages) {
+    ChangeConfig(offsetof(BalloonConfig, num_pages), pages);
   }
-  absl::Status SetDriverFeatures(uint64_t features) override;
-  uint8_t status() const override;
-  void SetStatus(uint8_t status) override;
-  uint32_t ConfigGeneration() const override { return 0; }
-  absl::Status ReadConfig(uint32_t,
-                          std::span<std::byte>) const override {
-    return absl::OutOfRangeError("no configuration");
+  // What the guest says it has in there.
+  uint32_t actual() const {
+    return GetConfig<uint32_t>(offsetof(BalloonConfig, actual));
   }
-  absl::Status WriteConfig(uint32_t,
-                           std::span<const std::byte>) override {
-    return absl::OutOfRangeError("no configuration");
-  }
-  uint16_t MaxQueueSize(uint16_t index) const override;
-  absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
-                                       const VirtqueueLayout& layout,
-                                       Notifier& used) override;
-  void SetConfigNotifier(Notifier& config) override;
+
+  // Asks for statistics: counters().stats_updates tells when they came.
+  // FailedPrecondition if the driver did not take STATS_VQ.
+  absl::Status RequestStatistics();
+  // The last that came; empty if none did.
+  BalloonStatistics statistics() const;
+
+  // Asks for hints of free pages, which are then discarded: once through all
+  // the guest has. FailedPrecondition if the driver did not take
+  // FREE_PAGE_HINT, or is in a run.
+  absl::Status StartHinting();
+  // Wants no more of them. No effect if there is no run.
+  void StopHinting();
+  // Whether the guest was asked and has not said yet that it is done.
+  bool hinting() const;
 
   BalloonDeviceCounters counters() const;
 
-  // Those of the reporting queue; OK while it is being handled.
-  absl::Status CheckInvariants() const;
-
  private:
-  // The reporting queue as the driver set it up.
-  struct ReportingQueue {
-    DeviceQueue ring;
-    Notifier& used;
-  };
-  // What became of one round over the queue.
-  enum class Round {
-    kDry,      // nothing left: the next kick goes on
-    kMore,     // stopped for others' sake: another round is due
-    kStopped,  // a reset was asked for
-    kBroken,
+  // Where a run of hinting is.
+  enum class HintRun {
+    kNone,
+    kWanted,    // the driver has not begun
+    kUnderWay,  // its hints count
+    kUnwanted,  // they do not any more; it has not ended
   };
 
-  // The work: one round, on the workqueue.
-  void HandleReports();
-  // At most as many chains as the queue has descriptors, so that a guest that
-  // never stops leaves the workqueue to others too.
-  Round RunRound(ReportingQueue& queue);
-  // Discards what is valid of `chain`.
+  // What queue `index` is for a driver that took `features`.
+  std::optional<BalloonQueue> QueueAt(uint16_t index, uint64_t features) const;
+
+  bool Suffices(uint64_t features) const override;
+  uint16_t QueueSize(uint16_t index, uint64_t features) const override;
+  bool MayUse(uint16_t index, uint64_t features) const override;
+  absl::Status CheckConfigWrite(uint32_t offset, size_t bytes,
+                                uint64_t features,
+                                uint8_t status) const override;
+  void WasReset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  Verdict HandleChain(uint16_t index, const DescriptorChain& chain) override;
+  void Acknowledging(uint16_t index) override;
+  void FoundBroken(uint16_t index) override;
+  void HandleRequests() override;
+
   void HandleReport(const DescriptorChain& chain);
-  // What `descriptor` names; none, and counted, if it is bad.
-  std::optional<GpaRange> CheckDescriptor(const VirtqDesc& descriptor);
-  // Publishes what was counted, with the acknowledgement that is now due: true.
-  // False if none is, since a reset was asked for.
-  bool CountAcknowledgement();
-  void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Moves the pages that the chain names into the balloon, or out of it.
+  void HandlePages(const DescriptorChain& chain, BalloonQueue queue);
+  Verdict HandleStatistics(uint16_t index, const DescriptorChain& chain);
+  void HandleHints(const DescriptorChain& chain);
+  void HandleHintCommand(uint32_t command);
 
-  const GuestRam& ram_;
+  // What `descriptor` names; none, and counted, if it is bad.
+  std::optional<GpaRange> CheckRange(const VirtqDesc& descriptor);
+  // A copy of the entries that it holds, of `entry_bytes` each; empty, and
+  // counted, if it is bad.
+  std::span<const std::byte> ReadEntries(const VirtqDesc& descriptor,
+                                         size_t entry_bytes);
+  // Where it lies, for as long as that is looked at; none, and counted, if not
+  // within one region.
+  std::optional<Translation> Find(const GpaRange& range);
+  // Hands batch_ to the hypervisor.
+  void DiscardBatch();
+  // Whether what the guest gives must stay as it is; then counts `batch_`.
+  bool KeepsPoison();
+  void Publish();
+
   Hypervisor& hypervisor_;
-  Workqueue& workqueue_;
   const BalloonDeviceOptions options_;
-  const uint16_t reporting_index_;
-  // The handler's alone: the ranges of the report in hand, and what it counted.
+
+  // The handlers' alone: the ranges in hand, a copy of a buffer in hand, the
+  // pages in the balloon, the stats buffer that the device keeps, and what was
+  // counted.
   std::vector<GpaRange> batch_;
+  std::array<std::byte, kMaxBalloonPfns * sizeof(uint32_t)> buffer_;
+  const std::unique_ptr<BalloonedPages> ballooned_;
+  std::optional<uint16_t> stats_head_;
   BalloonDeviceCounters tally_;
 
-  // Not held while the queue is handled, a discard runs or anyone is notified.
-  mutable Mutex mutex_;
-  std::condition_variable_any handler_left_;
-  uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
-  uint64_t driver_features_ ABSL_GUARDED_BY(mutex_) = 0;
-  Notifier* config_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // Null while the handler has it, which `handler_` names.
-  std::unique_ptr<ReportingQueue> queue_ ABSL_GUARDED_BY(mutex_);
-  std::optional<std::thread::id> handler_ ABSL_GUARDED_BY(mutex_);
-  // A reset waits for the handler to leave.
-  bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
-  BalloonDeviceCounters counters_ ABSL_GUARDED_BY(mutex_);
-
-  Work work_;
-  WorkNotifier kick_;
+  // A leaf.
+  mutable Mutex results_;
+  BalloonDeviceCounters counters_ ABSL_GUARDED_BY(results_);
+  BalloonStatistics statistics_ ABSL_GUARDED_BY(results_);
+  bool wants_statistics_ ABSL_GUARDED_BY(results_) = false;
+  HintRun hint_run_ ABSL_GUARDED_BY(results_) = HintRun::kNone;
+  uint32_t hint_command_ ABSL_GUARDED_BY(results_) = kFirstHintRun - 1;
 };
 
 }  // namespace guestmm

@@ -21,9 +21,9 @@ namespace guestmm {
 
 struct VhostUserDeviceOptions {
   // vhost-user does not say what kind of device it is, nor how large its queues
-  // may be; too large a one is refused at set-up.
+  // may be: one that is too large for it is refused at set-up.
   uint32_t device_id = kBalloonDeviceId;
-  uint16_t max_queue_size = 32;
+  uint16_t max_queue_size = 1024;
   // How long to wait for an answer, in real time. After that the connection is
   // given up.
   Nanoseconds timeout = std::chrono::seconds(5);

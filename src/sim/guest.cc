@@ -20,6 +20,27 @@ std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
   return ranges;
 }
 
+absl::Status CheckVmm(const GuestOptions& options) {
+  if (options.vmm_socket.empty()) return absl::OkStatus();
+  const auto refuse = [&](const std::string& why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("vmm_socket is \"", options.vmm_socket, "\", and ", why));
+  };
+  if (options.memory_source != MemorySource::kSharedMemfd &&
+      options.memory_source != MemorySource::kHugetlb) {
+    return refuse(absl::StrCat(
+        "memory_source is ", std::string(Name(options.memory_source)),
+        ": another process can map only a shared memfd or a hugetlb memfd"));
+  }
+  if (options.virtual_time != nullptr) {
+    return refuse("virtual_time is given: another process runs in real time");
+  }
+  if (options.make_hypervisor) {
+    return refuse("make_hypervisor is given: the VMM has the hypervisor");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
@@ -50,6 +71,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         "page_poison.mode is kInitOnFree, and memory_source is kPrivateFile: "
         "what is free at first is not zero");
   }
+  if (absl::Status status = CheckVmm(options); !status.ok()) return status;
   std::unique_ptr<Guest> guest(new Guest);
 
   absl::StatusOr<std::unique_ptr<GuestRam>> ram =
@@ -66,7 +88,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
 
   if (options.make_policy && options.virtual_time == nullptr) {
     guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
-    guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+    if (options.vmm_socket.empty()) {
+      guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+    }
   }
   guest->guest_workqueue_ = options.virtual_time != nullptr
                                 ? options.virtual_time
@@ -97,7 +121,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<Vcpu>(id, *guest->allocator_, *guest->backing_));
   }
 
-  if (options.make_hypervisor) {
+  if (!options.vmm_socket.empty()) {
+    // The VMM's.
+  } else if (options.make_hypervisor) {
     guest->hypervisor_ = options.make_hypervisor(*guest->ram_);
   } else {
     absl::StatusOr<std::unique_ptr<DiscardingHypervisor>> hypervisor =
@@ -107,10 +133,6 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   }
   if (!options.make_policy) return guest;
 
-  Workqueue& device_workqueue = options.virtual_time != nullptr
-                                    ? *options.virtual_time
-                                    : *guest->device_thread_;
-
   std::unique_ptr<ReportingPolicy> policy = options.make_policy();
   if (policy == nullptr) {
     return absl::InvalidArgumentError("make_policy made no policy");
@@ -119,12 +141,23 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   // least.
   const auto queue_size = static_cast<uint16_t>(
       std::max<size_t>(32, std::bit_ceil(policy->capacity())));
-  guest->device_ = std::make_unique<BalloonDevice>(
-      *guest->ram_, *guest->hypervisor_, device_workqueue,
-      BalloonDeviceOptions{.reporting_queue_size = queue_size});
+  VirtioDevice* device = nullptr;
+  if (options.vmm_socket.empty()) {
+    guest->device_ = std::make_unique<BalloonDevice>(
+        *guest->ram_, *guest->hypervisor_,
+        options.virtual_time != nullptr ? *options.virtual_time
+                                        : *guest->device_thread_,
+        BalloonDeviceOptions{.reporting_queue_size = queue_size});
+    device = guest->device_.get();
+  } else {
+    absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =
+        VhostUserDevice::Connect(options.vmm_socket, *guest->ram_, options.vmm);
+    if (!vmm.ok()) return vmm.status();
+    guest->vmm_ = *std::move(vmm);
+    device = guest->vmm_.get();
+  }
   absl::StatusOr<std::unique_ptr<BalloonDriver>> driver = BalloonDriver::Create(
-      *guest->device_, *guest->ram_, *guest->allocator_,
-      *guest->guest_workqueue_,
+      *device, *guest->ram_, *guest->allocator_, *guest->guest_workqueue_,
       BalloonDriverOptions{.reporting_queue_size = queue_size});
   if (!driver.ok()) return driver.status();
   guest->driver_ = *std::move(driver);
@@ -138,8 +171,19 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
 }
 
 Guest::~Guest() {
-  // The reset ends a report that a broken device would never end.
-  if (driver_ != nullptr) driver_->Remove();
+  if (driver_ == nullptr) return;
+  // The reset ends a report that a broken device would never end. What a VMM
+  // that does not answer may do to the guest's memory does not matter any more.
+  if (!driver_->Remove() && vmm_ != nullptr) vmm_->Abandon();
+}
+
+absl::Status Guest::ReconnectVmm() {
+  if (!driver_->is_down()) {
+    return absl::FailedPreconditionError(
+        "the balloon driver is not down: the VMM was not reset");
+  }
+  if (absl::Status status = vmm_->Reconnect(); !status.ok()) return status;
+  return driver_->Restore();
 }
 
 bool Guest::WaitUntilAtRest(Nanoseconds timeout) {
@@ -154,7 +198,7 @@ absl::Status Guest::CheckInvariants() const {
   if (reporter_ != nullptr) {
     status.Update(reporter_->policy().CheckInvariants());
     status.Update(driver_->CheckInvariants());
-    status.Update(device_->CheckInvariants());
+    if (device_ != nullptr) status.Update(device_->CheckInvariants());
     in_flight = reporter_->in_flight_pages();
   }
   const PageCount isolated = allocator_->Counts().isolated;

@@ -57,7 +57,10 @@ VhostUserServer::VhostUserServer(MakeDevice make_device,
   GUESTMM_CHECK(wake_.valid()) << "eventfd: " << std::strerror(errno);
 }
 
-VhostUserServer::~VhostUserServer() {
+VhostUserServer::~VhostUserServer() { Stop(); }
+
+void VhostUserServer::Stop() {
+  if (!thread_.joinable()) return;
   {
     LockHolder hold(mutex_);
     stop_ = true;
@@ -78,6 +81,8 @@ VhostUserServer::~VhostUserServer() {
   if (!path_.empty() && SocketInode(path_) == path_inode_) {
     unlink(path_.c_str());
   }
+  LockHolder hold(mutex_);
+  listener_ = UniqueFd();
 }
 
 absl::Status VhostUserServer::Listen(const std::string& path) {

@@ -85,7 +85,7 @@ class VhostUserServer {
 
   explicit VhostUserServer(MakeDevice make_device,
                            VhostUserServerOptions options = {});
-  // Ends all sessions and removes the socket.
+  // Stops.
   ~VhostUserServer();
   VhostUserServer(const VhostUserServer&) = delete;
   VhostUserServer& operator=(const VhostUserServer&) = delete;
@@ -99,6 +99,10 @@ class VhostUserServer {
   // Serves a guest that is connected already. ResourceExhausted if there are
   // max_sessions.
   absl::Status Serve(UniqueFd connection);
+
+  // Ends all sessions and removes the socket. No more come after that. Again:
+  // no effect.
+  void Stop();
 
   // Those that have not ended.
   std::vector<VhostUserSessionInfo> sessions() const;

@@ -251,7 +251,10 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
     const std::span<const std::byte> start = BytesOf(header);
     std::vector<std::byte> payload(start.begin(), start.end());
     payload.insert(payload.end(), bytes.begin(), bytes.end());
-    return Tell(VhostUserRequest::kSetConfig, payload);
+    absl::Status status = Tell(VhostUserRequest::kSetConfig, payload);
+    LockHolder hold(mutex_);
+    config_is_current_ = false;
+    return status;
   }
 
   absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
@@ -476,19 +479,23 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       {
         LockHolder hold(mutex_);
         config_.assign(has_config ? size : 0, std::byte{0});
+        config_is_current_ = false;
       }
       if (FetchConfig()) return;
     }
   }
 
-  // Reads all of it anew, as far as there is a connection. False if the device
-  // does not have as much.
+  // Reads all of it, if what is known may not be current and as far as there is
+  // a connection: a device tells of what it changes itself (virtio 1.3 §2.5).
+  // False if the device does not have as much.
   bool FetchConfig() {
     VhostUserConfigHeader header = {};
     {
       LockHolder hold(mutex_);
       header.size = static_cast<uint32_t>(config_.size());
       if (header.size == 0 || link_ != Link::kUp) return true;
+      // A change that comes meanwhile takes it back.
+      if (std::exchange(config_is_current_, true)) return true;
     }
     const std::span<const std::byte> start = BytesOf(header);
     std::vector<std::byte> payload(start.begin(), start.end());
@@ -617,6 +624,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
     resetting_ = false;
     status_ = 0;
     enabled_ = false;
+    config_is_current_ = false;
     config_notifier_ = nullptr;
     for (const auto& queue : queues_) {
       queue->used = nullptr;
@@ -766,6 +774,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       uint64_t error = 0;
       if ((*message)->header.request == kVhostUserBackendConfigChange) {
         ++generation_;
+        config_is_current_ = false;
         if (config_notifier_ != nullptr) config_notifier_->Notify();
       } else {
         error = static_cast<uint64_t>(absl::StatusCode::kUnimplemented);
@@ -833,6 +842,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
   steady_clock::time_point reset_deadline_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::byte> config_ ABSL_GUARDED_BY(mutex_);
+  bool config_is_current_ ABSL_GUARDED_BY(mutex_) = false;
   uint32_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   Notifier* config_notifier_ ABSL_GUARDED_BY(mutex_) = nullptr;
 

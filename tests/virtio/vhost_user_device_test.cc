@@ -332,7 +332,7 @@ TEST_F(VhostUserDeviceTest, WhereAServerListens) {
 // complete a reset. What was reported stays where it is.
 TEST_F(VhostUserDeviceTest, AClosedSocketIsNotEnough) {
   ASSERT_NO_FATAL_FAILURE(Serve());
-  ASSERT_NO_FATAL_FAILURE(Connect({.timeout = std::chrono::milliseconds(50)}));
+  ASSERT_NO_FATAL_FAILURE(Connect({.timeout = std::chrono::milliseconds(500)}));
   ASSERT_NO_FATAL_FAILURE(Drive());
   server_.reset();
   EXPECT_TRUE(guest_.WaitUntil([&] { return !device_->connection().ok(); },
@@ -499,7 +499,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
       }
     });
     const auto device = VhostUserDevice::Connect(
-        path_, *ram_, {.timeout = std::chrono::milliseconds(100)});
+        path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
     vmm.join();
     return device.status().ToString();
   }
@@ -510,7 +510,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
 TEST_F(ScriptedVmmTest, Silence) {
   EXPECT_EQ(Error([](Request) { return std::nullopt; }),
             "UNAVAILABLE: the connection to " + path_ +
-                " was lost: GET_FEATURES: no answer in 100 ms");
+                " was lost: GET_FEATURES: no answer in 500 ms");
 }
 
 TEST_F(ScriptedVmmTest, NoProtocolFeatures) {

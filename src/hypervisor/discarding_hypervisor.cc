@@ -35,13 +35,16 @@ namespace {
 constexpr size_t kMaxVector = 1024;
 
 // What fits a source; the first is the default.
-std::span<const DiscardMethod> MethodsFor(MemorySource source) {
+std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
   static constexpr std::array kAnonymous = {DiscardMethod::kDontNeed,
                                             DiscardMethod::kFree};
   static constexpr std::array kMemfd = {DiscardMethod::kPunchHole,
                                         DiscardMethod::kRemove};
+  static constexpr std::array kForeign = {DiscardMethod::kRemove};
   static constexpr std::array kFile = {DiscardMethod::kRemap};
-  switch (source) {
+  // Each region may have a file of its own, so what counts is its address.
+  if (ram.foreign()) return kForeign;
+  switch (ram.source()) {
     case MemorySource::kAnonymous:
       return kAnonymous;
     case MemorySource::kSharedMemfd:
@@ -121,7 +124,7 @@ std::string_view Name(DiscardMethod method) {
 absl::StatusOr<std::unique_ptr<DiscardingHypervisor>>
 DiscardingHypervisor::Create(const GuestRam& ram,
                              const DiscardOptions& options) {
-  const std::span<const DiscardMethod> methods = MethodsFor(ram.source());
+  const std::span<const DiscardMethod> methods = MethodsFor(ram);
   DiscardMethod method = options.method;
   if (method == DiscardMethod::kBySource) method = methods.front();
   if (std::find(methods.begin(), methods.end(), method) == methods.end()) {
@@ -131,15 +134,16 @@ DiscardingHypervisor::Create(const GuestRam& ram,
                             Name(other));
     }
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s does not give guest RAM of source %s back to the host: use %s",
-        Name(method), Name(ram.source()), fitting));
+        "%s does not give guest RAM of source %s%s back to the host: use %s",
+        Name(method), ram.foreign() ? "foreign " : "", Name(ram.source()),
+        fitting));
   }
   return std::unique_ptr<DiscardingHypervisor>(
       new DiscardingHypervisor(ram, method, options));
 }
 
 DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram)
-    : DiscardingHypervisor(ram, MethodsFor(ram.source()).front(), {}) {}
+    : DiscardingHypervisor(ram, MethodsFor(ram).front(), {}) {}
 
 DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram,
                                            DiscardMethod method,

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "src/ram/host_memory.h"
 
@@ -110,13 +111,20 @@ absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::Create(
   std::unique_ptr<GuestRam> ram(new GuestRam(*std::move(memory)));
   uint64_t file_offset = 0;
   for (const GpaRange& range : options.regions) {
-    if (absl::Status status = ram->MapRegion(range, file_offset);
-        !status.ok()) {
-      return status;
-    }
+    LockHolder hold(ram->changes_);
+    absl::Status status = ram->InsertRegion(
+        range, [&] { return ram->memory_->Map(range, file_offset); });
+    if (!status.ok()) return status;
     file_offset += range.bytes;
   }
   return ram;
+}
+
+absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::CreateForeign() {
+  absl::StatusOr<std::unique_ptr<HostMemory>> memory =
+      HostMemory::CreateForeign();
+  if (!memory.ok()) return memory.status();
+  return std::unique_ptr<GuestRam>(new GuestRam(*std::move(memory)));
 }
 
 GuestRam::GuestRam(std::unique_ptr<HostMemory> memory)
@@ -138,6 +146,8 @@ GuestRam::~GuestRam() {
 
 MemorySource GuestRam::source() const { return memory_->source(); }
 
+bool GuestRam::foreign() const { return memory_->foreign(); }
+
 HugePages GuestRam::huge_pages() const { return memory_->huge_pages(); }
 
 uint64_t GuestRam::discard_granule() const { return DiscardGranule(source()); }
@@ -145,15 +155,48 @@ uint64_t GuestRam::discard_granule() const { return DiscardGranule(source()); }
 int GuestRam::memfd() const { return memory_->memfd(); }
 
 absl::Status GuestRam::AddRegion(GpaRange range) {
-  return MapRegion(range, std::nullopt);
-}
-
-absl::Status GuestRam::MapRegion(GpaRange range,
-                                 std::optional<uint64_t> file_offset) {
+  GUESTMM_CHECK(!foreign()) << "a region of its own for foreign guest RAM";
   if (absl::Status status = CheckRegion(range, source()); !status.ok()) {
     return status;
   }
   LockHolder hold(changes_);
+  return InsertRegion(range, [&] { return memory_->Map(range, std::nullopt); });
+}
+
+absl::Status GuestRam::AdoptRegion(GpaRange range, int fd, uint64_t offset) {
+  GUESTMM_CHECK(foreign()) << "a foreign region for guest RAM of its own";
+  const absl::StatusOr<ForeignFile> file = InspectForeign(fd);
+  if (!file.ok()) return file.status();
+  if (absl::Status status = CheckRegion(range, file->source); !status.ok()) {
+    return status;
+  }
+  const uint64_t granule = std::max(kPageSize, DiscardGranule(file->source));
+  if (offset % granule != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: offset 0x%x must be a multiple of %s",
+                        RegionText(range), offset, FormatBytes(granule)));
+  }
+  if (offset > file->bytes || range.bytes > file->bytes - offset) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: at offset 0x%x of a memfd of %s, does not lie "
+                        "within it",
+                        RegionText(range), offset, FormatBytes(file->bytes)));
+  }
+  LockHolder hold(changes_);
+  if (map_->empty()) {
+    memory_->SetForeignSource(file->source);
+  } else if (file->source != source()) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: is of source %s, other regions are of source %s",
+                        RegionText(range), Name(file->source), Name(source())));
+  }
+  return InsertRegion(range,
+                      [&] { return memory_->MapForeign(range, fd, offset); });
+}
+
+absl::Status GuestRam::InsertRegion(
+    GpaRange range,
+    absl::FunctionRef<absl::StatusOr<std::byte*>()> map_memory) {
   const auto next = std::partition_point(
       map_->begin(), map_->end(),
       [&](const Region& region) { return EndOf(region.range) <= range.gpa; });
@@ -161,12 +204,13 @@ absl::Status GuestRam::MapRegion(GpaRange range,
     return absl::AlreadyExistsError(absl::StrCat(
         RegionText(range), ": overlaps ", RegionText(next->range)));
   }
-  const absl::StatusOr<std::byte*> hva = memory_->Map(range, file_offset);
+  const absl::StatusOr<std::byte*> hva = map_memory();
   if (!hva.ok()) return hva.status();
   auto map = std::make_shared<Map>(*map_);
   map->insert(map->begin() + (next - map_->begin()),
               {.range = range, .hva = *hva});
   Publish(map);
+  if (observer_ != nullptr) observer_->OnRegionAdded(range);
   return absl::OkStatus();
 }
 
@@ -205,7 +249,14 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
     Publish(before);
     return status;
   }
-  return memory_->Release(range);
+  absl::Status released = memory_->Release(range);
+  if (observer_ != nullptr) observer_->OnRegionRemoved(range);
+  return released;
+}
+
+void GuestRam::SetObserver(RegionObserver* observer) {
+  LockHolder hold(changes_);
+  observer_ = observer;
 }
 
 void GuestRam::Publish(const std::shared_ptr<const Map>& map) {

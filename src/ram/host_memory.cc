@@ -1,9 +1,11 @@
 #include "src/ram/host_memory.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +33,28 @@ std::string LastError() { return std::strerror(errno); }
 absl::Status RegionRefused(GpaRange range, const char* call) {
   return absl::ResourceExhaustedError(
       absl::StrCat(RegionText(range), ": ", call, " failed: ", LastError()));
+}
+
+// Addresses for `range`, of which nothing is mapped: hva and gpa agree modulo a
+// huge page.
+absl::StatusOr<std::byte*> ReserveAddresses(GpaRange range) {
+  if (range.bytes > ~uint64_t{0} - kHvaAlignment) {
+    errno = ENOMEM;
+    return RegionRefused(range, "mmap");
+  }
+  // Take one alignment more of addresses than needed, then give back what
+  // sticks out.
+  const uint64_t reserved = range.bytes + kHvaAlignment;
+  void* const mapped = mmap(nullptr, reserved, PROT_NONE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return RegionRefused(range, "mmap");
+  auto* const start = static_cast<std::byte*>(mapped);
+  const uint64_t lead =
+      (range.gpa.value() - reinterpret_cast<uintptr_t>(start)) % kHvaAlignment;
+  std::byte* const hva = start + lead;
+  if (lead > 0) munmap(start, lead);
+  munmap(hva + range.bytes, kHvaAlignment - lead);
+  return hva;
 }
 
 }  // namespace
@@ -78,13 +102,9 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
         options.huge_pages == HugePages::kAdvise ? "kAdvise" : "kForbid"));
   }
   std::unique_ptr<HostMemory> memory(
-      new HostMemory(options.source, options.huge_pages));
-  memory->pagemap_fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  if (memory->pagemap_fd_ < 0) {
-    return absl::UnavailableError(
-        absl::StrCat("/proc/self/pagemap: ", LastError()));
-  }
-  absl::Status status;
+      new HostMemory(options.source, options.huge_pages, /*foreign=*/false));
+  absl::Status status = memory->OpenPagemap();
+  if (!status.ok()) return status;
   if (has_file) {
     uint64_t bytes = 0;
     for (const GpaRange& range : options.regions) bytes += range.bytes;
@@ -94,6 +114,67 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
   }
   if (!status.ok()) return status;
   return memory;
+}
+
+absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::CreateForeign() {
+  std::unique_ptr<HostMemory> memory(new HostMemory(MemorySource::kSharedMemfd,
+                                                    HugePages::kHostDefault,
+                                                    /*foreign=*/true));
+  if (absl::Status status = memory->OpenPagemap(); !status.ok()) return status;
+  return memory;
+}
+
+absl::StatusOr<ForeignFile> InspectForeign(int fd) {
+  const auto refuse = [](const std::string& why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("memory from another process: ", why));
+  };
+  struct statfs file_system = {};
+  if (fstatfs(fd, &file_system) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("memory from another process: fstatfs: ", LastError()));
+  }
+  const auto magic = static_cast<uint32_t>(file_system.f_type);
+  if (magic != TMPFS_MAGIC && magic != HUGETLBFS_MAGIC) {
+    return refuse(absl::StrFormat(
+        "on a file system of type 0x%x: must be a memfd", magic));
+  }
+  if (magic == HUGETLBFS_MAGIC &&
+      static_cast<uint64_t>(file_system.f_bsize) != kHugePageBytes) {
+    return refuse(
+        absl::StrFormat("huge pages of %s: must be of %s",
+                        FormatBytes(static_cast<uint64_t>(file_system.f_bsize)),
+                        FormatBytes(kHugePageBytes)));
+  }
+  if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
+    return refuse("not open for reading and writing");
+  }
+  // What is no memfd is sealed against seals.
+  const int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+    return refuse(
+        "not sealed with F_SEAL_SHRINK: it could get shorter while it is used");
+  }
+  if ((seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) {
+    return refuse("sealed against writing");
+  }
+  // From here on it cannot get any shorter.
+  struct stat file = {};
+  if (fstat(fd, &file) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("memory from another process: fstat: ", LastError()));
+  }
+  return ForeignFile{.source = magic == HUGETLBFS_MAGIC
+                                   ? MemorySource::kHugetlb
+                                   : MemorySource::kSharedMemfd,
+                     .bytes = static_cast<uint64_t>(file.st_size)};
+}
+
+absl::Status HostMemory::OpenPagemap() {
+  pagemap_fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (pagemap_fd_ >= 0) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("/proc/self/pagemap: ", LastError()));
 }
 
 HostMemory::~HostMemory() {
@@ -124,13 +205,16 @@ absl::Status HostMemory::OpenFile(const std::string& path, uint64_t bytes) {
 
 absl::Status HostMemory::MakeMemfd() {
   const unsigned flags =
-      MFD_CLOEXEC |
-      (source_ == MemorySource::kHugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
+      MFD_CLOEXEC | MFD_ALLOW_SEALING |
+      (source() == MemorySource::kHugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
   file_fd_ = memfd_create("guest-ram", flags);
-  if (file_fd_ >= 0) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrFormat("guest RAM of source %s: memfd_create failed: %s",
-                      Name(source_), LastError()));
+  // So that another process can map it and rely on what it has mapped.
+  if (file_fd_ >= 0 && fcntl(file_fd_, F_ADD_SEALS, F_SEAL_SHRINK) == 0) {
+    return absl::OkStatus();
+  }
+  return absl::UnavailableError(absl::StrFormat(
+      "guest RAM of source %s: %s failed: %s", Name(source()),
+      file_fd_ < 0 ? "memfd_create" : "sealing of the memfd", LastError()));
 }
 
 absl::Status HostMemory::MakeRoom(GpaRange range) {
@@ -152,32 +236,19 @@ absl::StatusOr<std::byte*> HostMemory::Map(
   uint64_t offset = 0;
   if (IsMemfd()) {
     // Huge pages are reserved, so that a pool with too few says so here.
-    kind = MAP_SHARED | (source_ == MemorySource::kHugetlb ? 0 : MAP_NORESERVE);
+    kind =
+        MAP_SHARED | (source() == MemorySource::kHugetlb ? 0 : MAP_NORESERVE);
     fd = file_fd_;
     offset = range.gpa.value();
-  } else if (source_ == MemorySource::kPrivateFile && file_offset) {
+  } else if (source() == MemorySource::kPrivateFile && file_offset) {
     kind = MAP_PRIVATE | MAP_NORESERVE;
     fd = file_fd_;
     offset = *file_offset;
   }
 
-  if (range.bytes > ~uint64_t{0} - kHvaAlignment) {
-    errno = ENOMEM;
-    return RegionRefused(range, "mmap");
-  }
-  // Take one alignment more of addresses than needed, then give back what
-  // sticks out.
-  const uint64_t reserved = range.bytes + kHvaAlignment;
-  void* const mapped = mmap(nullptr, reserved, PROT_NONE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return RegionRefused(range, "mmap");
-  auto* const start = static_cast<std::byte*>(mapped);
-  const uint64_t lead =
-      (range.gpa.value() - reinterpret_cast<uintptr_t>(start)) % kHvaAlignment;
-  std::byte* const hva = start + lead;
-  if (lead > 0) munmap(start, lead);
-  munmap(hva + range.bytes, kHvaAlignment - lead);
-
+  const absl::StatusOr<std::byte*> reserved = ReserveAddresses(range);
+  if (!reserved.ok()) return reserved;
+  std::byte* const hva = *reserved;
   absl::Status status;
   if (IsMemfd()) status = MakeRoom(range);
   if (status.ok() &&
@@ -196,14 +267,29 @@ absl::StatusOr<std::byte*> HostMemory::Map(
   return hva;
 }
 
+absl::StatusOr<std::byte*> HostMemory::MapForeign(GpaRange range, int fd,
+                                                  uint64_t offset) const {
+  const absl::StatusOr<std::byte*> hva = ReserveAddresses(range);
+  if (!hva.ok()) return hva;
+  // Whoever made it has reserved huge pages, or has not.
+  if (mmap(*hva, range.bytes, PROT_READ | PROT_WRITE,
+           MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
+           static_cast<off_t>(offset)) == MAP_FAILED) {
+    const absl::Status status = RegionRefused(range, "mmap");
+    munmap(*hva, range.bytes);
+    return status;
+  }
+  return hva;
+}
+
 absl::Status HostMemory::Unmap(std::byte* hva, GpaRange range) const {
   if (munmap(hva, range.bytes) != 0) return RegionRefused(range, "munmap");
   return absl::OkStatus();
 }
 
 absl::Status HostMemory::Release(GpaRange range) const {
-  if (!IsMemfd()) return absl::OkStatus();
-  if (source_ == MemorySource::kHugetlb) {
+  if (!IsMemfd() || foreign_) return absl::OkStatus();
+  if (source() == MemorySource::kHugetlb) {
     // A hole frees pages, and those that were never used stay reserved: so they
     // are used. If one cannot be had it was not reserved.
     for (uint64_t at = 0; at < range.bytes; at += kHugePageBytes) {
@@ -230,8 +316,8 @@ absl::Status HostMemory::PunchHole(GpaRange range) const {
 absl::StatusOr<uint64_t> HostMemory::ResidentBytes(const std::byte* hva,
                                                    uint64_t bytes) const {
   const uint64_t page = HostPageSize();
-  if (source_ != MemorySource::kSharedMemfd) {
-    const bool huge = source_ == MemorySource::kHugetlb;
+  if (source() != MemorySource::kSharedMemfd) {
+    const bool huge = source() == MemorySource::kHugetlb;
     // A private mapping has copies beside pages of the file; what is shared may
     // be mapped by others too.
     const absl::StatusOr<uint64_t> pages =

@@ -1,6 +1,7 @@
 #ifndef GUESTMM_SRC_RAM_HOST_MEMORY_H_
 #define GUESTMM_SRC_RAM_HOST_MEMORY_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -20,6 +21,15 @@ std::string RegionText(GpaRange range);
 // See GuestRam::discard_granule.
 uint64_t DiscardGranule(MemorySource source);
 
+// A file that another process passed, to be mapped as guest RAM.
+struct ForeignFile {
+  MemorySource source;
+  uint64_t bytes;
+};
+// InvalidArgument unless it is what GuestRam::AdoptRegion wants; Unavailable
+// names a system call that failed.
+absl::StatusOr<ForeignFile> InspectForeign(int fd);
+
 // What guest RAM asks of the kernel: memory for its regions, from one source.
 // Not for two threads at a time, but for what is const.
 class HostMemory {
@@ -29,14 +39,24 @@ class HostMemory {
   static absl::StatusOr<std::unique_ptr<HostMemory>> Create(
       const GuestRamOptions& options);
 
+  // That of another process, which made no region yet.
+  static absl::StatusOr<std::unique_ptr<HostMemory>> CreateForeign();
+
   // Unmaps nothing.
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
 
-  MemorySource source() const { return source_; }
+  MemorySource source() const {
+    return source_.load(std::memory_order_relaxed);
+  }
+  bool foreign() const { return foreign_; }
+  // REQUIRES: foreign(), and nothing is mapped.
+  void SetForeignSource(MemorySource source) {
+    source_.store(source, std::memory_order_relaxed);
+  }
   HugePages huge_pages() const { return huge_pages_; }
-  // -1 if the source has none.
+  // -1 if the source has none, or others have it.
   int memfd() const { return IsMemfd() ? file_fd_ : -1; }
 
   // Maps memory for `range`, of which hva and gpa agree modulo a huge page. It
@@ -45,11 +65,15 @@ class HostMemory {
   // REQUIRES: a valid range, of which nothing is mapped.
   absl::StatusOr<std::byte*> Map(GpaRange range,
                                  std::optional<uint64_t> file_offset);
+  // The same of what `fd` has at `offset`. REQUIRES besides: foreign(), and
+  // that InspectForeign and the size of the file allow it.
+  absl::StatusOr<std::byte*> MapForeign(GpaRange range, int fd,
+                                        uint64_t offset) const;
   // Takes it, or a part, out of the address space. ResourceExhausted, and no
   // effect, if the host refuses.
   absl::Status Unmap(std::byte* hva, GpaRange range) const;
   // A memfd keeps what no one maps: this makes a hole of it, with nothing
-  // reserved. Internal if the host refuses.
+  // reserved; but not of foreign memory. Internal if the host refuses.
   absl::Status Release(GpaRange range) const;
 
   // See GuestRam::ResidentBytes. REQUIRES: whole host pages that stay mapped.
@@ -57,13 +81,14 @@ class HostMemory {
                                          uint64_t bytes) const;
 
  private:
-  HostMemory(MemorySource source, HugePages huge_pages)
-      : source_(source), huge_pages_(huge_pages) {}
+  HostMemory(MemorySource source, HugePages huge_pages, bool foreign)
+      : source_(source), huge_pages_(huge_pages), foreign_(foreign) {}
 
   bool IsMemfd() const {
-    return source_ == MemorySource::kSharedMemfd ||
-           source_ == MemorySource::kHugetlb;
+    return source() == MemorySource::kSharedMemfd ||
+           source() == MemorySource::kHugetlb;
   }
+  absl::Status OpenPagemap();
   absl::Status OpenFile(const std::string& path, uint64_t bytes);
   absl::Status MakeMemfd();
   // The memfd reaches to the end of `range` at least, and has nothing there.
@@ -73,10 +98,11 @@ class HostMemory {
   absl::StatusOr<uint64_t> CountPagemap(const std::byte* hva, uint64_t pages,
                                         uint64_t set, uint64_t clear) const;
 
-  const MemorySource source_;
+  std::atomic<MemorySource> source_;
   const HugePages huge_pages_;
+  const bool foreign_;
   int pagemap_fd_ = -1;
-  // The memfd, or the file; -1 with kAnonymous.
+  // The memfd, or the file; -1 with kAnonymous, and of foreign memory.
   int file_fd_ = -1;
   uint64_t memfd_bytes_ = 0;
 };

@@ -85,6 +85,12 @@ absl::Status CheckLimits(const DensityOptions& options) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "max-guests %d: allowed is 1 or more", options.max_guests));
   }
+  if (!options.vmm_socket.empty() &&
+      options.hypervisor != HypervisorKind::kMadvise) {
+    return absl::InvalidArgumentError(
+        "hypervisor none: with vmm, which has the hypervisor, allowed is "
+        "madvise");
+  }
   return absl::OkStatus();
 }
 
@@ -132,6 +138,10 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
   GuestOptions guest_options;
   guest_options.memory = Guest::MemoryMap(options.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
+  guest_options.vmm_socket = options.vmm_socket;
+  if (!options.vmm_socket.empty()) {
+    guest_options.memory_source = MemorySource::kSharedMemfd;
+  }
   // So that discard_calls are the same on every kernel.
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
   if (policy != kPolicyOff) {
@@ -178,12 +188,15 @@ class PolicyRun {
     row_.seconds = Seconds();
     row_.resident_bytes = resting_bytes_;
     row_.reports = 0;
-    row_.discard_calls = 0;
+    const bool is_here = options_.vmm_socket.empty();
+    if (is_here) row_.discard_calls = row_.discarded_bytes = 0;
     for (int i = 0; i < row_.guests; ++i) {
       Guest& guest = *guests_[static_cast<size_t>(i)];
-      const DiscardCounters discards = guest.hypervisor().counters();
-      *row_.discard_calls += discards.calls;
-      row_.discarded_bytes += discards.bytes;
+      if (is_here) {
+        const DiscardCounters discards = guest.hypervisor().counters();
+        *row_.discard_calls += discards.calls;
+        *row_.discarded_bytes += discards.bytes;
+      }
       if (guest.reporter() == nullptr) continue;
       *row_.reports += guest.reporter()->counters().reports;
       row_.reported_bytes += guest.reporter()->counters().reported_bytes;
@@ -363,6 +376,7 @@ absl::StatusOr<DensityRow> ComputeLimit(const DensityOptions& options) {
 
   DensityRow row;
   row.policy = kPolicyLimit;
+  row.discarded_bytes = 0;
   while (row.guests < options.max_guests) {
     const uint64_t workload =
         GuestDraws(options, row.guests).WorkloadBytes(options, free_bytes);
@@ -371,7 +385,7 @@ absl::StatusOr<DensityRow> ComputeLimit(const DensityOptions& options) {
     ++row.guests;
     row.resident_bytes += at_rest;
     row.reported_bytes += workload;
-    row.discarded_bytes += workload;
+    row.discarded_bytes = row.reported_bytes;
     row.launches.push_back({.workload_bytes = workload,
                             .host_peak_bytes = peak,
                             .resident_bytes = at_rest});

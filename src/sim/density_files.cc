@@ -47,6 +47,8 @@ Json ConfigJson(const DensityOptions& options) {
            PolicyParametersJson(options.policies, options.policy_parameters)},
           {"hypervisor", Name(options.hypervisor)},
           {"huge_pages", Name(options.huge_pages)},
+          {"vmm", options.vmm_socket.empty() ? Json(nullptr)
+                                             : Json(options.vmm_socket)},
           {"idle_activity", options.idle_activity},
           {"settle_seconds", options.settle_seconds},
           {"max_guests", options.max_guests}};
@@ -63,7 +65,7 @@ Json RowJson(const DensityRow& row) {
           {"guests", row.guests},
           {"resident_bytes", row.resident_bytes},
           {"reported_bytes", row.reported_bytes},
-          {"discarded_bytes", row.discarded_bytes},
+          {"discarded_bytes", OrNull(row.discarded_bytes)},
           {"reports", OrNull(row.reports)},
           {"discard_calls", OrNull(row.discard_calls)},
           {"seconds", OrNull(row.seconds)},

@@ -21,6 +21,27 @@ std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
   return ranges;
 }
 
+absl::Status CheckVmm(const GuestOptions& options) {
+  if (options.vmm_socket.empty()) return absl::OkStatus();
+  const auto refuse = [&](const std::string& why) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("vmm_socket is \"", options.vmm_socket, "\", and ", why));
+  };
+  if (options.memory_source != MemorySource::kSharedMemfd &&
+      options.memory_source != MemorySource::kHugetlb) {
+    return refuse(absl::StrCat(
+        "memory_source is ", std::string(Name(options.memory_source)),
+        ": another process can map only a shared memfd or a hugetlb memfd"));
+  }
+  if (options.virtual_time != nullptr) {
+    return refuse("virtual_time is given: another process runs in real time");
+  }
+  if (options.make_hypervisor) {
+    return refuse("make_hypervisor is given: the VMM has the hypervisor");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
@@ -42,6 +63,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         "page_poison.mode is kInitOnFree, and memory_source is kPrivateFile: "
         "what is free at first is not zero");
   }
+  if (absl::Status status = CheckVmm(options); !status.ok()) return status;
   std::unique_ptr<Guest> guest(new Guest);
 
   absl::StatusOr<std::unique_ptr<GuestRam>> ram =
@@ -56,10 +78,13 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<PagePoison>(*guest->ram_, options.page_poison);
   }
 
-  const bool has_balloon = options.make_policy || options.balloon_features;
+  const bool has_balloon = options.make_policy || options.balloon_features ||
+                           !options.vmm_socket.empty();
   if (has_balloon && options.virtual_time == nullptr) {
     guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
-    guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+    if (options.vmm_socket.empty()) {
+      guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
+    }
   }
   guest->guest_workqueue_ = options.virtual_time != nullptr
                                 ? options.virtual_time
@@ -90,7 +115,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<Vcpu>(id, *guest->allocator_, *guest->backing_));
   }
 
-  if (options.make_hypervisor) {
+  if (!options.vmm_socket.empty()) {
+    // The VMM's.
+  } else if (options.make_hypervisor) {
     guest->hypervisor_ = options.make_hypervisor(*guest->ram_);
   } else {
     absl::StatusOr<std::unique_ptr<DiscardingHypervisor>> hypervisor =
@@ -126,16 +153,28 @@ absl::Status Guest::SetUpBalloon(const GuestOptions& options) {
   // least.
   const auto queue_size = static_cast<uint16_t>(std::max<size_t>(
       32, std::bit_ceil(policy == nullptr ? 0 : policy->capacity())));
-  Workqueue& device_workqueue =
-      options.virtual_time != nullptr ? *options.virtual_time : *device_thread_;
-  device_ = std::make_unique<BalloonDevice>(
-      *ram_, *hypervisor_, device_workqueue,
-      BalloonDeviceOptions{.features = features,
-                           .reporting_queue_size = queue_size});
+  VirtioDevice* device = nullptr;
+  if (options.vmm_socket.empty()) {
+    device_ = std::make_unique<BalloonDevice>(
+        *ram_, *hypervisor_,
+        options.virtual_time != nullptr ? *options.virtual_time
+                                        : *device_thread_,
+        BalloonDeviceOptions{.features = features,
+                             .reporting_queue_size = queue_size});
+    device = device_.get();
+  } else {
+    absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =
+        VhostUserDevice::Connect(options.vmm_socket, *ram_, options.vmm);
+    if (!vmm.ok()) return vmm.status();
+    vmm_ = *std::move(vmm);
+    device = vmm_.get();
+  }
   absl::StatusOr<std::unique_ptr<BalloonDriver>> driver = BalloonDriver::Create(
-      *device_, *ram_, *allocator_, *guest_workqueue_,
-      BalloonDriverOptions{.reporting_queue_size = queue_size,
-                           .page_poison = options.page_poison.mode});
+      *device, *ram_, *allocator_, *guest_workqueue_,
+      BalloonDriverOptions{
+          .features = options.balloon_features.value_or(kBalloonFeatures),
+          .reporting_queue_size = queue_size,
+          .page_poison = options.page_poison.mode});
   if (!driver.ok()) return driver.status();
   driver_ = *std::move(driver);
   if (policy == nullptr || driver_->max_report_entries() == 0) {
@@ -165,8 +204,19 @@ absl::Status Guest::Resume() {
 }
 
 Guest::~Guest() {
-  // The reset ends a report that a broken device would never end.
-  if (driver_ != nullptr) driver_->Remove();
+  if (driver_ == nullptr) return;
+  // The reset ends a report that a broken device would never end. What a VMM
+  // that does not answer may do to the guest's memory does not matter any more.
+  if (!driver_->Remove() && vmm_ != nullptr) vmm_->Abandon();
+}
+
+absl::Status Guest::ReconnectVmm() {
+  if (!driver_->is_down()) {
+    return absl::FailedPreconditionError(
+        "the balloon driver is not down: the VMM was not reset");
+  }
+  if (absl::Status status = vmm_->Reconnect(); !status.ok()) return status;
+  return driver_->Restore();
 }
 
 bool Guest::WaitUntilAtRest(Nanoseconds timeout) {
@@ -179,7 +229,7 @@ absl::Status Guest::CheckInvariants() const {
   absl::Status status = allocator_->CheckInvariants();
   if (driver_ != nullptr) {
     status.Update(driver_->CheckInvariants());
-    status.Update(device_->CheckInvariants());
+    if (device_ != nullptr) status.Update(device_->CheckInvariants());
   }
   PageCount in_flight;
   if (reporter_ != nullptr) {

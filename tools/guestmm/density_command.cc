@@ -51,14 +51,15 @@ void PrintTable(const DensityResult& result) {
   Table table({"policy", "guests that fit", "resident at end", "handed back",
                "reports", "madvise calls", "share of limit", "time"});
   for (const DensityRow& row : result.rows) {
-    table.AddRow(
-        {row.policy, std::to_string(row.guests),
-         FormatBytes(row.resident_bytes), FormatBytes(row.discarded_bytes),
-         row.reports ? std::to_string(*row.reports) : "-",
-         row.discard_calls ? std::to_string(*row.discard_calls) : "-",
-         limit > 0 ? absl::StrFormat("%.0f %%", 100.0 * row.guests / limit)
-                   : "-",
-         row.seconds ? absl::StrFormat("%.1f s", *row.seconds) : "-"});
+    table.AddRow({row.policy, std::to_string(row.guests),
+                  FormatBytes(row.resident_bytes),
+                  row.discarded_bytes ? FormatBytes(*row.discarded_bytes) : "-",
+                  row.reports ? std::to_string(*row.reports) : "-",
+                  row.discard_calls ? std::to_string(*row.discard_calls) : "-",
+                  limit > 0
+                      ? absl::StrFormat("%.0f %%", 100.0 * row.guests / limit)
+                      : "-",
+                  row.seconds ? absl::StrFormat("%.1f s", *row.seconds) : "-"});
   }
   std::cout << table;
   for (const DensityRow& row : result.rows) {
@@ -142,6 +143,11 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       options.hypervisor,
       "madvise: discards; none: acknowledges and keeps "
       "everything [madvise]");
+  command
+      .add_option("--vmm", options.vmm_socket,
+                  "The guests' balloons are those of the VMM that listens "
+                  "there (guestmm vmm), their memory is in memfds [none]")
+      ->type_name("PATH");
   AddChoice<HugePages>(command, "--huge-pages",
                        {{"host", HugePages::kHostDefault},
                         {"advise", HugePages::kAdvise},

@@ -11,6 +11,7 @@
 #include "tools/guestmm/density_command.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/info_command.h"
+#include "tools/guestmm/vmm_command.h"
 
 namespace guestmm::tools {
 
@@ -24,7 +25,8 @@ int GuestmmMain(int argc, char** argv) {
       {"calibrate", AddCalibrateCommand(app)},
       {"compare", AddCompareCommand(app)},
       {"density", AddDensityCommand(app)},
-      {"info", AddInfoCommand(app)}};
+      {"info", AddInfoCommand(app)},
+      {"vmm", AddVmmCommand(app)}};
 
   try {
     app.parse(argc, argv);

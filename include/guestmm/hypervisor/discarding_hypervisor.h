@@ -32,7 +32,8 @@ enum class DiscardMethod {
   kFree,
   // fallocate(FALLOC_FL_PUNCH_HOLE). Memfds.
   kPunchHole,
-  // madvise(MADV_REMOVE), which does the same by address. Memfds.
+  // madvise(MADV_REMOVE), which does the same by address. Memfds; of foreign
+  // guest RAM the only way.
   kRemove,
   // mmap(MAP_FIXED) of fresh anonymous memory in its place, with the same
   // advice on huge pages; madvise(MADV_DONTNEED) if it is there already.

@@ -29,6 +29,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/lock.h"
@@ -62,6 +63,18 @@ struct GuestRamOptions {
   std::string file = {};
 };
 
+// Told of the regions that come and go, such as one that shares guest RAM with
+// another process. Called in the order of the changes, after each, while no
+// other can begin: must not change guest RAM.
+class RegionObserver {
+ public:
+  virtual ~RegionObserver() = default;
+
+  virtual void OnRegionAdded(GpaRange range) = 0;
+  // A region or a part of one.
+  virtual void OnRegionRemoved(GpaRange range) = 0;
+};
+
 class HostMemory;
 class Translation;
 
@@ -74,6 +87,10 @@ class GuestRam {
   // refused.
   static absl::StatusOr<std::unique_ptr<GuestRam>> Create(
       const GuestRamOptions& options);
+
+  // Guest RAM of which another process made the memory, such as a VMM's, whose
+  // guest runs elsewhere: without any region at first. Unavailable as Create.
+  static absl::StatusOr<std::unique_ptr<GuestRam>> CreateForeign();
 
   // REQUIRES: no translation is alive (CHECKed).
   ~GuestRam();
@@ -97,7 +114,24 @@ class GuestRam {
   // point into it; ResourceExhausted if the host would not unmap it (a process
   // has a limit of mappings), which hides it from Translate for that moment;
   // Internal if a memfd keeps the memory of what is no region any more.
+  // Of foreign memory only the mapping goes: the contents stay with its maker.
   absl::Status RemoveRegion(GpaRange range);
+
+  // Maps what `fd` has from `offset` on as one more region, shared with whoever
+  // made it, who is not trusted: nothing that is done to the file later can
+  // make this process fault there, but for a huge page that the host's pool
+  // does not have. `fd` may be closed afterwards. InvalidArgument unless it is
+  // a memfd, of small pages or of huge ones of 2 MiB, like those that other
+  // regions came from, sealed with F_SEAL_SHRINK; or if range or offset are not
+  // in whole pages (with huge ones: whole huge pages) or do not lie within the
+  // address space and the file. AlreadyExists and ResourceExhausted as
+  // AddRegion; Unavailable names a system call that failed.
+  // REQUIRES: foreign(), which in turn has no AddRegion (CHECKed).
+  absl::Status AdoptRegion(GpaRange range, int fd, uint64_t offset);
+
+  // Who is told of regions from here on; null: no one. It is told of nothing
+  // any more when this has returned.
+  void SetObserver(RegionObserver* observer);
 
   // The bytes behind `range`, which stay where they are while the translation
   // lives. None if it is empty, runs past the end of the address space, or does
@@ -129,14 +163,19 @@ class GuestRam {
   // The sum of their sizes.
   uint64_t bytes() const;
 
+  // Of foreign guest RAM: that of its regions. It may change while there is
+  // none, and is kSharedMemfd at first.
   MemorySource source() const;
+  // Whether it was made by CreateForeign.
+  bool foreign() const;
   HugePages huge_pages() const;
   // The host takes memory back in multiples of this, at multiples of it, in
   // bytes: its page size, or with kHugetlb 2 MiB.
   uint64_t discard_granule() const;
   // With kSharedMemfd and kHugetlb the memfd, to be mapped by others too; -1
   // with the rest. What guest RAM has at an address, the memfd has at the
-  // offset of the same number; where guest RAM has no region it has a hole.
+  // offset of the same number; where guest RAM has no region it has a hole. It
+  // is sealed so that it never gets shorter. Of foreign guest RAM -1.
   int memfd() const;
 
  private:
@@ -167,14 +206,18 @@ class GuestRam {
   // Returns how many do.
   uint64_t PublishUnlessPinned(std::shared_ptr<const Map> map, GpaRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
-  // AddRegion, of what the file has at `file_offset` if that is given.
-  absl::Status MapRegion(GpaRange range, std::optional<uint64_t> file_offset);
+  // Makes a region of what `map_memory` maps for it, unless it overlaps one.
+  absl::Status InsertRegion(
+      GpaRange range,
+      absl::FunctionRef<absl::StatusOr<std::byte*>()> map_memory)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
 
   const std::unique_ptr<HostMemory> memory_;
   const std::unique_ptr<Shard[]> first_shard_;
   // The map's lock: one change at a time, and none while residency is read.
   mutable Mutex changes_;
   std::shared_ptr<const Map> map_ ABSL_GUARDED_BY(changes_);
+  RegionObserver* observer_ ABSL_GUARDED_BY(changes_) = nullptr;
 };
 
 // A range of guest RAM at its place in host memory. Pins it: until this is

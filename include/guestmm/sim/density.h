@@ -47,6 +47,9 @@ struct DensityOptions {
   PolicyParameters policy_parameters = {};
   HypervisorKind hypervisor = HypervisorKind::kMadvise;
   HugePages huge_pages = HugePages::kHostDefault;
+  // Where a VMM listens that has the balloons' devices (GuestOptions): RAM is
+  // then in memfds, in each row. Empty: all in this process.
+  std::string vmm_socket = {};
   // Whether a guest whose workload has ended goes on as an idle guest does
   // (IdleWorkload), or never touches its memory again.
   bool idle_activity = true;
@@ -84,9 +87,10 @@ struct DensityRow {
   // Of the guests that fit, when the last had come to rest.
   uint64_t resident_bytes = 0;
   // Bytes of guest memory that were reported and acknowledged; and that the
-  // hypervisor then gave to the host, resident or not.
+  // hypervisor then gave to the host, resident or not: in a process of its own,
+  // it alone knows, as discard_calls.
   uint64_t reported_bytes = 0;
-  uint64_t discarded_bytes = 0;
+  std::optional<uint64_t> discarded_bytes;
   std::optional<uint64_t> reports;
   std::optional<uint64_t> discard_calls;
   std::optional<double> seconds;

@@ -42,6 +42,7 @@
 #include "guestmm/sim/vcpu.h"
 #include "guestmm/virtio/balloon_device.h"
 #include "guestmm/virtio/balloon_driver.h"
+#include "guestmm/virtio/vhost_user_device.h"
 
 namespace guestmm {
 
@@ -79,6 +80,12 @@ struct GuestOptions {
   // Absent: DiscardingHypervisor with `discard`.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =
       {};
+  // Where a VMM listens (`guestmm vmm`): the balloon's device and hypervisor
+  // are there, in another process, and none here. Then memory_source must be
+  // one that it can map, kSharedMemfd or kHugetlb, make_hypervisor absent, and
+  // time real. Empty: all in this process.
+  std::string vmm_socket = {};
+  VhostUserDeviceOptions vmm = {};
   // What its vCPUs work on. Absent: RamBacking.
   std::function<std::unique_ptr<Backing>(const GuestRam&)> make_backing = {};
   // Given: the guest's and the device's work run there, in simulated time, on
@@ -94,12 +101,14 @@ class Guest {
   static std::vector<GpaRange> MemoryMap(uint64_t bytes);
 
   // The error of the room that could not be set up. InvalidArgument for a
-  // policy with a balloon that does not offer PAGE_REPORTING, and for
-  // kInitOnFree with kPrivateFile, since free memory is not zero there.
+  // policy with a balloon that does not offer PAGE_REPORTING, for kInitOnFree
+  // with kPrivateFile, since free memory is not zero there, and for what does
+  // not go with vmm_socket.
   static absl::StatusOr<std::unique_ptr<Guest>> Create(
       const GuestOptions& options);
 
-  // Ends reporting and removes the balloon first. REQUIRES: no vCPU is in use.
+  // Ends reporting and removes the balloon first; a VMM that does not answer is
+  // left alone with what memory it has. REQUIRES: no vCPU is in use.
   ~Guest();
   Guest(const Guest&) = delete;
   Guest& operator=(const Guest&) = delete;
@@ -116,19 +125,29 @@ class Guest {
   PageAllocator& allocator() { return *allocator_; }
   // Adds and removes memory, guest RAM included.
   MemoryHotplug& hotplug() { return *hotplug_; }
+  // REQUIRES: no vmm_socket, whose VMM has it.
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
   Reporter* reporter() { return reporter_.get(); }
   // Null without a balloon; the device is the host's side of it.
   const BalloonDriver* driver() const { return driver_.get(); }
+  // Null without one, and with a vmm_socket.
   BalloonDevice* device() { return device_.get(); }
+  // Null without a vmm_socket.
+  VhostUserDevice* vmm() { return vmm_.get(); }
 
-  // Ends reporting and resets the balloon, as a guest does that is suspended,
-  // or whose host is to be another. FailedPrecondition if there is no balloon.
+  // Ends reporting and resets the balloon, as a guest does that is suspended.
+  // FailedPrecondition if there is no balloon.
   absl::Status Suspend();
   // Sets the balloon up again, and reports. The error of the driver or the
   // reporter; FailedPrecondition without Suspend.
   absl::Status Resume();
+
+  // Has the driver set the VMM's device up again, once it is down: by whoever
+  // listens at vmm_socket now. FailedPrecondition if it is not down, else the
+  // error of VhostUserDevice::Reconnect or BalloonDriver::Restore.
+  // REQUIRES: vmm() is not null.
+  absl::Status ReconnectVmm();
 
   // Waits until nothing is being reported or about to be. False if `timeout`
   // passed first.
@@ -154,7 +173,9 @@ class Guest {
   std::unique_ptr<Workqueue> device_thread_;
   // Whichever the guest's work runs on.
   Workqueue* guest_workqueue_ = nullptr;
+  // One of them, or none.
   std::unique_ptr<BalloonDevice> device_;
+  std::unique_ptr<VhostUserDevice> vmm_;
   std::unique_ptr<BalloonDriver> driver_;
   std::unique_ptr<Reporter> reporter_;
   std::unique_ptr<Backing> backing_;

@@ -46,8 +46,10 @@ std::unique_ptr<VirtioDevice> MakeBalloon(const GuestRam& ram,
                                           Workqueue& workqueue) {
   return std::make_unique<BalloonDevice>(
       ram, hypervisor, workqueue,
-      BalloonDeviceOptions{.reporting_queue_size = kQueueSize,
-                           .queue_size = kQueueSize});
+      BalloonDeviceOptions{
+          .features = kBalloonFPageReporting | kBalloonFPagePoison,
+          .reporting_queue_size = kQueueSize,
+          .queue_size = kQueueSize});
 }
 
 std::string Summary(const VhostUserCounters& counters) {

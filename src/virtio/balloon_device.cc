@@ -179,16 +179,21 @@ absl::Status BalloonDevice::StartHinting() {
 }
 
 void BalloonDevice::StopHinting() {
+  uint32_t command = kHintStop;
   {
     LockHolder hold(results_);
-    if (hint_run_ != HintRun::kWanted && hint_run_ != HintRun::kUnderWay) {
+    if (hint_run_ == HintRun::kUnderWay) {
+      hint_run_ = HintRun::kUnwanted;
+    } else if (hint_run_ == HintRun::kWanted) {
+      // A driver that has not begun may never do, and then has nothing to end;
+      // but it may still hold the pages of the run before.
+      hint_run_ = HintRun::kNone;
+      command = kHintDone;
+    } else {
       return;
     }
-    // A driver that has not begun may never do, and then has nothing to end.
-    hint_run_ =
-        hint_run_ == HintRun::kWanted ? HintRun::kNone : HintRun::kUnwanted;
   }
-  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), kHintStop);
+  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
 }
 
 bool BalloonDevice::hinting() const {
@@ -334,9 +339,10 @@ void BalloonDevice::HandleStatistics(uint16_t index,
 
 void BalloonDevice::HandleHints(const DescriptorChain& chain) {
   batch_.clear();
-  uint64_t bytes = 0;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     if ((descriptor.flags & (kVirtqDescWrite | kVirtqDescIndirect)) == 0) {
+      // A command may be the last that these hints wait for.
+      DiscardHints();
       const std::span<const std::byte> entries =
           ReadEntries(descriptor, sizeof(uint32_t));
       if (entries.size() == sizeof(uint32_t)) {
@@ -353,17 +359,22 @@ void BalloonDevice::HandleHints(const DescriptorChain& chain) {
       LockHolder hold(results_);
       is_wanted = hint_run_ == HintRun::kUnderWay;
     }
-    if (!is_wanted) {
+    if (is_wanted) {
+      batch_.push_back(*range);
+    } else {
       ++tally_.skipped_hints;
-      continue;
     }
-    batch_.push_back(*range);
-    bytes += range->bytes;
   }
-  if (KeepsPoison()) return;
-  tally_.hints += batch_.size();
-  tally_.hinted_bytes += bytes;
-  DiscardBatch();
+  DiscardHints();
+}
+
+void BalloonDevice::DiscardHints() {
+  if (!KeepsPoison()) {
+    tally_.hints += batch_.size();
+    for (const GpaRange& range : batch_) tally_.hinted_bytes += range.bytes;
+    DiscardBatch();
+  }
+  batch_.clear();
 }
 
 void BalloonDevice::HandleHintCommand(uint32_t command) {

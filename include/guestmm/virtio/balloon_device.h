@@ -178,6 +178,8 @@ class BalloonDevice final : public DeviceTransport {
   void HandleStatistics(uint16_t index, const DescriptorChain& chain);
   void HandleHints(const DescriptorChain& chain);
   void HandleHintCommand(uint32_t command);
+  // Hands the hints in batch_ to the hypervisor, and empties it.
+  void DiscardHints();
 
   // What `descriptor` names; none, and counted, if it is bad.
   std::optional<GpaRange> CheckRange(const VirtqDesc& descriptor);

@@ -71,7 +71,7 @@ TEST_F(BalloonHandshakeTest, RefusesFeaturesItDidNotOffer) {
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(Message(status), "features 0x2 accepted, which were not offered");
 }
-TEST_F(BalloonHandshakeTest, RefusesFeaturesOnceAgreed) {
+TEST_F(BalloonHandshakeTest, S3_1_1_RefusesFeaturesOnceAgreed) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);
   const absl::Status status = device_.SetDriverFeatures(kVirtioFVersion1);

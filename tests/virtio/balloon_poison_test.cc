@@ -125,6 +125,24 @@ TEST(PoisonDriver, S5_5_6_6_1_PagesOfTheBalloonComeBackFilled) {
   for (const Pfn pfn : all) allocator->Free(0, pfn, Order(0));
 }
 
+// Also where the host does not know of it, so that hints are discarded: what a
+// page holds when it comes back is nobody's to rely on.
+TEST(PoisonDriver, S5_5_6_5_1_HintedPagesComeBackFilled) {
+  BalloonGuest guest({.features = kBalloonFFreePageHint},
+                     PagePoisonMode::kPoison);
+  DiscardingHypervisor madvise(guest.ram());
+  ASSERT_TRUE(guest.Start().ok());
+  guest.on_discard = [&] {
+    ASSERT_TRUE(madvise.Discard(guest.hypervisor().batches().back()).ok());
+  };
+  ASSERT_TRUE(guest.device().StartHinting().ok());
+  guest.time().RunUntilIdle();
+  EXPECT_GT(madvise.counters().bytes, 2 * kMiB);
+  EXPECT_EQ(guest.held_pages(), 0u);
+  EXPECT_GT(guest.TakeAllPages(), 500u);
+  EXPECT_EQ(guest.poison().corrupted_pages(), 0u);
+}
+
 // --- The device.
 
 BalloonDeviceOptions All() {

@@ -273,6 +273,69 @@ TEST(DeviceTransport, WhatIsAskedFromInsideADiscardIsDoneAfterIt) {
   EXPECT_EQ(balloon.at(BalloonQueue::kStats).used_idx(), 1);
 }
 
+// --- What it may write.
+
+constexpr BalloonQueue kQueues[] = {
+    BalloonQueue::kInflate, BalloonQueue::kDeflate, BalloonQueue::kStats,
+    BalloonQueue::kFreePage, BalloonQueue::kReporting};
+
+// Offers a chain on each queue.
+void OfferToAllQueues(HostileBalloon& balloon) {
+  ASSERT_TRUE(balloon.device().StartHinting().ok());
+  const uint32_t run = balloon.config().free_page_hint_cmd_id;
+  balloon.at(BalloonQueue::kInflate)
+      .OfferChain({balloon.Words({0x30, 0x31}, 0x8000)});
+  balloon.at(BalloonQueue::kDeflate).OfferChain({balloon.Words({7}, 0x9000)});
+  balloon.at(BalloonQueue::kStats)
+      .OfferChain({balloon.Bytes(std::vector<std::byte>(20), 0xa000)});
+  balloon.at(BalloonQueue::kFreePage)
+      .OfferChain(
+          {balloon.Words({run}, 0xb000), HostileBalloon::Pages(0x40000)});
+  balloon.at(BalloonQueue::kReporting)
+      .OfferChain({HostileBalloon::Pages(0x50000)});
+}
+void HandleAllQueues(HostileBalloon& balloon) {
+  for (const BalloonQueue queue : kQueues) balloon.Kick(queue);
+  balloon.time().RunUntilIdle();
+  ASSERT_TRUE(balloon.device().RequestStatistics().ok());
+  balloon.time().RunUntilIdle();
+}
+
+// To the used rings, and to nothing else of the guest's; what it discards is
+// the host's to do.
+TEST(DeviceTransport, S2_7_5_1_WritesToTheUsedRingsOnly) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  OfferToAllQueues(balloon);
+  const std::span<std::byte> bytes =
+      balloon.ram().Translate({Gpa(0), kMiB})->bytes();
+  const std::vector<std::byte> before(bytes.begin(), bytes.end());
+  HandleAllQueues(balloon);
+  std::vector<bool> is_used_ring(bytes.size());
+  for (uint64_t place = 0; place < kBalloonQueues; ++place) {
+    const VirtqueueLayout layout =
+        LayOutVirtqueue(Gpa((1 + place) * kPageSize), 4);
+    const auto start =
+        is_used_ring.begin() + static_cast<ptrdiff_t>(layout.used.value());
+    std::fill_n(start, layout.used_bytes(), true);
+  }
+  for (uint64_t at = 0; at < bytes.size(); ++at) {
+    if (bytes[at] != before[at]) {
+      EXPECT_TRUE(is_used_ring[at]) << "wrote to " << at;
+    }
+  }
+}
+TEST(DeviceTransport, S2_7_8_2_SaysOfNoChainThatItWasWrittenTo) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  OfferToAllQueues(balloon);
+  HandleAllQueues(balloon);
+  for (const BalloonQueue queue : kQueues) {
+    EXPECT_EQ(balloon.at(queue).used_idx(), 1) << Name(queue);
+    EXPECT_EQ(balloon.at(queue).used(0).len, 0u) << Name(queue);
+  }
+}
+
 // --- A driver that goes by the book.
 
 TEST(DriverSetup, S3_1_1_DoesItInTheOrderOfTheText) {
@@ -295,6 +358,39 @@ TEST(DriverSetup, S3_1_1_WritesThePoisonBetweenFeaturesOkAndDriverOk) {
                           "features 0x10000003f", "status 0xb", "queue 0",
                           "queue 1", "queue 2", "queue 3", "queue 4",
                           "write 12: 0xaaaaaaaa", "status 0xf", "kick 2"));
+}
+
+// Between two resets bits are added only.
+TEST(DriverSetup, S2_1_1_ClearsNoStatusBit) {
+  BalloonGuest guest({.features = kBalloonFeatures});
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(guest.Start().ok());
+    guest.Stop();
+  }
+  unsigned before = 0;
+  int resets = 0;
+  for (const std::string& call : guest.slow().calls()) {
+    if (!call.starts_with("status 0x")) continue;
+    const auto status = static_cast<unsigned>(
+        std::stoul(call.substr(std::string("status 0x").size()), nullptr, 16));
+    if (status == 0) {
+      ++resets;
+    } else {
+      EXPECT_EQ(before & ~status, 0u) << call;
+    }
+    before = status;
+  }
+  EXPECT_EQ(resets, 6) << "one before, one after, each time";
+}
+
+TEST(DriverSetup, S2_1_1_ResetsADeviceThatItFailedWith) {
+  BalloonGuest guest({});
+  EXPECT_FALSE(guest.Start({.queue_size = 3}).ok());
+  EXPECT_EQ(guest.device().status(), kVirtioFailed);
+  guest.slow().Forget();
+  ASSERT_TRUE(guest.Start().ok());
+  EXPECT_EQ(guest.slow().calls().front(), "status 0x0");
+  EXPECT_EQ(guest.device().status(), kRunningStatus);
 }
 
 TEST(DriverSetup, S2_2_1_AcceptsNothingThatIsNotOffered) {

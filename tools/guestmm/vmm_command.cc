@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/units.h"
+#include "guestmm/ram/foreign_fault_guard.h"
 #include "guestmm/virtio/balloon_device.h"
 #include "guestmm/virtio/vhost_user_server.h"
 #include "tools/guestmm/exit_status.h"
@@ -37,6 +38,10 @@ size_t MaxSessions() {
   getrlimit(RLIMIT_NOFILE, &limit);
   return std::clamp<size_t>(limit.rlim_cur / kFdsPerSession, 1, kMost);
 }
+
+// Of each guest. All of them are a part of the mappings that a process may
+// have.
+constexpr size_t kMaxRegions = 128;
 
 // As large as the queues of any guest that this library makes.
 constexpr uint16_t kQueueSize = 1024;
@@ -94,9 +99,12 @@ int RunVmmCommand(const VmmArguments& arguments) {
   sigaddset(&ends, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);
 
+  GuardAgainstForeignFaults();
+
   Log log(arguments.quiet);
   VhostUserServerOptions options;
   options.max_sessions = MaxSessions();
+  options.max_regions = kMaxRegions;
   options.on_begin = [&](const VhostUserSessionInfo& info) {
     log.Say(absl::StrFormat("guest %d (process %d) came", info.id, info.pid));
   };

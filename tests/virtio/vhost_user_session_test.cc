@@ -355,11 +355,11 @@ std::vector<Refusal> AllRefusals() {
     static std::deque<std::string> texts;
     texts.push_back(absl::StrCat("INVALID_ARGUMENT: ", name,
                                  ": came with an fd that is not an eventfd"));
-    refusals.push_back({texts.back(), [=](ScriptedFrontEnd& front) {
-                          const int fd = front.fd();
-                          front.Send(request, uint64_t{kReporting},
-                                     std::span(&fd, 1));
-                        }});
+    refusals.push_back(
+        {texts.back(), [request = request](ScriptedFrontEnd& front) {
+           const int fd = front.fd();
+           front.Send(request, uint64_t{kReporting}, std::span(&fd, 1));
+         }});
   }
   return refusals;
 }

@@ -6,14 +6,25 @@
 //   scattered  every other 2 MiB block: one range a block for both
 //   adjacent   all of them: the path merges neighbours, the loop does not
 //
+// Guest and VMM are one thread, but for the rows _threads, where each has one,
+// and _processes, where the VMM is another process at the end of a socket. The
+// bare loop is the guest's in all of them.
+//
 // Of a private file, the blocks have been fresh memory since a first discard
 // outside of the measurement.
 
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <array>
 #include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +32,8 @@
 #include "guestmm/base/check.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
+#include "guestmm/virtio/balloon_device.h"
+#include "guestmm/virtio/vhost_user_server.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
@@ -39,10 +52,58 @@ double SecondsSince(steady_clock::time_point start) {
   return std::chrono::duration<double>(steady_clock::now() - start).count();
 }
 
+// Where the VMM is.
+enum class Vmm { kSameThread, kThread, kProcess };
+
+// A VMM in a process of its own, as long as this lives.
+class VmmProcess {
+ public:
+  VmmProcess() : folder_(MakeFolder()) {
+    std::array<int, 2> ready = {-1, -1};
+    GUESTMM_CHECK(pipe(ready.data()) == 0);
+    pid_ = fork();
+    if (pid_ == 0) Serve(ready[1]);
+    close(ready[1]);
+    char byte = 0;
+    GUESTMM_CHECK(pid_ > 0 && read(ready[0], &byte, 1) == 1) << "no VMM";
+    close(ready[0]);
+  }
+  ~VmmProcess() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    std::filesystem::remove_all(folder_);
+  }
+  VmmProcess(const VmmProcess&) = delete;
+  VmmProcess& operator=(const VmmProcess&) = delete;
+
+  std::string socket() const { return folder_ + "/vmm"; }
+
+ private:
+  static std::string MakeFolder() {
+    std::string name =
+        (std::filesystem::temp_directory_path() / "handback_XXXXXX").string();
+    GUESTMM_CHECK(mkdtemp(name.data()) != nullptr);
+    return name;
+  }
+  [[noreturn]] void Serve(int ready) const {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    VhostUserServer server(
+        [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
+          return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
+        });
+    GUESTMM_CHECK(server.Listen(socket()).ok() && write(ready, "", 1) == 1);
+    while (true) pause();
+  }
+
+  const std::string folder_;
+  pid_t pid_ = -1;
+};
+
 struct Host {
   HugePages huge_pages = HugePages::kForbid;
   MemorySource source = MemorySource::kAnonymous;
   DiscardOptions discard = {};
+  Vmm vmm = Vmm::kSameThread;
 };
 
 // What a VMM does for one block, and no more.
@@ -87,7 +148,10 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
   if (host.source == MemorySource::kPrivateFile) {
     file = std::make_unique<RamFile>(kBytes, std::byte{0x5a});
   }
+  std::unique_ptr<VmmProcess> vmm;
+  if (host.vmm == Vmm::kProcess) vmm = std::make_unique<VmmProcess>();
   VirtualTime time(1);
+  const bool is_virtual = host.vmm == Vmm::kSameThread;
   const auto guest = Guest::Create(
       {.memory = Guest::MemoryMap(kBytes),
        .huge_pages = host.huge_pages,
@@ -99,14 +163,18 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
              return std::make_unique<V12Policy>(V12Options{.threshold = 1});
            },
        .discard = host.discard,
-       .virtual_time = &time});
+       .vmm_socket = vmm != nullptr ? vmm->socket() : "",
+       .virtual_time = is_virtual ? &time : nullptr});
   if (!guest.ok()) {
     const std::string why(guest.status().message());
     state.SkipWithError(why.c_str());
     return;
   }
   const DiscardMethod method =
-      static_cast<const DiscardingHypervisor&>((*guest)->hypervisor()).method();
+      vmm != nullptr
+          ? DiscardMethod::kPunchHole
+          : static_cast<const DiscardingHypervisor&>((*guest)->hypervisor())
+                .method();
   Vcpu& vcpu = (*guest)->vcpu(0);
   std::vector<Pfn> blocks;
   std::vector<Pfn> kept;
@@ -121,7 +189,11 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
 
   const auto hand_back = [&] {
     for (const Pfn pfn : blocks) vcpu.Free(pfn, kBlock);
-    time.RunUntilIdle();
+    if (is_virtual) {
+      time.RunUntilIdle();
+    } else {
+      (*guest)->WaitUntilAtRest(Workqueue::kForever);
+    }
   };
   const auto allocate = [&] {
     // The blocks that were just freed are the first to be handed out again.
@@ -156,7 +228,7 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
   const ReporterCounters counters = (*guest)->reporter()->counters();
   state.counters["reported/freed"] =
       static_cast<double>(counters.reported_bytes - reported_before) / bytes;
-  if ((*guest)->hypervisor().counters().failures > 0) {
+  if (vmm == nullptr && (*guest)->hypervisor().counters().failures > 0) {
     state.SkipWithError("the host refused a discard");
   }
 }
@@ -174,6 +246,16 @@ constexpr Host kHugetlb = {.huge_pages = HugePages::kHostDefault,
 constexpr Host kHugetlbRemove = {.huge_pages = HugePages::kHostDefault,
                                  .source = MemorySource::kHugetlb,
                                  .discard = {.method = DiscardMethod::kRemove}};
+constexpr Host kMemfdThreads = {.source = MemorySource::kSharedMemfd,
+                                .vmm = Vmm::kThread};
+constexpr Host kMemfdProcesses = {.source = MemorySource::kSharedMemfd,
+                                  .vmm = Vmm::kProcess};
+constexpr Host kHugetlbThreads = {.huge_pages = HugePages::kHostDefault,
+                                  .source = MemorySource::kHugetlb,
+                                  .vmm = Vmm::kThread};
+constexpr Host kHugetlbProcesses = {.huge_pages = HugePages::kHostDefault,
+                                    .source = MemorySource::kHugetlb,
+                                    .vmm = Vmm::kProcess};
 constexpr Host kPrivateFile = {.source = MemorySource::kPrivateFile};
 
 #define GUESTMM_HAND_BACK(name, host)                                \
@@ -191,6 +273,10 @@ GUESTMM_HAND_BACK(memfd_remove, kMemfdRemove);
 GUESTMM_HAND_BACK(hugetlb, kHugetlb);
 GUESTMM_HAND_BACK(hugetlb_remove, kHugetlbRemove);
 GUESTMM_HAND_BACK(private_file, kPrivateFile);
+GUESTMM_HAND_BACK(memfd_threads, kMemfdThreads);
+GUESTMM_HAND_BACK(memfd_processes, kMemfdProcesses);
+GUESTMM_HAND_BACK(hugetlb_threads, kHugetlbThreads);
+GUESTMM_HAND_BACK(hugetlb_processes, kHugetlbProcesses);
 
 }  // namespace
 }  // namespace guestmm

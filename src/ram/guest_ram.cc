@@ -141,7 +141,10 @@ GuestRam::~GuestRam() {
     GUESTMM_CHECK(alive == 0)
         << "guest RAM destroyed with " << alive << " translations alive";
   }
-  for (const Region& region : *map_) munmap(region.hva, region.range.bytes);
+  for (const Region& region : *map_) {
+    [[maybe_unused]] const absl::Status unmapped =
+        memory_->Unmap(region.hva, region.range);
+  }
 }
 
 MemorySource GuestRam::source() const { return memory_->source(); }

@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "src/ram/foreign_mappings.h"
 
 namespace guestmm {
 namespace {
@@ -279,12 +280,20 @@ absl::StatusOr<std::byte*> HostMemory::MapForeign(GpaRange range, int fd,
     munmap(*hva, range.bytes);
     return status;
   }
+  if (!AddForeignMapping(*hva, range.bytes)) {
+    munmap(*hva, range.bytes);
+    return absl::ResourceExhaustedError(absl::StrCat(
+        RegionText(range), ": this process has too many foreign regions"));
+  }
   return hva;
 }
 
 absl::Status HostMemory::Unmap(std::byte* hva, GpaRange range) const {
-  if (munmap(hva, range.bytes) != 0) return RegionRefused(range, "munmap");
-  return absl::OkStatus();
+  if (foreign_) RemoveForeignMapping(hva, range.bytes);
+  if (munmap(hva, range.bytes) == 0) return absl::OkStatus();
+  absl::Status status = RegionRefused(range, "munmap");
+  if (foreign_) AddForeignMapping(hva, range.bytes);
+  return status;
 }
 
 absl::Status HostMemory::Release(GpaRange range) const {

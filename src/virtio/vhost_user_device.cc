@@ -129,7 +129,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       backend_ = VhostUserChannel(UniqueFd(pair[0]));
       process_ = *std::move(process);
       link_ = Link::kUp;
-      lost_ = absl::OkStatus();
+      lost_.clear();
     }
     Wake();
     const absl::Status status = ShakeHands(backend_end.get());
@@ -162,7 +162,8 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
 
   absl::Status connection() const {
     LockHolder hold(mutex_);
-    return lost_;
+    if (link_ == Link::kUp) return absl::OkStatus();
+    return absl::UnavailableError(lost_);
   }
   pid_t vmm_pid() const {
     LockHolder hold(mutex_);
@@ -591,8 +592,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
 
   absl::Status LostError() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return absl::UnavailableError(
-        absl::StrCat("the connection to ", path_,
-                     " was lost: ", std::string(lost_.message())));
+        absl::StrCat("the connection to ", path_, " was lost: ", lost_));
   }
   uint8_t LostStatus() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return link_ == Link::kUp
@@ -637,7 +637,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   void Lose(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (link_ != Link::kUp) return;
     link_ = Link::kLost;
-    lost_ = why;
+    lost_ = std::string(why.message());
     // Who polls it holds it open.
     shutdown(channel_.fd(), SHUT_RDWR);
     channel_ = VhostUserChannel();
@@ -820,7 +820,8 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   std::condition_variable_any changed_;
   bool stop_ ABSL_GUARDED_BY(mutex_) = false;
   Link link_ ABSL_GUARDED_BY(mutex_) = Link::kGone;
-  absl::Status lost_ ABSL_GUARDED_BY(mutex_);
+  // Why it is not up. No Status, which several threads would share.
+  std::string lost_ ABSL_GUARDED_BY(mutex_);
   VhostUserChannel channel_ ABSL_GUARDED_BY(mutex_);
   VhostUserChannel backend_ ABSL_GUARDED_BY(mutex_);
   // The VMM's.

@@ -8,11 +8,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <cstring>
+#include <cstdlib>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/hypervisor/discarding_hypervisor.h"
+#include "guestmm/ram/foreign_fault_guard.h"
 #include "guestmm/ram/guest_ram.h"
 #include "tests/testing/huge_page_pool.h"
 
@@ -100,6 +103,49 @@ TEST(ForeignRamTest, HugePagesGoInWholeOnes) {
           ram->AdoptRegion({Gpa(kGiB), 2 * kMiB}, small->memfd(), 0).message()),
       "region 0x40000000 + 2.00 MiB: is of source shared memfd, other "
       "regions are of source hugetlb memfd");
+}
+
+// A guest discards a huge page, and the pool has none left when it is read:
+// that ends a process, unless it is guarded.
+TEST(ForeignRamDeathTest, AHugePageThatCannotBeHad) {
+  const auto pool = HugePagePool::Reserve(2);
+  if (!pool.ok()) GTEST_SKIP() << pool.status();
+  const auto read_where_none_is = [](bool guarded) {
+    const auto maker = MakeShared(MemorySource::kHugetlb, 4 * kMiB);
+    const auto ram = GuestRam::CreateForeign().value();
+    if (!ram->AdoptRegion({Gpa(0), 4 * kMiB}, maker->memfd(), 0).ok()) return;
+    At(*maker, 2 * kMiB) = std::byte{7};
+    DiscardingHypervisor hypervisor(*maker);
+    const GpaRange block = {Gpa(2 * kMiB), 2 * kMiB};
+    if (!hypervisor.Discard({&block, 1}).ok()) return;
+    // Takes what was given back, and all the rest.
+    std::vector<std::unique_ptr<GuestRam>> others;
+    while (true) {
+      auto other = GuestRam::Create(
+          {.regions = {{Gpa(0), 2 * kMiB}}, .source = MemorySource::kHugetlb});
+      if (!other.ok()) break;
+      others.push_back(*std::move(other));
+    }
+    if (guarded) GuardAgainstForeignFaults();
+    At(*ram, 2 * kMiB) = std::byte{8};
+    At(*ram, 0) = std::byte{9};
+    const bool alone = At(*maker, 0) == std::byte{0};
+    std::_Exit(alone ? 42 : 43);
+  };
+  EXPECT_DEATH(read_where_none_is(false), "");
+  EXPECT_EXIT(read_where_none_is(true), testing::ExitedWithCode(42), "");
+}
+
+// Only there: elsewhere it is the end, as it always is.
+TEST(ForeignRamDeathTest, AnyOtherSigbus) {
+  const auto read_past_an_end = [] {
+    GuardAgainstForeignFaults();
+    const UniqueFd fd(memfd_create("empty", MFD_CLOEXEC));
+    const void* const at =
+        mmap(nullptr, kPageSize, PROT_READ, MAP_SHARED, fd.get(), 0);
+    std::_Exit(*static_cast<const volatile char*>(at));
+  };
+  EXPECT_DEATH(read_past_an_end(), "");
 }
 
 // So that whoever maps it need not fear SIGBUS.

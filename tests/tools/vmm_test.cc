@@ -24,11 +24,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
-#include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/sim/guest.h"
+#include "tests/testing/await.h"
 
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
@@ -45,17 +46,6 @@ using ::testing::StartsWith;
 
 constexpr std::chrono::minutes kPatience(1);
 constexpr Order kBlock = kPageblockOrder;
-
-// Looks again and again until `condition` holds. False if it takes too long.
-bool Await(const std::function<bool()>& condition) {
-  ThreadWorkqueue timer;
-  const MonotonicClock clock;
-  while (!condition()) {
-    if (clock.Now() > kPatience) return false;
-    timer.WaitUntil([] { return false; }, std::chrono::microseconds(200));
-  }
-  return true;
-}
 
 // The guestmm command as a process. Killed, if it still runs, at the end.
 class Process {
@@ -228,7 +218,7 @@ class VmmTest : public testing::Test {
   static void ExpectReports(Guest& guest) {
     const uint64_t before = guest.reporter()->counters().reported_bytes;
     Churn churn(guest, 1);
-    EXPECT_TRUE(vmm_test::Await([&] {
+    EXPECT_TRUE(guestmm::Await([&] {
       churn.Steps(40);
       return guest.reporter()->counters().reported_bytes > before;
     }));
@@ -236,7 +226,7 @@ class VmmTest : public testing::Test {
   }
   // Frees until a report is with the VMM, which is stopped.
   static void ExpectInFlight(Guest& guest, Churn& churn) {
-    EXPECT_TRUE(vmm_test::Await([&] {
+    EXPECT_TRUE(guestmm::Await([&] {
       churn.Steps(20);
       return guest.reporter()->in_flight_pages() > PageCount(0);
     }));
@@ -265,7 +255,7 @@ TEST_F(VmmTest, IsKilledAtAnyMoment) {
     if (random.OneIn(3)) vmm->Stop();
     vmm->Signal(SIGKILL);
     churn.Steps(random.Below(100));
-    ASSERT_TRUE(vmm_test::Await([&] { return guest->driver()->is_down(); }));
+    ASSERT_TRUE(guestmm::Await([&] { return guest->driver()->is_down(); }));
     vmm->Await();
     churn.Steps(20);
     churn.CheckAll();
@@ -295,7 +285,7 @@ TEST_F(VmmTest, IsKilledDuringSetUp) {
   ASSERT_NE(guest, nullptr);
   for (int round = 0; round < 40; ++round) {
     vmm->Kill();
-    ASSERT_TRUE(vmm_test::Await([&] { return guest->driver()->is_down(); }));
+    ASSERT_TRUE(guestmm::Await([&] { return guest->driver()->is_down(); }));
     vmm = StartVmm();
     std::thread killer([&, after = random.Below(2000)] {
       const MonotonicClock clock;
@@ -307,7 +297,7 @@ TEST_F(VmmTest, IsKilledDuringSetUp) {
     [[maybe_unused]] const absl::Status status = guest->ReconnectVmm();
     killer.join();
     vmm->Await();
-    ASSERT_TRUE(vmm_test::Await([&] { return guest->driver()->is_down(); }));
+    ASSERT_TRUE(guestmm::Await([&] { return guest->driver()->is_down(); }));
     vmm = StartVmm();
     const absl::Status again = guest->ReconnectVmm();
     ASSERT_TRUE(again.ok()) << again;
@@ -364,7 +354,7 @@ TEST_F(VmmTest, AClosedSocketDoesNotBringBackWhatIsWithAStoppedVmm) {
   EXPECT_FALSE(guest->driver()->is_down());
   EXPECT_EQ(guest->allocator().Counts().isolated, isolated);
   vmm->Signal(SIGKILL);
-  EXPECT_TRUE(vmm_test::Await([&] { return guest->driver()->is_down(); }));
+  EXPECT_TRUE(guestmm::Await([&] { return guest->driver()->is_down(); }));
   ExpectNothingIsolated(*guest);
   churn.FreeAll();
 }
@@ -403,10 +393,10 @@ TEST_F(VmmTest, GuestsAreKilledAtAnyMoment) {
     other.Kill();
     ExpectReports(*guest);
   }
-  EXPECT_TRUE(vmm_test::Await([&] { return vmm->Fds() == fds; }));
+  EXPECT_TRUE(guestmm::Await([&] { return vmm->Fds() == fds; }));
   EXPECT_EQ(vmm->Mappings(), mappings);
   guest.reset();
-  EXPECT_TRUE(vmm_test::Await([&] { return vmm->Mappings() == 0; }));
+  EXPECT_TRUE(guestmm::Await([&] { return vmm->Mappings() == 0; }));
 }
 
 TEST_F(VmmTest, EndsOnASignalAndSaysWhatItDid) {
@@ -447,7 +437,7 @@ TEST_F(VmmTest, RefusesASocketThatIsInUse) {
 
 TEST_F(VmmTest, SaysNothingIfItIsQuiet) {
   Process vmm({"vmm", "--socket", path_, "--quiet"});
-  EXPECT_TRUE(vmm_test::Await([&] { return fs::exists(path_); }));
+  EXPECT_TRUE(guestmm::Await([&] { return fs::exists(path_); }));
   vmm.Signal(SIGINT);
   EXPECT_EQ(vmm.Line(), "");
   EXPECT_EQ(vmm.Await(), 0);

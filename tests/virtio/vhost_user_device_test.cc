@@ -18,6 +18,7 @@
 #include "guestmm/virtio/balloon_device.h"
 #include "guestmm/virtio/balloon_driver.h"
 #include "guestmm/virtio/vhost_user_server.h"
+#include "tests/testing/await.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/virtio/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
@@ -335,8 +336,7 @@ TEST_F(VhostUserDeviceTest, AClosedSocketIsNotEnough) {
   ASSERT_NO_FATAL_FAILURE(Connect({.timeout = std::chrono::milliseconds(500)}));
   ASSERT_NO_FATAL_FAILURE(Drive());
   server_.reset();
-  EXPECT_TRUE(guest_.WaitUntil([&] { return !device_->connection().ok(); },
-                               std::chrono::minutes(1)));
+  EXPECT_TRUE(Await([&] { return !device_->connection().ok(); }));
   EXPECT_NE(device_->status() & kVirtioNeedsReset, 0);
   const GpaRange range = {Page(1), kPageSize};
   client_.outstanding = true;
@@ -361,8 +361,7 @@ TEST_F(VhostUserDeviceTest, ReconnectsAfterAReset) {
   driver_->Remove();
   EXPECT_TRUE(device_->Reconnect().ok());  // it is there
   server_.reset();
-  EXPECT_TRUE(guest_.WaitUntil([&] { return !device_->connection().ok(); },
-                               std::chrono::minutes(1)));
+  EXPECT_TRUE(Await([&] { return !device_->connection().ok(); }));
   EXPECT_EQ(device_->status(), 0);
   EXPECT_THAT(device_->Reconnect().ToString(), StartsWith("UNAVAILABLE: "));
   EXPECT_THAT(

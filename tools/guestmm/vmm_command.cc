@@ -1,10 +1,6 @@
 #include "tools/guestmm/vmm_command.h"
 
-#include <sys/resource.h>
-
-#include <algorithm>
 #include <csignal>
-#include <cstddef>
 #include <iostream>
 #include <memory>
 #include <mutex>
@@ -12,8 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/units.h"
-#include "guestmm/virtio/balloon_device.h"
-#include "guestmm/virtio/vhost_user_server.h"
+#include "guestmm/sim/vmm.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 
@@ -25,6 +20,7 @@ struct VmmArguments {
   bool quiet = false;
 };
 
+<<<<<<< HEAD
 // As many guests as there may be: fewer if this process may not have the file
 // descriptors for them.
 size_t MaxSessions() {
@@ -52,6 +48,8 @@ std::unique_ptr<VirtioDevice> MakeBalloon(const GuestRam& ram,
           .queue_size = kQueueSize});
 }
 
+=======
+>>>>>>> vhost
 std::string Summary(const VhostUserCounters& counters) {
   std::string text =
       absl::StrFormat("%d reports, %s handed back", counters.reports,
@@ -97,40 +95,34 @@ int RunVmmCommand(const VmmArguments& arguments) {
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);
 
   Log log(arguments.quiet);
-  VhostUserServerOptions options;
-  options.max_sessions = MaxSessions();
-  options.on_begin = [&](const VhostUserSessionInfo& info) {
+  const auto came = [&](const VhostUserSessionInfo& info) {
     log.Say(absl::StrFormat("guest %d (process %d) came", info.id, info.pid));
   };
-  options.on_end = [&](const VhostUserSessionInfo& info,
-                       const absl::Status& why) {
+  const auto left = [&](const VhostUserSessionInfo& info,
+                        const absl::Status& why) {
     // That it closed the connection needs no saying.
     log.Say(absl::StrFormat(
         "guest %d (process %d) left: %s%s", info.id, info.pid,
         Summary(info.counters),
         absl::IsUnavailable(why) ? "" : "; " + std::string(why.message())));
   };
-  VhostUserCounters counters;
-  {
-    VhostUserServer server(MakeBalloon, options);
-    if (absl::Status status = server.Listen(arguments.socket); !status.ok()) {
-      return Fail("vmm",
-                  absl::IsAlreadyExists(status)
-                      ? absl::InvalidArgumentError(status.message())
-                      : status,
-                  "--socket ");
-    }
-    log.Say("serving guests at " + arguments.socket + ", until Ctrl-C");
-    constexpr timespec kRefresh = {.tv_sec = 0, .tv_nsec = 500'000'000};
-    while (sigtimedwait(&ends, nullptr, &kRefresh) < 0) {
-      log.Progress(absl::StrFormat("guests: %d; in all %s",
-                                   server.sessions().size(),
-                                   Summary(server.counters())));
-    }
-    server.Stop();
-    counters = server.counters();
+  const std::unique_ptr<VhostUserServer> vmm = MakeVmm(came, left);
+  if (absl::Status status = vmm->Listen(arguments.socket); !status.ok()) {
+    return Fail("vmm",
+                absl::IsAlreadyExists(status)
+                    ? absl::InvalidArgumentError(status.message())
+                    : status,
+                "--socket ");
   }
-  log.Say("in all " + Summary(counters));
+  log.Say("serving guests at " + arguments.socket + ", until Ctrl-C");
+  constexpr timespec kRefresh = {.tv_sec = 0, .tv_nsec = 500'000'000};
+  while (sigtimedwait(&ends, nullptr, &kRefresh) < 0) {
+    log.Progress(absl::StrFormat("guests: %d; in all %s",
+                                 vmm->sessions().size(),
+                                 Summary(vmm->counters())));
+  }
+  vmm->Stop();
+  log.Say("in all " + Summary(vmm->counters()));
   return kExitSuccess;
 }
 

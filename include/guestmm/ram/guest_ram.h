@@ -120,13 +120,13 @@ class GuestRam {
   // Maps what `fd` has from `offset` on as one more region, shared with whoever
   // made it, who is not trusted: nothing that is done to the file later can
   // make this process fault there, but for a huge page that the host's pool
-  // does not have. `fd` may be closed afterwards. InvalidArgument unless it is
-  // a memfd, of small pages or of huge ones of 2 MiB, like those that other
-  // regions came from, sealed with F_SEAL_SHRINK; or if range or offset are not
-  // in whole pages (with huge ones: whole huge pages) or do not lie within the
-  // address space and the file. AlreadyExists and ResourceExhausted as
-  // AddRegion; Unavailable names a system call that failed.
-  // REQUIRES: foreign(), which in turn has no AddRegion (CHECKed).
+  // does not have (see foreign_fault_guard.h). `fd` may be closed afterwards.
+  // InvalidArgument unless it is a memfd, of small pages or of huge ones of 2
+  // MiB, like those that other regions came from, sealed with F_SEAL_SHRINK; or
+  // if range or offset are not in whole pages (with huge ones: whole huge
+  // pages) or do not lie within the address space and the file. AlreadyExists
+  // and ResourceExhausted as AddRegion; Unavailable names a system call that
+  // failed. REQUIRES: foreign(), which in turn has no AddRegion (CHECKed).
   absl::Status AdoptRegion(GpaRange range, int fd, uint64_t offset);
 
   // Who is told of regions from here on; null: no one. It is told of nothing

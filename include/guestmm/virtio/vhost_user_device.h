@@ -72,7 +72,7 @@ class VhostUserDevice final : public VirtioDevice {
   // closed, for good.
   void Abandon();
 
-  // OK while the connection is there, else why it was lost.
+  // OK while the connection is there, else Unavailable says why it was lost.
   absl::Status connection() const;
   // Of the process at the other end.
   pid_t vmm_pid() const;

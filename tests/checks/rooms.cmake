@@ -10,7 +10,7 @@ set(reporting base buddy)
 set(hypervisor base ram)
 set(virtio base ram hypervisor buddy reporting)
 set(sim base ram buddy reporting hypervisor virtio)
-set(tools base buddy reporting virtio sim)
+set(tools base buddy reporting sim)
 set(rooms base ram buddy reporting hypervisor virtio sim)
 
 # Libraries that one room alone may include, and never from a public header.

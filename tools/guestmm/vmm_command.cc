@@ -20,36 +20,6 @@ struct VmmArguments {
   bool quiet = false;
 };
 
-<<<<<<< HEAD
-// As many guests as there may be: fewer if this process may not have the file
-// descriptors for them.
-size_t MaxSessions() {
-  constexpr size_t kMost = 256;
-  constexpr size_t kFdsPerSession = 32;
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-  getrlimit(RLIMIT_NOFILE, &limit);
-  return std::clamp<size_t>(limit.rlim_cur / kFdsPerSession, 1, kMost);
-}
-
-// As large as the queues of any guest that this library makes.
-constexpr uint16_t kQueueSize = 1024;
-
-std::unique_ptr<VirtioDevice> MakeBalloon(const GuestRam& ram,
-                                          Hypervisor& hypervisor,
-                                          Workqueue& workqueue) {
-  return std::make_unique<BalloonDevice>(
-      ram, hypervisor, workqueue,
-      BalloonDeviceOptions{
-          .features = kBalloonFPageReporting | kBalloonFPagePoison,
-          .reporting_queue_size = kQueueSize,
-          .queue_size = kQueueSize});
-}
-
-=======
->>>>>>> vhost
 std::string Summary(const VhostUserCounters& counters) {
   std::string text =
       absl::StrFormat("%d reports, %s handed back", counters.reports,

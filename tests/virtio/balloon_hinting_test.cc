@@ -419,6 +419,57 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesBeforeDone) {
                 BalloonGuest::kLargest.pages().value(),
             held - guest_.driver().hinted_pages().value());
 }
+// The same where the host wants the next run before the driver saw DONE.
+TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesForTheNextRun) {
+  StartRunHeldUp();
+  std::vector<VirtqDesc> hints = Sent(1);
+  hints.pop_back();
+  for (const VirtqDesc& hint : hints) {
+    const std::span<std::byte> bytes = guest_.Bytes(Gpa(hint.addr), hint.len);
+    std::fill(bytes.begin(), bytes.end(), std::byte{0x5a});
+  }
+  guest_.slow().LetGo(kFreePageIndex);
+  guest_.time().WaitUntil([&] { return !guest_.device().hinting(); },
+                          Workqueue::kForever);
+  StartRun();
+  guest_.time().RunUntilIdle();
+  EXPECT_EQ(guest_.device().counters().hint_runs, 2u);
+  for (const VirtqDesc& hint : hints) {
+    const std::span<std::byte> bytes = guest_.Bytes(Gpa(hint.addr), hint.len);
+    EXPECT_EQ(std::count(bytes.begin(), bytes.end(), std::byte{0x5a}), 0);
+  }
+}
+// Till it has used the commands of a run, the words are its own.
+TEST_F(HintingDriverTest, BeginsNoRunWhileTheDeviceHasNotSeenTheEndOfTheLast) {
+  guest_.slow().Hold(kFreePageIndex);
+  StartRun();
+  guest_.time().RunUntilIdle();
+  const uint32_t first = CommandId();
+  guest_.device().StopHinting();
+  guest_.time().RunUntilIdle();
+  StartRun();
+  guest_.time().RunUntilIdle();
+  const std::vector<VirtqDesc> sent = Sent();
+  ASSERT_THAT(sent, SizeIs(2));
+  EXPECT_EQ(Word(sent.front()), first);
+  EXPECT_EQ(Word(sent.back()), kHintStop);
+  LetGo();
+  EXPECT_EQ(guest_.device().counters().hint_runs, 1u) << "the second";
+  EXPECT_EQ(CommandId(), kHintDone);
+  EXPECT_EQ(guest_.held_pages(), 0u);
+}
+// A device says DONE, and has hints that it has not used: it may not touch them
+// any more, but that is its word alone.
+TEST_F(HintingDriverTest, HoldsThePagesOfHintsThatAreOutWhateverItIsTold) {
+  StartRunHeldUp();
+  const PageCount held = guest_.driver().hinted_pages();
+  guest_.slow().hint_command = kHintDone;
+  guest_.device().SetTarget(1);
+  guest_.time().RunUntilIdle();
+  EXPECT_EQ(guest_.driver().hinted_pages(), held);
+  LetGo();
+  EXPECT_EQ(guest_.driver().hinted_pages(), PageCount(0));
+}
 // The device may yet take what it has not used: an allocation gets none of it.
 TEST_F(HintingDriverTest, ADeviceThatUsesNoHintKeepsThePages) {
   StartRunHeldUp();

@@ -345,6 +345,17 @@ TEST(InflatingDriver, ABufferHoldsAtMost256PagesEachOnce) {
   EXPECT_THAT(sizes, ElementsAre(256, 256, 88));
   EXPECT_THAT(pages, SizeIs(600));
 }
+TEST(InflatingDriver, DoesOneStepAtATime) {
+  BalloonGuest guest(kPlain);
+  ASSERT_TRUE(guest.Start().ok());
+  guest.slow().Hold(kInflateIndex);
+  for (const uint32_t target : {300, 500, 700}) {
+    guest.device().SetTarget(target);
+    guest.time().RunUntilIdle();
+    EXPECT_EQ(guest.Offered(kInflateIndex), 1);
+    EXPECT_EQ(guest.held_pages(), 256u);
+  }
+}
 // Of 4 KiB, whatever pages the guest has: those that it gives are the ones that
 // the host loses.
 TEST(InflatingDriver, WhatItGivesIsWhatTheHostGets) {

@@ -210,6 +210,10 @@ class SlowDevice final : public VirtioDevice {
   absl::Status ReadConfig(uint32_t offset,
                           std::span<std::byte> bytes) const override {
     absl::Status status = device_.ReadConfig(offset, bytes);
+    constexpr size_t kCommand = offsetof(BalloonConfig, free_page_hint_cmd_id);
+    if (hint_command && offset == 0 && bytes.size() > kCommand) {
+      std::memcpy(bytes.data() + kCommand, &*hint_command, sizeof(uint32_t));
+    }
     if (after_read) std::exchange(after_read, nullptr)();
     return status;
   }
@@ -237,6 +241,8 @@ class SlowDevice final : public VirtioDevice {
     device_.SetConfigNotifier(config);
   }
 
+  // What the driver reads as free_page_hint_cmd_id, whatever the device says.
+  std::optional<uint32_t> hint_command;
   // Runs once, between the next read of the configuration and what follows it.
   mutable std::function<void()> after_read;
 

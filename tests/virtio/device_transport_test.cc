@@ -122,6 +122,22 @@ TEST(DeviceTransport, S2_4_1_AResetForgetsEveryQueue) {
   EXPECT_EQ(balloon.used_notifications() + balloon.config_notifications(), 0);
 }
 
+// Who wants to hear of changes is the next driver's to say.
+TEST(DeviceTransport, S2_4_1_AResetForgetsWhomToNotify) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  BalloonDevice& device = balloon.device();
+  device.SetStatus(0);
+  device.SetStatus(kUntilFeatures);
+  ASSERT_TRUE(
+      device.SetDriverFeatures(kVirtioFVersion1 | kBalloonFMustTellHost).ok());
+  device.SetStatus(kRunningStatus);
+  ASSERT_EQ(device.status(), kRunningStatus);
+  device.SetTarget(7);
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(balloon.config_notifications(), 0);
+}
+
 TEST(DeviceTransport, AnotherDriverMayFollowAfterAReset) {
   HostileBalloon balloon(kAll);
   for (int i = 1; i <= 3; ++i) {

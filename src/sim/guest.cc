@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "guestmm/base/thread_workqueue.h"
 
 namespace guestmm {
@@ -55,15 +56,6 @@ std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
 
 absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
     const GuestOptions& options) {
-  // As Linux's driver, which drops the feature (virtballoon_validate).
-  if (options.make_policy && options.page_poison.mode != PagePoisonMode::kOff) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "page_poison.mode is ",
-        options.page_poison.mode == PagePoisonMode::kPoison ? "kPoison"
-                                                            : "kInitOnFree",
-        ", and make_policy asks for reporting: the device does not offer "
-        "VIRTIO_BALLOON_F_PAGE_POISON, without which only kOff is allowed"));
-  }
   // PagePoison leaves alone what the host maps afresh, as the kernel does.
   if (options.memory_source == MemorySource::kPrivateFile &&
       options.page_poison.mode == PagePoisonMode::kInitOnFree) {
@@ -86,7 +78,9 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
         std::make_unique<PagePoison>(*guest->ram_, options.page_poison);
   }
 
-  if (options.make_policy && options.virtual_time == nullptr) {
+  const bool has_balloon = options.make_policy || options.balloon_features ||
+                           !options.vmm_socket.empty();
+  if (has_balloon && options.virtual_time == nullptr) {
     guest->guest_thread_ = std::make_unique<ThreadWorkqueue>();
     if (options.vmm_socket.empty()) {
       guest->device_thread_ = std::make_unique<ThreadWorkqueue>();
@@ -131,43 +125,82 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
     if (!hypervisor.ok()) return hypervisor.status();
     guest->hypervisor_ = *std::move(hypervisor);
   }
-  if (!options.make_policy) return guest;
+  if (has_balloon) {
+    if (absl::Status status = guest->SetUpBalloon(options); !status.ok()) {
+      return status;
+    }
+  }
+  return guest;
+}
 
-  std::unique_ptr<ReportingPolicy> policy = options.make_policy();
-  if (policy == nullptr) {
-    return absl::InvalidArgumentError("make_policy made no policy");
+absl::Status Guest::SetUpBalloon(const GuestOptions& options) {
+  const uint64_t features = options.balloon_features.value_or(
+      kBalloonFPageReporting | kBalloonFPagePoison);
+  std::unique_ptr<ReportingPolicy> policy;
+  if (options.make_policy) {
+    policy = options.make_policy();
+    if (policy == nullptr) {
+      return absl::InvalidArgumentError("make_policy made no policy");
+    }
+    if ((features & kBalloonFPageReporting) == 0) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "balloon_features is 0x%x, without PAGE_REPORTING, and make_policy "
+          "asks for reporting",
+          features));
+    }
   }
   // As many descriptors as the policy's largest report, and Linux's 32 at
   // least.
-  const auto queue_size = static_cast<uint16_t>(
-      std::max<size_t>(32, std::bit_ceil(policy->capacity())));
+  const auto queue_size = static_cast<uint16_t>(std::max<size_t>(
+      32, std::bit_ceil(policy == nullptr ? 0 : policy->capacity())));
   VirtioDevice* device = nullptr;
   if (options.vmm_socket.empty()) {
-    guest->device_ = std::make_unique<BalloonDevice>(
-        *guest->ram_, *guest->hypervisor_,
+    device_ = std::make_unique<BalloonDevice>(
+        *ram_, *hypervisor_,
         options.virtual_time != nullptr ? *options.virtual_time
-                                        : *guest->device_thread_,
-        BalloonDeviceOptions{.reporting_queue_size = queue_size});
-    device = guest->device_.get();
+                                        : *device_thread_,
+        BalloonDeviceOptions{.features = features,
+                             .reporting_queue_size = queue_size});
+    device = device_.get();
   } else {
     absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =
-        VhostUserDevice::Connect(options.vmm_socket, *guest->ram_, options.vmm);
+        VhostUserDevice::Connect(options.vmm_socket, *ram_, options.vmm);
     if (!vmm.ok()) return vmm.status();
-    guest->vmm_ = *std::move(vmm);
-    device = guest->vmm_.get();
+    vmm_ = *std::move(vmm);
+    device = vmm_.get();
   }
   absl::StatusOr<std::unique_ptr<BalloonDriver>> driver = BalloonDriver::Create(
-      *device, *guest->ram_, *guest->allocator_, *guest->guest_workqueue_,
-      BalloonDriverOptions{.reporting_queue_size = queue_size});
+      *device, *ram_, *allocator_, *guest_workqueue_,
+      BalloonDriverOptions{
+          .features = options.balloon_features.value_or(kBalloonFeatures),
+          .reporting_queue_size = queue_size,
+          .page_poison = options.page_poison.mode});
   if (!driver.ok()) return driver.status();
-  guest->driver_ = *std::move(driver);
+  driver_ = *std::move(driver);
+  if (policy == nullptr || driver_->max_report_entries() == 0) {
+    return absl::OkStatus();
+  }
+  reporter_ = std::make_unique<Reporter>(*allocator_, *guest_workqueue_,
+                                         std::move(policy), options.holds);
+  return reporter_->Enable(*driver_);
+}
 
-  guest->reporter_ =
-      std::make_unique<Reporter>(*guest->allocator_, *guest->guest_workqueue_,
-                                 std::move(policy), options.holds);
-  absl::Status status = guest->reporter_->Enable(*guest->driver_);
-  if (!status.ok()) return status;
-  return guest;
+absl::Status Guest::Suspend() {
+  if (driver_ == nullptr) {
+    return absl::FailedPreconditionError("the guest has no balloon");
+  }
+  // The reset first: it ends a report that the device would never end.
+  driver_->Freeze();
+  return reporter_ == nullptr ? absl::OkStatus() : reporter_->Disable(*driver_);
+}
+
+absl::Status Guest::Resume() {
+  if (driver_ == nullptr) {
+    return absl::FailedPreconditionError("the guest has no balloon");
+  }
+  guest_workqueue_->WaitUntil([this] { return driver_->is_down(); });
+  if (absl::Status status = driver_->Restore(); !status.ok()) return status;
+  return reporter_ == nullptr ? absl::OkStatus() : reporter_->Enable(*driver_);
 }
 
 Guest::~Guest() {
@@ -194,11 +227,13 @@ bool Guest::WaitUntilAtRest(Nanoseconds timeout) {
 
 absl::Status Guest::CheckInvariants() const {
   absl::Status status = allocator_->CheckInvariants();
+  if (driver_ != nullptr) {
+    status.Update(driver_->CheckInvariants());
+    if (device_ != nullptr) status.Update(device_->CheckInvariants());
+  }
   PageCount in_flight;
   if (reporter_ != nullptr) {
     status.Update(reporter_->policy().CheckInvariants());
-    status.Update(driver_->CheckInvariants());
-    if (device_ != nullptr) status.Update(device_->CheckInvariants());
     in_flight = reporter_->in_flight_pages();
   }
   const PageCount isolated = allocator_->Counts().isolated;

@@ -47,8 +47,10 @@ std::unique_ptr<VhostUserServer> MakeVmm(
       [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
         return std::make_unique<BalloonDevice>(
             ram, hypervisor, workqueue,
-            BalloonDeviceOptions{.reporting_queue_size = kQueueSize,
-                                 .queue_size = kQueueSize});
+            BalloonDeviceOptions{
+                .features = kBalloonFPageReporting | kBalloonFPagePoison,
+                .reporting_queue_size = kQueueSize,
+                .queue_size = kQueueSize});
       },
       std::move(options));
 }

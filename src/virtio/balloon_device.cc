@@ -133,6 +133,7 @@ void BalloonDevice::WasReset() {
   ballooned_->Clear();
   stats_head_.reset();
   LockHolder hold(results_);
+  counters_ = tally_;
   statistics_ = {};
   wants_statistics_ = false;
   hint_run_ = HintRun::kNone;
@@ -178,16 +179,21 @@ absl::Status BalloonDevice::StartHinting() {
 }
 
 void BalloonDevice::StopHinting() {
+  uint32_t command = kHintStop;
   {
     LockHolder hold(results_);
-    if (hint_run_ != HintRun::kWanted && hint_run_ != HintRun::kUnderWay) {
+    if (hint_run_ == HintRun::kUnderWay) {
+      hint_run_ = HintRun::kUnwanted;
+    } else if (hint_run_ == HintRun::kWanted) {
+      // A driver that has not begun may never do, and then has nothing to end;
+      // but it may still hold the pages of the run before.
+      hint_run_ = HintRun::kNone;
+      command = kHintDone;
+    } else {
       return;
     }
-    // A driver that has not begun may never do, and then has nothing to end.
-    hint_run_ =
-        hint_run_ == HintRun::kWanted ? HintRun::kNone : HintRun::kUnwanted;
   }
-  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), kHintStop);
+  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
 }
 
 bool BalloonDevice::hinting() const {
@@ -205,10 +211,8 @@ void BalloonDevice::Publish() {
   counters_ = tally_;
 }
 
-void BalloonDevice::Acknowledging(uint16_t index) {
-  if (QueueAt(index, driver_features()) == BalloonQueue::kReporting) {
-    ++tally_.acknowledged;
-  }
+void BalloonDevice::Acknowledging(uint16_t /*index*/) {
+  if (queue_ == BalloonQueue::kReporting) ++tally_.acknowledged;
   Publish();
 }
 
@@ -227,6 +231,7 @@ void BalloonDevice::HandleRequests() {
   const std::optional<uint16_t> index =
       BalloonQueueIndex(BalloonQueue::kStats, options_.queue_numbering,
                         DeviceFeatures(), driver_features());
+  queue_ = BalloonQueue::kStats;
   GiveBack(*index, *std::exchange(stats_head_, std::nullopt));
 }
 
@@ -235,16 +240,15 @@ DeviceTransport::Verdict BalloonDevice::HandleChain(
   if (chain.table_fault != TableFault::kNone) {
     ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
   }
-  const BalloonQueue queue = *QueueAt(index, driver_features());
-  Verdict verdict = Verdict::kGiveBack;
-  switch (queue) {
+  queue_ = *QueueAt(index, driver_features());
+  switch (queue_) {
     case BalloonQueue::kInflate:
     case BalloonQueue::kDeflate:
-      HandlePages(chain, queue);
+      HandlePages(chain);
       break;
     case BalloonQueue::kStats:
-      verdict = HandleStatistics(index, chain);
-      break;
+      HandleStatistics(index, chain);
+      return Verdict::kKeep;
     case BalloonQueue::kFreePage:
       HandleHints(chain);
       break;
@@ -252,8 +256,7 @@ DeviceTransport::Verdict BalloonDevice::HandleChain(
       HandleReport(chain);
       break;
   }
-  Publish();
-  return verdict;
+  return Verdict::kGiveBack;
 }
 
 void BalloonDevice::HandleReport(const DescriptorChain& chain) {
@@ -272,10 +275,14 @@ void BalloonDevice::HandleReport(const DescriptorChain& chain) {
   DiscardBatch();
 }
 
-void BalloonDevice::HandlePages(const DescriptorChain& chain,
-                                BalloonQueue queue) {
-  const bool inflates = queue == BalloonQueue::kInflate;
+void BalloonDevice::HandlePages(const DescriptorChain& chain) {
+  const bool inflates = queue_ == BalloonQueue::kInflate;
   const uint64_t granule_pages = ram().discard_granule() / kPageSize;
+  // A driver that need not tell first may use pages again whose inflation was
+  // acknowledged: of those that make up a granule all must be of this chain.
+  const bool is_told_first = (driver_features() & kBalloonFMustTellHost) != 0;
+  BalloonedPages of_this_chain;
+  const BalloonedPages& certain = is_told_first ? *ballooned_ : of_this_chain;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     batch_.clear();
     const std::span<const std::byte> entries =
@@ -291,7 +298,8 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain,
         ++tally_.repeated_pfns;
       } else {
         ++tally_.inflated_pages;
-        const GpaRange whole = ballooned_->WholeRange(pfn, granule_pages);
+        if (!is_told_first) of_this_chain.Insert(pfn);
+        const GpaRange whole = certain.WholeRange(pfn, granule_pages);
         if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
       }
     }
@@ -303,8 +311,8 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain,
   }
 }
 
-DeviceTransport::Verdict BalloonDevice::HandleStatistics(
-    uint16_t index, const DescriptorChain& chain) {
+void BalloonDevice::HandleStatistics(uint16_t index,
+                                     const DescriptorChain& chain) {
   BalloonStatistics statistics;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     const std::span<const std::byte> entries =
@@ -326,14 +334,15 @@ DeviceTransport::Verdict BalloonDevice::HandleStatistics(
   // §5.5.6.3.1: the driver has one buffer there; of two the first goes back.
   if (stats_head_) GiveBack(index, *stats_head_);
   stats_head_ = chain.head;
-  return Verdict::kKeep;
+  Publish();
 }
 
 void BalloonDevice::HandleHints(const DescriptorChain& chain) {
   batch_.clear();
-  uint64_t bytes = 0;
   for (const VirtqDesc& descriptor : chain.descriptors) {
     if ((descriptor.flags & (kVirtqDescWrite | kVirtqDescIndirect)) == 0) {
+      // A command may be the last that these hints wait for.
+      DiscardHints();
       const std::span<const std::byte> entries =
           ReadEntries(descriptor, sizeof(uint32_t));
       if (entries.size() == sizeof(uint32_t)) {
@@ -350,17 +359,22 @@ void BalloonDevice::HandleHints(const DescriptorChain& chain) {
       LockHolder hold(results_);
       is_wanted = hint_run_ == HintRun::kUnderWay;
     }
-    if (!is_wanted) {
+    if (is_wanted) {
+      batch_.push_back(*range);
+    } else {
       ++tally_.skipped_hints;
-      continue;
     }
-    batch_.push_back(*range);
-    bytes += range->bytes;
   }
-  if (KeepsPoison()) return;
-  tally_.hints += batch_.size();
-  tally_.hinted_bytes += bytes;
-  DiscardBatch();
+  DiscardHints();
+}
+
+void BalloonDevice::DiscardHints() {
+  if (!KeepsPoison()) {
+    tally_.hints += batch_.size();
+    for (const GpaRange& range : batch_) tally_.hinted_bytes += range.bytes;
+    DiscardBatch();
+  }
+  batch_.clear();
 }
 
 void BalloonDevice::HandleHintCommand(uint32_t command) {

@@ -460,7 +460,7 @@ void BalloonDriver::Step(News news) {
 
 std::optional<BalloonConfig> BalloonDriver::ReadConfig() const {
   const size_t bytes = BalloonConfigBytes(offered_);
-  // §2.5.3: fields that were read while the configuration changed are of two.
+  // §2.5.1: fields that were read while the configuration changed are of two.
   // It does not change for ever.
   constexpr int kTries = 8;
   for (int i = 0; i < kTries; ++i) {

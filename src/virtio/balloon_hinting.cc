@@ -4,8 +4,6 @@
 #include <cstring>
 #include <utility>
 
-#include "guestmm/base/check.h"
-
 namespace guestmm {
 namespace {
 
@@ -51,6 +49,7 @@ void BalloonHinting::Step(uint32_t command) {
   Blocks out;
   {
     LockHolder hold(lock_);
+    const uint16_t before = queue_->ring().outstanding();
     // The host wants something else, or there is no more (§5.5.6.5.1).
     if (is_running_ && (command != run_ || SendBlocks())) {
       SendCommand(kStopAt, kHintStop);
@@ -68,7 +67,7 @@ void BalloonHinting::Step(uint32_t command) {
       is_running_ = true;
       SendCommand(kRunAt, command);
     }
-    queue_->Kick();
+    if (queue_->ring().outstanding() > before) queue_->Kick();
   }
   if (command != kHintDone) Initialize(out);
   Free(transport_.cpu, out);
@@ -76,9 +75,7 @@ void BalloonHinting::Step(uint32_t command) {
 
 void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
   std::memcpy(queue_->buffer().data() + offset, &command, sizeof(command));
-  const GpaRange word = queue_->BufferRange(offset, sizeof(command));
-  const absl::Status added = queue_->ring().Add({{word}}, {}, /*token=*/0);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  queue_->OfferToRead(queue_->BufferRange(offset, sizeof(command)));
 }
 
 bool BalloonHinting::SendBlocks() {
@@ -87,9 +84,7 @@ bool BalloonHinting::SendBlocks() {
     const std::optional<Pfn> pfn =
         transport_.allocator.Allocate(transport_.cpu, order_, kGfpHint);
     if (!pfn) return true;
-    const GpaRange range = {ToGpa(*pfn), order_.bytes()};
-    const absl::Status added = queue_->ring().Add({}, {{range}}, /*token=*/0);
-    GUESTMM_CHECK(added.ok()) << std::string(added.message());
+    queue_->OfferToWrite({ToGpa(*pfn), order_.bytes()});
     blocks_.push_back(*pfn);
     page_count_.Set((order_.pages() * blocks_.size()).value());
   }

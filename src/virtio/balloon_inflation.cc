@@ -2,9 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
-
-#include "guestmm/base/check.h"
 
 namespace guestmm {
 namespace {
@@ -110,10 +109,8 @@ void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
     std::memcpy(to, &number, sizeof(number));
     to += sizeof(number);
   }
-  const GpaRange buffer = queue.BufferRange(offset, bytes);
-  // The queue has more descriptors than there are buffers.
-  const absl::Status added = queue.ring().Add({{buffer}}, {}, slot);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  // The queue has a descriptor for each buffer.
+  queue.OfferToRead(queue.BufferRange(offset, bytes), slot);
   queue.Kick();
 }
 
@@ -150,6 +147,8 @@ PageCount BalloonInflation::Reclaim(int cpu, PageCount wanted) {
   const uint64_t most = std::max<uint64_t>(wanted.value(), 1);
   {
     LockHolder hold(lock_);
+    // Out of an empty balloon nothing is got that could be put back.
+    if (pages_.empty()) return PageCount(0);
     was_reclaimed_ = true;
   }
   if (must_tell_host_) {

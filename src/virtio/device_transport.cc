@@ -69,7 +69,7 @@ void DeviceTransport::SetStatus(uint8_t status) {
     }
     if (resetting_) return;
     uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
-    // A device of version 1 serves no driver that does not know it (§6.1).
+    // A device of version 1 serves no driver that does not know it (§6.2).
     if ((driver_features_ & kVirtioFVersion1) == 0 ||
         !Suffices(driver_features_)) {
       wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
@@ -182,6 +182,7 @@ void DeviceTransport::Handle() {
     // stack let others run: it looks again before it leaves.
     if (handler_ || !IsRunning()) return;
     handler_ = std::this_thread::get_id();
+    is_asked_.store(false);
   }
   NotifyConfig();
   HandleRequests();
@@ -197,7 +198,7 @@ void DeviceTransport::Handle() {
     }
     if (!IsRunning()) return;
     // Asked for, by other works, while this one was there.
-    if (!has_more && !config_changed_ && kicked_.load() == 0) return;
+    if (!has_more && !is_asked_.load()) return;
   }
   AskForHandling();
 }
@@ -295,6 +296,7 @@ void DeviceTransport::ResetLocked() {
   driver_features_ = 0;
   config_notifier_ = nullptr;
   config_changed_ = false;
+  is_asked_.store(false);
   kicked_.store(0);
   for (std::unique_ptr<Queue>& queue : queues_) queue.reset();
   WasReset();

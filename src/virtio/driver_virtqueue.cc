@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
 
 namespace guestmm {
 
@@ -68,6 +69,16 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
   if (!kick.ok()) return kick.status();
   queue->kick_ = *kick;
   return queue;
+}
+
+void DriverVirtqueue::OfferToRead(const GpaRange& buffer, uint64_t token) {
+  const absl::Status added = ring_->Add(std::span(&buffer, 1), {}, token);
+  GUESTMM_CHECK(added.ok()) << added.ToString();
+}
+
+void DriverVirtqueue::OfferToWrite(const GpaRange& buffer, uint64_t token) {
+  const absl::Status added = ring_->Add({}, std::span(&buffer, 1), token);
+  GUESTMM_CHECK(added.ok()) << added.ToString();
 }
 
 DriverVirtqueue::~DriverVirtqueue() {

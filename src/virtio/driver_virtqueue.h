@@ -59,6 +59,10 @@ class DriverVirtqueue {
 
   DriverQueue& ring() { return *ring_; }
   const DriverQueue& ring() const { return *ring_; }
+  // Offers a chain of one buffer, for the device to read or to write. REQUIRES:
+  // a descriptor is free (CHECKed).
+  void OfferToRead(const GpaRange& buffer, uint64_t token = 0);
+  void OfferToWrite(const GpaRange& buffer, uint64_t token = 0);
   // Tells the device of chains that were added, if it wants to be told.
   void Kick() {
     if (ring_->NeedsKick()) kick_->Notify();

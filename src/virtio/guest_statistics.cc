@@ -2,9 +2,6 @@
 
 #include <cstring>
 #include <numeric>
-#include <string>
-
-#include "guestmm/base/check.h"
 
 namespace guestmm {
 namespace {
@@ -36,10 +33,8 @@ void GuestStatistics::Offer() {
     std::memcpy(to + sizeof(tag), &*value, sizeof(*value));
     to += kBalloonStatBytes;
   }
-  const GpaRange buffer =
-      queue_->BufferRange(0, static_cast<uint64_t>(to - start));
-  const absl::Status added = queue_->ring().Add({{buffer}}, {}, /*token=*/0);
-  GUESTMM_CHECK(added.ok()) << std::string(added.message());
+  queue_->OfferToRead(
+      queue_->BufferRange(0, static_cast<uint64_t>(to - start)));
 }
 
 absl::Status GuestStatistics::HandleUsed() {

@@ -52,8 +52,10 @@ function(check file room is_public)
 endfunction()
 
 # The device half of virtio runs in the host: it knows nothing of the guest's rooms.
-foreach(file include/guestmm/virtio/balloon_device.h include/guestmm/virtio/device_queue.h src/virtio/balloon_device.cc
-             src/virtio/device_queue.cc)
+foreach(file include/guestmm/virtio/balloon_device.h include/guestmm/virtio/device_queue.h
+             include/guestmm/virtio/device_transport.h include/guestmm/virtio/vhost_user_server.h
+             src/virtio/balloon_device.cc src/virtio/ballooned_pages.cc src/virtio/device_queue.cc
+             src/virtio/device_transport.cc src/virtio/vhost_user_server.cc src/virtio/vhost_user_session.cc)
   file(STRINGS ${ROOT}/${file} lines REGEX "#[ \t]*include.*(guestmm/(buddy|reporting)/|balloon_driver|driver_queue)")
   if(lines)
     message(SEND_ERROR "${file}: the device half may use only: base ram hypervisor: ${lines}")

@@ -313,21 +313,14 @@ TEST(GuestTest, WithoutPagePoisoningThereIsNone) {
   EXPECT_EQ(guest->page_poison(), nullptr);
 }
 
-TEST(GuestTest, CreateRefusesReportingWithPagePoisoning) {
+TEST(GuestTest, CreateRefusesAPolicyWithABalloonThatTakesNoReports) {
   VirtualTime time(1);
   GuestOptions options = SmallGuest(time);
-  options.page_poison.mode = PagePoisonMode::kPoison;
+  options.balloon_features = kBalloonFStatsVq;
   EXPECT_EQ(Guest::Create(options).status(),
             absl::InvalidArgumentError(
-                "page_poison.mode is kPoison, and make_policy asks for "
-                "reporting: the device does not offer "
-                "VIRTIO_BALLOON_F_PAGE_POISON, without which only kOff is "
-                "allowed"));
-  options.page_poison.mode = PagePoisonMode::kInitOnFree;
-  EXPECT_EQ(Guest::Create(options).status().code(),
-            absl::StatusCode::kInvalidArgument);
-  options.page_poison = {.init_on_alloc = true};
-  EXPECT_EQ(Guest::Create(options).status(), absl::OkStatus());
+                "balloon_features is 0x2, without PAGE_REPORTING, and "
+                "make_policy asks for reporting"));
 }
 
 // A guest that goes away while its blocks are at the host takes them along.

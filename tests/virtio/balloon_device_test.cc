@@ -292,7 +292,7 @@ TEST_F(BalloonDeviceTest, S2_7_7_DoesNotNotifyWhereTheDriverSaysNot) {
   ExpectAcknowledged(1);
   EXPECT_EQ(used_.count(), 0);
 }
-TEST_F(BalloonDeviceTest, ASpuriousKickDoesNothing) {
+TEST_F(BalloonDeviceTest, S2_7_10_2_ASpuriousKickDoesNothing) {
   Start();
   KickAndRun();
   KickAndRun();
@@ -356,7 +356,7 @@ TEST_F(BalloonDeviceTest, LooksAgainWhereTheIndexMovedAsItStopped) {
 
 // --- What the status allows.
 
-TEST_F(BalloonDeviceTest, S3_1_TouchesNothingBeforeDriverOk) {
+TEST_F(BalloonDeviceTest, S2_1_2_TouchesNothingBeforeDriverOk) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);
   kick_ = device_.SetUpQueue(kReporting, layout_, used_).value();
@@ -377,7 +377,7 @@ TEST_F(BalloonDeviceTest, S2_1_TouchesNothingAfterTheDriverFailed) {
 
 // --- Reset.
 
-TEST_F(BalloonDeviceTest, S2_4_TouchesNothingAfterAReset) {
+TEST_F(BalloonDeviceTest, S2_4_1_TouchesNothingAfterAReset) {
   Start();
   driver_.OfferChain({Pages(0x10000)});
   kick_->Notify();

@@ -171,7 +171,7 @@ TEST_F(BalloonDriverTest, OnlyWhatWasReportedIsLost) {
   }
 }
 
-TEST_F(BalloonDriverTest, RemovingEndsTheReportAndReturnsThePages) {
+TEST_F(BalloonDriverTest, S3_3_1_RemovingEndsTheReportAndReturnsThePages) {
   Start();
   ASSERT_TRUE(ReportOne().ok());
   driver_->Remove();
@@ -460,7 +460,7 @@ TEST_F(ScriptedDeviceTest, FeaturesRefused) {
   device_.features_status = absl::InvalidArgumentError("no");
   ExpectCreateFails(absl::StatusCode::kInvalidArgument, "no");
 }
-TEST_F(ScriptedDeviceTest, FeaturesOkRefused) {
+TEST_F(ScriptedDeviceTest, S3_1_1_FeaturesOkRefused) {
   device_.refused_bits = kVirtioFeaturesOk;
   ExpectCreateFails(absl::StatusCode::kFailedPrecondition,
                     "the balloon, which offers features 0x100000020, refuses a "
@@ -478,7 +478,7 @@ TEST_F(ScriptedDeviceTest, StillInTheResetOfTheLastDriver) {
 
 // §2.4: the driver waits until the status reads 0. Until then the device may
 // still discard, so the report has not ended.
-TEST_F(ScriptedDeviceTest, S2_4_AReportEndsWhenTheResetIsComplete) {
+TEST_F(ScriptedDeviceTest, S2_4_2_AReportEndsWhenTheResetIsComplete) {
   auto driver =
       BalloonDriver::Create(device_, *ram_, *allocator_, time_).value();
   ASSERT_TRUE(driver->Report({{{Gpa(4 * kMiB), kPageSize}}}, client_).ok());
@@ -506,7 +506,7 @@ TEST_F(ScriptedDeviceTest, RemovedWhileItsResetIsUnderWay) {
   time_.RunUntilIdle();
   EXPECT_THAT(client_.ended(), ElementsAre(kReset));
 }
-TEST_F(ScriptedDeviceTest, NotificationsForNothing) {
+TEST_F(ScriptedDeviceTest, S2_7_7_1_NotificationsForNothing) {
   const auto driver =
       BalloonDriver::Create(device_, *ram_, *allocator_, time_).value();
   device_.used->Notify();

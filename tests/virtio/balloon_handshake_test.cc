@@ -71,14 +71,14 @@ TEST_F(BalloonHandshakeTest, RefusesFeaturesItDidNotOffer) {
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(Message(status), "features 0x2 accepted, which were not offered");
 }
-TEST_F(BalloonHandshakeTest, RefusesFeaturesOnceAgreed) {
+TEST_F(BalloonHandshakeTest, S3_1_1_RefusesFeaturesOnceAgreed) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);
   const absl::Status status = device_.SetDriverFeatures(kVirtioFVersion1);
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
   EXPECT_EQ(Message(status), "features accepted after FEATURES_OK was set");
 }
-TEST_F(BalloonHandshakeTest, S6_1_DoesNotAgreeWithoutVersion1) {
+TEST_F(BalloonHandshakeTest, S6_2_DoesNotAgreeWithoutVersion1) {
   ASSERT_TRUE(device_.SetDriverFeatures(kBalloonFPageReporting).ok());
   device_.SetStatus(kAgreed);
   EXPECT_EQ(device_.status(), kUntilFeatures);

@@ -46,6 +46,36 @@ class DriverQueueTest : public ::testing::Test {
   const VirtqueueMemory memory_ = VirtqueueMemory::Map(*ram_, layout_).value();
 };
 
+// Whatever was in that memory before: both wish for notifications at first.
+TEST_F(DriverQueueTest, S2_7_10_1_ClearsTheFlagsOfBothRings) {
+  memory_.used_flags().store(0xffff);
+  memory_.available_flags().store(0xffff);
+  memory_.used_idx().store(0xffff);
+  const DriverQueue again = DriverQueue::Create(*ram_, layout_).value();
+  EXPECT_EQ(memory_.used_flags().load(), 0);
+  EXPECT_EQ(memory_.available_flags().load(), 0);
+  EXPECT_EQ(memory_.used_idx().load(), 0);
+}
+
+// Nothing that is offered is taken back, whether it fits or not.
+TEST_F(DriverQueueTest, S2_7_6_1_TheAvailableIndexOnlyGrows) {
+  uint16_t before = memory_.available_idx().load();
+  uint32_t offered = 0;
+  while (offered < 0x10010) {
+    const bool fits = AddPages(1).ok();
+    const uint16_t idx = memory_.available_idx().load();
+    ASSERT_EQ(static_cast<uint16_t>(idx - before), fits ? 1 : 0);
+    before = idx;
+    if (fits) {
+      ++offered;
+      continue;
+    }
+    Use(available_head(memory_.slot(static_cast<uint16_t>(idx - 4))));
+    ASSERT_TRUE(queue_.GetUsed().value().has_value());
+    ASSERT_EQ(memory_.available_idx().load(), idx);
+  }
+}
+
 // Readable buffers come first; only the last descriptor has no NEXT.
 TEST_F(DriverQueueTest, S2_7_4_2_WritesTheChainAsTheTextSays) {
   const GpaRange readable = {Gpa(0x1000), 8};

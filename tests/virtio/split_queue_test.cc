@@ -209,7 +209,7 @@ INSTANTIATE_TEST_SUITE_P(
 // Each half on a thread of its own, asleep when there is nothing to do. What
 // one writes before it moves its index, the other sees after it; and no
 // notification that is needed is lost, or this never ends.
-TEST_P(SplitQueueThreads, NoContentsAndNoNotificationIsLost) {
+TEST_P(SplitQueueThreads, S2_7_13_3_1_NoContentsAndNoNotificationIsLost) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
   const VirtqueueFeatures features = GetParam().features;

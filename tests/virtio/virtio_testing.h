@@ -54,50 +54,69 @@ class CountingNotifier final : public Notifier {
   std::function<void()> then_;
 };
 
-// A device, whose queues' places are remembered.
-class WatchedDevice final : public VirtioDevice {
+// Passes all on to another device, which may change.
+class ForwardingDevice : public VirtioDevice {
  public:
-  explicit WatchedDevice(VirtioDevice& device) : device_(device) {}
+  explicit ForwardingDevice(VirtioDevice& to) : to_(&to) {}
 
-  // Where the driver put queue `index`. REQUIRES: it did.
-  VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
-    return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
-  }
+  void ForwardTo(VirtioDevice& to) { to_ = &to; }
 
-  uint32_t device_id() const override { return device_.device_id(); }
-  uint64_t DeviceFeatures() const override { return device_.DeviceFeatures(); }
+  uint32_t device_id() const override { return to_->device_id(); }
+  uint64_t DeviceFeatures() const override { return to_->DeviceFeatures(); }
   absl::Status SetDriverFeatures(uint64_t features) override {
-    return device_.SetDriverFeatures(features);
+    return to_->SetDriverFeatures(features);
   }
-  uint8_t status() const override { return device_.status(); }
-  void SetStatus(uint8_t status) override { device_.SetStatus(status); }
-  uint32_t ConfigGeneration() const override {
-    return device_.ConfigGeneration();
-  }
+  uint8_t status() const override { return to_->status(); }
+  void SetStatus(uint8_t status) override { to_->SetStatus(status); }
+  uint32_t ConfigGeneration() const override { return to_->ConfigGeneration(); }
   absl::Status ReadConfig(uint32_t offset,
                           std::span<std::byte> bytes) const override {
-    return device_.ReadConfig(offset, bytes);
+    return to_->ReadConfig(offset, bytes);
   }
   absl::Status WriteConfig(uint32_t offset,
                            std::span<const std::byte> bytes) override {
-    return device_.WriteConfig(offset, bytes);
+    return to_->WriteConfig(offset, bytes);
   }
   uint16_t MaxQueueSize(uint16_t index) const override {
-    return device_.MaxQueueSize(index);
+    return to_->MaxQueueSize(index);
   }
   absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
                                        const VirtqueueLayout& layout,
                                        Notifier& used) override {
-    layouts_[index] = layout;
-    return device_.SetUpQueue(index, layout, used);
+    return to_->SetUpQueue(index, layout, used);
   }
   void SetConfigNotifier(Notifier& config) override {
-    device_.SetConfigNotifier(config);
+    to_->SetConfigNotifier(config);
   }
 
  private:
-  VirtioDevice& device_;
+  VirtioDevice* to_;
+};
+
+// Remembers where the driver put its queues.
+class WatchedDevice final : public ForwardingDevice {
+ public:
+  using ForwardingDevice::ForwardingDevice;
+
+  // REQUIRES for both: there is a queue `index`.
+  Notifier& kick(uint16_t index) const { return *kicks_.at(index); }
+  VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
+    return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
+  }
+
+  absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
+                                       const VirtqueueLayout& layout,
+                                       Notifier& used) override {
+    layouts_[index] = layout;
+    absl::StatusOr<Notifier*> kick =
+        ForwardingDevice::SetUpQueue(index, layout, used);
+    kicks_[index] = kick.value_or(nullptr);
+    return kick;
+  }
+
+ private:
   std::map<uint16_t, VirtqueueLayout> layouts_;
+  std::map<uint16_t, Notifier*> kicks_;
 };
 
 // A driver that obeys nothing: it writes what it likes where a queue is.

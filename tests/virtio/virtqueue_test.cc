@@ -54,7 +54,7 @@ TEST(Virtqueue, RefusesASizeThatIsNoPowerOfTwo) {
   }
 }
 
-TEST(Virtqueue, RefusesAPartThatIsNotAligned) {
+TEST(Virtqueue, S2_7_1_RefusesAPartThatIsNotAligned) {
   VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
   layout.descriptors = Gpa(0x1008);
   EXPECT_EQ(Message(ValidateLayout(layout)),

@@ -63,11 +63,14 @@ struct GuestOptions {
   std::optional<uint64_t> min_free_kbytes = {};
   // Whether an allocation that would fail waits for what is with the host.
   bool wait_for_isolated = false;
-  // What the guest does to the contents of free memory. Nothing but kOff goes
-  // with reporting: the host discards what it is told of, and the device does
-  // not offer to put the poison back (VIRTIO_BALLOON_F_PAGE_POISON).
+  // What the guest does to the contents of free memory.
   PagePoisonOptions page_poison = {};
-  // Absent: no reporting, and no balloon.
+  // What its balloon offers, of kBalloonFeatures. Absent: with a policy
+  // PAGE_REPORTING and PAGE_POISON; without one there is no balloon. Offered no
+  // PAGE_POISON, a guest that poisons or clears what it frees reports nothing,
+  // as Linux's does.
+  std::optional<uint64_t> balloon_features = {};
+  // Absent: no reporting.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   // Told of the reporter's holds of zones' locks; null for no one. It must
   // outlive the guest.
@@ -97,9 +100,10 @@ class Guest {
   // from 4 GiB upwards.
   static std::vector<GpaRange> MemoryMap(uint64_t bytes);
 
-  // The error of the room that could not be set up. InvalidArgument for
-  // page_poison with reporting, for kInitOnFree with kPrivateFile, since free
-  // memory is not zero there, and for what does not go with vmm_socket.
+  // The error of the room that could not be set up. InvalidArgument for a
+  // policy with a balloon that does not offer PAGE_REPORTING, for kInitOnFree
+  // with kPrivateFile, since free memory is not zero there, and for what does
+  // not go with vmm_socket.
   static absl::StatusOr<std::unique_ptr<Guest>> Create(
       const GuestOptions& options);
 
@@ -125,11 +129,19 @@ class Guest {
   const Hypervisor& hypervisor() const { return *hypervisor_; }
   // Null without reporting.
   Reporter* reporter() { return reporter_.get(); }
+  // Null without a balloon; the device is the host's side of it.
   const BalloonDriver* driver() const { return driver_.get(); }
-  // Null without reporting, and with a vmm_socket.
-  const BalloonDevice* device() const { return device_.get(); }
-  // Null but with reporting and a vmm_socket.
+  // Null without one, and with a vmm_socket.
+  BalloonDevice* device() { return device_.get(); }
+  // Null without a vmm_socket.
   VhostUserDevice* vmm() { return vmm_.get(); }
+
+  // Ends reporting and resets the balloon, as a guest does that is suspended.
+  // FailedPrecondition if there is no balloon.
+  absl::Status Suspend();
+  // Sets the balloon up again, and reports. The error of the driver or the
+  // reporter; FailedPrecondition without Suspend.
+  absl::Status Resume();
 
   // Has the driver set the VMM's device up again, once it is down: by whoever
   // listens at vmm_socket now. FailedPrecondition if it is not down, else the
@@ -147,6 +159,9 @@ class Guest {
 
  private:
   Guest() = default;
+
+  // What of Create is about the balloon.
+  absl::Status SetUpBalloon(const GuestOptions& options);
 
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<PagePoison> page_poison_;

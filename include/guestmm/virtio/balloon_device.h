@@ -173,10 +173,13 @@ class BalloonDevice final : public DeviceTransport {
 
   void HandleReport(const DescriptorChain& chain);
   // Moves the pages that the chain names into the balloon, or out of it.
-  void HandlePages(const DescriptorChain& chain, BalloonQueue queue);
-  Verdict HandleStatistics(uint16_t index, const DescriptorChain& chain);
+  void HandlePages(const DescriptorChain& chain);
+  // Keeps the chain, which is queue `index`'s.
+  void HandleStatistics(uint16_t index, const DescriptorChain& chain);
   void HandleHints(const DescriptorChain& chain);
   void HandleHintCommand(uint32_t command);
+  // Hands the hints in batch_ to the hypervisor, and empties it.
+  void DiscardHints();
 
   // What `descriptor` names; none, and counted, if it is bad.
   std::optional<GpaRange> CheckRange(const VirtqDesc& descriptor);
@@ -196,9 +199,10 @@ class BalloonDevice final : public DeviceTransport {
   Hypervisor& hypervisor_;
   const BalloonDeviceOptions options_;
 
-  // The handlers' alone: the ranges in hand, a copy of a buffer in hand, the
-  // pages in the balloon, the stats buffer that the device keeps, and what was
-  // counted.
+  // The handlers' alone: which queue's chain is in hand, its ranges, a copy of
+  // its buffer; the pages in the balloon, the buffer for statistics that the
+  // device keeps, and what was counted.
+  BalloonQueue queue_ = BalloonQueue::kInflate;
   std::vector<GpaRange> batch_;
   std::array<std::byte, kMaxBalloonPfns * sizeof(uint32_t)> buffer_;
   const std::unique_ptr<BalloonedPages> ballooned_;

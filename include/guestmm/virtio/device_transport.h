@@ -113,7 +113,10 @@ class DeviceTransport : public VirtioDevice {
   bool Stopping() const;
 
   // Makes HandleRequests run soon. From any thread.
-  void AskForHandling() { workqueue_.Queue(work_); }
+  void AskForHandling() {
+    is_asked_.store(true);
+    workqueue_.Queue(work_);
+  }
 
   // The configuration's field at `offset`. From any thread.
   template <typename Field>
@@ -209,6 +212,8 @@ class DeviceTransport : public VirtioDevice {
   // A reset waits for the handler to leave.
   bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
 
+  // Whether anyone asked since the handler last began.
+  std::atomic<bool> is_asked_{false};
   // The queues to look at, a bit each.
   std::atomic<uint32_t> kicked_{0};
   Work work_;

@@ -1,0 +1,343 @@
+// Page poison, and reports: what a page holds that the host may have had.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "guestmm/hypervisor/discarding_hypervisor.h"
+#include "tests/virtio/balloon_testing.h"
+#include "tests/virtio/virtio_testing.h"
+
+namespace guestmm::balloon_poison_test {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr uint64_t kReport = kBalloonFPageReporting;
+constexpr uint64_t kPoisonBit = kBalloonFPagePoison;
+constexpr size_t kPoisonAt = offsetof(BalloonConfig, poison_val);
+
+// --- What the driver takes of it.
+
+struct Case {
+  uint64_t offered;
+  PagePoisonMode mode;
+  uint64_t taken;
+};
+
+TEST(PoisonDriver, S5_5_3_1_TakesReportingOnlyAsThePagesAllow) {
+  using Mode = PagePoisonMode;
+  for (const Case& c : {
+           // Pages that hold nothing: the host need not know of poison.
+           Case{kReport, Mode::kOff, kReport},
+           Case{kPoisonBit, Mode::kOff, 0},
+           Case{kReport | kPoisonBit, Mode::kOff, kReport},
+           // Pages that are to stay what they are.
+           Case{kReport, Mode::kPoison, 0},
+           Case{kReport, Mode::kInitOnFree, 0},
+           Case{kPoisonBit, Mode::kPoison, kPoisonBit},
+           Case{kReport | kPoisonBit, Mode::kPoison, kReport | kPoisonBit},
+           Case{kReport | kPoisonBit, Mode::kInitOnFree, kReport | kPoisonBit},
+       }) {
+    BalloonGuest guest({.features = c.offered, .queue_features = {}}, c.mode);
+    ASSERT_TRUE(guest.Start().ok());
+    EXPECT_EQ(guest.driver().features(), kVirtioFVersion1 | c.taken)
+        << "offered " << c.offered << ", mode " << static_cast<int>(c.mode);
+  }
+}
+// As it is told: a driver that may not take PAGE_POISON is as one that is not
+// offered it.
+TEST(PoisonDriver, S5_5_3_1_AlsoWhereItMayNotTakePoison) {
+  BalloonGuest guest({.features = kReport | kPoisonBit, .queue_features = {}},
+                     PagePoisonMode::kPoison);
+  ASSERT_TRUE(guest.Start({.features = kReport}).ok());
+  EXPECT_EQ(guest.driver().features(), kVirtioFVersion1);
+}
+TEST(PoisonDriver, S5_5_3_1_TakesMustTellHostIfItIsOffered) {
+  BalloonGuest guest({.features = kBalloonFMustTellHost});
+  ASSERT_TRUE(guest.Start().ok());
+  EXPECT_NE(guest.driver().features() & kBalloonFMustTellHost, 0u);
+}
+
+TEST(PoisonDriver, S5_5_6_6_1_WritesPoisonValBeforeDriverOkAndNotAgain) {
+  for (const auto& [mode, value] :
+       {std::pair(PagePoisonMode::kPoison, "0xaaaaaaaa"),
+        std::pair(PagePoisonMode::kInitOnFree, "0x0")}) {
+    BalloonGuest guest({.features = kReport | kPoisonBit}, mode);
+    ASSERT_TRUE(guest.Start().ok());
+    guest.device().SetTarget(10);
+    guest.time().RunUntilIdle();
+    guest.device().SetTarget(0);
+    guest.time().RunUntilIdle();
+    std::vector<std::string> calls = guest.slow().calls();
+    const std::string write = absl::StrFormat("write 12: %s", value);
+    const auto written = std::find(calls.begin(), calls.end(), write);
+    const auto ready = std::find(calls.begin(), calls.end(), "status 0xf");
+    EXPECT_LT(written, ready) << write;
+    EXPECT_EQ(std::count_if(calls.begin(), calls.end(),
+                            [](const std::string& call) {
+                              return call.starts_with("write 12");
+                            }),
+              1);
+  }
+}
+TEST(PoisonDriver, WritesNoPoisonValWithoutTheFeature) {
+  BalloonGuest guest({.features = kReport | kPoisonBit});
+  ASSERT_TRUE(guest.Start().ok());
+  for (const std::string& call : guest.slow().calls()) {
+    EXPECT_FALSE(call.starts_with("write")) << call;
+  }
+}
+
+// The host takes them away; whoever gets one next finds it as it left it.
+TEST(PoisonDriver, S5_5_6_6_1_PagesOfTheBalloonComeBackFilled) {
+  const auto ram = MakeRam({{Gpa(0), 8 * kMiB}});
+  PagePoison poison(*ram, {.mode = PagePoisonMode::kPoison});
+  DiscardingHypervisor madvise(*ram);
+  VirtualTime time(1);
+  BalloonDevice device(*ram, madvise, time, {.features = kPoisonBit});
+  const auto allocator = PageAllocator::Create({.memory = {{Pfn(0), Pfn(1024)}},
+                                                .cpus = 1,
+                                                .max_order = Order(4),
+                                                .min_free_kbytes = 64,
+                                                .per_cpu_limits = {},
+                                                .poison = &poison})
+                             .value();
+  const auto driver =
+      BalloonDriver::Create(device, *ram, *allocator, time,
+                            {.page_poison = PagePoisonMode::kPoison})
+          .value();
+  device.SetTarget(300);
+  time.RunUntilIdle();
+  ASSERT_EQ(driver->balloon_pages(), PageCount(300));
+  ASSERT_EQ(madvise.counters().bytes, 300 * kPageSize);
+  device.SetTarget(0);
+  time.RunUntilIdle();
+  std::vector<Pfn> all;
+  while (const auto pfn = allocator->Allocate(0, Order(0))) all.push_back(*pfn);
+  EXPECT_GT(all.size(), 300u);
+  EXPECT_EQ(poison.corrupted_pages(), 0u);
+  for (const Pfn pfn : all) allocator->Free(0, pfn, Order(0));
+}
+
+// Also where the host does not know of it, so that hints are discarded: what a
+// page holds when it comes back is nobody's to rely on.
+TEST(PoisonDriver, S5_5_6_5_1_HintedPagesComeBackFilled) {
+  BalloonGuest guest({.features = kBalloonFFreePageHint},
+                     PagePoisonMode::kPoison);
+  DiscardingHypervisor madvise(guest.ram());
+  ASSERT_TRUE(guest.Start().ok());
+  guest.on_discard = [&] {
+    ASSERT_TRUE(madvise.Discard(guest.hypervisor().batches().back()).ok());
+  };
+  ASSERT_TRUE(guest.device().StartHinting().ok());
+  guest.time().RunUntilIdle();
+  EXPECT_GT(madvise.counters().bytes, 2 * kMiB);
+  EXPECT_EQ(guest.held_pages(), 0u);
+  EXPECT_GT(guest.TakeAllPages(), 500u);
+  EXPECT_EQ(guest.poison().corrupted_pages(), 0u);
+}
+
+// --- The device.
+
+BalloonDeviceOptions All() {
+  return {.features = kReport | kPoisonBit | kBalloonFFreePageHint};
+}
+
+// Agrees, and says what it fills its pages with before DRIVER_OK.
+void StartWithPoison(HostileBalloon& balloon, uint32_t value) {
+  balloon.device().SetStatus(kUntilFeatures);
+  ASSERT_TRUE(balloon.device()
+                  .SetDriverFeatures(kVirtioFVersion1 | All().features)
+                  .ok());
+  ASSERT_TRUE(WriteWord(balloon.device(), kPoisonAt, value).ok());
+  ASSERT_TRUE(balloon.Start());
+}
+
+TEST(PoisonDevice, S5_5_6_6_1_RefusesPoisonValWhileDriverOkIsSet) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0xaaaaaaaa);
+  const absl::Status status = WriteWord(balloon.device(), kPoisonAt, 1);
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_EQ(Message(status), "poison_val written while DRIVER_OK is set");
+  EXPECT_EQ(balloon.config().poison_val, 0xaaaaaaaau);
+}
+TEST(PoisonDevice, RefusesPoisonValOfADriverThatDidNotTakePoison) {
+  HostileBalloon balloon(All());
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)))
+      << "before it took anything";
+  balloon.device().SetStatus(kUntilFeatures);
+  ASSERT_TRUE(
+      balloon.device().SetDriverFeatures(kVirtioFVersion1 | kReport).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)));
+  EXPECT_EQ(balloon.config().poison_val, 0u);
+}
+TEST(PoisonDevice, S5_5_6_7_2_LeavesReportsThatAreToStayPoisoned) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0xaaaaaaaa);
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000),
+                                          HostileBalloon::Pages(kMiB, kMiB),
+                                          HostileBalloon::Pages(3 * kMiB)});
+  EXPECT_THAT(balloon.discarded(), IsEmpty());
+  EXPECT_EQ(balloon.at(BalloonQueue::kReporting).used_idx(), 1);
+  const BalloonDeviceCounters counters = balloon.counters();
+  EXPECT_EQ(counters.acknowledged, 1u);
+  EXPECT_EQ(counters.ranges, 0u);
+  EXPECT_EQ(counters.poisoned_ranges, 2u);
+  EXPECT_EQ(counters.poisoned_bytes, kMiB + kPageSize);
+  EXPECT_EQ(counters.skipped_outside_ram, 1u);
+}
+TEST(PoisonDevice, S5_5_6_7_2_LeavesHintsToo) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 1);
+  ASSERT_TRUE(balloon.device().StartHinting().ok());
+  balloon.Send(BalloonQueue::kFreePage,
+               {balloon.config().free_page_hint_cmd_id});
+  balloon.Send(BalloonQueue::kFreePage, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), IsEmpty());
+  EXPECT_EQ(balloon.counters().hints, 0u);
+  EXPECT_EQ(balloon.counters().poisoned_ranges, 1u);
+}
+// Fresh memory is zero, which is what is asked for.
+TEST(PoisonDevice, S5_5_6_7_2_DiscardsWhatIsToStayZero) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0);
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(),
+              ElementsAre(GpaRange{Gpa(0x10000), kPageSize}));
+}
+TEST(PoisonDevice, S5_5_6_7_2_DiscardsWhereNoPoisonWasAgreedOn) {
+  HostileBalloon balloon(All());
+  ASSERT_TRUE(balloon.Start(/*refused=*/kPoisonBit));
+  uint16_t used = 99;
+  balloon.OnDiscard(
+      [&] { used = balloon.at(BalloonQueue::kReporting).used_idx(); });
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+  EXPECT_EQ(used, 0) << "discarded after the acknowledgement";
+}
+// What goes into the balloon is given up, poison and all.
+TEST(PoisonDevice, InflatesAllTheSame) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0xaaaaaaaa);
+  balloon.Send(BalloonQueue::kInflate, {0x10});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+}
+TEST(PoisonDevice, AResetForgetsThePoison) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0xaaaaaaaa);
+  balloon.device().SetStatus(0);
+  EXPECT_EQ(balloon.config().poison_val, 0u);
+  ASSERT_TRUE(balloon.Start());
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+}
+
+// --- Reports, both halves.
+
+// Takes 64 KiB from the allocator and reports them, as a reporter does.
+class ReportTest : public ::testing::Test {
+ protected:
+  void Start(PagePoisonMode mode, Hypervisor* hypervisor = nullptr) {
+    guest_ = std::make_unique<BalloonGuest>(
+        BalloonDeviceOptions{.features = kReport | kPoisonBit}, mode,
+        hypervisor);
+    ASSERT_TRUE(guest_->Start().ok());
+    const auto pfn =
+        guest_->allocator().Allocate(0, BalloonGuest::kLargest, kGfpUser);
+    ASSERT_TRUE(pfn);
+    block_ = {ToGpa(*pfn), BalloonGuest::kLargest.bytes()};
+  }
+  void TearDown() override {
+    guest_->allocator().Free(0, PfnOf(block_.gpa), BalloonGuest::kLargest);
+  }
+  static Pfn PfnOf(Gpa gpa) { return Pfn(gpa.value() / kPageSize); }
+
+  BalloonClient client_;
+  std::unique_ptr<BalloonGuest> guest_;
+  GpaRange block_ = {};
+};
+
+constexpr uint16_t kReportingIndex = 2;
+
+TEST_F(ReportTest, S5_5_6_7_1_DoesNotUseReportedPagesBeforeTheAcknowledgement) {
+  Start(PagePoisonMode::kOff);
+  guest_->slow().Hold(kReportingIndex);
+  ASSERT_TRUE(guest_->driver().Report({{block_}}, client_).ok());
+  guest_->time().RunFor(std::chrono::seconds(100));
+  EXPECT_THAT(client_.ended(), IsEmpty());
+  guest_->slow().LetGo(kReportingIndex);
+  guest_->time().RunUntilIdle();
+  EXPECT_THAT(client_.ended(), ElementsAre(true));
+}
+TEST_F(ReportTest, S5_5_6_7_1_ReportsAfterDriverOkOnly) {
+  Start(PagePoisonMode::kOff);
+  guest_->slow().Forget();
+  guest_->driver().Remove();
+  EXPECT_FALSE(guest_->driver().Report({{block_}}, client_).ok());
+  EXPECT_THAT(guest_->slow().calls(), ElementsAre("status 0x0"));
+}
+TEST_F(ReportTest, S5_5_6_7_1_ABufferIsForTheDeviceToWrite) {
+  Start(PagePoisonMode::kOff);
+  guest_->slow().Hold(kReportingIndex);
+  ASSERT_TRUE(guest_->driver().Report({{block_}}, client_).ok());
+  const VirtqueueMemory memory =
+      guest_->slow().QueueMemory(guest_->ram(), kReportingIndex);
+  EXPECT_EQ(memory.LoadDescriptor(memory.available_ring(0).load()),
+            (VirtqDesc{.addr = block_.gpa.value(),
+                       .len = static_cast<uint32_t>(block_.bytes),
+                       .flags = kVirtqDescWrite,
+                       .next = 0}));
+}
+// Nothing in between looks at what a reported page holds.
+TEST_F(ReportTest, S5_5_6_7_1_WithoutPoisonItsContentsAreLost) {
+  Start(PagePoisonMode::kOff);
+  DiscardingHypervisor madvise(guest_->ram());
+  guest_->on_discard = [&] { ASSERT_TRUE(madvise.Discard({{block_}}).ok()); };
+  const std::span<std::byte> bytes = guest_->Bytes(block_.gpa, block_.bytes);
+  std::fill(bytes.begin(), bytes.end(), std::byte{0x5a});
+  ASSERT_TRUE(guest_->driver().Report({{block_}}, client_).ok());
+  guest_->time().RunUntilIdle();
+  EXPECT_THAT(client_.ended(), ElementsAre(true));
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), std::byte{0}),
+            static_cast<ptrdiff_t>(bytes.size()));
+}
+TEST_F(ReportTest, S5_5_6_7_1_AFreePageHoldsPoisonWhenItIsReported) {
+  Start(PagePoisonMode::kPoison);
+  // The contents of each page that is free now, and could be reported.
+  int wrong = 0;
+  std::vector<Pfn> taken;
+  while (const auto pfn = guest_->allocator().Allocate(0, Order(0), kGfpUser)) {
+    const std::span<std::byte> bytes = guest_->Bytes(ToGpa(*pfn));
+    wrong += std::count(bytes.begin(), bytes.end(), PagePoison::kPoison) !=
+                     static_cast<ptrdiff_t>(kPageSize)
+                 ? 1
+                 : 0;
+    taken.push_back(*pfn);
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_GT(taken.size(), 500u);
+  EXPECT_EQ(guest_->config().poison_val, 0xaaaaaaaau) << "as the host is told";
+  for (const Pfn pfn : taken) guest_->allocator().Free(0, pfn, Order(0));
+}
+TEST_F(ReportTest, S5_5_6_7_2_PoisonIsStillThereAfterAReport) {
+  Start(PagePoisonMode::kPoison);
+  const std::span<std::byte> bytes = guest_->Bytes(block_.gpa, block_.bytes);
+  std::fill(bytes.begin(), bytes.end(), PagePoison::kPoison);
+  ASSERT_TRUE(guest_->driver().Report({{block_}}, client_).ok());
+  guest_->time().RunUntilIdle();
+  EXPECT_THAT(client_.ended(), ElementsAre(true));
+  EXPECT_THAT(guest_->hypervisor().batches(), IsEmpty());
+  EXPECT_EQ(std::count(bytes.begin(), bytes.end(), PagePoison::kPoison),
+            static_cast<ptrdiff_t>(bytes.size()));
+}
+
+}  // namespace
+}  // namespace guestmm::balloon_poison_test

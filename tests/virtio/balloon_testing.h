@@ -1,0 +1,397 @@
+#ifndef GUESTMM_TESTS_VIRTIO_BALLOON_TESTING_H_
+#define GUESTMM_TESTS_VIRTIO_BALLOON_TESTING_H_
+
+// Balloons to test: a device in front of a driver that obeys nothing, and a
+// driver in front of a device that takes its time.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_format.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/buddy/page_poison.h"
+#include "guestmm/hypervisor/test_hypervisors.h"
+#include "guestmm/virtio/balloon.h"
+#include "guestmm/virtio/balloon_device.h"
+#include "guestmm/virtio/balloon_driver.h"
+#include "tests/virtio/virtio_testing.h"
+
+namespace guestmm {
+
+inline constexpr uint8_t kUntilFeatures = kVirtioAcknowledge | kVirtioDriver;
+inline constexpr uint8_t kAgreedStatus = kUntilFeatures | kVirtioFeaturesOk;
+inline constexpr uint8_t kRunningStatus = kAgreedStatus | kVirtioDriverOk;
+
+// All that a device has to say in its configuration, at once.
+inline BalloonConfig ReadWholeConfig(const VirtioDevice& device,
+                                     uint64_t offered) {
+  BalloonConfig config;
+  const auto into = std::as_writable_bytes(std::span(&config, 1));
+  const absl::Status status =
+      device.ReadConfig(0, into.first(BalloonConfigBytes(offered)));
+  GUESTMM_CHECK(status.ok()) << std::string(status.message());
+  return config;
+}
+
+inline absl::Status WriteWord(VirtioDevice& device, size_t offset,
+                              uint32_t word) {
+  return device.WriteConfig(static_cast<uint32_t>(offset),
+                            std::as_bytes(std::span(&word, 1)));
+}
+
+// A balloon device, and a driver that writes what it likes to its queues: rings
+// of 4, each in a page of its own from 0x1000 on.
+//
+//   0          1 MiB      2 MiB          5 MiB      6 MiB
+//   | region 0 | region 1 |     hole     | region 2 |
+class HostileBalloon {
+ public:
+  explicit HostileBalloon(
+      const BalloonDeviceOptions& options,
+      std::unique_ptr<GuestRam> ram =
+          MakeRam({{Gpa(0), kMiB}, {Gpa(kMiB), kMiB}, {Gpa(5 * kMiB), kMiB}}))
+      : ram_(std::move(ram)),
+        device_(*ram_, hypervisor_, time_, options),
+        options_(options) {}
+
+  // Takes all that is offered, but for `refused`, and sets the queues up. False
+  // if the device does not agree.
+  bool Start(uint64_t refused = 0) {
+    const uint64_t offered = device_.DeviceFeatures();
+    const uint64_t features =
+        offered & ~refused & (kBalloonFeatures | kVirtioFVersion1);
+    device_.SetStatus(kUntilFeatures);
+    GUESTMM_CHECK(device_.SetDriverFeatures(features).ok());
+    device_.SetStatus(kAgreedStatus);
+    if (device_.status() != kAgreedStatus) return false;
+    device_.SetConfigNotifier(config_);
+    for (uint16_t place = 0; place < kBalloonQueues; ++place) {
+      const auto index =
+          BalloonQueueIndex(static_cast<BalloonQueue>(place),
+                            options_.queue_numbering, offered, features);
+      if (!index) continue;
+      const VirtqueueLayout layout =
+          LayOutVirtqueue(Gpa((1 + uint64_t{place}) * kPageSize), 4);
+      const auto kick = device_.SetUpQueue(*index, layout, used_);
+      if (!kick.ok()) continue;  // of a feature that was refused
+      queues_[place].driver = std::make_unique<HostileDriver>(*ram_, layout);
+      queues_[place].kick = *kick;
+    }
+    device_.SetStatus(kRunningStatus);
+    return true;
+  }
+
+  HostileDriver& at(BalloonQueue queue) {
+    return *queues_[static_cast<size_t>(queue)].driver;
+  }
+  void Kick(BalloonQueue queue) {
+    queues_[static_cast<size_t>(queue)].kick->Notify();
+  }
+  // Offers a chain and lets the device have a look.
+  void Send(BalloonQueue queue, std::initializer_list<VirtqDesc> chain) {
+    at(queue).OfferChain(chain);
+    Kick(queue);
+    time_.RunUntilIdle();
+  }
+  // The same, of numbers in one buffer.
+  void Send(BalloonQueue queue, std::vector<uint32_t> words) {
+    Send(queue, {Words(words)});
+  }
+
+  // Writes `words` to a page that is there for that, and describes them.
+  VirtqDesc Words(const std::vector<uint32_t>& words, uint64_t gpa = 0x8000) {
+    return Bytes(std::as_bytes(std::span(words)), gpa);
+  }
+  VirtqDesc Bytes(std::span<const std::byte> bytes, uint64_t gpa = 0x8000) {
+    if (!bytes.empty()) {
+      std::memcpy(ram_->Translate({Gpa(gpa), bytes.size()})->bytes().data(),
+                  bytes.data(), bytes.size());
+    }
+    return {.addr = gpa,
+            .len = static_cast<uint32_t>(bytes.size()),
+            .flags = 0,
+            .next = 0};
+  }
+  static VirtqDesc Pages(uint64_t gpa, uint64_t len = kPageSize) {
+    return {.addr = gpa,
+            .len = static_cast<uint32_t>(len),
+            .flags = kVirtqDescWrite,
+            .next = 0};
+  }
+
+  BalloonConfig config() const {
+    return ReadWholeConfig(device_, options_.features);
+  }
+  BalloonDeviceCounters counters() const { return device_.counters(); }
+  // What was discarded, batches one after the other.
+  std::vector<GpaRange> discarded() const {
+    std::vector<GpaRange> all;
+    for (const std::vector<GpaRange>& batch : hypervisor_.batches()) {
+      all.insert(all.end(), batch.begin(), batch.end());
+    }
+    return all;
+  }
+
+  const GuestRam& ram() const { return *ram_; }
+  BalloonDevice& device() { return device_; }
+  VirtualTime& time() { return time_; }
+  int used_notifications() const { return used_.count(); }
+  int config_notifications() const { return config_.count(); }
+  // Runs inside each discard.
+  void OnDiscard(std::function<void()> hook) { hook_ = std::move(hook); }
+
+ private:
+  struct Queue {
+    std::unique_ptr<HostileDriver> driver;
+    Notifier* kick = nullptr;
+  };
+
+  const std::unique_ptr<GuestRam> ram_;
+  std::array<Queue, kBalloonQueues> queues_;
+  CountingNotifier used_;
+  CountingNotifier config_;
+  std::function<void()> hook_;
+  RecordingHypervisor hypervisor_{nullptr, [this](std::span<const GpaRange>) {
+                                    if (hook_) hook_();
+                                  }};
+  VirtualTime time_{1};
+  BalloonDevice device_;
+  const BalloonDeviceOptions options_;
+};
+
+// A device of which each call that changes something is written down, and whose
+// kicks may be held up: then it has not seen yet what it was kicked for.
+class SlowDevice final : public VirtioDevice {
+ public:
+  explicit SlowDevice(VirtioDevice& device) : device_(device) {}
+
+  // "status 0x3", "features 0x…", "queue 0", "config notifier", "write 4:
+  // 0x10", "kick 0".
+  const std::vector<std::string>& calls() const { return calls_; }
+  void Forget() { calls_.clear(); }
+
+  // Kicks of queue `index` wait until they are let go.
+  void Hold(uint16_t index) { held_.insert(index); }
+  void LetGo(uint16_t index) {
+    held_.erase(index);
+    if (waiting_.erase(index) != 0) kicks_.at(index)->next().Notify();
+  }
+
+  // Where the driver put queue `index`. REQUIRES: it did.
+  VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
+    return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
+  }
+
+  uint32_t device_id() const override { return device_.device_id(); }
+  uint64_t DeviceFeatures() const override { return device_.DeviceFeatures(); }
+  absl::Status SetDriverFeatures(uint64_t features) override {
+    calls_.push_back(absl::StrFormat("features 0x%x", features));
+    return device_.SetDriverFeatures(features);
+  }
+  uint8_t status() const override { return device_.status(); }
+  void SetStatus(uint8_t status) override {
+    calls_.push_back(absl::StrFormat("status 0x%x", status));
+    device_.SetStatus(status);
+  }
+  uint32_t ConfigGeneration() const override {
+    return device_.ConfigGeneration();
+  }
+  absl::Status ReadConfig(uint32_t offset,
+                          std::span<std::byte> bytes) const override {
+    absl::Status status = device_.ReadConfig(offset, bytes);
+    if (after_read) std::exchange(after_read, nullptr)();
+    return status;
+  }
+  absl::Status WriteConfig(uint32_t offset,
+                           std::span<const std::byte> bytes) override {
+    uint32_t word = 0;
+    std::memcpy(&word, bytes.data(), std::min(sizeof(word), bytes.size()));
+    calls_.push_back(absl::StrFormat("write %d: 0x%x", offset, word));
+    return device_.WriteConfig(offset, bytes);
+  }
+  uint16_t MaxQueueSize(uint16_t index) const override {
+    return device_.MaxQueueSize(index);
+  }
+  absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
+                                       const VirtqueueLayout& layout,
+                                       Notifier& used) override {
+    calls_.push_back(absl::StrFormat("queue %d", index));
+    layouts_[index] = layout;
+    const auto kick = device_.SetUpQueue(index, layout, used);
+    if (!kick.ok()) return kick;
+    kicks_[index] = std::make_unique<LoggedKick>(*this, index, **kick);
+    return kicks_[index].get();
+  }
+  void SetConfigNotifier(Notifier& config) override {
+    device_.SetConfigNotifier(config);
+  }
+
+  // Runs once, between the next read of the configuration and what follows it.
+  mutable std::function<void()> after_read;
+
+ private:
+  class LoggedKick final : public Notifier {
+   public:
+    LoggedKick(SlowDevice& device, uint16_t index, Notifier& next)
+        : device_(device), index_(index), next_(next) {}
+    void Notify() override {
+      device_.calls_.push_back(absl::StrFormat("kick %d", index_));
+      if (device_.held_.count(index_) == 0) {
+        next_.Notify();
+      } else {
+        device_.waiting_.insert(index_);
+      }
+    }
+    Notifier& next() { return next_; }
+
+   private:
+    SlowDevice& device_;
+    const uint16_t index_;
+    Notifier& next_;
+  };
+
+  VirtioDevice& device_;
+  std::vector<std::string> calls_;
+  std::set<uint16_t> held_;
+  std::set<uint16_t> waiting_;
+  std::map<uint16_t, VirtqueueLayout> layouts_;
+  std::map<uint16_t, std::unique_ptr<LoggedKick>> kicks_;
+};
+
+// A guest of 8 MiB in virtual time, with a balloon. The allocator has the lower
+// half, in blocks of 64 KiB at most; tests may write to the upper.
+class BalloonGuest {
+ public:
+  static constexpr Order kLargest{4};
+
+  explicit BalloonGuest(const BalloonDeviceOptions& options,
+                        PagePoisonMode mode = PagePoisonMode::kOff,
+                        Hypervisor* hypervisor = nullptr)
+      : ram_(MakeRam({{Gpa(0), 8 * kMiB}})),
+        poison_(*ram_, {.mode = mode}),
+        recorder_(hypervisor,
+                  [this](std::span<const GpaRange>) {
+                    if (on_discard) on_discard();
+                  }),
+        device_(*ram_, recorder_, time_, options) {
+    allocator_ =
+        PageAllocator::Create(
+            {.memory = {{Pfn(0), Pfn(1024)}},
+             .cpus = 1,
+             .max_order = kLargest,
+             .min_free_kbytes = 64,
+             .per_cpu_limits = {},
+             .poison = mode == PagePoisonMode::kOff ? nullptr : &poison_})
+            .value();
+  }
+  ~BalloonGuest() {
+    for (const Pfn pfn : taken_) allocator_->Free(0, pfn, Order(0));
+  }
+
+  absl::Status Start(BalloonDriverOptions options = {}) {
+    options.page_poison = poison_.options().mode;
+    auto driver =
+        BalloonDriver::Create(slow_, *ram_, *allocator_, time_, options);
+    if (!driver.ok()) return driver.status();
+    driver_ = *std::move(driver);
+    time_.RunUntilIdle();
+    return absl::OkStatus();
+  }
+
+  // Allocates pages until there is none; returns how many. They are freed at
+  // the end.
+  size_t TakeAllPages() {
+    size_t count = 0;
+    while (const auto pfn = allocator_->Allocate(0, Order(0), kGfpUser)) {
+      taken_.push_back(*pfn);
+      ++count;
+    }
+    return count;
+  }
+  // Frees `count` of those again.
+  void FreePages(size_t count) {
+    for (; count > 0 && !taken_.empty(); --count) {
+      allocator_->Free(0, taken_.back(), Order(0));
+      taken_.pop_back();
+    }
+  }
+  // Pages that are neither free, nor a queue's, nor a test's.
+  uint64_t held_pages() const {
+    return allocator_->Counts().allocated().value() -
+           driver_->queue_pages().value() - taken_.size();
+  }
+  // The numbers that the chain named last in queue `index` holds.
+  std::vector<uint32_t> LastWords(uint16_t index) const {
+    const VirtqueueMemory memory = slow_.QueueMemory(*ram_, index);
+    const auto last = static_cast<uint16_t>(memory.available_idx().load() - 1);
+    const VirtqDesc descriptor =
+        memory.LoadDescriptor(memory.available_ring(memory.slot(last)).load());
+    std::vector<uint32_t> words(descriptor.len / sizeof(uint32_t));
+    std::memcpy(
+        words.data(),
+        ram_->Translate({Gpa(descriptor.addr), descriptor.len})->bytes().data(),
+        words.size() * sizeof(uint32_t));
+    return words;
+  }
+  // How many chains the driver has put into queue `index`.
+  uint16_t Offered(uint16_t index) const {
+    return slow_.QueueMemory(*ram_, index).available_idx().load();
+  }
+  BalloonConfig config() const {
+    return ReadWholeConfig(device_, device_.DeviceFeatures());
+  }
+  std::span<std::byte> Bytes(Gpa gpa, uint64_t bytes = kPageSize) const {
+    return ram_->Translate({gpa, bytes})->bytes();
+  }
+
+  const GuestRam& ram() const { return *ram_; }
+  PageAllocator& allocator() { return *allocator_; }
+  const PagePoison& poison() const { return poison_; }
+  BalloonDevice& device() { return device_; }
+  SlowDevice& slow() { return slow_; }
+  BalloonDriver& driver() { return *driver_; }
+  VirtualTime& time() { return time_; }
+  const RecordingHypervisor& hypervisor() const { return recorder_; }
+  // Removes the driver and lets it go.
+  void Stop() { driver_.reset(); }
+
+  std::function<void()> on_discard;
+
+ private:
+  const std::unique_ptr<GuestRam> ram_;
+  PagePoison poison_;
+  std::unique_ptr<PageAllocator> allocator_;
+  std::vector<Pfn> taken_;
+  VirtualTime time_{1};
+  RecordingHypervisor recorder_;
+  BalloonDevice device_;
+  SlowDevice slow_{device_};
+  std::unique_ptr<BalloonDriver> driver_;
+};
+
+// Remembers how reports ended, and has a hand in it.
+class BalloonClient final : public ReportingDevice::Client {
+ public:
+  void ReportDone(absl::Status status) override {
+    ended_.push_back(status.ok());
+  }
+  const std::vector<bool>& ended() const { return ended_; }
+
+ private:
+  std::vector<bool> ended_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TESTS_VIRTIO_BALLOON_TESTING_H_

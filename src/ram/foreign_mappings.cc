@@ -6,7 +6,6 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <cstdint>
 #include <cstring>
 
 #include "absl/base/thread_annotations.h"
@@ -17,10 +16,10 @@
 namespace guestmm {
 namespace {
 
-// [start, end); unused, or being changed, while `start` is 0.
+// [start, end); unused, or being changed, while `start` is null.
 struct Mapping {
-  std::atomic<uintptr_t> start{0};
-  std::atomic<uintptr_t> end{0};
+  std::atomic<std::byte*> start{nullptr};
+  std::atomic<std::byte*> end{nullptr};
 };
 
 // Half of the mappings that Linux lets a process have by default.
@@ -29,16 +28,16 @@ Mutex g_changes;
 // Of SIGBUS.
 struct sigaction g_handler_before = {};
 
-void Set(Mapping& mapping, uintptr_t start, uintptr_t end) {
-  mapping.start.store(0);
+void Set(Mapping& mapping, std::byte* start, std::byte* end) {
+  mapping.start.store(nullptr);
   mapping.end.store(end);
   mapping.start.store(start);
 }
 
-bool Add(uintptr_t start, uintptr_t end)
+bool Add(std::byte* start, std::byte* end)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(g_changes) {
   for (Mapping& mapping : g_mappings) {
-    if (mapping.start.load() != 0) continue;
+    if (mapping.start.load() != nullptr) continue;
     Set(mapping, start, end);
     return true;
   }
@@ -48,16 +47,15 @@ bool Add(uintptr_t start, uintptr_t end)
 // A handler: nothing here but system calls and atomics.
 void HandleSigbus(int signal, siginfo_t* info, void* /*context*/) {
   const int error = errno;
-  const auto address = reinterpret_cast<uintptr_t>(info->si_addr);
+  const auto* const address = static_cast<const std::byte*>(info->si_addr);
   for (const Mapping& mapping : g_mappings) {
-    const uintptr_t start = mapping.start.load();
-    const uintptr_t end = mapping.end.load();
-    if (start == 0 || address < start || address >= end ||
+    std::byte* const start = mapping.start.load();
+    const std::byte* const end = mapping.end.load();
+    if (start == nullptr || address < start || address >= end ||
         mapping.start.load() != start) {
       continue;
     }
-    if (mmap(reinterpret_cast<void*>(start), end - start,
-             PROT_READ | PROT_WRITE,
+    if (mmap(start, static_cast<size_t>(end - start), PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1,
              0) != MAP_FAILED) {
       errno = error;
@@ -70,25 +68,23 @@ void HandleSigbus(int signal, siginfo_t* info, void* /*context*/) {
 
 }  // namespace
 
-bool AddForeignMapping(const std::byte* start, size_t bytes) {
+bool AddForeignMapping(std::byte* start, size_t bytes) {
   LockHolder hold(g_changes);
-  const auto address = reinterpret_cast<uintptr_t>(start);
-  return Add(address, address + bytes);
+  return Add(start, start + bytes);
 }
 
-void RemoveForeignMapping(const std::byte* start, size_t bytes) {
-  const auto from = reinterpret_cast<uintptr_t>(start);
-  const uintptr_t to = from + bytes;
+void RemoveForeignMapping(std::byte* start, size_t bytes) {
+  std::byte* const end = start + bytes;
   LockHolder hold(g_changes);
   for (Mapping& mapping : g_mappings) {
-    const uintptr_t before = mapping.start.load();
-    const uintptr_t after = mapping.end.load();
-    if (before == 0 || after <= from || to <= before) continue;
+    std::byte* const before = mapping.start.load();
+    std::byte* const after = mapping.end.load();
+    if (before == nullptr || after <= start || end <= before) continue;
     // Not within two of them: regions are removed one by one.
-    mapping.start.store(0);
-    if (before < from) Add(before, from);
+    mapping.start.store(nullptr);
+    if (before < start) Add(before, start);
     // If there is no room for a second rest, that has no guard.
-    if (to < after) Add(to, after);
+    if (end < after) Add(end, after);
     return;
   }
 }

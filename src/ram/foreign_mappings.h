@@ -9,10 +9,10 @@ namespace guestmm {
 // up. Safe from any thread.
 
 // False if there are too many already.
-bool AddForeignMapping(const std::byte* start, size_t bytes);
+bool AddForeignMapping(std::byte* start, size_t bytes);
 // A mapping or a part of one. To be called before it is unmapped, so that what
 // takes its place is not taken for it.
-void RemoveForeignMapping(const std::byte* start, size_t bytes);
+void RemoveForeignMapping(std::byte* start, size_t bytes);
 
 }  // namespace guestmm
 

@@ -466,9 +466,8 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
                                                  .region = RegionOf(piece)}),
                    std::span(&memfd, 1));
           !status.ok()) {
-        return absl::Status(status.code(),
-                            absl::StrCat(SharedText(piece), ": ",
-                                         std::string(status.message())));
+        return absl::Status(status.code(), absl::StrCat(SharedText(piece), ": ",
+                                                        status.message()));
       }
       shared_.push_back(piece);
     }
@@ -637,7 +636,7 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
   void Lose(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     if (link_ != Link::kUp) return;
     link_ = Link::kLost;
-    lost_ = std::string(why.message());
+    lost_ = absl::StrCat(why.message());
     // Who polls it holds it open.
     shutdown(channel_.fd(), SHUT_RDWR);
     channel_ = VhostUserChannel();
@@ -766,9 +765,8 @@ class VhostUserDevice::FrontEnd final : public RegionObserver {
       absl::StatusOr<std::optional<VhostUserMessage>> message =
           backend_.Receive();
       if (!message.ok()) {
-        return Lose(absl::UnavailableError(
-            absl::StrCat("the VMM's own channel: ",
-                         std::string(message.status().message()))));
+        return Lose(absl::UnavailableError(absl::StrCat(
+            "the VMM's own channel: ", message.status().message())));
       }
       if (!message->has_value()) return;
       uint64_t error = 0;

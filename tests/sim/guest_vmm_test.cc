@@ -66,6 +66,8 @@ TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
   EXPECT_EQ(guest->device(), nullptr);
   EXPECT_EQ(guest->vmm()->vmm_pid(), getpid());
   Vcpu& vcpu = guest->vcpu(0);
+  // All of it is reported at first.
+  ASSERT_TRUE(guest->WaitUntilAtRest(kPatience));
   std::vector<Pfn> blocks;
   for (int i = 0; i < 20; ++i) {
     blocks.push_back(vcpu.Allocate(kPageblockOrder).value());
@@ -94,6 +96,7 @@ TEST_F(GuestVmmTest, HotAddedMemoryIsHandedBack) {
     ASSERT_EQ(guest->hotplug().Add(added, 0), absl::OkStatus());
     ASSERT_EQ(guest->hotplug().Online(added, ZoneType::kMovable),
               absl::OkStatus());
+    ASSERT_TRUE(guest->WaitUntilAtRest(kPatience));
     std::vector<Pfn> blocks;
     while (const std::optional<Pfn> pfn = vcpu.Allocate(kPageblockOrder)) {
       vcpu.Touch(*pfn, kPageblockOrder, 1);

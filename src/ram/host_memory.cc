@@ -130,6 +130,10 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
     return absl::InvalidArgumentError(
         absl::StrCat("memory from another process: ", why));
   };
+  // First, since what is no memfd may have a file system that answers when it
+  // likes.
+  const int seals = fcntl(fd, F_GET_SEALS);
+  if (seals < 0) return refuse("takes no seals: must be a memfd");
   struct statfs file_system = {};
   if (fstatfs(fd, &file_system) != 0) {
     return absl::UnavailableError(
@@ -150,9 +154,8 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
   if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
     return refuse("not open for reading and writing");
   }
-  // What is no memfd is sealed against seals.
-  const int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0 || (seals & F_SEAL_SHRINK) == 0) {
+  // What lies on tmpfs and is no memfd is sealed against seals.
+  if ((seals & F_SEAL_SHRINK) == 0) {
     return refuse(
         "not sealed with F_SEAL_SHRINK: it could get shorter while it is used");
   }

@@ -130,13 +130,21 @@ void BalloonDevice::WasReset() {
   if ((options_.features & kBalloonFPagePoison) != 0) {
     ClearConfig<uint32_t>(offsetof(BalloonConfig, poison_val));
   }
+  hint_run_ = HintRun::kNone;
   ballooned_->Clear();
   stats_head_.reset();
   LockHolder hold(results_);
   counters_ = tally_;
   statistics_ = {};
   wants_statistics_ = false;
-  hint_run_ = HintRun::kNone;
+}
+
+void BalloonDevice::SetTarget(uint32_t pages) {
+  {
+    LockHolder hold(mutex_);
+    ChangeConfig(offsetof(BalloonConfig, num_pages), pages);
+  }
+  AskForHandling();
 }
 
 absl::Status BalloonDevice::RequestStatistics() {
@@ -158,13 +166,12 @@ BalloonStatistics BalloonDevice::statistics() const {
 }
 
 absl::Status BalloonDevice::StartHinting() {
-  if ((driver_features() & kBalloonFFreePageHint) == 0) {
-    return absl::FailedPreconditionError(
-        "hints asked of a driver that did not take FREE_PAGE_HINT");
-  }
-  uint32_t command = 0;
   {
-    LockHolder hold(results_);
+    LockHolder hold(mutex_);
+    if ((driver_features_locked() & kBalloonFFreePageHint) == 0) {
+      return absl::FailedPreconditionError(
+          "hints asked of a driver that did not take FREE_PAGE_HINT");
+    }
     // §5.5.6.5.2: so no id is used again before the driver stopped.
     if (hint_run_ != HintRun::kNone) {
       return absl::FailedPreconditionError(absl::StrFormat(
@@ -172,33 +179,36 @@ absl::Status BalloonDevice::StartHinting() {
     }
     hint_run_ = HintRun::kWanted;
     hint_command_ = std::max(hint_command_ + 1, kFirstHintRun);
-    command = hint_command_;
+    ShowHintCommand(hint_command_);
   }
-  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
+  AskForHandling();
   return absl::OkStatus();
 }
 
 void BalloonDevice::StopHinting() {
-  uint32_t command = kHintStop;
   {
-    LockHolder hold(results_);
+    LockHolder hold(mutex_);
     if (hint_run_ == HintRun::kUnderWay) {
       hint_run_ = HintRun::kUnwanted;
+      ShowHintCommand(kHintStop);
     } else if (hint_run_ == HintRun::kWanted) {
       // A driver that has not begun may never do, and then has nothing to end;
       // but it may still hold the pages of the run before.
       hint_run_ = HintRun::kNone;
-      command = kHintDone;
-    } else {
-      return;
+      ShowHintCommand(kHintDone);
     }
   }
-  ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
+  AskForHandling();
 }
 
 bool BalloonDevice::hinting() const {
-  LockHolder hold(results_);
+  LockHolder hold(mutex_);
   return hint_run_ != HintRun::kNone;
+}
+
+bool BalloonDevice::WantsHints() const {
+  LockHolder hold(mutex_);
+  return hint_run_ == HintRun::kUnderWay;
 }
 
 BalloonDeviceCounters BalloonDevice::counters() const {
@@ -354,12 +364,7 @@ void BalloonDevice::HandleHints(const DescriptorChain& chain) {
     }
     const std::optional<GpaRange> range = CheckRange(descriptor);
     if (!range) continue;
-    bool is_wanted = false;
-    {
-      LockHolder hold(results_);
-      is_wanted = hint_run_ == HintRun::kUnderWay;
-    }
-    if (is_wanted) {
+    if (WantsHints()) {
       batch_.push_back(*range);
     } else {
       ++tally_.skipped_hints;
@@ -378,24 +383,22 @@ void BalloonDevice::DiscardHints() {
 }
 
 void BalloonDevice::HandleHintCommand(uint32_t command) {
-  bool is_over = false;
   {
-    LockHolder hold(results_);
+    LockHolder hold(mutex_);
     if (command == hint_command_ && hint_run_ == HintRun::kWanted) {
       hint_run_ = HintRun::kUnderWay;
       ++tally_.hint_runs;
     } else if (command == kHintStop && hint_run_ != HintRun::kWanted) {
-      is_over = true;
+      // Every hint before it was discarded, so the driver may have its pages
+      // back.
       hint_run_ = HintRun::kNone;
+      ShowHintCommand(kHintDone);
     } else {
       // Of a run that is over; or a second time of this one.
       ++tally_.bad_commands;
     }
   }
-  // Every hint before it was discarded, so the driver may have its pages back.
-  if (is_over) {
-    ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), kHintDone);
-  }
+  AskForHandling();
 }
 
 std::optional<GpaRange> BalloonDevice::CheckRange(const VirtqDesc& descriptor) {

@@ -66,7 +66,7 @@ BalloonDriver::BalloonDriver(VirtioDevice& device, const GuestRam& ram,
       options_(options),
       used_work_([this] { HandleUsed(); }),
       config_work_([this] { HandleConfigChange(); }),
-      retry_work_([this] { Step(News::kNone); }),
+      retry_work_([this] { Step(); }),
       used_(workqueue, used_work_),
       config_(workqueue, config_work_) {}
 
@@ -402,7 +402,7 @@ void BalloonDriver::HandleUsed() {
     return;
   }
   if (report_is_done) EndReport(absl::OkStatus());
-  if (step_is_due) Step(News::kNone);
+  if (step_is_due) Step();
 }
 
 absl::StatusOr<bool> BalloonDriver::TakeUsed() {
@@ -432,7 +432,7 @@ void BalloonDriver::HandleConfigChange() {
     }
   }
   if (before == State::kReady) {
-    Step(News::kConfig);
+    Step();
     return;
   }
   if (before == State::kBroken) device_.SetStatus(0);
@@ -443,17 +443,14 @@ void BalloonDriver::HandleConfigChange() {
   ResetIsComplete();
 }
 
-void BalloonDriver::Step(News news) {
+void BalloonDriver::Step() {
   {
     LockHolder hold(lock_);
     if (state_ != State::kReady) return;
   }
   const std::optional<BalloonConfig> config = ReadConfig();
   if (!config) return;
-  const std::optional<Nanoseconds> retry = inflation_->Step(
-      config->num_pages, news == News::kConfig
-                             ? BalloonInflation::Target::kNew
-                             : BalloonInflation::Target::kAsBefore);
+  const std::optional<Nanoseconds> retry = inflation_->Step(config->num_pages);
   if (retry) workqueue_.Queue(retry_work_, *retry);
   if (hinting_ != nullptr) hinting_->Step(config->free_page_hint_cmd_id);
 }

@@ -42,12 +42,11 @@ BalloonInflation::~BalloonInflation() {
   Free(transport_.cpu, pages);
 }
 
-std::optional<Nanoseconds> BalloonInflation::Step(uint32_t target,
-                                                  Target is_new) {
+std::optional<Nanoseconds> BalloonInflation::Step(uint32_t target) {
   uint64_t pages = 0;
   {
     LockHolder hold(lock_);
-    if (is_new == Target::kNew) was_reclaimed_ = false;
+    if (std::exchange(target_, target) != target) was_reclaimed_ = false;
     const bool is_busy = !inflating_.empty() ||
                          std::any_of(deflations_.begin(), deflations_.end(),
                                      [](const Deflation& deflation) {

@@ -46,10 +46,9 @@ class BalloonInflation final : public Reclaimer {
   ~BalloonInflation() override;
 
   // Goes one step towards `target` pages, if none is under way. Returns when to
-  // come again, if that is needed for want of memory. `is_new`: the host has
-  // just said so; what an allocation got out since is put back only then.
-  enum class Target : bool { kAsBefore, kNew };
-  std::optional<Nanoseconds> Step(uint32_t target, Target is_new);
+  // come again, if that is needed for want of memory. What an allocation got
+  // out is put back only when the host wants another number.
+  std::optional<Nanoseconds> Step(uint32_t target) ABSL_LOCKS_EXCLUDED(lock_);
 
   // Takes back what the device used. True if there was anything: then a step is
   // due. DataLoss if a ring is broken.
@@ -97,7 +96,8 @@ class BalloonInflation final : public Reclaimer {
     Pages pages;
   };
   std::array<Deflation, kDeflations> deflations_ ABSL_GUARDED_BY(lock_);
-  // An allocation got pages out since the host last said what it wants.
+  // What the host wants, and that an allocation got pages out since.
+  uint32_t target_ ABSL_GUARDED_BY(lock_) = 0;
   bool was_reclaimed_ ABSL_GUARDED_BY(lock_) = false;
 };
 

@@ -10,47 +10,39 @@
 
 namespace guestmm {
 
-void EventFdNotifier::Set(UniqueFd event_fd) {
-  std::shared_ptr<const UniqueFd> next;
-  if (event_fd.valid()) {
-    next = std::make_shared<const UniqueFd>(std::move(event_fd));
-  }
-  // What was there is closed after the lock was dropped.
-  LockHolder hold(lock_);
-  std::swap(event_fd_, next);
-}
-
-std::shared_ptr<const UniqueFd> EventFdNotifier::Current() const {
-  LockHolder hold(lock_);
-  return event_fd_;
-}
-
 void EventFdNotifier::Notify() {
-  writers_.fetch_add(1);
-  if (const std::shared_ptr<const UniqueFd> event_fd = Current()) {
-    pollfd ready = {.fd = event_fd->get(), .events = POLLOUT, .revents = 0};
-    if (poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) != 0) {
-      const uint64_t one = 1;
-      [[maybe_unused]] const ssize_t written =
-          write(event_fd->get(), &one, sizeof(one));
-    }
-  }
-  writers_.fetch_sub(1);
-}
-
-void EventFdNotifier::Close() {
-  std::shared_ptr<const UniqueFd> event_fd;
+  std::shared_ptr<Target> target;
   {
     LockHolder hold(lock_);
-    std::swap(event_fd_, event_fd);
+    if (target_ == nullptr) return;
+    target = target_;
+    target->writers.fetch_add(1);
   }
-  while (writers_.load() > 0) {
+  const int fd = target->event_fd.get();
+  pollfd ready = {.fd = fd, .events = POLLOUT, .revents = 0};
+  if (poll(&ready, 1, 0) == 1 && (ready.revents & POLLOUT) != 0) {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof(one));
+  }
+  target->writers.fetch_sub(1);
+}
+
+void EventFdNotifier::Replace(UniqueFd event_fd) {
+  std::shared_ptr<Target> target;
+  if (event_fd.valid()) {
+    target = std::make_shared<Target>();
+    target->event_fd = std::move(event_fd);
+  }
+  {
+    LockHolder hold(lock_);
+    std::swap(target_, target);
+  }
+  if (target == nullptr) return;
+  while (target->writers.load() > 0) {
     uint64_t value = 0;
     const iovec part = {&value, sizeof(value)};
-    if (event_fd != nullptr) {
-      [[maybe_unused]] const ssize_t got =
-          preadv2(event_fd->get(), &part, 1, -1, RWF_NOWAIT);
-    }
+    [[maybe_unused]] const ssize_t got =
+        preadv2(target->event_fd.get(), &part, 1, -1, RWF_NOWAIT);
     std::this_thread::yield();
   }
 }

@@ -121,9 +121,7 @@ class BalloonDevice final : public DeviceTransport {
   // later, or never.
   //
   // Asks the guest to have so many pages of kBalloonPageSize in the balloon.
-  void SetTarget(uint32_t pages) {
-    ChangeConfig(offsetof(BalloonConfig, num_pages), pages);
-  }
+  void SetTarget(uint32_t pages);
   // What the guest says it has in there.
   uint32_t actual() const {
     return GetConfig<uint32_t>(offsetof(BalloonConfig, actual));
@@ -178,6 +176,11 @@ class BalloonDevice final : public DeviceTransport {
   void HandleStatistics(uint16_t index, const DescriptorChain& chain);
   void HandleHints(const DescriptorChain& chain);
   void HandleHintCommand(uint32_t command);
+  bool WantsHints() const;
+  // Shows the driver a command.
+  void ShowHintCommand(uint32_t command) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    ChangeConfig(offsetof(BalloonConfig, free_page_hint_cmd_id), command);
+  }
   // Hands the hints in batch_ to the hypervisor, and empties it.
   void DiscardHints();
 
@@ -209,13 +212,15 @@ class BalloonDevice final : public DeviceTransport {
   std::optional<uint16_t> stats_head_;
   BalloonDeviceCounters tally_;
 
+  // Change together with free_page_hint_cmd_id.
+  HintRun hint_run_ ABSL_GUARDED_BY(mutex_) = HintRun::kNone;
+  uint32_t hint_command_ ABSL_GUARDED_BY(mutex_) = kFirstHintRun - 1;
+
   // A leaf.
   mutable Mutex results_;
   BalloonDeviceCounters counters_ ABSL_GUARDED_BY(results_);
   BalloonStatistics statistics_ ABSL_GUARDED_BY(results_);
   bool wants_statistics_ ABSL_GUARDED_BY(results_) = false;
-  HintRun hint_run_ ABSL_GUARDED_BY(results_) = HintRun::kNone;
-  uint32_t hint_command_ ABSL_GUARDED_BY(results_) = kFirstHintRun - 1;
 };
 
 }  // namespace guestmm

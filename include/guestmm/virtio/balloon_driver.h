@@ -126,7 +126,6 @@ class BalloonDriver final : public ReportingDevice {
   };
   // Why there is no report to be had.
   enum class Reason { kBroken, kFrozen, kRemoved };
-  enum class News { kNone, kConfig };
 
   BalloonDriver(VirtioDevice& device, const GuestRam& ram,
                 PageAllocator& allocator, Workqueue& workqueue,
@@ -153,7 +152,7 @@ class BalloonDriver final : public ReportingDevice {
   void HandleUsed();
   void HandleConfigChange();
   // Brings balloon and hints a step nearer to what the configuration wants.
-  void Step(News news);
+  void Step();
   // OK, or DataLoss for a broken ring. True if a step is due.
   absl::StatusOr<bool> TakeUsed();
   std::optional<BalloonConfig> ReadConfig() const;

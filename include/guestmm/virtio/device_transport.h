@@ -126,16 +126,14 @@ class DeviceTransport : public VirtioDevice {
     std::memcpy(&field, config_.data() + offset, sizeof(field));
     return field;
   }
-  // Changes it and lets the driver know. From any thread.
+  // Changes it. The driver is told by the handler: AskForHandling, when the
+  // lock is free.
   template <typename Field>
-  void ChangeConfig(size_t offset, Field field) {
-    {
-      LockHolder hold(mutex_);
-      std::memcpy(config_.data() + offset, &field, sizeof(field));
-      ++generation_;
-      config_changed_ = true;
-    }
-    AskForHandling();
+  void ChangeConfig(size_t offset, Field field)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    std::memcpy(config_.data() + offset, &field, sizeof(field));
+    ++generation_;
+    config_changed_ = true;
   }
   // For WasReset: clears a field that the driver had written.
   template <typename Field>
@@ -145,6 +143,10 @@ class DeviceTransport : public VirtioDevice {
   }
   uint64_t driver_features() const {
     LockHolder hold(mutex_);
+    return driver_features_;
+  }
+  uint64_t driver_features_locked() const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return driver_features_;
   }
 

@@ -19,12 +19,12 @@
 #include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/virtio/event_fd_notifier.h"
 #include "guestmm/virtio/notifier.h"
 #include "guestmm/virtio/vhost_user.h"
 #include "guestmm/virtio/vhost_user_server.h"
 #include "guestmm/virtio/virtio_device.h"
-#include "guestmm/virtio/virtqueue.h"
+#include "src/virtio/vhost_user_regions.h"
+#include "src/virtio/vhost_user_rings.h"
 
 namespace guestmm {
 
@@ -58,8 +58,9 @@ class ConfigChangeNotifier final : public Notifier {
   std::shared_ptr<const VhostUserChannel> channel_ ABSL_GUARDED_BY(lock_);
 };
 
-// One guest's connection to a VhostUserServer: its memory, its device, and what
-// it said of the queues.
+// One guest's connection to a VhostUserServer, with a device of its own: takes
+// messages apart, and answers them. What they say of memory goes to
+// VhostUserRegions, what of queues to VhostUserRings.
 class VhostUserSession {
  public:
   // Unavailable if this process has no more memory or file descriptors for it.
@@ -76,20 +77,11 @@ class VhostUserSession {
   void Stop();
 
   // Resets the device: from here on counters() stay as they are. After Run.
-  void Finish() { Reset(); }
+  void Finish() { rings_->Reset(); }
 
   VhostUserCounters counters() const;
 
  private:
-  // A queue as the front end told of it so far.
-  struct Ring {
-    uint16_t size = 0;
-    std::optional<VhostUserVringAddr> addresses;
-    UniqueFd kick_fd;
-    EventFdNotifier call;
-    // The device's, once the queue is set up.
-    Notifier* kick = nullptr;
-  };
   using Reply = std::optional<std::vector<std::byte>>;
 
   VhostUserSession(UniqueFd connection, const VhostUserServerOptions& options);
@@ -109,40 +101,18 @@ class VhostUserSession {
   absl::Status SetConfig(const VhostUserMessage& message);
 
   absl::Status SetMemTable(const VhostUserMessage& message);
-  absl::Status AddRegion(const VhostUserRegion& region, int fd);
-  absl::Status RemoveRegion(const VhostUserRegion& region);
-  // Where guest RAM has an address of the front end.
-  absl::StatusOr<Gpa> Translate(uint64_t userspace_addr) const;
-
-  absl::StatusOr<Ring*> FindRing(uint64_t index);
-  absl::Status SetVringNum(const VhostUserVringState& state);
-  absl::Status SetVringAddr(const VhostUserVringAddr& addresses);
-  absl::Status SetVringBase(const VhostUserVringState& state);
-  absl::StatusOr<uint16_t> GetVringBase(const VhostUserVringState& state);
-  absl::Status SetVringEnable(const VhostUserVringState& state);
-  absl::Status SetVringKick(VhostUserMessage& message);
-  absl::Status SetVringCall(VhostUserMessage& message);
-  // The queue's index in `message`, and its eventfd, none if it says so.
-  absl::StatusOr<std::pair<uint64_t, UniqueFd>> TakeVringFd(
-      VhostUserMessage& message);
-
-  bool IsSetUp() const;
-  // Of the device; the queues are forgotten.
-  void Reset();
 
   const VhostUserServerOptions& options_;
   VhostUserChannel channel_;
   UniqueFd wake_;
   UniqueFd poller_;
   uint64_t protocol_features_ = 0;
-  // As they were given, by the order of arrival.
-  std::vector<VhostUserRegion> regions_;
-  uint64_t guest_bytes_ = 0;
 
   std::unique_ptr<GuestRam> ram_;
+  std::unique_ptr<VhostUserRegions> regions_;
   std::unique_ptr<CountingHypervisor> hypervisor_;
   std::unique_ptr<ThreadWorkqueue> workqueue_;
-  std::vector<Ring> rings_;
+  std::unique_ptr<VhostUserRings> rings_;
   ConfigChangeNotifier config_change_;
   // After all that it uses.
   std::unique_ptr<VirtioDevice> device_;

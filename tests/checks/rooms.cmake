@@ -55,7 +55,8 @@ endfunction()
 foreach(file include/guestmm/virtio/balloon_device.h include/guestmm/virtio/device_queue.h
              include/guestmm/virtio/device_transport.h include/guestmm/virtio/vhost_user_server.h
              src/virtio/balloon_device.cc src/virtio/ballooned_pages.cc src/virtio/device_queue.cc
-             src/virtio/device_transport.cc src/virtio/vhost_user_server.cc src/virtio/vhost_user_session.cc)
+             src/virtio/device_transport.cc src/virtio/vhost_user_regions.cc src/virtio/vhost_user_rings.cc
+             src/virtio/vhost_user_server.cc src/virtio/vhost_user_session.cc)
   file(STRINGS ${ROOT}/${file} lines REGEX "#[ \t]*include.*(guestmm/(buddy|reporting)/|balloon_driver|driver_queue)")
   if(lines)
     message(SEND_ERROR "${file}: the device half may use only: base ram hypervisor: ${lines}")

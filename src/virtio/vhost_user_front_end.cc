@@ -35,6 +35,7 @@ VhostUserDevice::FrontEnd::FrontEnd(std::string path, GuestRam& ram,
 // The connection.
 
 absl::Status VhostUserDevice::FrontEnd::Connect() {
+  shared_ram_.Forget();
   return connection_.Connect([this](const VhostUserConnection::Offer& offer) {
     return Introduce(offer);
   });
@@ -82,7 +83,7 @@ void VhostUserDevice::FrontEnd::Abandon() {
 }
 
 void VhostUserDevice::FrontEnd::OnLost() {
-  if (resetting_ && !enabled_) CompleteReset();
+  if (resetting_ && !is_started_) CompleteReset();
   if (config_notifier_ != nullptr) config_notifier_->Notify();
 }
 
@@ -147,6 +148,7 @@ void VhostUserDevice::FrontEnd::SetStatus(uint8_t status) {
     // memory.
     if (resetting_ || connection_.link() != Link::kUp) return;
     status_ |= status;
+    is_started_ |= (status & kVirtioDriverOk) != 0;
   }
   // Whoever needs to know whether it was taken reads the status.
   [[maybe_unused]] const absl::Status told =
@@ -159,7 +161,7 @@ void VhostUserDevice::FrontEnd::Reset() {
   resetting_ = true;
   reset_deadline_ = std::chrono::steady_clock::now() + options_.timeout;
   const Link link = connection_.link();
-  if (link == Link::kLost && !enabled_) return CompleteReset();
+  if (link == Link::kLost && !is_started_) return CompleteReset();
   if (link == Link::kGone || abandoned_) return CompleteReset();
   if (link == Link::kLost) return;
   connection_.Post(VhostUserRequest::kSetStatus, BytesOf(uint64_t{0}));
@@ -168,7 +170,7 @@ void VhostUserDevice::FrontEnd::Reset() {
 void VhostUserDevice::FrontEnd::CompleteReset() {
   resetting_ = false;
   status_ = 0;
-  enabled_ = false;
+  is_started_ = false;
   config_is_current_ = false;
   config_notifier_ = nullptr;
   for (const auto& queue : queues_) {
@@ -334,10 +336,6 @@ absl::StatusOr<Notifier*> VhostUserDevice::FrontEnd::SetUpQueue(
   if (status.ok()) {
     status = tell(VhostUserRequest::kSetVringKick, uint64_t{index},
                   std::span(&kick_fd, 1));
-  }
-  if (status.ok()) {
-    LockHolder hold(connection_.mutex());
-    enabled_ = true;
   }
   if (status.ok()) status = tell(VhostUserRequest::kSetVringEnable, state(1));
   if (!status.ok()) {

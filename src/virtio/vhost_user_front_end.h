@@ -116,9 +116,9 @@ class VhostUserDevice::FrontEnd final : private VhostUserConnection::Listener {
   uint64_t features_ ABSL_GUARDED_BY(connection_.mutex()) = 0;
   // As last read; bits that were set and not seen refused.
   uint8_t status_ ABSL_GUARDED_BY(connection_.mutex()) = 0;
-  // A queue was enabled since the last reset, or may have been: without one the
-  // VMM touches nothing, whatever became of the connection.
-  bool enabled_ ABSL_GUARDED_BY(connection_.mutex()) = false;
+  // DRIVER_OK was set since the last reset, or may have been: without it the
+  // VMM touches nothing (virtio 1.3 §3.1.1), whatever became of the connection.
+  bool is_started_ ABSL_GUARDED_BY(connection_.mutex()) = false;
   // A reset was asked for and is not complete.
   bool resetting_ ABSL_GUARDED_BY(connection_.mutex()) = false;
   std::chrono::steady_clock::time_point reset_deadline_

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <iterator>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -144,22 +145,34 @@ absl::Status VhostUserServer::Serve(UniqueFd connection) {
     status = absl::ResourceExhaustedError(
         absl::StrFormat("%d sessions are there, the most", live));
   }
-  absl::StatusOr<std::unique_ptr<VhostUserSession>> session;
-  if (status.ok()) {
-    session =
+  if (status.ok()) status = Begin(std::move(connection), info);
+  if (!status.ok()) ++refused_sessions_;
+  return status;
+}
+
+absl::Status VhostUserServer::Begin(UniqueFd connection,
+                                    VhostUserSessionInfo info) {
+  // Threads are what a host runs out of with an exception.
+  try {
+    absl::StatusOr<std::unique_ptr<VhostUserSession>> session =
         VhostUserSession::Create(std::move(connection), make_device_, options_);
-    status = session.status();
+    if (!session.ok()) return session.status();
+    info.id = last_id_ + 1;
+    Slot& slot = slots_.emplace_back();
+    slot.info = info;
+    slot.session = *std::move(session);
+    try {
+      slot.thread = std::thread([this, &slot] { RunSession(slot); });
+    } catch (const std::system_error&) {
+      slots_.pop_back();
+      throw;
+    }
+    last_id_ = info.id;
+    return absl::OkStatus();
+  } catch (const std::system_error& error) {
+    return absl::UnavailableError(
+        absl::StrCat("no thread for a session: ", error.what()));
   }
-  if (!status.ok()) {
-    ++refused_sessions_;
-    return status;
-  }
-  info.id = ++last_id_;
-  Slot& slot = slots_.emplace_back();
-  slot.info = info;
-  slot.session = *std::move(session);
-  slot.thread = std::thread([this, &slot] { RunSession(slot); });
-  return absl::OkStatus();
 }
 
 std::vector<VhostUserSessionInfo> VhostUserServer::sessions() const {

@@ -87,7 +87,7 @@ class VhostUserSession {
   VhostUserSession(UniqueFd connection, const VhostUserServerOptions& options);
   absl::Status Start(const VhostUserServer::MakeDevice& make_device);
 
-  // Everything that is on the socket now.
+  // One message, if a whole one is on the socket now.
   absl::Status HandleMessages();
   absl::Status HandleMessage(VhostUserMessage& message);
   // What the front end waits for, if its request has an answer of its own.

@@ -56,9 +56,15 @@ VhostUserSharedRam::VhostUserSharedRam(GuestRam& ram,
 
 VhostUserSharedRam::~VhostUserSharedRam() { ram_.SetObserver(nullptr); }
 
+void VhostUserSharedRam::Forget() {
+  LockHolder hold(sharing_);
+  is_ready_ = false;
+  shared_.clear();
+}
+
 absl::Status VhostUserSharedRam::ShareAll() {
   LockHolder hold(sharing_);
-  shared_.clear();
+  is_ready_ = true;
   for (const GpaRange& region : ram_.regions()) {
     if (absl::Status status = Share(region); !status.ok()) return status;
   }
@@ -67,11 +73,13 @@ absl::Status VhostUserSharedRam::ShareAll() {
 
 void VhostUserSharedRam::OnRegionAdded(GpaRange range) {
   LockHolder hold(sharing_);
+  if (!is_ready_) return;
   [[maybe_unused]] const absl::Status shared = Share(range);
 }
 
 void VhostUserSharedRam::OnRegionRemoved(GpaRange) {
   LockHolder hold(sharing_);
+  if (!is_ready_) return;
   const std::vector<GpaRange> regions = ram_.regions();
   std::erase_if(shared_, [&](const GpaRange& shared) {
     const std::vector<GpaRange> unused = Without(shared, regions);

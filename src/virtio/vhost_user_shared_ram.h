@@ -25,8 +25,12 @@ class VhostUserSharedRam final : public RegionObserver {
   VhostUserSharedRam(GuestRam& ram, VhostUserConnection& connection);
   ~VhostUserSharedRam() override;
 
-  // Shares all there is with a VMM that has nothing mapped yet. The error that
-  // it answered with names the region; Unavailable if the connection is lost.
+  // From here on nothing is told: the VMM is gone, and another one is not ready
+  // yet.
+  void Forget() ABSL_LOCKS_EXCLUDED(sharing_);
+  // Shares all there is with a VMM that is ready, and has nothing mapped yet;
+  // and what comes and goes from here on. The error that it answered with names
+  // the region; Unavailable if the connection is lost.
   absl::Status ShareAll() ABSL_LOCKS_EXCLUDED(sharing_);
 
   // RegionObserver. What could not be shared is skipped in reports: they are
@@ -45,6 +49,7 @@ class VhostUserSharedRam final : public RegionObserver {
 
   // Held across requests about memory, one at a time.
   Mutex sharing_;
+  bool is_ready_ ABSL_GUARDED_BY(sharing_) = false;
   std::vector<GpaRange> shared_ ABSL_GUARDED_BY(sharing_);
 };
 

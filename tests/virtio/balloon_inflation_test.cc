@@ -490,7 +490,10 @@ TEST(InflatingDriver, PutsWhatAnAllocationGotBackWhenTheHostSaysSo) {
   EXPECT_EQ(guest.driver().balloon_pages(), left) << "took them right back";
   guest.device().SetTarget(50);
   guest.time().RunUntilIdle();
-  EXPECT_EQ(guest.driver().balloon_pages(), PageCount(50));
+  EXPECT_EQ(guest.driver().balloon_pages(), left) << "no news";
+  guest.device().SetTarget(51);
+  guest.time().RunUntilIdle();
+  EXPECT_EQ(guest.driver().balloon_pages(), PageCount(51));
 }
 // There was nothing to get: whoever has memory after all gives it to the host.
 TEST(InflatingDriver, AnAllocationThatGotNothingDoesNotStopTheInflation) {

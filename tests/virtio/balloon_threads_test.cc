@@ -143,6 +143,23 @@ TEST_F(BalloonThreadsTest, RemovalAtAnyMoment) {
   EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
 }
 
+// A host that starts the next run of hints as soon as the last is over, and
+// stops some: each ends, and DONE is never that of another run.
+TEST_F(BalloonThreadsTest, RunsOfHintsOneAfterTheOther) {
+  BalloonDevice device(*ram_, hypervisor_, host_,
+                       {.features = kBalloonFFreePageHint});
+  const auto driver =
+      BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
+  for (int run = 0; run < 300; ++run) {
+    ASSERT_TRUE(device.StartHinting().ok()) << run;
+    if (run % 3 == 0) device.StopHinting();
+    while (device.hinting()) std::this_thread::yield();
+  }
+  EXPECT_TRUE(
+      guest_.WaitUntil([&] { return driver->hinted_pages() == PageCount(0); },
+                       std::chrono::minutes(1)));
+}
+
 // Something in the guest tramples the ring in the middle of it all.
 TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
   BalloonDevice device(*ram_, hypervisor_, host_);

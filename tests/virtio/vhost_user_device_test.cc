@@ -536,6 +536,76 @@ TEST_F(ScriptedVmmTest, RefusesMemory) {
             "with error 999, INTERNAL");
 }
 
+// One that stops in the middle of set-up, and whose process lives on: no driver
+// has touched its device, so no one waits for that process.
+TEST_F(ScriptedVmmTest, SilenceDuringSetUp) {
+  std::thread vmm([&] {
+    UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ScriptedFrontEnd end(std::move(socket));
+    // With the channel that came with one of them.
+    std::deque<VhostUserMessage> kept;
+    while (std::optional<VhostUserMessage> message = end.Receive()) {
+      const Request request = message->request();
+      kept.push_back(*std::move(message));
+      uint64_t answer = 0;
+      switch (request) {
+        case Request::kSetProtocolFeatures:
+        case Request::kSetVringEnable:
+          continue;
+        case Request::kGetFeatures:
+          answer = kVirtioFVersion1 | kVhostUserFProtocolFeatures;
+          break;
+        case Request::kGetProtocolFeatures:
+          answer = kVhostUserProtocolFeatures & ~kVhostUserProtocolConfig;
+          break;
+        case Request::kGetQueueNum:
+          answer = 3;
+          break;
+        case Request::kGetStatus:
+          answer = kVirtioFeaturesOk;
+          break;
+        default:
+          break;
+      }
+      end.Send(request, answer, {}, kVhostUserReply);
+    }
+  });
+  auto device = VhostUserDevice::Connect(
+      path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
+  ASSERT_TRUE(device.ok()) << device.status();
+  const auto driver =
+      BalloonDriver::Create(**device, *ram_, *allocator_, guest_);
+  EXPECT_THAT(Message(driver.status()),
+              HasSubstr("SET_VRING_ENABLE: no answer in 500 ms"));
+  EXPECT_EQ((*device)->status(), 0);
+  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
+  device->reset();
+  vmm.join();
+}
+
+// Memory that comes while a connection is being made is shared once.
+TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
+  ASSERT_NO_FATAL_FAILURE(Serve());
+  std::atomic<bool> stop = false;
+  std::thread hotplug([&] {
+    const GpaRange block = {Gpa(128 * kMiB), 2 * kMiB};
+    while (!stop) {
+      ASSERT_TRUE(ram_->AddRegion(block).ok());
+      ASSERT_TRUE(ram_->RemoveRegion(block).ok());
+    }
+  });
+  for (int i = 0; i < 30; ++i) {
+    const auto device = VhostUserDevice::Connect(path_, *ram_);
+    EXPECT_TRUE(device.ok()) << device.status();
+    if (device.ok()) {
+      EXPECT_TRUE((*device)->connection().ok());
+    }
+  }
+  stop = true;
+  hotplug.join();
+  EXPECT_EQ(server_->counters().refused, 0u);
+}
+
 TEST_F(ScriptedVmmTest, AnswersWhatWasNotAsked) {
   std::thread vmm([&] {
     UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));

@@ -280,8 +280,8 @@ std::vector<Refusal> AllRefusals() {
       {"INVALID_ARGUMENT: ADD_MEM_REG: user address 0xfffffffffffff000 + "
        "4.00 KiB runs past the end of the address space",
        Shares({0, {0, kPageSize, 0xfffffffffffff000, 0}}, kPageSize)},
-      {"INVALID_ARGUMENT: memory from another process: on a file system of "
-       "type 0x9041934: must be a memfd",
+      {"INVALID_ARGUMENT: memory from another process: takes no seals: must "
+       "be a memfd",
        Sends(Request::kAddMemReg, RegionAt(0, kPageSize), 1)},
       {"INVALID_ARGUMENT: memory from another process: not sealed with "
        "F_SEAL_SHRINK: it could get shorter while it is used",

@@ -44,6 +44,7 @@ struct VhostUserDeviceOptions {
 // *process* is gone. That the socket is closed does not suffice: a VMM that was
 // stopped can wake up, and would discard memory that is in use again. So until
 // then status() is not 0, and a driver does not give back what was reported.
+// That process is the one that called listen(): it must be the one that serves.
 // status() waits for it, until `timeout` after SetStatus(0); later it tells at
 // once.
 class VhostUserDevice final : public VirtioDevice {

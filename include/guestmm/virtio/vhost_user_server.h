@@ -97,7 +97,8 @@ class VhostUserServer {
   absl::Status Listen(const std::string& path);
 
   // Serves a guest that is connected already. ResourceExhausted if there are
-  // max_sessions.
+  // max_sessions; Unavailable if the host has no more threads or file
+  // descriptors.
   absl::Status Serve(UniqueFd connection);
 
   // Ends all sessions and removes the socket. No more come after that. Again:
@@ -121,6 +122,9 @@ class VhostUserServer {
     bool ended = false;
   };
 
+  // A session of its own for it.
+  absl::Status Begin(UniqueFd connection, VhostUserSessionInfo info)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The thread that takes connections and joins the threads of sessions.
   void Run();
   // The thread of one session.

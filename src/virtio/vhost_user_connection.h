@@ -89,8 +89,10 @@ class VhostUserConnection {
   absl::Status Connect(absl::FunctionRef<absl::Status(const Offer&)> introduce)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // Sends a request and waits for its own answer, a number or bytes of any
-  // count. Unavailable if the connection is or gets lost, as in time it does.
+  // Sends a request that has an answer of its own and waits for it: bytes, of
+  // any count, or a number. Unavailable if the connection is lost, or gets lost
+  // because there is no answer in time; InvalidArgument, and lost, if what
+  // should be a number is none.
   absl::StatusOr<std::vector<std::byte>> Ask(VhostUserRequest request,
                                              std::span<const std::byte> payload)
       ABSL_LOCKS_EXCLUDED(mutex_);

@@ -86,6 +86,8 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
   ExpectRefused("density --policies off,nonsense",
                 "guestmm density: --policies nonsense: there is no such "
                 "policy; allowed are off, v12, v12-hotplug, linux, guestmm");
+  ExpectRefused("density --vmm ''",
+                "guestmm density: --vmm: allowed is the path of a socket");
   ExpectRefused("density --order 11",
                 "guestmm density: --order 11: allowed is a whole number from "
                 "0 to 10");

@@ -147,7 +147,10 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       .add_option("--vmm", options.vmm_socket,
                   "The guests' balloons are those of the VMM that listens "
                   "there (guestmm vmm), their memory is in memfds [none]")
-      ->type_name("PATH");
+      ->type_name("PATH")
+      ->check([](const std::string& path) {
+        return path.empty() ? "allowed is the path of a socket" : "";
+      });
   AddChoice<HugePages>(command, "--huge-pages",
                        {{"host", HugePages::kHostDefault},
                         {"advise", HugePages::kAdvise},

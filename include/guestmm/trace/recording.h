@@ -1,0 +1,92 @@
+#ifndef GUESTMM_TRACE_RECORDING_H_
+#define GUESTMM_TRACE_RECORDING_H_
+
+// What was recorded of a guest beside its trace, in files found by name in one
+// folder: its memory, the state it was in at first, and the truth: what its
+// kernel reported, and what its VMM held.
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/units.h"
+
+namespace guestmm {
+
+// A zone as /proc/zoneinfo has it.
+struct RecordedZone {
+  int node = 0;
+  std::string name;  // "DMA", "DMA32", "Normal", "Movable"
+  PfnRange span;     // start_pfn, spanned
+  PageCount managed;
+  PageCount min;
+  PageCount low;
+  PageCount high;
+  // By vCPU: blocks in its list, and its marks.
+  struct PerCpu {
+    uint64_t count = 0;
+    uint64_t high = 0;
+    uint64_t batch = 0;
+  };
+  std::vector<PerCpu> per_cpu;
+};
+
+// The free memory of a zone at one moment, blocks by order (/proc/buddyinfo).
+struct RecordedBuddyInfo {
+  Nanoseconds time{0};
+  struct Zone {
+    int node = 0;
+    std::string name;
+    std::array<uint64_t, 11> blocks = {};
+  };
+  std::vector<Zone> zones;
+};
+
+// /proc/kpageflags: what each page was.
+struct RecordedPages {
+  enum class State : uint8_t { kAbsent, kInUse, kFree };
+  // By pfn.
+  std::vector<State> states;
+  // Heads of free blocks that the host has (PageReported), ascending.
+  std::vector<Pfn> reported;
+};
+
+struct Recording {
+  std::string trace_path;
+  // RAM, ascending (iomem).
+  std::vector<GpaRange> memory;
+  std::vector<RecordedZone> zones;             // zoneinfo.start; may be empty
+  std::optional<RecordedPages> first;          // kpageflags.start
+  std::optional<RecordedPages> last;           // kpageflags.end
+  std::vector<RecordedBuddyInfo> buddyinfo;    // buddyinfo.log
+  // The traced time (window.csv).
+  std::optional<Nanoseconds> start;
+  std::optional<Nanoseconds> end;
+
+  // The truth. Ascending by time.
+  struct Report {
+    Nanoseconds time{0};
+    GpaRange range;
+  };
+  std::vector<Report> reports;  // reports.csv
+  struct Resident {
+    Nanoseconds time{0};
+    uint64_t bytes = 0;
+  };
+  std::vector<Resident> resident;  // rss.csv
+
+  bool has_truth() const { return !reports.empty() && !resident.empty(); }
+};
+
+// Reads the folder at `path`, or, for a trace file, what lies beside it. Files
+// that are not there are left out, but for the trace (NotFound). A malformed one
+// is InvalidArgument, which names file, line and what was expected.
+absl::StatusOr<Recording> ReadRecording(const std::string& path);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TRACE_RECORDING_H_

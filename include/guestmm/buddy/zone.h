@@ -166,6 +166,20 @@ class Zone {
   [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedBlock> blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
+  // Following someone else's allocator --------------------------------------
+
+  // Takes exactly the block at `pfn`, out of the free block that it is in, of
+  // which the rest goes back in halves. False, with no effect, if it is not all
+  // in one free block. REQUIRES: aligned; order <= max_order(); a request's
+  // type.
+  bool TakeAt(Pfn pfn, Order order, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Makes the pages of a block one allocated block, whatever blocks they were
+  // allocated as: what was larger is split (split_page), what was smaller is
+  // one from here on. False, with no effect, if a page of it is not allocated.
+  // REQUIRES: aligned; order <= max_order(); none of it is pinned.
+  bool Reshape(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
   // Isolating for the host --------------------------------------------------
 
   // What was done here by the functions below, for whoever measures it: free

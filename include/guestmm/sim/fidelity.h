@@ -1,0 +1,33 @@
+#ifndef GUESTMM_SIM_FIDELITY_H_
+#define GUESTMM_SIM_FIDELITY_H_
+
+// How near a replay comes to what the real guest's kernel and VMM did.
+
+#include <cstdint>
+
+#include "guestmm/sim/replay.h"
+#include "guestmm/trace/recording.h"
+
+namespace guestmm {
+
+struct Fidelity {
+  // In the traced time.
+  uint64_t truth_reported_bytes = 0;
+  uint64_t reported_bytes = 0;
+  // The share of the real reports, in units of 2 MiB, that a report of the
+  // replay's of the same unit within two seconds matches, one to one.
+  double block_match = 0;
+  // Between the two curves of resident memory: mean absolute difference, in
+  // percent of guest RAM. The replay's is shifted to meet the first sample.
+  double resident_mae_percent = 0;
+  // Between the free memory by order: half the sum over orders and zones of
+  // the difference in pages, as a share of the real free pages; mean over time.
+  double buddyinfo_distance = 0;
+};
+
+// REQUIRES: recording.has_truth().
+Fidelity CompareToTruth(const Recording& recording, const ReplayResult& result);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_FIDELITY_H_

@@ -1,0 +1,132 @@
+#ifndef GUESTMM_SIM_REPLAY_H_
+#define GUESTMM_SIM_REPLAY_H_
+
+// What a real guest's allocator did, done again under a reporting policy: what
+// would the host have got back?
+//
+//   recording ─▶ events ─▶ placement ─▶ zones ─▶ policy ─▶ reports ─▶ host
+//
+// In virtual time a guest is its allocator and a book of what the host holds:
+// memory in proportion to the guest's pages, whatever the trace's length.
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/units.h"
+#include "guestmm/reporting/policies.h"
+#include "guestmm/trace/recording.h"
+#include "guestmm/trace/trace_reader.h"
+
+namespace guestmm {
+
+// Where the pages of the trace's allocations come to lie.
+enum class Placement {
+  // On the trace's own pfns: the allocator is steered, so that its layout is
+  // the guest's.
+  kRecorded,
+  // Where our allocator puts them.
+  kGuestmm,
+};
+
+struct ReplayOptions {
+  Placement placement = Placement::kRecorded;
+  // As MakePolicy has it, or "off".
+  std::string policy = "linux";
+  PolicyParameters policy_parameters = {};
+  // What the host maps at a time, and so the least that a discard shrinks.
+  Order granule = kPageblockOrder;
+  uint64_t seed = 1;
+  // How often the host's memory is looked at.
+  Nanoseconds sample_interval{250'000'000};
+  // How often the map of blocks is drawn; 0 for never.
+  Nanoseconds frame_interval{0};
+  // How long to go on after the last event, for what is still to be reported.
+  Nanoseconds tail{0};
+  TraceReadOptions read = {};
+};
+
+// What of a trace could be followed. Shares of it are of all events.
+struct ReplayCounters {
+  uint64_t events = 0;
+  uint64_t allocations = 0;
+  uint64_t frees = 0;
+  uint64_t lost_events = 0;
+  uint64_t bad_lines = 0;
+  // Frees of pages that were not known to be allocated: not done.
+  uint64_t unmatched_frees = 0;
+  // Frees of a part of what was allocated, or of several blocks as one.
+  uint64_t split_frees = 0;
+  // Allocations of pages that should have been taken: they count as allocated
+  // anew.
+  uint64_t forced_placements = 0;
+  // Of those that our allocator had no memory for (kGuestmm): not done.
+  uint64_t failed_allocations = 0;
+  // Events of pages that the guest's memory map does not have.
+  uint64_t outside_memory = 0;
+};
+
+// A report of the policy's.
+struct ReplayReport {
+  Nanoseconds time{0};  // by the trace's clock
+  GpaRange range;
+};
+
+// The guest at one moment, by the trace's clock.
+struct ReplaySample {
+  Nanoseconds time{0};
+  // What the host holds.
+  uint64_t resident_bytes = 0;
+  uint64_t free_bytes = 0;
+  uint64_t isolated_bytes = 0;
+  // Free blocks by order, all zones.
+  std::array<uint64_t, kMaxOrder.value() + 1> free_blocks = {};
+};
+
+// What each block of 2 MiB of the guest's memory is, at one moment.
+enum class BlockState : char {
+  kAbsent = '.',
+  kInUse = 'a',     // at least a page of it
+  kFree = 'f',      // all of it, and the host still has it
+  kIsolated = 'i',  // on its way to the host
+  kWithHost = 'h',  // free, and not resident
+};
+struct ReplayFrame {
+  Nanoseconds time{0};
+  // A character each, as BlockState, from address 0 upwards.
+  std::string blocks;
+};
+
+struct ReplayResult {
+  ReplayOptions options;
+  ReplayCounters counters;
+  uint64_t memory_bytes = 0;
+  Nanoseconds start{0};
+  Nanoseconds end{0};
+  uint64_t reported_bytes = 0;
+  // Of them, what the host had already.
+  uint64_t needless_bytes = 0;
+  uint64_t passes = 0;
+  std::vector<ReplayReport> reports;
+  std::vector<ReplaySample> samples;
+  std::vector<ReplayFrame> frames;
+  // At the times of Recording::buddyinfo within the trace.
+  std::vector<RecordedBuddyInfo> buddyinfo;
+};
+
+// Replays the trace of `recording` under one policy, in virtual time.
+// InvalidArgument for a policy that there is not, or a memory map without
+// memory; else the error of the trace, once what could be read was replayed:
+// then `partial`, if given, has the result up to there.
+absl::StatusOr<ReplayResult> Replay(const Recording& recording,
+                                    const ReplayOptions& options,
+                                    ReplayResult* partial = nullptr);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_REPLAY_H_

@@ -1,0 +1,107 @@
+#include "src/sim/followed_per_cpu.h"
+
+#include <algorithm>
+
+namespace guestmm {
+
+size_t FollowedPerCpu::IndexOf(Order order, MigrateType type) {
+  return std::min<size_t>(
+      order.bits() * kRequestTypes + static_cast<size_t>(type), kPageblockList);
+}
+
+Order FollowedPerCpu::OrderOf(size_t list) {
+  const int row = static_cast<int>(list) / kRequestTypes;
+  return row < kSmallOrders ? Order(row) : kPageblockOrder;
+}
+
+void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
+                          Blocks& back) {
+  const size_t index = IndexOf(order, type);
+  lists_[index].pfns.push_front(pfn);
+  count_ += order.pages().value();
+  // free_unref_page_commit, nr_pcp_free: as PerCpuPages.
+  if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0) {
+    GiveBack(count_, index, back);
+    return;
+  }
+  if (count_ < limits_.high) return;
+  const uint64_t batch = limits_.batch;
+  const uint64_t high = limits_.high;
+  if (high <= batch) {
+    GiveBack(1, index, back);
+    return;
+  }
+  const uint64_t most = high - batch;
+  const uint64_t doubled = batch << free_factor_;
+  if (doubled < most) ++free_factor_;
+  GiveBack(std::clamp(doubled, std::min(batch, most), most), index, back);
+}
+
+bool FollowedPerCpu::Erase(size_t index, Pfn pfn) {
+  std::deque<Pfn>& pfns = lists_[index].pfns;
+  const auto found = std::find(pfns.begin(), pfns.end(), pfn);
+  if (found == pfns.end()) return false;
+  pfns.erase(found);
+  count_ -= OrderOf(index).pages().value();
+  return true;
+}
+
+bool FollowedPerCpu::Take(Pfn pfn, Order order, MigrateType type) {
+  free_factor_ >>= 1;
+  return Erase(IndexOf(order, type), pfn);
+}
+
+bool FollowedPerCpu::Remove(Pfn pfn, Order order) {
+  for (int type = 0; type < kRequestTypes; ++type) {
+    if (Erase(IndexOf(order, static_cast<MigrateType>(type)), pfn)) return true;
+  }
+  return false;
+}
+
+void FollowedPerCpu::TakeUnlisted(Order order, MigrateType type, Blocks& back) {
+  const size_t index = IndexOf(order, type);
+  List& list = lists_[index];
+  const uint64_t each = order.pages().value();
+  // Its place is one of those that were not known.
+  if (list.unknown > 0) {
+    --list.unknown;
+    count_ -= each;
+    return;
+  }
+  for (; !list.pfns.empty(); list.pfns.pop_back()) {
+    back.push_back({list.pfns.back(), OrderOf(index)});
+    count_ -= each;
+  }
+  uint64_t batch = limits_.batch;
+  if (batch > 1) batch = std::max<uint64_t>(batch >> order.value(), 2);
+  list.unknown = batch - 1;
+  count_ += list.unknown * each;
+}
+
+void FollowedPerCpu::AddUnknown(uint64_t pages) {
+  lists_[IndexOf(Order(0), MigrateType::kMovable)].unknown += pages;
+  count_ += pages;
+}
+
+// free_pcppages_bulk: each list down to nothing, from the one that was freed
+// to, oldest first.
+void FollowedPerCpu::GiveBack(uint64_t pages, size_t first_list, Blocks& back) {
+  uint64_t left = pages;
+  for (size_t i = 0; i < kLists && left > 0; ++i) {
+    const size_t index = (first_list + i) % kLists;
+    List& list = lists_[index];
+    const uint64_t each = OrderOf(index).pages().value();
+    while (left > 0 && (list.unknown > 0 || !list.pfns.empty())) {
+      if (list.unknown > 0) {
+        --list.unknown;
+      } else {
+        back.push_back({list.pfns.back(), OrderOf(index)});
+        list.pfns.pop_back();
+      }
+      count_ -= each;
+      left -= std::min(left, each);
+    }
+  }
+}
+
+}  // namespace guestmm

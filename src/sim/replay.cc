@@ -1,0 +1,258 @@
+#include "guestmm/sim/replay.h"
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/sim/experiment.h"
+#include "guestmm/sim/host_ledger.h"
+#include "src/sim/replay_device.h"
+#include "src/sim/trace_placement.h"
+
+namespace guestmm {
+namespace {
+
+// The whole pages of RAM.
+std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
+  std::vector<MemoryRange> ranges;
+  for (const GpaRange& range : memory) {
+    const Pfn start = ToPfn(range.gpa + (kPageSize - 1));
+    const Pfn end = ToPfn(range.gpa + range.bytes);
+    if (start < end) ranges.push_back({start, end});
+  }
+  return ranges;
+}
+
+// The vCPUs that the recording, or else any trace, may name.
+int CpusOf(const Recording& recording) {
+  constexpr int kUnknown = 64;
+  for (const RecordedZone& zone : recording.zones) {
+    if (!zone.per_cpu.empty()) return static_cast<int>(zone.per_cpu.size());
+  }
+  return kUnknown;
+}
+
+// One replay.
+class Run {
+ public:
+  Run(const Recording& recording, const ReplayOptions& options,
+      ReplayResult& result)
+      : recording_(recording),
+        options_(options),
+        result_(result),
+        time_(options.seed) {}
+
+  absl::Status Start() {
+    const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
+    if (memory.empty()) {
+      return absl::InvalidArgumentError(
+          "the recording has no memory map (iomem): where the guest's RAM is "
+          "must be known");
+    }
+    for (const MemoryRange& range : memory) {
+      result_.memory_bytes += (range.end - range.start).bytes();
+    }
+    absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
+        PageAllocator::Create({.memory = memory,
+                               .cpus = CpusOf(recording_),
+                               .per_cpu_lists = Linux::k61});
+    if (!allocator.ok()) return allocator.status();
+    allocator_ = *std::move(allocator);
+    ledger_ = std::make_unique<HostLedger>(memory.back().end, options_.granule);
+    placement_ =
+        TracePlacement::Create(options_.placement, recording_, *allocator_,
+                               *ledger_, result_.counters);
+    device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
+    if (options_.policy == kPolicyOff) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
+        MakePolicy(options_.policy, options_.policy_parameters);
+    if (!policy.ok()) return policy.status();
+    reporter_ =
+        std::make_unique<Reporter>(*allocator_, time_, *std::move(policy));
+    return reporter_->Enable(*device_);
+  }
+
+  absl::Status Go() {
+    absl::StatusOr<std::unique_ptr<TraceReader>> reader =
+        OpenTrace(recording_.trace_path, options_.read);
+    if (!reader.ok()) return reader.status();
+    absl::Status status;
+    while (true) {
+      const absl::StatusOr<std::optional<TraceEvent>> event = (*reader)->Next();
+      if (!event.ok()) {
+        status = event.status();
+        break;
+      }
+      if (!event->has_value()) break;
+      if (!started_) Begin((*event)->time);
+      AdvanceTo((*event)->time);
+      ++result_.counters.events;
+      placement_->Follow(**event, time_.Now());
+    }
+    if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
+    AdvanceTo(std::max(recording_.end.value_or(result_.start),
+                       result_.start + time_.Now()) +
+              options_.tail);
+    Sample();
+    result_.counters.lost_events = (*reader)->counters().lost;
+    result_.counters.bad_lines = (*reader)->counters().bad_lines;
+    Finish();
+    return status;
+  }
+
+ private:
+  void Begin(Nanoseconds first) {
+    started_ = true;
+    result_.start =
+        recording_.start ? std::min(*recording_.start, first) : first;
+    next_sample_ = result_.start;
+    while (next_buddyinfo_ < recording_.buddyinfo.size() &&
+           recording_.buddyinfo[next_buddyinfo_].time < result_.start) {
+      ++next_buddyinfo_;
+    }
+  }
+
+  // Lets what falls due before `time` (of the trace's clock) happen.
+  void AdvanceTo(Nanoseconds time) {
+    while (true) {
+      Nanoseconds next = time;
+      const bool has_info = next_buddyinfo_ < recording_.buddyinfo.size();
+      if (has_info) {
+        next = std::min(next, recording_.buddyinfo[next_buddyinfo_].time);
+      }
+      next = std::min(next, next_sample_);
+      RunUntil(next);
+      bool looked = false;
+      if (next == next_sample_ && next < time) {
+        Sample();
+        next_sample_ += options_.sample_interval;
+        looked = true;
+      }
+      if (has_info && next < time &&
+          next == recording_.buddyinfo[next_buddyinfo_].time) {
+        ++next_buddyinfo_;
+        result_.buddyinfo.push_back(BuddyInfoAt(next));
+        looked = true;
+      }
+      if (!looked) return;
+    }
+  }
+  void RunUntil(Nanoseconds time) {
+    const Nanoseconds now = result_.start + time_.Now();
+    if (time > now) time_.RunFor(time - now);
+  }
+
+  void Sample() {
+    ReplaySample sample = {.time = result_.start + time_.Now(),
+                           .resident_bytes = ledger_->resident_pages().bytes()};
+    for (const auto& zone : allocator_->zones()) {
+      sample.free_bytes += zone->free_pages().bytes();
+      sample.isolated_bytes += zone->isolated_pages().bytes();
+      for (int order = 0; order <= kMaxOrder.value(); ++order) {
+        sample.free_blocks[static_cast<size_t>(order)] +=
+            zone->free_blocks(Order(order));
+      }
+    }
+    result_.samples.push_back(sample);
+    if (options_.frame_interval > Nanoseconds(0) &&
+        sample.time >= next_frame_) {
+      result_.frames.push_back(Frame(sample.time));
+      next_frame_ = sample.time + options_.frame_interval;
+    }
+  }
+
+  ReplayFrame Frame(Nanoseconds time) const {
+    const PageMap& pages = allocator_->pages();
+    ReplayFrame frame = {.time = time, .blocks = {}};
+    for (Pfn pfn(0); pfn < pages.end(); pfn += kPageblockOrder.pages()) {
+      frame.blocks.push_back(static_cast<char>(StateOf(pfn)));
+    }
+    return frame;
+  }
+  BlockState StateOf(Pfn pfn) const {
+    const PageMap& pages = allocator_->pages();
+    const int zone = pages.pageblock(pfn).zone;
+    if (zone == PageMap::Pageblock::kNoZone) return BlockState::kAbsent;
+    const Zone& its = *allocator_->zones()[static_cast<size_t>(zone)];
+    LockHolder hold(its.lock());
+    if (const auto block = its.FreeBlockAround(pfn);
+        block && block->order >= kPageblockOrder) {
+      return ledger_->ResidentPages(pfn, kPageblockOrder) == PageCount(0)
+                 ? BlockState::kWithHost
+                 : BlockState::kFree;
+    }
+    Pfn head = pfn;
+    for (int order = 0; pages.IsTail(head) && order < kMaxOrder.value();) {
+      head = pfn.AlignDown(Order(++order));
+    }
+    return pages.Get(head).state == PageState::kIsolated ? BlockState::kIsolated
+                                                         : BlockState::kInUse;
+  }
+
+  RecordedBuddyInfo BuddyInfoAt(Nanoseconds time) const {
+    RecordedBuddyInfo info = {.time = time, .zones = {}};
+    for (const auto& zone : allocator_->zones()) {
+      if (zone->managed_pages() == PageCount(0)) continue;
+      RecordedBuddyInfo::Zone& row = info.zones.emplace_back();
+      row.node = zone->node();
+      row.name = std::string(Name(zone->type()));
+      for (int order = 0; order <= kMaxOrder.value(); ++order) {
+        row.blocks[static_cast<size_t>(order)] =
+            zone->free_blocks(Order(order));
+      }
+    }
+    return info;
+  }
+
+  void Finish() {
+    result_.end = result_.start + time_.Now();
+    for (const ReplayDevice::Log& entry : device_->log()) {
+      result_.reports.push_back(
+          {.time = result_.start + entry.time, .range = entry.range});
+    }
+    const LedgerCounters counters = ledger_->counters();
+    result_.reported_bytes = counters.reported_bytes;
+    result_.needless_bytes = counters.reported_bytes - counters.needed_bytes;
+    if (reporter_ != nullptr) result_.passes = reporter_->counters().passes;
+  }
+
+  const Recording& recording_;
+  const ReplayOptions& options_;
+  ReplayResult& result_;
+  VirtualTime time_;
+  std::unique_ptr<PageAllocator> allocator_;
+  std::unique_ptr<HostLedger> ledger_;
+  std::unique_ptr<TracePlacement> placement_;
+  std::unique_ptr<ReplayDevice> device_;
+  std::unique_ptr<Reporter> reporter_;
+  bool started_ = false;
+  Nanoseconds next_sample_{0};
+  Nanoseconds next_frame_{0};
+  size_t next_buddyinfo_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<ReplayResult> Replay(const Recording& recording,
+                                    const ReplayOptions& options,
+                                    ReplayResult* partial) {
+  ReplayResult result;
+  result.options = options;
+  absl::Status status;
+  {
+    Run run(recording, options, result);
+    status = run.Start();
+    if (status.ok()) status = run.Go();
+  }
+  if (partial != nullptr) *partial = result;
+  if (!status.ok()) return status;
+  return result;
+}
+
+}  // namespace guestmm

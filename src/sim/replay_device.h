@@ -1,0 +1,67 @@
+#ifndef GUESTMM_SRC_SIM_REPLAY_DEVICE_H_
+#define GUESTMM_SRC_SIM_REPLAY_DEVICE_H_
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "guestmm/base/workqueue.h"
+#include "guestmm/reporting/reporting_device.h"
+#include "guestmm/sim/cost_model.h"
+#include "guestmm/sim/host_ledger.h"
+
+namespace guestmm {
+
+// The balloon and the host behind it in a replay: takes as long for a report as
+// the cost model says, and writes down what was discarded, and when.
+class ReplayDevice final : public ReportingDevice {
+ public:
+  struct Log {
+    Nanoseconds time{0};  // in virtual time
+    GpaRange range;
+  };
+
+  // Both must outlive this.
+  ReplayDevice(Workqueue& workqueue, HostLedger& ledger)
+      : workqueue_(workqueue), ledger_(ledger), end_([this] { End(); }) {}
+  ~ReplayDevice() override { workqueue_.CancelSync(end_); }
+
+  size_t max_report_entries() const override { return 1 << 16; }
+  absl::Status Report(std::span<const GpaRange> ranges,
+                      Client& client) override {
+    ranges_.assign(ranges.begin(), ranges.end());
+    client_ = &client;
+    uint64_t nanoseconds = costs_.kick + costs_.interrupt;
+    for (const GpaRange& range : ranges_) {
+      nanoseconds += costs_.discard_call +
+                     range.bytes / kPageblockOrder.bytes() * costs_.discard_2m;
+    }
+    workqueue_.Queue(end_, Nanoseconds(nanoseconds));
+    return absl::OkStatus();
+  }
+
+  const std::vector<Log>& log() const { return log_; }
+
+ private:
+  void End() {
+    ledger_.OnReported(ranges_, workqueue_.Now());
+    for (const GpaRange& range : ranges_) {
+      log_.push_back({.time = workqueue_.Now(), .range = range});
+    }
+    client_->ReportDone(absl::OkStatus());
+  }
+
+  Workqueue& workqueue_;
+  HostLedger& ledger_;
+  const CostModel costs_ = {};
+  // Of the report that is out.
+  std::vector<GpaRange> ranges_;
+  Client* client_ = nullptr;
+  std::vector<Log> log_;
+  Work end_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_SIM_REPLAY_DEVICE_H_

@@ -4,6 +4,8 @@
 // How near a replay comes to what the real guest's kernel and VMM did.
 
 #include <cstdint>
+#include <span>
+#include <string>
 
 #include "guestmm/sim/replay.h"
 #include "guestmm/trace/recording.h"
@@ -27,6 +29,13 @@ struct Fidelity {
 
 // REQUIRES: recording.has_truth().
 Fidelity CompareToTruth(const Recording& recording, const ReplayResult& result);
+
+// summary.json and series.csv of replays of one recording under several
+// policies.
+std::string ReplaySummaryJson(const Recording& recording,
+                              std::span<const ReplayResult> results);
+std::string ReplaySeriesCsv(const Recording& recording,
+                            std::span<const ReplayResult> results);
 
 }  // namespace guestmm
 

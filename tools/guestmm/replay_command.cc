@@ -1,0 +1,193 @@
+#include "tools/guestmm/replay_command.h"
+
+#include <chrono>
+#include <cstdint>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/sim/experiment.h"
+#include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/output_directory.h"
+#include "guestmm/sim/replay.h"
+#include "guestmm/trace/recording.h"
+#include "tools/guestmm/arguments.h"
+#include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/policy_arguments.h"
+#include "tools/guestmm/progress.h"
+#include "tools/guestmm/table.h"
+
+namespace guestmm::tools {
+namespace {
+
+struct ReplayArguments {
+  std::string path;
+  ReplayOptions options;
+  std::vector<std::string> policies = {"off", "v12", "linux", "guestmm"};
+  PolicyArguments policy;
+  std::optional<uint64_t> skip_bad;
+  std::optional<double> tail;
+  bool truth = false;
+  std::string out;
+};
+
+std::string Share(uint64_t part, uint64_t all) {
+  if (all == 0) return "-";
+  return absl::StrFormat(
+      "%.2f %%", 100.0 * static_cast<double>(part) / static_cast<double>(all));
+}
+
+void PrintTables(const ReplayArguments& arguments, const Recording& recording,
+                 const std::vector<ReplayResult>& results) {
+  const ReplayResult& first = results.front();
+  const ReplayCounters& counters = first.counters;
+  std::cout << absl::StrFormat(
+      "replay of %s: %d events in %.1f s of a guest of %s; placement %s\n"
+      "could not be followed: %s of frees unmatched, %s of allocations forced, "
+      "%s of frees split; %d events lost\n\n",
+      recording.trace_path, counters.events,
+      std::chrono::duration<double>(first.end - first.start).count(),
+      FormatBytes(first.memory_bytes),
+      first.options.placement == Placement::kRecorded ? "recorded" : "guestmm",
+      Share(counters.unmatched_frees, counters.frees),
+      Share(counters.forced_placements, counters.allocations),
+      Share(counters.split_frees, counters.frees), counters.lost_events);
+  std::vector<std::string> columns = {"policy", "reported", "needless",
+                                      "resident mean", "at end"};
+  if (arguments.truth) {
+    columns.insert(columns.end(),
+                   {"block match", "resident off by", "buddyinfo off by"});
+  }
+  Table table(columns);
+  for (const ReplayResult& result : results) {
+    double mean = 0;
+    for (const ReplaySample& sample : result.samples) {
+      mean += static_cast<double>(sample.resident_bytes);
+    }
+    mean /= static_cast<double>(result.samples.size());
+    std::vector<std::string> row = {
+        result.options.policy, FormatBytes(result.reported_bytes),
+        FormatBytes(result.needless_bytes),
+        FormatBytes(static_cast<uint64_t>(mean)),
+        FormatBytes(result.samples.back().resident_bytes)};
+    if (arguments.truth) {
+      const Fidelity fidelity = CompareToTruth(recording, result);
+      row.push_back(absl::StrFormat("%.1f %%", 100 * fidelity.block_match));
+      row.push_back(absl::StrFormat("%.2f %%", fidelity.resident_mae_percent));
+      row.push_back(
+          absl::StrFormat("%.1f %%", 100 * fidelity.buddyinfo_distance));
+    }
+    table.AddRow(row);
+  }
+  if (arguments.truth) {
+    const Fidelity truth = CompareToTruth(recording, first);
+    double sum = 0;
+    uint64_t count = 0;
+    uint64_t last = 0;
+    for (const Recording::Resident& real : recording.resident) {
+      if (real.time < first.start || real.time > first.end) continue;
+      sum += static_cast<double>(real.bytes);
+      last = real.bytes;
+      ++count;
+    }
+    const double mean = count == 0 ? 0 : sum / static_cast<double>(count);
+    table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes), "-",
+                  FormatBytes(static_cast<uint64_t>(mean)), FormatBytes(last),
+                  "-", "-", "-"});
+  }
+  std::cout << table;
+}
+
+int RunReplayCommand(const ReplayArguments& arguments) {
+  PolicyParameters parameters = arguments.policy.ToParameters();
+  if (absl::Status status = CheckPolicies(arguments.policies, parameters);
+      !status.ok()) {
+    return Fail("replay", status, "--");
+  }
+  std::optional<OutputDirectory> out;
+  if (!arguments.out.empty()) {
+    absl::StatusOr<OutputDirectory> opened =
+        OutputDirectory::Open(arguments.out);
+    if (!opened.ok()) {
+      return Fail("replay",
+                  absl::InvalidArgumentError(opened.status().message()),
+                  "--out ");
+    }
+    out = *std::move(opened);
+  }
+  absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
+  if (!recording.ok()) return Fail("replay", recording.status(), "");
+  if (arguments.truth && !recording->has_truth()) {
+    return Fail("replay",
+                absl::InvalidArgumentError(
+                    "--truth: there is no reports.csv and rss.csv in " +
+                    arguments.path),
+                "");
+  }
+  std::vector<ReplayResult> results;
+  for (const std::string& policy : arguments.policies) {
+    ReplayOptions options = arguments.options;
+    options.policy = policy;
+    options.policy_parameters = parameters;
+    options.read.skip_bad = arguments.skip_bad.value_or(0);
+    options.tail = std::chrono::duration_cast<Nanoseconds>(
+        std::chrono::duration<double>(arguments.tail.value_or(0)));
+    if (out) options.frame_interval = std::chrono::seconds(1);
+    absl::StatusOr<ReplayResult> result = Replay(*recording, options);
+    if (!result.ok()) return Fail("replay", result.status(), "");
+    results.push_back(*std::move(result));
+  }
+  PrintTables(arguments, *recording, results);
+  if (!out) return kExitSuccess;
+  absl::Status written =
+      out->Write("series.csv", ReplaySeriesCsv(*recording, results));
+  written.Update(
+      out->Write("summary.json", ReplaySummaryJson(*recording, results)));
+  if (!written.ok()) return Fail("replay", written, "--out ");
+  std::cout << "\nwritten to " << out->path().string()
+            << ": summary.json, series.csv\n";
+  return kExitSuccess;
+}
+
+}  // namespace
+
+std::function<int()> AddReplayCommand(CLI::App& app) {
+  CLI::App& command = *app.add_subcommand(
+      "replay",
+      "Does again, under each policy, what a real guest's allocator did: what "
+      "would the host have got back?");
+  const auto arguments = std::make_shared<ReplayArguments>();
+  command
+      .add_option("path", arguments->path,
+                  "A trace, or the folder of a recording")
+      ->type_name("PATH")
+      ->required();
+  AddChoice<Placement>(
+      command, "--placement",
+      {{"recorded", Placement::kRecorded}, {"guestmm", Placement::kGuestmm}},
+      arguments->options.placement,
+      "recorded: pages lie where the trace has them; guestmm: where our "
+      "allocator puts them [recorded]");
+  command
+      .add_option("--policies", arguments->policies,
+                  "Which to run, separated by commas [off,v12,linux,guestmm]")
+      ->delimiter(',');
+  AddPolicyArguments(command, arguments->policy);
+  AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
+             "Malformed lines to skip [0]");
+  AddNumber(command, "--tail", arguments->tail,
+            "Seconds to go on after the trace's end [0]");
+  command.add_flag("--truth", arguments->truth,
+                   "Compare with what the real guest's kernel reported");
+  command
+      .add_option("--out", arguments->out,
+                  "Write summary.json and series.csv to this folder")
+      ->type_name("DIR");
+  return [arguments] { return RunReplayCommand(*arguments); };
+}
+
+}  // namespace guestmm::tools

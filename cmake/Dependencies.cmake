@@ -34,6 +34,10 @@ function(guestmm_dependency name url sha256)
 endfunction()
 
 find_package(Threads REQUIRED)
+# Traces are read compressed. Every system has these two: they are not fetched.
+list(APPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_LIST_DIR})
+find_package(ZLIB REQUIRED)
+find_package(Zstd REQUIRED)
 
 guestmm_dependency(
   absl abseil/abseil-cpp/releases/download/20240722.0/abseil-cpp-20240722.0.tar.gz

@@ -13,11 +13,13 @@ configure_package_config_file(cmake/guestmmConfig.cmake.in guestmmConfig.cmake I
 write_basic_package_version_file(guestmmConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(EXPORT guestmmTargets NAMESPACE guestmm:: DESTINATION ${config_dir})
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/guestmmConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/guestmmConfigVersion.cmake
+              cmake/FindZstd.cmake
         DESTINATION ${config_dir})
 
 # pkg-config: absl::status is absl_status there.
 list(TRANSFORM GUESTMM_ABSL_PUBLIC REPLACE "absl::" "absl_" OUTPUT_VARIABLE pc_public)
 list(TRANSFORM GUESTMM_ABSL_PRIVATE REPLACE "absl::" "absl_" OUTPUT_VARIABLE pc_private)
+list(APPEND pc_private libzstd zlib)
 if(NOT BUILD_SHARED_LIBS)
   # Whoever links our static library links what is under it, --static or not.
   list(APPEND pc_public ${pc_private})

@@ -9,9 +9,10 @@ set(buddy base ram)
 set(reporting base buddy)
 set(hypervisor base ram)
 set(virtio base ram hypervisor buddy reporting)
-set(sim base ram buddy reporting hypervisor virtio)
-set(tools base buddy reporting sim)
-set(rooms base ram buddy reporting hypervisor virtio sim)
+set(trace base)
+set(sim base ram buddy reporting hypervisor virtio trace)
+set(tools base buddy reporting trace sim)
+set(rooms base ram buddy reporting hypervisor virtio trace sim)
 
 # Libraries that one room alone may include, and never from a public header.
 set(nlohmann sim)

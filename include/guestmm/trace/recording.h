@@ -57,12 +57,14 @@ struct RecordedPages {
 
 struct Recording {
   std::string trace_path;
-  // RAM, ascending (iomem).
+  // RAM, ascending, whole pages: what begins or ends within a page is without
+  // it, as in the kernel (iomem).
   std::vector<GpaRange> memory;
-  std::vector<RecordedZone> zones;             // zoneinfo.start; may be empty
-  std::optional<RecordedPages> first;          // kpageflags.start
-  std::optional<RecordedPages> last;           // kpageflags.end
-  std::vector<RecordedBuddyInfo> buddyinfo;    // buddyinfo.log
+  // Those with pages (zoneinfo.start).
+  std::vector<RecordedZone> zones;
+  std::optional<RecordedPages> first;        // kpageflags.start
+  std::optional<RecordedPages> last;         // kpageflags.end
+  std::vector<RecordedBuddyInfo> buddyinfo;  // buddyinfo.log
   // The traced time (window.csv).
   std::optional<Nanoseconds> start;
   std::optional<Nanoseconds> end;
@@ -82,9 +84,11 @@ struct Recording {
   bool has_truth() const { return !reports.empty() && !resident.empty(); }
 };
 
-// Reads the folder at `path`, or, for a trace file, what lies beside it. Files
-// that are not there are left out, but for the trace (NotFound). A malformed one
-// is InvalidArgument, which names file, line and what was expected.
+// Reads the folder at `path`, or, for a trace file, what lies beside it: each
+// file plain, or as .gz or .zst. The trace of a folder is its trace.gmtrace,
+// trace.txt, trace_pipe or trace, in this order. Files that are not there are
+// left out, but for the trace (NotFound). A malformed one is InvalidArgument,
+// which names file, line and what was expected; a truncated one DataLoss.
 absl::StatusOr<Recording> ReadRecording(const std::string& path);
 
 }  // namespace guestmm

@@ -18,7 +18,8 @@ struct TraceReadCounters {
   uint64_t lost = 0;
   // Malformed lines that were skipped (TraceReadOptions::skip_bad).
   uint64_t bad_lines = 0;
-  // mm_page_free_batched: each goes along with an mm_page_free of the same page.
+  // mm_page_free_batched: each goes along with an mm_page_free of the same
+  // page.
   uint64_t batched_frees = 0;
   // Lines of other tracepoints, comments, empty ones.
   uint64_t other_lines = 0;
@@ -49,10 +50,10 @@ class TraceReader {
   virtual TraceReadCounters counters() const = 0;
 };
 
-// Opens a trace: ftrace text (trace, trace_pipe), the text of `trace-cmd report`
-// or `perf script`, or the binary form (trace_file.h); each plain, gzip or zstd.
-// NotFound or Unavailable if it cannot be read, InvalidArgument if it is none of
-// these.
+// Opens a trace: ftrace text (trace, trace_pipe), the text of `trace-cmd
+// report` or `perf script`, or the binary form (trace_file.h); each plain, gzip
+// or zstd. NotFound or Unavailable if it cannot be read, InvalidArgument if it
+// is none of these.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
     const std::string& path, const TraceReadOptions& options = {});
 

@@ -1,0 +1,70 @@
+#ifndef GUESTMM_SRC_TRACE_LINE_READER_H_
+#define GUESTMM_SRC_TRACE_LINE_READER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "src/trace/byte_source.h"
+
+namespace guestmm::trace {
+
+// A text's lines, in constant memory.
+class LineReader {
+ public:
+  LineReader(std::unique_ptr<ByteSource> source, std::string name)
+      : source_(std::move(source)), name_(std::move(name)), buffer_(kBytes) {}
+
+  // The next line, without its end; valid until the next call. False at the end
+  // and for an error: see status(). A line longer than 64 KiB is cut there.
+  bool Next(std::string_view& line) {
+    const char* const from = buffer_.data() + at_;
+    const void* const end =
+        at_ == filled_ ? nullptr : std::memchr(from, '\n', filled_ - at_);
+    if (end == nullptr || skipping_) return NextSlowly(line);
+    line = std::string_view(
+        from, static_cast<size_t>(static_cast<const char*>(end) - from));
+    at_ += line.size() + 1;
+    ++number_;
+    return true;
+  }
+
+  // What ended the reading, if not the end.
+  const absl::Status& status() const { return status_; }
+  // Whether the last line had an end: the text may be cut off within one that
+  // has not.
+  bool complete() const { return complete_; }
+  // Of the last line, from 1.
+  uint64_t number() const { return number_; }
+  const std::string& name() const { return name_; }
+  // "trace.txt:12": the last line.
+  std::string Place() const { return absl::StrCat(name_, ":", number_); }
+
+ private:
+  static constexpr size_t kBytes = size_t{256} << 10;
+  static constexpr size_t kLongest = size_t{64} << 10;
+
+  bool NextSlowly(std::string_view& line);
+
+  const std::unique_ptr<ByteSource> source_;
+  const std::string name_;
+  std::vector<char> buffer_;
+  size_t at_ = 0;
+  size_t filled_ = 0;
+  uint64_t number_ = 0;
+  bool complete_ = true;
+  // Within a line that was cut.
+  bool skipping_ = false;
+  absl::Status status_;
+};
+
+}  // namespace guestmm::trace
+
+#endif  // GUESTMM_SRC_TRACE_LINE_READER_H_

@@ -1,0 +1,222 @@
+#include "guestmm/trace/recording.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace guestmm::recording_test {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr char kZoneinfo[] = R"(Node 0, zone      DMA
+  per-node stats
+      nr_inactive_anon 2951
+  pages free     3712
+        boost    0
+        min      87
+        low      108
+        high     129
+        spanned  4095
+        present  3998
+        managed  3840
+        protection: (0, 1965, 2880, 2880, 2880)
+      nr_free_pages 3712
+  pagesets
+    cpu: 0
+              count: 12
+              high:  54
+              batch: 1
+  vm stats threshold: 4
+    cpu: 1
+              count: 0
+              high:  55
+              batch: 2
+  node_unreclaimable:  0
+  start_pfn:           1
+Node 1, zone  Movable
+  pages free     0
+        spanned  0
+        managed  0
+)";
+
+class RecordingTest : public testing::Test {
+ protected:
+  RecordingTest()
+      : folder_(
+            fs::path(testing::TempDir()) /
+            (std::string("recording_") +
+             testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    Write("trace.txt", "");
+  }
+  ~RecordingTest() override { fs::remove_all(folder_); }
+
+  void Write(const std::string& name, std::string_view contents) const {
+    std::ofstream(folder_ / name, std::ios::binary) << contents;
+  }
+  std::string Path(const std::string& name) const {
+    return (folder_ / name).string();
+  }
+  Recording Read() const { return ReadRecording(folder_.string()).value(); }
+  // The message of the error that there is if `name` has these contents.
+  std::string Error(const std::string& name, std::string_view contents) const {
+    Write(name, contents);
+    const absl::Status status = ReadRecording(folder_.string()).status();
+    fs::remove(folder_ / name);
+    return std::string(status.message());
+  }
+
+  const fs::path folder_;
+};
+
+TEST_F(RecordingTest, OfATraceAlone) {
+  const Recording recording = Read();
+  EXPECT_EQ(recording.trace_path, Path("trace.txt"));
+  EXPECT_THAT(recording.memory, IsEmpty());
+  EXPECT_THAT(recording.zones, IsEmpty());
+  EXPECT_FALSE(recording.first);
+  EXPECT_FALSE(recording.start);
+  EXPECT_FALSE(recording.has_truth());
+}
+
+TEST_F(RecordingTest, WithoutATraceIsNotFound) {
+  fs::remove(folder_ / "trace.txt");
+  const absl::Status status = ReadRecording(folder_.string()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()),
+              AllOf(HasSubstr(folder_.string()), HasSubstr("trace.txt")));
+  EXPECT_EQ(ReadRecording(Path("none")).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(RecordingTest, OfATraceIsWhatLiesBesideIt) {
+  Write("other.txt", "");
+  Write("window.csv", "start_s,end_s\n21.64,54.82\n");
+  const Recording recording = ReadRecording(Path("other.txt")).value();
+  EXPECT_EQ(recording.trace_path, Path("other.txt"));
+  EXPECT_EQ(recording.start, milliseconds(21640));
+  EXPECT_EQ(recording.end, milliseconds(54820));
+}
+
+TEST_F(RecordingTest, RamIsWholePagesAscendingAndMerged) {
+  Write("iomem",
+        "100000000-13fffffff : System RAM\n"
+        "  114a00000-115801d31 : Kernel code\n"
+        "140000000-1bfffffff : System RAM (virtio_mem)\n"
+        "00000000-00000fff : Reserved\n"
+        "00001000-0009fbff : System RAM\n");
+  EXPECT_THAT(Read().memory,
+              ElementsAre(GpaRange{Gpa(0x1000), 0x9e000},
+                          GpaRange{Gpa(0x100000000), 0xc0000000}));
+}
+
+TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
+  Write("zoneinfo.start", kZoneinfo);
+  const Recording recording = Read();
+  ASSERT_THAT(recording.zones, SizeIs(1));  // the empty one is left out
+  const RecordedZone& zone = recording.zones[0];
+  EXPECT_EQ(zone.node, 0);
+  EXPECT_EQ(zone.name, "DMA");
+  EXPECT_EQ(zone.span, (PfnRange{Pfn(1), Pfn(4096)}));
+  EXPECT_EQ(zone.managed, PageCount(3840));
+  EXPECT_EQ(zone.min, PageCount(87));
+  EXPECT_EQ(zone.low, PageCount(108));
+  EXPECT_EQ(zone.high, PageCount(129));
+  ASSERT_THAT(zone.per_cpu, SizeIs(2));
+  EXPECT_EQ(zone.per_cpu[0].count, 12u);
+  EXPECT_EQ(zone.per_cpu[1].high, 55u);
+  EXPECT_EQ(zone.per_cpu[1].batch, 2u);
+}
+
+TEST_F(RecordingTest, PagesAreAbsentInUseOrFree) {
+  const std::vector<uint64_t> flags = {uint64_t{1} << 20, uint64_t{1} << 3,
+                                       1 << 10 | 1 << 3, 1 << 10, 0};
+  Write("kpageflags.start",
+        std::string_view(reinterpret_cast<const char*>(flags.data()),
+                         flags.size() * sizeof(uint64_t)));
+  const Recording recording = Read();
+  ASSERT_TRUE(recording.first);
+  using State = RecordedPages::State;
+  EXPECT_THAT(recording.first->states,
+              ElementsAre(State::kAbsent, State::kInUse, State::kFree,
+                          State::kFree, State::kInUse));
+  EXPECT_THAT(recording.first->reported, ElementsAre(Pfn(2)));
+  EXPECT_FALSE(recording.last);
+}
+
+TEST_F(RecordingTest, BuddyinfoIsASeries) {
+  Write("buddyinfo.log",
+        "21.64 27.43\n"
+        "Node 0, zone      DMA      0      0      0      0      0      0      "
+        "0      1      0      1      3 \n"
+        "22.20 27.85\n");
+  const Recording recording = Read();
+  ASSERT_THAT(recording.buddyinfo, SizeIs(2));
+  EXPECT_EQ(recording.buddyinfo[0].time, milliseconds(21640));
+  ASSERT_THAT(recording.buddyinfo[0].zones, SizeIs(1));
+  EXPECT_EQ(recording.buddyinfo[0].zones[0].name, "DMA");
+  EXPECT_THAT(recording.buddyinfo[0].zones[0].blocks,
+              ElementsAre(0, 0, 0, 0, 0, 0, 0, 1, 0, 1, 3));
+  EXPECT_THAT(recording.buddyinfo[1].zones, IsEmpty());
+}
+
+TEST_F(RecordingTest, TheTruthIsInTheGuestsTime) {
+  Write("reports.csv",
+        "time_s,gpa,bytes\n6.709368,0x8c00000,4194304\n"
+        "6.5,0x200000,2097152\n");
+  Write("rss.csv", "time_s,resident_kib\n-4.287,30720\n");
+  const Recording recording = Read();
+  EXPECT_TRUE(recording.has_truth());
+  ASSERT_THAT(recording.reports, SizeIs(2));
+  EXPECT_EQ(recording.reports[0].time, milliseconds(6500));
+  EXPECT_EQ(recording.reports[1].time, std::chrono::microseconds(6709368));
+  EXPECT_EQ(recording.reports[1].range, (GpaRange{Gpa(0x8c00000), 4 * kMiB}));
+  ASSERT_THAT(recording.resident, SizeIs(1));
+  EXPECT_EQ(recording.resident[0].time, -milliseconds(4287));
+  EXPECT_EQ(recording.resident[0].bytes, 30 * kMiB);
+}
+
+TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
+  EXPECT_EQ(Error("iomem", "\nnothing\n"),
+            Path("iomem") +
+                ":2: \"nothing\": expected a line as "
+                "00100000-7fffffff : NAME");
+  EXPECT_THAT(Error("iomem", "00000000-00000000 : System RAM\n"),
+              HasSubstr("root"));
+  EXPECT_EQ(
+      Error("zoneinfo.start", "Node 0, zone DMA\n  min x\n"),
+      Path("zoneinfo.start") + ":2: \"  min x\": expected a number after min");
+  EXPECT_THAT(Error("zoneinfo.start", "  min 1\n"), HasSubstr("a zone before"));
+  EXPECT_THAT(Error("zoneinfo.start", "Node 0, zone DMA\n  count: 1\n"),
+              HasSubstr("cpu:"));
+  EXPECT_THAT(Error("kpageflags.end", "1234567890"),
+              HasSubstr("10 bytes: expected 8 for each page"));
+  EXPECT_THAT(Error("buddyinfo.log", "1.0 2.0\nNode 0, zone DMA 1 2\n"),
+              HasSubstr(":2: \"Node 0, zone DMA 1 2\": expected 11 numbers"));
+  EXPECT_THAT(Error("buddyinfo.log", "Node 0, zone DMA 1 2\n"),
+              HasSubstr(":1:"));
+  EXPECT_THAT(Error("window.csv", "a,b\n"), HasSubstr("start_s,end_s"));
+  EXPECT_THAT(Error("window.csv", "start_s,end_s\n2,1\n"), HasSubstr(":2:"));
+  EXPECT_THAT(
+      Error("reports.csv", "time_s,gpa,bytes\n1.5,0x10\n"),
+      HasSubstr(":2: \"1.5,0x10\": expected numbers: time_s,gpa,bytes"));
+  EXPECT_THAT(Error("rss.csv", "time_s,resident_kib\n1.5,5MB\n"),
+              HasSubstr(":2:"));
+}
+
+}  // namespace
+}  // namespace guestmm::recording_test

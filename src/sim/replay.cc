@@ -215,9 +215,9 @@ class Run {
     for (const ReplayDevice::Log& entry : device_->log()) {
       result_.reports.push_back(
           {.time = result_.start + entry.time, .range = entry.range});
+      result_.reported_bytes += entry.range.bytes;
     }
     const LedgerCounters counters = ledger_->counters();
-    result_.reported_bytes = counters.reported_bytes;
     result_.needless_bytes = counters.reported_bytes - counters.needed_bytes;
     if (reporter_ != nullptr) result_.passes = reporter_->counters().passes;
   }

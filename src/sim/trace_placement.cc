@@ -92,7 +92,6 @@ class Follower : public TracePlacement {
         ledger_.OnReported(std::span(&range, 1), Nanoseconds(0));
       }
     }
-    reported_at_first_ = ledger_.counters().reported_bytes;
   }
 
  protected:
@@ -113,7 +112,6 @@ class Follower : public TracePlacement {
   PageAllocator& allocator_;
   HostLedger& ledger_;
   ReplayCounters& counters_;
-  uint64_t reported_at_first_ = 0;
 
  private:
   template <typename IsFree>

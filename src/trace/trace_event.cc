@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+
+#include "absl/strings/str_format.h"
 
 namespace guestmm {
 namespace {
@@ -113,6 +116,25 @@ uint32_t FlagsOf(std::string_view name) {
 }
 
 }  // namespace
+
+std::ostream& operator<<(std::ostream& os, const TraceEvent& event) {
+  const auto time = static_cast<uint64_t>(std::abs(event.time.count()));
+  const uint64_t fraction = time % 1'000'000'000;
+  const bool in_microseconds = time % 1000 == 0;
+  const bool is_alloc = event.kind == TraceEvent::Kind::kAlloc;
+  os << absl::StrFormat("guestmm-0 [%03d] %s%d.", event.cpu,
+                        event.time.count() < 0 ? "-" : "", time / 1'000'000'000)
+     << (in_microseconds ? absl::StrFormat("%06d", fraction / 1000)
+                         : absl::StrFormat("%09d", fraction))
+     << absl::StrFormat(": %s: pfn=0x%x order=%d",
+                        is_alloc ? "mm_page_alloc" : "mm_page_free",
+                        event.pfn.value(), event.order.value());
+  if (is_alloc) {
+    os << absl::StrFormat(" migratetype=%d gfp_flags=", event.migratetype)
+       << GfpFlags::Format(event.gfp);
+  }
+  return os;
+}
 
 uint32_t GfpFlags::Parse(std::string_view text) {
   uint32_t flags = 0;

@@ -11,6 +11,7 @@
 #include "tools/guestmm/density_command.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/info_command.h"
+#include "tools/guestmm/trace_command.h"
 #include "tools/guestmm/vmm_command.h"
 
 namespace guestmm::tools {
@@ -26,6 +27,7 @@ int GuestmmMain(int argc, char** argv) {
       {"compare", AddCompareCommand(app)},
       {"density", AddDensityCommand(app)},
       {"info", AddInfoCommand(app)},
+      {"trace", AddTraceCommand(app)},
       {"vmm", AddVmmCommand(app)}};
 
   try {

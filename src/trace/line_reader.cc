@@ -48,6 +48,7 @@ bool LineReader::NextSlowly(std::string_view& line) {
       return true;
     }
     filled_ += *got;
+    read_ += *got;
   }
 }
 

@@ -43,6 +43,8 @@ class LineReader {
   bool complete() const { return complete_; }
   // Of the last line, from 1.
   uint64_t number() const { return number_; }
+  // Read so far.
+  uint64_t bytes() const { return read_ - (filled_ - at_); }
   const std::string& name() const { return name_; }
   // "trace.txt:12": the last line.
   std::string Place() const { return absl::StrCat(name_, ":", number_); }
@@ -59,6 +61,7 @@ class LineReader {
   size_t at_ = 0;
   size_t filled_ = 0;
   uint64_t number_ = 0;
+  uint64_t read_ = 0;
   bool complete_ = true;
   // Within a line that was cut.
   bool skipping_ = false;

@@ -12,6 +12,7 @@
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/info_command.h"
 #include "tools/guestmm/replay_command.h"
+#include "tools/guestmm/trace_command.h"
 #include "tools/guestmm/vmm_command.h"
 
 namespace guestmm::tools {
@@ -28,6 +29,7 @@ int GuestmmMain(int argc, char** argv) {
       {"density", AddDensityCommand(app)},
       {"info", AddInfoCommand(app)},
       {"replay", AddReplayCommand(app)},
+      {"trace", AddTraceCommand(app)},
       {"vmm", AddVmmCommand(app)}};
 
   try {

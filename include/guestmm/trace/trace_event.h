@@ -2,6 +2,7 @@
 #define GUESTMM_TRACE_TRACE_EVENT_H_
 
 #include <cstdint>
+#include <ostream>
 #include <string>
 #include <string_view>
 
@@ -28,6 +29,10 @@ struct TraceEvent {
 
   bool operator==(const TraceEvent&) const = default;
 };
+
+// As text that OpenTrace reads, one line without its end:
+// "guestmm-0 [001] 21.635540: mm_page_free: pfn=0x100352 order=1".
+std::ostream& operator<<(std::ostream& os, const TraceEvent& event);
 
 // The gfp flags of trace events: a bit each, in an order of our own, since the
 // kernel's numbers change from version to version while the names stay.

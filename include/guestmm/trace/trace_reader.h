@@ -21,8 +21,12 @@ struct TraceReadCounters {
   // mm_page_free_batched: each goes along with an mm_page_free of the same
   // page.
   uint64_t batched_frees = 0;
+  // Allocations that failed.
+  uint64_t failed_allocs = 0;
   // Lines of other tracepoints, comments, empty ones.
   uint64_t other_lines = 0;
+
+  bool operator==(const TraceReadCounters&) const = default;
 };
 
 struct TraceReadOptions {
@@ -48,12 +52,17 @@ class TraceReader {
   // line or the place. Errors repeat.
   virtual absl::StatusOr<std::optional<TraceEvent>> Next() = 0;
   virtual TraceReadCounters counters() const = 0;
+
+  // What is read, for people: "text", "binary, version 1, from trace.txt".
+  virtual std::string format() const { return ""; }
+  // Bytes read so far, as they are before any compression.
+  virtual uint64_t bytes() const { return 0; }
 };
 
-// Opens a trace: ftrace text (trace, trace_pipe), the text of `trace-cmd
-// report` or `perf script`, or the binary form (trace_file.h); each plain, gzip
-// or zstd. NotFound or Unavailable if it cannot be read, InvalidArgument if it
-// is none of these.
+// Opens a trace, whatever its name: ftrace text (trace, trace_pipe), the text
+// of `trace-cmd report` or `perf script`, or the binary form (trace_file.h);
+// each plain, gzip or zstd. NotFound or Unavailable if it cannot be read,
+// InvalidArgument if it is none of these.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
     const std::string& path, const TraceReadOptions& options = {});
 

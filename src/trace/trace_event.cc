@@ -1,0 +1,163 @@
+#include "guestmm/trace/trace_event.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+
+#include "absl/strings/str_format.h"
+
+namespace guestmm {
+namespace {
+
+struct FlagName {
+  std::string_view name;
+  uint32_t flags;
+};
+
+constexpr uint32_t Bit(int bit) { return uint32_t{1} << bit; }
+
+constexpr uint32_t kGfpHigh = Bit(6);
+constexpr uint32_t kGfpAtomicFlag = Bit(7);
+constexpr uint32_t kGfpIo = Bit(8);
+constexpr uint32_t kGfpFs = Bit(9);
+constexpr uint32_t kGfpNowarn = Bit(10);
+constexpr uint32_t kGfpComp = Bit(14);
+constexpr uint32_t kGfpNomemalloc = Bit(15);
+constexpr uint32_t kGfpHardwall = Bit(17);
+constexpr uint32_t kGfpAccount = Bit(19);
+constexpr uint32_t kGfpDirectReclaim = Bit(21);
+constexpr uint32_t kGfpKswapdReclaim = Bit(22);
+constexpr uint32_t kGfpReclaim = kGfpDirectReclaim | kGfpKswapdReclaim;
+constexpr uint32_t kGfpKernelFlags = kGfpReclaim | kGfpIo | kGfpFs;
+constexpr uint32_t kGfpUserFlags = kGfpKernelFlags | kGfpHardwall;
+constexpr uint32_t kGfpHighuser = kGfpUserFlags | GfpFlags::kHighmem;
+constexpr uint32_t kGfpHighuserMovable = kGfpHighuser | GfpFlags::kMovable;
+constexpr uint32_t kGfpTranshugeLight =
+    (kGfpHighuserMovable | kGfpComp | kGfpNomemalloc | kGfpNowarn) &
+    ~kGfpReclaim;
+
+// What stands for several, those that hold others before them.
+constexpr std::array kSets = {
+    FlagName{"GFP_TRANSHUGE", kGfpTranshugeLight | kGfpDirectReclaim},
+    FlagName{"GFP_TRANSHUGE_LIGHT", kGfpTranshugeLight},
+    FlagName{"GFP_HIGHUSER_MOVABLE", kGfpHighuserMovable},
+    FlagName{"GFP_HIGHUSER", kGfpHighuser},
+    FlagName{"GFP_USER", kGfpUserFlags},
+    FlagName{"GFP_KERNEL_ACCOUNT", kGfpKernelFlags | kGfpAccount},
+    FlagName{"GFP_KERNEL", kGfpKernelFlags},
+    FlagName{"GFP_NOFS", kGfpReclaim | kGfpIo},
+    FlagName{"GFP_ATOMIC", kGfpHigh | kGfpAtomicFlag | kGfpKswapdReclaim},
+    FlagName{"GFP_NOIO", kGfpReclaim},
+    FlagName{"GFP_NOWAIT", kGfpKswapdReclaim},
+};
+
+constexpr std::array kSingle = {
+    FlagName{"__GFP_ZERO", GfpFlags::kZero},
+    FlagName{"__GFP_MOVABLE", GfpFlags::kMovable},
+    FlagName{"__GFP_RECLAIMABLE", GfpFlags::kReclaimable},
+    FlagName{"__GFP_HIGHMEM", GfpFlags::kHighmem},
+    FlagName{"__GFP_DMA", Bit(4)},
+    FlagName{"__GFP_DMA32", Bit(5)},
+    FlagName{"__GFP_HIGH", kGfpHigh},
+    FlagName{"__GFP_ATOMIC", kGfpAtomicFlag},
+    FlagName{"__GFP_IO", kGfpIo},
+    FlagName{"__GFP_FS", kGfpFs},
+    FlagName{"__GFP_NOWARN", kGfpNowarn},
+    FlagName{"__GFP_RETRY_MAYFAIL", Bit(11)},
+    FlagName{"__GFP_NOFAIL", Bit(12)},
+    FlagName{"__GFP_NORETRY", Bit(13)},
+    FlagName{"__GFP_COMP", kGfpComp},
+    FlagName{"__GFP_NOMEMALLOC", kGfpNomemalloc},
+    FlagName{"__GFP_MEMALLOC", Bit(16)},
+    FlagName{"__GFP_HARDWALL", kGfpHardwall},
+    FlagName{"__GFP_THISNODE", Bit(18)},
+    FlagName{"__GFP_ACCOUNT", kGfpAccount},
+    FlagName{"__GFP_WRITE", Bit(20)},
+    FlagName{"__GFP_DIRECT_RECLAIM", kGfpDirectReclaim},
+    FlagName{"__GFP_KSWAPD_RECLAIM", kGfpKswapdReclaim},
+    FlagName{"__GFP_SKIP_ZERO", Bit(23)},
+    FlagName{"__GFP_SKIP_KASAN", Bit(24)},
+    FlagName{"__GFP_ZEROTAGS", Bit(25)},
+    FlagName{"__GFP_NOLOCKDEP", Bit(26)},
+    FlagName{"__GFP_CMA", Bit(27)},
+    FlagName{"__GFP_COLD", Bit(28)},
+    FlagName{"__GFP_NOTRACK", Bit(29)},
+    FlagName{"__GFP_NO_OBJ_EXT", Bit(30)},
+    FlagName{"__GFP_UNKNOWN", GfpFlags::kUnknown},
+};
+
+// What other versions called them.
+constexpr std::array kOtherNames = {
+    FlagName{"none", 0},
+    FlagName{"__GFP_RECLAIM", kGfpReclaim},
+    FlagName{"__GFP_WAIT", kGfpReclaim},
+    FlagName{"__GFP_REPEAT", Bit(11)},
+    FlagName{"__GFP_SKIP_KASAN_POISON", Bit(24)},
+    FlagName{"__GFP_SKIP_KASAN_UNPOISON", Bit(24)},
+    FlagName{"GFP_TEMPORARY", kGfpKernelFlags | GfpFlags::kReclaimable},
+};
+
+template <typename Names>
+const FlagName* FindName(const Names& names, std::string_view name) {
+  const auto* const found =
+      std::find_if(names.begin(), names.end(),
+                   [&](const FlagName& flag) { return flag.name == name; });
+  return found == names.end() ? nullptr : found;
+}
+
+uint32_t FlagsOf(std::string_view name) {
+  const FlagName* found = FindName(kSets, name);
+  if (found == nullptr) found = FindName(kSingle, name);
+  if (found == nullptr) found = FindName(kOtherNames, name);
+  if (found != nullptr) return found->flags;
+  // Before 4.6 single flags were printed without the underscores.
+  if (name.starts_with("GFP_")) return FlagsOf("__" + std::string(name));
+  return GfpFlags::kUnknown;
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& os, const TraceEvent& event) {
+  const auto time = static_cast<uint64_t>(std::abs(event.time.count()));
+  const uint64_t fraction = time % 1'000'000'000;
+  const bool in_microseconds = time % 1000 == 0;
+  const bool is_alloc = event.kind == TraceEvent::Kind::kAlloc;
+  os << absl::StrFormat("guestmm-0 [%03d] %s%d.", event.cpu,
+                        event.time.count() < 0 ? "-" : "", time / 1'000'000'000)
+     << (in_microseconds ? absl::StrFormat("%06d", fraction / 1000)
+                         : absl::StrFormat("%09d", fraction))
+     << absl::StrFormat(": %s: pfn=0x%x order=%d",
+                        is_alloc ? "mm_page_alloc" : "mm_page_free",
+                        event.pfn.value(), event.order.value());
+  if (is_alloc) {
+    os << absl::StrFormat(" migratetype=%d gfp_flags=", event.migratetype)
+       << GfpFlags::Format(event.gfp);
+  }
+  return os;
+}
+
+uint32_t GfpFlags::Parse(std::string_view text) {
+  uint32_t flags = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('|'), text.size());
+    flags |= FlagsOf(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return flags;
+}
+
+std::string GfpFlags::Format(uint32_t flags) {
+  if (flags == 0) return "none";
+  std::string text;
+  const auto take = [&](const FlagName& flag) {
+    if ((flags & flag.flags) != flag.flags) return;
+    if (!text.empty()) text += '|';
+    text += flag.name;
+    flags &= ~flag.flags;
+  };
+  std::for_each(kSets.begin(), kSets.end(), take);
+  std::for_each(kSingle.begin(), kSingle.end(), take);
+  return text;
+}
+
+}  // namespace guestmm

@@ -133,7 +133,7 @@ std::vector<std::string> NamesOf(std::span<const ReplayResult> results) {
   return names;
 }
 
-// What time the page is about.
+// The traced time. The truth outside of it has no replay beside it.
 struct Window {
   Nanoseconds start{0};
   Nanoseconds end{0};
@@ -157,9 +157,6 @@ Window WindowOf(const Recording& recording,
   for (const ReplayResult& result : results) {
     window.start = std::min(window.start, result.start);
     window.end = std::max(window.end, result.end);
-    if (!result.samples.empty()) {
-      window.end = std::max(window.end, result.samples.back().time);
-    }
   }
   return window;
 }
@@ -382,8 +379,8 @@ class PerfettoTrace {
            {"pid", process_},
            {"tid", 1},
            {"ts", Microseconds(first->time)},
-           {"dur", Microseconds(
-                       std::max(last->time - first->time, kShortestSlice))},
+           {"dur",
+            Microseconds(std::max(last->time - first->time, kShortestSlice))},
            {"args",
             {{"reports", std::distance(first, end)}, {"bytes", bytes}}}});
       first = end;
@@ -429,14 +426,13 @@ std::string ReplayReportHtml(const Recording& recording,
                      {"memory_bytes", memory_bytes},
                      {"truth", TruthJson(recording, window)},
                      {"runs", runs}};
-  return Fill(
-      ReplayReportPage(),
-      {{"@TITLE@", ForHtml(name)},
-       {"@DATA@", ForScript(data)},
-       {"@CHARTS_STYLE@",
-        std::string(WithoutSourceMap(ReplayReportChartsStyle()))},
-       {"@CHARTS_SCRIPT@",
-        std::string(WithoutSourceMap(ReplayReportChartsScript()))}});
+  return Fill(ReplayReportPage(),
+              {{"@TITLE@", ForHtml(name)},
+               {"@DATA@", ForScript(data)},
+               {"@CHARTS_STYLE@",
+                std::string(WithoutSourceMap(ReplayReportChartsStyle()))},
+               {"@CHARTS_SCRIPT@",
+                std::string(WithoutSourceMap(ReplayReportChartsScript()))}});
 }
 
 std::string ReplayPerfettoJson(const Recording& recording,
@@ -455,11 +451,10 @@ std::string ReplayPerfettoJson(const Recording& recording,
   }
 
   std::vector<Recording::Report> reports;
-  std::copy_if(recording.reports.begin(), recording.reports.end(),
-               std::back_inserter(reports),
-               [&](const Recording::Report& report) {
-                 return window.Has(report.time);
-               });
+  std::copy_if(
+      recording.reports.begin(), recording.reports.end(),
+      std::back_inserter(reports),
+      [&](const Recording::Report& report) { return window.Has(report.time); });
   if (!reports.empty() || !recording.resident.empty()) {
     trace.AddProcess("truth");
     for (const Recording::Resident& sample : recording.resident) {

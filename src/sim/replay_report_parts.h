@@ -7,8 +7,8 @@
 
 namespace guestmm {
 
-// replay_report.html, with @TITLE@, @DATA@, @CHARTS_STYLE@ and @CHARTS_SCRIPT@ in
-// the place of those.
+// replay_report.html, with @TITLE@, @DATA@, @CHARTS_STYLE@ and @CHARTS_SCRIPT@
+// in the place of those.
 std::string_view ReplayReportPage();
 
 // The charts' library; both empty if it was not there when this was built.

@@ -107,8 +107,9 @@ class ReplayReportBrowserTest : public testing::Test {
         "timeout 100 '", GUESTMM_CHROMIUM, "' --headless --no-sandbox ",
         "--disable-gpu --disable-dev-shm-usage --no-first-run ",
         "--disable-background-networking --disable-component-update ",
-        "--user-data-dir='", (top_ / "profile").string(), "' --window-size=",
-        width, ",900 --enable-logging=stderr --virtual-time-budget=5000 ",
+        "--user-data-dir='", (top_ / "profile").string(),
+        "' --window-size=", width,
+        ",900 --enable-logging=stderr --virtual-time-budget=5000 ",
         "--dump-dom 'file://", file, "' >'", out, "' 2>'", err, "'");
     EXPECT_EQ(std::system(command.c_str()), 0) << Contents(err);
     std::istringstream lines(Contents(err));

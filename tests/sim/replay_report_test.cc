@@ -65,8 +65,7 @@ TEST(ReplayReportTest, ThePageHoldsFiguresAndCurvesOfEachPolicy) {
   EXPECT_EQ(linux["seconds"][7], 7.0);
   EXPECT_EQ(linux["resident"][7], 452 * kMiB);
   EXPECT_EQ(linux["free_blocks"][7][9], 30);
-  EXPECT_EQ(linux["frames"]["blocks"][5],
-            "50a9h1i140a16.40a");
+  EXPECT_EQ(linux["frames"]["blocks"][5], "50a9h1i140a16.40a");
 }
 
 TEST(ReplayReportTest, TheTruthIsThatOfTheReplaysTime) {
@@ -194,7 +193,8 @@ TEST(ReplayReportTest, PerfettoShowsAProcessAPolicyAndTheTruth) {
                                  "truth"));
 
   std::multiset<std::string> counters;
-  for (const Json& event : Events(trace, "C", 3)) counters.insert(event["name"]);
+  for (const Json& event : Events(trace, "C", 3))
+    counters.insert(event["name"]);
   for (const char* counter : {"free", "isolated", "resident"}) {
     EXPECT_EQ(counters.count(counter), 21u) << counter;
   }

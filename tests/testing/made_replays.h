@@ -80,8 +80,8 @@ inline Recording MadeRecording(const ReplayResult& result) {
     recording.reports.push_back({.time = report.time, .range = report.range});
   }
   for (const ReplaySample& sample : result.samples) {
-    recording.resident.push_back({.time = sample.time,
-                                  .bytes = sample.resident_bytes + 8 * kMiB});
+    recording.resident.push_back(
+        {.time = sample.time, .bytes = sample.resident_bytes + 8 * kMiB});
     RecordedBuddyInfo info = {.time = sample.time, .zones = {{}, {}}};
     info.zones[0].blocks[9] = sample.free_blocks[9];
     info.zones[1].blocks[9] = 1;

@@ -1,0 +1,31 @@
+#ifndef GUESTMM_SIM_REPLAY_REPORT_H_
+#define GUESTMM_SIM_REPLAY_REPORT_H_
+
+// Replays of one recording, to be looked at: report.html and trace.json.
+
+#include <span>
+#include <string>
+
+#include "guestmm/sim/replay.h"
+#include "guestmm/trace/recording.h"
+
+namespace guestmm {
+
+// A page that needs nothing but a browser: resident memory over time of each
+// result and of the truth, where the recording has it; free memory by order; a
+// map of the guest's blocks that plays through ReplayResult::frames; the table
+// of figures. Long series are thinned for it, and the page says so. Where the
+// charts' library was missing from the build it has no charts, and says that.
+std::string ReplayReportHtml(const Recording& recording,
+                             std::span<const ReplayResult> results);
+
+// The results as Chrome's JSON trace format, which ui.perfetto.dev opens: a
+// process a result, with counters of its free, isolated and resident bytes and
+// a slice for each run of the reporter; the truth another. Times are the
+// trace's, so that the two can be laid side by side.
+std::string ReplayPerfettoJson(const Recording& recording,
+                               std::span<const ReplayResult> results);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SIM_REPLAY_REPORT_H_

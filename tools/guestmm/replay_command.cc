@@ -14,6 +14,7 @@
 #include "guestmm/sim/fidelity.h"
 #include "guestmm/sim/output_directory.h"
 #include "guestmm/sim/replay.h"
+#include "guestmm/sim/replay_report.h"
 #include "guestmm/trace/recording.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/exit_status.h"
@@ -129,6 +130,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
                 "");
   }
   std::vector<ReplayResult> results;
+  ProgressLine line;
   for (const std::string& policy : arguments.policies) {
     ReplayOptions options = arguments.options;
     options.policy = policy;
@@ -137,19 +139,26 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     options.tail = std::chrono::duration_cast<Nanoseconds>(
         std::chrono::duration<double>(arguments.tail.value_or(0)));
     if (out) options.frame_interval = std::chrono::seconds(1);
+    line.Show("replaying under " + policy);
     absl::StatusOr<ReplayResult> result = Replay(*recording, options);
     if (!result.ok()) return Fail("replay", result.status(), "");
     results.push_back(*std::move(result));
   }
+  line.Show("");
   PrintTables(arguments, *recording, results);
   if (!out) return kExitSuccess;
   absl::Status written =
       out->Write("series.csv", ReplaySeriesCsv(*recording, results));
   written.Update(
       out->Write("summary.json", ReplaySummaryJson(*recording, results)));
+  written.Update(
+      out->Write("report.html", ReplayReportHtml(*recording, results)));
+  written.Update(
+      out->Write("trace.json", ReplayPerfettoJson(*recording, results)));
   if (!written.ok()) return Fail("replay", written, "--out ");
   std::cout << "\nwritten to " << out->path().string()
-            << ": summary.json, series.csv\n";
+            << ": report.html, summary.json, series.csv, trace.json (for "
+               "ui.perfetto.dev)\n";
   return kExitSuccess;
 }
 
@@ -185,7 +194,8 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                    "Compare with what the real guest's kernel reported");
   command
       .add_option("--out", arguments->out,
-                  "Write summary.json and series.csv to this folder")
+                  "Write report.html, summary.json, series.csv and trace.json "
+                  "to this folder")
       ->type_name("DIR");
   return [arguments] { return RunReplayCommand(*arguments); };
 }

@@ -31,8 +31,8 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
   if (!TakeSeconds(text, header.time, digits)) {
     // irqs-off, need-resched and so on: a word that does not begin with a
     // digit.
-    const size_t end = text.find(' ');
-    if (end == std::string_view::npos || end > 16) return false;
+    const size_t end = text.substr(0, 17).find(' ');
+    if (end == std::string_view::npos) return false;
     text.remove_prefix(end);
     SkipSpaces(text);
     if (!TakeSeconds(text, header.time, digits)) return false;

@@ -58,7 +58,7 @@ class TextReader final : public TraceReader {
     }
     if (!lines_.status().ok()) {
       error_ = absl::Status(lines_.status().code(),
-                            absl::StrCat(std::string(lines_.status().message()),
+                            absl::StrCat(std::string{lines_.status().message()},
                                          ", after line ", lines_.number()));
       return error_;
     }

@@ -264,7 +264,7 @@ class TraceFileReader final : public TraceReader {
     }
     const absl::Status status = trace::DecodeBlock(raw_, count, events_);
     at_ = 0;
-    if (!status.ok()) return Failed(std::string(status.message()));
+    if (!status.ok()) return Failed(std::string{status.message()});
     raw_bytes_ += raw_bytes;
     return absl::OkStatus();
   }

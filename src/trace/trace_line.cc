@@ -31,8 +31,8 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
   if (!TakeSeconds(text, header.time, digits)) {
     // irqs-off, need-resched and so on: a word that does not begin with a
     // digit.
-    const size_t end = text.find(' ');
-    if (end == std::string_view::npos || end > 16) return false;
+    const size_t end = text.substr(0, 17).find(' ');
+    if (end == std::string_view::npos) return false;
     text.remove_prefix(end);
     SkipSpaces(text);
     if (!TakeSeconds(text, header.time, digits)) return false;
@@ -44,13 +44,33 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
   return true;
 }
 
+// What follows a header: an event's name or "<stack trace>", after the number
+// of events if perf was asked for that. After a name that looks like a header
+// there is a PID.
+bool TakeEventStart(std::string_view& text) {
+  std::string_view rest = text;
+  if (uint64_t period = 0; TakeDecimal(rest, period)) SkipSpaces(rest);
+  if (rest.empty()) return false;
+  const char c = rest[0];
+  if ((c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '_' && c != '<') {
+    return false;
+  }
+  text = rest;
+  return true;
+}
+
+// The header; without an event behind it if there is none that has one.
 std::optional<LineHeader> FindHeader(std::string_view line) {
+  std::optional<LineHeader> without_event;
   LineHeader header;
   for (size_t at = line.find('['); at != std::string_view::npos;
        at = line.find('[', at + 1)) {
-    if (ParseHeaderAt(line.substr(at), header)) return header;
+    if (!ParseHeaderAt(line.substr(at), header)) continue;
+    if (TakeEventStart(header.rest)) return header;
+    without_event = header;
+    without_event->rest = "";
   }
-  return std::nullopt;
+  return without_event;
 }
 
 // "[LOST 12 EVENTS]", "[12 EVENTS DROPPED]", or without a number: one at least.
@@ -185,9 +205,6 @@ TraceLine TraceLineParser::Parse(std::string_view line) {
   const std::optional<LineHeader> header = FindHeader(line);
   if (!header) return ParseWithoutHeader(line);
   std::string_view text = header->rest;
-  if (uint64_t period = 0; TakeDecimal(text, period)) {  // perf's, if asked for
-    SkipSpaces(text);
-  }
   if (text.starts_with("kmem:")) text.remove_prefix(5);
   if (text.starts_with("PERF_RECORD_LOST lost ")) {
     text.remove_prefix(22);

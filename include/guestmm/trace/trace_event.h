@@ -18,8 +18,8 @@ struct TraceEvent {
 
   // By the trace's clock.
   Nanoseconds time{0};
-  Pfn pfn;
-  Order order;
+  Pfn pfn = {};
+  Order order = {};
   Kind kind = Kind::kAlloc;
   // Of an allocation: the kernel's number of the migratetype (0 unmovable, 1
   // movable, 2 reclaimable), and its gfp_flags, as GfpFlags has them.

@@ -14,7 +14,7 @@ namespace guestmm {
 
 struct TraceFileOptions {
   // Where the events came from, for people; at most 4096 bytes.
-  std::string source;
+  std::string source = {};
   // zstd's, 1 to 19.
   int level = 9;
   // Events in a block, 1 to 65536: what a damaged byte costs.

@@ -62,7 +62,7 @@ constexpr char kVisitor[] = R"js(
     later: slide(12),
     max: byId("time").max,
   };
-  choose("map-run", "1");
+  choose("map-run", "0");
   visit.other = look();
   choose("orders-run", "1");
   byId("anchor").click();
@@ -160,12 +160,12 @@ TEST_F(ReplayReportBrowserTest, ThePageRendersAndItsSliderMovesTheMap) {
   EXPECT_EQ(visit["start"]["time"], "0.00 s");
   EXPECT_EQ(visit["later"]["time"], "12.00 s");
   EXPECT_NE(visit["start"]["picture"], visit["later"]["picture"]);
-  // Of "off", and of "v12" at the same moment.
+  // Of "linux", and of "off" at the same moment.
   EXPECT_THAT(std::string(visit["later"]["keys"]),
-              HasSubstr("with the host: 0 B"));
+              HasSubstr("with the host: 144 MiB"));
   EXPECT_EQ(visit["other"]["time"], "12.00 s");
   EXPECT_THAT(std::string(visit["other"]["keys"]),
-              HasSubstr("with the host: 144 MiB"));
+              HasSubstr("with the host: 0 B"));
   EXPECT_NE(visit["other"]["picture"], visit["later"]["picture"]);
 
   // It plays to its end and stops there.

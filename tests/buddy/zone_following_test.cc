@@ -1,0 +1,122 @@
+// A zone that is told which blocks to take.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "guestmm/base/random.h"
+#include "guestmm/buddy/zone.h"
+#include "tests/testing/tiny_zone.h"
+
+namespace guestmm::zone_following_test {
+namespace {
+
+// Of 64 pages in one block of order 6.
+class ZoneFollowingTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kPages = 64;
+
+  bool TakeAt(uint64_t pfn, int order) {
+    LockHolder hold(zone().lock());
+    return zone().TakeAt(Pfn(pfn), Order(order), MigrateType::kMovable);
+  }
+  bool Reshape(uint64_t pfn, int order) {
+    LockHolder hold(zone().lock());
+    return zone().Reshape(Pfn(pfn), Order(order));
+  }
+  void Free(uint64_t pfn, int order) {
+    LockHolder hold(zone().lock());
+    static_cast<void>(zone().Free(Pfn(pfn), Order(order)));
+  }
+  absl::Status CheckInvariants() {
+    LockHolder hold(zone().lock());
+    return zone().CheckInvariants();
+  }
+  Zone& zone() { return *tiny_; }
+
+  TinyZone tiny_{TinyZone::Options{.span = {Pfn(0), Pfn(kPages)},
+                                   .memory = {{Pfn(0), Pfn(kPages)}},
+                                   .max_order = Order(6),
+                                   .pageblock_order = Order(4)}};
+};
+
+TEST_F(ZoneFollowingTest, TakesTheBlockAndLeavesHalves) {
+  ASSERT_TRUE(TakeAt(21, 0));
+  // [16, 20) [20] | 21 | [22, 24) [24, 32) [0, 16) [32, 64)
+  EXPECT_EQ(zone().free_blocks(Order(0)), 1u);
+  EXPECT_EQ(zone().free_blocks(Order(1)), 1u);
+  EXPECT_EQ(zone().free_blocks(Order(2)), 1u);
+  EXPECT_EQ(zone().free_blocks(Order(3)), 1u);
+  EXPECT_EQ(zone().free_blocks(Order(4)), 1u);
+  EXPECT_EQ(zone().free_blocks(Order(5)), 1u);
+  EXPECT_EQ(zone().free_pages(), PageCount(kPages - 1));
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+  EXPECT_FALSE(TakeAt(21, 0)) << "taken already";
+  EXPECT_FALSE(TakeAt(20, 1)) << "a half of it is";
+  EXPECT_FALSE(TakeAt(0, 6));
+  Free(21, 0);
+  EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+}
+
+TEST_F(ZoneFollowingTest, SplitsWhatWasAllocatedAsOne) {
+  ASSERT_TRUE(TakeAt(32, 4));
+  ASSERT_TRUE(Reshape(37, 0));
+  Free(37, 0);
+  EXPECT_EQ(zone().free_pages(), PageCount(kPages - 15));
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+  EXPECT_FALSE(Reshape(36, 1)) << "a half of it is free";
+  // The pieces that the splits left.
+  Free(36, 0);
+  Free(38, 1);
+  Free(32, 2);
+  Free(40, 3);
+  EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+}
+
+TEST_F(ZoneFollowingTest, JoinsWhatWasAllocatedInParts) {
+  ASSERT_TRUE(TakeAt(8, 0));
+  ASSERT_TRUE(TakeAt(9, 0));
+  ASSERT_TRUE(TakeAt(10, 1));
+  EXPECT_FALSE(Reshape(8, 3)) << "the other half is free";
+  ASSERT_TRUE(Reshape(8, 2));
+  ASSERT_TRUE(Reshape(8, 2)) << "as it is";
+  Free(8, 2);
+  EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+}
+
+// Random blocks, taken, reshaped and freed, against a naive list of pages.
+TEST_F(ZoneFollowingTest, AgreesWithAListOfPages) {
+  constexpr uint64_t kSeed = 7;
+  SCOPED_TRACE(kSeed);
+  Random random(kSeed);
+  std::vector<bool> taken(kPages);
+  for (int step = 0; step < 5000; ++step) {
+    const int order = static_cast<int>(random.Below(5));
+    const uint64_t pages = uint64_t{1} << order;
+    const uint64_t pfn = random.Below(kPages / pages) * pages;
+    bool all = true;
+    bool none = true;
+    for (uint64_t i = pfn; i < pfn + pages; ++i) {
+      all = all && taken[i];
+      none = none && !taken[i];
+    }
+    if (random.Below(2) == 0) {
+      ASSERT_EQ(TakeAt(pfn, order), none) << step;
+      if (none)
+        std::fill_n(taken.begin() + static_cast<long>(pfn), pages, true);
+    } else {
+      ASSERT_EQ(Reshape(pfn, order), all) << step;
+      if (!all) continue;
+      Free(pfn, order);
+      std::fill_n(taken.begin() + static_cast<long>(pfn), pages, false);
+    }
+    ASSERT_EQ(CheckInvariants(), absl::OkStatus()) << step;
+  }
+}
+
+}  // namespace
+}  // namespace guestmm::zone_following_test

@@ -1,0 +1,199 @@
+// Replays of a trace that is written here: a guest of 64 MiB, of which each
+// page's fate is known.
+
+#include "guestmm/sim/replay.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/sim/fidelity.h"
+#include "nlohmann/json.hpp"
+
+namespace guestmm::replay_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+constexpr uint64_t kFirst = 0x1000;  // of 64 MiB from 16 MiB on
+constexpr uint64_t kPages = 0x4000;
+
+class ReplayTest : public ::testing::Test {
+ protected:
+  ReplayTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                absl::StrCat("replay_", getpid())) {
+    fs::create_directories(folder_);
+    recording_.trace_path = (folder_ / "trace.txt").string();
+    recording_.memory = {{Gpa(kFirst * kPageSize), kPages * kPageSize}};
+    recording_.first.emplace();
+    auto& states = recording_.first->states;
+    states.assign(kFirst, RecordedPages::State::kAbsent);
+    states.resize(kFirst + kPages, RecordedPages::State::kFree);
+  }
+  ~ReplayTest() override { fs::remove_all(folder_); }
+
+  void Alloc(double time, uint64_t pfn, int order, int cpu = 0) {
+    absl::StrAppendFormat(
+        &text_,
+        "  task-1 [%03d] .....  %.6f: mm_page_alloc: page=0 pfn=0x%x order=%d "
+        "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n",
+        cpu, time, pfn, order);
+  }
+  void Free(double time, uint64_t pfn, int order, int cpu = 0) {
+    absl::StrAppendFormat(
+        &text_,
+        "  task-1 [%03d] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
+        cpu, time, pfn, order);
+  }
+  absl::StatusOr<ReplayResult> TryReplay(const ReplayOptions& options) {
+    std::ofstream(recording_.trace_path) << text_;
+    return Replay(recording_, options);
+  }
+  ReplayResult Run(ReplayOptions options = {}) {
+    auto result = TryReplay(options);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : ReplayResult{};
+  }
+
+  const fs::path folder_;
+  Recording recording_;
+  std::string text_;
+};
+
+// 4 MiB that are taken and freed as one go back to the host two seconds later.
+TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  for (const Placement placement :
+       {Placement::kRecorded, Placement::kGuestmm}) {
+    ReplayOptions options;
+    options.placement = placement;
+    options.tail = std::chrono::seconds(10);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.counters.events, 2u);
+    EXPECT_EQ(result.counters.allocations, 1u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
+    EXPECT_EQ(result.start, std::chrono::seconds(10));
+    uint64_t of_it = 0;
+    for (const ReplayReport& report : result.reports) {
+      if (report.time > std::chrono::seconds(13)) of_it += report.range.bytes;
+    }
+    EXPECT_EQ(of_it, 4 * kMiB);
+    EXPECT_EQ(result.samples.back().resident_bytes, 0u);
+  }
+}
+
+TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.policy = "off";
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  EXPECT_THAT(result.reports, IsEmpty());
+  EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+  EXPECT_EQ(result.samples.back().free_bytes, kPages * kPageSize);
+}
+
+// What is in use at first is resident, and what the host has is not reported.
+TEST_F(ReplayTest, BeginsInTheRecordedState) {
+  auto& states = recording_.first->states;
+  for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
+    states[pfn] = RecordedPages::State::kInUse;
+  }
+  for (uint64_t pfn = kFirst + 1024; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.push_back(Pfn(pfn));
+  }
+  Free(10.0, kFirst, 9);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.samples.front().resident_bytes, 2 * kMiB);
+  // The freed half stays in the vCPU's list; the other was never reported.
+  EXPECT_EQ(result.reported_bytes, 2 * kMiB);
+  EXPECT_EQ(result.needless_bytes, 0u);
+}
+
+TEST_F(ReplayTest, CountsWhatItCannotFollow) {
+  Alloc(10.0, kFirst, 3);
+  Free(10.1, kFirst + 4, 2);   // a part
+  Free(10.2, kFirst + 64, 0);  // never allocated
+  Alloc(10.3, kFirst, 0);      // in use
+  Alloc(10.4, 0x10, 0);        // no such memory
+  for (const Placement placement :
+       {Placement::kRecorded, Placement::kGuestmm}) {
+    ReplayOptions options;
+    options.placement = placement;
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.counters.events, 5u);
+    EXPECT_EQ(result.counters.split_frees,
+              1u + (placement == Placement::kGuestmm ? 1u : 0u));
+    EXPECT_EQ(result.counters.unmatched_frees, 1u);
+    EXPECT_EQ(result.counters.forced_placements, 1u);
+    EXPECT_EQ(result.counters.outside_memory, 1u);
+  }
+}
+
+TEST_F(ReplayTest, TheSameSeedIsTheSameResult) {
+  for (int i = 0; i < 2000; ++i) {
+    const double time = 10 + 0.01 * i;
+    Alloc(time, kFirst + 8 * static_cast<uint64_t>(i % 1000), i % 4, i % 2);
+    if (i % 3 == 0) {
+      Free(time + 0.001, kFirst + 8 * static_cast<uint64_t>(i % 1000), i % 4);
+    }
+  }
+  const auto text = [&] {
+    const ReplayResult result = Run();
+    return ReplaySeriesCsv(recording_, std::span(&result, 1));
+  };
+  EXPECT_EQ(text(), text());
+}
+
+TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
+  Alloc(10.0, kFirst, 9);
+  Free(11.0, kFirst + 0, 9);
+  ReplayOptions options;
+  options.frame_interval = std::chrono::seconds(1);
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  ASSERT_GT(result.frames.size(), 5u);
+  const std::string absent(kFirst / 512, '.');
+  EXPECT_THAT(result.frames.back().blocks, testing::StartsWith(absent + "a"))
+      << "in the vCPU's list";
+  EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
+}
+
+TEST_F(ReplayTest, SaysWhatIsMissing) {
+  ReplayOptions options;
+  options.policy = "nonsense";
+  EXPECT_THAT(TryReplay(options).status().ToString(), HasSubstr("nonsense"));
+  recording_.memory.clear();
+  EXPECT_THAT(TryReplay({}).status().ToString(),
+              HasSubstr("no memory map (iomem)"));
+}
+
+TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  const auto result = Replay(recording_, {}, &partial);
+  EXPECT_THAT(result.status().ToString(), HasSubstr("trace.txt:3"));
+  EXPECT_EQ(partial.counters.events, 2u);
+}
+
+}  // namespace
+}  // namespace guestmm::replay_test

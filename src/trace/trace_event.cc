@@ -51,13 +51,11 @@ constexpr std::array kSets = {
     FlagName{"GFP_NOWAIT", kGfpKswapdReclaim},
 };
 
+// In the order in which the kernel prints them.
 constexpr std::array kSingle = {
-    FlagName{"__GFP_ZERO", GfpFlags::kZero},
-    FlagName{"__GFP_MOVABLE", GfpFlags::kMovable},
-    FlagName{"__GFP_RECLAIMABLE", GfpFlags::kReclaimable},
+    FlagName{"GFP_DMA", Bit(4)},
     FlagName{"__GFP_HIGHMEM", GfpFlags::kHighmem},
-    FlagName{"__GFP_DMA", Bit(4)},
-    FlagName{"__GFP_DMA32", Bit(5)},
+    FlagName{"GFP_DMA32", Bit(5)},
     FlagName{"__GFP_HIGH", kGfpHigh},
     FlagName{"__GFP_ATOMIC", kGfpAtomicFlag},
     FlagName{"__GFP_IO", kGfpIo},
@@ -67,17 +65,20 @@ constexpr std::array kSingle = {
     FlagName{"__GFP_NOFAIL", Bit(12)},
     FlagName{"__GFP_NORETRY", Bit(13)},
     FlagName{"__GFP_COMP", kGfpComp},
+    FlagName{"__GFP_ZERO", GfpFlags::kZero},
     FlagName{"__GFP_NOMEMALLOC", kGfpNomemalloc},
     FlagName{"__GFP_MEMALLOC", Bit(16)},
     FlagName{"__GFP_HARDWALL", kGfpHardwall},
     FlagName{"__GFP_THISNODE", Bit(18)},
+    FlagName{"__GFP_RECLAIMABLE", GfpFlags::kReclaimable},
+    FlagName{"__GFP_MOVABLE", GfpFlags::kMovable},
     FlagName{"__GFP_ACCOUNT", kGfpAccount},
     FlagName{"__GFP_WRITE", Bit(20)},
     FlagName{"__GFP_DIRECT_RECLAIM", kGfpDirectReclaim},
     FlagName{"__GFP_KSWAPD_RECLAIM", kGfpKswapdReclaim},
+    FlagName{"__GFP_ZEROTAGS", Bit(25)},
     FlagName{"__GFP_SKIP_ZERO", Bit(23)},
     FlagName{"__GFP_SKIP_KASAN", Bit(24)},
-    FlagName{"__GFP_ZEROTAGS", Bit(25)},
     FlagName{"__GFP_NOLOCKDEP", Bit(26)},
     FlagName{"__GFP_CMA", Bit(27)},
     FlagName{"__GFP_COLD", Bit(28)},
@@ -89,6 +90,8 @@ constexpr std::array kSingle = {
 // What other versions called them.
 constexpr std::array kOtherNames = {
     FlagName{"none", 0},
+    FlagName{"__GFP_DMA", Bit(4)},
+    FlagName{"__GFP_DMA32", Bit(5)},
     FlagName{"__GFP_RECLAIM", kGfpReclaim},
     FlagName{"__GFP_WAIT", kGfpReclaim},
     FlagName{"__GFP_REPEAT", Bit(11)},

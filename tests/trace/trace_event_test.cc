@@ -29,10 +29,12 @@ TEST(GfpFlagsTest, WhatStandsForSeveralIsEachOfThem) {
 
 TEST(GfpFlagsTest, FormatsAsTheKernelDoes) {
   for (const char* const text :
-       {"GFP_KERNEL_ACCOUNT|__GFP_ZERO", "GFP_HIGHUSER_MOVABLE|__GFP_COMP",
-        "GFP_TRANSHUGE", "GFP_TRANSHUGE_LIGHT", "GFP_ATOMIC|__GFP_NOWARN",
-        "GFP_NOWAIT", "GFP_NOFS|__GFP_HARDWALL", "GFP_USER",
-        "__GFP_RECLAIMABLE"}) {
+       {"GFP_KERNEL_ACCOUNT|__GFP_ZERO",
+        "GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO",
+        "GFP_NOFS|__GFP_NOFAIL|__GFP_COMP|__GFP_HARDWALL|__GFP_MOVABLE",
+        "GFP_KERNEL|GFP_DMA32", "GFP_TRANSHUGE", "GFP_TRANSHUGE_LIGHT",
+        "GFP_ATOMIC|__GFP_NOWARN", "GFP_NOWAIT", "GFP_NOFS|__GFP_HARDWALL",
+        "GFP_USER", "__GFP_RECLAIMABLE"}) {
     EXPECT_EQ(GfpFlags::Format(GfpFlags::Parse(text)), text);
   }
 }

@@ -164,6 +164,7 @@ TEST(ReplayReportTest, LongSeriesAreThinnedAndKeepTheirEnd) {
   EXPECT_EQ(run["seconds"].size(), 2001u);
   EXPECT_EQ(run["seconds"].back(), 99'999.0);
   EXPECT_EQ(run["resident"].back(), 7);
+  EXPECT_GT(run["frames"]["stride"], 1);
   EXPECT_LE(run["frames"]["blocks"].size(), 601u);
 }
 

@@ -164,7 +164,7 @@ TEST(ForeignRamTest, OnlyWhatMayBeWritten) {
       std::string(ram->AdoptRegion({Gpa(0), kMiB}, fd.get(), 0).message()),
       "memory from another process: not open for reading and writing");
   EXPECT_EQ(ram->AdoptRegion({Gpa(0), kMiB}, -1, 0).code(),
-            absl::StatusCode::kUnavailable);
+            absl::StatusCode::kInvalidArgument);
 }
 
 class RecordingObserver final : public RegionObserver {

@@ -24,6 +24,15 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
           .high = static_cast<uint32_t>(std::min(high, kMaxHigh))};
 }
 
+uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor) {
+  const uint64_t batch = limits.batch;
+  if (limits.high <= batch) return 1;
+  const uint64_t most = limits.high - batch;
+  const uint64_t doubled = batch << free_factor;
+  if (doubled < most) ++free_factor;
+  return std::clamp(doubled, std::min(batch, most), most);
+}
+
 uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
   if (version == Linux::k53) return 1;
   return ((1U << kSmallOrders) - 1) | 1U << pageblock_order.value();
@@ -123,17 +132,10 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
 }
 
 FreeBlockObserver* PerCpuPages::Trim(size_t index) {
-  const uint64_t batch = limits_.batch;
-  const uint64_t high = limits_.high;
   if (version_ == Linux::k53) {
-    return GiveBack(std::min(batch, count_.Get()), index);
+    return GiveBack(std::min<uint64_t>(limits_.batch, count_.Get()), index);
   }
-  // nr_pcp_free.
-  if (high <= batch) return GiveBack(1, index);
-  const uint64_t most = high - batch;
-  const uint64_t doubled = batch << free_factor_;
-  if (doubled < most) ++free_factor_;
-  return GiveBack(std::clamp(doubled, std::min(batch, most), most), index);
+  return GiveBack(PagesToGiveBack61(limits_, free_factor_), index);
 }
 
 FreeBlockObserver* PerCpuPages::Drain() {

@@ -19,22 +19,13 @@ void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
   const size_t index = IndexOf(order, type);
   lists_[index].pfns.push_front(pfn);
   count_ += order.pages().value();
-  // free_unref_page_commit, nr_pcp_free: as PerCpuPages.
+  // free_unref_page_commit: as PerCpuPages.
   if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0) {
     GiveBack(count_, index, back);
     return;
   }
   if (count_ < limits_.high) return;
-  const uint64_t batch = limits_.batch;
-  const uint64_t high = limits_.high;
-  if (high <= batch) {
-    GiveBack(1, index, back);
-    return;
-  }
-  const uint64_t most = high - batch;
-  const uint64_t doubled = batch << free_factor_;
-  if (doubled < most) ++free_factor_;
-  GiveBack(std::clamp(doubled, std::min(batch, most), most), index, back);
+  GiveBack(PagesToGiveBack61(limits_, free_factor_), index, back);
 }
 
 bool FollowedPerCpu::Erase(size_t index, Pfn pfn) {

@@ -40,6 +40,11 @@ struct PerCpuLimits {
 PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus);
 
+// How many pages lists that have reached their high mark give back: twice as
+// many each time in a row, but a batch at least, and they keep a batch (6.1,
+// nr_pcp_free). `free_factor`: how often in a row.
+uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor);
+
 // One vCPU's cache of one zone's blocks, in lists by migratetype and order
 // (struct per_cpu_pages, with the lock that Linux gave it in 6.0). The block
 // freed last is handed out first; the one freed longest ago goes back to the

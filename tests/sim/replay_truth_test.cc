@@ -1,0 +1,63 @@
+// The recording that is shipped, against what its guest's kernel really did.
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/replay.h"
+
+namespace guestmm::replay_truth_test {
+namespace {
+
+ReplayResult Run(const Recording& recording, Placement placement,
+                 const std::string& policy) {
+  ReplayOptions options;
+  options.placement = placement;
+  options.policy = policy;
+  auto result = Replay(recording, options);
+  EXPECT_TRUE(result.ok()) << result.status();
+  return result.ok() ? *std::move(result) : ReplayResult{};
+}
+
+TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  ASSERT_TRUE(recording.has_truth());
+  const ReplayResult result = Run(recording, Placement::kRecorded, "linux");
+  EXPECT_EQ(result.counters.events, 374249u);
+  EXPECT_LT(result.counters.unmatched_frees, result.counters.frees / 100);
+  EXPECT_LT(result.counters.forced_placements,
+            result.counters.allocations / 100);
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_GE(fidelity.block_match, 0.95);
+  EXPECT_LE(fidelity.resident_mae_percent, 2);
+  EXPECT_LE(fidelity.buddyinfo_distance, 0.02);
+  const double share = static_cast<double>(fidelity.reported_bytes) /
+                       static_cast<double>(fidelity.truth_reported_bytes);
+  EXPECT_NEAR(share, 1, 0.025);
+}
+
+TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const ReplayResult result = Run(recording, Placement::kGuestmm, "linux");
+  EXPECT_EQ(result.counters.failed_allocations, 0u);
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_LE(fidelity.resident_mae_percent, 5);
+}
+
+// The measure has teeth: without reporting, and under another policy, it is not
+// what Linux did.
+TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const Fidelity off = CompareToTruth(
+      recording, Run(recording, Placement::kRecorded, "off"));
+  EXPECT_EQ(off.block_match, 0);
+  EXPECT_EQ(off.reported_bytes, 0u);
+  EXPECT_GT(off.resident_mae_percent, 2);
+  const Fidelity v12 = CompareToTruth(
+      recording, Run(recording, Placement::kRecorded, "v12"));
+  EXPECT_LT(v12.block_match, 0.95);
+}
+
+}  // namespace
+}  // namespace guestmm::replay_truth_test

@@ -10,8 +10,8 @@
 namespace guestmm::replay_truth_test {
 namespace {
 
-ReplayResult Run(const Recording& recording, Placement placement,
-                 const std::string& policy) {
+ReplayResult ReplayUnder(const Recording& recording, Placement placement,
+                         const std::string& policy) {
   ReplayOptions options;
   options.placement = placement;
   options.policy = policy;
@@ -23,7 +23,8 @@ ReplayResult Run(const Recording& recording, Placement placement,
 TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   ASSERT_TRUE(recording.has_truth());
-  const ReplayResult result = Run(recording, Placement::kRecorded, "linux");
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kRecorded, "linux");
   EXPECT_EQ(result.counters.events, 374249u);
   EXPECT_LT(result.counters.unmatched_frees, result.counters.frees / 100);
   EXPECT_LT(result.counters.forced_placements,
@@ -39,7 +40,8 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
 
 TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
-  const ReplayResult result = Run(recording, Placement::kGuestmm, "linux");
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kGuestmm, "linux");
   EXPECT_EQ(result.counters.failed_allocations, 0u);
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_LE(fidelity.resident_mae_percent, 5);
@@ -50,12 +52,12 @@ TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
 TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const Fidelity off = CompareToTruth(
-      recording, Run(recording, Placement::kRecorded, "off"));
+      recording, ReplayUnder(recording, Placement::kRecorded, "off"));
   EXPECT_EQ(off.block_match, 0);
   EXPECT_EQ(off.reported_bytes, 0u);
   EXPECT_GT(off.resident_mae_percent, 2);
   const Fidelity v12 = CompareToTruth(
-      recording, Run(recording, Placement::kRecorded, "v12"));
+      recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
   EXPECT_LT(v12.block_match, 0.95);
 }
 

@@ -61,6 +61,8 @@ bool Zone::Reshape(Pfn pfn, Order order) {
   for (Pfn page = pfn + PageCount(1); page < range.end; page += PageCount(1)) {
     if (pages_.IsOffline(page)) return false;
     pages_.SetTail(page);
+    // No one's any more, in its own right.
+    pages_.SetCached(page);
   }
   allocate(pfn, order);
   return true;

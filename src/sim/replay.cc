@@ -68,6 +68,7 @@ class Run {
     placement_ =
         TracePlacement::Create(options_.placement, recording_, *allocator_,
                                *ledger_, result_.counters);
+    at_first_ = ledger_->counters();
     device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
     if (options_.policy == kPolicyOff) return absl::OkStatus();
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
@@ -218,7 +219,9 @@ class Run {
       result_.reported_bytes += entry.range.bytes;
     }
     const LedgerCounters counters = ledger_->counters();
-    result_.needless_bytes = counters.reported_bytes - counters.needed_bytes;
+    result_.needless_bytes =
+        (counters.reported_bytes - at_first_.reported_bytes) -
+        (counters.needed_bytes - at_first_.needed_bytes);
     if (reporter_ != nullptr) result_.passes = reporter_->counters().passes;
   }
 
@@ -228,6 +231,7 @@ class Run {
   VirtualTime time_;
   std::unique_ptr<PageAllocator> allocator_;
   std::unique_ptr<HostLedger> ledger_;
+  LedgerCounters at_first_;
   std::unique_ptr<TracePlacement> placement_;
   std::unique_ptr<ReplayDevice> device_;
   std::unique_ptr<Reporter> reporter_;

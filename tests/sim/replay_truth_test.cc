@@ -31,7 +31,7 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
             result.counters.allocations / 100);
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_GE(fidelity.block_match, 0.95);
-  EXPECT_LE(fidelity.resident_mae_percent, 2);
+  EXPECT_LE(fidelity.resident_mae_percent, 0.25);
   EXPECT_LE(fidelity.buddyinfo_distance, 0.02);
   const double share = static_cast<double>(fidelity.reported_bytes) /
                        static_cast<double>(fidelity.truth_reported_bytes);
@@ -55,7 +55,7 @@ TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
       recording, ReplayUnder(recording, Placement::kRecorded, "off"));
   EXPECT_EQ(off.block_match, 0);
   EXPECT_EQ(off.reported_bytes, 0u);
-  EXPECT_GT(off.resident_mae_percent, 2);
+  EXPECT_GT(off.resident_mae_percent, 0.5);
   const Fidelity v12 = CompareToTruth(
       recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
   EXPECT_LT(v12.block_match, 0.95);

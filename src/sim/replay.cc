@@ -71,8 +71,10 @@ class Run {
     at_first_ = ledger_->counters();
     device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
     if (options_.policy == kPolicyOff) return absl::OkStatus();
+    PolicyParameters parameters = options_.policy_parameters;
+    if (!parameters.granule) parameters.granule = options_.granule;
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
-        MakePolicy(options_.policy, options_.policy_parameters);
+        MakePolicy(options_.policy, parameters);
     if (!policy.ok()) return policy.status();
     reporter_ =
         std::make_unique<Reporter>(*allocator_, time_, *std::move(policy));

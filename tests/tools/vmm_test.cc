@@ -224,11 +224,19 @@ class VmmTest : public testing::Test {
     }));
     churn.FreeAll();
   }
-  // Frees until a report is with the VMM, which is stopped.
+  // Frees until a report is with the VMM, which is stopped: not one whose
+  // acknowledgement is on its way.
   static void ExpectInFlight(Guest& guest, Churn& churn) {
+    constexpr int kLooks = 100;
+    int same = 0;
+    uint64_t reports = 0;
     EXPECT_TRUE(guestmm::Await([&] {
       churn.Steps(20);
-      return guest.reporter()->in_flight_pages() > PageCount(0);
+      const uint64_t now = guest.reporter()->counters().reports;
+      const bool in_flight = guest.reporter()->in_flight_pages() > PageCount(0);
+      same = in_flight && now == reports ? same + 1 : 0;
+      reports = now;
+      return same == kLooks;
     }));
   }
   static void ExpectNothingIsolated(Guest& guest) {

@@ -49,6 +49,21 @@ bool FollowedPerCpu::Remove(Pfn pfn, Order order) {
   return false;
 }
 
+void FollowedPerCpu::GoneBefore(Pfn pfn, Order order, Blocks& back) {
+  for (int type = 0; type < kRequestTypes; ++type) {
+    const size_t index = IndexOf(order, static_cast<MigrateType>(type));
+    std::deque<Pfn>& pfns = lists_[index].pfns;
+    if (std::find(pfns.begin(), pfns.end(), pfn) == pfns.end()) continue;
+    while (true) {
+      const Pfn oldest = pfns.back();
+      pfns.pop_back();
+      count_ -= order.pages().value();
+      if (oldest == pfn) return;
+      back.push_back({oldest, order});
+    }
+  }
+}
+
 void FollowedPerCpu::TakeUnlisted(Order order, MigrateType type, Blocks& back) {
   const size_t index = IndexOf(order, type);
   List& list = lists_[index];
@@ -70,14 +85,24 @@ void FollowedPerCpu::TakeUnlisted(Order order, MigrateType type, Blocks& back) {
 }
 
 void FollowedPerCpu::AddUnknown(uint64_t pages) {
-  lists_[IndexOf(Order(0), MigrateType::kMovable)].unknown += pages;
+  unknown_at_first_ += pages;
   count_ += pages;
+}
+
+void FollowedPerCpu::TakeUnknown(Order order) {
+  const uint64_t pages = std::min(order.pages().value(), unknown_at_first_);
+  unknown_at_first_ -= pages;
+  count_ -= pages;
 }
 
 // free_pcppages_bulk: each list down to nothing, from the one that was freed
 // to, oldest first.
 void FollowedPerCpu::GiveBack(uint64_t pages, size_t first_list, Blocks& back) {
   uint64_t left = pages;
+  const uint64_t unknown = std::min(left, unknown_at_first_);
+  unknown_at_first_ -= unknown;
+  count_ -= unknown;
+  left -= unknown;
   for (size_t i = 0; i < kLists && left > 0; ++i) {
     const size_t index = (first_list + i) % kLists;
     List& list = lists_[index];

@@ -44,11 +44,17 @@ class FollowedPerCpu {
   // One is allocated here that was not: what was listed of its kind cannot have
   // been, and goes to the zone.
   void TakeUnlisted(Order order, MigrateType type, Blocks& back);
-  // So many places that no one knows the pages of, at first.
+  // So many pages are in the lists at first, no one knows which, nor in which
+  // list. They are the first to go.
   void AddUnknown(uint64_t pages);
-  // Another vCPU allocates a page that is listed here: it must have gone to the
-  // zone before. True if it was.
+  // A block is allocated here that was one of those: it was in use neither, nor
+  // free in the zone.
+  void TakeUnknown(Order order);
+  // Takes a block out, of whatever type its list is. False if it is not there.
   bool Remove(Pfn pfn, Order order);
+  // Another vCPU allocates a block that is listed here: so it had gone to the
+  // zone, and what is older in its list before it.
+  void GoneBefore(Pfn pfn, Order order, Blocks& back);
 
   uint64_t pages() const { return count_; }
 
@@ -72,6 +78,7 @@ class FollowedPerCpu {
   const PerCpuLimits limits_;
   std::array<List, kLists> lists_;
   uint64_t count_ = 0;  // pages, known or not
+  uint64_t unknown_at_first_ = 0;
   uint32_t free_factor_ = 0;
 };
 

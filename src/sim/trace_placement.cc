@@ -174,12 +174,26 @@ class RecordedPlacement final : public Follower {
         cached_.erase(event.pfn.value());
         return;
       }
+      back_.clear();
       if (cached != cached_.end() &&
-          per_cpu_[cached->second].Remove(event.pfn, event.order)) {
-        cached_.erase(event.pfn.value());
+          allocator_.pages().Get(event.pfn).order == event.order) {
+        const uint32_t owner = cached->second;
+        cached_.erase(cached);
+        if (owner == index) {
+          per_cpu_[index].Remove(event.pfn, event.order);
+          return;
+        }
+        // It is allocated here to the zone, so that it need not be taken.
+        per_cpu_[owner].GoneBefore(event.pfn, event.order, back_);
+        per_cpu_[index].TakeUnlisted(event.order, type, back_);
+        GiveBack(zone);
         return;
       }
-      back_.clear();
+      if (!IsFree(zone, event.pfn, event.order)) {
+        per_cpu_[index].TakeUnknown(event.order);
+        Force(zone, event.pfn, event.order, type);
+        return;
+      }
       per_cpu_[index].TakeUnlisted(event.order, type, back_);
       GiveBack(zone);
     }
@@ -188,6 +202,12 @@ class RecordedPlacement final : public Follower {
       if (zone.TakeAt(event.pfn, event.order, type)) return;
     }
     Force(zone, event.pfn, event.order, type);
+  }
+
+  static bool IsFree(Zone& zone, Pfn pfn, Order order) {
+    LockHolder hold(zone.lock());
+    const auto around = zone.FreeBlockAround(pfn);
+    return around && around->order >= order;
   }
 
   // What should have been free is not, or not all: whatever it is, it is

@@ -91,12 +91,27 @@ TEST_F(FollowedPerCpuTest, ARefillShowsThatTheListWasEmpty) {
 }
 
 TEST_F(FollowedPerCpuTest, WhatWasThereAtFirstIsUnknown) {
-  per_cpu_.AddUnknown(2);
-  EXPECT_THAT(TakeUnlisted(), IsEmpty());
-  EXPECT_THAT(TakeUnlisted(), IsEmpty());
-  EXPECT_EQ(per_cpu_.pages(), 0u);
-  EXPECT_THAT(TakeUnlisted(), IsEmpty());
+  per_cpu_.AddUnknown(3);
+  per_cpu_.TakeUnknown(Order(0));
+  EXPECT_EQ(per_cpu_.pages(), 2u);
+  for (uint64_t pfn = 0; pfn < 9; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  EXPECT_THAT(Free(9), ElementsAre(0, 1)) << "and the two";
+  per_cpu_.TakeUnknown(Order(0));
+  EXPECT_EQ(per_cpu_.pages(), 8u) << "there are no more of them";
+}
+
+// What another vCPU gets was back in the zone, and what was freed before it
+// too.
+TEST_F(FollowedPerCpuTest, WhatAnotherGetsHadGoneBackWithAllThatIsOlder) {
+  for (uint64_t pfn = 0; pfn < 6; ++pfn) Free(pfn);
+  back_.clear();
+  per_cpu_.GoneBefore(Pfn(2), Order(0), back_);
+  EXPECT_THAT(Back(), ElementsAre(0, 1)) << "and 2 itself";
   EXPECT_EQ(per_cpu_.pages(), 3u);
+  EXPECT_FALSE(Take(2));
+  back_.clear();
+  per_cpu_.GoneBefore(Pfn(77), Order(0), back_);
+  EXPECT_THAT(Back(), IsEmpty());
 }
 
 // 6.1's free_high: small blocks above order 0 that are freed in a row do not

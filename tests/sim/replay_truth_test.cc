@@ -35,7 +35,7 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   EXPECT_LE(fidelity.buddyinfo_distance, 0.02);
   const double share = static_cast<double>(fidelity.reported_bytes) /
                        static_cast<double>(fidelity.truth_reported_bytes);
-  EXPECT_NEAR(share, 1, 0.025);
+  EXPECT_NEAR(share, 1, 0.02);
 }
 
 TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {

@@ -182,7 +182,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       "recorded: pages lie where the trace has them; guestmm: where our "
       "allocator puts them [recorded]");
   command
-      .add_option("--policies", arguments->policies,
+      .add_option("--policies,--policy", arguments->policies,
                   "Which to run, separated by commas [off,v12,linux,guestmm]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);

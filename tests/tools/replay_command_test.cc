@@ -1,0 +1,126 @@
+// guestmm replay as a user runs it. GUESTMM_COMMAND is the program's path,
+// GUESTMM_DATA the folder of the recording that is shipped.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+namespace guestmm::replay_command_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class ReplayCommandTest : public ::testing::Test {
+ protected:
+  ReplayCommandTest()
+      : top_(
+            fs::path(::testing::TempDir()) /
+            (std::string("replay_command_") +
+             ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::remove_all(top_);
+    fs::create_directories(top_);
+  }
+  ~ReplayCommandTest() override { fs::remove_all(top_); }
+
+  struct Outcome {
+    int status;
+    std::string out;
+    std::string err;
+  };
+  Outcome Replay(const std::string& arguments) const {
+    const std::string err = (top_ / "stderr").string();
+    const std::string command =
+        std::string(GUESTMM_COMMAND) + " replay " + arguments + " 2>" + err;
+    std::FILE* const pipe = popen(command.c_str(), "r");
+    Outcome outcome = {};
+    std::array<char, 4096> buffer;
+    for (size_t got = 0;
+         (got = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
+      outcome.out.append(buffer.data(), got);
+    }
+    outcome.status = WEXITSTATUS(pclose(pipe));
+    outcome.err = Contents(err);
+    return outcome;
+  }
+  static std::string Contents(const fs::path& path) {
+    std::ostringstream text;
+    text << std::ifstream(path).rdbuf();
+    return text.str();
+  }
+
+  const fs::path top_;
+  const std::string recording_ = GUESTMM_DATA "/procs";
+};
+
+TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
+  const std::string out = (top_ / "out").string();
+  const Outcome outcome =
+      Replay(recording_ + " --policy off,linux --truth --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("374249 events in 57.9 s of a guest of 3.00 GiB"),
+                    HasSubstr("block match"), HasSubstr("\nlinux "),
+                    HasSubstr("\nreal guest ")));
+  EXPECT_THAT(
+      Contents(out + "/summary.json"),
+      AllOf(HasSubstr("\"events\": 374249"),
+            HasSubstr("\"truth_reported_bytes\""), HasSubstr("\"block_match\""),
+            HasSubstr("\"resident_mae_percent\""),
+            HasSubstr("\"buddyinfo_distance\""),
+            HasSubstr("\"unmatched_frees\""),
+            HasSubstr("\"forced_placements\"")));
+  EXPECT_THAT(Contents(out + "/series.csv"),
+              AllOf(HasSubstr("\ntruth,"), HasSubstr("\nlinux,")));
+  EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("</html>"));
+  EXPECT_GT(fs::file_size(out + "/trace.json"), 1000u);
+}
+
+TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
+  const auto expect = [&](const std::string& arguments, int status,
+                          const std::string& text) {
+    const Outcome outcome = Replay(arguments);
+    EXPECT_EQ(outcome.status, status) << arguments;
+    EXPECT_THAT(outcome.err, HasSubstr(text)) << arguments;
+    EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
+  };
+  expect("/nonexistent", 1, "/nonexistent: there is no such file or folder");
+  expect(recording_ + " --policy nonsense", 2,
+         "--policies nonsense: there is no such policy");
+  expect(recording_ + " --placement here", 2,
+         "--placement here: allowed is recorded, guestmm");
+  expect("", 2, "path is required");
+}
+
+TEST_F(ReplayCommandTest, SaysThatThereIsNoTruth) {
+  for (const char* file : {"iomem", "trace.gmtrace"}) {
+    fs::copy(recording_ + "/" + file, top_ / file);
+  }
+  const Outcome outcome = Replay(top_.string() + " --truth");
+  EXPECT_EQ(outcome.status, 2);
+  EXPECT_THAT(outcome.err,
+              HasSubstr("--truth: there is no reports.csv and rss.csv in "));
+}
+
+TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
+  fs::copy(recording_ + "/iomem", top_ / "iomem");
+  std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
+      << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
+  const Outcome outcome = Replay(top_.string() + " --policy linux");
+  EXPECT_NE(outcome.status, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("trace.gmtrace"));
+}
+
+}  // namespace
+}  // namespace guestmm::replay_command_test

@@ -1,16 +1,14 @@
-// The guestmm command as a user runs it: what it prints, where, and the status
-// it exits with. GUESTMM_COMMAND is the program's path.
+// The guestmm command: what it prints, where, and the status it exits with.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <string>
+
+#include "tests/tools/command_testing.h"
 
 namespace guestmm::command_line_test {
 namespace {
@@ -24,48 +22,8 @@ using testing::IsEmpty;
 using testing::Not;
 using testing::StartsWith;
 
-struct Outcome {
-  int status;
-  std::string out;
-  std::string err;
-};
-
-class CommandLineTest : public testing::Test {
+class CommandLineTest : public CommandTest {
  protected:
-  CommandLineTest()
-      : top_(fs::path(testing::TempDir()) /
-             (std::string("command_line_") +
-              testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::remove_all(top_);
-    fs::create_directories(top_);
-  }
-  ~CommandLineTest() override { fs::remove_all(top_); }
-
-  // `before`: what the shell does first.
-  Outcome Guestmm(const std::string& arguments,
-                  const std::string& before = "") const {
-    const std::string err = (top_ / "stderr").string();
-    const std::string command =
-        before + std::string(GUESTMM_COMMAND) + " " + arguments + " 2>" + err;
-    std::FILE* const pipe = popen(command.c_str(), "r");
-    EXPECT_NE(pipe, nullptr);
-    Outcome outcome;
-    std::array<char, 4096> buffer;
-    while (const size_t got =
-               std::fread(buffer.data(), 1, buffer.size(), pipe)) {
-      outcome.out.append(buffer.data(), got);
-    }
-    outcome.status = WEXITSTATUS(pclose(pipe));
-    outcome.err = Contents(err);
-    return outcome;
-  }
-
-  static std::string Contents(const fs::path& path) {
-    std::ostringstream text;
-    text << std::ifstream(path).rdbuf();
-    return text.str();
-  }
-
   // One line on stderr, nothing on stdout, status 2.
   void ExpectRefused(const std::string& arguments, const std::string& line) {
     const Outcome outcome = Guestmm(arguments);
@@ -73,8 +31,6 @@ class CommandLineTest : public testing::Test {
     EXPECT_EQ(outcome.err, line + "\n");
     EXPECT_THAT(outcome.out, IsEmpty());
   }
-
-  const fs::path top_;
 };
 
 TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {

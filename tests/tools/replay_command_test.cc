@@ -1,16 +1,14 @@
-// guestmm replay as a user runs it. GUESTMM_COMMAND is the program's path,
-// GUESTMM_DATA the folder of the recording that is shipped.
+// guestmm replay as a user runs it. GUESTMM_DATA is the folder of the recording
+// that is shipped.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <string>
+
+#include "tests/tools/command_testing.h"
 
 namespace guestmm::replay_command_test {
 namespace {
@@ -21,45 +19,12 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-class ReplayCommandTest : public ::testing::Test {
+class ReplayCommandTest : public CommandTest {
  protected:
-  ReplayCommandTest()
-      : top_(
-            fs::path(::testing::TempDir()) /
-            (std::string("replay_command_") +
-             ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::remove_all(top_);
-    fs::create_directories(top_);
-  }
-  ~ReplayCommandTest() override { fs::remove_all(top_); }
-
-  struct Outcome {
-    int status;
-    std::string out;
-    std::string err;
-  };
   Outcome Replay(const std::string& arguments) const {
-    const std::string err = (top_ / "stderr").string();
-    const std::string command =
-        std::string(GUESTMM_COMMAND) + " replay " + arguments + " 2>" + err;
-    std::FILE* const pipe = popen(command.c_str(), "r");
-    Outcome outcome = {};
-    std::array<char, 4096> buffer;
-    for (size_t got = 0;
-         (got = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-      outcome.out.append(buffer.data(), got);
-    }
-    outcome.status = WEXITSTATUS(pclose(pipe));
-    outcome.err = Contents(err);
-    return outcome;
-  }
-  static std::string Contents(const fs::path& path) {
-    std::ostringstream text;
-    text << std::ifstream(path).rdbuf();
-    return text.str();
+    return Guestmm("replay " + arguments);
   }
 
-  const fs::path top_;
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 

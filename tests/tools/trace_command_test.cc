@@ -1,15 +1,13 @@
-// guestmm trace as a user runs it. GUESTMM_COMMAND is the program's path.
+// guestmm trace as a user runs it.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <string>
+
+#include "tests/tools/command_testing.h"
 
 namespace guestmm::trace_command_test {
 namespace {
@@ -36,50 +34,15 @@ constexpr char kPrinted[] =
     "guestmm-0 [000] 21.600000: mm_page_free: pfn=0x1297a8 order=3\n"
     "guestmm-0 [001] 23.000000: mm_page_free: pfn=0x12 order=0\n";
 
-struct Outcome {
-  int status;
-  std::string out;
-  std::string err;
-};
-
-class TraceCommandTest : public testing::Test {
+class TraceCommandTest : public CommandTest {
  protected:
-  TraceCommandTest()
-      : top_(fs::path(testing::TempDir()) /
-             (std::string("trace_command_") +
-              testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::remove_all(top_);
-    fs::create_directories(top_);
-  }
-  ~TraceCommandTest() override { fs::remove_all(top_); }
-
   Outcome Trace(const std::string& arguments) const {
-    const std::string err = Path("stderr");
-    const std::string command =
-        std::string(GUESTMM_COMMAND) + " trace " + arguments + " 2>" + err;
-    std::FILE* const pipe = popen(command.c_str(), "r");
-    EXPECT_NE(pipe, nullptr);
-    Outcome outcome;
-    std::array<char, 4096> buffer;
-    while (const size_t got =
-               std::fread(buffer.data(), 1, buffer.size(), pipe)) {
-      outcome.out.append(buffer.data(), got);
-    }
-    outcome.status = WEXITSTATUS(pclose(pipe));
-    std::ostringstream text;
-    text << std::ifstream(err).rdbuf();
-    outcome.err = text.str();
-    return outcome;
-  }
-  std::string Path(const std::string& name) const {
-    return (top_ / name).string();
+    return Guestmm("trace " + arguments);
   }
   std::string Write(const std::string& name, const std::string& text) const {
     std::ofstream(Path(name)) << text;
     return Path(name);
   }
-
-  const fs::path top_;
 };
 
 TEST_F(TraceCommandTest, HelpNamesEveryCommandAndOption) {

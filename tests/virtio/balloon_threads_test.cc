@@ -18,27 +18,6 @@
 namespace guestmm::balloon_threads_test {
 namespace {
 
-// Counts how reports ended, and what is outstanding.
-class CountingClient final : public ReportingDevice::Client {
- public:
-  void ReportDone(absl::Status status) override {
-    ++(status.ok() ? acknowledged : unavailable);
-    acknowledged.notify_all();
-    outstanding = false;
-    outstanding.notify_all();
-  }
-  // Waits for so many more acknowledgements.
-  void AwaitMore(uint64_t count) {
-    const uint64_t end = acknowledged + count;
-    for (uint64_t now = acknowledged; now < end; now = acknowledged) {
-      acknowledged.wait(now);
-    }
-  }
-  std::atomic<uint64_t> acknowledged{0};
-  std::atomic<uint64_t> unavailable{0};
-  std::atomic<bool> outstanding{false};
-};
-
 // 8 MiB that the allocator has, then 1 MiB to report from.
 class BalloonThreadsTest : public ::testing::Test {
  protected:

@@ -34,26 +34,6 @@ using ::testing::StartsWith;
 
 using Request = VhostUserRequest;
 
-// Counts how reports ended.
-class CountingClient final : public ReportingDevice::Client {
- public:
-  void ReportDone(absl::Status status) override {
-    ++(status.ok() ? acknowledged : unavailable);
-    acknowledged.notify_all();
-    outstanding = false;
-    outstanding.notify_all();
-  }
-  void AwaitMore(uint64_t count) {
-    const uint64_t end = acknowledged + count;
-    for (uint64_t now = acknowledged; now < end; now = acknowledged) {
-      acknowledged.wait(now);
-    }
-  }
-  std::atomic<uint64_t> acknowledged{0};
-  std::atomic<uint64_t> unavailable{0};
-  std::atomic<bool> outstanding{false};
-};
-
 std::unique_ptr<BalloonDevice> MakeBalloon(const GuestRam& ram,
                                            Hypervisor& hypervisor,
                                            Workqueue& workqueue) {

@@ -21,6 +21,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
+#include "guestmm/reporting/reporting_device.h"
 #include "guestmm/virtio/notifier.h"
 #include "guestmm/virtio/virtio_device.h"
 #include "guestmm/virtio/virtqueue.h"
@@ -52,6 +53,27 @@ class CountingNotifier final : public Notifier {
  private:
   std::atomic<int> count_{0};
   std::function<void()> then_;
+};
+
+// Counts how reports ended, and what is outstanding.
+class CountingClient final : public ReportingDevice::Client {
+ public:
+  void ReportDone(absl::Status status) override {
+    ++(status.ok() ? acknowledged : unavailable);
+    acknowledged.notify_all();
+    outstanding = false;
+    outstanding.notify_all();
+  }
+  // Waits for so many more acknowledgements.
+  void AwaitMore(uint64_t count) {
+    const uint64_t end = acknowledged + count;
+    for (uint64_t now = acknowledged; now < end; now = acknowledged) {
+      acknowledged.wait(now);
+    }
+  }
+  std::atomic<uint64_t> acknowledged{0};
+  std::atomic<uint64_t> unavailable{0};
+  std::atomic<bool> outstanding{false};
 };
 
 // Passes all on to another device, which may change.

@@ -68,6 +68,18 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   expect("", 2, "path is required");
 }
 
+// A trace alone: all memory counts as in use at first.
+TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
+  fs::copy(recording_ + "/trace.gmtrace", top_ / "alone.gmtrace");
+  const std::string trace = Path("alone.gmtrace");
+  EXPECT_THAT(Replay(trace).err, HasSubstr("no memory map (iomem)"));
+  const Outcome outcome = Replay(trace + " --memory 0-2G,4G-5G --policy linux");
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("of a guest of 3.00 GiB"));
+  EXPECT_THAT(Replay(trace + " --memory 0-1").err,
+              HasSubstr("guestmm replay: --memory 0-1"));
+}
+
 TEST_F(ReplayCommandTest, SaysThatThereIsNoTruth) {
   for (const char* file : {"iomem", "trace.gmtrace"}) {
     fs::copy(recording_ + "/" + file, top_ / file);

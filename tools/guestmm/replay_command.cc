@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/memory_map.h"
 #include "guestmm/sim/output_directory.h"
 #include "guestmm/sim/replay.h"
 #include "guestmm/sim/replay_report.h"
@@ -30,6 +31,8 @@ struct ReplayArguments {
   ReplayOptions options;
   std::vector<std::string> policies = {"off", "v12", "linux", "guestmm"};
   PolicyArguments policy;
+  // Empty: the recording's.
+  std::vector<MemoryRange> memory;
   std::optional<uint64_t> skip_bad;
   std::optional<double> tail;
   bool truth = false;
@@ -122,6 +125,13 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   }
   absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
   if (!recording.ok()) return Fail("replay", recording.status(), "");
+  if (!arguments.memory.empty()) {
+    recording->memory.clear();
+    for (const MemoryRange& range : arguments.memory) {
+      recording->memory.push_back(
+          {ToGpa(range.start), (range.end - range.start).bytes()});
+    }
+  }
   if (arguments.truth && !recording->has_truth()) {
     return Fail("replay",
                 absl::InvalidArgumentError(
@@ -186,6 +196,9 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "Which to run, separated by commas [off,v12,linux,guestmm]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
+  AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
+            "Where RAM is, if there is no iomem beside the trace, as in "
+            "0-2G,4G-5G");
   AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
              "Malformed lines to skip [0]");
   AddNumber(command, "--tail", arguments->tail,

@@ -255,15 +255,10 @@ Order Zone::OrderOfFree(Pfn pfn) const {
 
 std::optional<Zone::Block> Zone::FreeBlockAround(Pfn pfn) const {
   if (pfn >= pages_.end()) return std::nullopt;
-  for (int order = 0; order <= max_order().value(); ++order) {
-    const Pfn head = pfn.AlignDown(Order(order));
-    if (pages_.IsTail(head)) continue;
-    // The one head that `pfn` can belong to.
-    const std::optional<Order> found = FreeBlockAt(head);
-    if (!found || pfn >= head + found->pages()) return std::nullopt;
-    return Block{.pfn = head, .order = *found};
-  }
-  return std::nullopt;
+  const Pfn head = pages_.HeadOf(pfn);
+  const std::optional<Order> found = FreeBlockAt(head);
+  if (!found || pfn >= head + found->pages()) return std::nullopt;
+  return Block{.pfn = head, .order = *found};
 }
 
 void Zone::CheckListed(Pfn pfn, Order order) const {

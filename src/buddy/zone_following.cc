@@ -34,12 +34,7 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
 
 bool Zone::Reshape(Pfn pfn, Order order) {
   const PfnRange range = PagesOf(pfn, order);
-  // The block that the first page is in.
-  int at = 0;
-  while (pages_.IsTail(pfn.AlignDown(Order(at)))) {
-    if (++at > max_order().value()) return false;
-  }
-  const Pfn head = pfn.AlignDown(Order(at));
+  const Pfn head = pages_.HeadOf(pfn);
   const PageInfo around = pages_.Get(head);
   if (around.state != PageState::kAllocated) return false;
   if (head + around.order.pages() <= pfn) return false;

@@ -190,12 +190,9 @@ class Run {
                  ? BlockState::kWithHost
                  : BlockState::kFree;
     }
-    Pfn head = pfn;
-    for (int order = 0; pages.IsTail(head) && order < kMaxOrder.value();) {
-      head = pfn.AlignDown(Order(++order));
-    }
-    return pages.Get(head).state == PageState::kIsolated ? BlockState::kIsolated
-                                                         : BlockState::kInUse;
+    return pages.Get(pages.HeadOf(pfn)).state == PageState::kIsolated
+               ? BlockState::kIsolated
+               : BlockState::kInUse;
   }
 
   RecordedBuddyInfo BuddyInfoAt(Nanoseconds time) const {

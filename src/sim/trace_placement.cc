@@ -100,9 +100,12 @@ class Follower : public TracePlacement {
 
   bool HasAll(Pfn pfn, Order order) const {
     const PageMap& pages = allocator_.pages();
-    const Pfn last = pfn + order.pages() - PageCount(1);
-    return last < pages.end() && !pages.IsOffline(pfn) &&
-           !pages.IsOffline(last);
+    const PfnRange range = PagesOf(pfn, order);
+    if (range.end > pages.end()) return false;
+    for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
+      if (pages.IsOffline(page)) return false;
+    }
+    return true;
   }
   void Touch(Pfn pfn, Order order, Nanoseconds now) {
     ledger_.OnAllocated(pfn, order);
@@ -214,7 +217,7 @@ class RecordedPlacement final : public Follower {
   // allocated now.
   void Force(Zone& zone, Pfn pfn, Order order, MigrateType type) {
     ++counters_.forced_placements;
-    Uncache(zone, pfn, order);
+    Uncache(pfn, order);
     LockHolder hold(zone.lock());
     const PfnRange range = PagesOf(pfn, order);
     for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
@@ -266,23 +269,33 @@ class RecordedPlacement final : public Follower {
     if (to_wake != nullptr) to_wake->Wake();
   }
 
-  bool AnyCached(Pfn pfn, Order order) const {
-    const PfnRange range = PagesOf(pfn, order);
-    for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
-      if (cached_.contains(page.value())) return true;
+  // Calls visit(head, order) for each block that has a page of this one.
+  template <typename Visit>
+  void ForEachBlock(Pfn pfn, Order order, const Visit& visit) const {
+    const PageMap& pages = allocator_.pages();
+    const Pfn end = PagesOf(pfn, order).end;
+    for (Pfn head = pages.HeadOf(pfn); head < end;) {
+      const Order its = pages.Get(head).order;
+      visit(head, its);
+      head += its.pages();
     }
-    return false;
   }
-  // Blocks of the range that are cached are not any more, and allocated.
-  void Uncache(Zone&, Pfn pfn, Order order) {
-    const PfnRange range = PagesOf(pfn, order);
-    for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
-      const auto cached = cached_.find(page.value());
-      if (cached == cached_.end()) continue;
-      const PageInfo info = allocator_.pages().Get(page);
-      per_cpu_[cached->second].Remove(page, info.order);
+  bool AnyCached(Pfn pfn, Order order) const {
+    bool any = false;
+    ForEachBlock(pfn, order, [&](Pfn head, Order) {
+      any = any || cached_.contains(head.value());
+    });
+    return any;
+  }
+  // Blocks with a page of this one that are cached are not any more, and
+  // allocated.
+  void Uncache(Pfn pfn, Order order) {
+    ForEachBlock(pfn, order, [&](Pfn head, Order its) {
+      const auto cached = cached_.find(head.value());
+      if (cached == cached_.end()) return;
+      per_cpu_[cached->second].Remove(head, its);
       cached_.erase(cached);
-    }
+    });
   }
 
   // By vCPU, then by zone.

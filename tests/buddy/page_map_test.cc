@@ -136,6 +136,22 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
   EXPECT_EQ(map->Get(Pfn(2)), PageInfo());
 }
 
+TEST(PageMapTest, EveryPageOfABlockHasItsHead) {
+  const std::unique_ptr<PageMap> map = MakeMap(2 * kMaxOrder.pages().value());
+  for (int i = 0; i <= kMaxOrder.value(); ++i) {
+    const PfnRange block = PagesOf(Pfn(kMaxOrder.pages().value()), Order(i));
+    for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
+      map->SetTail(page);
+    }
+    map->SetOut(block.start, Order(i));
+    for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
+      ASSERT_EQ(map->HeadOf(page), block.start) << page;
+    }
+  }
+  // One that is offline is its own.
+  EXPECT_EQ(map->HeadOf(Pfn(1)), Pfn(1));
+}
+
 TEST(PageMapTest, AListBeginsEmpty) {
   const std::unique_ptr<PageMap> map = MakeMap(4);
   const PageMap::Index list = map->MakeLists(1);

@@ -126,6 +126,14 @@ class PageMap {
   bool IsInUse(Pfn pfn) const { return IsAllocation(Use(pfn)); }
   bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
   bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
+  // The first page of the block that `pfn` is in; itself if it is in none.
+  Pfn HeadOf(Pfn pfn) const {
+    Pfn head = pfn;
+    for (int order = 1; IsTail(head) && order <= kMaxOrder.value(); ++order) {
+      head = pfn.AlignDown(Order(order));
+    }
+    return head;
+  }
 
   void SetOffline(Pfn pfn) { SetState(pfn, kOffline); }
   void SetTail(Pfn pfn) { SetState(pfn, kTail); }

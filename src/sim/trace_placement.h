@@ -4,6 +4,8 @@
 #include <memory>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/units.h"
+#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/replay.h"
@@ -13,12 +15,10 @@
 namespace guestmm {
 
 // Does to an allocator what a trace says, and says in a ledger what the guest
-// touched by it.
+// touched by it. Whatever the trace says, the allocator stays whole.
 class TracePlacement {
  public:
   virtual ~TracePlacement() = default;
-
-  virtual void Follow(const TraceEvent& event, Nanoseconds now) = 0;
 
   // Brings `allocator`, all of whose memory is free, to the recording's first
   // state. All must outlive it.
@@ -27,6 +27,32 @@ class TracePlacement {
                                                 PageAllocator& allocator,
                                                 HostLedger& ledger,
                                                 ReplayCounters& counters);
+
+  void Follow(const TraceEvent& event, Nanoseconds now);
+
+ protected:
+  // Takes all that is not free at first, and touches it: whatever the guest has
+  // in use the host has too. Without a snapshot that is everything.
+  TracePlacement(const Recording& recording, PageAllocator& allocator,
+                 HostLedger& ledger, ReplayCounters& counters);
+
+  // Of a block that the allocator's memory has.
+  virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
+  virtual void Free(const TraceEvent& event) = 0;
+
+  static MigrateType TypeOf(const TraceEvent& event);
+  // The event's vCPU, or the last that there is.
+  int CpuOf(const TraceEvent& event) const;
+  void Touch(Pfn pfn, Order order, Nanoseconds now);
+
+  PageAllocator& allocator_;
+  HostLedger& ledger_;
+  ReplayCounters& counters_;
+
+ private:
+  void TakeAllBut(const RecordedPages* first);
+  void MarkReported(const RecordedPages& first);
+  bool HasAll(Pfn pfn, Order order) const;
 };
 
 }  // namespace guestmm

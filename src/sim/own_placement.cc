@@ -1,0 +1,98 @@
+#include "src/sim/own_placement.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <optional>
+
+namespace guestmm {
+
+// What is in use at first lies where it lay.
+OwnPlacement::OwnPlacement(const Recording& recording, PageAllocator& allocator,
+                           HostLedger& ledger, ReplayCounters& counters)
+    : TracePlacement(recording, allocator, ledger, counters),
+      ours_(allocator.pages().end().value()) {
+  std::iota(ours_.begin(), ours_.end(), 0);
+  for (const auto& zone : allocator.zones()) {
+    LockHolder hold(zone->lock());
+    for (int order = 0; order <= allocator.max_order().value(); ++order) {
+      for (int type = 0; type < kMigrateTypes; ++type) {
+        zone->ForEachFreeBlock(
+            Order(order), static_cast<MigrateType>(type), [&](Pfn pfn) {
+              std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(pfn.value()),
+                          Order(order).pages().value(), kNone);
+            });
+      }
+    }
+  }
+}
+
+void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
+  const PfnRange theirs = PagesOf(event.pfn, event.order);
+  const int cpu = CpuOf(event);
+  bool is_forced = false;
+  for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
+    if (ours_[page.value()] == kNone) continue;
+    is_forced = true;
+    FreePages(cpu, page, Order(0));
+  }
+  if (is_forced) ++counters_.forced_placements;
+  const MigrateType type = TypeOf(event);
+  Gfp gfp = type == MigrateType::kMovable ? kGfpUser : kGfpKernel;
+  gfp.type = type;
+  gfp.may_reclaim = false;
+  const std::optional<Pfn> pfn = allocator_.Allocate(cpu, event.order, gfp);
+  if (!pfn) {
+    ++counters_.failed_allocations;
+    return;
+  }
+  Touch(*pfn, event.order, now);
+  for (uint64_t i = 0; i < event.order.pages().value(); ++i) {
+    ours_[event.pfn.value() + i] = static_cast<uint32_t>(pfn->value() + i);
+  }
+}
+
+void OwnPlacement::Free(const TraceEvent& event) {
+  const PfnRange theirs = PagesOf(event.pfn, event.order);
+  for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
+    if (ours_[page.value()] == kNone) {
+      ++counters_.unmatched_frees;
+      return;
+    }
+  }
+  FreePages(CpuOf(event), event.pfn, event.order);
+}
+
+void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
+  const Pfn ours(ours_[theirs.value()]);
+  bool is_one = ours.IsAligned(order);
+  for (uint64_t i = 0; i < order.pages().value(); ++i) {
+    is_one = is_one && ours_[theirs.value() + i] == ours.value() + i;
+  }
+  if (!is_one) {
+    ++counters_.split_frees;
+    const PfnRange block = PagesOf(theirs, order);
+    for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
+      FreePages(cpu, page, Order(0));
+    }
+    return;
+  }
+  Zone& zone = allocator_.ZoneOf(ours);
+  {
+    LockHolder hold(zone.lock());
+    const PageInfo info = allocator_.pages().Get(ours);
+    if (info.state != PageState::kAllocated || info.order != order) {
+      ++counters_.split_frees;
+      if (!zone.Reshape(ours, order)) {
+        ++counters_.unmatched_frees;
+        return;
+      }
+    }
+  }
+  ledger_.OnFreed(ours, order);
+  allocator_.Free(cpu, ours, order);
+  std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
+              order.pages().value(), kNone);
+}
+
+}  // namespace guestmm

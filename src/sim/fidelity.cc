@@ -114,7 +114,49 @@ double BuddyInfoDistance(const Recording& recording,
   return count == 0 ? 0 : sum / static_cast<double>(count);
 }
 
+// Of samples as they are added.
+class ResidencySum {
+ public:
+  void Add(Nanoseconds time, uint64_t bytes) {
+    if (last_) {
+      const auto span = static_cast<double>((time - last_->first).count());
+      sum_ += span * static_cast<double>(last_->second);
+      time_ += span;
+    }
+    last_ = {time, bytes};
+  }
+  std::optional<Residency> Get() const {
+    if (!last_) return std::nullopt;
+    const uint64_t end = last_->second;
+    return Residency{
+        .mean_bytes = time_ == 0 ? end : static_cast<uint64_t>(sum_ / time_),
+        .end_bytes = end};
+  }
+
+ private:
+  std::optional<std::pair<Nanoseconds, uint64_t>> last_;
+  double sum_ = 0;
+  double time_ = 0;
+};
+
 }  // namespace
+
+std::optional<Residency> ReplayedResidency(const ReplayResult& result) {
+  ResidencySum sum;
+  for (const ReplaySample& sample : result.samples) {
+    sum.Add(sample.time, sample.resident_bytes);
+  }
+  return sum.Get();
+}
+
+std::optional<Residency> RealResidency(const Recording& recording,
+                                       Nanoseconds start, Nanoseconds end) {
+  ResidencySum sum;
+  for (const Recording::Resident& real : recording.resident) {
+    if (start <= real.time && real.time <= end) sum.Add(real.time, real.bytes);
+  }
+  return sum.Get();
+}
 
 Fidelity CompareToTruth(const Recording& recording,
                         const ReplayResult& result) {

@@ -242,6 +242,10 @@ class Run {
 
 }  // namespace
 
+std::string_view Name(Placement placement) {
+  return placement == Placement::kRecorded ? "recorded" : "guestmm";
+}
+
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
                                     ReplayResult* partial) {

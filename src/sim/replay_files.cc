@@ -1,11 +1,14 @@
 // The files that a replay leaves: summary.json and series.csv.
 
+#include <chrono>
+#include <optional>
 #include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/replay_report.h"
 #include "nlohmann/json.hpp"
+#include "src/sim/replay_json.h"
 #include "src/sim/summary.h"
 
 namespace guestmm {
@@ -15,37 +18,17 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 
-std::string_view Name(Placement placement) {
-  return placement == Placement::kRecorded ? "recorded" : "guestmm";
-}
-
 Json RowJson(const Recording& recording, const ReplayResult& result) {
-  const ReplayCounters& counters = result.counters;
-  Json row = {
-      {"policy", result.options.policy},
-      {"placement", Name(result.options.placement)},
-      {"events", counters.events},
-      {"allocations", counters.allocations},
-      {"frees", counters.frees},
-      {"lost_events", counters.lost_events},
-      {"bad_lines", counters.bad_lines},
-      {"unmatched_frees", counters.unmatched_frees},
-      {"split_frees", counters.split_frees},
-      {"forced_placements", counters.forced_placements},
-      {"failed_allocations", counters.failed_allocations},
-      {"outside_memory", counters.outside_memory},
-      {"reported_bytes", result.reported_bytes},
-      {"needless_bytes", result.needless_bytes},
-      {"passes", result.passes},
-      {"resident_end_bytes",
-       result.samples.empty() ? 0 : result.samples.back().resident_bytes}};
-  if (recording.has_truth()) {
-    const Fidelity fidelity = CompareToTruth(recording, result);
-    row["truth_reported_bytes"] = fidelity.truth_reported_bytes;
-    row["block_match"] = fidelity.block_match;
-    row["resident_mae_percent"] = fidelity.resident_mae_percent;
-    row["buddyinfo_distance"] = fidelity.buddyinfo_distance;
-  }
+  const std::optional<Residency> resident = ReplayedResidency(result);
+  Json row = {{"policy", result.options.policy},
+              {"placement", Name(result.options.placement)}};
+  row.update(CountersJson(result.counters));
+  row.update({{"reported_bytes", result.reported_bytes},
+              {"needless_bytes", result.needless_bytes},
+              {"passes", result.passes},
+              {"resident_end_bytes", resident ? resident->end_bytes : 0}});
+  const Json fidelity = FidelityJson(recording, result);
+  if (!fidelity.is_null()) row.update(fidelity);
   return row;
 }
 

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/fidelity.h"
 #include "nlohmann/json.hpp"
+#include "src/sim/replay_json.h"
 #include "src/sim/replay_report_parts.h"
 
 namespace guestmm {
@@ -120,9 +121,8 @@ std::vector<std::string> NamesOf(std::span<const ReplayResult> results) {
   for (const ReplayResult& result : results) {
     std::string name = result.options.policy;
     if (placements) {
-      absl::StrAppend(&name, result.options.placement == Placement::kRecorded
-                                 ? ", recorded"
-                                 : ", guestmm");
+      name += ", ";
+      name += Name(result.options.placement);
     }
     const std::string plain = name;
     for (int n = 2; std::count(names.begin(), names.end(), name) > 0; ++n) {
@@ -173,28 +173,14 @@ void Thin(size_t count, size_t stride, Take take) {
   if (count > 0 && (count - 1) % stride != 0) take(count - 1);
 }
 
-// A curve's last value and its mean over time: each value holds until the next.
-class Curve {
- public:
-  void Add(Nanoseconds time, uint64_t bytes) {
-    if (last_) {
-      const auto span = static_cast<double>((time - last_->first).count());
-      sum_ += span * static_cast<double>(last_->second);
-      time_ += span;
-    }
-    last_ = {time, bytes};
+// A curve's mean over time and its last value; null without.
+Json ResidencyJson(const std::optional<Residency>& residency) {
+  if (!residency) {
+    return {{"resident_end_bytes", nullptr}, {"resident_mean_bytes", nullptr}};
   }
-  Json end() const { return last_ ? Json(last_->second) : Json(nullptr); }
-  Json mean() const {
-    if (!last_) return nullptr;
-    return time_ == 0 ? last_->second : static_cast<uint64_t>(sum_ / time_);
-  }
-
- private:
-  std::optional<std::pair<Nanoseconds, uint64_t>> last_;
-  double sum_ = 0;
-  double time_ = 0;
-};
+  return {{"resident_end_bytes", residency->end_bytes},
+          {"resident_mean_bytes", residency->mean_bytes}};
+}
 
 // "aaaf" is "3a1f": blocks are much like their neighbours.
 std::string RunLengths(std::string_view blocks) {
@@ -226,36 +212,8 @@ Json FramesJson(const std::vector<ReplayFrame>& frames, const Window& window) {
   return {{"stride", stride}, {"seconds", seconds}, {"blocks", blocks}};
 }
 
-Json CountersJson(const ReplayCounters& counters) {
-  return {{"events", counters.events},
-          {"allocations", counters.allocations},
-          {"frees", counters.frees},
-          {"lost_events", counters.lost_events},
-          {"bad_lines", counters.bad_lines},
-          {"unmatched_frees", counters.unmatched_frees},
-          {"split_frees", counters.split_frees},
-          {"forced_placements", counters.forced_placements},
-          {"failed_allocations", counters.failed_allocations},
-          {"outside_memory", counters.outside_memory}};
-}
-
-Json FidelityJson(const Recording& recording, const ReplayResult& result) {
-  if (!recording.has_truth() || result.samples.empty() ||
-      result.memory_bytes == 0) {
-    return nullptr;
-  }
-  const Fidelity fidelity = CompareToTruth(recording, result);
-  return {{"block_match", fidelity.block_match},
-          {"resident_mae_percent", fidelity.resident_mae_percent},
-          {"buddyinfo_distance", fidelity.buddyinfo_distance}};
-}
-
 Json RunJson(const Recording& recording, const ReplayResult& result,
              const std::string& name, const Window& window) {
-  Curve curve;
-  for (const ReplaySample& sample : result.samples) {
-    curve.Add(sample.time, sample.resident_bytes);
-  }
   Json seconds = Json::array();
   Json resident = Json::array();
   Json free_blocks = Json::array();
@@ -266,23 +224,21 @@ Json RunJson(const Recording& recording, const ReplayResult& result,
     resident.push_back(sample.resident_bytes);
     free_blocks.push_back(sample.free_blocks);
   });
-  return {{"name", name},
-          {"policy", result.options.policy},
-          {"placement", result.options.placement == Placement::kRecorded
-                            ? "recorded"
-                            : "guestmm"},
-          {"memory_bytes", result.memory_bytes},
-          {"reported_bytes", result.reported_bytes},
-          {"needless_bytes", result.needless_bytes},
-          {"resident_end_bytes", curve.end()},
-          {"resident_mean_bytes", curve.mean()},
-          {"fidelity", FidelityJson(recording, result)},
-          {"counters", CountersJson(result.counters)},
-          {"stride", stride},
-          {"seconds", seconds},
-          {"resident", resident},
-          {"free_blocks", free_blocks},
-          {"frames", FramesJson(result.frames, window)}};
+  Json run = {{"name", name},
+              {"policy", result.options.policy},
+              {"placement", Name(result.options.placement)},
+              {"memory_bytes", result.memory_bytes},
+              {"reported_bytes", result.reported_bytes},
+              {"needless_bytes", result.needless_bytes},
+              {"fidelity", FidelityJson(recording, result)},
+              {"counters", CountersJson(result.counters)},
+              {"stride", stride},
+              {"seconds", seconds},
+              {"resident", resident},
+              {"free_blocks", free_blocks},
+              {"frames", FramesJson(result.frames, window)}};
+  run.update(ResidencyJson(ReplayedResidency(result)));
+  return run;
 }
 
 // What the recording says of the window; null if that is nothing.
@@ -297,15 +253,12 @@ Json TruthJson(const Recording& recording, const Window& window) {
   }
 
   std::vector<Recording::Resident> resident;
-  Curve curve;
   for (const Recording::Resident& sample : recording.resident) {
-    if (!window.Has(sample.time)) continue;
-    resident.push_back(sample);
-    curve.Add(sample.time, sample.bytes);
+    if (window.Has(sample.time)) resident.push_back(sample);
   }
   if (!resident.empty()) {
-    json["resident_end_bytes"] = curve.end();
-    json["resident_mean_bytes"] = curve.mean();
+    json.update(
+        ResidencyJson(RealResidency(recording, window.start, window.end)));
     Json seconds = Json::array();
     Json bytes = Json::array();
     Thin(resident.size(), Stride(resident.size(), kMostSamples), [&](size_t i) {

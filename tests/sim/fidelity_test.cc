@@ -31,6 +31,7 @@ TEST(Fidelity, MatchesReportsOneToOneWithinTwoSeconds) {
                        {seconds(13), Units(4, 1)},
                        {seconds(15), Units(6, 1)}};  // too late
   ReplayResult result = Replayed();
+  result.samples = {{.time = seconds(10)}};
   result.reports = {{seconds(13), Units(0, 1)},
                     {seconds(10), Units(1, 1)},
                     {seconds(12), Units(4, 1)},
@@ -56,6 +57,24 @@ TEST(Fidelity, ComparesCurvesThatMeetAtTheFirstSample) {
               100 * (40.0 / 3) / 1024, 1e-9);
 }
 
+TEST(Fidelity, AMeanIsOverTime) {
+  ReplayResult result = Replayed();
+  EXPECT_FALSE(ReplayedResidency(result).has_value());
+  result.samples = {{.time = seconds(10), .resident_bytes = 100},
+                    {.time = seconds(11), .resident_bytes = 300},
+                    {.time = seconds(14), .resident_bytes = 50}};
+  EXPECT_EQ(ReplayedResidency(result)->mean_bytes, 250u);
+  EXPECT_EQ(ReplayedResidency(result)->end_bytes, 50u);
+
+  Recording recording;
+  recording.resident = {
+      {seconds(9), 1}, {seconds(10), 20}, {seconds(20), 40}, {seconds(21), 1}};
+  const auto real = RealResidency(recording, seconds(10), seconds(20));
+  EXPECT_EQ(real->mean_bytes, 20u);
+  EXPECT_EQ(real->end_bytes, 40u);
+  EXPECT_FALSE(RealResidency(recording, seconds(30), seconds(40)).has_value());
+}
+
 TEST(Fidelity, ComparesFreeMemoryByOrder) {
   Recording recording;
   RecordedBuddyInfo::Zone zone = {.node = 0, .name = "Normal", .blocks = {}};
@@ -64,6 +83,7 @@ TEST(Fidelity, ComparesFreeMemoryByOrder) {
   recording.buddyinfo = {{.time = seconds(11), .zones = {zone}},
                          {.time = seconds(30), .zones = {zone}}};
   ReplayResult result = Replayed();
+  result.samples = {{.time = seconds(10)}};
   zone.blocks[0] = 0;
   zone.blocks[3] = 2;
   result.buddyinfo = {{.time = seconds(11), .zones = {zone}}};

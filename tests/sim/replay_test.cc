@@ -15,7 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/replay_report.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::replay_test {

@@ -55,8 +55,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
       "%s of frees split; %d events lost\n\n",
       recording.trace_path, counters.events,
       std::chrono::duration<double>(first.end - first.start).count(),
-      FormatBytes(first.memory_bytes),
-      first.options.placement == Placement::kRecorded ? "recorded" : "guestmm",
+      FormatBytes(first.memory_bytes), Name(first.options.placement),
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
       Share(counters.split_frees, counters.frees), counters.lost_events);
@@ -68,16 +67,11 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   }
   Table table(columns);
   for (const ReplayResult& result : results) {
-    double mean = 0;
-    for (const ReplaySample& sample : result.samples) {
-      mean += static_cast<double>(sample.resident_bytes);
-    }
-    mean /= static_cast<double>(result.samples.size());
+    const Residency resident = ReplayedResidency(result).value_or(Residency{});
     std::vector<std::string> row = {
         result.options.policy, FormatBytes(result.reported_bytes),
-        FormatBytes(result.needless_bytes),
-        FormatBytes(static_cast<uint64_t>(mean)),
-        FormatBytes(result.samples.back().resident_bytes)};
+        FormatBytes(result.needless_bytes), FormatBytes(resident.mean_bytes),
+        FormatBytes(resident.end_bytes)};
     if (arguments.truth) {
       const Fidelity fidelity = CompareToTruth(recording, result);
       row.push_back(absl::StrFormat("%.1f %%", 100 * fidelity.block_match));
@@ -89,19 +83,11 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   }
   if (arguments.truth) {
     const Fidelity truth = CompareToTruth(recording, first);
-    double sum = 0;
-    uint64_t count = 0;
-    uint64_t last = 0;
-    for (const Recording::Resident& real : recording.resident) {
-      if (real.time < first.start || real.time > first.end) continue;
-      sum += static_cast<double>(real.bytes);
-      last = real.bytes;
-      ++count;
-    }
-    const double mean = count == 0 ? 0 : sum / static_cast<double>(count);
+    const Residency resident =
+        RealResidency(recording, first.start, first.end).value_or(Residency{});
     table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes), "-",
-                  FormatBytes(static_cast<uint64_t>(mean)), FormatBytes(last),
-                  "-", "-", "-"});
+                  FormatBytes(resident.mean_bytes),
+                  FormatBytes(resident.end_bytes), "-", "-", "-"});
   }
   std::cout << table;
 }
@@ -187,7 +173,8 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       ->required();
   AddChoice<Placement>(
       command, "--placement",
-      {{"recorded", Placement::kRecorded}, {"guestmm", Placement::kGuestmm}},
+      {{std::string(Name(Placement::kRecorded)), Placement::kRecorded},
+       {std::string(Name(Placement::kGuestmm)), Placement::kGuestmm}},
       arguments->options.placement,
       "recorded: pages lie where the trace has them; guestmm: where our "
       "allocator puts them [recorded]");

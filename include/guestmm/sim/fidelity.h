@@ -4,8 +4,7 @@
 // How near a replay comes to what the real guest's kernel and VMM did.
 
 #include <cstdint>
-#include <span>
-#include <string>
+#include <optional>
 
 #include "guestmm/sim/replay.h"
 #include "guestmm/trace/recording.h"
@@ -27,15 +26,19 @@ struct Fidelity {
   double buddyinfo_distance = 0;
 };
 
-// REQUIRES: recording.has_truth().
+// REQUIRES: recording.has_truth(), and that the replay has a sample.
 Fidelity CompareToTruth(const Recording& recording, const ReplayResult& result);
 
-// summary.json and series.csv of replays of one recording under several
-// policies.
-std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results);
-std::string ReplaySeriesCsv(const Recording& recording,
-                            std::span<const ReplayResult> results);
+// What the host held of a guest.
+struct Residency {
+  uint64_t mean_bytes = 0;  // over time: each sample holds until the next
+  uint64_t end_bytes = 0;
+};
+// Of a replay; of the real guest, from `start` to `end`. Nothing if there is no
+// sample.
+std::optional<Residency> ReplayedResidency(const ReplayResult& result);
+std::optional<Residency> RealResidency(const Recording& recording,
+                                       Nanoseconds start, Nanoseconds end);
 
 }  // namespace guestmm
 

@@ -14,6 +14,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,6 +34,8 @@ enum class Placement {
   // Where our allocator puts them.
   kGuestmm,
 };
+// "recorded", "guestmm".
+std::string_view Name(Placement placement);
 
 struct ReplayOptions {
   Placement placement = Placement::kRecorded;

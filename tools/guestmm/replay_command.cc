@@ -126,6 +126,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
                 "");
   }
   std::vector<ReplayResult> results;
+  absl::Status status;
   ProgressLine line;
   for (const std::string& policy : arguments.policies) {
     ReplayOptions options = arguments.options;
@@ -136,12 +137,16 @@ int RunReplayCommand(const ReplayArguments& arguments) {
         std::chrono::duration<double>(arguments.tail.value_or(0)));
     if (out) options.frame_interval = std::chrono::seconds(1);
     line.Show("replaying under " + policy);
-    absl::StatusOr<ReplayResult> result = Replay(*recording, options);
-    if (!result.ok()) return Fail("replay", result.status(), "");
-    results.push_back(*std::move(result));
+    ReplayResult& result = results.emplace_back();
+    status = Replay(*recording, options, &result).status();
+    // A damaged trace is replayed up to the damage, under each policy.
+    if (!status.ok() && result.counters.events == 0) break;
   }
   line.Show("");
-  PrintTables(arguments, *recording, results);
+  if (results.back().counters.events > 0 || status.ok()) {
+    PrintTables(arguments, *recording, results);
+  }
+  if (!status.ok()) return Fail("replay", status, "");
   if (!out) return kExitSuccess;
   absl::Status written =
       out->Write("series.csv", ReplaySeriesCsv(*recording, results));

@@ -159,42 +159,43 @@ absl::Status BalloonDriver::Negotiate() {
 }
 
 absl::Status BalloonDriver::SetUpQueues() {
-  const DriverTransport transport = {.device = device_,
-                                     .ram = ram_,
-                                     .allocator = allocator_,
-                                     .cpu = options_.cpu};
   const uint16_t size = options_.queue_size;
-  auto inflate = SetUpQueue(BalloonQueue::kInflate, size, /*least=*/1,
-                            /*tables=*/0, BalloonInflation::kBufferBytes);
+  auto inflate = SetUpQueue(
+      BalloonQueue::kInflate,
+      {.size = size, .buffer_bytes = BalloonInflation::kBufferBytes});
   if (!inflate.ok()) return inflate.status();
-  auto deflate = SetUpQueue(
-      BalloonQueue::kDeflate, size, BalloonInflation::kDeflations, /*tables=*/0,
-      BalloonInflation::kDeflations * BalloonInflation::kBufferBytes);
+  auto deflate = SetUpQueue(BalloonQueue::kDeflate,
+                            {.size = size,
+                             .least = BalloonInflation::kDeflations,
+                             .buffer_bytes = BalloonInflation::kDeflations *
+                                             BalloonInflation::kBufferBytes});
   if (!deflate.ok()) return deflate.status();
   inflation_ = std::make_unique<BalloonInflation>(
-      transport, features_, *std::move(inflate), *std::move(deflate));
+      transport(), features_, *std::move(inflate), *std::move(deflate));
   if ((features_ & kBalloonFStatsVq) != 0) {
-    auto stats = SetUpQueue(BalloonQueue::kStats, size, /*least=*/1,
-                            /*tables=*/0, GuestStatistics::kBufferBytes);
+    auto stats = SetUpQueue(
+        BalloonQueue::kStats,
+        {.size = size, .buffer_bytes = GuestStatistics::kBufferBytes});
     if (!stats.ok()) return stats.status();
     statistics_ =
-        std::make_unique<GuestStatistics>(transport, *std::move(stats));
+        std::make_unique<GuestStatistics>(transport(), *std::move(stats));
   }
   if ((features_ & kBalloonFFreePageHint) != 0) {
-    auto hints = SetUpQueue(BalloonQueue::kFreePage, size,
-                            BalloonHinting::kLeastDescriptors, /*tables=*/0,
-                            BalloonHinting::kBufferBytes);
+    auto hints = SetUpQueue(BalloonQueue::kFreePage,
+                            {.size = size,
+                             .least = BalloonHinting::kLeastDescriptors,
+                             .buffer_bytes = BalloonHinting::kBufferBytes});
     if (!hints.ok()) return hints.status();
-    hinting_ = std::make_unique<BalloonHinting>(transport, *std::move(hints));
+    hinting_ = std::make_unique<BalloonHinting>(transport(), *std::move(hints));
   }
   if ((features_ & kBalloonFPageReporting) == 0) return absl::OkStatus();
   // As much as whoever reports has counted on since Create. One table, since
   // one report is out at a time (R3).
   const auto least =
       static_cast<uint16_t>(std::max<size_t>(max_report_entries(), 1));
-  auto reporting =
-      SetUpQueue(BalloonQueue::kReporting, options_.reporting_queue_size, least,
-                 /*tables=*/1, /*buffer_bytes=*/0);
+  auto reporting = SetUpQueue(
+      BalloonQueue::kReporting,
+      {.size = options_.reporting_queue_size, .least = least, .tables = 1});
   if (!reporting.ok()) return reporting.status();
   LockHolder hold(lock_);
   reporting_ = *std::move(reporting);
@@ -207,23 +208,20 @@ size_t BalloonDriver::max_report_entries() const {
   return most_entries_;
 }
 
+DriverTransport BalloonDriver::transport() const {
+  return {.device = device_,
+          .ram = ram_,
+          .allocator = allocator_,
+          .cpu = options_.cpu};
+}
+
 absl::StatusOr<std::unique_ptr<DriverVirtqueue>> BalloonDriver::SetUpQueue(
-    BalloonQueue queue, uint16_t size, uint16_t least, uint16_t tables,
-    uint64_t buffer_bytes) {
-  const uint16_t index =
+    BalloonQueue queue, const DriverVirtqueueOptions& wanted) {
+  DriverVirtqueueOptions options = wanted;
+  options.index =
       *BalloonQueueIndex(queue, options_.queue_numbering, offered_, features_);
-  auto made =
-      DriverVirtqueue::Create({.device = device_,
-                               .ram = ram_,
-                               .allocator = allocator_,
-                               .cpu = options_.cpu},
-                              {.index = index,
-                               .size = size,
-                               .least = least,
-                               .features = ToVirtqueueFeatures(features_),
-                               .tables = tables,
-                               .buffer_bytes = buffer_bytes},
-                              used_);
+  options.features = ToVirtqueueFeatures(features_);
+  auto made = DriverVirtqueue::Create(transport(), options, used_);
   if (made.ok()) {
     LockHolder hold(lock_);
     queue_pages_ += (*made)->pages();

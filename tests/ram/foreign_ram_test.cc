@@ -80,7 +80,7 @@ TEST(ForeignRamTest, IsDiscardedByAddress) {
 
 TEST(ForeignRamTest, HugePagesGoInWholeOnes) {
   const auto pool = HugePagePool::Reserve(2);
-  if (!pool.ok()) GTEST_SKIP() << pool.status();
+  if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
   const auto maker = MakeShared(MemorySource::kHugetlb, 4 * kMiB);
   const auto ram = GuestRam::CreateForeign().value();
   EXPECT_THAT(
@@ -109,7 +109,7 @@ TEST(ForeignRamTest, HugePagesGoInWholeOnes) {
 // that ends a process, unless it is guarded.
 TEST(ForeignRamDeathTest, AHugePageThatCannotBeHad) {
   const auto pool = HugePagePool::Reserve(2);
-  if (!pool.ok()) GTEST_SKIP() << pool.status();
+  if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
   const auto read_where_none_is = [](bool guarded) {
     const auto maker = MakeShared(MemorySource::kHugetlb, 4 * kMiB);
     const auto ram = GuestRam::CreateForeign().value();

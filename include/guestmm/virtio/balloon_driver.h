@@ -27,6 +27,8 @@ namespace guestmm {
 class BalloonHinting;
 class BalloonInflation;
 class DriverVirtqueue;
+struct DriverTransport;
+struct DriverVirtqueueOptions;
 class GuestStatistics;
 
 struct BalloonDriverOptions {
@@ -90,10 +92,10 @@ class BalloonDriver final : public ReportingDevice {
                       Client& client) override;
 
   // Resets the device for the time in which the guest is suspended (Linux,
-  // virtballoon_freeze). True if the reset is complete; else that comes, and
-  // is_down() says so. Reports are refused till Restore. Again: no effect.
-  // REQUIRES: not called from inside ReportDone, nor from inside a discard of
-  // the device on the same thread.
+  // virtballoon_freeze). True if the reset is complete; else, as from inside a
+  // discard of the device on the same thread, that comes, and is_down() says
+  // so. Reports are refused till Restore. Again: no effect.
+  // REQUIRES: not called from inside ReportDone.
   bool Freeze();
   // Sets the device up again: after Freeze, or after it was broken.
   // FailedPrecondition if the driver is not down, or was removed; else as
@@ -136,10 +138,10 @@ class BalloonDriver final : public ReportingDevice {
   absl::Status Start();
   absl::Status Negotiate();
   absl::Status SetUpQueues();
-  // A queue of the balloon's.
+  DriverTransport transport() const;
+  // A queue of the balloon's; where it is and its features are filled in.
   absl::StatusOr<std::unique_ptr<DriverVirtqueue>> SetUpQueue(
-      BalloonQueue queue, uint16_t size, uint16_t least, uint16_t tables,
-      uint64_t buffer_bytes);
+      BalloonQueue queue, const DriverVirtqueueOptions& wanted);
   // Start, or FAILED.
   absl::Status StartOrFail();
 

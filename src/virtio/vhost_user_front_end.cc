@@ -124,10 +124,10 @@ uint8_t VhostUserDevice::FrontEnd::Status() {
   // It may have been reset meanwhile.
   if (status_ == 0) return 0;
   if (resetting_ || !status.ok()) return LostStatus();
-  if (*status == 0) {
+  if (*status == 0 || *status > UINT8_MAX) {
     // Not by a reset of ours, after which its queues would be forgotten.
-    connection_.Lose(
-        absl::InternalError("GET_STATUS: the VMM lost the status"));
+    connection_.Lose(absl::InternalError(absl::StrFormat(
+        "GET_STATUS: 0x%x: must be 0x1 to 0xff till the reset", *status)));
     return LostStatus();
   }
   status_ = static_cast<uint8_t>(*status);

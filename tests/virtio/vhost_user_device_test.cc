@@ -1,5 +1,4 @@
-// A balloon driver over a socket, to a server on other threads; and servers
-// that do not do what they should.
+// A balloon driver over a socket, to a server on other threads.
 
 #include "guestmm/virtio/vhost_user_device.h"
 
@@ -20,6 +19,7 @@
 #include "guestmm/virtio/vhost_user_server.h"
 #include "tests/testing/await.h"
 #include "tests/testing/huge_page_pool.h"
+#include "tests/virtio/vhost_user_device_testing.h"
 #include "tests/virtio/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
@@ -33,88 +33,6 @@ using ::testing::HasSubstr;
 using ::testing::StartsWith;
 
 using Request = VhostUserRequest;
-
-std::unique_ptr<BalloonDevice> MakeBalloon(const GuestRam& ram,
-                                           Hypervisor& hypervisor,
-                                           Workqueue& workqueue) {
-  return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
-}
-
-// A folder with a socket; and a guest's RAM: 8 MiB that the allocator has, then
-// 1 MiB to report from.
-class VhostUserDeviceTest : public ::testing::Test {
- protected:
-  static constexpr uint64_t kPages = kMiB / kPageSize;
-
-  VhostUserDeviceTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("vhost_user_", getpid())),
-        path_((folder_ / "socket").string()) {
-    fs::create_directories(folder_);
-  }
-  ~VhostUserDeviceTest() override {
-    driver_.reset();
-    device_.reset();
-    server_.reset();
-    fs::remove_all(folder_);
-  }
-
-  void Serve(VhostUserServer::MakeDevice make_device = MakeBalloon) {
-    server_ = std::make_unique<VhostUserServer>(std::move(make_device));
-    const absl::Status status = server_->Listen(path_);
-    ASSERT_TRUE(status.ok()) << status;
-  }
-  void Connect(const VhostUserDeviceOptions& options = {}) {
-    auto device = VhostUserDevice::Connect(path_, *ram_, options);
-    ASSERT_TRUE(device.ok()) << device.status();
-    device_ = *std::move(device);
-  }
-  void Drive() {
-    driver_.reset();  // which resets the device
-    auto driver = BalloonDriver::Create(*device_, *ram_, *allocator_, guest_);
-    ASSERT_TRUE(driver.ok()) << driver.status();
-    driver_ = *std::move(driver);
-  }
-  void ServeAndDrive() {
-    ASSERT_NO_FATAL_FAILURE(Serve());
-    ASSERT_NO_FATAL_FAILURE(Connect());
-    ASSERT_NO_FATAL_FAILURE(Drive());
-  }
-
-  static Gpa Page(uint64_t i) { return Gpa(8 * kMiB) + i * kPageSize; }
-  uint64_t& Word(uint64_t i) {
-    return *reinterpret_cast<uint64_t*>(
-        ram_->Translate({Page(i), kPageSize})->bytes().data());
-  }
-  bool ReportAndWait(std::span<const GpaRange> ranges) {
-    client_.outstanding = true;
-    if (!driver_->Report(ranges, client_).ok()) {
-      client_.outstanding = false;
-      return false;
-    }
-    client_.outstanding.wait(true);
-    return true;
-  }
-
-  const fs::path folder_;
-  const std::string path_;
-  const std::unique_ptr<GuestRam> ram_ =
-      GuestRam::Create({.regions = {{Gpa(0), 9 * kMiB}},
-                        .source = MemorySource::kSharedMemfd})
-          .value();
-  const std::unique_ptr<PageAllocator> allocator_ =
-      PageAllocator::Create({.memory = {{Pfn(0), Pfn(2048)}},
-                             .cpus = 1,
-                             .max_order = kMaxOrder,
-                             .min_free_kbytes = 64,
-                             .per_cpu_limits = {}})
-          .value();
-  CountingClient client_;
-  ThreadWorkqueue guest_;
-  std::unique_ptr<VhostUserServer> server_;
-  std::unique_ptr<VhostUserDevice> device_;
-  std::unique_ptr<BalloonDriver> driver_;
-};
 
 TEST_F(VhostUserDeviceTest, NeighboursKeepTheirContents) {
   ASSERT_NO_FATAL_FAILURE(ServeAndDrive());
@@ -450,119 +368,6 @@ TEST_F(VhostUserDeviceTest, Configuration) {
   EXPECT_EQ(device_->status(), 0);
 }
 
-// A VMM that answers as a script says.
-class ScriptedVmmTest : public VhostUserDeviceTest {
- protected:
-  ScriptedVmmTest() {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path_.copy(static_cast<char*>(address.sun_path), path_.size());
-    EXPECT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address),
-                   sizeof(address)),
-              0);
-    EXPECT_EQ(listen(listener_.get(), 1), 0);
-  }
-
-  // What a connection fails with if each request is answered by `answer`, with
-  // no payload for no answer.
-  std::string Error(
-      const std::function<std::optional<uint64_t>(Request)>& answer) {
-    std::thread vmm([&] {
-      UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      ScriptedFrontEnd end(std::move(socket));
-      while (const std::optional<VhostUserMessage> message = end.Receive()) {
-        const std::optional<uint64_t> number = answer(message->request());
-        if (number) {
-          end.Send(message->request(), *number, {}, kVhostUserReply);
-        }
-      }
-    });
-    const auto device = VhostUserDevice::Connect(
-        path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
-    vmm.join();
-    return device.status().ToString();
-  }
-
-  const UniqueFd listener_{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
-};
-
-TEST_F(ScriptedVmmTest, Silence) {
-  EXPECT_EQ(Error([](Request) { return std::nullopt; }),
-            "UNAVAILABLE: the connection to " + path_ +
-                " was lost: GET_FEATURES: no answer in 500 ms");
-}
-
-TEST_F(ScriptedVmmTest, NoProtocolFeatures) {
-  EXPECT_EQ(Error([](Request) { return 0; }),
-            "FAILED_PRECONDITION: the VMM at " + path_ +
-                " offers protocol features 0x0: 0x18028 are needed");
-}
-
-TEST_F(ScriptedVmmTest, RefusesMemory) {
-  EXPECT_EQ(Error([](Request request) -> std::optional<uint64_t> {
-              switch (request) {
-                case Request::kGetFeatures:
-                case Request::kGetProtocolFeatures:
-                  return ~uint64_t{0} & ~kVhostUserProtocolConfig;
-                case Request::kAddMemReg:
-                  return 999;
-                case Request::kSetProtocolFeatures:
-                  return std::nullopt;
-                default:
-                  return 0;
-              }
-            }),
-            "INTERNAL: region 0x0 + 9.00 MiB: ADD_MEM_REG: the VMM answered "
-            "with error 999, INTERNAL");
-}
-
-// One that stops in the middle of set-up, and whose process lives on: no driver
-// has touched its device, so no one waits for that process.
-TEST_F(ScriptedVmmTest, SilenceDuringSetUp) {
-  std::thread vmm([&] {
-    UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    ScriptedFrontEnd end(std::move(socket));
-    // With the channel that came with one of them.
-    std::deque<VhostUserMessage> kept;
-    while (std::optional<VhostUserMessage> message = end.Receive()) {
-      const Request request = message->request();
-      kept.push_back(*std::move(message));
-      uint64_t answer = 0;
-      switch (request) {
-        case Request::kSetProtocolFeatures:
-        case Request::kSetVringEnable:
-          continue;
-        case Request::kGetFeatures:
-          answer = kVirtioFVersion1 | kVhostUserFProtocolFeatures;
-          break;
-        case Request::kGetProtocolFeatures:
-          answer = kVhostUserProtocolFeatures & ~kVhostUserProtocolConfig;
-          break;
-        case Request::kGetQueueNum:
-          answer = 3;
-          break;
-        case Request::kGetStatus:
-          answer = kVirtioFeaturesOk;
-          break;
-        default:
-          break;
-      }
-      end.Send(request, answer, {}, kVhostUserReply);
-    }
-  });
-  auto device = VhostUserDevice::Connect(
-      path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
-  ASSERT_TRUE(device.ok()) << device.status();
-  const auto driver =
-      BalloonDriver::Create(**device, *ram_, *allocator_, guest_);
-  EXPECT_THAT(Message(driver.status()),
-              HasSubstr("SET_VRING_ENABLE: no answer in 500 ms"));
-  EXPECT_EQ((*device)->status(), 0);
-  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
-  device->reset();
-  vmm.join();
-}
-
 // Memory that comes while a connection is being made is shared once.
 TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
   ASSERT_NO_FATAL_FAILURE(Serve());
@@ -584,20 +389,6 @@ TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
   stop = true;
   hotplug.join();
   EXPECT_EQ(server_->counters().refused, 0u);
-}
-
-TEST_F(ScriptedVmmTest, AnswersWhatWasNotAsked) {
-  std::thread vmm([&] {
-    UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    ScriptedFrontEnd end(std::move(socket));
-    end.Receive();
-    end.Send(Request::kGetStatus, uint64_t{0}, {}, kVhostUserReply);
-    end.AwaitClose();
-  });
-  const auto device = VhostUserDevice::Connect(path_, *ram_);
-  EXPECT_THAT(Message(device.status()),
-              EndsWith("the VMM answered GET_STATUS, which was not asked"));
-  vmm.join();
 }
 
 }  // namespace

@@ -16,10 +16,6 @@
 namespace guestmm {
 namespace {
 
-double Seconds(Nanoseconds time) {
-  return std::chrono::duration<double>(time).count();
-}
-
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
     const PolicyParameters& parameters, bool hotplug) {
   V12Options options;
@@ -65,7 +61,7 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
   options.delay = parameters.delay.value_or(options.delay);
   if (options.delay < std::chrono::milliseconds(1)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("delay ", Seconds(options.delay),
+        absl::StrCat("delay ", ToSeconds(options.delay),
                      " s: allowed for guestmm is 0.001 s or more"));
   }
   options.capacity = parameters.capacity.value_or(options.capacity);
@@ -127,8 +123,8 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
   if (parameters.delay && (*parameters.delay < Nanoseconds(0) ||
                            *parameters.delay > kMaxReportDelay)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("delay ", Seconds(*parameters.delay),
-                     " s: allowed is 0 to ", Seconds(kMaxReportDelay), " s"));
+        absl::StrCat("delay ", ToSeconds(*parameters.delay),
+                     " s: allowed is 0 to ", ToSeconds(kMaxReportDelay), " s"));
   }
   for (const NamedPolicy& policy : Policies()) {
     if (policy.name == name) return policy.make(parameters);

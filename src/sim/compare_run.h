@@ -94,10 +94,6 @@ void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
 // A footprint, of pages times microseconds.
 double GibMinutes(uint64_t page_microseconds);
 
-inline double ToSeconds(Nanoseconds time) {
-  return std::chrono::duration<double>(time).count();
-}
-
 }  // namespace guestmm
 
 #endif  // GUESTMM_SRC_SIM_COMPARE_RUN_H_

@@ -289,8 +289,7 @@ class PolicyRun {
     const Reporter* const reporter = active.reporter();
     if (reporter == nullptr) return active.ram().ResidentBytes();
     const uint64_t little = options_.guest_bytes / 100;
-    const double patience =
-        std::chrono::duration<double>(reporter->policy().delay()).count() + 1;
+    const double patience = ToSeconds(reporter->policy().delay()) + 1;
     const double deadline = Seconds() + options_.settle_seconds;
     const uint64_t reported_before = reporter->counters().reported_bytes;
     IdleWorkload idle(idle_seed);
@@ -346,9 +345,7 @@ class PolicyRun {
     return total;
   }
 
-  double Seconds() const {
-    return std::chrono::duration<double>(clock_.Now()).count();
-  }
+  double Seconds() const { return ToSeconds(clock_.Now()); }
 
   const DensityOptions& options_;
   const std::function<void(const DensityProgress&)>& progress_;

@@ -1,12 +1,15 @@
 #include "guestmm/sim/replay.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/reporting/reporter.h"
@@ -17,6 +20,10 @@
 
 namespace guestmm {
 namespace {
+
+// Of a trace, and of what comes after it: all of its time is sampled, and no
+// one records for as long. It is rather a clock that was set.
+constexpr Nanoseconds kLongest = std::chrono::hours(24 * 7);
 
 // The whole pages of RAM.
 std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
@@ -49,6 +56,12 @@ class Run {
         time_(options.seed) {}
 
   absl::Status Start() {
+    GUESTMM_CHECK(options_.sample_interval > Nanoseconds(0));
+    if (options_.tail < Nanoseconds(0) || options_.tail > kLongest) {
+      return absl::InvalidArgumentError(
+          absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
+                          ToSeconds(options_.tail), ToSeconds(kLongest)));
+    }
     const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
     if (memory.empty()) {
       return absl::InvalidArgumentError(
@@ -94,14 +107,21 @@ class Run {
       }
       if (!event->has_value()) break;
       if (!started_) Begin((*event)->time);
+      status = CheckTime((*event)->time,
+                         absl::StrCat("event ", result_.counters.events + 1));
+      if (!status.ok()) break;
       AdvanceTo((*event)->time);
       ++result_.counters.events;
       placement_->Follow(**event, time_.Now());
     }
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
-    AdvanceTo(std::max(recording_.end.value_or(result_.start),
-                       result_.start + time_.Now()) +
-              options_.tail);
+    Nanoseconds end = result_.start + time_.Now();
+    if (recording_.end) {
+      const absl::Status in_time = CheckTime(*recording_.end, "its end");
+      if (in_time.ok()) end = std::max(end, *recording_.end);
+      status.Update(in_time);
+    }
+    AdvanceTo(end + options_.tail);
     Sample();
     result_.counters.lost_events = (*reader)->counters().lost;
     result_.counters.bad_lines = (*reader)->counters().bad_lines;
@@ -119,6 +139,21 @@ class Run {
            recording_.buddyinfo[next_buddyinfo_].time < result_.start) {
       ++next_buddyinfo_;
     }
+  }
+
+  absl::Status CheckTime(Nanoseconds time, const std::string& what) const {
+    // Without a sign no difference overflows.
+    const auto since = static_cast<uint64_t>(time.count()) -
+                       static_cast<uint64_t>(result_.start.count());
+    if (time <= result_.start ||
+        since <= static_cast<uint64_t>(kLongest.count())) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: %s is %.1f s by the trace's clock, which began at %.1f s: the "
+        "most is %.0f s later",
+        recording_.trace_path, what, ToSeconds(time), ToSeconds(result_.start),
+        ToSeconds(kLongest)));
   }
 
   // Lets what falls due before `time` (of the trace's clock) happen.

@@ -1,6 +1,5 @@
 // The files that a replay leaves: summary.json and series.csv.
 
-#include <chrono>
 #include <optional>
 #include <string>
 
@@ -32,10 +31,6 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   return row;
 }
 
-double Seconds(Nanoseconds time) {
-  return std::chrono::duration<double>(time).count();
-}
-
 }  // namespace
 
 std::string ReplaySummaryJson(const Recording& recording,
@@ -61,13 +56,13 @@ std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results) {
   std::string csv = "policy,time_s,resident_bytes,free_bytes,isolated_bytes\n";
   for (const Recording::Resident& real : recording.resident) {
-    absl::StrAppendFormat(&csv, "truth,%.3f,%d,,\n", Seconds(real.time),
+    absl::StrAppendFormat(&csv, "truth,%.3f,%d,,\n", ToSeconds(real.time),
                           real.bytes);
   }
   for (const ReplayResult& result : results) {
     for (const ReplaySample& sample : result.samples) {
       absl::StrAppendFormat(&csv, "%s,%.3f,%d,%d,%d\n", result.options.policy,
-                            Seconds(sample.time), sample.resident_bytes,
+                            ToSeconds(sample.time), sample.resident_bytes,
                             sample.free_bytes, sample.isolated_bytes);
     }
   }

@@ -188,6 +188,36 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
               HasSubstr("no memory map (iomem)"));
 }
 
+// Such as after the guest's clock was set. What there is of it is not waited
+// for.
+TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
+  Alloc(10.0, kFirst, 10);
+  Free(9'000'000'000.0, kFirst, 10);
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: event 2 is 9000000000.0 s by the trace's "
+                        "clock, which began at 10.0 s: the most is 604800 s "
+                        "later"));
+  EXPECT_EQ(partial.counters.events, 1u);
+  EXPECT_LT(partial.samples.size(), 10u);
+
+  recording_.end = std::chrono::seconds(8'000'000'000);
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: event 2 is"));
+  text_.clear();
+  Alloc(10.0, kFirst, 10);
+  std::ofstream(recording_.trace_path) << text_;
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: its end is 8000000000.0 s by the"));
+  EXPECT_EQ(partial.counters.events, 1u);
+
+  ReplayOptions options;
+  options.tail = std::chrono::hours(24 * 365);
+  EXPECT_THAT(Replay(recording_, options).status().ToString(),
+              HasSubstr("tail 31536000.0 s: allowed is 0 to 604800 s"));
+}
+
 TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);

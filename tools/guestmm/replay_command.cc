@@ -53,8 +53,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
       "replay of %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
       "%s of frees split; %d events lost\n\n",
-      recording.trace_path, counters.events,
-      std::chrono::duration<double>(first.end - first.start).count(),
+      recording.trace_path, counters.events, ToSeconds(first.end - first.start),
       FormatBytes(first.memory_bytes), Name(first.options.placement),
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),

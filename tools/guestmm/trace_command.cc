@@ -113,7 +113,7 @@ struct TraceContents {
 };
 
 std::string Seconds(Nanoseconds time) {
-  return absl::StrFormat("%.6f s", static_cast<double>(time.count()) / 1e9);
+  return absl::StrFormat("%.6f s", ToSeconds(time));
 }
 
 std::string BytesAnEvent(uint64_t bytes, uint64_t events) {

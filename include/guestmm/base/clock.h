@@ -8,6 +8,10 @@ namespace guestmm {
 // Durations, and times since a clock's own zero.
 using Nanoseconds = std::chrono::nanoseconds;
 
+inline double ToSeconds(Nanoseconds time) {
+  return std::chrono::duration<double>(time).count();
+}
+
 // The only source of time in the library. Real in MonotonicClock, simulated in
 // VirtualTime (guestmm/base/virtual_time.h).
 class Clock {

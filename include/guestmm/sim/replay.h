@@ -7,7 +7,8 @@
 //   recording ─▶ events ─▶ placement ─▶ zones ─▶ policy ─▶ reports ─▶ host
 //
 // In virtual time a guest is its allocator and a book of what the host holds:
-// memory in proportion to the guest's pages, whatever the trace's length.
+// memory in proportion to the guest's pages, to the samples and to the reports,
+// not to the trace's events.
 
 #include <array>
 #include <cstdint>
@@ -45,11 +46,12 @@ struct ReplayOptions {
   // What the host maps at a time, and so the least that a discard shrinks.
   Order granule = kPageblockOrder;
   uint64_t seed = 1;
-  // How often the host's memory is looked at.
+  // How often the host's memory is looked at. REQUIRES: positive.
   Nanoseconds sample_interval{250'000'000};
   // How often the map of blocks is drawn; 0 for never.
   Nanoseconds frame_interval{0};
-  // How long to go on after the last event, for what is still to be reported.
+  // How long to go on after the last event, for what is still to be reported: a
+  // week at most.
   Nanoseconds tail{0};
   TraceReadOptions read = {};
 };
@@ -123,9 +125,10 @@ struct ReplayResult {
 };
 
 // Replays the trace of `recording` under one policy, in virtual time.
-// InvalidArgument for a policy that there is not, or a memory map without
-// memory; else the error of the trace, once what could be read was replayed:
-// then `partial`, if given, has the result up to there.
+// InvalidArgument for a policy that there is not, a tail that is too long, or a
+// memory map without memory; else the error of the trace, which may also be one
+// of more than a week, once what could be read was replayed: then `partial`, if
+// given, has the result up to there.
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
                                     ReplayResult* partial = nullptr);

@@ -15,6 +15,7 @@
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/host_ledger.h"
+#include "src/sim/free_memory.h"
 #include "src/sim/replay_device.h"
 #include "src/sim/trace_placement.h"
 
@@ -62,6 +63,10 @@ class Run {
           absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
                           ToSeconds(options_.tail), ToSeconds(kLongest)));
     }
+    if (is_real()) {
+      const absl::Status status = CheckReal();
+      if (!status.ok()) return status;
+    }
     const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
     if (memory.empty()) {
       return absl::InvalidArgumentError(
@@ -83,7 +88,8 @@ class Run {
                                *ledger_, result_.counters);
     at_first_ = ledger_->counters();
     device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
-    if (options_.policy == kPolicyOff) return absl::OkStatus();
+    device_->set_before_discard([this] { Integrate(); });
+    if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
     PolicyParameters parameters = options_.policy_parameters;
     if (!parameters.granule) parameters.granule = options_.granule;
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
@@ -112,6 +118,7 @@ class Run {
       if (!status.ok()) break;
       AdvanceTo((*event)->time);
       ++result_.counters.events;
+      Integrate();
       placement_->Follow(**event, time_.Now());
     }
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
@@ -121,6 +128,8 @@ class Run {
       if (in_time.ok()) end = std::max(end, *recording_.end);
       status.Update(in_time);
     }
+    AdvanceTo(end);
+    next_report_ = recording_.reports.size();
     AdvanceTo(end + options_.tail);
     Sample();
     result_.counters.lost_events = (*reader)->counters().lost;
@@ -130,11 +139,32 @@ class Run {
   }
 
  private:
+  bool is_real() const { return options_.policy == kPolicyReal; }
+  absl::Status CheckReal() const {
+    if (recording_.reports.empty()) {
+      return absl::InvalidArgumentError(
+          "policy real: the recording does not tell what its guest's kernel "
+          "reported (reports.csv)");
+    }
+    if (options_.placement != Placement::kRecorded) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "policy real: with placement %s pages lie elsewhere than where they "
+          "were reported; allowed is %s",
+          Name(options_.placement), Name(Placement::kRecorded)));
+    }
+    return absl::OkStatus();
+  }
+
   void Begin(Nanoseconds first) {
     started_ = true;
     result_.start =
         recording_.start ? std::min(*recording_.start, first) : first;
     next_sample_ = result_.start;
+    while (
+        next_report_ < recording_.reports.size() &&
+        (!is_real() || recording_.reports[next_report_].time < result_.start)) {
+      ++next_report_;
+    }
     while (next_buddyinfo_ < recording_.buddyinfo.size() &&
            recording_.buddyinfo[next_buddyinfo_].time < result_.start) {
       ++next_buddyinfo_;
@@ -164,6 +194,10 @@ class Run {
       if (has_info) {
         next = std::min(next, recording_.buddyinfo[next_buddyinfo_].time);
       }
+      const bool has_report = next_report_ < recording_.reports.size();
+      if (has_report) {
+        next = std::min(next, recording_.reports[next_report_].time);
+      }
       next = std::min(next, next_sample_);
       RunUntil(next);
       bool looked = false;
@@ -178,12 +212,47 @@ class Run {
         result_.buddyinfo.push_back(BuddyInfoAt(next));
         looked = true;
       }
+      if (has_report && next == recording_.reports[next_report_].time) {
+        Discard(recording_.reports[next_report_++].range);
+        looked = true;
+      }
       if (!looked) return;
     }
   }
   void RunUntil(Nanoseconds time) {
     const Nanoseconds now = result_.start + time_.Now();
     if (time > now) time_.RunFor(time - now);
+  }
+
+  // What the real guest's VMM discarded. Its clock and the guest's agree but
+  // within some milliseconds, so that a granule may be in use here still, or
+  // again: such a one stays, and is not held against the real kernel.
+  void Discard(const GpaRange& range) {
+    ++result_.discard_calls;
+    result_.reports.push_back(
+        {.time = result_.start + time_.Now(), .range = range});
+    const Pfn end =
+        std::min(ToPfn(range.gpa + range.bytes), allocator_->pages().end());
+    std::vector<GpaRange> free;
+    for (Pfn pfn = ToPfn(range.gpa + (kPageSize - 1)); pfn < end;) {
+      const Pfn next =
+          std::min(end, (pfn + PageCount(1)).AlignUp(ledger_->granule()));
+      const GpaRange part = {ToGpa(pfn), (next - pfn).bytes()};
+      if (!ledger_->FirstInUse(std::span(&part, 1))) free.push_back(part);
+      pfn = next;
+    }
+    Integrate();
+    ledger_->OnReported(free, time_.Now());
+  }
+
+  // Brings the footprint up to the present.
+  void Integrate() {
+    const auto now_us = static_cast<uint64_t>(
+        std::chrono::duration_cast<std::chrono::microseconds>(time_.Now())
+            .count());
+    const uint64_t passed = now_us - std::exchange(integrated_us_, now_us);
+    result_.footprint.resident += ledger_->resident_pages().value() * passed;
+    result_.footprint.in_use += ledger_->in_use_pages().value() * passed;
   }
 
   void Sample() {
@@ -247,16 +316,33 @@ class Run {
 
   void Finish() {
     result_.end = result_.start + time_.Now();
+    Integrate();
     for (const ReplayDevice::Log& entry : device_->log()) {
       result_.reports.push_back(
           {.time = result_.start + entry.time, .range = entry.range});
-      result_.reported_bytes += entry.range.bytes;
+    }
+    for (const ReplayReport& report : result_.reports) {
+      result_.reported_bytes += report.range.bytes;
     }
     const LedgerCounters counters = ledger_->counters();
     result_.needless_bytes =
         (counters.reported_bytes - at_first_.reported_bytes) -
         (counters.needed_bytes - at_first_.needed_bytes);
+    result_.refaults = counters.refaults;
     if (reporter_ != nullptr) result_.passes = reporter_->counters().passes;
+    if (is_real()) {
+      result_.scatterlists.reset();
+    } else {
+      result_.scatterlists = device_->scatterlists();
+      result_.discard_calls = device_->discard_calls();
+    }
+    const auto resident = [this](Pfn pfn, Order order) {
+      return ledger_->ResidentPages(pfn, order);
+    };
+    result_.host_share_of_free = CountFree(*allocator_, resident).share();
+    result_.host_share_of_reportable =
+        CountReportable(*allocator_, resident, options_.reportable_order)
+            .share();
   }
 
   const Recording& recording_;
@@ -273,6 +359,9 @@ class Run {
   Nanoseconds next_sample_{0};
   Nanoseconds next_frame_{0};
   size_t next_buddyinfo_ = 0;
+  // Of the recording's, under kPolicyReal.
+  size_t next_report_ = 0;
+  uint64_t integrated_us_ = 0;
 };
 
 }  // namespace

@@ -2,7 +2,10 @@
 #define GUESTMM_SRC_SIM_REPLAY_DEVICE_H_
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,10 +44,22 @@ class ReplayDevice final : public ReportingDevice {
     return absl::OkStatus();
   }
 
+  // Called before each discard.
+  void set_before_discard(std::function<void()> before_discard) {
+    before_discard_ = std::move(before_discard);
+  }
+
   const std::vector<Log>& log() const { return log_; }
+  // Lists of reports that were taken.
+  uint64_t scatterlists() const { return scatterlists_; }
+  // Calls of madvise: one for each run of neighbours in a list.
+  uint64_t discard_calls() const { return discard_calls_; }
 
  private:
   void End() {
+    before_discard_();
+    ++scatterlists_;
+    discard_calls_ += JoinRanges(ranges_).size();
     ledger_.OnReported(ranges_, workqueue_.Now());
     for (const GpaRange& range : ranges_) {
       log_.push_back({.time = workqueue_.Now(), .range = range});
@@ -58,7 +73,10 @@ class ReplayDevice final : public ReportingDevice {
   // Of the report that is out.
   std::vector<GpaRange> ranges_;
   Client* client_ = nullptr;
+  std::function<void()> before_discard_ = [] {};
   std::vector<Log> log_;
+  uint64_t scatterlists_ = 0;
+  uint64_t discard_calls_ = 0;
   Work end_;
 };
 

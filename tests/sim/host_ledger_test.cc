@@ -100,6 +100,19 @@ TEST(HostLedgerTest, FindsWhatIsInUse) {
   EXPECT_EQ(ledger.FirstInUse(ranges), std::nullopt);
 }
 
+TEST(HostLedgerTest, CountsPagesInUse) {
+  HostLedger ledger(kEnd, kPageblockOrder);
+  ledger.OnTouched(Pfn(520), Order(3), milliseconds(0));
+  ledger.OnTouched(Pfn(522), Order(1), milliseconds(0));
+  ledger.OnTouched(Pfn(0), Order(0), milliseconds(0));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(9));
+  Report(ledger, {Pages(512, 512)});
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(9));
+  ledger.OnFreed(Pfn(520), Order(2));
+  ledger.OnFreed(Pfn(520), Order(2));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(5));
+}
+
 TEST(HostLedgerTest, RangesThatAdjoinAreOneRun) {
   EXPECT_THAT(JoinRanges({}), IsEmpty());
   const std::vector<GpaRange> ranges = {Pages(8, 8), Pages(32, 1), Pages(0, 8)};

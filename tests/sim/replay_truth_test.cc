@@ -38,6 +38,21 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   EXPECT_NEAR(share, 1, 0.02);
 }
 
+// What the real kernel reported it reported of free memory, and so our model of
+// its host comes to what its VMM held.
+TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kRecorded, "real");
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_EQ(fidelity.reported_bytes, fidelity.truth_reported_bytes);
+  EXPECT_EQ(fidelity.block_match, 1);
+  EXPECT_LE(fidelity.resident_mae_percent, 0.15);
+  // Two blocks.
+  EXPECT_EQ(result.needless_bytes, 4 * kMiB);
+  EXPECT_GT(*result.host_share_of_reportable, 0.98);
+}
+
 TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =

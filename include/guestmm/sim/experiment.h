@@ -14,6 +14,8 @@ namespace guestmm {
 
 // The name of a run without reporting.
 inline constexpr std::string_view kPolicyOff = "off";
+// What the kernel of a recording's guest reported itself.
+inline constexpr std::string_view kPolicyReal = "real";
 // The row of an ideal that gives every free 4 KiB page back at once.
 inline constexpr std::string_view kPolicyLimit = "limit";
 

@@ -40,11 +40,14 @@ std::string_view Name(Placement placement);
 
 struct ReplayOptions {
   Placement placement = Placement::kRecorded;
-  // As MakePolicy has it, or "off".
+  // As MakePolicy has it; "off"; or "real": what the guest's kernel reported,
+  // as recorded, in the place of a policy (kPolicyReal).
   std::string policy = "linux";
   PolicyParameters policy_parameters = {};
   // What the host maps at a time, and so the least that a discard shrinks.
   Order granule = kPageblockOrder;
+  // The smallest free block that counts as reportable.
+  Order reportable_order = kPageblockOrder;
   uint64_t seed = 1;
   // How often the host's memory is looked at. REQUIRES: positive.
   Nanoseconds sample_interval{250'000'000};
@@ -76,7 +79,7 @@ struct ReplayCounters {
   uint64_t outside_memory = 0;
 };
 
-// A report of the policy's.
+// A report of the policy's, or of the real kernel's.
 struct ReplayReport {
   Nanoseconds time{0};  // by the trace's clock
   GpaRange range;
@@ -117,6 +120,24 @@ struct ReplayResult {
   // Of them, what the host had already.
   uint64_t needless_bytes = 0;
   uint64_t passes = 0;
+  // Lists of reports, each sent with a kick; unknown of the real kernel.
+  std::optional<uint64_t> scatterlists = 0;
+  // madvise: a call for each run of neighbours in a list, or as recorded.
+  uint64_t discard_calls = 0;
+  // Granules touched within HostLedger::kRefaultWindow of their discard.
+  uint64_t refaults = 0;
+  // At the end, the share that the host has, absent where there is none: of all
+  // that is on free lists; and of free blocks of the reportable order or more
+  // in zones above their low watermark.
+  std::optional<double> host_share_of_free;
+  std::optional<double> host_share_of_reportable;
+  // Memory over time, in pages times microseconds: what the host held, and what
+  // the guest had in use.
+  struct Footprint {
+    uint64_t resident = 0;
+    uint64_t in_use = 0;
+  };
+  Footprint footprint;
   std::vector<ReplayReport> reports;
   std::vector<ReplaySample> samples;
   std::vector<ReplayFrame> frames;
@@ -125,10 +146,15 @@ struct ReplayResult {
 };
 
 // Replays the trace of `recording` under one policy, in virtual time.
-// InvalidArgument for a policy that there is not, a tail that is too long, or a
-// memory map without memory; else the error of the trace, which may also be one
-// of more than a week, once what could be read was replayed: then `partial`, if
-// given, has the result up to there.
+// InvalidArgument for a policy that there is not, a tail that is too long, a
+// memory map without memory, or the policy "real" if nothing was recorded of it
+// or with another placement than the recorded; else the error of the trace,
+// which may also be one of more than a week, once what could be read was
+// replayed: then `partial`, if given, has the result up to there.
+//
+// Under "real" what was reported in the traced time is discarded at its time;
+// before it is in the first state, and after it no event tells what the guest
+// did.
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
                                     ReplayResult* partial = nullptr);

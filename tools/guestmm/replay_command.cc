@@ -46,7 +46,8 @@ std::string Share(uint64_t part, uint64_t all) {
 }
 
 void PrintTables(const ReplayArguments& arguments, const Recording& recording,
-                 const std::vector<ReplayResult>& results) {
+                 const std::vector<ReplayResult>& results,
+                 uint64_t real_needless_bytes) {
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
@@ -84,7 +85,8 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
     const Fidelity truth = CompareToTruth(recording, first);
     const Residency resident =
         RealResidency(recording, first.start, first.end).value_or(Residency{});
-    table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes), "-",
+    table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
+                  FormatBytes(real_needless_bytes),
                   FormatBytes(resident.mean_bytes),
                   FormatBytes(resident.end_bytes), "-", "-", "-"});
   }
@@ -141,9 +143,19 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     // A damaged trace is replayed up to the damage, under each policy.
     if (!status.ok() && result.counters.events == 0) break;
   }
+  uint64_t real_needless_bytes = 0;
+  if (arguments.truth) {
+    ReplayOptions options = arguments.options;
+    options.placement = Placement::kRecorded;
+    options.policy = kPolicyReal;
+    options.read.skip_bad = arguments.skip_bad.value_or(0);
+    ReplayResult real;
+    status.Update(Replay(*recording, options, &real).status());
+    real_needless_bytes = real.needless_bytes;
+  }
   line.Show("");
   if (results.back().counters.events > 0 || status.ok()) {
-    PrintTables(arguments, *recording, results);
+    PrintTables(arguments, *recording, results, real_needless_bytes);
   }
   if (!status.ok()) return Fail("replay", status, "");
   if (!out) return kExitSuccess;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <memory>
 #include <span>
 #include <thread>
 #include <utility>
@@ -12,7 +13,9 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "guestmm/sim/experiment.h"
+#include "guestmm/trace/recording.h"
 #include "src/sim/compare_median.h"
+#include "src/sim/compare_recording.h"
 #include "src/sim/compare_run.h"
 #include "src/sim/compare_workloads.h"
 
@@ -28,22 +31,55 @@ constexpr uint64_t kMostProcesses = 100;
 // What a machine must have beside a real guest: metadata and this program.
 constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
 
-// Puts "off" first, and tells policies what the host's granule is.
+// Puts "off" first.
 absl::Status ResolvePolicies(CompareOptions& options) {
-  if (!options.policy_parameters.granule) {
-    options.policy_parameters.granule = options.granule;
-  }
   if (options.policies.empty()) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");
   }
-  if (absl::Status status =
-          CheckPolicies(options.policies, options.policy_parameters);
-      !status.ok()) {
-    return status;
+  for (const std::string& workload : options.workloads) {
+    const absl::Status status = CheckPolicies(
+        options.policies, ParametersFor(options, GranuleOf(options, workload)));
+    if (!status.ok()) return status;
   }
   std::erase(options.policies, kPolicyOff);
   options.policies.insert(options.policies.begin(), std::string(kPolicyOff));
+  return absl::OkStatus();
+}
+
+absl::Status CheckRecording(const CompareOptions& options,
+                            const std::string& path) {
+  if (options.mode == CompareMode::kReal) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workloads ", path,
+                     ": is a recording; allowed in real time are workloads by "
+                     "name (a recording is for guestmm replay --real)"));
+  }
+  // As series.csv has it.
+  if (path.find_first_of(",\r\n") != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("workloads ", path,
+                     ": allowed is a path without commas and ends of lines"));
+  }
+  return absl::OkStatus();
+}
+
+// What nothing would heed.
+absl::Status CheckOnlyRecordings(const CompareOptions& options) {
+  const auto error = [](const std::string& option) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        option,
+        ": a recording has its own; allowed beside a workload that "
+        "is none"));
+  };
+  if (options.guest_bytes) {
+    return error(
+        absl::StrCat("guest-memory ", FormatBytes(*options.guest_bytes)));
+  }
+  if (options.vcpus) return error(absl::StrCat("vcpus ", *options.vcpus));
+  if (options.duration_seconds) {
+    return error(absl::StrCat("duration ", *options.duration_seconds));
+  }
   return absl::OkStatus();
 }
 
@@ -59,7 +95,20 @@ absl::Status ResolveWorkloads(CompareOptions& options) {
                             ? by_default
                             : std::vector<std::string>{"page_fault1"};
   }
-  return CheckNames("workloads", "workload", options.workloads, known);
+  std::vector<std::string> names;
+  std::vector<std::string> paths;
+  for (const std::string& workload : options.workloads) {
+    (IsRecording(workload) ? paths : names).push_back(workload);
+  }
+  known.emplace_back("the path of a recording, with a / in it");
+  absl::Status status = CheckNames("workloads", "workload", names, known);
+  status.Update(CheckNames("workloads", "workload", paths, paths));
+  for (const std::string& path : paths) {
+    if (!status.ok()) break;
+    status = CheckRecording(options, path);
+  }
+  if (status.ok() && names.empty()) status = CheckOnlyRecordings(options);
+  return status;
 }
 
 absl::Status CheckSeconds(std::string_view option, double seconds) {
@@ -77,9 +126,10 @@ absl::Status CheckCount(std::string_view option, uint64_t count,
 
 absl::Status CheckLimits(const CompareOptions& options) {
   absl::Status status;
-  if (options.granule != Order(0) && options.granule != kPageblockOrder) {
+  if (options.granule && *options.granule != Order(0) &&
+      *options.granule != kPageblockOrder) {
     status.Update(absl::InvalidArgumentError(
-        absl::StrCat("granule ", FormatBytes(options.granule.bytes()),
+        absl::StrCat("granule ", FormatBytes(options.granule->bytes()),
                      ": allowed are 4KiB, 2MiB")));
   }
   if (*options.reportable_order > kMaxOrder) {
@@ -100,7 +150,9 @@ absl::Status CheckLimits(const CompareOptions& options) {
   if (options.duration_seconds) {
     status.Update(CheckSeconds("duration", *options.duration_seconds));
   }
-  status.Update(CheckSeconds("rest", *options.rest_seconds));
+  if (options.rest_seconds) {
+    status.Update(CheckSeconds("rest", *options.rest_seconds));
+  }
   status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
   status.Update(CheckCount("processes", options.processes, kMostProcesses));
   if (options.mode == CompareMode::kVirtual && options.processes > 1) {
@@ -141,7 +193,21 @@ Nanoseconds FromSeconds(double seconds) {
   return Nanoseconds(std::llround(seconds * 1e9));
 }
 
-CompareSetup SetUp(const CompareOptions& options, const std::string& name) {
+absl::StatusOr<CompareSetup> SetUp(const CompareOptions& options,
+                                   const std::string& name) {
+  CompareSetup setup = {.name = name,
+                        .policies = options.policies,
+                        .granule = GranuleOf(options, name),
+                        .rest = FromSeconds(RestSecondsOf(options, name))};
+  if (IsRecording(name)) {
+    absl::StatusOr<Recording> recording = ReadRecording(name);
+    if (!recording.ok()) return recording.status();
+    if (!recording->reports.empty()) {
+      setup.policies.emplace_back(kPolicyReal);
+    }
+    setup.recording = std::make_shared<const Recording>(*std::move(recording));
+    return setup;
+  }
   const std::vector<CompareRecipe>& recipes = CompareRecipes();
   const auto recipe = std::find_if(
       recipes.begin(), recipes.end(),
@@ -153,13 +219,13 @@ CompareSetup SetUp(const CompareOptions& options, const std::string& name) {
   // A duration that is asked for has its warm-up in proportion.
   const double warmup =
       duration * workload.warmup_seconds / workload.duration_seconds;
-  return {.recipe = &*recipe,
-          .guest_bytes = options.guest_bytes.value_or(workload.guest_bytes) /
-                         kPageblockOrder.bytes() * kPageblockOrder.bytes(),
-          .vcpus = options.vcpus.value_or(workload.vcpus),
-          .warmup = FromSeconds(warmup),
-          .duration = FromSeconds(duration),
-          .rest = FromSeconds(*options.rest_seconds)};
+  setup.recipe = &*recipe;
+  setup.guest_bytes = options.guest_bytes.value_or(workload.guest_bytes) /
+                      kPageblockOrder.bytes() * kPageblockOrder.bytes();
+  setup.vcpus = options.vcpus.value_or(workload.vcpus);
+  setup.warmup = FromSeconds(warmup);
+  setup.duration = FromSeconds(duration);
+  return setup;
 }
 
 // The columns of `run` that rest on the run without reporting beside it.
@@ -200,7 +266,7 @@ CompareRow Limit(const CompareRun& off) {
 // One run to be done.
 struct Task {
   const CompareSetup* setup;
-  size_t policy;    // of the options'
+  size_t policy;    // of the setup's
   uint64_t repeat;  // from 1
   absl::StatusOr<CompareRun> run = CompareRun();
 };
@@ -211,9 +277,9 @@ std::vector<Task> MakeTasks(const CompareOptions& options,
                             const std::vector<CompareSetup>& setups) {
   const uint64_t repeats =
       options.mode == CompareMode::kReal ? options.repeats : 1;
-  const size_t policies = options.policies.size();
   std::vector<Task> tasks;
   for (const CompareSetup& setup : setups) {
+    const size_t policies = setup.policies.size();
     for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
       for (size_t i = 0; i < policies; ++i) {
         tasks.push_back({.setup = &setup,
@@ -225,6 +291,18 @@ std::vector<Task> MakeTasks(const CompareOptions& options,
   return tasks;
 }
 
+absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
+                               const RunProgress& progress) {
+  const CompareSetup& setup = *task.setup;
+  const std::string& policy = setup.policies[task.policy];
+  if (setup.recording != nullptr) {
+    return RunRecording(options, setup, policy, progress);
+  }
+  return options.mode == CompareMode::kVirtual
+             ? RunVirtually(options, setup, policy, progress)
+             : RunForReal(options, setup, policy, task.repeat, progress);
+}
+
 // Does all of `tasks`. In virtual time no run knows of another, so there they
 // run on as many threads as the machine has processors.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
@@ -234,18 +312,14 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
   const auto work = [&](bool tells) {
     for (size_t i = next++; i < tasks.size(); i = next++) {
       Task& task = tasks[i];
-      const std::string& policy = options.policies[task.policy];
       const auto report = [&](double done) {
         if (!tells || !progress) return;
-        progress({.workload = task.setup->recipe->workload.name,
-                  .policy = policy,
+        progress({.workload = task.setup->name,
+                  .policy = task.setup->policies[task.policy],
                   .done = static_cast<double>(finished.load()) + done,
                   .whole = static_cast<double>(tasks.size())});
       };
-      task.run =
-          options.mode == CompareMode::kVirtual
-              ? RunVirtually(options, *task.setup, policy, report)
-              : RunForReal(options, *task.setup, policy, task.repeat, report);
+      task.run = Run(options, task, report);
       ++finished;
     }
   };
@@ -263,7 +337,7 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
 // Adds the rows and samples of one workload, whose tasks are `tasks`.
 void AddRows(const CompareOptions& options, std::span<Task> tasks,
              CompareResult& result) {
-  const size_t policies = options.policies.size();
+  const size_t policies = tasks.front().setup->policies.size();
   // By policy, then by repeat.
   std::vector<std::vector<CompareRow>> rows(policies);
   std::vector<CompareRow> limits;
@@ -280,6 +354,7 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
                             task.run->samples.end());
     }
     limits.push_back(Limit(off));
+    if (off.recording) result.recordings.push_back(*off.recording);
   }
   for (const std::vector<CompareRow>& of_policy : rows) {
     result.rows.push_back(MedianRow(of_policy));
@@ -289,18 +364,30 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
 
 }  // namespace
 
+bool IsRecording(std::string_view workload) {
+  return workload.find('/') != std::string_view::npos;
+}
+
+Order GranuleOf(const CompareOptions& options, std::string_view workload) {
+  return options.granule.value_or(IsRecording(workload) ? kPageblockOrder
+                                                        : Order(0));
+}
+
+double RestSecondsOf(const CompareOptions& options, std::string_view workload) {
+  if (options.rest_seconds) return *options.rest_seconds;
+  if (IsRecording(workload)) return 0;
+  return options.mode == CompareMode::kVirtual ? 60 : 10;
+}
+
 absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
                                               uint64_t available_bytes) {
   CompareOptions resolved = options;
-  if (!resolved.rest_seconds) {
-    resolved.rest_seconds = options.mode == CompareMode::kVirtual ? 60 : 10;
-  }
   if (!resolved.reportable_order) {
     resolved.reportable_order =
         options.policy_parameters.order.value_or(kPageblockOrder);
   }
-  absl::Status status = ResolvePolicies(resolved);
-  if (status.ok()) status = ResolveWorkloads(resolved);
+  absl::Status status = ResolveWorkloads(resolved);
+  if (status.ok()) status = ResolvePolicies(resolved);
   if (status.ok()) status = CheckLimits(resolved);
   if (status.ok() && options.mode == CompareMode::kReal) {
     status = CheckMachine(resolved, available_bytes);
@@ -316,7 +403,9 @@ absl::StatusOr<CompareResult> RunCompare(
       << "options were not resolved";
   std::vector<CompareSetup> setups;
   for (const std::string& name : resolved.workloads) {
-    setups.push_back(SetUp(resolved, name));
+    absl::StatusOr<CompareSetup> setup = SetUp(resolved, name);
+    if (!setup.ok()) return setup.status();
+    setups.push_back(*std::move(setup));
   }
   std::vector<Task> tasks = MakeTasks(resolved, setups);
   RunTasks(resolved, tasks, progress);
@@ -325,16 +414,20 @@ absl::StatusOr<CompareResult> RunCompare(
     const absl::Status& status = task.run.status();
     return absl::Status(
         status.code(),
-        absl::StrCat(task.setup->recipe->workload.name, ", ",
-                     resolved.policies[task.policy], ": ", status.message()));
+        absl::StrCat(task.setup->name, ", ", task.setup->policies[task.policy],
+                     ": ", status.message()));
   }
 
   CompareResult result;
   result.options = resolved;
   result.host = ReadHostInfo();
-  const size_t each = tasks.size() / setups.size();
-  for (size_t first = 0; first < tasks.size(); first += each) {
-    AddRows(resolved, std::span(tasks).subspan(first, each), result);
+  for (std::span<Task> left = tasks; !left.empty();) {
+    const auto next = std::find_if(
+        left.begin(), left.end(),
+        [&](const Task& t) { return t.setup != left.front().setup; });
+    const auto count = static_cast<size_t>(next - left.begin());
+    AddRows(resolved, left.first(count), result);
+    left = left.subspan(count);
   }
   return result;
 }

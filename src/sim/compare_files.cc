@@ -14,6 +14,8 @@
 #include "guestmm/sim/compare.h"
 #include "nlohmann/json.hpp"
 #include "src/sim/compare_columns.h"
+#include "src/sim/compare_run.h"
+#include "src/sim/replay_json.h"
 #include "src/sim/summary.h"
 
 namespace guestmm {
@@ -38,7 +40,8 @@ std::string_view Name(CompareMode mode) {
   return mode == CompareMode::kVirtual ? "virtual" : "real";
 }
 
-Json ConfigJson(const CompareOptions& options) {
+Json ConfigJson(const CompareResult& result) {
+  const CompareOptions& options = result.options;
   Json workloads = Json::object();
   for (const CompareWorkload& workload : CompareWorkloads()) {
     if (std::find(options.workloads.begin(), options.workloads.end(),
@@ -52,20 +55,36 @@ Json ConfigJson(const CompareOptions& options) {
         {"duration_s", Rounded(options.duration_seconds.value_or(
                            workload.duration_seconds))}};
   }
+  for (const CompareRecording& recording : result.recordings) {
+    const std::string& name = recording.workload;
+    Json& json =
+        workloads[name] = {{"guest_bytes", recording.guest_bytes},
+                           {"duration_s", Rounded(recording.duration_seconds)},
+                           {"granule_bytes", GranuleOf(options, name).bytes()},
+                           {"rest_s", Rounded(RestSecondsOf(options, name))}};
+    json.update(CountersJson(recording.counters));
+  }
+  // Of those that are no recordings, if there are any.
+  const auto named = std::find_if_not(options.workloads.begin(),
+                                      options.workloads.end(), IsRecording);
+  const std::string& one =
+      named == options.workloads.end() ? options.workloads.front() : *named;
   Json costs = Json::object();
   for (const CostField& field : CostFields()) {
     costs[std::string(field.name)] = options.costs.*field.value;
   }
-  return {{"policies", options.policies},
-          {"policy_parameters",
-           PolicyParametersJson(options.policies, options.policy_parameters)},
-          {"workloads", workloads},
-          {"reportable_order", options.reportable_order->value()},
-          {"granule_bytes", options.granule.bytes()},
-          {"rest_s", Rounded(*options.rest_seconds)},
-          {"repeats", options.repeats},
-          {"processes", options.processes},
-          {"costs_ns", costs}};
+  return {
+      {"policies", options.policies},
+      {"policy_parameters",
+       PolicyParametersJson(options.policies,
+                            ParametersFor(options, GranuleOf(options, one)))},
+      {"workloads", workloads},
+      {"reportable_order", options.reportable_order->value()},
+      {"granule_bytes", GranuleOf(options, one).bytes()},
+      {"rest_s", Rounded(RestSecondsOf(options, one))},
+      {"repeats", options.repeats},
+      {"processes", options.processes},
+      {"costs_ns", costs}};
 }
 
 Json RowJson(const CompareRow& row) {
@@ -194,7 +213,7 @@ std::string CompareSummaryJson(const CompareResult& result) {
   return SummaryJson({.schema_version = kCompareSchemaVersion,
                       .experiment = "compare",
                       .mode = Name(result.options.mode),
-                      .config = ConfigJson(result.options),
+                      .config = ConfigJson(result),
                       .seed = result.options.seed,
                       .host = result.host,
                       .rows = rows});

@@ -51,10 +51,17 @@ absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes) {
   return absl::OkStatus();
 }
 
+PolicyParameters ParametersFor(const CompareOptions& options, Order granule) {
+  PolicyParameters parameters = options.policy_parameters;
+  if (!parameters.granule) parameters.granule = granule;
+  return parameters;
+}
+
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
-    const CompareOptions& options, const std::string& policy) {
+    const CompareOptions& options, const CompareSetup& setup,
+    const std::string& policy) {
   if (policy == kPolicyOff) return nullptr;
-  return MakePolicy(policy, options.policy_parameters);
+  return MakePolicy(policy, ParametersFor(options, setup.granule));
 }
 
 void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "guestmm/sim/compare.h"
 #include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/vcpu.h"
+#include "guestmm/trace/recording.h"
 #include "src/sim/compare_workloads.h"
 #include "src/sim/discard_log.h"
 #include "src/sim/free_memory.h"
@@ -31,12 +33,20 @@ namespace guestmm {
 
 // A workload and its guest, with the options' overrides.
 struct CompareSetup {
+  std::string name;
+  // By name, off first.
+  std::vector<std::string> policies;
+  Order granule{0};
+  Nanoseconds rest{0};
+
+  // Of a recording, and nothing below.
+  std::shared_ptr<const Recording> recording = nullptr;
+
   const CompareRecipe* recipe = nullptr;
   uint64_t guest_bytes = 0;
   uint64_t vcpus = 1;
   Nanoseconds warmup{0};  // of the duration
   Nanoseconds duration{0};
-  Nanoseconds rest{0};
 };
 
 struct CompareRun {
@@ -45,6 +55,7 @@ struct CompareRun {
   std::vector<CompareSample> samples;
   // What vCPUs had allocated, as the row's footprint.
   double allocated_gib_min = 0;
+  std::optional<CompareRecording> recording = {};
   // In virtual time: what vCPUs spent, in ns.
   std::array<uint64_t, kSpentKinds> spent{};
 };
@@ -78,9 +89,13 @@ void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
 // that much.
 absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes);
 
+// The options', with the host's granule.
+PolicyParameters ParametersFor(const CompareOptions& options, Order granule);
+
 // Null for off.
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
-    const CompareOptions& options, const std::string& policy);
+    const CompareOptions& options, const CompareSetup& setup,
+    const std::string& policy);
 
 // The columns of the shares of free memory.
 void FillShares(const CompareOptions& options, const PageAllocator& allocator,

@@ -130,7 +130,7 @@ class RealRun {
     sampled_at_ = now;
     resident_footprint_ += *resident / kPageSize * passed;
     allocated_footprint_ += counts.allocated().value() * passed;
-    samples_.push_back({.workload = setup_.recipe->workload.name,
+    samples_.push_back({.workload = setup_.name,
                         .policy = policy_,
                         .repeat = repeat_,
                         .seconds = ToSeconds(now),
@@ -189,12 +189,12 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   CoarseClock coarse;
   HoldTimer holds(clock);
   GuestOptions guest_options = {.memory = Guest::MemoryMap(setup.guest_bytes),
-                                .huge_pages = options.granule == Order(0)
+                                .huge_pages = setup.granule == Order(0)
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
                                 .vcpus = static_cast<int>(setup.vcpus)};
   const GpaRange last = guest_options.memory.back();
-  HostLedger ledger(ToPfn(last.gpa + last.bytes), options.granule);
+  HostLedger ledger(ToPfn(last.gpa + last.bytes), setup.granule);
   LedgerBacking* backing = nullptr;
   LedgerHypervisor* hypervisor = nullptr;
   guest_options.holds = &holds;
@@ -249,7 +249,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     return absl::DataLossError("a page in use lost its contents");
   }
 
-  row.workload = setup.recipe->workload.name;
+  row.workload = setup.name;
   row.policy = policy;
   // As if all runs had been exactly as long.
   if (measured > Nanoseconds(0)) {

@@ -46,7 +46,7 @@ class VirtualRun {
     const FreeMemory free =
         CountFree(guest_.allocator(), ResidentIn(guest_.ledger()));
     samples_.push_back(
-        {.workload = setup_.recipe->workload.name,
+        {.workload = setup_.name,
          .policy = policy_,
          .seconds = ToSeconds(guest_.Now()),
          .resident_bytes = guest_.ledger().resident_pages().bytes(),
@@ -75,7 +75,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
       {.memory = CompareMemory(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
-       .granule = options.granule,
+       .granule = setup.granule,
        .costs = options.costs,
        .seed = random.Next()});
   if (!made.ok()) return made.status();
@@ -89,7 +89,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                      .random = random.Fork()};
   const CompareLoad load = setup.recipe->make(world);
   absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(options, policy);
+      PolicyFor(options, setup, policy);
   if (!reporting.ok()) return reporting.status();
   status = guest.StartReporting(*std::move(reporting));
   if (!status.ok()) return status;
@@ -109,7 +109,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
 
   CompareRun result;
   CompareRow& row = result.row;
-  row.workload = setup.recipe->workload.name;
+  row.workload = setup.name;
   row.policy = policy;
   row.work = work;
   row.kicks = guest.device().kicks();

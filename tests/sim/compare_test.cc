@@ -389,7 +389,7 @@ TEST_F(CompareTest, DefaultsAreEveryPolicyAndTheDefaultWorkloads) {
   EXPECT_THAT(resolved->policies, testing::Contains("v12"));
   EXPECT_THAT(resolved->policies, testing::Contains("eager"));
   EXPECT_THAT(resolved->workloads, testing::Contains("sandbox"));
-  EXPECT_EQ(resolved->rest_seconds, 60);
+  EXPECT_EQ(RestSecondsOf(*resolved, "burst"), 60);
   EXPECT_EQ(resolved->reportable_order, kPageblockOrder);
   const auto real = ResolveCompare({.mode = CompareMode::kReal}, kTiB);
   EXPECT_THAT(real->workloads, testing::ElementsAre("page_fault1"));

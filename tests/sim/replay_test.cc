@@ -228,7 +228,7 @@ TEST_F(ReplayTest, RealReportsMayLieOutsideOfMemory) {
 
 TEST_F(ReplayTest, OfReportsThereAreListsAndCalls) {
   for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
-    recording_.first->reported.push_back(Pfn(pfn));
+    recording_.first->reported.emplace_back(pfn);
   }
   // Neighbours, and one that is on its own.
   for (const uint64_t block : {0, 1, 4}) {

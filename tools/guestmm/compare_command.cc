@@ -1,5 +1,6 @@
 #include "tools/guestmm/compare_command.h"
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -114,18 +115,67 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
   table.AddRow(std::move(cells));
 }
 
-void PrintTables(const CompareResult& result) {
-  const bool spread = result.options.processes > 1;
+// Of a recording all there is.
+Table RecordingTable() {
+  return Table({"policy", "host has of free", "of reportable", "footprint",
+                "reported/needed", "refaults 1s", "reports", "madvise calls"});
+}
+void AddOfRecording(const CompareRow& row, Table& table) {
+  table.AddRow({row.policy, Percent(row.host_share_of_free),
+                Percent(row.host_share_of_reportable),
+                absl::StrFormat("%.3f GiB min", row.footprint_gib_min),
+                Number(row.reported_over_needed, 3), Count(row.refaults_1s),
+                Count(row.reports), Count(row.discard_calls)});
+}
+
+void PrintRecording(const CompareResult& result,
+                    const CompareRecording& recording) {
+  const std::string& name = recording.workload;
+  const ReplayCounters& counters = recording.counters;
+  const auto share = [](uint64_t part, uint64_t all) {
+    return Percent(static_cast<double>(part) /
+                       static_cast<double>(std::max<uint64_t>(all, 1)),
+                   2);
+  };
+  Table table = RecordingTable();
+  for (const CompareRow& row : result.rows) {
+    if (row.workload == name) AddOfRecording(row, table);
+  }
   std::cout << absl::StrFormat(
+                   "\n%s: a recording of %.1f s of a guest of %s, and %g s of "
+                   "rest; granules of %s\ncould not be followed: %s of frees "
+                   "unmatched, %s of allocations forced; %d events lost\n\n",
+                   name, recording.duration_seconds,
+                   FormatBytes(recording.guest_bytes),
+                   RestSecondsOf(result.options, name),
+                   FormatBytes(GranuleOf(result.options, name).bytes()),
+                   share(counters.unmatched_frees, counters.frees),
+                   share(counters.forced_placements, counters.allocations),
+                   counters.lost_events)
+            << table;
+}
+
+// What holds for all workloads, recordings apart, which tell of themselves.
+std::string Heading(const CompareOptions& options) {
+  const auto named = std::find_if_not(options.workloads.begin(),
+                                      options.workloads.end(), IsRecording);
+  if (named == options.workloads.end()) {
+    return absl::StrFormat("compare: in virtual time, seed %d\n", options.seed);
+  }
+  return absl::StrFormat(
       "compare: in %s, granules of %s, seed %d; %g s of rest after each "
       "workload%s\n",
-      result.options.mode == CompareMode::kVirtual ? "virtual time"
-                                                   : "real time",
-      FormatBytes(result.options.granule.bytes()), result.options.seed,
-      *result.options.rest_seconds,
-      spread ? absl::StrFormat("; medians of %d processes",
-                               result.options.processes)
-             : "");
+      options.mode == CompareMode::kVirtual ? "virtual time" : "real time",
+      FormatBytes(GranuleOf(options, *named).bytes()), options.seed,
+      RestSecondsOf(options, *named),
+      options.processes > 1
+          ? absl::StrFormat("; medians of %d processes", options.processes)
+          : "");
+}
+
+void PrintTables(const CompareResult& result) {
+  const bool spread = result.options.processes > 1;
+  std::cout << Heading(result.options);
   for (const CompareWorkload& workload : CompareWorkloads()) {
     Table gain = GainTable();
     Table cost = CostTable(spread);
@@ -141,6 +191,9 @@ void PrintTables(const CompareResult& result) {
               << workload.name << ": " << workload.description << "\n\n"
               << gain << "\n"
               << cost;
+  }
+  for (const CompareRecording& recording : result.recordings) {
+    PrintRecording(result, recording);
   }
 }
 
@@ -208,7 +261,11 @@ int RunCompareCommand(const CompareArguments& arguments,
                                        Bar(progress.done, progress.whole)));
               });
   }
-  if (!result.ok()) return Fail("compare", result.status(), "");
+  if (!result.ok()) {
+    // The options are right: it is what they name that is not.
+    Fail("compare", result.status(), "");
+    return kExitFailure;
+  }
   PrintTables(*result);
   if (!out) return kExitSuccess;
   absl::Status written = out->Write("series.csv", CompareSeriesCsv(*result));
@@ -227,6 +284,11 @@ std::string WorkloadHelp() {
     absl::StrAppend(&help, "\n  ", workload.by_default ? "* " : "  ",
                     workload.name, ": ", workload.description);
   }
+  absl::StrAppend(&help,
+                  "\nor recordings, by path with a / in it (./procs), as "
+                  "guestmm replay takes them: what their guests did, on the "
+                  "same pages, and what their kernels reported as policy real; "
+                  "guest-memory, vcpus and duration are their own");
   return help;
 }
 
@@ -253,11 +315,11 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
              static_cast<uint64_t>(kMaxOrder.value()),
              arguments->reportable_order,
              "Smallest free block that counts as reportable [--order, or 9]");
-  AddChoice<Order>(command, "--granule",
-                   {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
-                   options.granule,
-                   "What the host maps at a time: 2MiB where huge pages back "
-                   "the guest [4KiB]");
+  AddChoice<std::optional<Order>>(
+      command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
+      options.granule,
+      "What the host maps at a time: 2MiB where huge pages back the guest "
+      "[4KiB; of a recording 2MiB]");
   AddBytes(command, "--guest-memory", arguments->guest_bytes,
            "Memory of the guest; 0 for each workload's own");
   AddInteger(command, "--vcpus", 1, 64, options.vcpus,
@@ -265,7 +327,8 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
   AddNumber(command, "--duration", options.duration_seconds,
             "Seconds that a workload runs [each workload's own]");
   AddNumber(command, "--rest", options.rest_seconds,
-            "Seconds from then to the last look [60; for real 10]");
+            "Seconds from then to the last look [60; for real 10; after a "
+            "recording 0]");
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
       "In virtual time, where the same options are the same result [this]");

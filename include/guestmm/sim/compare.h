@@ -7,6 +7,9 @@
 //
 //   boot | the workload, for its duration | rest: no vCPU does anything | look
 //
+// A workload may be a recording, replayed on the recorded pages: then what the
+// real kernel reported stands beside the policies, in the same model.
+//
 // In virtual time a guest is its allocator and a model: what touching, faulting
 // back, discarding, the reporter's work and its locks cost (CostModel) is
 // charged to the vCPUs that they delay, and the same options are the same
@@ -25,6 +28,7 @@
 #include "guestmm/reporting/policies.h"
 #include "guestmm/sim/cost_model.h"
 #include "guestmm/sim/host_info.h"
+#include "guestmm/sim/replay.h"
 
 namespace guestmm {
 
@@ -34,8 +38,9 @@ struct CompareOptions {
   // By name; empty: all there are, but v12-hotplug, which is v12 where no
   // memory comes or goes. "off" is always run first, named or not.
   std::vector<std::string> policies = {};
-  // By name, as CompareWorkloads has them; empty: those that are run by
-  // default, and for real page_fault1 alone.
+  // By name, as CompareWorkloads has them, or a recording by its path, with a
+  // '/' in it, as ReadRecording takes it; empty: those that are run by default,
+  // and for real page_fault1 alone.
   std::vector<std::string> workloads = {};
   uint64_t seed = 1;
   CompareMode mode = CompareMode::kVirtual;
@@ -45,17 +50,16 @@ struct CompareOptions {
   // policy_parameters, or 9.
   std::optional<Order> reportable_order = {};
   // What the host maps at a time: Order(0) for 4 KiB or kPageblockOrder for
-  // huge pages.
-  Order granule{0};
+  // huge pages. Absent: GranuleOf.
+  std::optional<Order> granule = {};
   // In virtual time.
   CostModel costs = {};
 
-  // Absent: each workload's own.
+  // Absent: each workload's own, which a recording always has.
   std::optional<uint64_t> guest_bytes = {};
   std::optional<uint64_t> vcpus = {};
   std::optional<double> duration_seconds = {};
-  // Between the end of the workload and the last look. Absent: 60, and for real
-  // 10.
+  // Between the end of the workload and the last look. Absent: RestSecondsOf.
   std::optional<double> rest_seconds = {};
   // For real: how often each policy has its turn; rows are medians. Policies
   // take turns, so that what the machine does meanwhile happens to all.
@@ -83,11 +87,22 @@ struct CompareWorkload {
 
 std::vector<CompareWorkload> CompareWorkloads();
 
+// Whether a workload of CompareOptions is a recording's path.
+bool IsRecording(std::string_view workload);
+// The options', or that workload's own: 4 KiB, and of a recording 2 MiB, as
+// where it comes from.
+Order GranuleOf(const CompareOptions& options, std::string_view workload);
+// The same: 60, and for real 10; of a recording 0, since what its guest did in
+// the end is in it.
+double RestSecondsOf(const CompareOptions& options, std::string_view workload);
+
 // Columns that have no meaning for a row, or of which there is nothing to tell,
 // are absent.
 struct CompareRow {
   std::string workload;
-  std::string policy;  // "off", a policy, or "limit": an ideal without costs
+  // "off", a policy, "real" (what a recording's kernel did), or "limit": an
+  // ideal without costs.
+  std::string policy;
 
   // At the end, the share of free memory that the host has: of everything on
   // free lists; and of free blocks of the reportable order or more in zones
@@ -99,7 +114,7 @@ struct CompareRow {
   std::optional<double> time_to_50_s;
   std::optional<double> time_to_90_s;
   std::optional<double> time_to_99_s;
-  // What was resident, from boot to the last look.
+  // What was resident, from boot, or a recording's start, to the last look.
   double footprint_gib_min = 0;
   // Bytes reported, over those in granules that needed it (HostLedger).
   std::optional<double> reported_over_needed;
@@ -143,12 +158,21 @@ struct CompareSample {
   double seconds = 0;
   uint64_t resident_bytes = 0;
   uint64_t free_bytes = 0;
-  // As in CompareRow; in virtual time.
+  // As in CompareRow; in virtual time, but not of a recording.
   std::optional<double> host_share_of_free;
+};
+
+// A workload that is a recording: its guest, and what could be followed of it.
+struct CompareRecording {
+  std::string workload;
+  uint64_t guest_bytes = 0;
+  double duration_seconds = 0;
+  ReplayCounters counters;
 };
 
 struct CompareResult {
   CompareOptions options;  // resolved
+  std::vector<CompareRecording> recordings;
   HostInfo host;
   std::vector<CompareRow> rows;
   std::vector<CompareSample> samples;
@@ -169,9 +193,11 @@ struct CompareProgress {
 absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
                                               uint64_t available_bytes);
 
-// Runs the experiment: for each workload a row for off, one for each policy and
-// one for the limit. The error is of a guest that could not be made or measured
-// or that lost memory in use. REQUIRES: `resolved` comes from ResolveCompare.
+// Runs the experiment: for each workload a row for off, one for each policy,
+// one for the real kernel if the workload is a recording that has its reports,
+// and one for the limit. The error is of a guest that could not be made or
+// measured or that lost memory in use, or of a recording (ReadRecording,
+// Replay). REQUIRES: `resolved` comes from ResolveCompare.
 absl::StatusOr<CompareResult> RunCompare(
     const CompareOptions& resolved,
     const std::function<void(const CompareProgress&)>& progress);

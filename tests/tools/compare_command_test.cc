@@ -1,0 +1,114 @@
+// guestmm compare of a recording as a user runs it. GUESTMM_DATA is the folder
+// of the one that is shipped.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "tests/tools/command_testing.h"
+
+namespace guestmm::compare_command_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::AllOf;
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+class CompareCommandTest : public CommandTest {
+ protected:
+  Outcome Compare(const std::string& arguments) const {
+    return Guestmm("compare " + arguments);
+  }
+
+  const std::string recording_ = GUESTMM_DATA "/procs";
+};
+
+TEST_F(CompareCommandTest, TheRealKernelStandsBesideThePolicies) {
+  const std::string out = Path("out");
+  const Outcome outcome =
+      Compare("--policies linux --workloads " + recording_ + " --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(
+          StartsWith("compare: in virtual time, seed 1\n\n" + recording_ +
+                     ": a recording of 57.9 s of a guest of 3.00 GiB, and 0 "
+                     "s of rest; granules of 2.00 MiB\ncould not be followed: "
+                     "0.20 % of frees unmatched, 0.14 % of allocations "
+                     "forced; 0 events lost\n\npolicy "),
+          HasSubstr("\noff "), HasSubstr("\nlinux "),
+          // 147 blocks of 2 MiB, two of them needlessly.
+          ContainsRegex("\nreal .* 1\\.014 +0 +- +79\n"), HasSubstr("\nlimit "),
+          Not(HasSubstr("lost to hook"))));
+  EXPECT_THAT(Contents(out + "/summary.json"),
+              AllOf(HasSubstr("\"" + recording_ + "\": {"),
+                    HasSubstr("\"policy\": \"real\"")));
+  EXPECT_THAT(Contents(out + "/series.csv"),
+              HasSubstr("\n" + recording_ + ",real,1,57.000,"));
+}
+
+TEST_F(CompareCommandTest, HeadsEachKindOfWorkload) {
+  const Outcome outcome = Compare(
+      "--policies off --guest-memory 64MiB --vcpus 1 --duration 1 "
+      "--workloads " +
+      recording_ + ",burst");
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(StartsWith("compare: in virtual time, granules of 4.00 KiB, "
+                       "seed 1; 60 s of rest after each workload\n\n"
+                       "burst: "),
+            HasSubstr("lost to hook"),
+            HasSubstr("\n" + recording_ + ": a recording of ")));
+}
+
+TEST_F(CompareCommandTest, WhatIsWrongInARecordingIsNotWrongUsage) {
+  const auto expect = [&](const std::string& path, const std::string& text) {
+    const std::string out = Path("out");
+    const Outcome outcome =
+        Compare("--policies linux --workloads " + path + " --out " + out);
+    EXPECT_EQ(outcome.status, 1) << path;
+    EXPECT_THAT(outcome.err, StartsWith("guestmm compare: " + text)) << path;
+    EXPECT_THAT(outcome.out, IsEmpty()) << path;
+    EXPECT_TRUE(fs::is_empty(out)) << path;
+  };
+  expect("/nonexistent", "/nonexistent: there is no such file or folder\n");
+  fs::create_directory(top_ / "bare");
+  const std::string bare = Path("bare");
+  expect(bare, bare + ": there is no trace in this folder");
+  std::ofstream(top_ / "bare" / "trace.txt") << "# tracer: nop\nnonsense\n";
+  expect(bare, bare + ", off: the recording has no memory map (iomem)");
+  fs::copy(recording_ + "/iomem", top_ / "bare" / "iomem");
+  expect(bare, bare + ", off: " + bare + "/trace.txt:2: ");
+}
+
+TEST_F(CompareCommandTest, WhatARecordingHasCannotBeGiven) {
+  const auto expect = [&](const std::string& arguments,
+                          const std::string& text) {
+    const Outcome outcome =
+        Compare("--workloads " + recording_ + " " + arguments);
+    EXPECT_EQ(outcome.status, 2) << arguments;
+    EXPECT_THAT(outcome.err, StartsWith("guestmm compare: " + text))
+        << arguments;
+    EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
+  };
+  expect("--duration 5", "--duration 5: a recording has its own");
+  expect("--guest-memory 1GiB", "--guest-memory 1.00 GiB: a recording has its");
+  expect("--vcpus 4", "--vcpus 4: a recording has its own");
+  expect("--real", "--workloads " + recording_ +
+                       ": is a recording; allowed in "
+                       "real time are workloads by "
+                       "name");
+}
+
+}  // namespace
+}  // namespace guestmm::compare_command_test

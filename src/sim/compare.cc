@@ -59,7 +59,7 @@ absl::Status CheckRecording(const CompareOptions& options,
   if (path.find_first_of(",\r\n") != std::string::npos) {
     return absl::InvalidArgumentError(
         absl::StrCat("workloads ", path,
-                     ": allowed is a path without commas and ends of lines"));
+                     ": allowed is a path without commas and line breaks"));
   }
   return absl::OkStatus();
 }
@@ -67,10 +67,10 @@ absl::Status CheckRecording(const CompareOptions& options,
 // What nothing would heed.
 absl::Status CheckOnlyRecordings(const CompareOptions& options) {
   const auto error = [](const std::string& option) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        option,
-        ": a recording has its own; allowed beside a workload that "
-        "is none"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(option,
+                     ": a recording has its own; this is for workloads "
+                     "by name, and there is none"));
   };
   if (options.guest_bytes) {
     return error(

@@ -34,7 +34,8 @@ std::string SummaryJson(const Summary& summary) {
   json["versions"] = VersionsJson();
   json["host"] = HostJson(summary.host);
   json["rows"] = summary.rows;
-  return json.dump(2) + "\n";
+  // Paths may be of any bytes.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 Json PolicyParametersJson(const std::vector<std::string>& policies,

@@ -249,26 +249,37 @@ TEST_F(CompareRecordingTest, FilesAreTheSameAndAreReadAsTheyWereWritten) {
   EXPECT_EQ(config["policy_parameters"]["guestmm"]["granule"], 9);
 }
 
+TEST_F(CompareRecordingTest, APathMayBeOfAnyBytes) {
+  WriteOneBlock();
+  fs::create_directory(folder_ / "\xff");
+  CompareOptions options = Options();
+  options.workloads = {path() + "/\xff/.."};
+  const CompareResult result = RunOk(options);
+  const std::string summary = CompareSummaryJson(result);
+  EXPECT_THAT(summary, HasSubstr("\uFFFD/..\""));
+  EXPECT_EQ(ParseCompareSummary("a.json", summary).status(), absl::OkStatus());
+}
+
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
   EXPECT_THAT(ErrorOf({.workloads = {"nap"}}),
               HasSubstr("sandbox, the path of a recording, with a / in it"));
   EXPECT_EQ(ErrorOf({.workloads = {"./a", "burst", "./a"}}),
             "workloads ./a: allowed is each workload once");
   EXPECT_EQ(ErrorOf({.workloads = {"./a,b"}}),
-            "workloads ./a,b: allowed is a path without commas and ends of "
-            "lines");
+            "workloads ./a,b: allowed is a path without commas and line "
+            "breaks");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .mode = CompareMode::kReal}),
             "workloads ./a: is a recording; allowed in real time are workloads "
             "by name (a recording is for guestmm replay --real)");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
-            "guest-memory 1.00 GiB: a recording has its own; allowed beside a "
-            "workload that is none");
+            "guest-memory 1.00 GiB: a recording has its own; this is for "
+            "workloads by name, and there is none");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .vcpus = 2}),
-            "vcpus 2: a recording has its own; allowed beside a workload that "
-            "is none");
+            "vcpus 2: a recording has its own; this is for workloads by name, "
+            "and there is none");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .duration_seconds = 2}),
-            "duration 2: a recording has its own; allowed beside a workload "
-            "that is none");
+            "duration 2: a recording has its own; this is for workloads by "
+            "name, and there is none");
   // Which a host with pages of 4 KiB could discard.
   const PolicyParameters small = {.order = Order(5)};
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),

@@ -52,7 +52,7 @@ struct CompareOptions {
   // What the host maps at a time: Order(0) for 4 KiB or kPageblockOrder for
   // huge pages. Absent: GranuleOf.
   std::optional<Order> granule = {};
-  // In virtual time.
+  // In virtual time; a recording's vCPUs are charged nothing.
   CostModel costs = {};
 
   // Absent: each workload's own, which a recording always has.
@@ -89,8 +89,8 @@ std::vector<CompareWorkload> CompareWorkloads();
 
 // Whether a workload of CompareOptions is a recording's path.
 bool IsRecording(std::string_view workload);
-// The options', or that workload's own: 4 KiB, and of a recording 2 MiB, as
-// where it comes from.
+// The options', or that workload's own: 4 KiB, and of a recording 2 MiB, since
+// that is what VMMs have, whose figures it may bring.
 Order GranuleOf(const CompareOptions& options, std::string_view workload);
 // The same: 60, and for real 10; of a recording 0, since what its guest did in
 // the end is in it.

@@ -46,15 +46,11 @@ void HostLedger::OnAllocated(Pfn pfn, Order order) {
 }
 
 void HostLedger::OnFreed(Pfn pfn, Order order) {
-  uint64_t freed = 0;
-  in_use_.Clear(pfn.value(), order.pages().value(), [&](uint64_t) { ++freed; });
-  in_use_count_.fetch_sub(freed, std::memory_order_relaxed);
+  in_use_.Clear(pfn.value(), order.pages().value());
 }
 
 uint64_t HostLedger::OnTouched(Pfn pfn, Order order, Nanoseconds now) {
-  uint64_t taken = 0;
-  in_use_.Set(pfn.value(), order.pages().value(), [&](uint64_t) { ++taken; });
-  if (taken > 0) in_use_count_.fetch_add(taken, std::memory_order_relaxed);
+  in_use_.Set(pfn.value(), order.pages().value());
   const Granules granules = Around(pfn, order);
   uint64_t faults = 0;
   uint64_t refaults = 0;

@@ -89,7 +89,7 @@ void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
       }
     }
   }
-  ledger_.OnFreed(ours, order);
+  Release(ours, order);
   allocator_.Free(cpu, ours, order);
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
               order.pages().value(), kNone);

@@ -96,7 +96,7 @@ void RecordedPlacement::Free(const TraceEvent& event) {
     if (!is_whole) ++counters_.split_frees;
     type = zone.pageblock_type(event.pfn);
   }
-  ledger_.OnFreed(event.pfn, event.order);
+  Release(event.pfn, event.order);
   back_.clear();
   if (FollowedPerCpu::Caches(event.order, kPageblockOrder)) {
     const uint32_t index = IndexOf(event, zone);

@@ -252,7 +252,7 @@ class Run {
             .count());
     const uint64_t passed = now_us - std::exchange(integrated_us_, now_us);
     result_.footprint.resident += ledger_->resident_pages().value() * passed;
-    result_.footprint.in_use += ledger_->in_use_pages().value() * passed;
+    result_.footprint.in_use += placement_->in_use().value() * passed;
   }
 
   void Sample() {

@@ -122,8 +122,14 @@ bool TracePlacement::HasAll(Pfn pfn, Order order) const {
 }
 
 void TracePlacement::Touch(Pfn pfn, Order order, Nanoseconds now) {
+  in_use_ += order.pages() - ledger_.InUsePages(pfn, order);
   ledger_.OnAllocated(pfn, order);
   ledger_.OnTouched(pfn, order, now);
+}
+
+void TracePlacement::Release(Pfn pfn, Order order) {
+  in_use_ -= ledger_.InUsePages(pfn, order);
+  ledger_.OnFreed(pfn, order);
 }
 
 }  // namespace guestmm

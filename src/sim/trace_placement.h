@@ -30,6 +30,9 @@ class TracePlacement {
 
   void Follow(const TraceEvent& event, Nanoseconds now);
 
+  // What the guest has in use.
+  PageCount in_use() const { return in_use_; }
+
  protected:
   // Takes all that is not free at first, and touches it: whatever the guest has
   // in use the host has too. Without a snapshot that is everything.
@@ -44,6 +47,8 @@ class TracePlacement {
   // The event's vCPU, or the last that there is.
   int CpuOf(const TraceEvent& event) const;
   void Touch(Pfn pfn, Order order, Nanoseconds now);
+  // The guest has it in use no more.
+  void Release(Pfn pfn, Order order);
 
   PageAllocator& allocator_;
   HostLedger& ledger_;
@@ -53,6 +58,8 @@ class TracePlacement {
   void TakeAllBut(const RecordedPages* first);
   void MarkReported(const RecordedPages& first);
   bool HasAll(Pfn pfn, Order order) const;
+
+  PageCount in_use_;
 };
 
 }  // namespace guestmm

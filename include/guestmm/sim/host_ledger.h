@@ -47,7 +47,7 @@ class HostLedger {
   // A vCPU has the block.
   void OnAllocated(Pfn pfn, Order order);
   // It gave it back. Only where nothing else is at work (virtual time): what
-  // FirstInUse and in_use_pages go by.
+  // FirstInUse and InUsePages go by.
   void OnFreed(Pfn pfn, Order order);
   // It wrote to each page of the block at `now`. How many granules became
   // resident by that.
@@ -59,15 +59,15 @@ class HostLedger {
   // The first page in a granule that a report of `ranges` discards which was
   // touched and not freed since; none as it should be.
   std::optional<Pfn> FirstInUse(std::span<const GpaRange> ranges) const;
+  // Pages of the block that were touched and not freed since.
+  PageCount InUsePages(Pfn pfn, Order order) const {
+    return PageCount(in_use_.Count(pfn.value(), order.pages().value()));
+  }
   // Pages of the block in granules that are resident.
   PageCount ResidentPages(Pfn pfn, Order order) const;
   // Of everything.
   PageCount resident_pages() const {
     return granule_.pages() * resident_count_.load(std::memory_order_relaxed);
-  }
-  // What was touched and not freed since.
-  PageCount in_use_pages() const {
-    return PageCount(in_use_count_.load(std::memory_order_relaxed));
   }
   LedgerCounters counters() const;
 
@@ -91,7 +91,6 @@ class HostLedger {
   // 0 for never.
   std::vector<std::atomic<uint32_t>> discarded_ms_;
 
-  std::atomic<uint64_t> in_use_count_{0};
   std::atomic<uint64_t> resident_count_{0};
   std::atomic<uint64_t> reported_bytes_{0};
   std::atomic<uint64_t> needed_count_{0};

@@ -52,7 +52,7 @@ void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   }
 }
 
-void OwnPlacement::Free(const TraceEvent& event) {
+void OwnPlacement::Free(const TraceEvent& event, Nanoseconds /*now*/) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) {

@@ -18,7 +18,7 @@ class OwnPlacement final : public TracePlacement {
   static constexpr uint32_t kNone = ~uint32_t{0};
 
   void Allocate(const TraceEvent& event, Nanoseconds now) override;
-  void Free(const TraceEvent& event) override;
+  void Free(const TraceEvent& event, Nanoseconds now) override;
 
   // Frees what lies where these pages of the trace's do, as one block if it is
   // one.

@@ -45,6 +45,39 @@ int CpusOf(const Recording& recording) {
   return kUnknown;
 }
 
+// min_free_kbytes, which a kernel with transparent huge pages raises; none if
+// the recording does not tell.
+std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
+  uint64_t bytes = 0;
+  for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();
+  if (bytes == 0) return std::nullopt;
+  return bytes / kKiB;
+}
+
+// Whether the guest's reporter was at rest at first. Only a free, which asks
+// for a pass, makes a block of the largest order; a smaller one without a mark
+// may be the rest of one that had it. Zones without any mark are those that are
+// too small to be reported.
+bool WasSettled(const PageAllocator& allocator) {
+  bool any_marked = false;
+  for (const auto& zone : allocator.zones()) {
+    uint64_t marked = 0;
+    uint64_t free = 0;
+    LockHolder hold(zone->lock());
+    for (int type = 0; type < kMigrateTypes; ++type) {
+      zone->ForEachFreeBlock(
+          allocator.max_order(), static_cast<MigrateType>(type),
+          [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone->lock()) {
+            ++free;
+            if (zone->IsReported(pfn)) ++marked;
+          });
+    }
+    if (marked > 0 && marked < free) return false;
+    any_marked = any_marked || marked > 0;
+  }
+  return any_marked;
+}
+
 // One replay.
 class Run {
  public:
@@ -74,7 +107,9 @@ class Run {
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
         PageAllocator::Create({.memory = memory,
                                .cpus = CpusOf(recording_),
-                               .per_cpu_lists = Linux::k61});
+                               .min_free_kbytes = MinFreeKbytesOf(recording_),
+                               .per_cpu_lists = Linux::k61,
+                               .placement = {.rules = Linux::k61}});
     if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
     ledger_ = std::make_unique<HostLedger>(memory.back().end, options_.granule);
@@ -86,6 +121,7 @@ class Run {
     if (options_.policy == kPolicyOff) return absl::OkStatus();
     PolicyParameters parameters = options_.policy_parameters;
     if (!parameters.granule) parameters.granule = options_.granule;
+    parameters.settled = WasSettled(*allocator_);
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         MakePolicy(options_.policy, parameters);
     if (!policy.ok()) return policy.status();

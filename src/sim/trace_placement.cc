@@ -40,7 +40,7 @@ void TracePlacement::Follow(const TraceEvent& event, Nanoseconds now) {
   if (is_alloc) {
     Allocate(event, now);
   } else {
-    Free(event);
+    Free(event, now);
   }
 }
 

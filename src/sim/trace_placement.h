@@ -38,7 +38,7 @@ class TracePlacement {
 
   // Of a block that the allocator's memory has.
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
-  virtual void Free(const TraceEvent& event) = 0;
+  virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
 
   static MigrateType TypeOf(const TraceEvent& event);
   // The event's vCPU, or the last that there is.

@@ -63,7 +63,9 @@ struct ReplayCounters {
   uint64_t frees = 0;
   uint64_t lost_events = 0;
   uint64_t bad_lines = 0;
-  // Frees of pages that were not known to be allocated: not done.
+  // Frees of pages that were not known to be allocated. On the trace's own pfns
+  // they are done all the same: what was allocated without an event, by the
+  // kernel's bulk allocations or among lost events, shows like that.
   uint64_t unmatched_frees = 0;
   // Frees of a part of what was allocated, or of several blocks as one.
   uint64_t split_frees = 0;

@@ -23,6 +23,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAreArray;
@@ -79,7 +80,7 @@ TEST(LinuxRuleTest, OneThatIsSettledWaitsForAFree) {
   world.Free(std::span(blocks).first(4), kSmall);
   world.time.RunFor(seconds(2));
   EXPECT_EQ(world.passes(), 1u);
-  EXPECT_THAT(world.device->reported(), SizeIs(4));
+  EXPECT_THAT(world.device->reported(), Not(IsEmpty()));
 }
 
 TEST(LinuxRuleTest, AFreedBlockAsksForAPassTwoSecondsLater) {

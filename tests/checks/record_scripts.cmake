@@ -41,4 +41,5 @@ refuses(record-in-qemu "--copy ${out}: there is no such file" ${out} --copy ${ou
 refuses(record-in-qemu "--accel xen: allowed is kvm or tcg" ${out} --accel xen)
 refuses(record-in-qemu "--frobnicate: there is no such option" ${out} --frobnicate 1)
 refuses(record-in-qemu "true: there is no such option" ${out} true x)
+refuses(record-in-qemu "${out},2: QEMU takes no path with a comma" ${out},2)
 refuses(record-in-qemu "${ROOT}: is there already" ${ROOT})

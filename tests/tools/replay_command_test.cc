@@ -65,6 +65,9 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
          "--placement here: allowed is recorded, guestmm");
+  for (const std::string tail : {"1e300", "-1e300", "604801", "-1"}) {
+    expect(recording_ + " --tail " + tail, 2, "s: allowed is 0 to 604800 s");
+  }
   expect("", 2, "path is required");
 }
 

@@ -132,8 +132,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     options.policy = policy;
     options.policy_parameters = parameters;
     options.read.skip_bad = arguments.skip_bad.value_or(0);
-    options.tail = std::chrono::duration_cast<Nanoseconds>(
-        std::chrono::duration<double>(arguments.tail.value_or(0)));
+    options.tail = FromSeconds(arguments.tail.value_or(0));
     if (out) options.frame_interval = std::chrono::seconds(1);
     line.Show("replaying under " + policy);
     ReplayResult& result = results.emplace_back();

@@ -88,19 +88,9 @@ class Run {
         result_(result),
         time_(options.seed) {}
 
+  // REQUIRES: CheckReplay.
   absl::Status Start() {
-    GUESTMM_CHECK(options_.sample_interval > Nanoseconds(0));
-    if (options_.tail < Nanoseconds(0) || options_.tail > kLongest) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
-                          ToSeconds(options_.tail), ToSeconds(kLongest)));
-    }
     const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
-    if (memory.empty()) {
-      return absl::InvalidArgumentError(
-          "the recording has no memory map (iomem): where the guest's RAM is "
-          "must be known");
-    }
     for (const MemoryRange& range : memory) {
       result_.memory_bytes += (range.end - range.start).bytes();
     }
@@ -317,13 +307,29 @@ std::string_view Name(Placement placement) {
   return placement == Placement::kRecorded ? "recorded" : "guestmm";
 }
 
+absl::Status CheckReplay(const Recording& recording,
+                         const ReplayOptions& options) {
+  GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
+  if (options.tail < Nanoseconds(0) || options.tail > kLongest) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
+                        ToSeconds(options.tail), ToSeconds(kLongest)));
+  }
+  if (MemoryRanges(recording.memory).empty()) {
+    return absl::InvalidArgumentError(
+        "the recording has no memory map (iomem): where the guest's RAM is "
+        "must be known");
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
                                     ReplayResult* partial) {
   ReplayResult result;
   result.options = options;
-  absl::Status status;
-  {
+  absl::Status status = CheckReplay(recording, options);
+  if (status.ok()) {
     Run run(recording, options, result);
     status = run.Start();
     if (status.ok()) status = run.Go();

@@ -75,7 +75,9 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
 TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
   fs::copy(recording_ + "/trace.gmtrace", top_ / "alone.gmtrace");
   const std::string trace = Path("alone.gmtrace");
-  EXPECT_THAT(Replay(trace).err, HasSubstr("no memory map (iomem)"));
+  const Outcome without = Replay(trace);
+  EXPECT_EQ(without.status, 2);
+  EXPECT_THAT(without.err, HasSubstr("no memory map (iomem)"));
   const Outcome outcome = Replay(trace + " --memory 0-2G,4G-5G --policy linux");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("of a guest of 3.00 GiB"));
@@ -98,11 +100,27 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
       << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
   const Outcome outcome = Replay(top_.string() + " --policies v12,linux");
-  EXPECT_NE(outcome.status, 0);
+  EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("trace.gmtrace"));
   // What could be read is not lost.
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(" events in "), HasSubstr("\nv12 "),
                                  HasSubstr("\nlinux ")));
+}
+
+// A malformed file is no mistake in the command.
+TEST_F(ReplayCommandTest, AMalformedFileIsAFailureNotAUsageError) {
+  fs::copy(recording_ + "/iomem", top_ / "iomem");
+  std::ofstream(top_ / "trace.txt")
+      << "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
+  Outcome outcome = Replay(top_.string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("trace.txt:1"));
+  EXPECT_THAT(outcome.out, IsEmpty());
+
+  std::ofstream(top_ / "zoneinfo.start") << "Node nonsense\n";
+  outcome = Replay(top_.string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("zoneinfo.start"));
 }
 
 }  // namespace

@@ -109,7 +109,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     out = *std::move(opened);
   }
   absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
-  if (!recording.ok()) return Fail("replay", recording.status(), "");
+  if (!recording.ok()) return FailReading("replay", recording.status());
   if (!arguments.memory.empty()) {
     recording->memory.clear();
     for (const MemoryRange& range : arguments.memory) {
@@ -124,19 +124,20 @@ int RunReplayCommand(const ReplayArguments& arguments) {
                     arguments.path),
                 "");
   }
+  ReplayOptions options = arguments.options;
+  options.policy_parameters = parameters;
+  options.read.skip_bad = arguments.skip_bad.value_or(0);
+  options.tail = FromSeconds(arguments.tail.value_or(0));
+  if (out) options.frame_interval = std::chrono::seconds(1);
+  absl::Status status = CheckReplay(*recording, options);
+  if (!status.ok()) return Fail("replay", status);
   std::vector<ReplayResult> results;
-  absl::Status status;
   ProgressLine line;
   for (const std::string& policy : arguments.policies) {
-    ReplayOptions options = arguments.options;
     options.policy = policy;
-    options.policy_parameters = parameters;
-    options.read.skip_bad = arguments.skip_bad.value_or(0);
-    options.tail = FromSeconds(arguments.tail.value_or(0));
-    if (out) options.frame_interval = std::chrono::seconds(1);
     line.Show("replaying under " + policy);
     ReplayResult& result = results.emplace_back();
-    status = Replay(*recording, options, &result).status();
+    status.Update(Replay(*recording, options, &result).status());
     // A damaged trace is replayed up to the damage, under each policy.
     if (!status.ok() && result.counters.events == 0) break;
   }
@@ -144,7 +145,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   if (results.back().counters.events > 0 || status.ok()) {
     PrintTables(arguments, *recording, results);
   }
-  if (!status.ok()) return Fail("replay", status, "");
+  if (!status.ok()) return FailReading("replay", status);
   if (!out) return kExitSuccess;
   absl::Status written =
       out->Write("series.csv", ReplaySeriesCsv(*recording, results));

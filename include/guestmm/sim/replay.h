@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
@@ -126,11 +127,17 @@ struct ReplayResult {
   std::vector<RecordedBuddyInfo> buddyinfo;
 };
 
-// Replays the trace of `recording` under one policy, in virtual time.
-// InvalidArgument for a policy that there is not, a tail that is too long, or a
-// memory map without memory; else the error of the trace, which may also be one
-// of more than a week, once what could be read was replayed: then `partial`, if
-// given, has the result up to there.
+// Whether `options` make sense for `recording`, whatever is in its trace.
+// InvalidArgument names what does not: a tail that is too long, or a memory map
+// without memory.
+absl::Status CheckReplay(const Recording& recording,
+                         const ReplayOptions& options);
+
+// Replays the trace of `recording` under one policy, in virtual time. The error
+// of CheckReplay; InvalidArgument for a policy that there is not; else the
+// error of the trace, which may also be one of more than a week, once what
+// could be read was replayed: then `partial`, if given, has the result up to
+// there.
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
                                     ReplayResult* partial = nullptr);

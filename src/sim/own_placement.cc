@@ -9,8 +9,8 @@ namespace guestmm {
 
 // What is in use at first lies where it lay.
 OwnPlacement::OwnPlacement(const Recording& recording, PageAllocator& allocator,
-                           HostLedger& ledger, ReplayCounters& counters)
-    : TracePlacement(recording, allocator, ledger, counters),
+                           ReplayHost& host, ReplayCounters& counters)
+    : TracePlacement(recording, allocator, host, counters),
       ours_(allocator.pages().end().value()) {
   std::iota(ours_.begin(), ours_.end(), 0);
   for (const auto& zone : allocator.zones()) {
@@ -46,7 +46,7 @@ void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
     ++counters_.failed_allocations;
     return;
   }
-  Touch(*pfn, event.order, now);
+  host_.OnAllocated(*pfn, event.order, event.gfp, now);
   for (uint64_t i = 0; i < event.order.pages().value(); ++i) {
     ours_[event.pfn.value() + i] = static_cast<uint32_t>(pfn->value() + i);
   }
@@ -89,7 +89,7 @@ void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
       }
     }
   }
-  ledger_.OnFreed(ours, order);
+  host_.OnFreed(ours, order);
   allocator_.Free(cpu, ours, order);
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
               order.pages().value(), kNone);

@@ -12,7 +12,7 @@ namespace guestmm {
 class OwnPlacement final : public TracePlacement {
  public:
   OwnPlacement(const Recording& recording, PageAllocator& allocator,
-               HostLedger& ledger, ReplayCounters& counters);
+               ReplayHost& host, ReplayCounters& counters);
 
  private:
   static constexpr uint32_t kNone = ~uint32_t{0};

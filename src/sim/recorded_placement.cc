@@ -17,10 +17,9 @@ bool IsFree(Zone& zone, Pfn pfn, Order order) {
 }  // namespace
 
 RecordedPlacement::RecordedPlacement(const Recording& recording,
-                                     PageAllocator& allocator,
-                                     HostLedger& ledger,
+                                     PageAllocator& allocator, ReplayHost& host,
                                      ReplayCounters& counters)
-    : TracePlacement(recording, allocator, ledger, counters) {
+    : TracePlacement(recording, allocator, host, counters) {
   for (int cpu = 0; cpu < allocator.cpus(); ++cpu) {
     for (const auto& zone : allocator.zones()) {
       PerCpuLimits limits = allocator.per_cpu_pages(cpu, *zone).limits();
@@ -46,7 +45,7 @@ void RecordedPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   Zone& zone = allocator_.ZoneOf(event.pfn);
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
-  Touch(event.pfn, event.order, now);
+  host_.OnAllocated(event.pfn, event.order, event.gfp, now);
   if (FollowedPerCpu::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
     const auto cached = cached_.find(event.pfn.value());
@@ -93,9 +92,9 @@ void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
     // It was allocated without an event (__alloc_pages_bulk).
     ++counters_.unmatched_frees;
     if (!TakeWhatever(zone, event.pfn, event.order, type)) return;
-    Touch(event.pfn, event.order, now);
+    host_.OnAllocated(event.pfn, event.order, event.gfp, now);
   }
-  ledger_.OnFreed(event.pfn, event.order);
+  host_.OnFreed(event.pfn, event.order);
   back_.clear();
   if (FollowedPerCpu::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
@@ -176,8 +175,13 @@ bool RecordedPlacement::TakeWhatever(Zone& zone, Pfn pfn, Order order,
   Uncache(pfn, order);
   LockHolder hold(zone.lock());
   const PfnRange range = PagesOf(pfn, order);
+  const PageMap& pages = allocator_.pages();
   for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
     zone.TakeAt(page, Order(0), type);
+    // It will lose its contents, and nobody has it.
+    if (pages.Get(pages.HeadOf(page)).state == PageState::kIsolated) {
+      host_.OnFreed(page, Order(0));
+    }
   }
   return zone.Reshape(pfn, order);
 }

@@ -18,7 +18,7 @@ namespace guestmm {
 class RecordedPlacement final : public TracePlacement {
  public:
   RecordedPlacement(const Recording& recording, PageAllocator& allocator,
-                    HostLedger& ledger, ReplayCounters& counters);
+                    ReplayHost& host, ReplayCounters& counters);
 
  private:
   void Allocate(const TraceEvent& event, Nanoseconds now) override;

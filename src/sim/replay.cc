@@ -9,13 +9,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/sim/experiment.h"
-#include "guestmm/sim/host_ledger.h"
+#include "guestmm/sim/host_info.h"
 #include "src/sim/replay_device.h"
+#include "src/sim/replay_host.h"
+#include "src/sim/replay_pace.h"
 #include "src/sim/trace_placement.h"
 
 namespace guestmm {
@@ -24,6 +28,14 @@ namespace {
 // Of a trace, and of what comes after it: all of its time is sampled, and no
 // one records for as long. It is rather a clock that was set.
 constexpr Nanoseconds kLongest = std::chrono::hours(24 * 7);
+
+// Slower than a hundredth no one waits for, and faster than the machine no one
+// waits at all.
+constexpr double kLowestSpeed = 0.01;
+constexpr double kHighestSpeed = 1e6;
+
+// What a machine must have beside a real guest: metadata and this program.
+constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
 
 // The whole pages of RAM.
 std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
@@ -34,6 +46,13 @@ std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
     if (start < end) ranges.push_back({start, end});
   }
   return ranges;
+}
+
+uint64_t BytesOf(const std::vector<MemoryRange>& memory) {
+  uint64_t bytes = 0;
+  for (const MemoryRange& range : memory)
+    bytes += range.pages().pages().bytes();
+  return bytes;
 }
 
 // The vCPUs that the recording, or else any trace, may name.
@@ -82,18 +101,17 @@ bool WasSettled(const PageAllocator& allocator) {
 class Run {
  public:
   Run(const Recording& recording, const ReplayOptions& options,
-      ReplayResult& result)
+      const ReplayWatch& watch, ReplayResult& result)
       : recording_(recording),
         options_(options),
+        watch_(watch),
         result_(result),
         time_(options.seed) {}
 
   // REQUIRES: CheckReplay.
   absl::Status Start() {
     const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
-    for (const MemoryRange& range : memory) {
-      result_.memory_bytes += (range.end - range.start).bytes();
-    }
+    result_.memory_bytes = BytesOf(memory);
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
         PageAllocator::Create({.memory = memory,
                                .cpus = CpusOf(recording_),
@@ -102,12 +120,14 @@ class Run {
                                .placement = {.rules = Linux::k61}});
     if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
-    ledger_ = std::make_unique<HostLedger>(memory.back().end, options_.granule);
-    placement_ =
-        TracePlacement::Create(options_.placement, recording_, *allocator_,
-                               *ledger_, result_.counters);
-    at_first_ = ledger_->counters();
-    device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
+    absl::StatusOr<std::unique_ptr<ReplayHost>> host =
+        ReplayHost::Create(memory, options_);
+    if (!host.ok()) return host.status();
+    host_ = *std::move(host);
+    placement_ = TracePlacement::Create(options_.placement, recording_,
+                                        *allocator_, *host_, result_.counters);
+    at_first_ = host_->ledger().counters();
+    device_ = std::make_unique<ReplayDevice>(time_, *host_);
     if (options_.policy == kPolicyOff) return absl::OkStatus();
     PolicyParameters parameters = options_.policy_parameters;
     if (!parameters.granule) parameters.granule = options_.granule;
@@ -139,6 +159,8 @@ class Run {
       AdvanceTo((*event)->time);
       ++result_.counters.events;
       placement_->Follow(**event, time_.Now());
+      status = HostStatus();
+      if (!status.ok()) break;
     }
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
     Nanoseconds end = result_.start + time_.Now();
@@ -149,6 +171,8 @@ class Run {
     }
     AdvanceTo(end + options_.tail);
     Sample();
+    host_->CheckContents();
+    status.Update(HostStatus());
     result_.counters.lost_events = (*reader)->counters().lost;
     result_.counters.bad_lines = (*reader)->counters().bad_lines;
     Finish();
@@ -161,6 +185,11 @@ class Run {
     result_.start =
         recording_.start ? std::min(*recording_.start, first) : first;
     next_sample_ = result_.start;
+    if (options_.speed) {
+      if (watch_.clock == nullptr) wall_.emplace();
+      pace_.emplace(*options_.speed,
+                    watch_.clock != nullptr ? *watch_.clock : *wall_);
+    }
     while (next_buddyinfo_ < recording_.buddyinfo.size() &&
            recording_.buddyinfo[next_buddyinfo_].time < result_.start) {
       ++next_buddyinfo_;
@@ -180,6 +209,17 @@ class Run {
         "most is %.0f s later",
         recording_.trace_path, what, ToSeconds(time), ToSeconds(result_.start),
         ToSeconds(kLongest)));
+  }
+
+  // Of the host, with where the trace is by now.
+  absl::Status HostStatus() const {
+    const absl::Status& status = host_->status();
+    if (status.ok()) return status;
+    return absl::Status(
+        status.code(),
+        absl::StrFormat("%s: at %.6f s: %s", recording_.trace_path,
+                        ToSeconds(result_.start + time_.Now()),
+                        std::string(status.message())));
   }
 
   // Lets what falls due before `time` (of the trace's clock) happen.
@@ -209,12 +249,14 @@ class Run {
   }
   void RunUntil(Nanoseconds time) {
     const Nanoseconds now = result_.start + time_.Now();
-    if (time > now) time_.RunFor(time - now);
+    if (time <= now) return;
+    if (pace_) pace_->WaitFor(time - result_.start);
+    time_.RunFor(time - now);
   }
 
   void Sample() {
     ReplaySample sample = {.time = result_.start + time_.Now(),
-                           .resident_bytes = ledger_->resident_pages().bytes()};
+                           .resident_bytes = host_->ResidentBytes()};
     for (const auto& zone : allocator_->zones()) {
       sample.free_bytes += zone->free_pages().bytes();
       sample.isolated_bytes += zone->isolated_pages().bytes();
@@ -224,6 +266,13 @@ class Run {
       }
     }
     result_.samples.push_back(sample);
+    if (watch_.progress) {
+      ReplayProgress progress = {.done = time_.Now(), .whole = {}};
+      if (recording_.end) {
+        progress.whole = *recording_.end - result_.start + options_.tail;
+      }
+      watch_.progress(progress);
+    }
     if (options_.frame_interval > Nanoseconds(0) &&
         sample.time >= next_frame_) {
       result_.frames.push_back(Frame(sample.time));
@@ -247,9 +296,8 @@ class Run {
     LockHolder hold(its.lock());
     if (const auto block = its.FreeBlockAround(pfn);
         block && block->order >= kPageblockOrder) {
-      return ledger_->ResidentPages(pfn, kPageblockOrder) == PageCount(0)
-                 ? BlockState::kWithHost
-                 : BlockState::kFree;
+      return host_->AnyResident(pfn) ? BlockState::kFree
+                                     : BlockState::kWithHost;
     }
     return pages.Get(pages.HeadOf(pfn)).state == PageState::kIsolated
                ? BlockState::kIsolated
@@ -278,7 +326,7 @@ class Run {
           {.time = result_.start + entry.time, .range = entry.range});
       result_.reported_bytes += entry.range.bytes;
     }
-    const LedgerCounters counters = ledger_->counters();
+    const LedgerCounters counters = host_->ledger().counters();
     result_.needless_bytes =
         (counters.reported_bytes - at_first_.reported_bytes) -
         (counters.needed_bytes - at_first_.needed_bytes);
@@ -287,14 +335,17 @@ class Run {
 
   const Recording& recording_;
   const ReplayOptions& options_;
+  const ReplayWatch& watch_;
   ReplayResult& result_;
   VirtualTime time_;
   std::unique_ptr<PageAllocator> allocator_;
-  std::unique_ptr<HostLedger> ledger_;
+  std::unique_ptr<ReplayHost> host_;
   LedgerCounters at_first_;
   std::unique_ptr<TracePlacement> placement_;
   std::unique_ptr<ReplayDevice> device_;
   std::unique_ptr<Reporter> reporter_;
+  std::optional<ThreadWorkqueue> wall_;
+  std::optional<ReplayPace> pace_;
   bool started_ = false;
   Nanoseconds next_sample_{0};
   Nanoseconds next_frame_{0};
@@ -307,30 +358,84 @@ std::string_view Name(Placement placement) {
   return placement == Placement::kRecorded ? "recorded" : "guestmm";
 }
 
+std::string_view Name(ReplayMode mode) {
+  return mode == ReplayMode::kVirtual ? "virtual" : "real";
+}
+
+absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text) {
+  std::vector<uint32_t> touch;
+  if (text == "all") return touch;
+  std::string name;
+  uint32_t flags = 0;
+  for (size_t i = 0; i <= text.size(); ++i) {
+    if (i < text.size() && text[i] != ',' && text[i] != '|') {
+      name += text[i];
+      continue;
+    }
+    const uint32_t its = GfpFlags::Parse(name);
+    if (its == 0 || (its & GfpFlags::kUnknown) != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(std::string(text), ": there is no gfp flag \"", name,
+                       "\"; allowed is all, or names, as in "
+                       "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"));
+    }
+    flags |= its;
+    name.clear();
+    if (i < text.size() && text[i] == '|') continue;
+    touch.push_back(flags);
+    flags = 0;
+  }
+  return touch;
+}
+
+std::string FormatTouch(const std::vector<uint32_t>& touch) {
+  if (touch.empty()) return "all";
+  return absl::StrJoin(touch, ",", [](std::string* out, uint32_t flags) {
+    *out += GfpFlags::Format(flags);
+  });
+}
+
 absl::Status CheckReplay(const Recording& recording,
-                         const ReplayOptions& options) {
+                         const ReplayOptions& options,
+                         uint64_t available_bytes) {
   GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
   if (options.tail < Nanoseconds(0) || options.tail > kLongest) {
     return absl::InvalidArgumentError(
         absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
                         ToSeconds(options.tail), ToSeconds(kLongest)));
   }
-  if (MemoryRanges(recording.memory).empty()) {
+  if (options.speed &&
+      !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("speed %g: allowed is %g to %.0f", *options.speed,
+                        kLowestSpeed, kHighestSpeed));
+  }
+  const std::vector<MemoryRange> memory = MemoryRanges(recording.memory);
+  if (memory.empty()) {
     return absl::InvalidArgumentError(
         "the recording has no memory map (iomem): where the guest's RAM is "
         "must be known");
+  }
+  const uint64_t needed = BytesOf(memory) + kReplayMachineReserve;
+  if (options.mode == ReplayMode::kReal && needed > available_bytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a real guest of %s needs %s; allowed is what this machine has "
+        "available, %s",
+        FormatBytes(BytesOf(memory)), FormatBytes(needed),
+        FormatBytes(available_bytes)));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
-                                    ReplayResult* partial) {
+                                    ReplayResult* partial,
+                                    const ReplayWatch& watch) {
   ReplayResult result;
   result.options = options;
-  absl::Status status = CheckReplay(recording, options);
+  absl::Status status = CheckReplay(recording, options, AvailableMemory());
   if (status.ok()) {
-    Run run(recording, options, result);
+    Run run(recording, options, watch, result);
     status = run.Start();
     if (status.ok()) status = run.Go();
   }

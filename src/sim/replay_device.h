@@ -9,7 +9,7 @@
 #include "guestmm/base/workqueue.h"
 #include "guestmm/reporting/reporting_device.h"
 #include "guestmm/sim/cost_model.h"
-#include "guestmm/sim/host_ledger.h"
+#include "src/sim/replay_host.h"
 
 namespace guestmm {
 
@@ -23,8 +23,8 @@ class ReplayDevice final : public ReportingDevice {
   };
 
   // Both must outlive this.
-  ReplayDevice(Workqueue& workqueue, HostLedger& ledger)
-      : workqueue_(workqueue), ledger_(ledger), end_([this] { End(); }) {}
+  ReplayDevice(Workqueue& workqueue, ReplayHost& host)
+      : workqueue_(workqueue), host_(host), end_([this] { End(); }) {}
   ~ReplayDevice() override { workqueue_.CancelSync(end_); }
 
   size_t max_report_entries() const override { return 1 << 16; }
@@ -45,7 +45,7 @@ class ReplayDevice final : public ReportingDevice {
 
  private:
   void End() {
-    ledger_.OnReported(ranges_, workqueue_.Now());
+    host_.OnReported(ranges_, workqueue_.Now());
     for (const GpaRange& range : ranges_) {
       log_.push_back({.time = workqueue_.Now(), .range = range});
     }
@@ -53,7 +53,7 @@ class ReplayDevice final : public ReportingDevice {
   }
 
   Workqueue& workqueue_;
-  HostLedger& ledger_;
+  ReplayHost& host_;
   const CostModel costs_ = {};
   // Of the report that is out.
   std::vector<GpaRange> ranges_;

@@ -7,15 +7,15 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/replay.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_event.h"
+#include "src/sim/replay_host.h"
 
 namespace guestmm {
 
-// Does to an allocator what a trace says, and says in a ledger what the guest
-// touched by it. Whatever the trace says, the allocator stays whole.
+// Does to an allocator what a trace says, and tells the host what the guest
+// has by it. Whatever the trace says, the allocator stays whole.
 class TracePlacement {
  public:
   virtual ~TracePlacement() = default;
@@ -25,7 +25,7 @@ class TracePlacement {
   static std::unique_ptr<TracePlacement> Create(Placement placement,
                                                 const Recording& recording,
                                                 PageAllocator& allocator,
-                                                HostLedger& ledger,
+                                                ReplayHost& host,
                                                 ReplayCounters& counters);
 
   void Follow(const TraceEvent& event, Nanoseconds now);
@@ -34,7 +34,7 @@ class TracePlacement {
   // Takes all that is not free at first, and touches it: whatever the guest has
   // in use the host has too. Without a snapshot that is everything.
   TracePlacement(const Recording& recording, PageAllocator& allocator,
-                 HostLedger& ledger, ReplayCounters& counters);
+                 ReplayHost& host, ReplayCounters& counters);
 
   // Of a block that the allocator's memory has.
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
@@ -43,10 +43,9 @@ class TracePlacement {
   static MigrateType TypeOf(const TraceEvent& event);
   // The event's vCPU, or the last that there is.
   int CpuOf(const TraceEvent& event) const;
-  void Touch(Pfn pfn, Order order, Nanoseconds now);
 
   PageAllocator& allocator_;
-  HostLedger& ledger_;
+  ReplayHost& host_;
   ReplayCounters& counters_;
 
  private:

@@ -22,7 +22,7 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
     recording_.first.emplace();
     recording_.first->states.assign(kEnd, RecordedPages::State::kFree);
     placement_ = TracePlacement::Create(GetParam(), recording_, *allocator_,
-                                        ledger_, counters_);
+                                        *host_, counters_);
   }
   void Follow(TraceEvent::Kind kind, uint64_t pfn, int order, int cpu = 0) {
     TraceEvent event;
@@ -49,7 +49,8 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
            .per_cpu_lists = Linux::k61,
            .placement = {.rules = Linux::k61}})
           .value();
-  HostLedger ledger_{Pfn(kEnd), kPageblockOrder};
+  const std::unique_ptr<ReplayHost> host_ =
+      ReplayHost::Create({{Pfn(0), Pfn(kEnd)}}, {}).value();
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };

@@ -1,5 +1,3 @@
-#include "tools/guestmm/replay_command.h"
-
 #include <chrono>
 #include <cstdint>
 #include <iostream>
@@ -12,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/host_info.h"
 #include "guestmm/sim/memory_map.h"
 #include "guestmm/sim/output_directory.h"
 #include "guestmm/sim/replay.h"
@@ -21,6 +20,7 @@
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
+#include "tools/guestmm/replay_command.h"
 #include "tools/guestmm/table.h"
 
 namespace guestmm::tools {
@@ -129,7 +129,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   options.read.skip_bad = arguments.skip_bad.value_or(0);
   options.tail = FromSeconds(arguments.tail.value_or(0));
   if (out) options.frame_interval = std::chrono::seconds(1);
-  absl::Status status = CheckReplay(*recording, options);
+  absl::Status status = CheckReplay(*recording, options, AvailableMemory());
   if (!status.ok()) return Fail("replay", status);
   std::vector<ReplayResult> results;
   ProgressLine line;

@@ -1,3 +1,5 @@
+#include "tools/guestmm/replay_command.h"
+
 #include <chrono>
 #include <cstdint>
 #include <iostream>
@@ -7,6 +9,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
@@ -20,7 +24,6 @@
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
-#include "tools/guestmm/replay_command.h"
 #include "tools/guestmm/table.h"
 
 namespace guestmm::tools {
@@ -50,14 +53,22 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
-      "replay of %s: %d events in %.1f s of a guest of %s; placement %s\n"
+      "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
       "%s of frees split; %d events lost\n\n",
-      recording.trace_path, counters.events, ToSeconds(first.end - first.start),
+      recording.trace_path,
+      first.options.mode == ReplayMode::kReal ? "on real RAM"
+                                              : "in virtual time",
+      counters.events, ToSeconds(first.end - first.start),
       FormatBytes(first.memory_bytes), Name(first.options.placement),
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
       Share(counters.split_frees, counters.frees), counters.lost_events);
+  if (!first.options.touch.empty()) {
+    std::cout << "touched at once are allocations of "
+              << FormatTouch(first.options.touch)
+              << ": what is resident is a lower bound\n\n";
+  }
   std::vector<std::string> columns = {"policy", "reported", "needless",
                                       "resident mean", "at end"};
   if (arguments.truth) {
@@ -89,6 +100,29 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
                   FormatBytes(resident.end_bytes), "-", "-", "-"});
   }
   std::cout << table;
+}
+
+// "max" is as fast as it goes; the bounds are Replay's to check.
+absl::StatusOr<std::optional<double>> ParseSpeed(const std::string& text) {
+  if (text == "max") return std::nullopt;
+  double speed = 0;
+  if (!absl::SimpleAtod(text, &speed)) {
+    return absl::InvalidArgumentError(
+        text + ": allowed is a number, as in 10, or max");
+  }
+  return speed;
+}
+
+std::string ProgressText(const std::string& policy,
+                         const ReplayProgress& progress) {
+  std::string text = absl::StrFormat("replaying under %s: %.1f s", policy,
+                                     ToSeconds(progress.done));
+  if (progress.whole) {
+    absl::StrAppendFormat(
+        &text, " of %.1f s %s", ToSeconds(*progress.whole),
+        Bar(ToSeconds(progress.done), ToSeconds(*progress.whole)));
+  }
+  return text;
 }
 
 int RunReplayCommand(const ReplayArguments& arguments) {
@@ -135,9 +169,13 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   ProgressLine line;
   for (const std::string& policy : arguments.policies) {
     options.policy = policy;
-    line.Show("replaying under " + policy);
     ReplayResult& result = results.emplace_back();
-    status.Update(Replay(*recording, options, &result).status());
+    status.Update(Replay(*recording, options, &result,
+                         {.progress =
+                              [&](const ReplayProgress& progress) {
+                                line.Show(ProgressText(policy, progress));
+                              }})
+                      .status());
     // A damaged trace is replayed up to the damage, under each policy.
     if (!status.ok() && result.counters.events == 0) break;
   }
@@ -187,6 +225,24 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "Which to run, separated by commas [off,v12,linux,guestmm]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
+  ReplayOptions& options = arguments->options;
+  CLI::Option* const in_virtual_time = command.add_flag_callback(
+      "--virtual", [&options] { options.mode = ReplayMode::kVirtual; },
+      "What the host holds is by a model; no guest is too large [this]");
+  command
+      .add_flag_callback(
+          "--real", [&options] { options.mode = ReplayMode::kReal; },
+          "With real RAM: allocations are written to, reports are discarded, "
+          "what the host holds is its kernel's word")
+      ->excludes(in_virtual_time);
+  AddParsed(command, "--speed", "X|max", ParseSpeed, options.speed,
+            "Seconds of the trace in a second, at most; what comes out is the "
+            "same [max]");
+  AddParsed(command, "--touch", "FLAGS", ParseTouch, options.touch,
+            "Which allocations the guest touches, by gfp flags, as in "
+            "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: of what commas "
+            "separate one, of what '|' joins all; with less than all what is "
+            "resident is a lower bound [all]");
   AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
             "Where RAM is, if there is no iomem beside the trace, as in "
             "0-2G,4G-5G");

@@ -162,6 +162,8 @@ class Run {
       status = HostStatus();
       if (!status.ok()) break;
     }
+    // No one waits for what is left after an error.
+    if (!status.ok()) pace_.reset();
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
     Nanoseconds end = result_.start + time_.Now();
     if (recording_.end) {
@@ -219,7 +221,7 @@ class Run {
         status.code(),
         absl::StrFormat("%s: at %.6f s: %s", recording_.trace_path,
                         ToSeconds(result_.start + time_.Now()),
-                        std::string(status.message())));
+                        status.message()));
   }
 
   // Lets what falls due before `time` (of the trace's clock) happen.

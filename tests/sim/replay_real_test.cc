@@ -212,8 +212,9 @@ class HastyPolicy final : public ReportingPolicy {
   void ReturnBatch(Scatterlist& list, bool) override {
     in_flight_ = nullptr;
     for (IsolatedBlock& block : list.TakeAll()) {
-      ZoneHold hold(block.zone(), nullptr);
-      block.zone().Return(std::move(block));
+      Zone& zone = block.zone();
+      ZoneHold hold(zone, nullptr);
+      zone.Return(std::move(block));
     }
   }
 
@@ -290,8 +291,23 @@ TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
     EXPECT_EQ(last->done, seconds(11));
     EXPECT_EQ(last->whole, seconds(11));
   }
+}
+
+TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Free(seconds(14), kFirst + 1024, 10);
+  recording_.end = seconds(15);
+  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  options.speed = 2;
+  VirtualTime clock(1);
+  Alloc(std::chrono::hours(24 * 365), kFirst + 1024, 10);
+  EXPECT_FALSE(TryReplay(options, {.clock = &clock}).ok());
+  EXPECT_EQ(clock.Now(), seconds(2));
+}
+
+TEST_F(ReplayRealTest, ASpeedThatIsNotAllowedIsRefused) {
+  ReplayOptions options;
   for (const double speed : {0.0, -1.0, 0.009, 1.1e6, std::nan("")}) {
-    ReplayOptions options;
     options.speed = speed;
     EXPECT_THAT(TryReplay(options).status().ToString(),
                 testing::ContainsRegex(

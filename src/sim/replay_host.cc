@@ -101,6 +101,7 @@ void ReplayHost::CheckContents(PfnRange pages) {
       std::ostringstream text;
       text << page << " was in use, and lost its contents";
       status_.Update(absl::DataLossError(text.str()));
+      return;
     }
   }
 }

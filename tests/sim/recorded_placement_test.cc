@@ -30,7 +30,7 @@ class RecordedPlacementTest : public ::testing::Test {
       recording_.first->reported.push_back(Pfn(pfn));
     }
     placement_ = TracePlacement::Create(Placement::kRecorded, recording_,
-                                        *allocator_, ledger_, counters_);
+                                        *allocator_, *host_, counters_);
   }
   void Alloc(uint64_t pfn, int order = 0, int cpu = 0, int type = kMovable) {
     placement_->Follow({.pfn = Pfn(pfn),
@@ -72,7 +72,8 @@ class RecordedPlacementTest : public ::testing::Test {
                              .per_cpu_lists = Linux::k61,
                              .placement = {.rules = Linux::k61}})
           .value();
-  HostLedger ledger_{Pfn(kEnd), kPageblockOrder};
+  const std::unique_ptr<ReplayHost> host_ =
+      ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}).value();
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };
@@ -148,7 +149,7 @@ TEST_F(RecordedPlacementTest, WhatWasAllocatedUnseenIsFreed) {
   Free(0x3000);
   EXPECT_EQ(counters_.unmatched_frees, 1u);
   EXPECT_EQ(out(), 1u) << "in the list";
-  EXPECT_EQ(ledger_.resident_pages(), kPageblockOrder.pages());
+  EXPECT_EQ(host_->ledger().resident_pages(), kPageblockOrder.pages());
   Alloc(0x3000);
   EXPECT_EQ(out(), 1u);
   EXPECT_EQ(counters_.forced_placements, 0u);

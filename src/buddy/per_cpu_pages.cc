@@ -24,18 +24,22 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
           .high = static_cast<uint32_t>(std::min(high, kMaxHigh))};
 }
 
+// CONFIG_PCP_BATCH_SCALE_MAX.
+constexpr uint32_t kMostDoublings61 = 5;
+
 uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor) {
   const uint64_t batch = limits.batch;
   if (limits.high <= batch) return 1;
   const uint64_t most = limits.high - batch;
   const uint64_t doubled = batch << free_factor;
-  if (doubled < most) ++free_factor;
+  if (doubled < most && free_factor < kMostDoublings61) ++free_factor;
   return std::clamp(doubled, std::min(batch, most), most);
 }
 
 uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
   if (version == Linux::k53) return 1;
-  return ((1U << kSmallOrders) - 1) | 1U << pageblock_order.value();
+  return ((1U << PerCpuLists::kSmallOrders) - 1) |
+         1U << pageblock_order.value();
 }
 
 PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
@@ -84,7 +88,7 @@ Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
 }
 
 Pfn PerCpuPages::TakeHeld(Order order, MigrateType type, Mixing mixing) {
-  List& list = lists_[IndexOf(order, type)];
+  List& list = lists_[PerCpuLists::IndexOf(order, type)];
   if (free_factor_ > 0) free_factor_ >>= 1;
   if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
   return Pop(list, order, type);
@@ -94,11 +98,12 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   LockHolder hold(lock_);
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
   if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
-  const size_t index = IndexOf(order, pageblock.type);
+  const size_t index = PerCpuLists::IndexOf(order, pageblock.type);
   Push(lists_[index], pfn, order);
   // 6.1, free_unref_page_commit, free_high: small blocks above order 0 that are
   // freed in a row do not stay.
-  if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0) {
+  if (order > Order(0) && order.value() < PerCpuLists::kSmallOrders &&
+      free_factor_ > 0) {
     return GiveBack(count_.Get(), index);
   }
   return count_.Get() < limits_.high ? nullptr : Trim(index);
@@ -167,7 +172,8 @@ inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
       static_cast<MigrateType>(index % static_cast<size_t>(kRequestTypes));
   for (uint64_t i = 0; i < blocks; ++i) {
     const Pfn pfn(At(list, --list.end));
-    if (index == kPageblockList) type = pages_.pageblock(pfn).type;
+    if (index >= PerCpuLists::kPageblockLists)
+      type = pages_.pageblock(pfn).type;
     batch_.push_back({.pfn = pfn, .order = order, .type = type});
   }
   count_.Subtract(blocks * order.pages().value());

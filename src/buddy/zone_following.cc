@@ -1,6 +1,7 @@
 // A zone that follows a trace: what another allocator did, block by block.
 
 #include <span>
+#include <utility>
 
 #include "guestmm/buddy/zone.h"
 #include "src/buddy/zone_lists.h"
@@ -30,6 +31,14 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
     taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
   }
   return true;
+}
+
+FreeBlockObserver* Zone::PutBackAt(Pfn pfn, Order order) {
+  if (taken_observer_ != nullptr) return Free(pfn, order);
+  const int told_from = std::exchange(observer_min_order_, kOrders);
+  static_cast<void>(Free(pfn, order));
+  observer_min_order_ = told_from;
+  return nullptr;
 }
 
 bool Zone::Reshape(Pfn pfn, Order order) {

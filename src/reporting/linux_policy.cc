@@ -28,7 +28,7 @@ std::vector<std::pair<std::string_view, uint64_t>> LinuxPolicy::parameters()
 absl::Status LinuxPolicy::Enable(const ReportingEnvironment& environment) {
   zones_ = environment.zones;
   holds_ = environment.holds;
-  state_ = State::kRequested;
+  state_ = options_.settled ? State::kIdle : State::kRequested;
   return absl::OkStatus();
 }
 

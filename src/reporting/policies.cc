@@ -34,6 +34,7 @@ std::unique_ptr<ReportingPolicy> MakeLinux(const PolicyParameters& parameters) {
   options.order = parameters.order.value_or(options.order);
   options.delay = parameters.delay.value_or(options.delay);
   options.capacity = parameters.capacity.value_or(options.capacity);
+  options.settled = parameters.settled;
   return std::make_unique<LinuxPolicy>(options);
 }
 

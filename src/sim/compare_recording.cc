@@ -8,17 +8,20 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
                                         const RunProgress& progress) {
-  progress(0);
+  const ReplayOptions replay = {
+      .placement = Placement::kRecorded,
+      .policy = policy,
+      .policy_parameters = ParametersFor(options, setup.granule),
+      .granule = setup.granule,
+      .reportable_order = *options.reportable_order,
+      .seed = options.seed,
+      .sample_interval = kSampleEvery,
+      .tail = setup.rest};
+  const ReplayWatch watch = {.progress = [&](const ReplayProgress& at) {
+    progress(at.whole ? ToSeconds(at.done) / ToSeconds(*at.whole) : 0);
+  }};
   const absl::StatusOr<ReplayResult> replayed =
-      Replay(*setup.recording,
-             {.placement = Placement::kRecorded,
-              .policy = policy,
-              .policy_parameters = ParametersFor(options, setup.granule),
-              .granule = setup.granule,
-              .reportable_order = *options.reportable_order,
-              .seed = options.seed,
-              .sample_interval = kSampleEvery,
-              .tail = setup.rest});
+      Replay(*setup.recording, replay, /*partial=*/nullptr, watch);
   if (!replayed.ok()) return replayed.status();
 
   CompareRun run;

@@ -2,25 +2,25 @@
 
 #include <algorithm>
 
+#include "guestmm/base/check.h"
+
 namespace guestmm {
+namespace {
 
-size_t FollowedPerCpu::IndexOf(Order order, MigrateType type) {
-  return std::min<size_t>(
-      order.bits() * kRequestTypes + static_cast<size_t>(type), kPageblockList);
+Order OrderOf(size_t list) {
+  return PerCpuLists::OrderOf(list, kPageblockOrder);
 }
 
-Order FollowedPerCpu::OrderOf(size_t list) {
-  const int row = static_cast<int>(list) / kRequestTypes;
-  return row < kSmallOrders ? Order(row) : kPageblockOrder;
-}
+}  // namespace
 
 void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
                           Blocks& back) {
-  const size_t index = IndexOf(order, type);
+  const size_t index = PerCpuLists::IndexOf(order, type);
   lists_[index].pfns.push_front(pfn);
   count_ += order.pages().value();
   // free_unref_page_commit: as PerCpuPages.
-  if (order > Order(0) && order.value() < kSmallOrders && free_factor_ > 0) {
+  if (order > Order(0) && order.value() < PerCpuLists::kSmallOrders &&
+      free_factor_ > 0) {
     GiveBack(count_, index, back);
     return;
   }
@@ -29,59 +29,80 @@ void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
 }
 
 bool FollowedPerCpu::Erase(size_t index, Pfn pfn) {
-  std::deque<Pfn>& pfns = lists_[index].pfns;
-  const auto found = std::find(pfns.begin(), pfns.end(), pfn);
-  if (found == pfns.end()) return false;
-  pfns.erase(found);
+  List& list = lists_[index];
+  const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
+  if (found == list.pfns.end()) return false;
+  if (list.IsSupposed(found)) --list.supposed;
+  list.pfns.erase(found);
   count_ -= OrderOf(index).pages().value();
   return true;
 }
 
 bool FollowedPerCpu::Take(Pfn pfn, Order order, MigrateType type) {
   free_factor_ >>= 1;
-  return Erase(IndexOf(order, type), pfn);
+  return Erase(PerCpuLists::IndexOf(order, type), pfn);
 }
 
 bool FollowedPerCpu::Remove(Pfn pfn, Order order) {
   for (int type = 0; type < kRequestTypes; ++type) {
-    if (Erase(IndexOf(order, static_cast<MigrateType>(type)), pfn)) return true;
+    const auto its = static_cast<MigrateType>(type);
+    if (Erase(PerCpuLists::IndexOf(order, its), pfn)) return true;
   }
   return false;
 }
 
 void FollowedPerCpu::GoneBefore(Pfn pfn, Order order, Blocks& back) {
   for (int type = 0; type < kRequestTypes; ++type) {
-    const size_t index = IndexOf(order, static_cast<MigrateType>(type));
-    std::deque<Pfn>& pfns = lists_[index].pfns;
-    if (std::find(pfns.begin(), pfns.end(), pfn) == pfns.end()) continue;
-    while (true) {
-      const Pfn oldest = pfns.back();
-      pfns.pop_back();
-      count_ -= order.pages().value();
-      if (oldest == pfn) return;
-      back.push_back({oldest, order});
+    const size_t index =
+        PerCpuLists::IndexOf(order, static_cast<MigrateType>(type));
+    List& list = lists_[index];
+    const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
+    if (found == list.pfns.end()) continue;
+    if (!list.IsSupposed(found)) {
+      while (list.pfns.back() != pfn) GiveBackOldest(index, back);
+      GiveBackOldest(index, back);
+      return;
     }
+    Erase(index, pfn);
+    back.push_back({.pfn = pfn, .order = order, .never_left = true});
+    ++list.unknown;
+    count_ += order.pages().value();
+    return;
   }
 }
 
-void FollowedPerCpu::TakeUnlisted(Order order, MigrateType type, Blocks& back) {
-  const size_t index = IndexOf(order, type);
+uint64_t FollowedPerCpu::TakeUnlisted(Order order, MigrateType type,
+                                      Blocks& back) {
+  const size_t index = PerCpuLists::IndexOf(order, type);
   List& list = lists_[index];
   const uint64_t each = order.pages().value();
+  // Those would have been handed out first: they were others.
+  while (list.supposed > 0) {
+    GiveBackOldest(index, back);
+    back.back().never_left = true;
+    ++list.unknown;
+    count_ += each;
+  }
   // Its place is one of those that were not known.
   if (list.unknown > 0) {
     --list.unknown;
     count_ -= each;
-    return;
+    return 0;
   }
-  for (; !list.pfns.empty(); list.pfns.pop_back()) {
-    back.push_back({list.pfns.back(), OrderOf(index)});
-    count_ -= each;
-  }
+  while (!list.pfns.empty()) GiveBackOldest(index, back);
   uint64_t batch = limits_.batch;
   if (batch > 1) batch = std::max<uint64_t>(batch >> order.value(), 2);
   list.unknown = batch - 1;
   count_ += list.unknown * each;
+  return list.unknown;
+}
+
+void FollowedPerCpu::Suppose(Pfn pfn, Order order, MigrateType type) {
+  List& list = lists_[PerCpuLists::IndexOf(order, type)];
+  GUESTMM_CHECK(list.unknown > 0);
+  --list.unknown;
+  ++list.supposed;
+  list.pfns.push_back(pfn);
 }
 
 void FollowedPerCpu::AddUnknown(uint64_t pages) {
@@ -95,6 +116,15 @@ void FollowedPerCpu::TakeUnknown(Order order) {
   count_ -= pages;
 }
 
+void FollowedPerCpu::GiveBackOldest(size_t index, Blocks& back) {
+  List& list = lists_[index];
+  const Order order = OrderOf(index);
+  back.push_back({list.pfns.back(), order});
+  list.pfns.pop_back();
+  if (list.supposed > 0) --list.supposed;
+  count_ -= order.pages().value();
+}
+
 // free_pcppages_bulk: each list down to nothing, from the one that was freed
 // to, oldest first.
 void FollowedPerCpu::GiveBack(uint64_t pages, size_t first_list, Blocks& back) {
@@ -103,18 +133,17 @@ void FollowedPerCpu::GiveBack(uint64_t pages, size_t first_list, Blocks& back) {
   unknown_at_first_ -= unknown;
   count_ -= unknown;
   left -= unknown;
-  for (size_t i = 0; i < kLists && left > 0; ++i) {
-    const size_t index = (first_list + i) % kLists;
+  for (size_t i = 0; i < lists_.size() && left > 0; ++i) {
+    const size_t index = (first_list + i) % lists_.size();
     List& list = lists_[index];
     const uint64_t each = OrderOf(index).pages().value();
     while (left > 0 && (list.unknown > 0 || !list.pfns.empty())) {
       if (list.unknown > 0) {
         --list.unknown;
+        count_ -= each;
       } else {
-        back.push_back({list.pfns.back(), OrderOf(index)});
-        list.pfns.pop_back();
+        GiveBackOldest(index, back);
       }
-      count_ -= each;
       left -= std::min(left, each);
     }
   }

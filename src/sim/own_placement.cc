@@ -9,8 +9,8 @@ namespace guestmm {
 
 // What is in use at first lies where it lay.
 OwnPlacement::OwnPlacement(const Recording& recording, PageAllocator& allocator,
-                           HostLedger& ledger, ReplayCounters& counters)
-    : TracePlacement(recording, allocator, ledger, counters),
+                           ReplayHost& host, ReplayCounters& counters)
+    : TracePlacement(recording, allocator, host, counters),
       ours_(allocator.pages().end().value()) {
   std::iota(ours_.begin(), ours_.end(), 0);
   for (const auto& zone : allocator.zones()) {
@@ -34,7 +34,7 @@ void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) continue;
     is_forced = true;
-    FreePages(cpu, page, Order(0));
+    FreePages(cpu, page, Order(0), now);
   }
   if (is_forced) ++counters_.forced_placements;
   const MigrateType type = TypeOf(event);
@@ -46,13 +46,13 @@ void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
     ++counters_.failed_allocations;
     return;
   }
-  Touch(*pfn, event.order, now);
+  host_.OnAllocated(*pfn, event.order, event.gfp, now);
   for (uint64_t i = 0; i < event.order.pages().value(); ++i) {
     ours_[event.pfn.value() + i] = static_cast<uint32_t>(pfn->value() + i);
   }
 }
 
-void OwnPlacement::Free(const TraceEvent& event) {
+void OwnPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) {
@@ -60,10 +60,11 @@ void OwnPlacement::Free(const TraceEvent& event) {
       return;
     }
   }
-  FreePages(CpuOf(event), event.pfn, event.order);
+  FreePages(CpuOf(event), event.pfn, event.order, now);
 }
 
-void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
+void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
+                             Nanoseconds now) {
   const Pfn ours(ours_[theirs.value()]);
   bool is_one = ours.IsAligned(order);
   for (uint64_t i = 0; i < order.pages().value(); ++i) {
@@ -73,7 +74,7 @@ void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
     ++counters_.split_frees;
     const PfnRange block = PagesOf(theirs, order);
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
-      FreePages(cpu, page, Order(0));
+      FreePages(cpu, page, Order(0), now);
     }
     return;
   }
@@ -89,7 +90,7 @@ void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order) {
       }
     }
   }
-  Release(ours, order);
+  host_.OnFreed(ours, order, now);
   allocator_.Free(cpu, ours, order);
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
               order.pages().value(), kNone);

@@ -12,17 +12,17 @@ namespace guestmm {
 class OwnPlacement final : public TracePlacement {
  public:
   OwnPlacement(const Recording& recording, PageAllocator& allocator,
-               HostLedger& ledger, ReplayCounters& counters);
+               ReplayHost& host, ReplayCounters& counters);
 
  private:
   static constexpr uint32_t kNone = ~uint32_t{0};
 
   void Allocate(const TraceEvent& event, Nanoseconds now) override;
-  void Free(const TraceEvent& event) override;
+  void Free(const TraceEvent& event, Nanoseconds now) override;
 
   // Frees what lies where these pages of the trace's do, as one block if it is
   // one.
-  void FreePages(int cpu, Pfn theirs, Order order);
+  void FreePages(int cpu, Pfn theirs, Order order, Nanoseconds now);
 
   // By the trace's pfn: where it lies here.
   std::vector<uint32_t> ours_;

@@ -9,14 +9,18 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/sim/experiment.h"
-#include "guestmm/sim/host_ledger.h"
+#include "guestmm/sim/host_info.h"
 #include "src/sim/free_memory.h"
 #include "src/sim/replay_device.h"
+#include "src/sim/replay_host.h"
+#include "src/sim/replay_pace.h"
 #include "src/sim/trace_placement.h"
 
 namespace guestmm {
@@ -25,6 +29,31 @@ namespace {
 // Of a trace, and of what comes after it: all of its time is sampled, and no
 // one records for as long. It is rather a clock that was set.
 constexpr Nanoseconds kLongest = std::chrono::hours(24 * 7);
+
+// Slower than a hundredth no one waits for, and faster than the machine no one
+// waits at all.
+constexpr double kLowestSpeed = 0.01;
+constexpr double kHighestSpeed = 1e6;
+
+// What a machine must have beside a real guest: metadata and this program.
+constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
+
+// What kPolicyReal needs.
+absl::Status CheckReal(const Recording& recording,
+                       const ReplayOptions& options) {
+  if (recording.reports.empty()) {
+    return absl::InvalidArgumentError(
+        "policy real: the recording does not tell what its guest's kernel "
+        "reported (reports.csv)");
+  }
+  if (options.placement != Placement::kRecorded) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "policy real: with placement %s pages lie elsewhere than where they "
+        "were reported; allowed is %s",
+        Name(options.placement), Name(Placement::kRecorded)));
+  }
+  return absl::OkStatus();
+}
 
 // The whole pages of RAM.
 std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
@@ -37,6 +66,13 @@ std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
   return ranges;
 }
 
+uint64_t BytesOf(const std::vector<MemoryRange>& memory) {
+  uint64_t bytes = 0;
+  for (const MemoryRange& range : memory)
+    bytes += range.pages().pages().bytes();
+  return bytes;
+}
+
 // The vCPUs that the recording, or else any trace, may name.
 int CpusOf(const Recording& recording) {
   constexpr int kUnknown = 64;
@@ -46,52 +82,74 @@ int CpusOf(const Recording& recording) {
   return kUnknown;
 }
 
+// min_free_kbytes, which a kernel with transparent huge pages raises; none if
+// the recording does not tell.
+std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
+  uint64_t bytes = 0;
+  for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();
+  if (bytes == 0) return std::nullopt;
+  return bytes / kKiB;
+}
+
+// Whether the guest's reporter was at rest at first. Only a free, which asks
+// for a pass, makes a block of the largest order; a smaller one without a mark
+// may be the rest of one that had it. Zones without any mark are those that are
+// too small to be reported.
+bool WasSettled(const PageAllocator& allocator) {
+  bool any_marked = false;
+  for (const auto& zone : allocator.zones()) {
+    uint64_t marked = 0;
+    uint64_t free = 0;
+    LockHolder hold(zone->lock());
+    for (int type = 0; type < kMigrateTypes; ++type) {
+      zone->ForEachFreeBlock(
+          allocator.max_order(), static_cast<MigrateType>(type),
+          [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone->lock()) {
+            ++free;
+            if (zone->IsReported(pfn)) ++marked;
+          });
+    }
+    if (marked > 0 && marked < free) return false;
+    any_marked = any_marked || marked > 0;
+  }
+  return any_marked;
+}
+
 // One replay.
 class Run {
  public:
   Run(const Recording& recording, const ReplayOptions& options,
-      ReplayResult& result)
+      const ReplayWatch& watch, ReplayResult& result)
       : recording_(recording),
         options_(options),
+        watch_(watch),
         result_(result),
         time_(options.seed) {}
 
+  // REQUIRES: CheckReplay.
   absl::Status Start() {
-    GUESTMM_CHECK(options_.sample_interval > Nanoseconds(0));
-    if (options_.tail < Nanoseconds(0) || options_.tail > kLongest) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
-                          ToSeconds(options_.tail), ToSeconds(kLongest)));
-    }
-    if (is_real()) {
-      const absl::Status status = CheckReal();
-      if (!status.ok()) return status;
-    }
     const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
-    if (memory.empty()) {
-      return absl::InvalidArgumentError(
-          "the recording has no memory map (iomem): where the guest's RAM is "
-          "must be known");
-    }
-    for (const MemoryRange& range : memory) {
-      result_.memory_bytes += (range.end - range.start).bytes();
-    }
+    result_.memory_bytes = BytesOf(memory);
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
         PageAllocator::Create({.memory = memory,
                                .cpus = CpusOf(recording_),
-                               .per_cpu_lists = Linux::k61});
+                               .min_free_kbytes = MinFreeKbytesOf(recording_),
+                               .per_cpu_lists = Linux::k61,
+                               .placement = {.rules = Linux::k61}});
     if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
-    ledger_ = std::make_unique<HostLedger>(memory.back().end, options_.granule);
-    placement_ =
-        TracePlacement::Create(options_.placement, recording_, *allocator_,
-                               *ledger_, result_.counters);
-    at_first_ = ledger_->counters();
-    device_ = std::make_unique<ReplayDevice>(time_, *ledger_);
-    device_->set_before_discard([this] { Integrate(); });
+    absl::StatusOr<std::unique_ptr<ReplayHost>> host =
+        ReplayHost::Create(memory, options_);
+    if (!host.ok()) return host.status();
+    host_ = *std::move(host);
+    placement_ = TracePlacement::Create(options_.placement, recording_,
+                                        *allocator_, *host_, result_.counters);
+    at_first_ = host_->ledger().counters();
+    device_ = std::make_unique<ReplayDevice>(time_, *host_);
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
     PolicyParameters parameters = options_.policy_parameters;
     if (!parameters.granule) parameters.granule = options_.granule;
+    parameters.settled = WasSettled(*allocator_);
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         MakePolicy(options_.policy, parameters);
     if (!policy.ok()) return policy.status();
@@ -118,9 +176,12 @@ class Run {
       if (!status.ok()) break;
       AdvanceTo((*event)->time);
       ++result_.counters.events;
-      Integrate();
       placement_->Follow(**event, time_.Now());
+      status = HostStatus();
+      if (!status.ok()) break;
     }
+    // No one waits for what is left after an error.
+    if (!status.ok()) pace_.reset();
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
     Nanoseconds end = result_.start + time_.Now();
     if (recording_.end) {
@@ -132,6 +193,8 @@ class Run {
     next_report_ = recording_.reports.size();
     AdvanceTo(end + options_.tail);
     Sample();
+    host_->CheckContents();
+    status.Update(HostStatus());
     result_.counters.lost_events = (*reader)->counters().lost;
     result_.counters.bad_lines = (*reader)->counters().bad_lines;
     Finish();
@@ -140,26 +203,17 @@ class Run {
 
  private:
   bool is_real() const { return options_.policy == kPolicyReal; }
-  absl::Status CheckReal() const {
-    if (recording_.reports.empty()) {
-      return absl::InvalidArgumentError(
-          "policy real: the recording does not tell what its guest's kernel "
-          "reported (reports.csv)");
-    }
-    if (options_.placement != Placement::kRecorded) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "policy real: with placement %s pages lie elsewhere than where they "
-          "were reported; allowed is %s",
-          Name(options_.placement), Name(Placement::kRecorded)));
-    }
-    return absl::OkStatus();
-  }
 
   void Begin(Nanoseconds first) {
     started_ = true;
     result_.start =
         recording_.start ? std::min(*recording_.start, first) : first;
     next_sample_ = result_.start;
+    if (options_.speed) {
+      if (watch_.clock == nullptr) wall_.emplace();
+      pace_.emplace(*options_.speed,
+                    watch_.clock != nullptr ? *watch_.clock : *wall_);
+    }
     while (
         next_report_ < recording_.reports.size() &&
         (!is_real() || recording_.reports[next_report_].time < result_.start)) {
@@ -184,6 +238,17 @@ class Run {
         "most is %.0f s later",
         recording_.trace_path, what, ToSeconds(time), ToSeconds(result_.start),
         ToSeconds(kLongest)));
+  }
+
+  // Of the host, with where the trace is by now.
+  absl::Status HostStatus() const {
+    const absl::Status& status = host_->status();
+    if (status.ok()) return status;
+    return absl::Status(
+        status.code(),
+        absl::StrFormat("%s: at %.6f s: %s", recording_.trace_path,
+                        ToSeconds(result_.start + time_.Now()),
+                        status.message()));
   }
 
   // Lets what falls due before `time` (of the trace's clock) happen.
@@ -221,7 +286,9 @@ class Run {
   }
   void RunUntil(Nanoseconds time) {
     const Nanoseconds now = result_.start + time_.Now();
-    if (time > now) time_.RunFor(time - now);
+    if (time <= now) return;
+    if (pace_) pace_->WaitFor(time - result_.start);
+    time_.RunFor(time - now);
   }
 
   // What the real guest's VMM discarded. Its clock and the guest's agree but
@@ -235,29 +302,19 @@ class Run {
         std::min(ToPfn(range.gpa + range.bytes), allocator_->pages().end());
     std::vector<GpaRange> free;
     for (Pfn pfn = ToPfn(range.gpa + (kPageSize - 1)); pfn < end;) {
-      const Pfn next =
-          std::min(end, (pfn + PageCount(1)).AlignUp(ledger_->granule()));
+      const Pfn next = std::min(
+          end, (pfn + PageCount(1)).AlignUp(host_->ledger().granule()));
       const GpaRange part = {ToGpa(pfn), (next - pfn).bytes()};
-      if (!ledger_->FirstInUse(std::span(&part, 1))) free.push_back(part);
+      if (!host_->ledger().FirstInUse(std::span(&part, 1)))
+        free.push_back(part);
       pfn = next;
     }
-    Integrate();
-    ledger_->OnReported(free, time_.Now());
-  }
-
-  // Brings the footprint up to the present.
-  void Integrate() {
-    const auto now_us = static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::microseconds>(time_.Now())
-            .count());
-    const uint64_t passed = now_us - std::exchange(integrated_us_, now_us);
-    result_.footprint.resident += ledger_->resident_pages().value() * passed;
-    result_.footprint.in_use += placement_->in_use().value() * passed;
+    host_->OnReported(free, time_.Now());
   }
 
   void Sample() {
     ReplaySample sample = {.time = result_.start + time_.Now(),
-                           .resident_bytes = ledger_->resident_pages().bytes()};
+                           .resident_bytes = host_->ResidentBytes()};
     for (const auto& zone : allocator_->zones()) {
       sample.free_bytes += zone->free_pages().bytes();
       sample.isolated_bytes += zone->isolated_pages().bytes();
@@ -267,6 +324,13 @@ class Run {
       }
     }
     result_.samples.push_back(sample);
+    if (watch_.progress) {
+      ReplayProgress progress = {.done = time_.Now(), .whole = {}};
+      if (recording_.end) {
+        progress.whole = *recording_.end - result_.start + options_.tail;
+      }
+      watch_.progress(progress);
+    }
     if (options_.frame_interval > Nanoseconds(0) &&
         sample.time >= next_frame_) {
       result_.frames.push_back(Frame(sample.time));
@@ -290,9 +354,8 @@ class Run {
     LockHolder hold(its.lock());
     if (const auto block = its.FreeBlockAround(pfn);
         block && block->order >= kPageblockOrder) {
-      return ledger_->ResidentPages(pfn, kPageblockOrder) == PageCount(0)
-                 ? BlockState::kWithHost
-                 : BlockState::kFree;
+      return host_->AnyResident(pfn) ? BlockState::kFree
+                                     : BlockState::kWithHost;
     }
     return pages.Get(pages.HeadOf(pfn)).state == PageState::kIsolated
                ? BlockState::kIsolated
@@ -316,7 +379,7 @@ class Run {
 
   void Finish() {
     result_.end = result_.start + time_.Now();
-    Integrate();
+    result_.footprint = host_->FootprintUntil(time_.Now());
     for (const ReplayDevice::Log& entry : device_->log()) {
       result_.reports.push_back(
           {.time = result_.start + entry.time, .range = entry.range});
@@ -324,7 +387,7 @@ class Run {
     for (const ReplayReport& report : result_.reports) {
       result_.reported_bytes += report.range.bytes;
     }
-    const LedgerCounters counters = ledger_->counters();
+    const LedgerCounters counters = host_->ledger().counters();
     result_.needless_bytes =
         (counters.reported_bytes - at_first_.reported_bytes) -
         (counters.needed_bytes - at_first_.needed_bytes);
@@ -337,7 +400,7 @@ class Run {
       result_.discard_calls = device_->discard_calls();
     }
     const auto resident = [this](Pfn pfn, Order order) {
-      return ledger_->ResidentPages(pfn, order);
+      return host_->ledger().ResidentPages(pfn, order);
     };
     result_.host_share_of_free = CountFree(*allocator_, resident).share();
     result_.host_share_of_reportable =
@@ -347,21 +410,23 @@ class Run {
 
   const Recording& recording_;
   const ReplayOptions& options_;
+  const ReplayWatch& watch_;
   ReplayResult& result_;
   VirtualTime time_;
   std::unique_ptr<PageAllocator> allocator_;
-  std::unique_ptr<HostLedger> ledger_;
+  std::unique_ptr<ReplayHost> host_;
   LedgerCounters at_first_;
   std::unique_ptr<TracePlacement> placement_;
   std::unique_ptr<ReplayDevice> device_;
   std::unique_ptr<Reporter> reporter_;
+  std::optional<ThreadWorkqueue> wall_;
+  std::optional<ReplayPace> pace_;
   bool started_ = false;
   Nanoseconds next_sample_{0};
   Nanoseconds next_frame_{0};
   size_t next_buddyinfo_ = 0;
   // Of the recording's, under kPolicyReal.
   size_t next_report_ = 0;
-  uint64_t integrated_us_ = 0;
 };
 
 }  // namespace
@@ -370,14 +435,88 @@ std::string_view Name(Placement placement) {
   return placement == Placement::kRecorded ? "recorded" : "guestmm";
 }
 
+std::string_view Name(ReplayMode mode) {
+  return mode == ReplayMode::kVirtual ? "virtual" : "real";
+}
+
+absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text) {
+  std::vector<uint32_t> touch;
+  if (text == "all") return touch;
+  std::string name;
+  uint32_t flags = 0;
+  for (size_t i = 0; i <= text.size(); ++i) {
+    if (i < text.size() && text[i] != ',' && text[i] != '|') {
+      name += text[i];
+      continue;
+    }
+    const uint32_t its = GfpFlags::Parse(name);
+    if (its == 0 || (its & GfpFlags::kUnknown) != 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(std::string(text), ": there is no gfp flag \"", name,
+                       "\"; allowed is all, or names, as in "
+                       "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"));
+    }
+    flags |= its;
+    name.clear();
+    if (i < text.size() && text[i] == '|') continue;
+    touch.push_back(flags);
+    flags = 0;
+  }
+  return touch;
+}
+
+std::string FormatTouch(const std::vector<uint32_t>& touch) {
+  if (touch.empty()) return "all";
+  return absl::StrJoin(touch, ",", [](std::string* out, uint32_t flags) {
+    *out += GfpFlags::Format(flags);
+  });
+}
+
+absl::Status CheckReplay(const Recording& recording,
+                         const ReplayOptions& options,
+                         uint64_t available_bytes) {
+  GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
+  if (options.tail < Nanoseconds(0) || options.tail > kLongest) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
+                        ToSeconds(options.tail), ToSeconds(kLongest)));
+  }
+  if (options.speed &&
+      !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("speed %g: allowed is %g to %.0f", *options.speed,
+                        kLowestSpeed, kHighestSpeed));
+  }
+  if (options.policy == kPolicyReal) {
+    const absl::Status status = CheckReal(recording, options);
+    if (!status.ok()) return status;
+  }
+  const std::vector<MemoryRange> memory = MemoryRanges(recording.memory);
+  if (memory.empty()) {
+    return absl::InvalidArgumentError(
+        "the recording has no memory map (iomem): where the guest's RAM is "
+        "must be known");
+  }
+  const uint64_t needed = BytesOf(memory) + kReplayMachineReserve;
+  if (options.mode == ReplayMode::kReal && needed > available_bytes) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "a real guest of %s needs %s; allowed is what this machine has "
+        "available, %s",
+        FormatBytes(BytesOf(memory)), FormatBytes(needed),
+        FormatBytes(available_bytes)));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
-                                    ReplayResult* partial) {
+                                    ReplayResult* partial,
+                                    const ReplayWatch& watch) {
   ReplayResult result;
   result.options = options;
-  absl::Status status;
-  {
-    Run run(recording, options, result);
+  absl::Status status = CheckReplay(recording, options, AvailableMemory());
+  if (status.ok()) {
+    Run run(recording, options, watch, result);
     status = run.Start();
     if (status.ok()) status = run.Go();
   }

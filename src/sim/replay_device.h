@@ -12,7 +12,7 @@
 #include "guestmm/base/workqueue.h"
 #include "guestmm/reporting/reporting_device.h"
 #include "guestmm/sim/cost_model.h"
-#include "guestmm/sim/host_ledger.h"
+#include "src/sim/replay_host.h"
 
 namespace guestmm {
 
@@ -26,8 +26,8 @@ class ReplayDevice final : public ReportingDevice {
   };
 
   // Both must outlive this.
-  ReplayDevice(Workqueue& workqueue, HostLedger& ledger)
-      : workqueue_(workqueue), ledger_(ledger), end_([this] { End(); }) {}
+  ReplayDevice(Workqueue& workqueue, ReplayHost& host)
+      : workqueue_(workqueue), host_(host), end_([this] { End(); }) {}
   ~ReplayDevice() override { workqueue_.CancelSync(end_); }
 
   size_t max_report_entries() const override { return 1 << 16; }
@@ -44,11 +44,6 @@ class ReplayDevice final : public ReportingDevice {
     return absl::OkStatus();
   }
 
-  // Called before each discard.
-  void set_before_discard(std::function<void()> before_discard) {
-    before_discard_ = std::move(before_discard);
-  }
-
   const std::vector<Log>& log() const { return log_; }
   // Lists of reports that were taken.
   uint64_t scatterlists() const { return scatterlists_; }
@@ -57,10 +52,9 @@ class ReplayDevice final : public ReportingDevice {
 
  private:
   void End() {
-    before_discard_();
     ++scatterlists_;
     discard_calls_ += JoinRanges(ranges_).size();
-    ledger_.OnReported(ranges_, workqueue_.Now());
+    host_.OnReported(ranges_, workqueue_.Now());
     for (const GpaRange& range : ranges_) {
       log_.push_back({.time = workqueue_.Now(), .range = range});
     }
@@ -68,12 +62,11 @@ class ReplayDevice final : public ReportingDevice {
   }
 
   Workqueue& workqueue_;
-  HostLedger& ledger_;
+  ReplayHost& host_;
   const CostModel costs_ = {};
   // Of the report that is out.
   std::vector<GpaRange> ranges_;
   Client* client_ = nullptr;
-  std::function<void()> before_discard_ = [] {};
   std::vector<Log> log_;
   uint64_t scatterlists_ = 0;
   uint64_t discard_calls_ = 0;

@@ -41,12 +41,15 @@ std::string ReplaySummaryJson(const Recording& recording,
   }
   const ReplayOptions options =
       results.empty() ? ReplayOptions{} : results.front().options;
+  Json config = {{"trace", recording.trace_path},
+                 {"placement", Name(options.placement)},
+                 {"granule_order", options.granule.value()},
+                 {"touch", FormatTouch(options.touch)}};
+  if (options.speed) config["speed"] = *options.speed;
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "replay",
-                      .mode = "virtual",
-                      .config = {{"trace", recording.trace_path},
-                                 {"placement", Name(options.placement)},
-                                 {"granule_order", options.granule.value()}},
+                      .mode = Name(options.mode),
+                      .config = config,
                       .seed = options.seed,
                       .host = ReadHostInfo(),
                       .rows = rows});

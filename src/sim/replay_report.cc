@@ -374,6 +374,8 @@ std::string ReplayReportHtml(const Recording& recording,
   const std::string name = NameOf(recording);
   const Json data = {{"recording", name},
                      {"version", GUESTMM_VERSION},
+                     {"mode", Name(results.empty() ? ReplayMode::kVirtual
+                                                   : results[0].options.mode)},
                      {"block_bytes", kPageblockOrder.bytes()},
                      {"page_bytes", kPageSize},
                      {"memory_bytes", memory_bytes},

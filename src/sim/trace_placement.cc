@@ -12,18 +12,18 @@ namespace guestmm {
 
 std::unique_ptr<TracePlacement> TracePlacement::Create(
     Placement placement, const Recording& recording, PageAllocator& allocator,
-    HostLedger& ledger, ReplayCounters& counters) {
+    ReplayHost& host, ReplayCounters& counters) {
   if (placement == Placement::kRecorded) {
-    return std::make_unique<RecordedPlacement>(recording, allocator, ledger,
+    return std::make_unique<RecordedPlacement>(recording, allocator, host,
                                                counters);
   }
-  return std::make_unique<OwnPlacement>(recording, allocator, ledger, counters);
+  return std::make_unique<OwnPlacement>(recording, allocator, host, counters);
 }
 
 TracePlacement::TracePlacement(const Recording& recording,
-                               PageAllocator& allocator, HostLedger& ledger,
+                               PageAllocator& allocator, ReplayHost& host,
                                ReplayCounters& counters)
-    : allocator_(allocator), ledger_(ledger), counters_(counters) {
+    : allocator_(allocator), host_(host), counters_(counters) {
   const RecordedPages* first = recording.first ? &*recording.first : nullptr;
   TakeAllBut(first);
   if (first != nullptr) MarkReported(*first);
@@ -40,7 +40,7 @@ void TracePlacement::Follow(const TraceEvent& event, Nanoseconds now) {
   if (is_alloc) {
     Allocate(event, now);
   } else {
-    Free(event);
+    Free(event, now);
   }
 }
 
@@ -76,7 +76,7 @@ void TracePlacement::TakeAllBut(const RecordedPages* first) {
           order = next;
         }
         zone->TakeAt(pfn, order, MigrateType::kMovable);
-        Touch(pfn, order, Nanoseconds(0));
+        host_.OnInUseAtFirst(pfn, order);
         pfn += order.pages();
       }
     }
@@ -91,7 +91,7 @@ void TracePlacement::MarkReported(const RecordedPages& first) {
     if (const std::optional<Order> order = zone.FreeBlockAt(pfn)) {
       zone.MarkReported(pfn);
       const GpaRange range = {ToGpa(pfn), order->bytes()};
-      ledger_.OnReported(std::span(&range, 1), Nanoseconds(0));
+      host_.OnReported(std::span(&range, 1), Nanoseconds(0));
     }
   }
 }
@@ -119,17 +119,6 @@ bool TracePlacement::HasAll(Pfn pfn, Order order) const {
     if (pages.IsOffline(page)) return false;
   }
   return true;
-}
-
-void TracePlacement::Touch(Pfn pfn, Order order, Nanoseconds now) {
-  in_use_ += order.pages() - ledger_.InUsePages(pfn, order);
-  ledger_.OnAllocated(pfn, order);
-  ledger_.OnTouched(pfn, order, now);
-}
-
-void TracePlacement::Release(Pfn pfn, Order order) {
-  in_use_ -= ledger_.InUsePages(pfn, order);
-  ledger_.OnFreed(pfn, order);
 }
 
 }  // namespace guestmm

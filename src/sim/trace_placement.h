@@ -7,15 +7,15 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/sim/host_ledger.h"
 #include "guestmm/sim/replay.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_event.h"
+#include "src/sim/replay_host.h"
 
 namespace guestmm {
 
-// Does to an allocator what a trace says, and says in a ledger what the guest
-// touched by it. Whatever the trace says, the allocator stays whole.
+// Does to an allocator what a trace says, and tells the host what the guest
+// has by it. Whatever the trace says, the allocator stays whole.
 class TracePlacement {
  public:
   virtual ~TracePlacement() = default;
@@ -25,41 +25,33 @@ class TracePlacement {
   static std::unique_ptr<TracePlacement> Create(Placement placement,
                                                 const Recording& recording,
                                                 PageAllocator& allocator,
-                                                HostLedger& ledger,
+                                                ReplayHost& host,
                                                 ReplayCounters& counters);
 
   void Follow(const TraceEvent& event, Nanoseconds now);
-
-  // What the guest has in use.
-  PageCount in_use() const { return in_use_; }
 
  protected:
   // Takes all that is not free at first, and touches it: whatever the guest has
   // in use the host has too. Without a snapshot that is everything.
   TracePlacement(const Recording& recording, PageAllocator& allocator,
-                 HostLedger& ledger, ReplayCounters& counters);
+                 ReplayHost& host, ReplayCounters& counters);
 
   // Of a block that the allocator's memory has.
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
-  virtual void Free(const TraceEvent& event) = 0;
+  virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
 
   static MigrateType TypeOf(const TraceEvent& event);
   // The event's vCPU, or the last that there is.
   int CpuOf(const TraceEvent& event) const;
-  void Touch(Pfn pfn, Order order, Nanoseconds now);
-  // The guest has it in use no more.
-  void Release(Pfn pfn, Order order);
 
   PageAllocator& allocator_;
-  HostLedger& ledger_;
+  ReplayHost& host_;
   ReplayCounters& counters_;
 
  private:
   void TakeAllBut(const RecordedPages* first);
   void MarkReported(const RecordedPages& first);
   bool HasAll(Pfn pfn, Order order) const;
-
-  PageCount in_use_;
 };
 
 }  // namespace guestmm

@@ -45,11 +45,20 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
 }
 
 // What follows a header: an event's name or "<stack trace>", after the number
-// of events if perf was asked for that. After a name that looks like a header
-// there is a PID.
+// of events if perf was asked for that, or the time since the event before,
+// "(+69)", if trace-cmd was. After a name that looks like a header there is a
+// PID.
 bool TakeEventStart(std::string_view& text) {
   std::string_view rest = text;
-  if (uint64_t period = 0; TakeDecimal(rest, period)) SkipSpaces(rest);
+  uint64_t number = 0;
+  if (rest.starts_with("(+")) {
+    rest.remove_prefix(2);
+    if (!TakeDecimal(rest, number) || !rest.starts_with(") ")) return false;
+    rest.remove_prefix(1);
+    SkipSpaces(rest);
+  } else if (TakeDecimal(rest, number)) {
+    SkipSpaces(rest);
+  }
   if (rest.empty()) return false;
   const char c = rest[0];
   if ((c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && c != '_' && c != '<') {
@@ -85,9 +94,10 @@ bool IsLost(std::string_view line, uint64_t& lost) {
   return true;
 }
 
-// "ffffffff81156bd1 __alloc_pages+0x1d1": a line of a call chain below an
-// event.
+// "ffffffff81156bd1 __alloc_pages+0x1d1" of perf, " => __alloc_pages" of the
+// kernel and trace-cmd: a line of a call chain below an event.
 bool IsCallChain(std::string_view line) {
+  if (line.starts_with("=> ") || line.starts_with(" => ")) return true;
   if (line.empty() || (line[0] != ' ' && line[0] != '\t')) return false;
   SkipSpaces(line);
   uint64_t address = 0;

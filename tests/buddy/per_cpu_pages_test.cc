@@ -336,6 +336,15 @@ TEST(PerCpuLimitsTest, High61IsAShareOfTheLowWatermark) {
   EXPECT_EQ(limits(100), (PerCpuLimits{.batch = 63, .high = 4 * 63}));
 }
 
+// 63, 126 and so on up to 2,016 pages: 32 batches (6.1.104).
+TEST(PerCpuLimitsTest, AtMost32BatchesGoBackAtOnceIn6_1) {
+  uint32_t free_factor = 0;
+  for (const uint64_t batches : {1, 2, 4, 8, 16, 32, 32, 32}) {
+    EXPECT_EQ(PagesToGiveBack61({.batch = 63, .high = 7169}, free_factor),
+              batches * 63);
+  }
+}
+
 TEST(PerCpuPagesTest, CachesOrders0To3AndAPageblocksIn6_1) {
   EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k53, kPageblockOrder), 1);
   EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k61, kPageblockOrder),
@@ -533,6 +542,15 @@ TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
                "free of pfn 0x4, order 0, which is allocated");
   EXPECT_DEATH(static_cast<void>(list.Free(Pfn(9))),
                "free of pfn 0x9, order 0, which is offline");
+}
+
+// As two kinds of list have it (6.1.97).
+TEST_F(PerCpuPages61Test, AMovablePageblockIsNotHandedOutForAnother) {
+  lists_ = MakeLists({.batch = 1, .high = 60});
+  ASSERT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));
+  EXPECT_EQ(lists_->Free(Pfn(0), Order(4)), nullptr);
+  EXPECT_NE(lists_->Allocate(Order(4), MigrateType::kUnmovable), Pfn(0));
+  EXPECT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <span>
 #include <vector>
 
 #include "guestmm/base/random.h"
@@ -86,6 +88,46 @@ TEST_F(ZoneFollowingTest, JoinsWhatWasAllocatedInParts) {
   Free(8, 2);
   EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
   EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+}
+
+// Hears of what is freed and, if it asks, of what is taken.
+class Listener final : public FreeBlockObserver {
+ public:
+  bool OnBlockFreed(Zone&, Pfn, Order) override {
+    ++freed;
+    return true;
+  }
+  void OnBlocksTaken(Zone&, std::span<const Pfn> blocks, Order) override {
+    taken += blocks.size();
+  }
+  void Wake() override {}
+
+  size_t freed = 0;
+  size_t taken = 0;
+};
+
+TEST_F(ZoneFollowingTest, PutsBackAsIfNothingHadBeen) {
+  for (const TakenBlocks taken : {TakenBlocks::kIgnore, TakenBlocks::kTell}) {
+    Listener listener;
+    zone().SetObserver(&listener, Order(0), taken);
+    ASSERT_TRUE(TakeAt(16, 4));
+    {
+      LockHolder hold(zone().lock());
+      const bool tells = taken == TakenBlocks::kTell;
+      EXPECT_EQ(zone().PutBackAt(Pfn(16), Order(4)),
+                tells ? &listener : nullptr);
+      EXPECT_EQ(listener.taken, tells ? 1u : 0u);
+      EXPECT_EQ(listener.freed, tells ? 1u : 0u);
+    }
+    EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
+    EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+    // What is freed next is told as before.
+    ASSERT_TRUE(TakeAt(16, 4));
+    listener.freed = 0;
+    Free(16, 4);
+    EXPECT_EQ(listener.freed, 1u);
+    zone().SetObserver(nullptr, Order(0));
+  }
 }
 
 // Random blocks, taken, reshaped and freed, against a naive list of pages.

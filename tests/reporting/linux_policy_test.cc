@@ -23,6 +23,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAreArray;
@@ -64,6 +65,22 @@ TEST(LinuxRuleTest, AllThatIsFreeIsReportedTwoSecondsAfterEnabling) {
   world.Settle();
   EXPECT_EQ(world.passes(), 1u);
   EXPECT_THAT(world.device->reported(), SizeIs(8));
+}
+
+TEST(LinuxRuleTest, OneThatIsSettledWaitsForAFree) {
+  WorldOptions options = LinuxOf(8, /*capacity=*/2);
+  options.make_policy = [] {
+    return std::make_unique<LinuxPolicy>(
+        LinuxOptions{.order = kSmall, .capacity = 2, .settled = true});
+  };
+  LinuxWorld world(options);
+  world.time.RunFor(seconds(10));
+  EXPECT_EQ(world.passes(), 0u);
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  world.Free(std::span(blocks).first(4), kSmall);
+  world.time.RunFor(seconds(2));
+  EXPECT_EQ(world.passes(), 1u);
+  EXPECT_THAT(world.device->reported(), Not(IsEmpty()));
 }
 
 TEST(LinuxRuleTest, AFreedBlockAsksForAPassTwoSecondsLater) {

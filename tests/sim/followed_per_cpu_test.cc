@@ -28,8 +28,22 @@ class FollowedPerCpuTest : public ::testing::Test {
   }
   std::vector<uint64_t> TakeUnlisted() {
     back_.clear();
-    per_cpu_.TakeUnlisted(Order(0), kMovable, back_);
+    others_ = per_cpu_.TakeUnlisted(Order(0), kMovable, back_);
     return Back();
+  }
+  void Suppose(uint64_t pfn) { per_cpu_.Suppose(Pfn(pfn), Order(0), kMovable); }
+  std::vector<uint64_t> GoneBefore(uint64_t pfn) {
+    back_.clear();
+    per_cpu_.GoneBefore(Pfn(pfn), Order(0), back_);
+    return Back();
+  }
+  // Of what goes back to the zone, what had been there all the time.
+  std::vector<uint64_t> NeverLeft() const {
+    std::vector<uint64_t> pfns;
+    for (const FollowedPerCpu::Block& block : back_) {
+      if (block.never_left) pfns.push_back(block.pfn.value());
+    }
+    return pfns;
   }
   std::vector<uint64_t> Back() const {
     std::vector<uint64_t> pfns;
@@ -41,14 +55,15 @@ class FollowedPerCpuTest : public ::testing::Test {
 
   FollowedPerCpu per_cpu_{{.batch = 4, .high = 12}};
   FollowedPerCpu::Blocks back_;
+  uint64_t others_ = 0;  // that a refill brought
 };
 
 TEST_F(FollowedPerCpuTest, CachesWhatLinuxCaches) {
   for (const int order : {0, 1, 2, 3, 9}) {
-    EXPECT_TRUE(FollowedPerCpu::Caches(Order(order), kPageblockOrder)) << order;
+    EXPECT_TRUE(FollowedPerCpu::Caches(Order(order))) << order;
   }
   for (const int order : {4, 8, 10}) {
-    EXPECT_FALSE(FollowedPerCpu::Caches(Order(order), kPageblockOrder));
+    EXPECT_FALSE(FollowedPerCpu::Caches(Order(order))) << order;
   }
 }
 
@@ -104,14 +119,51 @@ TEST_F(FollowedPerCpuTest, WhatWasThereAtFirstIsUnknown) {
 // too.
 TEST_F(FollowedPerCpuTest, WhatAnotherGetsHadGoneBackWithAllThatIsOlder) {
   for (uint64_t pfn = 0; pfn < 6; ++pfn) Free(pfn);
-  back_.clear();
-  per_cpu_.GoneBefore(Pfn(2), Order(0), back_);
-  EXPECT_THAT(Back(), ElementsAre(0, 1)) << "and 2 itself";
+  EXPECT_THAT(GoneBefore(2), ElementsAre(0, 1, 2));
+  EXPECT_THAT(NeverLeft(), IsEmpty());
   EXPECT_EQ(per_cpu_.pages(), 3u);
   EXPECT_FALSE(Take(2));
-  back_.clear();
-  per_cpu_.GoneBefore(Pfn(77), Order(0), back_);
-  EXPECT_THAT(Back(), IsEmpty());
+  EXPECT_THAT(GoneBefore(77), IsEmpty());
+}
+
+// What came with a refill is supposed to be handed out in turn, behind what is
+// freed meanwhile.
+TEST_F(FollowedPerCpuTest, WhatCameWithARefillIsSupposed) {
+  TakeUnlisted();
+  EXPECT_EQ(others_, 3u);
+  Suppose(101);
+  Suppose(102);
+  EXPECT_EQ(per_cpu_.pages(), 3u) << "in the places that were kept";
+  for (uint64_t pfn = 0; pfn < 8; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  EXPECT_TRUE(Take(101));
+  EXPECT_THAT(Free(8), IsEmpty());
+  // The place that is not known, what is supposed last, and then what was
+  // freed.
+  EXPECT_THAT(Free(9), ElementsAre(102, 0, 1));
+  EXPECT_THAT(NeverLeft(), IsEmpty()) << "it was there, as supposed";
+}
+
+// An unlisted page comes before what was supposed would have: it was another.
+TEST_F(FollowedPerCpuTest, WhatWasSupposedWronglyNeverLeftTheZone) {
+  TakeUnlisted();
+  Suppose(101);
+  Suppose(102);
+  Free(1);
+  EXPECT_THAT(TakeUnlisted(), ElementsAre(102, 101));
+  EXPECT_THAT(NeverLeft(), ElementsAre(102, 101));
+  EXPECT_EQ(others_, 0u) << "no refill: it was one of the three";
+  EXPECT_EQ(per_cpu_.pages(), 3u) << "two more, and what was freed";
+  EXPECT_TRUE(Take(1));
+}
+
+TEST_F(FollowedPerCpuTest, WhatWasSupposedAndTurnsUpElsewhereLeavesItsPlace) {
+  TakeUnlisted();
+  Suppose(101);
+  Suppose(102);
+  EXPECT_THAT(GoneBefore(101), ElementsAre(101));
+  EXPECT_THAT(NeverLeft(), ElementsAre(101));
+  EXPECT_EQ(per_cpu_.pages(), 3u);
+  EXPECT_TRUE(Take(102));
 }
 
 // 6.1's free_high: small blocks above order 0 that are freed in a row do not

@@ -94,6 +94,8 @@ TEST(HostLedgerTest, FindsWhatIsInUse) {
   EXPECT_EQ(ledger.FirstInUse(ranges), std::nullopt);
   ledger.OnTouched(Pfn(520), Order(1), milliseconds(0));
   EXPECT_EQ(ledger.FirstInUse(ranges), Pfn(520));
+  EXPECT_TRUE(ledger.InUse(Pfn(521)));
+  EXPECT_FALSE(ledger.InUse(Pfn(522)));
   // Not all of the granule: nothing is discarded.
   EXPECT_EQ(ledger.FirstInUse(std::vector{Pages(512, 256)}), std::nullopt);
   ledger.OnFreed(Pfn(520), Order(1));

@@ -130,6 +130,40 @@ TEST_F(ReplayTest, BeginsInTheRecordedState) {
   EXPECT_EQ(result.needless_bytes, 0u);
 }
 
+// Only a free makes a block of the largest order, so that where each of them is
+// marked, the guest's reporter had nothing to do.
+TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
+  auto& states = recording_.first->states;
+  for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
+    states[pfn] = RecordedPages::State::kInUse;
+  }
+  for (uint64_t pfn = kFirst + 1024; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.push_back(Pfn(pfn));
+  }
+  Alloc(10.0, kFirst + 512, 0);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  EXPECT_EQ(Run(options).passes, 0u);
+  recording_.first->reported.pop_back();
+  EXPECT_GT(Run(options).passes, 0u);
+  recording_.first->reported.clear();
+  EXPECT_GT(Run(options).passes, 0u) << "no one had reported anything";
+}
+
+// The kernel with transparent huge pages raises its watermarks, below which
+// nothing is reported.
+TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  EXPECT_GT(Run(options).reported_bytes, 0u);
+  RecordedZone& zone = recording_.zones.emplace_back();
+  zone.name = "DMA32";
+  zone.min = PageCount(kPages * 3 / 4);
+  EXPECT_EQ(Run(options).reported_bytes, 0u);
+}
+
 // The policy "real" ----------------------------------------------------------
 
 TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {

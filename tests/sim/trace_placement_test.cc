@@ -22,7 +22,7 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
     recording_.first.emplace();
     recording_.first->states.assign(kEnd, RecordedPages::State::kFree);
     placement_ = TracePlacement::Create(GetParam(), recording_, *allocator_,
-                                        ledger_, counters_);
+                                        *host_, counters_);
   }
   void Follow(TraceEvent::Kind kind, uint64_t pfn, int order, int cpu = 0) {
     TraceEvent event;
@@ -30,7 +30,7 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
     event.pfn = Pfn(pfn);
     event.order = Order(order);
     event.cpu = static_cast<uint16_t>(cpu);
-    event.migratetype = 1;
+    event.migratetype = migratetype_;
     placement_->Follow(event, Nanoseconds(0));
   }
   void Alloc(uint64_t pfn, int order, int cpu = 0) {
@@ -40,14 +40,17 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
     Follow(TraceEvent::Kind::kFree, pfn, order, cpu);
   }
 
+  uint8_t migratetype_ = 1;
   Recording recording_;
   const std::unique_ptr<PageAllocator> allocator_ =
       PageAllocator::Create(
           {.memory = {{Pfn(0), Pfn(kHole)}, {Pfn(kHole + 1), Pfn(kEnd)}},
            .cpus = 2,
-           .per_cpu_lists = Linux::k61})
+           .per_cpu_lists = Linux::k61,
+           .placement = {.rules = Linux::k61}})
           .value();
-  HostLedger ledger_{Pfn(kEnd), kPageblockOrder};
+  const std::unique_ptr<ReplayHost> host_ =
+      ReplayHost::Create({{Pfn(0), Pfn(kEnd)}}, {}).value();
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };
@@ -99,6 +102,7 @@ TEST_P(TracePlacementTest, AnyEventsAtAll) {
     if (random.Below(8) != 0) pfn &= ~((uint64_t{1} << order) - 1);
     if (random.Below(64) == 0) pfn += kEnd;
     const int cpu = static_cast<int>(random.Below(4));
+    migratetype_ = static_cast<uint8_t>(random.Below(3));
     if (random.Below(2) == 0) {
       Alloc(pfn, order, cpu);
     } else {

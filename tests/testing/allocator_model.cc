@@ -137,9 +137,9 @@ bool AllocatorModel::IsCachedOrder(int order) const {
 }
 
 size_t AllocatorModel::CpuListOf(int order, MigrateType type) const {
-  // Those of a pageblock are together, whatever their type.
-  return order > 3 ? 12
-                   : static_cast<size_t>(order * 3 + static_cast<int>(type));
+  // Those of a pageblock are in two: movable ones and all others.
+  if (order > 3) return type == MigrateType::kMovable ? 13 : 12;
+  return static_cast<size_t>(order * 3 + static_cast<int>(type));
 }
 
 int AllocatorModel::OrderOf(size_t cpu_list) const {
@@ -302,7 +302,7 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
         // Twice as much each time, until something is allocated.
         const uint64_t most = high - batch;
         pages = batch << lists.free_factor;
-        if (pages < most) ++lists.free_factor;
+        if (pages < most && lists.free_factor < 5) ++lists.free_factor;
         pages = std::min(std::max(pages, batch), most);
       }
       told = GiveBack61(cpu, zone, pages, list);
@@ -322,7 +322,7 @@ bool AllocatorModel::GiveBackOldest(int cpu, size_t zone, size_t list) {
   std::list<uint64_t>& pages = CpuLists(cpu, zone).lists[list];
   const uint64_t pfn = pages.back();
   pages.pop_back();
-  MigrateType type = list == 12 ? zones_[zone].TypeAt(pfn)
+  MigrateType type = list >= 12 ? zones_[zone].TypeAt(pfn)
                                 : static_cast<MigrateType>(list % 3);
   // While anything goes offline, by what its pageblock is now.
   for (const auto& [number, now] : zones_[zone].pageblocks()) {

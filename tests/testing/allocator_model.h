@@ -21,7 +21,7 @@ namespace guestmm::buddy {
 struct CpuListsModel {
   // By order, 0 to 3 and a pageblock's, and then by type; the block freed last
   // is in front.
-  std::array<std::list<uint64_t>, 13> lists;
+  std::array<std::list<uint64_t>, 14> lists;
   int free_factor = 0;
 };
 

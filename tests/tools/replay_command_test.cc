@@ -35,10 +35,12 @@ TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
       Replay(recording_ + " --policy off,linux --truth --out " + out);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.err, IsEmpty());
-  EXPECT_THAT(outcome.out,
-              AllOf(HasSubstr("374249 events in 57.9 s of a guest of 3.00 GiB"),
-                    HasSubstr("block match"), HasSubstr("\nlinux "),
-                    ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr(", in virtual time: 374249 events in 57.9 s of a guest "
+                      "of 3.00 GiB"),
+            HasSubstr("block match"), HasSubstr("\nlinux "),
+            ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
   EXPECT_THAT(
       Contents(out + "/summary.json"),
       AllOf(HasSubstr("\"events\": 374249"),
@@ -66,6 +68,19 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
          "--placement here: allowed is recorded, guestmm");
+  expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
+         "--touch GFP_USER,GFP_NONSENSE: there is no gfp flag "
+         "\"GFP_NONSENSE\"; allowed is all, or names, as in ");
+  expect(recording_ + " --speed fast", 2,
+         "--speed fast: allowed is a number, as in 10, or max");
+  expect(recording_ + " --speed 0", 2, "speed 0: allowed is 0.01 to 1000000");
+  expect(recording_ + " --real --virtual", 2, "--virtual");
+  expect(recording_ + " --real --memory 0-64T", 2,
+         "a real guest of 64.00 TiB needs 64.00 TiB; allowed is what this "
+         "machine has available, ");
+  for (const std::string tail : {"1e300", "-1e300", "604801", "-1"}) {
+    expect(recording_ + " --tail " + tail, 2, "s: allowed is 0 to 604800 s");
+  }
   expect("", 2, "path is required");
 }
 
@@ -73,7 +88,9 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
 TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
   fs::copy(recording_ + "/trace.gmtrace", top_ / "alone.gmtrace");
   const std::string trace = Path("alone.gmtrace");
-  EXPECT_THAT(Replay(trace).err, HasSubstr("no memory map (iomem)"));
+  const Outcome without = Replay(trace);
+  EXPECT_EQ(without.status, 2);
+  EXPECT_THAT(without.err, HasSubstr("no memory map (iomem)"));
   const Outcome outcome = Replay(trace + " --memory 0-2G,4G-5G --policy linux");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("of a guest of 3.00 GiB"));
@@ -96,11 +113,54 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
       << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
   const Outcome outcome = Replay(top_.string() + " --policies v12,linux");
-  EXPECT_NE(outcome.status, 0);
+  EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("trace.gmtrace"));
   // What could be read is not lost.
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(" events in "), HasSubstr("\nv12 "),
                                  HasSubstr("\nlinux ")));
+}
+
+TEST_F(ReplayCommandTest, OnRealRam) {
+  const std::string trace = Path("small.txt");
+  std::ofstream(trace) << "  task-1 [000] .....  10.000000: mm_page_free: "
+                          "page=0 pfn=0x800 order=9\n"
+                          "  task-1 [000] .....  11.000000: mm_page_alloc: "
+                          "page=0 pfn=0x800 order=0 "
+                          "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n";
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(
+      trace + " --memory 0-16M --real --policy linux --speed 1e6" +
+      " --touch \"__GFP_MOVABLE|__GFP_HIGHMEM,__GFP_ZERO\" --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr(", on real RAM: 2 events in 1.0 s of a guest of 16.00 "
+                      "MiB"),
+            HasSubstr("touched at once are allocations of "
+                      "__GFP_HIGHMEM|__GFP_MOVABLE,__GFP_ZERO: what is "
+                      "resident is a lower bound")));
+  EXPECT_THAT(Contents(out + "/summary.json"),
+              AllOf(HasSubstr("\"mode\": \"real\""),
+                    HasSubstr("\"touch\": \"__GFP_HIGHMEM|__GFP_MOVABLE,"
+                              "__GFP_ZERO\""),
+                    HasSubstr("\"speed\": 1000000.0")));
+  EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("\"mode\":\"real\""));
+}
+
+// A malformed file is no mistake in the command.
+TEST_F(ReplayCommandTest, AMalformedFileIsAFailureNotAUsageError) {
+  fs::copy(recording_ + "/iomem", top_ / "iomem");
+  std::ofstream(top_ / "trace.txt") << "  task-1 [000] .....  12.000000: "
+                                       "mm_page_alloc: page=0 pfn=nonsense\n";
+  Outcome outcome = Replay(top_.string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("trace.txt:1"));
+  EXPECT_THAT(outcome.out, IsEmpty());
+
+  std::ofstream(top_ / "zoneinfo.start") << "Node nonsense\n";
+  outcome = Replay(top_.string());
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(outcome.err, HasSubstr("zoneinfo.start"));
 }
 
 }  // namespace

@@ -73,4 +73,10 @@ void AddNumber(CLI::App& app, const std::string& name,
       ->type_name("NUMBER");
 }
 
+Nanoseconds FromSeconds(double seconds) {
+  constexpr double kFar = 9e9;
+  return Nanoseconds(
+      static_cast<int64_t>(1e9 * std::fmin(std::fmax(seconds, -kFar), kFar)));
+}
+
 }  // namespace guestmm::tools

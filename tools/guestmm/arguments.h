@@ -13,6 +13,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
 
 namespace guestmm::tools {
 
@@ -28,6 +29,10 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
 // A decimal number; its bounds are the experiment's to check.
 void AddNumber(CLI::App& app, const std::string& name,
                std::optional<double>& value, const std::string& help);
+
+// As far as a time can tell; what is not a number, or too far, is for the
+// experiment to refuse, which allows less than any bound.
+Nanoseconds FromSeconds(double seconds);
 
 // One of some words, each standing for a value.
 template <typename T>

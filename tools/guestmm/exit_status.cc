@@ -11,4 +11,9 @@ int Fail(std::string_view command, const absl::Status& status,
   return absl::IsInvalidArgument(status) ? kExitUsage : kExitFailure;
 }
 
+int FailReading(std::string_view command, const absl::Status& status) {
+  Fail(command, status);
+  return kExitFailure;
+}
+
 }  // namespace guestmm::tools

@@ -16,6 +16,10 @@ inline constexpr int kExitUsage = 2;    // what was asked for makes no sense
 int Fail(std::string_view command, const absl::Status& status,
          std::string_view prefix = "");
 
+// The same of a file that was read. Always kExitFailure: one that is damaged or
+// malformed is no mistake in the command.
+int FailReading(std::string_view command, const absl::Status& status);
+
 }  // namespace guestmm::tools
 
 #endif  // GUESTMM_TOOLS_GUESTMM_EXIT_STATUS_H_

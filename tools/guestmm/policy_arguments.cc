@@ -1,20 +1,10 @@
 #include "tools/guestmm/policy_arguments.h"
 
-#include <cmath>
-
 #include "guestmm/base/units.h"
 #include "tools/guestmm/arguments.h"
 
 namespace guestmm::tools {
 namespace {
-
-// As far as a time can tell; what is not a number, or too far, is for the
-// policy to refuse, which allows less than any bound.
-Nanoseconds FromSeconds(double seconds) {
-  constexpr double kFar = 9e9;
-  return Nanoseconds(
-      static_cast<int64_t>(1e9 * std::fmin(std::fmax(seconds, -kFar), kFar)));
-}
 
 Order ToOrder(uint64_t order) { return Order(static_cast<int>(order)); }
 

@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
+#include "guestmm/sim/host_info.h"
 #include "guestmm/sim/memory_map.h"
 #include "guestmm/sim/output_directory.h"
 #include "guestmm/sim/replay.h"
@@ -45,20 +48,39 @@ std::string Share(uint64_t part, uint64_t all) {
       "%.2f %%", 100.0 * static_cast<double>(part) / static_cast<double>(all));
 }
 
+// Of what the real kernel reported, what its host had already: as far as the
+// trace can be replayed.
+uint64_t RealNeedlessBytes(const Recording& recording,
+                           const ReplayOptions& options) {
+  const ReplayOptions real = {.policy = std::string(kPolicyReal),
+                              .touch = options.touch,
+                              .read = options.read};
+  ReplayResult result;
+  static_cast<void>(Replay(recording, real, &result));
+  return result.needless_bytes;
+}
+
 void PrintTables(const ReplayArguments& arguments, const Recording& recording,
-                 const std::vector<ReplayResult>& results,
-                 uint64_t real_needless_bytes) {
+                 const std::vector<ReplayResult>& results) {
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
-      "replay of %s: %d events in %.1f s of a guest of %s; placement %s\n"
+      "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
       "%s of frees split; %d events lost\n\n",
-      recording.trace_path, counters.events, ToSeconds(first.end - first.start),
+      recording.trace_path,
+      first.options.mode == ReplayMode::kReal ? "on real RAM"
+                                              : "in virtual time",
+      counters.events, ToSeconds(first.end - first.start),
       FormatBytes(first.memory_bytes), Name(first.options.placement),
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
       Share(counters.split_frees, counters.frees), counters.lost_events);
+  if (!first.options.touch.empty()) {
+    std::cout << "touched at once are allocations of "
+              << FormatTouch(first.options.touch)
+              << ": what is resident is a lower bound\n\n";
+  }
   std::vector<std::string> columns = {"policy", "reported", "needless",
                                       "resident mean", "at end"};
   if (arguments.truth) {
@@ -86,11 +108,34 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
     const Residency resident =
         RealResidency(recording, first.start, first.end).value_or(Residency{});
     table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
-                  FormatBytes(real_needless_bytes),
+                  FormatBytes(RealNeedlessBytes(recording, first.options)),
                   FormatBytes(resident.mean_bytes),
                   FormatBytes(resident.end_bytes), "-", "-", "-"});
   }
   std::cout << table;
+}
+
+// "max" is as fast as it goes; the bounds are Replay's to check.
+absl::StatusOr<std::optional<double>> ParseSpeed(const std::string& text) {
+  if (text == "max") return std::nullopt;
+  double speed = 0;
+  if (!absl::SimpleAtod(text, &speed)) {
+    return absl::InvalidArgumentError(
+        text + ": allowed is a number, as in 10, or max");
+  }
+  return speed;
+}
+
+std::string ProgressText(const std::string& policy,
+                         const ReplayProgress& progress) {
+  std::string text = absl::StrFormat("replaying under %s: %.1f s", policy,
+                                     ToSeconds(progress.done));
+  if (progress.whole) {
+    absl::StrAppendFormat(
+        &text, " of %.1f s %s", ToSeconds(*progress.whole),
+        Bar(ToSeconds(progress.done), ToSeconds(*progress.whole)));
+  }
+  return text;
 }
 
 int RunReplayCommand(const ReplayArguments& arguments) {
@@ -111,7 +156,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     out = *std::move(opened);
   }
   absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
-  if (!recording.ok()) return Fail("replay", recording.status(), "");
+  if (!recording.ok()) return FailReading("replay", recording.status());
   if (!arguments.memory.empty()) {
     recording->memory.clear();
     for (const MemoryRange& range : arguments.memory) {
@@ -126,38 +171,32 @@ int RunReplayCommand(const ReplayArguments& arguments) {
                     arguments.path),
                 "");
   }
+  ReplayOptions options = arguments.options;
+  options.policy_parameters = parameters;
+  options.read.skip_bad = arguments.skip_bad.value_or(0);
+  options.tail = FromSeconds(arguments.tail.value_or(0));
+  if (out) options.frame_interval = std::chrono::seconds(1);
+  absl::Status status = CheckReplay(*recording, options, AvailableMemory());
+  if (!status.ok()) return Fail("replay", status);
   std::vector<ReplayResult> results;
-  absl::Status status;
   ProgressLine line;
   for (const std::string& policy : arguments.policies) {
-    ReplayOptions options = arguments.options;
     options.policy = policy;
-    options.policy_parameters = parameters;
-    options.read.skip_bad = arguments.skip_bad.value_or(0);
-    options.tail = std::chrono::duration_cast<Nanoseconds>(
-        std::chrono::duration<double>(arguments.tail.value_or(0)));
-    if (out) options.frame_interval = std::chrono::seconds(1);
-    line.Show("replaying under " + policy);
     ReplayResult& result = results.emplace_back();
-    status = Replay(*recording, options, &result).status();
+    status.Update(Replay(*recording, options, &result,
+                         {.progress =
+                              [&](const ReplayProgress& progress) {
+                                line.Show(ProgressText(policy, progress));
+                              }})
+                      .status());
     // A damaged trace is replayed up to the damage, under each policy.
     if (!status.ok() && result.counters.events == 0) break;
   }
-  uint64_t real_needless_bytes = 0;
-  if (arguments.truth) {
-    ReplayOptions options = arguments.options;
-    options.placement = Placement::kRecorded;
-    options.policy = kPolicyReal;
-    options.read.skip_bad = arguments.skip_bad.value_or(0);
-    ReplayResult real;
-    status.Update(Replay(*recording, options, &real).status());
-    real_needless_bytes = real.needless_bytes;
-  }
   line.Show("");
   if (results.back().counters.events > 0 || status.ok()) {
-    PrintTables(arguments, *recording, results, real_needless_bytes);
+    PrintTables(arguments, *recording, results);
   }
-  if (!status.ok()) return Fail("replay", status, "");
+  if (!status.ok()) return FailReading("replay", status);
   if (!out) return kExitSuccess;
   absl::Status written =
       out->Write("series.csv", ReplaySeriesCsv(*recording, results));
@@ -199,6 +238,24 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "Which to run, separated by commas [off,v12,linux,guestmm]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
+  ReplayOptions& options = arguments->options;
+  CLI::Option* const in_virtual_time = command.add_flag_callback(
+      "--virtual", [&options] { options.mode = ReplayMode::kVirtual; },
+      "What the host holds is by a model; no guest is too large [this]");
+  command
+      .add_flag_callback(
+          "--real", [&options] { options.mode = ReplayMode::kReal; },
+          "With real RAM: allocations are written to, reports are discarded, "
+          "what the host holds is its kernel's word")
+      ->excludes(in_virtual_time);
+  AddParsed(command, "--speed", "X|max", ParseSpeed, options.speed,
+            "Seconds of the trace in a second, at most; what comes out is the "
+            "same [max]");
+  AddParsed(command, "--touch", "FLAGS", ParseTouch, options.touch,
+            "Which allocations the guest touches, by gfp flags, as in "
+            "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: of what commas "
+            "separate one, of what '|' joins all; with less than all what is "
+            "resident is a lower bound [all]");
   AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
             "Where RAM is, if there is no iomem beside the trace, as in "
             "0-2G,4G-5G");

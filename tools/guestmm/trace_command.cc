@@ -37,12 +37,6 @@ struct TraceArguments {
   }
 };
 
-// A trace that is damaged or malformed is no mistake in the command.
-int FailReading(std::string_view command, const absl::Status& status) {
-  Fail(command, status);
-  return kExitFailure;
-}
-
 std::string Plural(uint64_t n, const std::string& one) {
   return absl::StrCat(n, " ", one, n == 1 ? "" : "s");
 }

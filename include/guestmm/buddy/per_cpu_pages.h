@@ -41,9 +41,33 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus);
 
 // How many pages lists that have reached their high mark give back: twice as
-// many each time in a row, but a batch at least, and they keep a batch (6.1,
-// nr_pcp_free). `free_factor`: how often in a row.
+// many each time in a row, up to 32 batches, but a batch at least, and they
+// keep a batch (6.1, nr_pcp_free; since 6.1.104 with
+// CONFIG_PCP_BATCH_SCALE_MAX, which is 5). `free_factor`: how often in a row.
 uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor);
+
+// The lists of one vCPU and zone by number (order_to_pindex): of each of the
+// orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER) one for each type; then a pageblock's
+// (NR_PCP_THP), which since 6.1.97 are two, the second for movable ones.
+struct PerCpuLists {
+  static constexpr int kSmallOrders = 4;
+  static constexpr size_t kPageblockLists =
+      size_t{kSmallOrders} * kRequestTypes;
+  static constexpr size_t kCount = kPageblockLists + 2;
+
+  // REQUIRES: a small order, or a pageblock's; a request's type.
+  static size_t IndexOf(Order order, MigrateType type) {
+    return std::min<size_t>(
+        order.bits() * kRequestTypes + static_cast<size_t>(type),
+        kPageblockLists + (type == MigrateType::kMovable ? 1 : 0));
+  }
+  // REQUIRES: list < kCount.
+  static Order OrderOf(size_t list, Order pageblock_order) {
+    return list < kPageblockLists
+               ? Order(static_cast<int>(list) / kRequestTypes)
+               : pageblock_order;
+  }
+};
 
 // One vCPU's cache of one zone's blocks, in lists by migratetype and order
 // (struct per_cpu_pages, with the lock that Linux gave it in 6.0). The block
@@ -117,11 +141,7 @@ class alignas(64) PerCpuPages {
   bool FreeListed(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
-  // Orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER), a list for each type; and a
-  // pageblock's, one list for all types (NR_PCP_THP).
-  static constexpr int kSmallOrders = 4;
-  static constexpr size_t kPageblockList = size_t{kSmallOrders} * kRequestTypes;
-  static constexpr size_t kLists = kPageblockList + 1;
+  static constexpr size_t kLists = PerCpuLists::kCount;
 
   // A double-ended queue in a ring of a power of two; 32-bit pfns as in the
   // page map. The newest is at `first`, which each allocation moves up and each
@@ -140,14 +160,8 @@ class alignas(64) PerCpuPages {
     return list.ring[index & mask_];
   }
 
-  static size_t IndexOf(Order order, MigrateType type) {
-    return std::min<size_t>(
-        order.bits() * kRequestTypes + static_cast<size_t>(type),
-        kPageblockList);
-  }
   Order OrderOf(size_t list) const {
-    const int row = static_cast<int>(list) / kRequestTypes;
-    return row < kSmallOrders ? Order(row) : pages_.pageblock_order();
+    return PerCpuLists::OrderOf(list, pages_.pageblock_order());
   }
 
   // Hands out the newest block of a list that has one.
@@ -222,7 +236,7 @@ class alignas(64) PerCpuPages {
                                                           MigrateType type) {
   if (!lock_.TryLockAsOwner()) [[unlikely]]
     return kNoPfn;
-  List& list = lists_[IndexOf(order, type)];
+  List& list = lists_[PerCpuLists::IndexOf(order, type)];
   const bool listed = !list.empty() && free_factor_ == 0;
   const Pfn pfn = listed ? Pop(list, order, type) : kNoPfn;
   lock_.UnlockAsOwner();
@@ -239,7 +253,7 @@ class alignas(64) PerCpuPages {
   const bool stays = IsOurs(pfn, order, pageblock) && free_factor_ == 0 &&
                      count_.Get() + order.pages().value() < limits_.high;
   if (stays) [[likely]] {
-    Push(lists_[IndexOf(order, pageblock.type)], pfn, order);
+    Push(lists_[PerCpuLists::IndexOf(order, pageblock.type)], pfn, order);
   }
   lock_.UnlockAsOwner();
   return stays;

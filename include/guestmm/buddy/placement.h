@@ -9,7 +9,8 @@
 namespace guestmm {
 
 // The kernels whose allocator is modelled: the one v12 was posted for, and the
-// one of the recordings. An option names the one whose way it goes.
+// one of the recordings, 6.1 as its stable releases are since 6.1.104. An
+// option names the one whose way it goes.
 enum class Linux {
   k53,
   k61,

@@ -174,6 +174,11 @@ class Zone {
   // type.
   bool TakeAt(Pfn pfn, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Puts the block at `pfn` back as if it had not been taken: an observer hears
+  // of it only if it heard of that (TakenBlocks::kTell). Returns as Free.
+  // REQUIRES: allocated at `order` (CHECKed).
+  [[nodiscard]] FreeBlockObserver* PutBackAt(Pfn pfn, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Makes the pages of a block one allocated block, whatever blocks they were
   // allocated as: what was larger is split (split_page), what was smaller is
   // one from here on. False, with no effect, if a page of it is not allocated.

@@ -27,6 +27,8 @@ struct LinuxOptions {
   Nanoseconds delay = std::chrono::seconds(2);
   // PAGE_REPORTING_CAPACITY: blocks in one report.
   size_t capacity = 32;
+  // It was at work before, and is at rest: Enable asks for no pass.
+  bool settled = false;
 };
 
 // The policy that Linux merged in 5.7 (mm/page_reporting.c), with the order as
@@ -49,7 +51,7 @@ class LinuxPolicy final : public ReportingPolicy {
   size_t capacity() const override { return options_.capacity; }
 
   // Asks for a first pass, which finds all that is free already and not marked
-  // from an earlier time (page_reporting_register).
+  // from an earlier time (page_reporting_register), unless it is settled.
   absl::Status Enable(const ReportingEnvironment& environment) override;
   // The marks stay on the free lists (page_reporting_unregister).
   void Disable() override;

@@ -56,6 +56,8 @@ class HostLedger {
   // them. What of them is resident no longer is.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
 
+  // Whether the page was touched and not freed since.
+  bool InUse(Pfn pfn) const { return in_use_.Test(pfn.value()); }
   // The first page in a granule that a report of `ranges` discards which was
   // touched and not freed since; none as it should be.
   std::optional<Pfn> FirstInUse(std::span<const GpaRange> ranges) const;

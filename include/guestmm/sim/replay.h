@@ -6,9 +6,11 @@
 //
 //   recording ─▶ events ─▶ placement ─▶ zones ─▶ policy ─▶ reports ─▶ host
 //
-// In virtual time a guest is its allocator and a book of what the host holds:
-// memory in proportion to the guest's pages, to the samples and to the reports,
-// not to the trace's events.
+// Time is the trace's: a policy's delay of two seconds is two of them, however
+// long the replay takes. In virtual time a guest is its allocator and a book of
+// what the host holds: memory in proportion to the guest's pages, to the
+// samples and to the reports, not to the trace's events. For real there is
+// guest RAM besides.
 
 #include <array>
 #include <cstdint>
@@ -18,9 +20,11 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_reader.h"
@@ -38,16 +42,36 @@ enum class Placement {
 // "recorded", "guestmm".
 std::string_view Name(Placement placement);
 
+enum class ReplayMode {
+  // What the host holds is by the book.
+  kVirtual,
+  // Allocations are written to, reports are discarded, and what the host holds
+  // is its kernel's word. The rest is as in kVirtual, to the byte.
+  kReal,
+};
+// "virtual", "real".
+std::string_view Name(ReplayMode mode);
+
 struct ReplayOptions {
+  ReplayMode mode = ReplayMode::kVirtual;
   Placement placement = Placement::kRecorded;
   // As MakePolicy has it; "off"; or "real": what the guest's kernel reported,
   // as recorded, in the place of a policy (kPolicyReal).
   std::string policy = "linux";
   PolicyParameters policy_parameters = {};
-  // What the host maps at a time, and so the least that a discard shrinks.
+  // What the host maps at a time, and so the least that a discard shrinks. For
+  // real Order(0) forbids huge pages; anything else asks for them.
   Order granule = kPageblockOrder;
   // The smallest free block that counts as reportable.
   Order reportable_order = kPageblockOrder;
+  // Which allocations the guest touches, at once and all of it: those with all
+  // the gfp flags (GfpFlags) of one of these; if empty, every one. What else is
+  // allocated never counts as touched, so that what is resident is a lower
+  // bound. What is in use at first is touched.
+  std::vector<uint32_t> touch = {};
+  // Seconds of the trace in one of the clock on the wall, at most: 0.01 to
+  // 1,000,000. Absent: as fast as it goes. The result is the same.
+  std::optional<double> speed = {};
   uint64_t seed = 1;
   // How often the host's memory is looked at. REQUIRES: positive.
   Nanoseconds sample_interval{250'000'000};
@@ -66,7 +90,9 @@ struct ReplayCounters {
   uint64_t frees = 0;
   uint64_t lost_events = 0;
   uint64_t bad_lines = 0;
-  // Frees of pages that were not known to be allocated: not done.
+  // Frees of pages that were not known to be allocated. On the trace's own pfns
+  // they are done all the same: what was allocated without an event, by the
+  // kernel's bulk allocations or among lost events, shows like that.
   uint64_t unmatched_frees = 0;
   // Frees of a part of what was allocated, or of several blocks as one.
   uint64_t split_frees = 0;
@@ -145,19 +171,52 @@ struct ReplayResult {
   std::vector<RecordedBuddyInfo> buddyinfo;
 };
 
-// Replays the trace of `recording` under one policy, in virtual time.
-// InvalidArgument for a policy that there is not, a tail that is too long, a
-// memory map without memory, or the policy "real" if nothing was recorded of it
-// or with another placement than the recorded; else the error of the trace,
-// which may also be one of more than a week, once what could be read was
-// replayed: then `partial`, if given, has the result up to there.
+// ReplayOptions::touch as a person writes it: "all", or gfp flags by name, as
+// in "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO": of what is separated by
+// commas one, of what '|' joins all. InvalidArgument, with the whole text, for
+// a name that there is not.
+absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text);
+std::string FormatTouch(const std::vector<uint32_t>& touch);
+
+// Whether `options` make sense for `recording`, whatever is in its trace.
+// InvalidArgument names what does not: a tail that is too long, a speed, the
+// policy "real" if nothing was recorded of it or with another placement than
+// the recorded, a memory map without memory, or, for real, with more than the
+// machine has, which are `available_bytes`.
+absl::Status CheckReplay(const Recording& recording,
+                         const ReplayOptions& options,
+                         uint64_t available_bytes);
+
+// How far a replay is.
+struct ReplayProgress {
+  // Of the trace's time, since its start.
+  Nanoseconds done{0};
+  // Absent: no one knows before its end.
+  std::optional<Nanoseconds> whole;
+};
+// Who looks at a replay while it goes on.
+struct ReplayWatch {
+  // Called at each sample, if there is one.
+  std::function<void(const ReplayProgress&)> progress = {};
+  // What ReplayOptions::speed goes by; null: real time. Must outlive the
+  // replay.
+  Workqueue* clock = nullptr;
+};
+
+// Replays the trace of `recording` under one policy. The error of CheckReplay;
+// InvalidArgument for a policy that there is not; for real, the error of
+// GuestRam::Create. Once it has begun, the error of the trace, which may also
+// be one of more than a week, or, for real, of the host: DataLoss names the
+// first page in use that is found to have lost its contents, and when. Then
+// `partial`, if given, has the result up to there.
 //
 // Under "real" what was reported in the traced time is discarded at its time;
 // before it is in the first state, and after it no event tells what the guest
 // did.
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
-                                    ReplayResult* partial = nullptr);
+                                    ReplayResult* partial = nullptr,
+                                    const ReplayWatch& watch = {});
 
 }  // namespace guestmm
 

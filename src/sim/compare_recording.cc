@@ -18,7 +18,9 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
       .sample_interval = kSampleEvery,
       .tail = setup.rest};
   const ReplayWatch watch = {.progress = [&](const ReplayProgress& at) {
-    progress(at.whole ? ToSeconds(at.done) / ToSeconds(*at.whole) : 0);
+    progress(at.whole > Nanoseconds(0)
+                 ? ToSeconds(at.done) / ToSeconds(*at.whole)
+                 : 0);
   }};
   const absl::StatusOr<ReplayResult> replayed =
       Replay(*setup.recording, replay, /*partial=*/nullptr, watch);

@@ -1,7 +1,6 @@
 #include "src/virtio/vhost_user_connection.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -40,7 +39,6 @@ VhostUserConnection::VhostUserConnection(std::string path, Nanoseconds timeout,
     : path_(std::move(path)),
       timeout_(timeout),
       listener_(listener),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { Run(); }) {
   GUESTMM_CHECK(wake_.valid()) << "eventfd: " << std::strerror(errno);
 }
@@ -50,7 +48,7 @@ VhostUserConnection::~VhostUserConnection() {
     LockHolder hold(mutex_);
     stop_ = true;
   }
-  Wake();
+  wake_.Wake();
   thread_.join();
 }
 
@@ -81,7 +79,7 @@ absl::Status VhostUserConnection::Connect(
     link_ = Link::kUp;
     lost_.clear();
   }
-  Wake();
+  wake_.Wake();
   const absl::StatusOr<Offer> offer = ShakeHands(backend_end.get());
   absl::Status status = offer.ok() ? introduce(*offer) : offer.status();
   if (!status.ok()) {
@@ -236,7 +234,7 @@ void VhostUserConnection::Lose(const absl::Status& why) {
   pending_.clear();
   listener_.OnLost();
   changed_.notify_all();
-  Wake();
+  wake_.Wake();
 }
 
 absl::Status VhostUserConnection::LostError() const {
@@ -253,12 +251,6 @@ absl::Status VhostUserConnection::link_status() const {
 pid_t VhostUserConnection::pid() const {
   LockHolder hold(mutex_);
   return pid_;
-}
-
-void VhostUserConnection::Wake() const {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written =
-      write(wake_.get(), &one, sizeof(one));
 }
 
 void VhostUserConnection::Run() {
@@ -281,9 +273,7 @@ void VhostUserConnection::Run() {
     }
     poll(polled.data(), polled.size(), -1);
     if (polled[0].revents != 0) {
-      uint64_t count = 0;
-      [[maybe_unused]] const ssize_t drained =
-          read(wake_.get(), &count, sizeof(count));
+      wake_.Drain();
     }
     // What was polled may be another one by now, so nothing here waits.
     LockHolder hold(mutex_);

@@ -20,6 +20,7 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/unique_fd.h"
+#include "guestmm/base/wake_fd.h"
 #include "guestmm/virtio/vhost_user.h"
 
 namespace guestmm {
@@ -111,7 +112,7 @@ class VhostUserConnection {
   // Closes the connection, if it is up, because of `why`.
   void Lose(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Has the thread look again at which calls there are.
-  void Wake() const;
+  void Wake() const { wake_.Wake(); }
 
   Link link() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return link_; }
   // OK while it is up, else Unavailable says why it was lost.
@@ -161,7 +162,7 @@ class VhostUserConnection {
   const std::string path_;
   const Nanoseconds timeout_;
   Listener& listener_;
-  const UniqueFd wake_;
+  const WakeFd wake_;
 
   mutable Mutex mutex_;
   // An answer came, or the connection was lost.

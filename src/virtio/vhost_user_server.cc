@@ -1,7 +1,6 @@
 #include "guestmm/virtio/vhost_user_server.h"
 
 #include <poll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -53,7 +52,6 @@ VhostUserServer::VhostUserServer(MakeDevice make_device,
                                  VhostUserServerOptions options)
     : make_device_(std::move(make_device)),
       options_(std::move(options)),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       thread_([this] { Run(); }) {
   GUESTMM_CHECK(wake_.valid()) << "eventfd: " << std::strerror(errno);
 }
@@ -69,7 +67,7 @@ void VhostUserServer::Stop() {
       if (slot.session != nullptr) slot.session->Stop();
     }
   }
-  Wake();
+  wake_.Wake();
   thread_.join();
   // No more come and none is joined by others: what is left is ours.
   std::list<Slot> slots;
@@ -123,7 +121,7 @@ absl::Status VhostUserServer::Listen(const std::string& path) {
     LockHolder hold(mutex_);
     listener_ = std::move(listener);
   }
-  Wake();
+  wake_.Wake();
   return absl::OkStatus();
 }
 
@@ -215,9 +213,7 @@ void VhostUserServer::Run() {
     poll(polled.data(), polled.size(), pause);
     pause = -1;
     if (polled[0].revents != 0) {
-      uint64_t count = 0;
-      [[maybe_unused]] const ssize_t got =
-          read(wake_.get(), &count, sizeof(count));
+      wake_.Drain();
       JoinEnded();
     }
     if ((polled[1].revents & POLLIN) == 0) continue;
@@ -259,7 +255,7 @@ void VhostUserServer::RunSession(Slot& slot) {
     LockHolder hold(mutex_);
     slot.ended = true;
   }
-  Wake();
+  wake_.Wake();
 }
 
 void VhostUserServer::JoinEnded() {
@@ -273,12 +269,6 @@ void VhostUserServer::JoinEnded() {
     }
   }
   for (Slot& slot : ended) slot.thread.join();
-}
-
-void VhostUserServer::Wake() const {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written =
-      write(wake_.get(), &one, sizeof(one));
 }
 
 }  // namespace guestmm

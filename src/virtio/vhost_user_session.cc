@@ -1,7 +1,6 @@
 #include "src/virtio/vhost_user_session.h"
 
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -68,7 +67,6 @@ VhostUserSession::VhostUserSession(UniqueFd connection,
                                    const VhostUserServerOptions& options)
     : options_(options),
       channel_(std::move(connection)),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       poller_(epoll_create1(EPOLL_CLOEXEC)) {}
 
 absl::Status VhostUserSession::Start(
@@ -101,9 +99,7 @@ VhostUserSession::~VhostUserSession() {
 
 void VhostUserSession::Stop() {
   stop_ = true;
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written =
-      write(wake_.get(), &one, sizeof(one));
+  wake_.Wake();
 }
 
 VhostUserCounters VhostUserSession::counters() const {

@@ -16,6 +16,7 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/base/units.h"
+#include "guestmm/base/wake_fd.h"
 #include "guestmm/hypervisor/discarding_hypervisor.h"
 #include "guestmm/hypervisor/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
@@ -104,7 +105,7 @@ class VhostUserSession {
 
   const VhostUserServerOptions& options_;
   VhostUserChannel channel_;
-  UniqueFd wake_;
+  WakeFd wake_;
   UniqueFd poller_;
   uint64_t protocol_features_ = 0;
 

@@ -26,6 +26,7 @@
 #include "guestmm/base/lock.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/base/units.h"
+#include "guestmm/base/wake_fd.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/hypervisor/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
@@ -130,11 +131,10 @@ class VhostUserServer {
   // The thread of one session.
   void RunSession(Slot& slot);
   void JoinEnded();
-  void Wake() const;
 
   const MakeDevice make_device_;
   const VhostUserServerOptions options_;
-  const UniqueFd wake_;
+  const WakeFd wake_;
   // Set by Listen.
   std::string path_;
   ino_t path_inode_ = 0;

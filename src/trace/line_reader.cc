@@ -6,6 +6,14 @@
 
 namespace guestmm::trace {
 
+std::string LineReader::Shown(std::string_view line) {
+  constexpr size_t kShown = 160;
+  std::string text(line.substr(0, kShown));
+  std::replace_if(
+      text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; }, '?');
+  return absl::StrCat("\"", text, line.size() > kShown ? "...\"" : "\"");
+}
+
 bool LineReader::NextSlowly(std::string_view& line) {
   if (!status_.ok()) return false;
   size_t searched = at_;

@@ -48,6 +48,13 @@ class LineReader {
   const std::string& name() const { return name_; }
   // "trace.txt:12": the last line.
   std::string Place() const { return absl::StrCat(name_, ":", number_); }
+  // InvalidArgument: at the last line is `line`, and not `what`.
+  absl::Status Expected(std::string_view line, std::string_view what) const {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Place(), ": ", Shown(line), ": expected ", std::string(what)));
+  }
+  // As much of a line as a message shows, on one line and in ASCII.
+  static std::string Shown(std::string_view line);
 
  private:
   static constexpr size_t kBytes = size_t{256} << 10;

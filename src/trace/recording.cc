@@ -27,14 +27,6 @@ constexpr uint64_t kNoPageFlag = uint64_t{1} << 20;
 // PG_uptodate; of the first page of a free block it is PG_reported.
 constexpr uint64_t kReportedFlag = uint64_t{1} << 3;
 
-absl::Status ExpectedAt(const LineReader& lines, std::string_view line,
-                        const std::string& what) {
-  constexpr size_t kShown = 80;
-  return absl::InvalidArgumentError(
-      absl::StrCat(lines.Place(), ": \"", std::string(line.substr(0, kShown)),
-                   line.size() > kShown ? "..." : "", "\": expected ", what));
-}
-
 bool TakeWord(std::string_view& text, std::string_view word) {
   if (!text.starts_with(word)) return false;
   text.remove_prefix(word.size());
@@ -97,17 +89,18 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
     uint64_t last = 0;
     if (!trace::TakeHex(rest, first) || !TakeWord(rest, "-") ||
         !trace::TakeHex(rest, last) || !TakeWord(rest, " : ") || last < first) {
-      return ExpectedAt(lines, line, "a line as 00100000-7fffffff : NAME");
+      return lines.Expected(line, "a line as 00100000-7fffffff : NAME");
     }
     // "System RAM (virtio_mem)" too.
     if (!rest.starts_with("System RAM")) continue;
     if (last == 0) {
-      return ExpectedAt(lines, line,
-                        "addresses: /proc/iomem hides them unless root reads "
-                        "it");
+      return lines.Expected(
+          line,
+          "addresses: /proc/iomem hides them unless root reads "
+          "it");
     }
     if (last >= uint64_t{1} << 52) {
-      return ExpectedAt(lines, line, "addresses of up to 52 bits");
+      return lines.Expected(line, "addresses of up to 52 bits");
     }
     const Gpa start = ToGpa(ToPfn(Gpa(first + kPageSize - 1)));
     const Gpa end = ToGpa(ToPfn(Gpa(last + 1)));
@@ -140,7 +133,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     if (rest.starts_with("Node ")) {
       RecordedZone zone;
       if (!TakeZone(rest, zone.node, zone.name)) {
-        return ExpectedAt(lines, line, "Node NUMBER, zone NAME");
+        return lines.Expected(line, "Node NUMBER, zone NAME");
       }
       zones.push_back(std::move(zone));
       spanned.emplace_back();
@@ -173,15 +166,15 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     if (name == kNames.end()) continue;
     const auto field = name - kNames.begin();
     if (zones.empty() || !value || *value > kMost) {
-      return ExpectedAt(
-          lines, line,
+      return lines.Expected(
+          line,
           absl::StrCat(zones.empty() ? "a zone before " : "a number after ",
                        std::string(*name)));
     }
     RecordedZone& zone = zones.back();
     if (field == kCpu) zone.per_cpu.emplace_back();
     if (field > kCpu && zone.per_cpu.empty()) {
-      return ExpectedAt(lines, line, "cpu: before it");
+      return lines.Expected(line, "cpu: before it");
     }
     const PageCount pages(*value);
     switch (field) {
@@ -268,29 +261,28 @@ absl::StatusOr<std::vector<RecordedBuddyInfo>> ReadBuddyinfo(
     if (!rest.starts_with("Node ")) {
       RecordedBuddyInfo info;
       if (!TakeTime(rest, info.time) || !TakeWord(rest, " ")) {
-        return ExpectedAt(lines, line,
-                          "a line of /proc/uptime or of /proc/buddyinfo");
+        return lines.Expected(line,
+                              "a line of /proc/uptime or of /proc/buddyinfo");
       }
       all.push_back(std::move(info));
       continue;
     }
     RecordedBuddyInfo::Zone zone;
     if (all.empty() || !TakeZone(rest, zone.node, zone.name)) {
-      return ExpectedAt(lines, line,
-                        "/proc/uptime, and then Node NUMBER, zone NAME");
+      return lines.Expected(line,
+                            "/proc/uptime, and then Node NUMBER, zone NAME");
     }
     for (uint64_t& blocks : zone.blocks) {
       trace::SkipSpaces(rest);
       if (!trace::TakeDecimal(rest, blocks)) {
-        return ExpectedAt(
-            lines, line,
-            absl::StrCat(zone.blocks.size(), " numbers of blocks"));
+        return lines.Expected(
+            line, absl::StrCat(zone.blocks.size(), " numbers of blocks"));
       }
     }
     trace::SkipSpaces(rest);
     if (!rest.empty()) {
-      return ExpectedAt(
-          lines, line,
+      return lines.Expected(
+          line,
           absl::StrCat(zone.blocks.size(), " numbers of blocks, and no more"));
     }
     all.back().zones.push_back(std::move(zone));
@@ -306,13 +298,13 @@ absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
   std::string_view line;
   if (!lines.Next(line) || line != heading) {
     if (!lines.status().ok()) return lines.status();
-    return ExpectedAt(lines, line, absl::StrCat("the heading ", heading));
+    return lines.Expected(line, absl::StrCat("the heading ", heading));
   }
   while (lines.Next(line)) {
     if (line.empty()) continue;
     std::string_view rest = line;
     if (!take(rest) || !rest.empty()) {
-      return ExpectedAt(lines, line, absl::StrCat("numbers: ", heading));
+      return lines.Expected(line, absl::StrCat("numbers: ", heading));
     }
   }
   return lines.status();
@@ -378,7 +370,7 @@ absl::StatusOr<Window> ReadWindow(LineReader& lines) {
                TakeTime(rest, window->end) && window->start <= window->end;
       });
   if (!status.ok()) return status;
-  if (!window) return ExpectedAt(lines, "", "a line after the heading");
+  if (!window) return lines.Expected("", "a line after the heading");
   return *window;
 }
 

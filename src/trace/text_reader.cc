@@ -70,23 +70,12 @@ class TextReader final : public TraceReader {
   uint64_t bytes() const override { return lines_.bytes(); }
 
  private:
-  // As much of a line as a message shows, on one line and in ASCII.
-  static std::string Shown(std::string_view line) {
-    constexpr size_t kShown = 160;
-    std::string text(line.substr(0, kShown));
-    std::replace_if(
-        text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; },
-        '?');
-    return absl::StrCat("\"", text, line.size() > kShown ? "...\"" : "\"");
-  }
-
   absl::Status Malformed(std::string_view line) const {
-    return absl::InvalidArgumentError(absl::StrCat(
-        lines_.Place(), ": ", Shown(line), ": expected ", parser_.expected()));
+    return lines_.Expected(line, parser_.expected());
   }
   absl::Status CutOff(std::string_view line) const {
     return absl::DataLossError(absl::StrCat(
-        lines_.Place(), ": ", Shown(line),
+        lines_.Place(), ": ", LineReader::Shown(line),
         ": expected an end of the last line: the trace is truncated"));
   }
 

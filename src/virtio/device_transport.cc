@@ -89,20 +89,10 @@ uint32_t DeviceTransport::ConfigGeneration() const {
   return generation_;
 }
 
-absl::Status DeviceTransport::CheckConfigRange(uint32_t offset,
-                                               size_t bytes) const {
-  if (offset <= config_.size() && bytes <= config_.size() - offset) {
-    return absl::OkStatus();
-  }
-  return absl::OutOfRangeError(
-      absl::StrFormat("configuration from %d, %d bytes: it has %d", offset,
-                      bytes, config_.size()));
-}
-
 absl::Status DeviceTransport::ReadConfig(uint32_t offset,
                                          std::span<std::byte> bytes) const {
   LockHolder hold(mutex_);
-  absl::Status status = CheckConfigRange(offset, bytes.size());
+  absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
   if (status.ok() && !bytes.empty()) {
     std::memcpy(bytes.data(), config_.data() + offset, bytes.size());
   }
@@ -112,7 +102,7 @@ absl::Status DeviceTransport::ReadConfig(uint32_t offset,
 absl::Status DeviceTransport::WriteConfig(uint32_t offset,
                                           std::span<const std::byte> bytes) {
   LockHolder hold(mutex_);
-  absl::Status status = CheckConfigRange(offset, bytes.size());
+  absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
   if (!status.ok()) return status;
   status = CheckConfigWrite(offset, bytes.size(), driver_features_, status_);
   if (status.ok() && !bytes.empty()) {

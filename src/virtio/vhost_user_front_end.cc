@@ -192,7 +192,9 @@ absl::Status VhostUserDevice::FrontEnd::ReadConfig(uint32_t offset,
                                                    std::span<std::byte> bytes) {
   FetchConfig();
   LockHolder hold(connection_.mutex());
-  if (absl::Status status = CheckConfig(offset, bytes.size()); !status.ok()) {
+  if (absl::Status status =
+          CheckConfigRange(offset, bytes.size(), config_.size());
+      !status.ok()) {
     return status;
   }
   std::copy_n(config_.begin() + offset, bytes.size(), bytes.begin());
@@ -203,7 +205,9 @@ absl::Status VhostUserDevice::FrontEnd::WriteConfig(
     uint32_t offset, std::span<const std::byte> bytes) {
   {
     LockHolder hold(connection_.mutex());
-    if (absl::Status status = CheckConfig(offset, bytes.size()); !status.ok()) {
+    if (absl::Status status =
+            CheckConfigRange(offset, bytes.size(), config_.size());
+        !status.ok()) {
       return status;
     }
   }
@@ -266,16 +270,6 @@ bool VhostUserDevice::FrontEnd::FetchConfig() {
     ++generation_;
   }
   return true;
-}
-
-absl::Status VhostUserDevice::FrontEnd::CheckConfig(uint32_t offset,
-                                                    size_t bytes) const {
-  if (offset <= config_.size() && bytes <= config_.size() - offset) {
-    return absl::OkStatus();
-  }
-  return absl::OutOfRangeError(
-      absl::StrFormat("configuration from %d, %d bytes: there are %d", offset,
-                      bytes, config_.size()));
 }
 
 // Queues.

@@ -104,9 +104,6 @@ class VhostUserDevice::FrontEnd final : private VhostUserConnection::Listener {
   // a connection: a device tells of what it changes itself (virtio 1.3 §2.5).
   // False if the device does not have as much.
   bool FetchConfig() ABSL_LOCKS_EXCLUDED(connection_.mutex());
-  // OutOfRange unless there is so much of it.
-  absl::Status CheckConfig(uint32_t offset, size_t bytes) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(connection_.mutex());
 
   const VhostUserDeviceOptions options_;
 

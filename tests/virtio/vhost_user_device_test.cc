@@ -331,7 +331,7 @@ TEST_F(VhostUserDeviceTest, Configuration) {
   ASSERT_NO_FATAL_FAILURE(Connect());
   std::array<std::byte, 4> word;
   EXPECT_EQ(Message(device_->ReadConfig(8, word)),
-            "configuration from 8, 4 bytes: there are 8");
+            "configuration from 8, 4 bytes: it has 8");
   EXPECT_EQ(device_->ReadConfig(0xffffffff, word).code(),
             absl::StatusCode::kOutOfRange);
   EXPECT_TRUE(device_->ReadConfig(8, {}).ok());

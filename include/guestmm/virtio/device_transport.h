@@ -190,9 +190,6 @@ class DeviceTransport : public VirtioDevice {
   // Tells the driver, if its configuration changed.
   void NotifyConfig();
   bool IsRunning() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // OutOfRange unless the configuration has them.
-  absl::Status CheckConfigRange(uint32_t offset, size_t bytes) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const GuestRam& ram_;

@@ -86,6 +86,10 @@ class VirtioDevice {
   virtual void SetConfigNotifier(Notifier& config) = 0;
 };
 
+// What ReadConfig and WriteConfig check: OutOfRange unless a configuration of
+// `size` bytes has the `bytes` from `offset` on.
+absl::Status CheckConfigRange(uint32_t offset, size_t bytes, size_t size);
+
 }  // namespace guestmm
 
 #endif  // GUESTMM_VIRTIO_VIRTIO_DEVICE_H_

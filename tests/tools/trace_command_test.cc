@@ -90,6 +90,15 @@ TEST_F(TraceCommandTest, InfoTellsWhatATraceHolds) {
               HasSubstr("binary, version 1, from trace.txt"));
 }
 
+TEST_F(TraceCommandTest, WhatIsNoTraceReplacesNoFile) {
+  const std::string out = Write("t.gmtrace", "precious");
+  const std::string text = Write("t.txt", "bad\n");
+  const Outcome convert = Trace("convert " + text + " " + out);
+  EXPECT_EQ(convert.status, 1);
+  EXPECT_THAT(convert.err, HasSubstr(text + ":1: \"bad\": expected "));
+  EXPECT_EQ(Contents(out), "precious");
+}
+
 TEST_F(TraceCommandTest, AMalformedLineIsNamedAndWhatWasReadIsKept) {
   const std::string text = Write("t.txt", std::string(kTrace) + "bad\n");
   const Outcome convert = Trace("convert " + text + " " + Path("t.gmtrace"));

@@ -69,7 +69,10 @@ int RunConvert(const TraceArguments& arguments) {
     if (!event.ok() || !event->has_value()) break;
     written = (*writer)->Add(**event);
   }
-  // What could be read of a damaged trace is not lost.
+  // What could be read of a damaged trace is not lost; of none of it, no file.
+  if (!read.ok() && (*writer)->events() == 0) {
+    return FailReading("trace convert", read);
+  }
   if (written.ok()) written = (*writer)->Finish((*reader)->counters());
   if (!written.ok()) return Fail("trace convert", written);
   TellLosses((*reader)->counters());

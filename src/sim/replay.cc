@@ -98,18 +98,18 @@ std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
 bool WasSettled(const PageAllocator& allocator) {
   bool any_marked = false;
   for (const auto& zone : allocator.zones()) {
-    uint64_t marked = 0;
-    uint64_t free = 0;
     LockHolder hold(zone->lock());
+    std::vector<Pfn> free;
     for (int type = 0; type < kMigrateTypes; ++type) {
-      zone->ForEachFreeBlock(
-          allocator.max_order(), static_cast<MigrateType>(type),
-          [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone->lock()) {
-            ++free;
-            if (zone->IsReported(pfn)) ++marked;
-          });
+      zone->ForEachFreeBlock(allocator.max_order(),
+                             static_cast<MigrateType>(type),
+                             [&](Pfn pfn) { free.push_back(pfn); });
     }
-    if (marked > 0 && marked < free) return false;
+    size_t marked = 0;
+    for (const Pfn pfn : free) {
+      if (zone->IsReported(pfn)) ++marked;
+    }
+    if (marked > 0 && marked < free.size()) return false;
     any_marked = any_marked || marked > 0;
   }
   return any_marked;

@@ -139,12 +139,16 @@ void RecordedPlacement::TakeByRefill(Zone& zone, const TraceEvent& event,
        pfn += order.pages()) {
     suppose(pfn);
   }
-  // Then goes on with the next. Of small ones there are too many of which it is
-  // not known how they lay at first.
-  if (order != kPageblockOrder || !is_next) return;
-  for (Order from = order; others > 0 && from <= allocator_.max_order();) {
+  // Then it goes on with the next; which whole pageblock it would break for
+  // smaller ones is a guess.
+  if (!is_next) return;
+  const Order largest = order == kPageblockOrder
+                            ? allocator_.max_order()
+                            : Order(kPageblockOrder.value() - 1);
+  for (Order from = order; others > 0 && from <= largest;) {
     if (const auto next = zone.FirstFreeBlock(from, type)) {
       suppose(*next);
+      from = order;  // what is left of that block
     } else {
       from = Order(from.value() + 1);
     }

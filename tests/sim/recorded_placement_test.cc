@@ -18,14 +18,14 @@ constexpr int kMovable = 1;
 
 class RecordedPlacementTest : public ::testing::Test {
  protected:
-  RecordedPlacementTest() {
+  explicit RecordedPlacementTest(uint64_t batch = 4) {
     recording_.first.emplace();
     auto& states = recording_.first->states;
     states.assign(kFirst, RecordedPages::State::kAbsent);
     states.resize(kEnd, RecordedPages::State::kFree);
     RecordedZone& zone = recording_.zones.emplace_back();
     zone.name = "DMA32";
-    zone.per_cpu.assign(2, {.count = 0, .high = 2000, .batch = 4});
+    zone.per_cpu.assign(2, {.count = 0, .high = 2000, .batch = batch});
     for (const uint64_t pfn : {kReported, kReported + 1024}) {
       recording_.first->reported.push_back(Pfn(pfn));
     }
@@ -56,10 +56,10 @@ class RecordedPlacementTest : public ::testing::Test {
     LockHolder hold(zone().lock());
     return zone().IsReported(Pfn(pfn));
   }
-  uint64_t FirstBlock() {
+  uint64_t FirstBlock(int order = kMaxOrder.value()) {
     LockHolder hold(zone().lock());
     return zone()
-        .FirstFreeBlock(kMaxOrder, MigrateType::kMovable)
+        .FirstFreeBlock(Order(order), MigrateType::kMovable)
         .value()
         .value();
   }
@@ -97,9 +97,9 @@ TEST_F(RecordedPlacementTest, ARefillEndsWithItsBlock) {
 TEST_F(RecordedPlacementTest, WhatIsSupposedMayTurnUpElsewhere) {
   Alloc(0x2000, 0, /*cpu=*/0);
   Alloc(0x2001, 0, /*cpu=*/1);
-  EXPECT_EQ(out(), 4u) << "two in use, two supposed";
+  EXPECT_EQ(out(), 2u + 2u + 3u) << "in use; supposed of either vCPU";
   Alloc(0x2002, 1, /*cpu=*/1);
-  EXPECT_EQ(out(), 4u) << "all in use";
+  EXPECT_EQ(out(), 4u + 3u + 2u) << "in use; and another pair";
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
@@ -121,6 +121,22 @@ TEST_F(RecordedPlacementTest, ARefillOfPageblocksGoesOnWithTheNextBlock) {
   // What is handed out before its lower half is no one's next.
   Alloc(first + 2048 + 512, 9, /*cpu=*/0);
   EXPECT_EQ(out(), 4 * 512u);
+}
+
+class LargeBatchTest : public RecordedPlacementTest {
+ protected:
+  LargeBatchTest() : RecordedPlacementTest(40) {}
+};
+
+// Two pieces of 16 pages that are free in a block.
+TEST_F(LargeBatchTest, ARefillGoesOnWithSmallBlocksButBreaksNoPageblock) {
+  Alloc(0x2000, 10);
+  Free(0x2000, 4);
+  Free(0x2020, 4);
+  ASSERT_EQ(out(), 1024u - 32);
+  Alloc(FirstBlock(4));
+  EXPECT_EQ(out(), 1024u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
 // A block that comes while another is supposed shows that it was not there: it

@@ -13,6 +13,10 @@ Order OrderOf(size_t list) {
 
 }  // namespace
 
+FollowedPerCpu::FollowedPerCpu(PerCpuLimits limits) : limits_(limits) {
+  GUESTMM_CHECK(limits.batch > 0);
+}
+
 void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
                           Blocks& back) {
   const size_t index = PerCpuLists::IndexOf(order, type);

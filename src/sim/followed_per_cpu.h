@@ -32,7 +32,8 @@ class FollowedPerCpu {
   };
   using Blocks = std::vector<Block>;
 
-  explicit FollowedPerCpu(PerCpuLimits limits) : limits_(limits) {}
+  // REQUIRES: limits.batch > 0.
+  explicit FollowedPerCpu(PerCpuLimits limits);
 
   // Orders that are cached.
   static bool Caches(Order order) {

@@ -5,6 +5,8 @@
 #include <numeric>
 #include <optional>
 
+#include "guestmm/base/check.h"
+
 namespace guestmm {
 
 // What is in use at first lies where it lay.
@@ -60,10 +62,12 @@ void OwnPlacement::Free(const TraceEvent& event, Nanoseconds now) {
       return;
     }
   }
-  FreePages(CpuOf(event), event.pfn, event.order, now);
+  if (!FreePages(CpuOf(event), event.pfn, event.order, now)) {
+    ++counters_.split_frees;
+  }
 }
 
-void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
+bool OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
                              Nanoseconds now) {
   const Pfn ours(ours_[theirs.value()]);
   bool is_one = ours.IsAligned(order);
@@ -71,29 +75,27 @@ void OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
     is_one = is_one && ours_[theirs.value() + i] == ours.value() + i;
   }
   if (!is_one) {
-    ++counters_.split_frees;
     const PfnRange block = PagesOf(theirs, order);
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
       FreePages(cpu, page, Order(0), now);
     }
-    return;
+    return false;
   }
   Zone& zone = allocator_.ZoneOf(ours);
+  bool is_whole;
   {
     LockHolder hold(zone.lock());
-    const PageInfo info = allocator_.pages().Get(ours);
-    if (info.state != PageState::kAllocated || info.order != order) {
-      ++counters_.split_frees;
-      if (!zone.Reshape(ours, order)) {
-        ++counters_.unmatched_frees;
-        return;
-      }
+    is_whole = allocator_.pages().IsAllocated(ours, order);
+    if (!is_whole) {
+      const bool reshaped = zone.Reshape(ours, order);
+      GUESTMM_CHECK(reshaped) << ours << " is in use";
     }
   }
   host_.OnFreed(ours, order, now);
   allocator_.Free(cpu, ours, order);
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
               order.pages().value(), kNone);
+  return is_whole;
 }
 
 }  // namespace guestmm

@@ -21,8 +21,8 @@ class OwnPlacement final : public TracePlacement {
   void Free(const TraceEvent& event, Nanoseconds now) override;
 
   // Frees what lies where these pages of the trace's do, as one block if it is
-  // one.
-  void FreePages(int cpu, Pfn theirs, Order order, Nanoseconds now);
+  // one. Whether it was allocated as that. REQUIRES: all of them lie somewhere.
+  bool FreePages(int cpu, Pfn theirs, Order order, Nanoseconds now);
 
   // By the trace's pfn: where it lies here.
   std::vector<uint32_t> ours_;

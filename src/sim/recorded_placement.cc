@@ -91,7 +91,8 @@ void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   if (!is_known) {
     // It was allocated without an event (__alloc_pages_bulk).
     ++counters_.unmatched_frees;
-    if (!TakeWhatever(zone, event.pfn, event.order, type, now)) return;
+    if (AnyInFlight(event.pfn, event.order)) return;
+    TakeWhatever(zone, event.pfn, event.order, type, now);
     host_.OnAllocated(event.pfn, event.order, event.gfp, now);
   }
   host_.OnFreed(event.pfn, event.order, now);
@@ -174,7 +175,7 @@ void RecordedPlacement::GiveBackAround(Zone& zone, Pfn pfn, Order order) {
   GiveBack(zone);
 }
 
-bool RecordedPlacement::TakeWhatever(Zone& zone, Pfn pfn, Order order,
+void RecordedPlacement::TakeWhatever(Zone& zone, Pfn pfn, Order order,
                                      MigrateType type, Nanoseconds now) {
   Uncache(pfn, order);
   LockHolder hold(zone.lock());
@@ -187,7 +188,7 @@ bool RecordedPlacement::TakeWhatever(Zone& zone, Pfn pfn, Order order,
       host_.OnFreed(page, Order(0), now);
     }
   }
-  return zone.Reshape(pfn, order);
+  zone.Reshape(pfn, order);
 }
 
 void RecordedPlacement::LearnType(Zone& zone, Pfn pfn, MigrateType type) {
@@ -234,6 +235,14 @@ void RecordedPlacement::ForEachBlock(Pfn pfn, Order order,
     visit(head, its);
     head += its.pages();
   }
+}
+
+bool RecordedPlacement::AnyInFlight(Pfn pfn, Order order) const {
+  bool any = false;
+  ForEachBlock(pfn, order, [&](Pfn head, Order) {
+    any = any || allocator_.pages().Get(head).state == PageState::kIsolated;
+  });
+  return any;
 }
 
 bool RecordedPlacement::AnyCached(Pfn pfn, Order order) const {

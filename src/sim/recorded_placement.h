@@ -32,9 +32,9 @@ class RecordedPlacement final : public TracePlacement {
   static bool IsNext(const Zone& zone, const Zone::Block& block, Order order,
                      MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  // Allocates the block, whatever its pages are. False if one is on its way to
-  // the host: then it stays that, and the rest is taken as it was.
-  bool TakeWhatever(Zone& zone, Pfn pfn, Order order, MigrateType type,
+  // Allocates the block, whatever its pages are, but those on their way to the
+  // host: they stay that.
+  void TakeWhatever(Zone& zone, Pfn pfn, Order order, MigrateType type,
                     Nanoseconds now);
   // Blocks with a page of this one that are listed had gone to the zone before.
   void GiveBackAround(Zone& zone, Pfn pfn, Order order);
@@ -50,6 +50,8 @@ class RecordedPlacement final : public TracePlacement {
   template <typename Visit>
   void ForEachBlock(Pfn pfn, Order order, const Visit& visit) const;
   bool AnyCached(Pfn pfn, Order order) const;
+  // Whether a page of it is on its way to the host.
+  bool AnyInFlight(Pfn pfn, Order order) const;
   // Blocks with a page of this one that are cached are not any more, and
   // allocated.
   void Uncache(Pfn pfn, Order order);

@@ -289,8 +289,7 @@ TEST_F(ReplayTest, CountsWhatItCannotFollow) {
     options.placement = placement;
     const ReplayResult result = Run(options);
     EXPECT_EQ(result.counters.events, 5u);
-    EXPECT_EQ(result.counters.split_frees,
-              1u + (placement == Placement::kGuestmm ? 1u : 0u));
+    EXPECT_EQ(result.counters.split_frees, 1u);
     EXPECT_EQ(result.counters.unmatched_frees, 1u);
     EXPECT_EQ(result.counters.forced_placements, 1u);
     EXPECT_EQ(result.counters.outside_memory, 1u);

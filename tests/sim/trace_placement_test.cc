@@ -82,6 +82,18 @@ TEST_P(TracePlacementTest, APartOfWhatWasFreedIsAllocated) {
   EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
 }
 
+// Blocks that were allocated on their own, and need not lie side by side.
+TEST_P(TracePlacementTest, SeveralBlocksFreedAsOneAreOneSplitFree) {
+  Alloc(8192, 9);
+  Alloc(8192 + 512, 9);
+  Free(8192, 10);
+  Alloc(64, 3);
+  Free(64, 2);
+  EXPECT_EQ(counters_.split_frees, 2u);
+  EXPECT_EQ(counters_.unmatched_frees, 0u);
+  EXPECT_EQ(counters_.frees, 2u);
+}
+
 TEST_P(TracePlacementTest, ABlockWithAHoleIsOutsideMemory) {
   const uint64_t block = kHole & ~uint64_t{511};
   Alloc(block, 9);

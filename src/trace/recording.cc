@@ -125,6 +125,12 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
 }
 
 absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
+  // What is believed, in pages: of a zone; of a vCPU's marks, as PerCpuPages
+  // takes them; and of all min, 1 TiB, as PageAllocator takes it.
+  constexpr uint64_t kMostPages = uint64_t{1} << 40;
+  constexpr uint64_t kMostPerCpu = uint64_t{1} << 20;
+  constexpr uint64_t kMostMin = uint64_t{1} << 28;
+  uint64_t all_min = 0;
   std::vector<RecordedZone> zones;
   std::vector<PageCount> spanned;
   std::string_view line;
@@ -141,8 +147,6 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     }
     trace::SkipSpaces(rest);
     std::optional<uint64_t> value;
-    // The largest number of pages that is believed.
-    constexpr uint64_t kMost = uint64_t{1} << 40;
     const auto take = [&](std::string_view name) {
       return IsField(rest, name, value);
     };
@@ -165,11 +169,18 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     const auto* const name = std::find_if(kNames.begin(), kNames.end(), take);
     if (name == kNames.end()) continue;
     const auto field = name - kNames.begin();
-    if (zones.empty() || !value || *value > kMost) {
+    const bool per_cpu = field == kCpuHigh || field == kBatch;
+    const uint64_t least = field == kBatch ? 1 : 0;
+    const uint64_t most = per_cpu ? kMostPerCpu : kMostPages;
+    if (zones.empty() || !value) {
       return lines.Expected(
           line,
           absl::StrCat(zones.empty() ? "a zone before " : "a number after ",
                        std::string(*name)));
+    }
+    if (*value < least || *value > most) {
+      return lines.Expected(line, absl::StrCat(least, " to ", most, " after ",
+                                               std::string(*name)));
     }
     RecordedZone& zone = zones.back();
     if (field == kCpu) zone.per_cpu.emplace_back();
@@ -180,6 +191,12 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     switch (field) {
       case kMin:
         zone.min = pages;
+        all_min += *value;
+        if (all_min > kMostMin) {
+          return lines.Expected(line, absl::StrCat("a min of ", kMostMin,
+                                                   " pages at most, of all "
+                                                   "zones together"));
+        }
         break;
       case kLow:
         zone.low = pages;
@@ -212,6 +229,16 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
   if (!lines.status().ok()) return lines.status();
   std::vector<RecordedZone> populated;
   for (size_t i = 0; i < zones.size(); ++i) {
+    const auto& cpus = zones[i].per_cpu;
+    const auto cut =
+        std::find_if(cpus.begin(), cpus.end(),
+                     [](const auto& cpu) { return cpu.batch == 0; });
+    if (cut != cpus.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(lines.name(), ": Node ", zones[i].node, ", zone ",
+                       zones[i].name, ", the ", cut - cpus.begin() + 1,
+                       ". cpu: expected batch: after it"));
+    }
     zones[i].span.end = zones[i].span.start + spanned[i];
     if (zones[i].managed > PageCount(0)) {
       populated.push_back(std::move(zones[i]));

@@ -218,5 +218,41 @@ TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
               HasSubstr(":2:"));
 }
 
+// A batch of 0, or one that is 0 in 32 bits, would never fill a list.
+TEST_F(RecordingTest, MarksAreSuchAsAKernelHas) {
+  const auto error = [this](const std::string& mark) {
+    return Error("zoneinfo.start",
+                 "Node 0, zone DMA\n managed 9\n cpu: 0\n " + mark + "\n");
+  };
+  EXPECT_EQ(error("batch: 0"),
+            Path("zoneinfo.start") +
+                ":4: \" batch: 0\": expected 1 to 1048576 after batch:");
+  EXPECT_THAT(error("batch: 4294967296"),
+              HasSubstr(":4: \" batch: 4294967296\": expected 1 to 1048576"));
+  EXPECT_THAT(error("high: 1048577"),
+              HasSubstr("expected 0 to 1048576 after high:"));
+  for (const char* const good :
+       {"batch: 1", "batch: 1048576", "high: 0\n batch: 1",
+        "high: 1048576\n batch: 1"}) {
+    EXPECT_EQ(error(good), "") << good;
+  }
+  EXPECT_EQ(error("high: 5"), Path("zoneinfo.start") +
+                                  ": Node 0, zone DMA, the 1. cpu: expected "
+                                  "batch: after it");
+}
+
+TEST_F(RecordingTest, WatermarksAreWhatAnAllocatorTakes) {
+  EXPECT_EQ(Error("zoneinfo.start",
+                  "Node 0, zone DMA\n min 268435456\nNode 0, zone DMA32\n"
+                  " min 1\n"),
+            Path("zoneinfo.start") +
+                ":4: \" min 1\": expected a min of 268435456 pages at most, "
+                "of all zones together");
+  EXPECT_THAT(Error("zoneinfo.start", "Node 0, zone DMA\n low 1099511627777\n"),
+              HasSubstr(":2: \" low 1099511627777\": expected 0 to "
+                        "1099511627776 after low"));
+  EXPECT_EQ(Error("zoneinfo.start", "Node 0, zone DMA\n min 268435456\n"), "");
+}
+
 }  // namespace
 }  // namespace guestmm::recording_test

@@ -26,11 +26,11 @@ struct RecordedZone {
   PageCount min;
   PageCount low;
   PageCount high;
-  // By vCPU: blocks in its list, and its marks.
+  // By vCPU: pages in its lists, and its marks.
   struct PerCpu {
     uint64_t count = 0;
-    uint64_t high = 0;
-    uint64_t batch = 0;
+    uint64_t high = 0;   // up to 2^20
+    uint64_t batch = 0;  // 1 to 2^20
   };
   std::vector<PerCpu> per_cpu;
 };

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "src/trace/byte_source.h"
 #include "src/trace/line_reader.h"
 #include "src/trace/parse.h"
@@ -20,6 +21,9 @@ namespace {
 
 using trace::ByteSource;
 using trace::LineReader;
+
+// Beyond what a guest's addresses go.
+constexpr uint64_t kAddresses = uint64_t{1} << 52;
 
 // Bits of /proc/kpageflags.
 constexpr uint64_t kBuddyFlag = uint64_t{1} << 10;
@@ -99,7 +103,7 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
           "addresses: /proc/iomem hides them unless root reads "
           "it");
     }
-    if (last >= uint64_t{1} << 52) {
+    if (last >= kAddresses) {
       return lines.Expected(line, "addresses of up to 52 bits");
     }
     const Gpa start = ToGpa(ToPfn(Gpa(first + kPageSize - 1)));
@@ -234,10 +238,9 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
         std::find_if(cpus.begin(), cpus.end(),
                      [](const auto& cpu) { return cpu.batch == 0; });
     if (cut != cpus.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(lines.name(), ": Node ", zones[i].node, ", zone ",
-                       zones[i].name, ", the ", cut - cpus.begin() + 1,
-                       ". cpu: expected batch: after it"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          lines.name(), ": Node ", zones[i].node, ", zone ", zones[i].name,
+          ", the ", cut - cpus.begin() + 1, ". cpu: expected batch: after it"));
     }
     zones[i].span.end = zones[i].span.start + spanned[i];
     if (zones[i].managed > PageCount(0)) {
@@ -318,8 +321,8 @@ absl::StatusOr<std::vector<RecordedBuddyInfo>> ReadBuddyinfo(
   return all;
 }
 
-// A CSV's lines after its heading, each taken by `take(rest)`, which is false
-// for what is malformed.
+// A CSV's lines after its heading, each taken by `take(rest, wrong)`: false for
+// what is malformed; of numbers that cannot be, `wrong` is what was expected.
 template <typename Take>
 absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
   std::string_view line;
@@ -330,17 +333,31 @@ absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
   while (lines.Next(line)) {
     if (line.empty()) continue;
     std::string_view rest = line;
-    if (!take(rest) || !rest.empty()) {
-      return lines.Expected(line, absl::StrCat("numbers: ", heading));
+    std::string wrong;
+    if (!take(rest, wrong) || !rest.empty()) {
+      wrong = absl::StrCat("numbers: ", heading);
     }
+    if (!wrong.empty()) return lines.Expected(line, wrong);
   }
   return lines.status();
 }
 
-absl::StatusOr<std::vector<Recording::Report>> ReadReports(LineReader& lines) {
+// `memory`: the guest's, ascending; empty if it is not known.
+absl::StatusOr<std::vector<Recording::Report>> ReadReports(
+    LineReader& lines, const std::vector<GpaRange>& memory) {
+  // What no report goes beyond, and the most bytes of one: whoever compares
+  // reports has an entry for each 2 MiB of them.
+  uint64_t end = kAddresses;
+  uint64_t most = kTiB;
+  if (!memory.empty()) {
+    end = (memory.back().gpa + memory.back().bytes).value();
+    most = 0;
+    for (const GpaRange& range : memory) most += range.bytes;
+  }
   std::vector<Recording::Report> reports;
-  const absl::Status status =
-      ReadCsv(lines, "time_s,gpa,bytes", [&](std::string_view& rest) {
+  const absl::Status status = ReadCsv(
+      lines, "time_s,gpa,bytes",
+      [&](std::string_view& rest, std::string& wrong) {
         Recording::Report report;
         uint64_t gpa = 0;
         if (!TakeTime(rest, report.time) || !TakeWord(rest, ",") ||
@@ -348,10 +365,16 @@ absl::StatusOr<std::vector<Recording::Report>> ReadReports(LineReader& lines) {
             !trace::TakeNumber(rest, report.range.bytes)) {
           return false;
         }
+        if (report.range.bytes > most) {
+          wrong = absl::StrCat(most, " bytes at most",
+                               memory.empty() ? "" : ": all of iomem's RAM");
+        } else if (gpa > end - report.range.bytes) {
+          wrong = absl::StrFormat("a range that ends by 0x%x%s", end,
+                                  memory.empty() ? "" : ", as iomem's RAM");
+        }
         report.range.gpa = Gpa(gpa);
         reports.push_back(report);
-        return gpa < uint64_t{1} << 52 && report.range.bytes < uint64_t{1}
-                                                                   << 52;
+        return true;
       });
   if (!status.ok()) return status;
   std::stable_sort(
@@ -362,19 +385,25 @@ absl::StatusOr<std::vector<Recording::Report>> ReadReports(LineReader& lines) {
 
 absl::StatusOr<std::vector<Recording::Resident>> ReadResident(
     LineReader& lines) {
+  constexpr uint64_t kMostKib = kAddresses / kKiB;
   std::vector<Recording::Resident> samples;
   const absl::Status status =
-      ReadCsv(lines, "time_s,resident_kib", [&](std::string_view& rest) {
-        Recording::Resident sample;
-        uint64_t kib = 0;
-        if (!TakeTime(rest, sample.time) || !TakeWord(rest, ",") ||
-            !trace::TakeDecimal(rest, kib) || kib >= uint64_t{1} << 50) {
-          return false;
-        }
-        sample.bytes = kib * kKiB;
-        samples.push_back(sample);
-        return true;
-      });
+      ReadCsv(lines, "time_s,resident_kib",
+              [&](std::string_view& rest, std::string& wrong) {
+                Recording::Resident sample;
+                uint64_t kib = 0;
+                if (!TakeTime(rest, sample.time) || !TakeWord(rest, ",") ||
+                    !trace::TakeDecimal(rest, kib)) {
+                  return false;
+                }
+                if (kib > kMostKib) {
+                  wrong = absl::StrCat(kMostKib, " KiB at most");
+                  return true;
+                }
+                sample.bytes = kib * kKiB;
+                samples.push_back(sample);
+                return true;
+              });
   if (!status.ok()) return status;
   std::stable_sort(
       samples.begin(), samples.end(),
@@ -389,12 +418,18 @@ struct Window {
 
 absl::StatusOr<Window> ReadWindow(LineReader& lines) {
   std::optional<Window> window;
-  const absl::Status status =
-      ReadCsv(lines, "start_s,end_s", [&](std::string_view& rest) {
-        if (window) return false;
+  const absl::Status status = ReadCsv(
+      lines, "start_s,end_s", [&](std::string_view& rest, std::string& wrong) {
+        if (window) wrong = "one line after the heading";
         window.emplace();
-        return TakeTime(rest, window->start) && TakeWord(rest, ",") &&
-               TakeTime(rest, window->end) && window->start <= window->end;
+        if (!TakeTime(rest, window->start) || !TakeWord(rest, ",") ||
+            !TakeTime(rest, window->end)) {
+          return false;
+        }
+        if (window->end < window->start) {
+          wrong = "an end_s that is not before start_s";
+        }
+        return true;
       });
   if (!status.ok()) return status;
   if (!window) return lines.Expected("", "a line after the heading");
@@ -481,8 +516,10 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path) {
   status.Update(
       ReadLines(folder, "buddyinfo.log", ReadBuddyinfo, recording.buddyinfo));
   status.Update(ReadLines(folder, "window.csv", ReadWindow, window));
-  status.Update(
-      ReadLines(folder, "reports.csv", ReadReports, recording.reports));
+  status.Update(ReadLines(
+      folder, "reports.csv",
+      [&](LineReader& lines) { return ReadReports(lines, recording.memory); },
+      recording.reports));
   status.Update(ReadLines(folder, "rss.csv", ReadResident, recording.resident));
   if (!status.ok()) return status;
   if (window) {

@@ -195,6 +195,8 @@ TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
             Path("iomem") +
                 ":2: \"nothing\": expected a line as "
                 "00100000-7fffffff : NAME");
+  EXPECT_THAT(Error("iomem", "\xff\x1b[1m\n"),
+              HasSubstr("iomem:1: \"??[1m\": expected a line"));
   EXPECT_THAT(Error("iomem", "00000000-00000000 : System RAM\n"),
               HasSubstr("root"));
   EXPECT_EQ(
@@ -210,7 +212,11 @@ TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
   EXPECT_THAT(Error("buddyinfo.log", "Node 0, zone DMA 1 2\n"),
               HasSubstr(":1:"));
   EXPECT_THAT(Error("window.csv", "a,b\n"), HasSubstr("start_s,end_s"));
-  EXPECT_THAT(Error("window.csv", "start_s,end_s\n2,1\n"), HasSubstr(":2:"));
+  EXPECT_EQ(Error("window.csv", "start_s,end_s\n80,20\n"),
+            Path("window.csv") +
+                ":2: \"80,20\": expected an end_s that is not before start_s");
+  EXPECT_THAT(Error("window.csv", "start_s,end_s\n1,2\n3,4\n"),
+              HasSubstr(":3: \"3,4\": expected one line after the heading"));
   EXPECT_THAT(
       Error("reports.csv", "time_s,gpa,bytes\n1.5,0x10\n"),
       HasSubstr(":2: \"1.5,0x10\": expected numbers: time_s,gpa,bytes"));
@@ -252,6 +258,42 @@ TEST_F(RecordingTest, WatermarksAreWhatAnAllocatorTakes) {
               HasSubstr(":2: \" low 1099511627777\": expected 0 to "
                         "1099511627776 after low"));
   EXPECT_EQ(Error("zoneinfo.start", "Node 0, zone DMA\n min 268435456\n"), "");
+}
+
+// A damaged one would be counted as the real guest's, in units of 2 MiB.
+TEST_F(RecordingTest, AReportIsOfTheGuestsMemory) {
+  const auto error = [this](const std::string& report) {
+    return Error("reports.csv", "time_s,gpa,bytes\n30.0," + report + "\n");
+  };
+  const std::string place = Path("reports.csv") + ":2: \"30.0,";
+  EXPECT_EQ(error("0xfffffffffff00,512"),
+            place +
+                "0xfffffffffff00,512\": expected a range that ends by "
+                "0x10000000000000");
+  EXPECT_EQ(error("0x0,17592186044416"),
+            place +
+                "0x0,17592186044416\": expected 1099511627776 bytes at "
+                "most");
+  EXPECT_EQ(error("0xffffffffff000,4096"), "");
+  Write("iomem",
+        "00001000-001fffff : System RAM\n00400000-005fffff : System RAM\n");
+  EXPECT_EQ(error("0x500000,1048577"),
+            place +
+                "0x500000,1048577\": expected a range that ends by "
+                "0x600000, as iomem's RAM");
+  EXPECT_EQ(error("0x0,4190209"),
+            place +
+                "0x0,4190209\": expected 4190208 bytes at most: all of "
+                "iomem's RAM");
+  EXPECT_EQ(error("0x500000,1048576"), "");
+}
+
+TEST_F(RecordingTest, ResidentMemoryIsWithinWhatCanBeAddressed) {
+  EXPECT_EQ(Error("rss.csv", "time_s,resident_kib\n1.5,4398046511105\n"),
+            Path("rss.csv") +
+                ":2: \"1.5,4398046511105\": expected 4398046511104 KiB at "
+                "most");
+  EXPECT_EQ(Error("rss.csv", "time_s,resident_kib\n1.5,4398046511104\n"), "");
 }
 
 }  // namespace

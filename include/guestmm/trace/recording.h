@@ -74,7 +74,9 @@ struct Recording {
     Nanoseconds time{0};
     GpaRange range;
   };
-  std::vector<Report> reports;  // reports.csv
+  // None larger than the guest's memory, nor beyond its end; without iomem, of
+  // 1 TiB and 52 bits of address at most (reports.csv).
+  std::vector<Report> reports;
   struct Resident {
     Nanoseconds time{0};
     uint64_t bytes = 0;

@@ -512,7 +512,6 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path) {
   status.Update(
       ReadLines(folder, "zoneinfo.start", ReadZoneinfo, recording.zones));
   status.Update(ReadPages(folder, "kpageflags.start", recording.first));
-  status.Update(ReadPages(folder, "kpageflags.end", recording.last));
   status.Update(
       ReadLines(folder, "buddyinfo.log", ReadBuddyinfo, recording.buddyinfo));
   status.Update(ReadLines(folder, "window.csv", ReadWindow, window));

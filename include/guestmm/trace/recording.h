@@ -63,7 +63,6 @@ struct Recording {
   // Those with pages (zoneinfo.start).
   std::vector<RecordedZone> zones;
   std::optional<RecordedPages> first;        // kpageflags.start
-  std::optional<RecordedPages> last;         // kpageflags.end
   std::vector<RecordedBuddyInfo> buddyinfo;  // buddyinfo.log
   // The traced time (window.csv).
   std::optional<Nanoseconds> start;

@@ -3,13 +3,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
-#include <string_view>
 #include <utility>
-#include <vector>
 
 #include "guestmm/reporting/reporting_policy.h"
+#include "src/sim/forwarding_policy.h"
 
 namespace guestmm {
 
@@ -22,56 +20,25 @@ struct HookCounts {
 };
 
 // A policy, and a count of what the hook tells it. On one thread.
-class MeteredPolicy final : public ReportingPolicy {
+class MeteredPolicy final : public ForwardingPolicy {
  public:
   // `counts` must outlive this.
   MeteredPolicy(std::unique_ptr<ReportingPolicy> policy, HookCounts& counts)
-      : policy_(std::move(policy)), counts_(counts) {}
+      : ForwardingPolicy(std::move(policy)), counts_(counts) {}
 
-  std::string_view name() const override { return policy_->name(); }
-  std::vector<std::pair<std::string_view, uint64_t>> parameters()
-      const override {
-    return policy_->parameters();
-  }
-  Order min_order() const override { return policy_->min_order(); }
-  size_t capacity() const override { return policy_->capacity(); }
-  TakenBlocks taken_blocks() const override { return policy_->taken_blocks(); }
-  absl::Status Enable(const ReportingEnvironment& environment) override {
-    return policy_->Enable(environment);
-  }
-  void Disabling() override { policy_->Disabling(); }
-  void Disable() override { policy_->Disable(); }
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     ++counts_.freed;
-    return policy_->BlockFreed(zone, pfn, order);
+    return ForwardingPolicy::BlockFreed(zone, pfn, order);
   }
   void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     ++(blocks.size() > 1 ? counts_.taken_batches : counts_.taken);
-    policy_->BlocksTaken(zone, blocks, order);
-  }
-  void MemoryOnline(Zone& zone, PfnRange range) override {
-    policy_->MemoryOnline(zone, range);
-  }
-  void MemoryOffline(Zone& zone, PfnRange range) override {
-    policy_->MemoryOffline(zone, range);
-  }
-  Nanoseconds delay() const override { return policy_->delay(); }
-  std::optional<Nanoseconds> NextPass() override { return policy_->NextPass(); }
-  bool NextBatch(Scatterlist& list) override {
-    return policy_->NextBatch(list);
-  }
-  void ReturnBatch(Scatterlist& list, bool acknowledged) override {
-    policy_->ReturnBatch(list, acknowledged);
-  }
-  absl::Status CheckInvariants() const override {
-    return policy_->CheckInvariants();
+    ForwardingPolicy::BlocksTaken(zone, blocks, order);
   }
 
  private:
-  const std::unique_ptr<ReportingPolicy> policy_;
   HookCounts& counts_;
 };
 

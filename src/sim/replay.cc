@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -18,6 +19,7 @@
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/host_info.h"
 #include "src/sim/free_memory.h"
+#include "src/sim/pass_log.h"
 #include "src/sim/replay_device.h"
 #include "src/sim/replay_host.h"
 #include "src/sim/replay_pace.h"
@@ -153,8 +155,9 @@ class Run {
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         MakePolicy(options_.policy, parameters);
     if (!policy.ok()) return policy.status();
-    reporter_ =
-        std::make_unique<Reporter>(*allocator_, time_, *std::move(policy));
+    reporter_ = std::make_unique<Reporter>(
+        *allocator_, time_,
+        std::make_unique<PassLog>(*std::move(policy), time_, passes_));
     return reporter_->Enable(*device_);
   }
 
@@ -392,7 +395,11 @@ class Run {
         (counters.reported_bytes - at_first_.reported_bytes) -
         (counters.needed_bytes - at_first_.needed_bytes);
     result_.refaults = counters.refaults;
-    if (reporter_ != nullptr) result_.passes = reporter_->counters().passes;
+    result_.passes = passes_;
+    for (ReplayPass& pass : result_.passes) {
+      pass.start += result_.start;
+      pass.end += result_.start;
+    }
     if (is_real()) {
       result_.scatterlists.reset();
     } else {
@@ -418,6 +425,7 @@ class Run {
   LedgerCounters at_first_;
   std::unique_ptr<TracePlacement> placement_;
   std::unique_ptr<ReplayDevice> device_;
+  std::vector<ReplayPass> passes_;  // in virtual time
   std::unique_ptr<Reporter> reporter_;
   std::optional<ThreadWorkqueue> wall_;
   std::optional<ReplayPace> pace_;

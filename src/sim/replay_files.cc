@@ -24,7 +24,7 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   row.update(CountersJson(result.counters));
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},
-              {"passes", result.passes},
+              {"passes", result.passes.size()},
               {"resident_end_bytes", resident ? resident->end_bytes : 0}});
   const Json fidelity = FidelityJson(recording, result);
   if (!fidelity.is_null()) row.update(fidelity);

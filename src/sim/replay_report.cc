@@ -29,9 +29,9 @@ constexpr size_t kMostSamples = 2000;
 constexpr size_t kMostFrames = 600;
 constexpr size_t kMostFrameChars = 8 << 20;
 
-// Reports with less between them than this are of one run of the reporter: it
-// rests for seconds.
-constexpr Nanoseconds kBetweenRuns = std::chrono::milliseconds(100);
+// Of the real kernel no one tells which reports were of one pass: those with
+// less between them than this are shown as one.
+constexpr Nanoseconds kBetweenGroups = std::chrono::milliseconds(100);
 
 // A slice of no length would not be seen.
 constexpr Nanoseconds kShortestSlice = std::chrono::microseconds(1);
@@ -316,26 +316,21 @@ class PerfettoTrace {
          {"args", {{"bytes", bytes}}}});
   }
 
-  // A slice for each run of the reporter. REQUIRES: ascending by time.
+  void AddPass(const ReplayPass& pass) { AddSlice("pass", pass); }
+
+  // Of the truth. REQUIRES: ascending by time.
   template <typename Reports>
-  void AddRuns(const Reports& reports) {
+  void AddGroups(const Reports& reports) {
     for (auto first = reports.begin(); first != reports.end();) {
-      auto last = first;
-      auto end = std::next(first);
-      uint64_t bytes = first->range.bytes;
-      for (; end != reports.end() && end->time - last->time < kBetweenRuns;
-           last = end++) {
-        bytes += end->range.bytes;
+      ReplayPass group = {.start = first->time, .end = first->time};
+      auto end = first;
+      for (; end != reports.end() && end->time - group.end < kBetweenGroups;
+           ++end) {
+        group.end = end->time;
+        ++group.reports;
+        group.bytes += end->range.bytes;
       }
-      Add({{"name", "report"},
-           {"ph", "X"},
-           {"pid", process_},
-           {"tid", 1},
-           {"ts", Microseconds(first->time)},
-           {"dur",
-            Microseconds(std::max(last->time - first->time, kShortestSlice))},
-           {"args",
-            {{"reports", std::distance(first, end)}, {"bytes", bytes}}}});
+      AddSlice("reports less than 100 ms apart", group);
       first = end;
     }
   }
@@ -348,6 +343,16 @@ class PerfettoTrace {
  private:
   static double Microseconds(Nanoseconds time) {
     return static_cast<double>(time.count()) / 1000;
+  }
+
+  void AddSlice(std::string_view name, const ReplayPass& pass) {
+    Add({{"name", name},
+         {"ph", "X"},
+         {"pid", process_},
+         {"tid", 1},
+         {"ts", Microseconds(pass.start)},
+         {"dur", Microseconds(std::max(pass.end - pass.start, kShortestSlice))},
+         {"args", {{"reports", pass.reports}, {"bytes", pass.bytes}}}});
   }
 
   void Add(const Json& event) {
@@ -402,7 +407,10 @@ std::string ReplayPerfettoJson(const Recording& recording,
       trace.AddCounter("isolated", sample.time, sample.isolated_bytes);
       trace.AddCounter("resident", sample.time, sample.resident_bytes);
     }
-    trace.AddRuns(results[i].reports);
+    if (results[i].options.policy == kPolicyReal) {
+      trace.AddGroups(results[i].reports);
+    }
+    for (const ReplayPass& pass : results[i].passes) trace.AddPass(pass);
   }
 
   std::vector<Recording::Report> reports;
@@ -416,7 +424,7 @@ std::string ReplayPerfettoJson(const Recording& recording,
       if (!window.Has(sample.time)) continue;
       trace.AddCounter("resident", sample.time, sample.bytes);
     }
-    trace.AddRuns(reports);
+    trace.AddGroups(reports);
   }
   return std::move(trace).Finish();
 }

@@ -207,18 +207,38 @@ TEST(ReplayReportTest, PerfettoShowsAProcessAPolicyAndTheTruth) {
   EXPECT_EQ(Events(trace, "C", 4).size(), 21u);
 }
 
-TEST(ReplayReportTest, PerfettoShowsARunOfTheReporterAsASlice) {
+TEST(ReplayReportTest, PerfettoShowsAPassAsASlice) {
   ReplayResult result = MadeReplay("linux");
-  // A run of one report, to be seen as well.
-  result.reports.push_back({.time = MadeTime(19), .range = MadeBlock(3)});
+  // One soon after another, and of no length: to be seen as well.
+  result.passes.push_back(
+      {.start = result.passes.back().end + std::chrono::milliseconds(5),
+       .end = result.passes.back().end + std::chrono::milliseconds(5)});
   const std::string trace = ReplayPerfettoJson(Truth(), {&result, 1});
-  const std::vector<Json> runs = Events(trace, "X", 1);
-  ASSERT_EQ(runs.size(), 11u);
-  EXPECT_EQ(runs[0]["ts"], 105e6);
-  EXPECT_EQ(runs[0]["dur"], 9000.0);
-  EXPECT_EQ(runs[0]["args"]["reports"], 10);
-  EXPECT_EQ(runs[0]["args"]["bytes"], 20 * kMiB);
-  EXPECT_EQ(runs[10]["dur"], 1.0);
+  const std::vector<Json> passes = Events(trace, "X", 1);
+  ASSERT_EQ(passes.size(), 11u);
+  EXPECT_EQ(passes[0]["name"], "pass");
+  EXPECT_EQ(passes[0]["ts"], 105e6);
+  EXPECT_EQ(passes[0]["dur"], 9000.0);
+  EXPECT_EQ(passes[0]["args"]["reports"], 10);
+  EXPECT_EQ(passes[0]["args"]["bytes"], 20 * kMiB);
+  EXPECT_EQ(passes[10]["dur"], 1.0);
+  EXPECT_EQ(passes[10]["args"]["reports"], 0);
+}
+
+// Nothing tells of its passes.
+TEST(ReplayReportTest, PerfettoGroupsWhatTheRealKernelReported) {
+  ReplayResult real = MadeReplay("real");
+  real.passes.clear();
+  real.reports.push_back({.time = MadeTime(19), .range = MadeBlock(3)});
+  const std::string trace = ReplayPerfettoJson(Truth(), {&real, 1});
+  const std::vector<Json> groups = Events(trace, "X", 1);
+  ASSERT_EQ(groups.size(), 11u);
+  EXPECT_EQ(groups[0]["name"], "reports less than 100 ms apart");
+  EXPECT_EQ(groups[0]["ts"], 105e6);
+  EXPECT_EQ(groups[0]["dur"], 9000.0);
+  EXPECT_EQ(groups[0]["args"]["reports"], 10);
+  EXPECT_EQ(groups[0]["args"]["bytes"], 20 * kMiB);
+  EXPECT_EQ(groups[10]["dur"], 1.0);
   EXPECT_EQ(Events(trace, "X", 2).size(), 10u);
 }
 

@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on
 constexpr uint64_t kPages = 0x20000;
@@ -99,6 +100,38 @@ TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   }
 }
 
+TEST_F(ReplayTest, TellsOfEachPass) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  Alloc(20.0, kFirst, 10);
+  Free(21.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  ASSERT_THAT(result.passes, Not(IsEmpty()));
+  Nanoseconds before = result.start;
+  uint64_t reports = 0;
+  uint64_t bytes = 0;
+  for (const ReplayPass& pass : result.passes) {
+    EXPECT_LE(before, pass.start);
+    EXPECT_LE(pass.start, pass.end);
+    before = pass.end;
+    for (const ReplayReport& report : result.reports) {
+      if (pass.start > report.time || report.time > pass.end) continue;
+      ++reports;
+      bytes += report.range.bytes;
+    }
+    reports -= pass.reports;
+    bytes -= pass.bytes;
+  }
+  EXPECT_EQ(reports, 0u);
+  EXPECT_EQ(bytes, 0u);
+  // A delay after the last free.
+  EXPECT_EQ(result.passes.back().start, std::chrono::seconds(23));
+  EXPECT_EQ(result.passes.back().bytes, 4 * kMiB);
+  EXPECT_GT(result.passes.back().end, result.passes.back().start);
+}
+
 TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
@@ -143,11 +176,11 @@ TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   Alloc(10.0, kFirst + 512, 0);
   ReplayOptions options;
   options.tail = std::chrono::seconds(10);
-  EXPECT_EQ(Run(options).passes, 0u);
+  EXPECT_THAT(Run(options).passes, IsEmpty());
   recording_.first->reported.pop_back();
-  EXPECT_GT(Run(options).passes, 0u);
+  EXPECT_FALSE(Run(options).passes.empty());
   recording_.first->reported.clear();
-  EXPECT_GT(Run(options).passes, 0u) << "no one had reported anything";
+  EXPECT_FALSE(Run(options).passes.empty()) << "no one had reported anything";
 }
 
 // The kernel with transparent huge pages raises its watermarks, below which

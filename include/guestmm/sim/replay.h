@@ -111,6 +111,15 @@ struct ReplayReport {
   GpaRange range;
 };
 
+// What the reporter did at a time, until it had nothing left to report. By the
+// trace's clock.
+struct ReplayPass {
+  Nanoseconds start{0};
+  Nanoseconds end{0};  // of one that was cut short, what it did last
+  uint64_t reports = 0;
+  uint64_t bytes = 0;
+};
+
 // The guest at one moment, by the trace's clock.
 struct ReplaySample {
   Nanoseconds time{0};
@@ -145,7 +154,6 @@ struct ReplayResult {
   uint64_t reported_bytes = 0;
   // Of them, what the host had already.
   uint64_t needless_bytes = 0;
-  uint64_t passes = 0;
   // Lists of reports, each sent with a kick; unknown of the real kernel.
   std::optional<uint64_t> scatterlists = 0;
   // madvise: a call for each run of neighbours in a list, or as recorded.
@@ -165,6 +173,8 @@ struct ReplayResult {
   };
   Footprint footprint;
   std::vector<ReplayReport> reports;
+  // The policy's: of the real kernel's no one tells.
+  std::vector<ReplayPass> passes;
   std::vector<ReplaySample> samples;
   std::vector<ReplayFrame> frames;
   // At the times of Recording::buddyinfo within the trace.

@@ -98,10 +98,9 @@ void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
   }
 }
 
-double GibMinutes(uint64_t page_microseconds) {
+double GibMinutes(double page_microseconds) {
   constexpr uint64_t kPagesPerGib = kGiB / kPageSize;
-  return static_cast<double>(page_microseconds) /
-         static_cast<double>(kPagesPerGib) / 60e6;
+  return page_microseconds / static_cast<double>(kPagesPerGib) / 60e6;
 }
 
 }  // namespace guestmm

@@ -107,7 +107,7 @@ void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
              const Reporter* reporter, const HoldTimes& holds, CompareRow& row);
 
 // A footprint, of pages times microseconds.
-double GibMinutes(uint64_t page_microseconds);
+double GibMinutes(double page_microseconds);
 
 }  // namespace guestmm
 

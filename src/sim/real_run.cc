@@ -263,8 +263,10 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   if (!status.ok()) return status;
   FillRow(guest.allocator(), ledger, guest.reporter(), holds.times(), row);
   FillTimes(rest_from, hypervisor->discards(), row);
-  row.footprint_gib_min = GibMinutes(run.resident_footprint());
-  result.allocated_gib_min = GibMinutes(run.allocated_footprint());
+  row.footprint_gib_min =
+      GibMinutes(static_cast<double>(run.resident_footprint()));
+  result.allocated_gib_min =
+      GibMinutes(static_cast<double>(run.allocated_footprint()));
   result.samples = run.TakeSamples();
   return result;
 }

@@ -102,9 +102,12 @@ ReplayResult::Footprint ReplayHost::FootprintUntil(Nanoseconds now) {
 void ReplayHost::Integrate(Nanoseconds now) {
   const auto now_us = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(now).count());
-  const uint64_t passed = now_us - std::exchange(integrated_us_, now_us);
-  footprint_.resident += ledger_.resident_pages().value() * passed;
-  footprint_.in_use += in_use_.value() * passed;
+  // In 64 bits a guest of 1 TiB would have 19 hours.
+  const auto passed =
+      static_cast<double>(now_us - std::exchange(integrated_us_, now_us));
+  footprint_.resident +=
+      static_cast<double>(ledger_.resident_pages().value()) * passed;
+  footprint_.in_use += static_cast<double>(in_use_.value()) * passed;
 }
 
 void ReplayHost::Touch(Pfn pfn, Order order, Nanoseconds now) {

@@ -119,8 +119,9 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
           guest.hold_times(), row);
   FillTimes(setup.duration, guest.discards(), row);
   const VirtualGuest::Footprint footprint = guest.footprint();
-  row.footprint_gib_min = GibMinutes(footprint.resident);
-  result.allocated_gib_min = GibMinutes(footprint.allocated);
+  row.footprint_gib_min = GibMinutes(static_cast<double>(footprint.resident));
+  result.allocated_gib_min =
+      GibMinutes(static_cast<double>(footprint.allocated));
   for (size_t kind = 0; kind < kSpentKinds; ++kind) {
     result.spent[kind] = guest.times().spent(static_cast<Spent>(kind));
   }

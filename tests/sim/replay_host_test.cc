@@ -140,5 +140,17 @@ TEST(ParseTouchTest, NamesOrAll) {
   }
 }
 
+// More than 64 bits of pages times microseconds, as a guest of 1 TiB has in a
+// day.
+TEST(ReplayHostFootprintTest, DoesNotOverflow) {
+  const auto host = Make(Options(ReplayMode::kVirtual));
+  host->OnInUseAtFirst(Pfn(kFirst), Order(10));
+  host->OnInUseAtFirst(Pfn(kFirst + 1024), Order(10));
+  const ReplayResult::Footprint footprint =
+      host->FootprintUntil(Nanoseconds::max());
+  EXPECT_DOUBLE_EQ(footprint.resident, 2048.0 * 9223372036854775);
+  EXPECT_DOUBLE_EQ(footprint.in_use, footprint.resident);
+}
+
 }  // namespace
 }  // namespace guestmm::replay_host_test

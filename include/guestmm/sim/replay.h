@@ -168,8 +168,8 @@ struct ReplayResult {
   // Memory over time, in pages times microseconds: what the host held, and what
   // the guest had in use.
   struct Footprint {
-    uint64_t resident = 0;
-    uint64_t in_use = 0;
+    double resident = 0;
+    double in_use = 0;
   };
   Footprint footprint;
   std::vector<ReplayReport> reports;

@@ -37,6 +37,11 @@ constexpr Nanoseconds kLongest = std::chrono::hours(24 * 7);
 constexpr double kLowestSpeed = 0.01;
 constexpr double kHighestSpeed = 1e6;
 
+// What is kept of what is looked at over time, however long that is: a frame of
+// a guest of 1 TiB is half a megabyte.
+constexpr size_t kMostKeptSamples = 200'000;
+constexpr size_t kMostKeptFrames = 1200;
+
 // What a machine must have beside a real guest: metadata and this program.
 constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
 
@@ -117,6 +122,17 @@ bool WasSettled(const PageAllocator& allocator) {
   return any_marked;
 }
 
+// If there is one more of `all` than `most`, which is even, drops every second
+// one, and from now on there are half as many: the first and the last stay, and
+// the times between them are even.
+template <typename T>
+void KeepAtMost(size_t most, std::vector<T>& all, Nanoseconds& interval) {
+  if (all.size() <= most) return;
+  for (size_t i = 1; 2 * i < all.size(); ++i) all[i] = std::move(all[2 * i]);
+  all.resize((all.size() + 1) / 2);
+  interval *= 2;
+}
+
 // One replay.
 class Run {
  public:
@@ -126,7 +142,9 @@ class Run {
         options_(options),
         watch_(watch),
         result_(result),
-        time_(options.seed) {}
+        time_(options.seed),
+        sample_interval_(options.sample_interval),
+        frame_interval_(options.frame_interval) {}
 
   // REQUIRES: CheckReplay.
   absl::Status Start() {
@@ -271,7 +289,7 @@ class Run {
       bool looked = false;
       if (next == next_sample_ && next < time) {
         Sample();
-        next_sample_ += options_.sample_interval;
+        next_sample_ += sample_interval_;
         looked = true;
       }
       if (has_info && next < time &&
@@ -327,6 +345,7 @@ class Run {
       }
     }
     result_.samples.push_back(sample);
+    KeepAtMost(kMostKeptSamples, result_.samples, sample_interval_);
     if (watch_.progress) {
       ReplayProgress progress = {.done = time_.Now(), .whole = {}};
       if (recording_.end) {
@@ -334,10 +353,10 @@ class Run {
       }
       watch_.progress(progress);
     }
-    if (options_.frame_interval > Nanoseconds(0) &&
-        sample.time >= next_frame_) {
+    if (frame_interval_ > Nanoseconds(0) && sample.time >= next_frame_) {
       result_.frames.push_back(Frame(sample.time));
-      next_frame_ = sample.time + options_.frame_interval;
+      KeepAtMost(kMostKeptFrames, result_.frames, frame_interval_);
+      next_frame_ = sample.time + frame_interval_;
     }
   }
 
@@ -430,6 +449,8 @@ class Run {
   std::optional<ThreadWorkqueue> wall_;
   std::optional<ReplayPace> pace_;
   bool started_ = false;
+  Nanoseconds sample_interval_;
+  Nanoseconds frame_interval_;
   Nanoseconds next_sample_{0};
   Nanoseconds next_frame_{0};
   size_t next_buddyinfo_ = 0;

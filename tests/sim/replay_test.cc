@@ -358,6 +358,31 @@ TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
   EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
 }
 
+// However long it is: every second one goes, and the interval doubles.
+TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
+  Alloc(10.0, kFirst, 9);
+  ReplayOptions options;
+  options.policy = "off";
+  options.sample_interval = std::chrono::milliseconds(1);
+  options.frame_interval = std::chrono::milliseconds(250);
+  options.tail = std::chrono::seconds(450);
+  const ReplayResult result = Run(options);
+  // Thinned at 200 s and at 400 s; and at 300 s.
+  ASSERT_EQ(result.samples.size(), 112'501u);
+  ASSERT_EQ(result.frames.size(), 901u);
+  for (size_t i = 1; i < result.samples.size(); ++i) {
+    ASSERT_EQ(result.samples[i].time - result.samples[i - 1].time,
+              std::chrono::milliseconds(4));
+  }
+  for (size_t i = 1; i < result.frames.size(); ++i) {
+    ASSERT_EQ(result.frames[i].time - result.frames[i - 1].time,
+              std::chrono::milliseconds(500));
+    ASSERT_THAT(result.frames[i].blocks, HasSubstr("a"));
+  }
+  EXPECT_EQ(result.samples.front().time, result.start);
+  EXPECT_EQ(result.samples.back().time, result.end);
+}
+
 TEST_F(ReplayTest, SaysWhatIsMissing) {
   ReplayOptions options;
   options.policy = "real";

@@ -73,9 +73,12 @@ struct ReplayOptions {
   // 1,000,000. Absent: as fast as it goes. The result is the same.
   std::optional<double> speed = {};
   uint64_t seed = 1;
-  // How often the host's memory is looked at. REQUIRES: positive.
+  // How often the host's memory is looked at, at first: whenever there are more
+  // than 200,000 samples every second one goes, and from then on it is half as
+  // often. REQUIRES: positive.
   Nanoseconds sample_interval{250'000'000};
-  // How often the map of blocks is drawn; 0 for never.
+  // How often, at first, the map of blocks is drawn, at a sample; 0 for never.
+  // Likewise of more than 1,200 frames every second one goes.
   Nanoseconds frame_interval{0};
   // How long to go on after the last event, for what is still to be reported: a
   // week at most.

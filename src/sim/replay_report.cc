@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
 #include "nlohmann/json.hpp"
 #include "src/sim/replay_json.h"

@@ -41,7 +41,7 @@ uint64_t CountPairs(const std::vector<Nanoseconds>& a,
   return pairs;
 }
 
-double BlockMatch(const Times& truth, const Times& replay) {
+std::optional<double> BlockMatch(const Times& truth, const Times& replay) {
   uint64_t all = 0;
   uint64_t matched = 0;
   for (const auto& [unit, times] : truth) {
@@ -49,7 +49,8 @@ double BlockMatch(const Times& truth, const Times& replay) {
     const auto found = replay.find(unit);
     if (found != replay.end()) matched += CountPairs(times, found->second);
   }
-  return all == 0 ? 1 : static_cast<double>(matched) / static_cast<double>(all);
+  if (all == 0) return std::nullopt;
+  return static_cast<double>(matched) / static_cast<double>(all);
 }
 
 // What the replay's host held at `time`: of its last sample by then.
@@ -64,7 +65,8 @@ uint64_t ResidentAt(const std::vector<ReplaySample>& samples,
                                   : std::prev(after)->resident_bytes;
 }
 
-double ResidentMae(const Recording& recording, const ReplayResult& result) {
+std::optional<double> ResidentMae(const Recording& recording,
+                                  const ReplayResult& result) {
   std::optional<double> anchor;
   double sum = 0;
   uint64_t count = 0;
@@ -77,13 +79,13 @@ double ResidentMae(const Recording& recording, const ReplayResult& result) {
     sum += std::abs(replayed + *anchor - truth);
     ++count;
   }
-  if (count == 0) return 0;
+  if (count == 0) return std::nullopt;
   return 100 * sum / static_cast<double>(count) /
          static_cast<double>(result.memory_bytes);
 }
 
-double BuddyInfoDistance(const Recording& recording,
-                         const ReplayResult& result) {
+std::optional<double> BuddyInfoDistance(const Recording& recording,
+                                        const ReplayResult& result) {
   double sum = 0;
   uint64_t count = 0;
   for (const RecordedBuddyInfo& real : recording.buddyinfo) {
@@ -111,7 +113,8 @@ double BuddyInfoDistance(const Recording& recording,
     sum += static_cast<double>(difference) / 2 / static_cast<double>(pages);
     ++count;
   }
-  return count == 0 ? 0 : sum / static_cast<double>(count);
+  if (count == 0) return std::nullopt;
+  return sum / static_cast<double>(count);
 }
 
 // Of samples as they are added.

@@ -201,18 +201,18 @@ class Run {
       status = HostStatus();
       if (!status.ok()) break;
     }
-    // No one waits for what is left after an error.
-    if (!status.ok()) pace_.reset();
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
     Nanoseconds end = result_.start + time_.Now();
-    if (recording_.end) {
-      const absl::Status in_time = CheckTime(*recording_.end, "its end");
-      if (in_time.ok()) end = std::max(end, *recording_.end);
-      status.Update(in_time);
+    if (recording_.end && status.ok()) {
+      status = CheckTime(*recording_.end, "its end");
+      end = std::max(end, *recording_.end);
     }
-    AdvanceTo(end);
-    next_report_ = recording_.reports.size();
-    AdvanceTo(end + options_.tail);
+    // After an error no event tells what the guest did: it ends with the last.
+    if (status.ok()) {
+      AdvanceTo(end);
+      next_report_ = recording_.reports.size();
+      AdvanceTo(end + options_.tail);
+    }
     Sample();
     host_->CheckContents();
     status.Update(HostStatus());
@@ -549,6 +549,7 @@ absl::StatusOr<ReplayResult> Replay(const Recording& recording,
     status = run.Start();
     if (status.ok()) status = run.Go();
   }
+  result.error = std::string(status.message());
   if (partial != nullptr) *partial = result;
   if (!status.ok()) return status;
   return result;

@@ -22,6 +22,7 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   Json row = {{"policy", result.options.policy},
               {"placement", Name(result.options.placement)}};
   row.update(CountersJson(result.counters));
+  if (!result.error.empty()) row["error"] = result.error;
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},
               {"passes", result.passes.size()},

@@ -3,6 +3,8 @@
 
 // What summary.json and report.html both say of a replay.
 
+#include <optional>
+
 #include "guestmm/sim/fidelity.h"
 #include "guestmm/sim/replay.h"
 #include "guestmm/trace/recording.h"
@@ -23,7 +25,7 @@ inline nlohmann::ordered_json CountersJson(const ReplayCounters& counters) {
           {"outside_memory", counters.outside_memory}};
 }
 
-// Null where there is nothing to compare.
+// Null, or with nulls, where there is nothing to compare.
 inline nlohmann::ordered_json FidelityJson(const Recording& recording,
                                            const ReplayResult& result) {
   if (!recording.has_truth() || result.samples.empty() ||
@@ -31,10 +33,13 @@ inline nlohmann::ordered_json FidelityJson(const Recording& recording,
     return nullptr;
   }
   const Fidelity fidelity = CompareToTruth(recording, result);
+  const auto json = [](const std::optional<double>& value) {
+    return value ? nlohmann::ordered_json(*value) : nullptr;
+  };
   return {{"truth_reported_bytes", fidelity.truth_reported_bytes},
-          {"block_match", fidelity.block_match},
-          {"resident_mae_percent", fidelity.resident_mae_percent},
-          {"buddyinfo_distance", fidelity.buddyinfo_distance}};
+          {"block_match", json(fidelity.block_match)},
+          {"resident_mae_percent", json(fidelity.resident_mae_percent)},
+          {"buddyinfo_distance", json(fidelity.buddyinfo_distance)}};
 }
 
 }  // namespace guestmm

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <optional>
 
 namespace guestmm::fidelity_test {
 namespace {
@@ -40,7 +41,7 @@ TEST(Fidelity, MatchesReportsOneToOneWithinTwoSeconds) {
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_EQ(fidelity.truth_reported_bytes, 5 * kUnit);
   EXPECT_EQ(fidelity.reported_bytes, 5 * kUnit);
-  EXPECT_DOUBLE_EQ(fidelity.block_match, 3.0 / 5);
+  EXPECT_DOUBLE_EQ(fidelity.block_match.value(), 3.0 / 5);
 }
 
 TEST(Fidelity, ComparesCurvesThatMeetAtTheFirstSample) {
@@ -53,7 +54,7 @@ TEST(Fidelity, ComparesCurvesThatMeetAtTheFirstSample) {
   result.samples = {{.time = seconds(10), .resident_bytes = 300 * kMiB},
                     {.time = seconds(12), .resident_bytes = 230 * kMiB}};
   // Off by 0, 10 and 30 MiB.
-  EXPECT_NEAR(CompareToTruth(recording, result).resident_mae_percent,
+  EXPECT_NEAR(CompareToTruth(recording, result).resident_mae_percent.value(),
               100 * (40.0 / 3) / 1024, 1e-9);
 }
 
@@ -88,7 +89,23 @@ TEST(Fidelity, ComparesFreeMemoryByOrder) {
   zone.blocks[3] = 2;
   result.buddyinfo = {{.time = seconds(11), .zones = {zone}}};
   // 8 pages of 16 are elsewhere.
-  EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).buddyinfo_distance, 0.5);
+  EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).buddyinfo_distance.value(),
+                   0.5);
+}
+
+// Such as where the truth's clock was another one.
+TEST(Fidelity, WithoutTruthInTheTracedTimeNothingIsCompared) {
+  Recording recording;
+  recording.reports = {{seconds(9), Units(0, 1)}, {seconds(30), Units(0, 1)}};
+  recording.resident = {{seconds(9), 1}, {seconds(30), 1}};
+  recording.buddyinfo = {{.time = seconds(30), .zones = {}}};
+  ReplayResult result = Replayed();
+  result.samples = {{.time = seconds(10)}};
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_EQ(fidelity.truth_reported_bytes, 0u);
+  EXPECT_EQ(fidelity.block_match, std::nullopt);
+  EXPECT_EQ(fidelity.resident_mae_percent, std::nullopt);
+  EXPECT_EQ(fidelity.buddyinfo_distance, std::nullopt);
 }
 
 }  // namespace

@@ -442,6 +442,28 @@ TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
   const auto result = Replay(recording_, {}, &partial);
   EXPECT_THAT(result.status().ToString(), HasSubstr("trace.txt:3"));
   EXPECT_EQ(partial.counters.events, 2u);
+  EXPECT_EQ(partial.error, result.status().message());
+}
+
+// Time without events would count as time in which the guest did nothing.
+TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  recording_.end = std::chrono::seconds(100);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult whole = Run(options);
+  EXPECT_EQ(whole.end, std::chrono::seconds(110));
+  EXPECT_EQ(whole.error, "");
+  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  EXPECT_FALSE(Replay(recording_, options, &partial).ok());
+  EXPECT_EQ(partial.end, std::chrono::seconds(11));
+  EXPECT_EQ(partial.samples.back().time, std::chrono::seconds(11));
+  const auto json = nlohmann::json::parse(
+      ReplaySummaryJson(recording_, std::span(&partial, 1)));
+  EXPECT_EQ(json["rows"][0]["error"], partial.error);
 }
 
 }  // namespace

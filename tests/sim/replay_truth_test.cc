@@ -30,9 +30,9 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   EXPECT_LT(result.counters.forced_placements,
             result.counters.allocations / 100);
   const Fidelity fidelity = CompareToTruth(recording, result);
-  EXPECT_GE(fidelity.block_match, 0.95);
-  EXPECT_LE(fidelity.resident_mae_percent, 0.25);
-  EXPECT_LE(fidelity.buddyinfo_distance, 0.02);
+  EXPECT_GE(fidelity.block_match.value(), 0.95);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 0.25);
+  EXPECT_LE(fidelity.buddyinfo_distance.value(), 0.02);
   const double share = static_cast<double>(fidelity.reported_bytes) /
                        static_cast<double>(fidelity.truth_reported_bytes);
   EXPECT_NEAR(share, 1, 0.02);
@@ -47,7 +47,7 @@ TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_EQ(fidelity.reported_bytes, fidelity.truth_reported_bytes);
   EXPECT_EQ(fidelity.block_match, 1);
-  EXPECT_LE(fidelity.resident_mae_percent, 0.15);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 0.15);
   // Two blocks.
   EXPECT_EQ(result.needless_bytes, 4 * kMiB);
   EXPECT_GT(*result.host_share_of_reportable, 0.98);
@@ -59,7 +59,7 @@ TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
       ReplayUnder(recording, Placement::kGuestmm, "linux");
   EXPECT_EQ(result.counters.failed_allocations, 0u);
   const Fidelity fidelity = CompareToTruth(recording, result);
-  EXPECT_LE(fidelity.resident_mae_percent, 5);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 5);
 }
 
 // The measure has teeth: without reporting, and under another policy, it is not
@@ -70,10 +70,10 @@ TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
       recording, ReplayUnder(recording, Placement::kRecorded, "off"));
   EXPECT_EQ(off.block_match, 0);
   EXPECT_EQ(off.reported_bytes, 0u);
-  EXPECT_GT(off.resident_mae_percent, 0.5);
+  EXPECT_GT(off.resident_mae_percent.value(), 0.5);
   const Fidelity v12 = CompareToTruth(
       recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
-  EXPECT_LT(v12.block_match, 0.95);
+  EXPECT_LT(v12.block_match.value(), 0.95);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
@@ -98,6 +99,37 @@ TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
               HasSubstr("guestmm replay: --memory 0-1"));
 }
 
+// Of which the first policy would leave nothing to the others.
+TEST_F(ReplayCommandTest, APipeIsReadOnce) {
+  std::ofstream(Path("small.txt"))
+      << "  task-1 [000] .....  10.000000: mm_page_free: page=0 pfn=0x800 "
+         "order=9\n";
+  const std::string before = "cat " + Path("small.txt") + " | ";
+  const std::string arguments = "replay /dev/stdin --memory 0-16M ";
+  for (const char* const more : {"", "--policy off,linux"}) {
+    const Outcome outcome = Guestmm(arguments + more, before);
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_THAT(
+        outcome.err,
+        AllOf(HasSubstr("/dev/stdin: this is no regular file and can "
+                        "be read only once"),
+              HasSubstr("--policy linux"), HasSubstr("guestmm trace convert")));
+    EXPECT_THAT(outcome.out, IsEmpty());
+  }
+  const Outcome one = Guestmm(arguments + "--policy linux", before);
+  EXPECT_EQ(one.status, 0) << one.err;
+  EXPECT_THAT(one.out, HasSubstr(": 1 events in "));
+
+  // No one writes to it: it must not be opened.
+  ASSERT_EQ(mkfifo(Path("trace.txt").c_str(), 0600), 0);
+  fs::copy(recording_ + "/reports.csv", Path("reports.csv"));
+  fs::copy(recording_ + "/rss.csv", Path("rss.csv"));
+  const Outcome fifo =
+      Replay(top_.string() + " --memory 0-16M --policy linux --truth");
+  EXPECT_EQ(fifo.status, 2);
+  EXPECT_THAT(fifo.err, HasSubstr("trace.txt: this is no regular file"));
+}
+
 TEST_F(ReplayCommandTest, SaysThatThereIsNoTruth) {
   for (const char* file : {"iomem", "trace.gmtrace"}) {
     fs::copy(recording_ + "/" + file, top_ / file);
@@ -112,12 +144,65 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
       << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
-  const Outcome outcome = Replay(top_.string() + " --policies v12,linux");
+  const std::string out = Path("out");
+  const Outcome outcome =
+      Replay(top_.string() + " --policies v12,linux --out " + out);
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("trace.gmtrace"));
   // What could be read is not lost.
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(" events in "), HasSubstr("\nv12 "),
                                  HasSubstr("\nlinux ")));
+  EXPECT_THAT(Contents(out + "/summary.json"),
+              ContainsRegex("\"error\": \".*trace.gmtrace"));
+  EXPECT_THAT(Contents(out + "/series.csv"), HasSubstr("\nlinux,"));
+  EXPECT_THAT(Contents(out + "/report.html"),
+              ContainsRegex("\"error\":\".*trace.gmtrace"));
+  EXPECT_TRUE(fs::exists(out + "/trace.json"));
+}
+
+TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
+  const std::string trace = Path("small.txt");
+  const std::string at = "  task-1 [000] .....  10.00000";
+  const std::string alloc = " migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n";
+  std::ofstream text(trace);
+  text << at << "1: mm_page_alloc: page=0 pfn=0x80000 order=0" << alloc << at
+       << "2: mm_page_alloc: page=0 pfn=nonsense\n";
+  text << at << "3: mm_page_free: page=0 pfn=0x800 order=10\n";
+  text.close();
+  const std::string arguments =
+      trace + " --memory 0-16M --policy off --skip-bad 1 ";
+  EXPECT_THAT(
+      Replay(arguments).out,
+      HasSubstr("; 0 events lost; 50.00 % of events outside the guest's "
+                "memory; 1 malformed lines skipped\n"));
+
+  // Twice what is free.
+  std::ofstream more(trace, std::ios::app);
+  more << at << "4: mm_page_alloc: page=0 pfn=0x400 order=10" << alloc << at
+       << "5: mm_page_alloc: page=0 pfn=0x800 order=10" << alloc;
+  more.close();
+  EXPECT_THAT(Replay(arguments + "--placement guestmm").out,
+              HasSubstr("; 33.33 % of allocations failed; "));
+}
+
+TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsNone) {
+  for (const char* file : {"iomem", "trace.gmtrace", "window.csv"}) {
+    fs::copy(recording_ + "/" + file, top_ / file);
+  }
+  std::ofstream(top_ / "reports.csv") << "time_s,gpa,bytes\n"
+                                         "1700000001.5,0x200000,2097152\n";
+  std::ofstream(top_ / "rss.csv") << "time_s,resident_kib\n"
+                                     "1700000000.25,1024\n"
+                                     "1700000002.5,1024\n";
+  const Outcome outcome = Replay(top_.string() + " --policy linux --truth");
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_THAT(
+      outcome.err,
+      AllOf(ContainsRegex("--truth: the trace is from [0-9.]+ s to [0-9.]+ s"),
+            HasSubstr("reports.csv is from 1700000001.500 s to "
+                      "1700000001.500 s and rss.csv from 1700000000.250 s to "
+                      "1700000002.500 s")));
+  EXPECT_THAT(outcome.out, ContainsRegex("\nlinux .* - +- +-\n"));
 }
 
 TEST_F(ReplayCommandTest, OnRealRam) {

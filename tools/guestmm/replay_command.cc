@@ -1,16 +1,20 @@
 #include "tools/guestmm/replay_command.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
@@ -48,6 +52,54 @@ std::string Share(uint64_t part, uint64_t all) {
       "%.2f %%", 100.0 * static_cast<double>(part) / static_cast<double>(all));
 }
 
+// What of a trace that fits its recording there is nothing of.
+std::string SeldomCounters(const ReplayCounters& counters) {
+  std::string text;
+  if (counters.failed_allocations > 0) {
+    absl::StrAppend(&text, "; ",
+                    Share(counters.failed_allocations, counters.allocations),
+                    " of allocations failed");
+  }
+  if (counters.outside_memory > 0) {
+    absl::StrAppend(&text, "; ",
+                    Share(counters.outside_memory, counters.events),
+                    " of events outside the guest's memory");
+  }
+  if (counters.bad_lines > 0) {
+    absl::StrAppend(&text, "; ", counters.bad_lines,
+                    " malformed lines skipped");
+  }
+  return text;
+}
+
+std::string Percent(double unit, const std::optional<double>& value,
+                    int decimals) {
+  return value ? absl::StrFormat("%.*f %%", decimals, unit * *value) : "-";
+}
+
+// Fails if the truth is of another time than the replays.
+absl::Status CheckTruthsTime(const Recording& recording,
+                             const ReplayResult& result) {
+  const auto in_time = [&](const auto& truth) {
+    return result.start <= truth.time && truth.time <= result.end;
+  };
+  if (std::any_of(recording.reports.begin(), recording.reports.end(),
+                  in_time) ||
+      std::any_of(recording.resident.begin(), recording.resident.end(),
+                  in_time)) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "--truth: the trace is from %.3f s to %.3f s, but reports.csv is from "
+      "%.3f s to %.3f s and rss.csv from %.3f s to %.3f s: their times must be "
+      "by the trace's clock",
+      ToSeconds(result.start), ToSeconds(result.end),
+      ToSeconds(recording.reports.front().time),
+      ToSeconds(recording.reports.back().time),
+      ToSeconds(recording.resident.front().time),
+      ToSeconds(recording.resident.back().time)));
+}
+
 // Of what the real kernel reported, what its host had already: as far as the
 // trace can be replayed.
 uint64_t RealNeedlessBytes(const Recording& recording,
@@ -67,7 +119,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   std::cout << absl::StrFormat(
       "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
-      "%s of frees split; %d events lost\n\n",
+      "%s of frees split; %d events lost%s\n\n",
       recording.trace_path,
       first.options.mode == ReplayMode::kReal ? "on real RAM"
                                               : "in virtual time",
@@ -75,7 +127,8 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
       FormatBytes(first.memory_bytes), Name(first.options.placement),
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
-      Share(counters.split_frees, counters.frees), counters.lost_events);
+      Share(counters.split_frees, counters.frees), counters.lost_events,
+      SeldomCounters(counters));
   if (!first.options.touch.empty()) {
     std::cout << "touched at once are allocations of "
               << FormatTouch(first.options.touch)
@@ -96,23 +149,38 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
         FormatBytes(resident.end_bytes)};
     if (arguments.truth) {
       const Fidelity fidelity = CompareToTruth(recording, result);
-      row.push_back(absl::StrFormat("%.1f %%", 100 * fidelity.block_match));
-      row.push_back(absl::StrFormat("%.2f %%", fidelity.resident_mae_percent));
-      row.push_back(
-          absl::StrFormat("%.1f %%", 100 * fidelity.buddyinfo_distance));
+      row.push_back(Percent(100, fidelity.block_match, 1));
+      row.push_back(Percent(1, fidelity.resident_mae_percent, 2));
+      row.push_back(Percent(100, fidelity.buddyinfo_distance, 1));
     }
     table.AddRow(row);
   }
   if (arguments.truth) {
     const Fidelity truth = CompareToTruth(recording, first);
-    const Residency resident =
-        RealResidency(recording, first.start, first.end).value_or(Residency{});
+    const std::optional<Residency> resident =
+        RealResidency(recording, first.start, first.end);
     table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
                   FormatBytes(RealNeedlessBytes(recording, first.options)),
-                  FormatBytes(resident.mean_bytes),
-                  FormatBytes(resident.end_bytes), "-", "-", "-"});
+                  resident ? FormatBytes(resident->mean_bytes) : "-",
+                  resident ? FormatBytes(resident->end_bytes) : "-", "-", "-",
+                  "-"});
   }
   std::cout << table;
+}
+
+// A pipe is empty after the first who reads it: of others nothing would come.
+absl::Status CheckReadOften(const ReplayArguments& arguments,
+                            const std::string& trace) {
+  std::error_code ignored;
+  const bool once = arguments.policies.size() == 1 && !arguments.truth;
+  if (once || std::filesystem::is_regular_file(trace, ignored)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      trace +
+      ": this is no regular file and can be read only once, and each policy "
+      "and --truth read it anew; allowed is one policy, as in --policy linux, "
+      "without --truth; or write it to a file first (guestmm trace convert)");
 }
 
 // "max" is as fast as it goes; the bounds are Replay's to check.
@@ -138,6 +206,22 @@ std::string ProgressText(const std::string& policy,
   return text;
 }
 
+absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
+                        const std::vector<ReplayResult>& results) {
+  absl::Status status =
+      out.Write("series.csv", ReplaySeriesCsv(recording, results));
+  status.Update(
+      out.Write("summary.json", ReplaySummaryJson(recording, results)));
+  status.Update(out.Write("report.html", ReplayReportHtml(recording, results)));
+  status.Update(
+      out.Write("trace.json", ReplayPerfettoJson(recording, results)));
+  if (!status.ok()) return status;
+  std::cout << "\nwritten to " << out.path().string()
+            << ": report.html, summary.json, series.csv, trace.json (for "
+               "ui.perfetto.dev)\n";
+  return status;
+}
+
 int RunReplayCommand(const ReplayArguments& arguments) {
   PolicyParameters parameters = arguments.policy.ToParameters();
   if (absl::Status status = CheckPolicies(arguments.policies, parameters);
@@ -157,6 +241,10 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   }
   absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
   if (!recording.ok()) return FailReading("replay", recording.status());
+  if (absl::Status status = CheckReadOften(arguments, recording->trace_path);
+      !status.ok()) {
+    return Fail("replay", status);
+  }
   if (!arguments.memory.empty()) {
     recording->memory.clear();
     for (const MemoryRange& range : arguments.memory) {
@@ -190,27 +278,24 @@ int RunReplayCommand(const ReplayArguments& arguments) {
                               }})
                       .status());
     // A damaged trace is replayed up to the damage, under each policy.
-    if (!status.ok() && result.counters.events == 0) break;
+    if (!status.ok() && result.counters.events == 0) {
+      results.pop_back();
+      break;
+    }
   }
   line.Show("");
-  if (results.back().counters.events > 0 || status.ok()) {
+  if (!results.empty()) {
     PrintTables(arguments, *recording, results);
+    if (arguments.truth) {
+      status.Update(CheckTruthsTime(*recording, results.front()));
+    }
   }
-  if (!status.ok()) return FailReading("replay", status);
-  if (!out) return kExitSuccess;
-  absl::Status written =
-      out->Write("series.csv", ReplaySeriesCsv(*recording, results));
-  written.Update(
-      out->Write("summary.json", ReplaySummaryJson(*recording, results)));
-  written.Update(
-      out->Write("report.html", ReplayReportHtml(*recording, results)));
-  written.Update(
-      out->Write("trace.json", ReplayPerfettoJson(*recording, results)));
-  if (!written.ok()) return Fail("replay", written, "--out ");
-  std::cout << "\nwritten to " << out->path().string()
-            << ": report.html, summary.json, series.csv, trace.json (for "
-               "ui.perfetto.dev)\n";
-  return kExitSuccess;
+  if (!status.ok()) FailReading("replay", status);
+  if (out && !results.empty()) {
+    const absl::Status written = WriteFiles(*out, *recording, results);
+    if (!written.ok()) return Fail("replay", written, "--out ");
+  }
+  return status.ok() ? kExitSuccess : kExitFailure;
 }
 
 }  // namespace

@@ -11,19 +11,20 @@
 
 namespace guestmm {
 
+// What there is nothing of in the traced time to compare with is absent.
 struct Fidelity {
   // In the traced time.
   uint64_t truth_reported_bytes = 0;
   uint64_t reported_bytes = 0;
   // The share of the real reports, in units of 2 MiB, that a report of the
   // replay's of the same unit within two seconds matches, one to one.
-  double block_match = 0;
+  std::optional<double> block_match;
   // Between the two curves of resident memory: mean absolute difference, in
   // percent of guest RAM. The replay's is shifted to meet the first sample.
-  double resident_mae_percent = 0;
+  std::optional<double> resident_mae_percent;
   // Between the free memory by order: half the sum over orders and zones of
   // the difference in pages, as a share of the real free pages; mean over time.
-  double buddyinfo_distance = 0;
+  std::optional<double> buddyinfo_distance;
 };
 
 // REQUIRES: recording.has_truth(), and that the replay has a sample.

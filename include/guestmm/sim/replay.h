@@ -86,7 +86,9 @@ struct ReplayOptions {
   TraceReadOptions read = {};
 };
 
-// What of a trace could be followed. Shares of it are of all events.
+// What of a trace could be followed. Where it is said as a share, that of frees
+// is of all frees, that of allocations of all allocations, and that of events
+// of all events.
 struct ReplayCounters {
   uint64_t events = 0;
   uint64_t allocations = 0;
@@ -151,6 +153,8 @@ struct ReplayFrame {
 struct ReplayResult {
   ReplayOptions options;
   ReplayCounters counters;
+  // Why it ended before the trace did; empty if it did not.
+  std::string error;
   uint64_t memory_bytes = 0;
   Nanoseconds start{0};
   Nanoseconds end{0};
@@ -221,7 +225,8 @@ struct ReplayWatch {
 // GuestRam::Create. Once it has begun, the error of the trace, which may also
 // be one of more than a week, or, for real, of the host: DataLoss names the
 // first page in use that is found to have lost its contents, and when. Then
-// `partial`, if given, has the result up to there.
+// `partial`, if given, has the result up to there, which is the last event that
+// could be replayed.
 //
 // Under "real" what was reported in the traced time is discarded at its time;
 // before it is in the first state, and after it no event tells what the guest

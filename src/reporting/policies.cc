@@ -54,8 +54,10 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
   options.granule = parameters.granule.value_or(options.granule);
   if (options.granule > options.order) {
     return absl::InvalidArgumentError(
-        absl::StrCat("granule ", options.granule.value(),
-                     ": allowed is 0 to the order, ", options.order.value()));
+        absl::StrCat("order ", options.order.value(),
+                     ": allowed for guestmm with a granule of ",
+                     FormatBytes(options.granule.bytes()), " is ",
+                     options.granule.value(), " to ", kMaxOrder.value()));
   }
   options.floor = std::clamp(parameters.floor.value_or(options.floor),
                              options.granule, options.order);

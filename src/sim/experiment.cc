@@ -29,13 +29,18 @@ absl::Status CheckNames(std::string_view option, std::string_view kind,
 }
 
 absl::Status CheckPolicies(const std::vector<std::string>& names,
-                           const PolicyParameters& parameters) {
-  std::vector<std::string> allowed = PolicyNames();
-  allowed.insert(allowed.begin(), std::string(kPolicyOff));
+                           const PolicyParameters& parameters,
+                           const std::vector<std::string>& besides) {
+  const std::vector<std::string> policies = PolicyNames();
+  std::vector<std::string> allowed = {std::string(kPolicyOff)};
+  allowed.insert(allowed.end(), policies.begin(), policies.end());
+  allowed.insert(allowed.end(), besides.begin(), besides.end());
   absl::Status status = CheckNames("policies", "policy", names, allowed);
   for (const std::string& name : names) {
     if (!status.ok()) break;
-    if (name != kPolicyOff) status = MakePolicy(name, parameters).status();
+    if (std::find(policies.begin(), policies.end(), name) != policies.end()) {
+      status = MakePolicy(name, parameters).status();
+    }
   }
   return status;
 }

@@ -28,10 +28,6 @@
 namespace guestmm {
 namespace {
 
-// Of a trace, and of what comes after it: all of its time is sampled, and no
-// one records for as long. It is rather a clock that was set.
-constexpr Nanoseconds kLongest = std::chrono::hours(24 * 7);
-
 // Slower than a hundredth no one waits for, and faster than the machine no one
 // waits at all.
 constexpr double kLowestSpeed = 0.01;
@@ -156,7 +152,11 @@ class Run {
                                .min_free_kbytes = MinFreeKbytesOf(recording_),
                                .per_cpu_lists = Linux::k61,
                                .placement = {.rules = Linux::k61}});
-    if (!allocator.ok()) return allocator.status();
+    if (!allocator.ok()) {
+      return absl::Status(allocator.status().code(),
+                          absl::StrCat("memory map (iomem or --memory): ",
+                                       allocator.status().message()));
+    }
     allocator_ = *std::move(allocator);
     absl::StatusOr<std::unique_ptr<ReplayHost>> host =
         ReplayHost::Create(memory, options_);
@@ -167,8 +167,7 @@ class Run {
     at_first_ = host_->ledger().counters();
     device_ = std::make_unique<ReplayDevice>(time_, *host_);
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
-    PolicyParameters parameters = options_.policy_parameters;
-    if (!parameters.granule) parameters.granule = options_.granule;
+    PolicyParameters parameters = PolicyParametersOf(options_);
     parameters.settled = WasSettled(*allocator_);
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         MakePolicy(options_.policy, parameters);
@@ -251,14 +250,14 @@ class Run {
     const auto since = static_cast<uint64_t>(time.count()) -
                        static_cast<uint64_t>(result_.start.count());
     if (time <= result_.start ||
-        since <= static_cast<uint64_t>(kLongest.count())) {
+        since <= static_cast<uint64_t>(kLongestReplay.count())) {
       return absl::OkStatus();
     }
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: %s is %.1f s by the trace's clock, which began at %.1f s: the "
         "most is %.0f s later",
         recording_.trace_path, what, ToSeconds(time), ToSeconds(result_.start),
-        ToSeconds(kLongest)));
+        ToSeconds(kLongestReplay)));
   }
 
   // Of the host, with where the trace is by now.
@@ -464,6 +463,12 @@ std::string_view Name(Placement placement) {
   return placement == Placement::kRecorded ? "recorded" : "guestmm";
 }
 
+PolicyParameters PolicyParametersOf(const ReplayOptions& options) {
+  PolicyParameters parameters = options.policy_parameters;
+  if (!parameters.granule) parameters.granule = options.granule;
+  return parameters;
+}
+
 std::string_view Name(ReplayMode mode) {
   return mode == ReplayMode::kVirtual ? "virtual" : "real";
 }
@@ -505,10 +510,10 @@ absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
                          uint64_t available_bytes) {
   GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
-  if (options.tail < Nanoseconds(0) || options.tail > kLongest) {
+  if (options.tail < Nanoseconds(0) || options.tail > kLongestReplay) {
     return absl::InvalidArgumentError(
         absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
-                        ToSeconds(options.tail), ToSeconds(kLongest)));
+                        ToSeconds(options.tail), ToSeconds(kLongestReplay)));
   }
   if (options.speed &&
       !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {

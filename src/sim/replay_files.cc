@@ -2,9 +2,11 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "guestmm/sim/replay_report.h"
 #include "nlohmann/json.hpp"
 #include "src/sim/replay_json.h"
@@ -32,20 +34,36 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   return row;
 }
 
+// As ParseMemoryMap takes it.
+std::string FormatMemory(const std::vector<GpaRange>& memory) {
+  return absl::StrJoin(
+      memory, ",", [](std::string* out, const GpaRange& range) {
+        absl::StrAppendFormat(out, "%#x-%#x", range.gpa.value(),
+                              (range.gpa + range.bytes).value());
+      });
+}
+
 }  // namespace
 
 std::string ReplaySummaryJson(const Recording& recording,
                               std::span<const ReplayResult> results) {
   Json rows = Json::array();
+  std::vector<std::string> policies;
   for (const ReplayResult& result : results) {
     rows.push_back(RowJson(recording, result));
+    policies.push_back(result.options.policy);
   }
   const ReplayOptions options =
       results.empty() ? ReplayOptions{} : results.front().options;
   Json config = {{"trace", recording.trace_path},
+                 {"memory", FormatMemory(recording.memory)},
+                 {"policy_parameters",
+                  PolicyParametersJson(policies, PolicyParametersOf(options))},
                  {"placement", Name(options.placement)},
                  {"granule_order", options.granule.value()},
-                 {"touch", FormatTouch(options.touch)}};
+                 {"touch", FormatTouch(options.touch)},
+                 {"tail_s", ToSeconds(options.tail)},
+                 {"skip_bad", options.read.skip_bad}};
   if (options.speed) config["speed"] = *options.speed;
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "replay",

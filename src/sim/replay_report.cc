@@ -42,6 +42,10 @@ std::string Text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+std::string ValidUtf8(const std::string& text) {
+  return Json::parse(Text(text)).get<std::string>();
+}
+
 // For a script element: within it only "<" can mean anything to HTML, and JSON
 // has it in strings alone.
 std::string ForScript(const Json& json) {
@@ -244,7 +248,8 @@ Json RunJson(const Recording& recording, const ReplayResult& result,
 }
 
 // What the recording says of the window; null if that is nothing.
-Json TruthJson(const Recording& recording, const Window& window) {
+Json TruthJson(const Recording& recording, const Window& window,
+               std::optional<uint64_t> needless_bytes) {
   Json json = Json::object();
   if (!recording.reports.empty()) {
     uint64_t bytes = 0;
@@ -252,6 +257,7 @@ Json TruthJson(const Recording& recording, const Window& window) {
       if (window.Has(report.time)) bytes += report.range.bytes;
     }
     json["reported_bytes"] = bytes;
+    if (needless_bytes) json["needless_bytes"] = *needless_bytes;
   }
 
   std::vector<Recording::Resident> resident;
@@ -369,7 +375,8 @@ class PerfettoTrace {
 }  // namespace
 
 std::string ReplayReportHtml(const Recording& recording,
-                             std::span<const ReplayResult> results) {
+                             std::span<const ReplayResult> results,
+                             std::optional<uint64_t> truth_needless_bytes) {
   const Window window = WindowOf(recording, results);
   const std::vector<std::string> names = NamesOf(results);
   Json runs = Json::array();
@@ -379,17 +386,18 @@ std::string ReplayReportHtml(const Recording& recording,
     memory_bytes = std::max(memory_bytes, results[i].memory_bytes);
   }
   const std::string name = NameOf(recording);
-  const Json data = {{"recording", name},
-                     {"version", GUESTMM_VERSION},
-                     {"mode", Name(results.empty() ? ReplayMode::kVirtual
-                                                   : results[0].options.mode)},
-                     {"block_bytes", kPageblockOrder.bytes()},
-                     {"page_bytes", kPageSize},
-                     {"memory_bytes", memory_bytes},
-                     {"truth", TruthJson(recording, window)},
-                     {"runs", runs}};
+  const Json data = {
+      {"recording", name},
+      {"version", GUESTMM_VERSION},
+      {"mode",
+       Name(results.empty() ? ReplayMode::kVirtual : results[0].options.mode)},
+      {"block_bytes", kPageblockOrder.bytes()},
+      {"page_bytes", kPageSize},
+      {"memory_bytes", memory_bytes},
+      {"truth", TruthJson(recording, window, truth_needless_bytes)},
+      {"runs", runs}};
   return Fill(ReplayReportPage(),
-              {{"@TITLE@", ForHtml(name)},
+              {{"@TITLE@", ForHtml(ValidUtf8(name))},
                {"@DATA@", ForScript(data)},
                {"@CHARTS_STYLE@",
                 std::string(WithoutSourceMap(ReplayReportChartsStyle()))},

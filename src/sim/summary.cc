@@ -1,7 +1,5 @@
 #include "src/sim/summary.h"
 
-#include "guestmm/sim/experiment.h"
-
 namespace guestmm {
 namespace {
 
@@ -42,9 +40,9 @@ Json PolicyParametersJson(const std::vector<std::string>& policies,
                           const PolicyParameters& parameters) {
   Json json = Json::object();
   for (const std::string& name : policies) {
-    if (name == kPolicyOff) continue;
-    Json& policy = json[name] = Json::object();
     const auto made = MakePolicy(name, parameters);
+    if (!made.ok()) continue;
+    Json& policy = json[name] = Json::object();
     for (const auto& [parameter, value] : (*made)->parameters()) {
       policy[std::string(parameter)] = value;
     }

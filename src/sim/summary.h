@@ -31,8 +31,8 @@ struct Summary {
 // compiler}.
 std::string SummaryJson(const Summary& summary);
 
-// For each of the policies but off, by its name, what it was made with.
-// REQUIRES: CheckPolicies.
+// For each of the policies, by its name, what it was made with; nothing for
+// what is none, such as off. REQUIRES: CheckPolicies.
 nlohmann::ordered_json PolicyParametersJson(
     const std::vector<std::string>& policies,
     const PolicyParameters& parameters);

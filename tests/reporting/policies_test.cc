@@ -111,7 +111,8 @@ TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
 TEST(PoliciesTest, GuestmmHasBoundsOfItsOwn) {
   EXPECT_EQ(
       MakePolicy("guestmm", {.order = Order(5), .granule = Order(6)}).status(),
-      absl::InvalidArgumentError("granule 6: allowed is 0 to the order, 5"));
+      absl::InvalidArgumentError("order 5: allowed for guestmm with a granule "
+                                 "of 256.00 KiB is 6 to 10"));
   EXPECT_EQ(MakePolicy("guestmm", {.order = Order(4)}).status(),
             absl::InvalidArgumentError("order 4: allowed for guestmm is 5 to "
                                        "10; what is smaller is for its floor"));

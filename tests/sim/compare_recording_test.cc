@@ -282,8 +282,9 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
             "name, and there is none");
   // Which a host with pages of 4 KiB could discard.
   const PolicyParameters small = {.order = Order(5)};
-  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
-            "granule 9: allowed is 0 to the order, 5");
+  EXPECT_EQ(
+      ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
+      "order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to 10");
   EXPECT_EQ(ResolveCompare({.workloads = {"./a"},
                             .policy_parameters = small,
                             .granule = Order(0)},

@@ -72,6 +72,10 @@ TEST(ReplayReportTest, TheTruthIsThatOfTheReplaysTime) {
   const Json data = Data(ReplayReportHtml(Truth(), Replays()));
   const Json& truth = data["truth"];
   EXPECT_EQ(truth["reported_bytes"], 200 * kMiB);
+  EXPECT_FALSE(truth.contains("needless_bytes"));
+  EXPECT_EQ(Data(ReplayReportHtml(Truth(), Replays(),
+                                  4 * kMiB))["truth"]["needless_bytes"],
+            4 * kMiB);
   EXPECT_EQ(truth["resident_end_bytes"], 320 * kMiB);
   EXPECT_EQ(truth["resident_mean_bytes"], 415 * kMiB);
   EXPECT_EQ(truth["seconds"].size(), 21u);
@@ -121,7 +125,8 @@ TEST(ReplayReportTest, ANameCannotLeaveItsPlace) {
   EXPECT_THAT(DataText(page), Not(HasSubstr("<")));
   EXPECT_EQ(Data(page)["runs"][0]["name"], folder);
   EXPECT_THAT(Between(page, "<title>", "</title>"),
-              HasSubstr("!--&lt;script>alert(1)@DATA@&amp;"));
+              HasSubstr("!--&lt;script>alert(1)@DATA@&amp;\"\uFFFD/trace.txt"));
+  EXPECT_EQ(page.find('\xff'), std::string::npos);
   EXPECT_TRUE(Json::accept(ReplayPerfettoJson(recording, results)));
 }
 

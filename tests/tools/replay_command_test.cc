@@ -9,6 +9,7 @@
 #include <fstream>
 #include <string>
 
+#include "nlohmann/json.hpp"
 #include "tests/tools/command_testing.h"
 
 namespace guestmm::replay_command_test {
@@ -79,9 +80,24 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   expect(recording_ + " --real --memory 0-64T", 2,
          "a real guest of 64.00 TiB needs 64.00 TiB; allowed is what this "
          "machine has available, ");
-  for (const std::string tail : {"1e300", "-1e300", "604801", "-1"}) {
-    expect(recording_ + " --tail " + tail, 2, "s: allowed is 0 to 604800 s");
+  for (const std::string tail : {"1e300", "-1e300", "604801", "-1", "nan"}) {
+    expect(
+        recording_ + " --tail " + tail, 2,
+        "--tail " + tail + ": allowed is a number of seconds from 0 to 604800");
   }
+  expect(recording_ + " --delay 1e300", 2,
+         "--delay 1e300: allowed is a number of seconds from 0 to 3600");
+  expect(recording_ + " --granule 2GiB", 2,
+         "--granule 2GiB: allowed is 4KiB, 2MiB");
+  expect(recording_ + " --order 5", 2,
+         "--order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to "
+         "10");
+  expect(recording_ + " --memory 0-100T", 1,
+         "memory map (iomem or --memory): ");
+  expect(recording_ + " --policies real,real", 2,
+         "--policies real: allowed is each policy once");
+  expect(recording_ + " --policies off,real --placement guestmm", 2,
+         "policy real: with placement guestmm");
   expect("", 2, "path is required");
 }
 
@@ -91,7 +107,9 @@ TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
   const std::string trace = Path("alone.gmtrace");
   const Outcome without = Replay(trace);
   EXPECT_EQ(without.status, 2);
-  EXPECT_THAT(without.err, HasSubstr("no memory map (iomem)"));
+  EXPECT_THAT(without.err,
+              AllOf(HasSubstr(trace + ": there is no memory map (iomem)"),
+                    HasSubstr("--memory 0-2G,4G-5G")));
   const Outcome outcome = Replay(trace + " --memory 0-2G,4G-5G --policy linux");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("of a guest of 3.00 GiB"));
@@ -137,7 +155,51 @@ TEST_F(ReplayCommandTest, SaysThatThereIsNoTruth) {
   const Outcome outcome = Replay(top_.string() + " --truth");
   EXPECT_EQ(outcome.status, 2);
   EXPECT_THAT(outcome.err,
-              HasSubstr("--truth: there is no reports.csv and rss.csv in "));
+              AllOf(HasSubstr("--truth: missing or empty beside "),
+                    HasSubstr("trace.gmtrace: reports.csv, rss.csv\n")));
+  fs::copy(recording_ + "/rss.csv", top_ / "rss.csv");
+  std::ofstream(top_ / "reports.csv") << "time_s,gpa,bytes\n";
+  EXPECT_THAT(Replay(top_.string() + " --truth").err,
+              HasSubstr("trace.gmtrace: reports.csv\n"));
+  EXPECT_THAT(Replay(top_.string() + " --policies real").err,
+              HasSubstr("policy real: the recording does not tell what its "
+                        "guest's kernel reported (reports.csv)"));
+}
+
+// As docs/fidelity.md has it.
+TEST_F(ReplayCommandTest, WhatTheRealKernelReportedIsAPolicy) {
+  const std::string out = Path("out");
+  const Outcome outcome =
+      Replay(recording_ + " --policies real --truth --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              AllOf(ContainsRegex("\nreal +294.00 MiB +4.00 MiB .* 100.0 % "),
+                    ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
+  EXPECT_THAT(Contents(out + "/report.html"),
+              HasSubstr("\"truth\":{\"reported_bytes\":308281344,"
+                        "\"needless_bytes\":4194304,"));
+}
+
+TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(
+      recording_ +
+      " --policies linux,guestmm --granule 4KiB --order 5 --delay 0.5 "
+      "--capacity 8 --floor 1 --tail 1.5 --memory 0-2G,4G-5G --skip-bad 3 "
+      "--out " +
+      out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  const auto config =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["config"];
+  EXPECT_EQ(config["memory"], "0-0x80000000,0x100000000-0x140000000");
+  EXPECT_EQ(config["granule_order"], 0);
+  EXPECT_EQ(config["tail_s"], 1.5);
+  EXPECT_EQ(config["skip_bad"], 3);
+  const auto& parameters = config["policy_parameters"];
+  EXPECT_EQ(parameters["linux"]["delay_ms"], 500);
+  EXPECT_EQ(parameters["linux"]["capacity"], 8);
+  EXPECT_EQ(parameters["guestmm"]["order"], 5);
+  EXPECT_EQ(parameters["guestmm"]["floor"], 1);
 }
 
 TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {

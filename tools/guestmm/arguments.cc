@@ -4,6 +4,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "absl/strings/str_format.h"
 #include "guestmm/base/units.h"
 
 namespace guestmm::tools {
@@ -59,6 +60,26 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
       ->type_name("N");
 }
 
+void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
+                Nanoseconds high, std::optional<Nanoseconds>& value,
+                const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [name, low, high, &value](const std::string& text) {
+           const std::optional<double> seconds = Parse<double>(text);
+           // What is not a number is not in the bounds.
+           if (!seconds ||
+               !(*seconds >= ToSeconds(low) && *seconds <= ToSeconds(high))) {
+             Reject(name, text,
+                    absl::StrFormat("a number of seconds from %g to %.10g",
+                                    ToSeconds(low), ToSeconds(high)));
+           }
+           value = Nanoseconds(std::llround(*seconds * 1e9));
+         },
+         help)
+      ->type_name("SECONDS");
+}
+
 void AddNumber(CLI::App& app, const std::string& name,
                std::optional<double>& value, const std::string& help) {
   app.add_option_function<std::string>(
@@ -71,12 +92,6 @@ void AddNumber(CLI::App& app, const std::string& name,
          },
          help)
       ->type_name("NUMBER");
-}
-
-Nanoseconds FromSeconds(double seconds) {
-  constexpr double kFar = 9e9;
-  return Nanoseconds(
-      static_cast<int64_t>(1e9 * std::fmin(std::fmax(seconds, -kFar), kFar)));
 }
 
 }  // namespace guestmm::tools

@@ -26,13 +26,14 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
                 uint64_t high, std::optional<uint64_t>& value,
                 const std::string& help);
 
+// A time, as a decimal number of seconds from `low` to `high`.
+void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
+                Nanoseconds high, std::optional<Nanoseconds>& value,
+                const std::string& help);
+
 // A decimal number; its bounds are the experiment's to check.
 void AddNumber(CLI::App& app, const std::string& name,
                std::optional<double>& value, const std::string& help);
-
-// As far as a time can tell; what is not a number, or too far, is for the
-// experiment to refuse, which allows less than any bound.
-Nanoseconds FromSeconds(double seconds);
 
 // One of some words, each standing for a value.
 template <typename T>

@@ -16,7 +16,7 @@ PolicyParameters PolicyArguments::ToParameters() const {
   if (floor) parameters.floor = ToOrder(*floor);
   parameters.threshold = threshold;
   parameters.capacity = capacity;
-  if (delay) parameters.delay = FromSeconds(*delay);
+  parameters.delay = delay;
   return parameters;
 }
 
@@ -31,9 +31,10 @@ void AddPolicyArguments(CLI::App& command, PolicyArguments& arguments) {
              "v12: marked blocks in a zone that start a pass [16]");
   AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments.capacity,
              "Most blocks in one report [v12: 16; others: 32]");
-  AddNumber(command, "--delay", arguments.delay,
-            "linux, guestmm: seconds that freed memory waits, at least "
-            "[2; 0.2]");
+  AddSeconds(command, "--delay", Nanoseconds(0), kMaxReportDelay,
+             arguments.delay,
+             "linux, guestmm: seconds that freed memory waits, at least "
+             "[2; 0.2]");
 }
 
 }  // namespace guestmm::tools

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "CLI/CLI.hpp"
+#include "guestmm/base/clock.h"
 #include "guestmm/reporting/policies.h"
 
 namespace guestmm::tools {
@@ -15,7 +16,7 @@ struct PolicyArguments {
   std::optional<uint64_t> floor;
   std::optional<uint64_t> threshold;
   std::optional<uint64_t> capacity;
-  std::optional<double> delay;  // seconds
+  std::optional<Nanoseconds> delay;
 
   PolicyParameters ToParameters() const;
 };

@@ -16,6 +16,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "guestmm/sim/experiment.h"
 #include "guestmm/sim/fidelity.h"
 #include "guestmm/sim/host_info.h"
@@ -41,7 +42,7 @@ struct ReplayArguments {
   // Empty: the recording's.
   std::vector<MemoryRange> memory;
   std::optional<uint64_t> skip_bad;
-  std::optional<double> tail;
+  std::optional<Nanoseconds> tail;
   bool truth = false;
   std::string out;
 };
@@ -103,8 +104,13 @@ absl::Status CheckTruthsTime(const Recording& recording,
 // Of what the real kernel reported, what its host had already: as far as the
 // trace can be replayed.
 uint64_t RealNeedlessBytes(const Recording& recording,
-                           const ReplayOptions& options) {
+                           const std::vector<ReplayResult>& results) {
+  for (const ReplayResult& result : results) {
+    if (result.options.policy == kPolicyReal) return result.needless_bytes;
+  }
+  const ReplayOptions& options = results.front().options;
   const ReplayOptions real = {.policy = std::string(kPolicyReal),
+                              .granule = options.granule,
                               .touch = options.touch,
                               .read = options.read};
   ReplayResult result;
@@ -113,7 +119,8 @@ uint64_t RealNeedlessBytes(const Recording& recording,
 }
 
 void PrintTables(const ReplayArguments& arguments, const Recording& recording,
-                 const std::vector<ReplayResult>& results) {
+                 const std::vector<ReplayResult>& results,
+                 std::optional<uint64_t> real_needless_bytes) {
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
@@ -160,7 +167,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
     const std::optional<Residency> resident =
         RealResidency(recording, first.start, first.end);
     table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
-                  FormatBytes(RealNeedlessBytes(recording, first.options)),
+                  FormatBytes(real_needless_bytes.value_or(0)),
                   resident ? FormatBytes(resident->mean_bytes) : "-",
                   resident ? FormatBytes(resident->end_bytes) : "-", "-", "-",
                   "-"});
@@ -206,13 +213,42 @@ std::string ProgressText(const std::string& policy,
   return text;
 }
 
+// Whether the recording has what the arguments ask of it.
+absl::Status CheckRecording(const ReplayArguments& arguments,
+                            const Recording& recording, ReplayOptions options) {
+  if (recording.memory.empty()) {
+    return absl::InvalidArgumentError(
+        recording.trace_path +
+        ": there is no memory map (iomem) beside it; allowed is --memory, "
+        "which says where the guest's RAM is, as in --memory 0-2G,4G-5G");
+  }
+  if (arguments.truth && !recording.has_truth()) {
+    std::vector<std::string> files;
+    if (recording.reports.empty()) files.emplace_back("reports.csv");
+    if (recording.resident.empty()) files.emplace_back("rss.csv");
+    return absl::InvalidArgumentError(
+        absl::StrCat("--truth: missing or empty beside ", recording.trace_path,
+                     ": ", absl::StrJoin(files, ", ")));
+  }
+  for (const std::string& policy : arguments.policies) {
+    options.policy = policy;
+    const absl::Status status =
+        CheckReplay(recording, options, AvailableMemory());
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
-                        const std::vector<ReplayResult>& results) {
+                        const std::vector<ReplayResult>& results,
+                        std::optional<uint64_t> real_needless_bytes) {
   absl::Status status =
       out.Write("series.csv", ReplaySeriesCsv(recording, results));
   status.Update(
       out.Write("summary.json", ReplaySummaryJson(recording, results)));
-  status.Update(out.Write("report.html", ReplayReportHtml(recording, results)));
+  status.Update(
+      out.Write("report.html",
+                ReplayReportHtml(recording, results, real_needless_bytes)));
   status.Update(
       out.Write("trace.json", ReplayPerfettoJson(recording, results)));
   if (!status.ok()) return status;
@@ -223,11 +259,15 @@ absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
 }
 
 int RunReplayCommand(const ReplayArguments& arguments) {
-  PolicyParameters parameters = arguments.policy.ToParameters();
-  if (absl::Status status = CheckPolicies(arguments.policies, parameters);
-      !status.ok()) {
-    return Fail("replay", status, "--");
-  }
+  ReplayOptions options = arguments.options;
+  options.policy_parameters = arguments.policy.ToParameters();
+  options.read.skip_bad = arguments.skip_bad.value_or(0);
+  options.tail = arguments.tail.value_or(Nanoseconds(0));
+  if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
+  absl::Status status =
+      CheckPolicies(arguments.policies, PolicyParametersOf(options),
+                    {std::string(kPolicyReal)});
+  if (!status.ok()) return Fail("replay", status, "--");
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
@@ -241,10 +281,8 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   }
   absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
   if (!recording.ok()) return FailReading("replay", recording.status());
-  if (absl::Status status = CheckReadOften(arguments, recording->trace_path);
-      !status.ok()) {
-    return Fail("replay", status);
-  }
+  status = CheckReadOften(arguments, recording->trace_path);
+  if (!status.ok()) return Fail("replay", status);
   if (!arguments.memory.empty()) {
     recording->memory.clear();
     for (const MemoryRange& range : arguments.memory) {
@@ -252,19 +290,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
           {ToGpa(range.start), (range.end - range.start).bytes()});
     }
   }
-  if (arguments.truth && !recording->has_truth()) {
-    return Fail("replay",
-                absl::InvalidArgumentError(
-                    "--truth: there is no reports.csv and rss.csv in " +
-                    arguments.path),
-                "");
-  }
-  ReplayOptions options = arguments.options;
-  options.policy_parameters = parameters;
-  options.read.skip_bad = arguments.skip_bad.value_or(0);
-  options.tail = FromSeconds(arguments.tail.value_or(0));
-  if (out) options.frame_interval = std::chrono::seconds(1);
-  absl::Status status = CheckReplay(*recording, options, AvailableMemory());
+  status = CheckRecording(arguments, *recording, options);
   if (!status.ok()) return Fail("replay", status);
   std::vector<ReplayResult> results;
   ProgressLine line;
@@ -284,15 +310,20 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     }
   }
   line.Show("");
+  std::optional<uint64_t> real_needless_bytes;
   if (!results.empty()) {
-    PrintTables(arguments, *recording, results);
+    if (arguments.truth) {
+      real_needless_bytes = RealNeedlessBytes(*recording, results);
+    }
+    PrintTables(arguments, *recording, results, real_needless_bytes);
     if (arguments.truth) {
       status.Update(CheckTruthsTime(*recording, results.front()));
     }
   }
   if (!status.ok()) FailReading("replay", status);
   if (out && !results.empty()) {
-    const absl::Status written = WriteFiles(*out, *recording, results);
+    const absl::Status written =
+        WriteFiles(*out, *recording, results, real_needless_bytes);
     if (!written.ok()) return Fail("replay", written, "--out ");
   }
   return status.ok() ? kExitSuccess : kExitFailure;
@@ -320,10 +351,16 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       "allocator puts them [recorded]");
   command
       .add_option("--policies,--policy", arguments->policies,
-                  "Which to run, separated by commas [off,v12,linux,guestmm]")
+                  "Which to run, separated by commas; real: what the guest's "
+                  "kernel reported, as recorded [off,v12,linux,guestmm]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;
+  AddChoice<Order>(
+      command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
+      options.granule,
+      "What the host maps at a time: 2MiB where huge pages back the guest "
+      "[2MiB]");
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = ReplayMode::kVirtual; },
       "What the host holds is by a model; no guest is too large [this]");
@@ -342,12 +379,12 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
             "separate one, of what '|' joins all; with less than all what is "
             "resident is a lower bound [all]");
   AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
-            "Where RAM is, if there is no iomem beside the trace, as in "
+            "Where RAM is, in place of the iomem beside the trace, as in "
             "0-2G,4G-5G");
   AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
              "Malformed lines to skip [0]");
-  AddNumber(command, "--tail", arguments->tail,
-            "Seconds to go on after the trace's end [0]");
+  AddSeconds(command, "--tail", Nanoseconds(0), kLongestReplay, arguments->tail,
+             "Seconds to go on after the trace's end [0]");
   command.add_flag("--truth", arguments->truth,
                    "Compare with what the real guest's kernel reported");
   command

@@ -25,10 +25,11 @@ absl::Status CheckNames(std::string_view option, std::string_view kind,
                         const std::vector<std::string>& names,
                         const std::vector<std::string>& allowed);
 
-// The same for policies, off among them; or what MakePolicy has to say of one
-// with these parameters.
+// The same for policies, off and `besides` among them; or what MakePolicy has
+// to say of one with these parameters.
 absl::Status CheckPolicies(const std::vector<std::string>& names,
-                           const PolicyParameters& parameters);
+                           const PolicyParameters& parameters,
+                           const std::vector<std::string>& besides = {});
 
 }  // namespace guestmm
 

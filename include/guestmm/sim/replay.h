@@ -13,6 +13,7 @@
 // guest RAM besides.
 
 #include <array>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -41,6 +42,10 @@ enum class Placement {
 };
 // "recorded", "guestmm".
 std::string_view Name(Placement placement);
+
+// The longest traced time, and the longest time after it: all of it is sampled,
+// and what is longer is rather a clock that was set.
+inline constexpr Nanoseconds kLongestReplay = std::chrono::hours(24 * 7);
 
 enum class ReplayMode {
   // What the host holds is by the book.
@@ -80,11 +85,14 @@ struct ReplayOptions {
   // How often, at first, the map of blocks is drawn, at a sample; 0 for never.
   // Likewise of more than 1,200 frames every second one goes.
   Nanoseconds frame_interval{0};
-  // How long to go on after the last event, for what is still to be reported: a
-  // week at most.
+  // How long to go on after the last event, for what is still to be reported:
+  // kLongestReplay at most.
   Nanoseconds tail{0};
   TraceReadOptions read = {};
 };
+
+// What the policy is made with: policy_parameters, the granule among them.
+PolicyParameters PolicyParametersOf(const ReplayOptions& options);
 
 // What of a trace could be followed. Where it is said as a share, that of frees
 // is of all frees, that of allocations of all allocations, and that of events

@@ -3,6 +3,8 @@
 
 // The files that replays of one recording under several policies leave.
 
+#include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -24,8 +26,11 @@ std::string ReplaySeriesCsv(const Recording& recording,
 // ReplayResult::frames; the table of figures. Long series are thinned for it,
 // and the page says so. Where the charts' library was missing from the build it
 // has no charts, and says that.
+// `truth_needless_bytes`: of what the real kernel reported, what its host had
+// already, where that is known.
 std::string ReplayReportHtml(const Recording& recording,
-                             std::span<const ReplayResult> results);
+                             std::span<const ReplayResult> results,
+                             std::optional<uint64_t> truth_needless_bytes = {});
 
 // trace.json: the results as Chrome's JSON trace format, which ui.perfetto.dev
 // opens: a process a result, with counters of its free, isolated and resident

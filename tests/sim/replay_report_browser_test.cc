@@ -54,6 +54,8 @@ constexpr char kVisitor[] = R"js(
     width: innerWidth,
     overflow: document.documentElement.scrollWidth - innerWidth,
     figures: byId("figures").innerText,
+    counters: byId("counters").innerText,
+    errors: byId("errors").checkVisibility() ? byId("errors").innerText : "",
     noCharts: byId("no-charts").checkVisibility(),
     resident: painted("resident-chart"),
     orders: painted("orders-chart"),
@@ -150,6 +152,9 @@ TEST_F(ReplayReportBrowserTest, ThePageRendersAndItsSliderMovesTheMap) {
 
   EXPECT_THAT(std::string(visit["figures"]), HasSubstr("truth (real guest)"));
   EXPECT_THAT(std::string(visit["figures"]), HasSubstr("100.0 %"));
+  // Of 400 frees.
+  EXPECT_THAT(std::string(visit["counters"]), HasSubstr("\t3 (0.75 %)\t0\t"));
+  EXPECT_EQ(visit["errors"], "");
   const bool charts = !ReplayReportChartsScript().empty();
   EXPECT_EQ(visit["noCharts"], !charts);
   EXPECT_EQ(visit["resident"], charts);
@@ -185,12 +190,16 @@ TEST_F(ReplayReportBrowserTest, APhoneNeedNotScrollSideways) {
 TEST_F(ReplayReportBrowserTest, ARunWithoutMapOrTruthRendersToo) {
   ReplayResult result = MadeReplay("linux");
   result.frames.clear();
+  result.error = "trace.txt:3: it is damaged";
   std::string console;
   const std::string page = ReplayReportHtml({}, {&result, 1});
   const Json visit = Visit(page, 1200, &console);
   EXPECT_EQ(console, "");
   ASSERT_TRUE(visit.is_object()) << "the visit did not end";
   EXPECT_EQ(visit["hasMap"], false);
+  EXPECT_EQ(
+      visit["errors"],
+      "linux failed, and this is what came before: trace.txt:3: it is damaged");
   EXPECT_THAT(std::string(visit["figures"]), Not(HasSubstr("truth")));
 }
 

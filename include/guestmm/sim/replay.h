@@ -161,7 +161,7 @@ struct ReplayFrame {
 struct ReplayResult {
   ReplayOptions options;
   ReplayCounters counters;
-  // Why it ended before the trace did; empty if it did not.
+  // What it failed of, and then this is what came before; empty if it did not.
   std::string error;
   uint64_t memory_bytes = 0;
   Nanoseconds start{0};

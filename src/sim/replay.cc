@@ -191,9 +191,11 @@ class Run {
       }
       if (!event->has_value()) break;
       if (!started_) Begin((*event)->time);
-      status = CheckTime((*event)->time,
-                         absl::StrCat("event ", result_.counters.events + 1));
-      if (!status.ok()) break;
+      if (IsTooFar((*event)->time)) {
+        status = TooFar((*event)->time,
+                        absl::StrCat("event ", result_.counters.events + 1));
+        break;
+      }
       AdvanceTo((*event)->time);
       ++result_.counters.events;
       placement_->Follow(**event, time_.Now());
@@ -203,7 +205,9 @@ class Run {
     if (!started_) Begin(recording_.start.value_or(Nanoseconds(0)));
     Nanoseconds end = result_.start + time_.Now();
     if (recording_.end && status.ok()) {
-      status = CheckTime(*recording_.end, "its end");
+      if (IsTooFar(*recording_.end)) {
+        status = TooFar(*recording_.end, "its end");
+      }
       end = std::max(end, *recording_.end);
     }
     // After an error no event tells what the guest did: it ends with the last.
@@ -245,14 +249,14 @@ class Run {
     }
   }
 
-  absl::Status CheckTime(Nanoseconds time, const std::string& what) const {
+  bool IsTooFar(Nanoseconds time) const {
     // Without a sign no difference overflows.
     const auto since = static_cast<uint64_t>(time.count()) -
                        static_cast<uint64_t>(result_.start.count());
-    if (time <= result_.start ||
-        since <= static_cast<uint64_t>(kLongestReplay.count())) {
-      return absl::OkStatus();
-    }
+    return time > result_.start &&
+           since > static_cast<uint64_t>(kLongestReplay.count());
+  }
+  absl::Status TooFar(Nanoseconds time, const std::string& what) const {
     return absl::InvalidArgumentError(absl::StrFormat(
         "%s: %s is %.1f s by the trace's clock, which began at %.1f s: the "
         "most is %.0f s later",

@@ -148,7 +148,7 @@ TEST(ReplayHostFootprintTest, DoesNotOverflow) {
   host->OnInUseAtFirst(Pfn(kFirst + 1024), Order(10));
   const ReplayResult::Footprint footprint =
       host->FootprintUntil(Nanoseconds::max());
-  EXPECT_DOUBLE_EQ(footprint.resident, 2048.0 * 9223372036854775);
+  EXPECT_DOUBLE_EQ(footprint.resident, 2048.0 * 9223372036854775.0);
   EXPECT_DOUBLE_EQ(footprint.in_use, footprint.resident);
 }
 

@@ -6,23 +6,24 @@
 
 namespace guestmm {
 
-absl::Status VhostUserRegions::Add(const VhostUserRegion& region, int fd) {
+absl::Status VhostUserRegions::Add(VhostUserRequest request,
+                                   const VhostUserRegion& region, int fd) {
   const GpaRange range = {Gpa(region.guest_phys_addr), region.size};
   if (regions_.size() >= max_regions_) {
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "ADD_MEM_REG: %d regions are there, the most", max_regions_));
+        "%s: %d regions are there, the most", Name(request), max_regions_));
   }
   if (region.size > max_bytes_ - bytes_) {
     return absl::ResourceExhaustedError(
-        absl::StrFormat("ADD_MEM_REG: %s more than %s: the most is %s",
+        absl::StrFormat("%s: %s more than %s: the most is %s", Name(request),
                         FormatBytes(region.size), FormatBytes(bytes_),
                         FormatBytes(max_bytes_)));
   }
   if (region.userspace_addr + region.size < region.userspace_addr) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("ADD_MEM_REG: user address 0x%x + %s runs past the end "
-                        "of the address space",
-                        region.userspace_addr, FormatBytes(region.size)));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: user address 0x%x + %s runs past the end of the "
+        "address space",
+        Name(request), region.userspace_addr, FormatBytes(region.size)));
   }
   if (absl::Status status = ram_.AdoptRegion(range, fd, region.mmap_offset);
       !status.ok()) {

@@ -23,10 +23,11 @@ class VhostUserRegions {
   VhostUserRegions(GuestRam& ram, size_t max_regions, uint64_t max_bytes)
       : ram_(ram), max_regions_(max_regions), max_bytes_(max_bytes) {}
 
-  // Maps what `fd` has. ResourceExhausted if it is one too many, or too large;
-  // InvalidArgument if its user addresses wrap around; else errors of
-  // GuestRam::AdoptRegion.
-  absl::Status Add(const VhostUserRegion& region, int fd);
+  // Maps what `fd` has, of a request that errors name. ResourceExhausted if it
+  // is one too many, or too large; InvalidArgument if its user addresses wrap
+  // around; else errors of GuestRam::AdoptRegion.
+  absl::Status Add(VhostUserRequest request, const VhostUserRegion& region,
+                   int fd);
 
   // NotFound if it was not added as it is said here; else errors of
   // GuestRam::RemoveRegion.

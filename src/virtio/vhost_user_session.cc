@@ -211,7 +211,8 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
             "ADD_MEM_REG: came with %d fds: must be 1", message.fds.size()));
       }
       return with(message.As<VhostUserSingleRegion>(), [&](const auto& single) {
-        return regions_->Add(single.region, message.fds[0].get());
+        return regions_->Add(message.request(), single.region,
+                             message.fds[0].get());
       });
     case VhostUserRequest::kRemMemReg:
       return with(message.As<VhostUserSingleRegion>(), [&](const auto& single) {
@@ -381,7 +382,8 @@ absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
     std::memcpy(&region,
                 message.payload.data() + sizeof(header) + i * sizeof(region),
                 sizeof(region));
-    if (absl::Status status = regions_->Add(region, message.fds[i].get());
+    if (absl::Status status =
+            regions_->Add(message.request(), region, message.fds[i].get());
         !status.ok()) {
       return status;
     }

@@ -172,6 +172,12 @@ class HonestGuest {
   HostileDriver driver_{*ram_, Layout()};
 };
 
+// A table of a region that is too large.
+struct OneRegion {
+  VhostUserMemTableHeader header = {1, 0};
+  VhostUserRegion region = RegionAt(0, kGiB).region;
+};
+
 TEST_F(VhostUserSessionTest, AnHonestGuestIsServed) {
   HonestGuest guest(Connect());
   EXPECT_EQ(guest.front().Ask(Request::kGetQueueNum), 3u);
@@ -277,6 +283,9 @@ std::vector<Refusal> AllRefusals() {
       {"RESOURCE_EXHAUSTED: ADD_MEM_REG: 1.00 GiB more than 0 B: the most is "
        "64.00 MiB",
        Shares(RegionAt(0, kGiB), kGiB)},
+      {"RESOURCE_EXHAUSTED: SET_MEM_TABLE: 1.00 GiB more than 0 B: the most "
+       "is 64.00 MiB",
+       Sends(Request::kSetMemTable, OneRegion(), 1)},
       {"INVALID_ARGUMENT: ADD_MEM_REG: user address 0xfffffffffffff000 + "
        "4.00 KiB runs past the end of the address space",
        Shares({0, {0, kPageSize, 0xfffffffffffff000, 0}}, kPageSize)},

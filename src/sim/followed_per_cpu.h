@@ -75,7 +75,7 @@ class FollowedPerCpu {
     uint64_t supposed = 0;  // of them, the oldest
     uint64_t unknown = 0;   // places, older still
 
-    bool IsSupposed(std::deque<Pfn>::const_iterator at) const {
+    bool IsSupposed(const std::deque<Pfn>::const_iterator& at) const {
       return static_cast<uint64_t>(pfns.end() - at) <= supposed;
     }
   };

@@ -558,7 +558,7 @@ absl::StatusOr<ReplayResult> Replay(const Recording& recording,
     status = run.Start();
     if (status.ok()) status = run.Go();
   }
-  result.error = std::string(status.message());
+  result.error = absl::StrCat(status.message());
   if (partial != nullptr) *partial = result;
   if (!status.ok()) return status;
   return result;

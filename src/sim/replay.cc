@@ -10,8 +10,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
-#include "guestmm/base/check.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
@@ -23,100 +21,16 @@
 #include "src/sim/replay_device.h"
 #include "src/sim/replay_host.h"
 #include "src/sim/replay_pace.h"
+#include "src/sim/replayed_guest.h"
 #include "src/sim/trace_placement.h"
 
 namespace guestmm {
 namespace {
 
-// Slower than a hundredth no one waits for, and faster than the machine no one
-// waits at all.
-constexpr double kLowestSpeed = 0.01;
-constexpr double kHighestSpeed = 1e6;
-
 // What is kept of what is looked at over time, however long that is: a frame of
 // a guest of 1 TiB is half a megabyte.
 constexpr size_t kMostKeptSamples = 200'000;
 constexpr size_t kMostKeptFrames = 1200;
-
-// What a machine must have beside a real guest: metadata and this program.
-constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
-
-// What kPolicyReal needs.
-absl::Status CheckReal(const Recording& recording,
-                       const ReplayOptions& options) {
-  if (recording.reports.empty()) {
-    return absl::InvalidArgumentError(
-        "policy real: the recording does not tell what its guest's kernel "
-        "reported (reports.csv)");
-  }
-  if (options.placement != Placement::kRecorded) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "policy real: with placement %s pages lie elsewhere than where they "
-        "were reported; allowed is %s",
-        Name(options.placement), Name(Placement::kRecorded)));
-  }
-  return absl::OkStatus();
-}
-
-// The whole pages of RAM.
-std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
-  std::vector<MemoryRange> ranges;
-  for (const GpaRange& range : memory) {
-    const Pfn start = ToPfn(range.gpa + (kPageSize - 1));
-    const Pfn end = ToPfn(range.gpa + range.bytes);
-    if (start < end) ranges.push_back({start, end});
-  }
-  return ranges;
-}
-
-uint64_t BytesOf(const std::vector<MemoryRange>& memory) {
-  uint64_t bytes = 0;
-  for (const MemoryRange& range : memory)
-    bytes += range.pages().pages().bytes();
-  return bytes;
-}
-
-// The vCPUs that the recording, or else any trace, may name.
-int CpusOf(const Recording& recording) {
-  constexpr int kUnknown = 64;
-  for (const RecordedZone& zone : recording.zones) {
-    if (!zone.per_cpu.empty()) return static_cast<int>(zone.per_cpu.size());
-  }
-  return kUnknown;
-}
-
-// min_free_kbytes, which a kernel with transparent huge pages raises; none if
-// the recording does not tell.
-std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
-  uint64_t bytes = 0;
-  for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();
-  if (bytes == 0) return std::nullopt;
-  return bytes / kKiB;
-}
-
-// Whether the guest's reporter was at rest at first. Only a free, which asks
-// for a pass, makes a block of the largest order; a smaller one without a mark
-// may be the rest of one that had it. Zones without any mark are those that are
-// too small to be reported.
-bool WasSettled(const PageAllocator& allocator) {
-  bool any_marked = false;
-  for (const auto& zone : allocator.zones()) {
-    LockHolder hold(zone->lock());
-    std::vector<Pfn> free;
-    for (int type = 0; type < kMigrateTypes; ++type) {
-      zone->ForEachFreeBlock(allocator.max_order(),
-                             static_cast<MigrateType>(type),
-                             [&](Pfn pfn) { free.push_back(pfn); });
-    }
-    size_t marked = 0;
-    for (const Pfn pfn : free) {
-      if (zone->IsReported(pfn)) ++marked;
-    }
-    if (marked > 0 && marked < free.size()) return false;
-    any_marked = any_marked || marked > 0;
-  }
-  return any_marked;
-}
 
 // If there is one more of `all` than `most`, which is even, drops every second
 // one, and from now on there are half as many: the first and the last stay, and
@@ -144,19 +58,11 @@ class Run {
 
   // REQUIRES: CheckReplay.
   absl::Status Start() {
-    const std::vector<MemoryRange> memory = MemoryRanges(recording_.memory);
+    const std::vector<MemoryRange> memory = ReplayedMemory(recording_);
     result_.memory_bytes = BytesOf(memory);
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
-        PageAllocator::Create({.memory = memory,
-                               .cpus = CpusOf(recording_),
-                               .min_free_kbytes = MinFreeKbytesOf(recording_),
-                               .per_cpu_lists = Linux::k61,
-                               .placement = {.rules = Linux::k61}});
-    if (!allocator.ok()) {
-      return absl::Status(allocator.status().code(),
-                          absl::StrCat("memory map (iomem or --memory): ",
-                                       allocator.status().message()));
-    }
+        MakeReplayedGuest(recording_);
+    if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
     absl::StatusOr<std::unique_ptr<ReplayHost>> host =
         ReplayHost::Create(memory, options_);
@@ -462,89 +368,6 @@ class Run {
 };
 
 }  // namespace
-
-std::string_view Name(Placement placement) {
-  return placement == Placement::kRecorded ? "recorded" : "guestmm";
-}
-
-PolicyParameters PolicyParametersOf(const ReplayOptions& options) {
-  PolicyParameters parameters = options.policy_parameters;
-  if (!parameters.granule) parameters.granule = options.granule;
-  return parameters;
-}
-
-std::string_view Name(ReplayMode mode) {
-  return mode == ReplayMode::kVirtual ? "virtual" : "real";
-}
-
-absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text) {
-  std::vector<uint32_t> touch;
-  if (text == "all") return touch;
-  std::string name;
-  uint32_t flags = 0;
-  for (size_t i = 0; i <= text.size(); ++i) {
-    if (i < text.size() && text[i] != ',' && text[i] != '|') {
-      name += text[i];
-      continue;
-    }
-    const uint32_t its = GfpFlags::Parse(name);
-    if (its == 0 || (its & GfpFlags::kUnknown) != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(std::string(text), ": there is no gfp flag \"", name,
-                       "\"; allowed is all, or names, as in "
-                       "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"));
-    }
-    flags |= its;
-    name.clear();
-    if (i < text.size() && text[i] == '|') continue;
-    touch.push_back(flags);
-    flags = 0;
-  }
-  return touch;
-}
-
-std::string FormatTouch(const std::vector<uint32_t>& touch) {
-  if (touch.empty()) return "all";
-  return absl::StrJoin(touch, ",", [](std::string* out, uint32_t flags) {
-    *out += GfpFlags::Format(flags);
-  });
-}
-
-absl::Status CheckReplay(const Recording& recording,
-                         const ReplayOptions& options,
-                         uint64_t available_bytes) {
-  GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
-  if (options.tail < Nanoseconds(0) || options.tail > kLongestReplay) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
-                        ToSeconds(options.tail), ToSeconds(kLongestReplay)));
-  }
-  if (options.speed &&
-      !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("speed %g: allowed is %g to %.0f", *options.speed,
-                        kLowestSpeed, kHighestSpeed));
-  }
-  if (options.policy == kPolicyReal) {
-    const absl::Status status = CheckReal(recording, options);
-    if (!status.ok()) return status;
-  }
-  const std::vector<MemoryRange> memory = MemoryRanges(recording.memory);
-  if (memory.empty()) {
-    return absl::InvalidArgumentError(
-        "the recording has no memory map (iomem): where the guest's RAM is "
-        "must be known");
-  }
-  const uint64_t needed = BytesOf(memory) + kReplayMachineReserve;
-  if (options.mode == ReplayMode::kReal && needed > available_bytes) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "a real guest of %s needs %s; allowed is what this machine has "
-        "available, %s",
-        FormatBytes(BytesOf(memory)), FormatBytes(needed),
-        FormatBytes(available_bytes)));
-  }
-  return absl::OkStatus();
-}
 
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,

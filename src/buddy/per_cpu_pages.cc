@@ -27,7 +27,13 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
 // CONFIG_PCP_BATCH_SCALE_MAX.
 constexpr uint32_t kMostDoublings61 = 5;
 
-uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor) {
+uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
+                           uint64_t count, uint32_t& free_factor) {
+  if (free_factor > 0 && order > Order(0) &&
+      order.value() < PerCpuLists::kSmallOrders) {
+    return count;
+  }
+  if (count < limits.high) return 0;
   const uint64_t batch = limits.batch;
   if (limits.high <= batch) return 1;
   const uint64_t most = limits.high - batch;
@@ -100,13 +106,10 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
   const size_t index = PerCpuLists::IndexOf(order, pageblock.type);
   Push(lists_[index], pfn, order);
-  // 6.1, free_unref_page_commit, free_high: small blocks above order 0 that are
-  // freed in a row do not stay.
-  if (order > Order(0) && order.value() < PerCpuLists::kSmallOrders &&
-      free_factor_ > 0) {
-    return GiveBack(count_.Get(), index);
+  if (count_.Get() < limits_.high && (free_factor_ == 0 || order == Order(0))) {
+    return nullptr;
   }
-  return count_.Get() < limits_.high ? nullptr : Trim(index);
+  return Trim(index, order);
 }
 
 bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
@@ -136,11 +139,12 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   return zone_.Free(pfn, order);
 }
 
-FreeBlockObserver* PerCpuPages::Trim(size_t index) {
+FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
   if (version_ == Linux::k53) {
     return GiveBack(std::min<uint64_t>(limits_.batch, count_.Get()), index);
   }
-  return GiveBack(PagesToGiveBack61(limits_, free_factor_), index);
+  return GiveBack(PagesToGiveBack61(limits_, order, count_.Get(), free_factor_),
+                  index);
 }
 
 FreeBlockObserver* PerCpuPages::Drain() {

@@ -22,14 +22,8 @@ void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
   const size_t index = PerCpuLists::IndexOf(order, type);
   lists_[index].pfns.push_front(pfn);
   count_ += order.pages().value();
-  // free_unref_page_commit: as PerCpuPages.
-  if (order > Order(0) && order.value() < PerCpuLists::kSmallOrders &&
-      free_factor_ > 0) {
-    GiveBack(count_, index, back);
-    return;
-  }
-  if (count_ < limits_.high) return;
-  GiveBack(PagesToGiveBack61(limits_, free_factor_), index, back);
+  GiveBack(PagesToGiveBack61(limits_, order, count_, free_factor_), index,
+           back);
 }
 
 bool FollowedPerCpu::Erase(size_t index, Pfn pfn) {

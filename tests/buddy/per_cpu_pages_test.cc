@@ -340,7 +340,8 @@ TEST(PerCpuLimitsTest, High61IsAShareOfTheLowWatermark) {
 TEST(PerCpuLimitsTest, AtMost32BatchesGoBackAtOnceIn6_1) {
   uint32_t free_factor = 0;
   for (const uint64_t batches : {1, 2, 4, 8, 16, 32, 32, 32}) {
-    EXPECT_EQ(PagesToGiveBack61({.batch = 63, .high = 7169}, free_factor),
+    EXPECT_EQ(PagesToGiveBack61({.batch = 63, .high = 7169}, Order(0), 7169,
+                                free_factor),
               batches * 63);
   }
 }

@@ -40,11 +40,14 @@ struct PerCpuLimits {
 PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
                                  PageCount low, int node_cpus);
 
-// How many pages lists that have reached their high mark give back: twice as
-// many each time in a row, up to 32 batches, but a batch at least, and they
-// keep a batch (6.1, nr_pcp_free; since 6.1.104 with
-// CONFIG_PCP_BATCH_SCALE_MAX, which is 5). `free_factor`: how often in a row.
-uint64_t PagesToGiveBack61(const PerCpuLimits& limits, uint32_t& free_factor);
+// How many pages lists that hold `count` give back once a block of `order` was
+// freed to them (6.1, free_unref_page_commit and nr_pcp_free). None below the
+// high mark; from there on twice as many each time in a row, up to 32 batches
+// (since 6.1.104: CONFIG_PCP_BATCH_SCALE_MAX, which is 5), but a batch at
+// least, and they keep a batch. All after a block of order 1 to 3, while pages
+// go back in a row (free_high). `free_factor`: how often in a row.
+uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
+                           uint64_t count, uint32_t& free_factor);
 
 // The lists of one vCPU and zone by number (order_to_pindex): of each of the
 // orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER) one for each type; then a pageblock's
@@ -182,8 +185,8 @@ class alignas(64) PerCpuPages {
   [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type,
                                 Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // After a free to list `index`: gives back what is too much.
-  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index)
+  // After a free of `order` to list `index`: gives back what is too much.
+  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
   FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)

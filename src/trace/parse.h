@@ -1,8 +1,9 @@
 #ifndef GUESTMM_SRC_TRACE_PARSE_H_
 #define GUESTMM_SRC_TRACE_PARSE_H_
 
-// Numbers at the start of a text, which get shorter by what was taken. False,
-// and then the text is as it was, for anything else, overflow included.
+// Numbers and words at the start of a text, which gets shorter by what was
+// taken. False, and then the text is as it was, for anything else, overflow
+// included.
 
 #include <cstdint>
 #include <limits>
@@ -92,6 +93,29 @@ inline bool TakeSeconds(std::string_view& text, Nanoseconds& time,
   rest.remove_prefix(static_cast<size_t>(n));
   time = Nanoseconds(static_cast<int64_t>(seconds * 1'000'000'000 + fraction));
   digits = n;
+  text = rest;
+  return true;
+}
+
+inline bool TakeWord(std::string_view& text, std::string_view word) {
+  if (!text.starts_with(word)) return false;
+  text.remove_prefix(word.size());
+  return true;
+}
+
+// "-4.287", "12.5" or "12".
+inline bool TakeTime(std::string_view& text, Nanoseconds& time) {
+  std::string_view rest = text;
+  const bool negative = TakeWord(rest, "-");
+  int digits = 0;
+  uint64_t seconds = 0;
+  if (!TakeSeconds(rest, time, digits)) {
+    if (!TakeDecimal(rest, seconds) || seconds > 9'000'000'000) {
+      return false;
+    }
+    time = std::chrono::seconds(static_cast<int64_t>(seconds));
+  }
+  if (negative) time = -time;
   text = rest;
   return true;
 }

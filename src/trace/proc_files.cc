@@ -1,0 +1,293 @@
+#include "src/trace/proc_files.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "src/trace/parse.h"
+
+namespace guestmm::trace {
+namespace {
+
+// Bits of /proc/kpageflags.
+constexpr uint64_t kBuddyFlag = uint64_t{1} << 10;
+constexpr uint64_t kNoPageFlag = uint64_t{1} << 20;
+// PG_uptodate; of the first page of a free block it is PG_reported.
+constexpr uint64_t kReportedFlag = uint64_t{1} << 3;
+
+// Takes a node's and a zone's name, "Node 0, zone      DMA".
+bool TakeZone(std::string_view& text, int& node, std::string& name) {
+  std::string_view rest = text;
+  uint64_t number = 0;
+  if (!TakeWord(rest, "Node ")) return false;
+  if (!TakeDecimal(rest, number) || number > 1023) return false;
+  if (!TakeWord(rest, ", zone")) return false;
+  SkipSpaces(rest);
+  const size_t end = std::min(rest.find(' '), rest.size());
+  if (end == 0) return false;
+  node = static_cast<int>(number);
+  name = std::string(rest.substr(0, end));
+  text = rest.substr(end);
+  return true;
+}
+
+// "low      108": whether the line is one of `name`; then `value` is what it
+// says, none if that is no number.
+bool IsField(std::string_view line, std::string_view name,
+             std::optional<uint64_t>& value) {
+  if (!TakeWord(line, name) || line.empty() || line[0] != ' ') return false;
+  SkipSpaces(line);
+  uint64_t number = 0;
+  value.reset();
+  if (TakeDecimal(line, number) && line.empty()) value = number;
+  return true;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
+  std::vector<GpaRange> memory;
+  std::string_view line;
+  while (lines.Next(line)) {
+    std::string_view rest = line;
+    SkipSpaces(rest);
+    if (rest.empty()) continue;
+    uint64_t first = 0;
+    uint64_t last = 0;
+    if (!TakeHex(rest, first) || !TakeWord(rest, "-") || !TakeHex(rest, last) ||
+        !TakeWord(rest, " : ") || last < first) {
+      return lines.Expected(line, "a line as 00100000-7fffffff : NAME");
+    }
+    // "System RAM (virtio_mem)" too.
+    if (!rest.starts_with("System RAM")) continue;
+    if (last == 0) {
+      return lines.Expected(
+          line,
+          "addresses: /proc/iomem hides them unless root reads "
+          "it");
+    }
+    if (last >= kGuestAddresses) {
+      return lines.Expected(line, "addresses of up to 52 bits");
+    }
+    const Gpa start = ToGpa(ToPfn(Gpa(first + kPageSize - 1)));
+    const Gpa end = ToGpa(ToPfn(Gpa(last + 1)));
+    if (start < end) memory.push_back({start, end - start});
+  }
+  if (!lines.status().ok()) return lines.status();
+  std::sort(memory.begin(), memory.end(),
+            [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
+  // Ranges that touch are one; hotplugged memory is listed within a larger
+  // range.
+  std::vector<GpaRange> merged;
+  for (const GpaRange& range : memory) {
+    if (!merged.empty() &&
+        range.gpa <= merged.back().gpa + merged.back().bytes) {
+      merged.back().bytes = std::max(
+          merged.back().bytes, range.gpa + range.bytes - merged.back().gpa);
+    } else {
+      merged.push_back(range);
+    }
+  }
+  return merged;
+}
+
+absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
+  // What is believed, in pages: of a zone; of a vCPU's marks, as PerCpuPages
+  // takes them; and of all min, 1 TiB, as PageAllocator takes it.
+  constexpr uint64_t kMostPages = uint64_t{1} << 40;
+  constexpr uint64_t kMostPerCpu = uint64_t{1} << 20;
+  constexpr uint64_t kMostMin = uint64_t{1} << 28;
+  uint64_t all_min = 0;
+  std::vector<RecordedZone> zones;
+  std::vector<PageCount> spanned;
+  std::string_view line;
+  while (lines.Next(line)) {
+    std::string_view rest = line;
+    if (rest.starts_with("Node ")) {
+      RecordedZone zone;
+      if (!TakeZone(rest, zone.node, zone.name)) {
+        return lines.Expected(line, "Node NUMBER, zone NAME");
+      }
+      zones.push_back(std::move(zone));
+      spanned.emplace_back();
+      continue;
+    }
+    SkipSpaces(rest);
+    std::optional<uint64_t> value;
+    const auto take = [&](std::string_view name) {
+      return IsField(rest, name, value);
+    };
+    enum {
+      kMin,
+      kLow,
+      kHigh,
+      kSpanned,
+      kManaged,
+      kStart,
+      kCpu,
+      kCount,
+      kCpuHigh,
+      kBatch,
+      kNone
+    };
+    constexpr std::array<std::string_view, kNone> kNames = {
+        "min",        "low",  "high",   "spanned", "managed",
+        "start_pfn:", "cpu:", "count:", "high:",   "batch:"};
+    const auto* const name = std::find_if(kNames.begin(), kNames.end(), take);
+    if (name == kNames.end()) continue;
+    const auto field = name - kNames.begin();
+    const bool per_cpu = field == kCpuHigh || field == kBatch;
+    const uint64_t least = field == kBatch ? 1 : 0;
+    const uint64_t most = per_cpu ? kMostPerCpu : kMostPages;
+    if (zones.empty() || !value) {
+      return lines.Expected(
+          line,
+          absl::StrCat(zones.empty() ? "a zone before " : "a number after ",
+                       std::string(*name)));
+    }
+    if (*value < least || *value > most) {
+      return lines.Expected(line, absl::StrCat(least, " to ", most, " after ",
+                                               std::string(*name)));
+    }
+    RecordedZone& zone = zones.back();
+    if (field == kCpu) zone.per_cpu.emplace_back();
+    if (field > kCpu && zone.per_cpu.empty()) {
+      return lines.Expected(line, "cpu: before it");
+    }
+    const PageCount pages(*value);
+    switch (field) {
+      case kMin:
+        zone.min = pages;
+        all_min += *value;
+        if (all_min > kMostMin) {
+          return lines.Expected(line, absl::StrCat("a min of ", kMostMin,
+                                                   " pages at most, of all "
+                                                   "zones together"));
+        }
+        break;
+      case kLow:
+        zone.low = pages;
+        break;
+      case kHigh:
+        zone.high = pages;
+        break;
+      case kSpanned:
+        spanned.back() = pages;
+        break;
+      case kManaged:
+        zone.managed = pages;
+        break;
+      case kStart:
+        zone.span.start = Pfn(*value);
+        break;
+      case kCount:
+        zone.per_cpu.back().count = *value;
+        break;
+      case kCpuHigh:
+        zone.per_cpu.back().high = *value;
+        break;
+      case kBatch:
+        zone.per_cpu.back().batch = *value;
+        break;
+      default:
+        break;
+    }
+  }
+  if (!lines.status().ok()) return lines.status();
+  std::vector<RecordedZone> populated;
+  for (size_t i = 0; i < zones.size(); ++i) {
+    const auto& cpus = zones[i].per_cpu;
+    const auto cut =
+        std::find_if(cpus.begin(), cpus.end(),
+                     [](const auto& cpu) { return cpu.batch == 0; });
+    if (cut != cpus.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          lines.name(), ": Node ", zones[i].node, ", zone ", zones[i].name,
+          ", the ", cut - cpus.begin() + 1, ". cpu: expected batch: after it"));
+    }
+    zones[i].span.end = zones[i].span.start + spanned[i];
+    if (zones[i].managed > PageCount(0)) {
+      populated.push_back(std::move(zones[i]));
+    }
+  }
+  return populated;
+}
+
+absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
+                                             const std::string& name) {
+  using State = RecordedPages::State;
+  RecordedPages pages;
+  std::vector<uint64_t> flags(size_t{1} << 14);
+  constexpr size_t kBytesEach = sizeof(uint64_t);
+  while (true) {
+    // ReadFully, so that only the end of the file is not whole numbers.
+    const absl::StatusOr<size_t> got =
+        ReadFully(bytes, reinterpret_cast<char*>(flags.data()),
+                  flags.size() * kBytesEach);
+    if (!got.ok()) return got.status();
+    if (*got == 0) return pages;
+    if (*got % kBytesEach != 0) {
+      return absl::DataLossError(absl::StrCat(
+          name, ": ", pages.states.size() * kBytesEach + *got,
+          " bytes: expected 8 for each page: the file is truncated"));
+    }
+    for (size_t i = 0; i < *got / kBytesEach; ++i) {
+      // Little endian, as the hosts that guestmm is for.
+      const uint64_t flag = flags[i];
+      const bool free = (flag & kBuddyFlag) != 0;
+      if (free && (flag & kReportedFlag) != 0) {
+        pages.reported.emplace_back(pages.states.size());
+      }
+      pages.states.push_back((flag & kNoPageFlag) != 0 ? State::kAbsent
+                             : free                    ? State::kFree
+                                                       : State::kInUse);
+    }
+  }
+}
+
+absl::StatusOr<std::vector<RecordedBuddyInfo>> ReadBuddyinfo(
+    LineReader& lines) {
+  std::vector<RecordedBuddyInfo> all;
+  std::string_view line;
+  while (lines.Next(line)) {
+    std::string_view rest = line;
+    if (!rest.starts_with("Node ")) {
+      RecordedBuddyInfo info;
+      if (!TakeTime(rest, info.time) || !TakeWord(rest, " ")) {
+        return lines.Expected(line,
+                              "a line of /proc/uptime or of /proc/buddyinfo");
+      }
+      all.push_back(std::move(info));
+      continue;
+    }
+    RecordedBuddyInfo::Zone zone;
+    if (all.empty() || !TakeZone(rest, zone.node, zone.name)) {
+      return lines.Expected(line,
+                            "/proc/uptime, and then Node NUMBER, zone NAME");
+    }
+    for (uint64_t& blocks : zone.blocks) {
+      SkipSpaces(rest);
+      if (!TakeDecimal(rest, blocks)) {
+        return lines.Expected(
+            line, absl::StrCat(zone.blocks.size(), " numbers of blocks"));
+      }
+    }
+    SkipSpaces(rest);
+    if (!rest.empty()) {
+      return lines.Expected(
+          line,
+          absl::StrCat(zone.blocks.size(), " numbers of blocks, and no more"));
+    }
+    all.back().zones.push_back(std::move(zone));
+  }
+  if (!lines.status().ok()) return lines.status();
+  return all;
+}
+
+}  // namespace guestmm::trace

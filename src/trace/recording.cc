@@ -1,9 +1,7 @@
 #include "guestmm/trace/recording.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <string_view>
 #include <system_error>

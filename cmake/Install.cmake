@@ -2,7 +2,7 @@
 
 include(CMakePackageConfigHelpers)
 
-install(TARGETS guestmm EXPORT guestmmTargets)
+install(TARGETS guestmm guestmm_core EXPORT guestmmTargets)
 install(DIRECTORY include/guestmm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 if(TARGET guestmm_tool)
   install(TARGETS guestmm_tool)

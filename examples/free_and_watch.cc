@@ -3,8 +3,8 @@
 #include <iostream>
 #include <vector>
 
+#include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/sim/guest.h"
 
 using namespace guestmm;
 

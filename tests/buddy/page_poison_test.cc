@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/ram/guest_ram.h"
 #include "tests/buddy/page_poison_testing.h"
 

@@ -15,7 +15,7 @@
 
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/reclaimer.h"
+#include "guestmm/frame/reclaimer.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"

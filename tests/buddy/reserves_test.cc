@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/watermarks.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "tests/testing/tiny_allocator.h"
 
 namespace guestmm::reserves_test {

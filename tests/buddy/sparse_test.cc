@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "guestmm/buddy/memory_hotplug.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "tests/testing/tiny_allocator.h"
 
 namespace guestmm::sparse_test {

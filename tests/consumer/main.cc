@@ -1,8 +1,8 @@
 #include <cstdio>
 #include <memory>
 
+#include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/sim/guest.h"
 
 int main() {
   const auto guest = guestmm::Guest::Create(

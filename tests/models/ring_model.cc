@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <iostream>
 
-#include "guestmm/virtio/virtqueue.h"
+#include "guestmm/virtio/wire/virtqueue.h"
 // After them.
 #include <relacy/relacy.hpp>
 

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "guestmm/base/unique_fd.h"
-#include "guestmm/hypervisor/discarding_hypervisor.h"
+#include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/ram/foreign_fault_guard.h"
 #include "guestmm/ram/guest_ram.h"
 #include "tests/testing/huge_page_pool.h"

@@ -16,8 +16,8 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/reporter.h"

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"

@@ -21,9 +21,9 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
-#include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/zone.h"
+#include "guestmm/frame/gfp.h"
 
 namespace guestmm::buddy {
 

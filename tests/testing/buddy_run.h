@@ -14,8 +14,8 @@
 
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "tests/testing/allocator_model.h"
 #include "tests/testing/buddy_program.h"
 

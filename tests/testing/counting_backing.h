@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "guestmm/base/units.h"
-#include "guestmm/sim/backing.h"
-#include "guestmm/sim/guest.h"
+#include "guestmm/machine/backing.h"
+#include "guestmm/machine/real/guest.h"
 
 namespace guestmm {
 

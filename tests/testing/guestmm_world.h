@@ -18,8 +18,8 @@
 #include <vector>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/guestmm_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "tests/testing/fake_device.h"

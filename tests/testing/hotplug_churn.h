@@ -29,8 +29,8 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "tests/testing/page_owners.h"
 
 namespace guestmm {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "guestmm/sim/replay.h"
+#include "guestmm/experiment/replay/replay.h"
 #include "guestmm/trace/recording.h"
 
 namespace guestmm {

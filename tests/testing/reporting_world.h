@@ -23,8 +23,8 @@
 
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/memory_hotplug.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/fake_device.h"

@@ -13,10 +13,10 @@
 
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/isolated_block.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/per_cpu_pages.h"
+#include "guestmm/frame/gfp.h"
 
 namespace guestmm {
 

@@ -25,10 +25,10 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
-#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/zone.h"
+#include "guestmm/frame/migratetype.h"
 
 namespace guestmm {
 

@@ -15,9 +15,9 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/zone.h"
+#include "guestmm/frame/migratetype.h"
 
 namespace guestmm::buddy {
 

@@ -27,8 +27,8 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/unique_fd.h"
+#include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/sim/guest.h"
 #include "tests/testing/await.h"
 
 #ifndef SYS_pidfd_open

@@ -11,9 +11,9 @@
 #include <vector>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/hypervisor/test_hypervisors.h"
-#include "guestmm/virtio/balloon_device.h"
-#include "guestmm/virtio/balloon_driver.h"
+#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_features_test {

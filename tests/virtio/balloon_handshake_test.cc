@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/hypervisor/test_hypervisors.h"
-#include "guestmm/virtio/balloon_device.h"
+#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/virtio/device/balloon_device.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_handshake_test {

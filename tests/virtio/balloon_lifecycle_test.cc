@@ -14,11 +14,11 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/hypervisor/test_hypervisors.h"
+#include "guestmm/host/discard/test_hypervisors.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/virtio/balloon_device.h"
-#include "guestmm/virtio/balloon_driver.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_lifecycle_test {

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "guestmm/hypervisor/discarding_hypervisor.h"
+#include "guestmm/host/discard/discarding_hypervisor.h"
 #include "tests/virtio/balloon_testing.h"
 #include "tests/virtio/virtio_testing.h"
 

@@ -21,10 +21,10 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
-#include "guestmm/hypervisor/test_hypervisors.h"
-#include "guestmm/virtio/balloon.h"
-#include "guestmm/virtio/balloon_device.h"
-#include "guestmm/virtio/balloon_driver.h"
+#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
+#include "guestmm/virtio/wire/balloon.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm {

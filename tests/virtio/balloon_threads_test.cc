@@ -9,10 +9,10 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/hypervisor/discarding_hypervisor.h"
-#include "guestmm/hypervisor/test_hypervisors.h"
-#include "guestmm/virtio/balloon_device.h"
-#include "guestmm/virtio/balloon_driver.h"
+#include "guestmm/host/discard/discarding_hypervisor.h"
+#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_threads_test {

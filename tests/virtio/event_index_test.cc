@@ -4,8 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "guestmm/virtio/device_queue.h"
-#include "guestmm/virtio/driver_queue.h"
+#include "guestmm/virtio/device/device_queue.h"
+#include "guestmm/virtio/driver/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::event_index_test {

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <vector>
 
-#include "guestmm/virtio/device_queue.h"
-#include "guestmm/virtio/driver_queue.h"
+#include "guestmm/virtio/device/device_queue.h"
+#include "guestmm/virtio/driver/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::indirect_test {

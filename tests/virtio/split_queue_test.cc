@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
-#include "guestmm/virtio/device_queue.h"
-#include "guestmm/virtio/driver_queue.h"
+#include "guestmm/virtio/device/device_queue.h"
+#include "guestmm/virtio/driver/driver_queue.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::split_queue_test {

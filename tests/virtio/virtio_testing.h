@@ -22,9 +22,9 @@
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporting_device.h"
-#include "guestmm/virtio/notifier.h"
-#include "guestmm/virtio/virtio_device.h"
-#include "guestmm/virtio/virtqueue.h"
+#include "guestmm/virtio/wire/notifier.h"
+#include "guestmm/virtio/wire/virtio_device.h"
+#include "guestmm/virtio/wire/virtqueue.h"
 
 namespace guestmm {
 

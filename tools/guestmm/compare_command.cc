@@ -12,9 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "guestmm/sim/compare.h"
-#include "guestmm/sim/experiment.h"
-#include "guestmm/sim/output_directory.h"
+#include "guestmm/experiment/compare/compare.h"
+#include "guestmm/experiment/report/output_directory.h"
+#include "guestmm/mechanism/experiment.h"
+#include "guestmm/workload/recipes.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/compare_processes.h"
 #include "tools/guestmm/exit_status.h"
@@ -176,7 +177,7 @@ std::string Heading(const CompareOptions& options) {
 void PrintTables(const CompareResult& result) {
   const bool spread = result.options.processes > 1;
   std::cout << Heading(result.options);
-  for (const CompareWorkload& workload : CompareWorkloads()) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
     Table gain = GainTable();
     Table cost = CostTable(spread);
     bool any = false;
@@ -280,7 +281,7 @@ std::string WorkloadHelp() {
   std::string help =
       "Which to run, separated by commas [those marked *; for real "
       "page_fault1]:";
-  for (const CompareWorkload& workload : CompareWorkloads()) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
     absl::StrAppend(&help, "\n  ", workload.by_default ? "* " : "  ",
                     workload.name, ": ", workload.description);
   }

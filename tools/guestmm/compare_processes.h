@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "guestmm/sim/compare.h"
+#include "guestmm/experiment/compare/compare.h"
 
 namespace guestmm::tools {
 

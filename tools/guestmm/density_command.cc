@@ -9,8 +9,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
-#include "guestmm/sim/density.h"
-#include "guestmm/sim/output_directory.h"
+#include "guestmm/experiment/density/density.h"
+#include "guestmm/experiment/report/output_directory.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"

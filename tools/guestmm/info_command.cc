@@ -16,11 +16,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/proc_text.h"
-#include "guestmm/sim/memory_map.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/exit_status.h"
 

@@ -8,7 +8,7 @@
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/units.h"
-#include "guestmm/sim/vmm.h"
+#include "guestmm/vmm/vmm.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 

@@ -3,20 +3,11 @@
 
 #include <vector>
 
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/zone_type.h"
+#include "guestmm/frame/zone_type.h"
 
 namespace guestmm {
-
-// A node's page frames [start, end).
-struct MemoryRange {
-  Pfn start;
-  Pfn end;
-  int node = 0;
-
-  constexpr PfnRange pages() const { return {.start = start, .end = end}; }
-  bool operator==(const MemoryRange&) const = default;
-};
 
 // A part of a range that is in one zone.
 struct ZoneRange {

@@ -24,16 +24,16 @@
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/free_block_observer.h"
-#include "guestmm/buddy/gfp.h"
 #include "guestmm/buddy/memory_layout.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/page_poison.h"
 #include "guestmm/buddy/per_cpu_pages.h"
 #include "guestmm/buddy/placement.h"
-#include "guestmm/buddy/reclaimer.h"
 #include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/buddy/zonelist.h"
+#include "guestmm/frame/gfp.h"
+#include "guestmm/frame/reclaimer.h"
 
 namespace guestmm {
 

@@ -31,7 +31,7 @@
 
 #include "absl/status/statusor.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/migratetype.h"
+#include "guestmm/frame/migratetype.h"
 
 namespace guestmm {
 

@@ -15,11 +15,11 @@
 #include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
+#include "guestmm/frame/migratetype.h"
 
 namespace guestmm {
 

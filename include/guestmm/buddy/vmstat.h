@@ -4,7 +4,7 @@
 #include <array>
 #include <cstdint>
 
-#include "guestmm/buddy/zone_type.h"
+#include "guestmm/frame/zone_type.h"
 
 namespace guestmm {
 

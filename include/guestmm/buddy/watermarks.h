@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/zone_type.h"
+#include "guestmm/frame/zone_type.h"
 
 namespace guestmm {
 

@@ -25,12 +25,12 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/isolated_block.h"
-#include "guestmm/buddy/migratetype.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/watermarks.h"
-#include "guestmm/buddy/zone_type.h"
+#include "guestmm/frame/migratetype.h"
+#include "guestmm/frame/zone_type.h"
 
 namespace guestmm {
 

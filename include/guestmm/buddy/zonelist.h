@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "guestmm/buddy/zone.h"
-#include "guestmm/buddy/zone_type.h"
+#include "guestmm/frame/zone_type.h"
 
 namespace guestmm {
 

@@ -1,0 +1,26 @@
+#ifndef GUESTMM_HOST_ACCOUNTING_HOST_INFO_H_
+#define GUESTMM_HOST_ACCOUNTING_HOST_INFO_H_
+
+#include <cstdint>
+#include <string>
+
+namespace guestmm {
+
+// The machine that an experiment ran on.
+struct HostInfo {
+  uint64_t page_size = 0;  // bytes
+  std::string kernel;      // "Linux 6.1.0-18-amd64"
+  std::string thp;         // "always", "madvise", "never"; "unknown"
+  uint64_t memory_bytes = 0;
+};
+
+HostInfo ReadHostInfo();
+
+// Memory that can still be had without swapping, in bytes: MemAvailable, or
+// what the control group leaves where that is less. 0 if the kernel does not
+// say.
+uint64_t AvailableMemory();
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_HOST_ACCOUNTING_HOST_INFO_H_

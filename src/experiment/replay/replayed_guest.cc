@@ -1,0 +1,82 @@
+#include "src/experiment/replay/replayed_guest.h"
+
+#include <cstddef>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+
+namespace guestmm {
+namespace {
+
+// The vCPUs that the recording, or else any trace, may name.
+int CpusOf(const Recording& recording) {
+  constexpr int kUnknown = 64;
+  for (const RecordedZone& zone : recording.zones) {
+    if (!zone.per_cpu.empty()) return static_cast<int>(zone.per_cpu.size());
+  }
+  return kUnknown;
+}
+
+// min_free_kbytes, which a kernel with transparent huge pages raises; none if
+// the recording does not tell.
+std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
+  uint64_t bytes = 0;
+  for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();
+  if (bytes == 0) return std::nullopt;
+  return bytes / kKiB;
+}
+
+}  // namespace
+
+std::vector<MemoryRange> ReplayedMemory(const Recording& recording) {
+  std::vector<MemoryRange> ranges;
+  for (const GpaRange& range : recording.memory) {
+    const Pfn start = ToPfn(range.gpa + (kPageSize - 1));
+    const Pfn end = ToPfn(range.gpa + range.bytes);
+    if (start < end) ranges.push_back({start, end});
+  }
+  return ranges;
+}
+
+uint64_t BytesOf(const std::vector<MemoryRange>& memory) {
+  uint64_t bytes = 0;
+  for (const MemoryRange& range : memory)
+    bytes += range.pages().pages().bytes();
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
+    const Recording& recording) {
+  absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
+      PageAllocator::Create({.memory = ReplayedMemory(recording),
+                             .cpus = CpusOf(recording),
+                             .min_free_kbytes = MinFreeKbytesOf(recording),
+                             .per_cpu_lists = Linux::k61,
+                             .placement = {.rules = Linux::k61}});
+  if (allocator.ok()) return allocator;
+  return absl::Status(allocator.status().code(),
+                      absl::StrCat("memory map (iomem or --memory): ",
+                                   allocator.status().message()));
+}
+
+bool WasSettled(const PageAllocator& allocator) {
+  bool any_marked = false;
+  for (const auto& zone : allocator.zones()) {
+    LockHolder hold(zone->lock());
+    std::vector<Pfn> free;
+    for (int type = 0; type < kMigrateTypes; ++type) {
+      zone->ForEachFreeBlock(allocator.max_order(),
+                             static_cast<MigrateType>(type),
+                             [&](Pfn pfn) { free.push_back(pfn); });
+    }
+    size_t marked = 0;
+    for (const Pfn pfn : free) {
+      if (zone->IsReported(pfn)) ++marked;
+    }
+    if (marked > 0 && marked < free.size()) return false;
+    any_marked = any_marked || marked > 0;
+  }
+  return any_marked;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,284 @@
+// The files that the comparison leaves: summary.json and series.csv, written
+// and read.
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "guestmm/experiment/compare/compare.h"
+#include "guestmm/workload/recipes.h"
+#include "nlohmann/json.hpp"
+#include "src/experiment/compare/compare_columns.h"
+#include "src/experiment/compare/compare_run.h"
+#include "src/experiment/report/replay_json.h"
+#include "src/experiment/report/summary.h"
+
+namespace guestmm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kCompareSchemaVersion = 1;
+
+// Six decimals are more than any column is good for.
+double Rounded(double value) { return std::round(value * 1e6) / 1e6; }
+
+Json ToJson(double value) { return Rounded(value); }
+Json ToJson(const std::optional<double>& value) {
+  return value ? Json(Rounded(*value)) : Json(nullptr);
+}
+Json ToJson(const std::optional<uint64_t>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+std::string_view Name(CompareMode mode) {
+  return mode == CompareMode::kVirtual ? "virtual" : "real";
+}
+
+Json ConfigJson(const CompareResult& result) {
+  const CompareOptions& options = result.options;
+  Json workloads = Json::object();
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
+    if (std::find(options.workloads.begin(), options.workloads.end(),
+                  workload.name) == options.workloads.end()) {
+      continue;
+    }
+    workloads[workload.name] = {
+        {"guest_bytes", options.guest_bytes.value_or(workload.guest_bytes)},
+        {"nodes", workload.nodes},
+        {"vcpus", options.vcpus.value_or(workload.vcpus)},
+        {"duration_s", Rounded(options.duration_seconds.value_or(
+                           workload.duration_seconds))}};
+  }
+  for (const CompareRecording& recording : result.recordings) {
+    const std::string& name = recording.workload;
+    Json& json =
+        workloads[name] = {{"guest_bytes", recording.guest_bytes},
+                           {"duration_s", Rounded(recording.duration_seconds)},
+                           {"granule_bytes", GranuleOf(options, name).bytes()},
+                           {"rest_s", Rounded(RestSecondsOf(options, name))}};
+    json.update(CountersJson(recording.counters));
+  }
+  // Of those that are no recordings, if there are any.
+  const auto named = std::find_if_not(options.workloads.begin(),
+                                      options.workloads.end(), IsRecording);
+  const std::string& one =
+      named == options.workloads.end() ? options.workloads.front() : *named;
+  Json costs = Json::object();
+  for (const CostField& field : CostFields()) {
+    costs[std::string(field.name)] = options.costs.*field.value;
+  }
+  return {
+      {"policies", options.policies},
+      {"policy_parameters",
+       PolicyParametersJson(options.policies,
+                            ParametersFor(options, GranuleOf(options, one)))},
+      {"workloads", workloads},
+      {"reportable_order", options.reportable_order->value()},
+      {"granule_bytes", GranuleOf(options, one).bytes()},
+      {"rest_s", Rounded(RestSecondsOf(options, one))},
+      {"repeats", options.repeats},
+      {"processes", options.processes},
+      {"costs_ns", costs}};
+}
+
+Json RowJson(const CompareRow& row) {
+  Json json = {{"workload", row.workload}, {"policy", row.policy}};
+  ForEachColumn(
+      [&](const char* name, auto column) { json[name] = ToJson(row.*column); });
+  Json& loss = json["loss"] = nullptr;
+  if (row.loss) {
+    ForEachLoss([&](const char* name, auto column) {
+      loss[name] = ToJson((*row.loss).*column);
+    });
+  }
+  return json;
+}
+
+absl::Status BadFile(std::string_view file, const std::string& what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(std::string(file), ": ", what));
+}
+
+// What a field of each type takes.
+bool Take(const Json& json, std::string& value) {
+  if (json.is_string()) value = json.get<std::string>();
+  return json.is_string();
+}
+bool Take(const Json& json, double& value) {
+  if (json.is_number()) value = json.get<double>();
+  return json.is_number();
+}
+bool Take(const Json& json, uint64_t& value) {
+  if (json.is_number_unsigned()) value = json.get<uint64_t>();
+  return json.is_number_unsigned();
+}
+template <typename T>
+bool Take(const Json& json, std::optional<T>& value) {
+  value.reset();
+  return json.is_null() || Take(json, value.emplace());
+}
+
+std::string_view Allowed(const std::string&) { return "a text"; }
+std::string_view Allowed(double) { return "a number"; }
+std::string_view Allowed(const std::optional<double>&) {
+  return "a number or null";
+}
+std::string_view Allowed(const std::optional<uint64_t>&) {
+  return "a whole number or null";
+}
+
+// The fields of one object of a file, whose place in it is `place`.
+class ObjectReader {
+ public:
+  ObjectReader(std::string_view file, std::string place, const Json& object)
+      : file_(file), place_(std::move(place)), object_(object) {
+    if (!object.is_object()) {
+      status_ = BadFile(file, absl::StrCat(place_, ": allowed is an object"));
+    }
+  }
+
+  template <typename T>
+  void Read(const char* name, T& value) {
+    if (!status_.ok()) return;
+    const auto field = object_.find(name);
+    if (field == object_.end()) {
+      status_ = BadFile(file_, absl::StrCat(place_, ".", name, ": is missing"));
+    } else if (!Take(*field, value)) {
+      status_ = BadFile(
+          file_, absl::StrCat(place_, ".", name, " ", field->dump(),
+                              ": allowed is ", std::string(Allowed(value))));
+    }
+  }
+
+  const absl::Status& status() const { return status_; }
+
+ private:
+  const std::string_view file_;
+  const std::string place_;
+  const Json& object_;
+  absl::Status status_;
+};
+
+absl::StatusOr<CompareRow> ParseRow(std::string_view file,
+                                    const std::string& place,
+                                    const Json& json) {
+  CompareRow row;
+  ObjectReader reader(file, place, json);
+  reader.Read("workload", row.workload);
+  reader.Read("policy", row.policy);
+  ForEachColumn(
+      [&](const char* name, auto column) { reader.Read(name, row.*column); });
+  if (!reader.status().ok()) return reader.status();
+  const auto loss = json.find("loss");
+  if (loss == json.end() || loss->is_null()) return row;
+  ObjectReader losses(file, place + ".loss", *loss);
+  row.loss = CompareRow::Loss{};
+  ForEachLoss([&](const char* name, auto column) {
+    losses.Read(name, (*row.loss).*column);
+  });
+  if (!losses.status().ok()) return losses.status();
+  return row;
+}
+
+constexpr std::string_view kSeriesHeader =
+    "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
+    "host_share_of_free";
+
+bool ParseSample(const std::string& line, CompareSample& sample) {
+  const std::vector<std::string> cells = absl::StrSplit(line, ',');
+  if (cells.size() != 7) return false;
+  sample.workload = cells[0];
+  sample.policy = cells[1];
+  if (!cells[6].empty() &&
+      !absl::SimpleAtod(cells[6], &sample.host_share_of_free.emplace())) {
+    return false;
+  }
+  return absl::SimpleAtoi(cells[2], &sample.repeat) &&
+         absl::SimpleAtod(cells[3], &sample.seconds) &&
+         absl::SimpleAtoi(cells[4], &sample.resident_bytes) &&
+         absl::SimpleAtoi(cells[5], &sample.free_bytes);
+}
+
+}  // namespace
+
+std::string CompareSummaryJson(const CompareResult& result) {
+  Json rows = Json::array();
+  for (const CompareRow& row : result.rows) rows.push_back(RowJson(row));
+  return SummaryJson({.schema_version = kCompareSchemaVersion,
+                      .experiment = "compare",
+                      .mode = Name(result.options.mode),
+                      .config = ConfigJson(result),
+                      .seed = result.options.seed,
+                      .host = result.host,
+                      .rows = rows});
+}
+
+std::string CompareSeriesCsv(const CompareResult& result) {
+  std::string csv = absl::StrCat(std::string(kSeriesHeader), "\n");
+  for (const CompareSample& sample : result.samples) {
+    absl::StrAppend(&csv, sample.workload, ",", sample.policy, ",",
+                    sample.repeat, ",", absl::StrFormat("%.3f", sample.seconds),
+                    ",", sample.resident_bytes, ",", sample.free_bytes, ",",
+                    sample.host_share_of_free
+                        ? absl::StrFormat("%.6f", *sample.host_share_of_free)
+                        : "",
+                    "\n");
+  }
+  return csv;
+}
+
+absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
+    std::string_view file, std::string_view text) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return BadFile(file, "allowed is an object of JSON");
+  const auto is = [&](const char* name, const Json& value) {
+    const auto field = json.find(name);
+    return field != json.end() && *field == value;
+  };
+  if (!is("experiment", "compare") ||
+      !is("schema_version", kCompareSchemaVersion)) {
+    return BadFile(file, absl::StrCat("experiment, schema_version: allowed is "
+                                      "\"compare\", ",
+                                      kCompareSchemaVersion));
+  }
+  const auto rows = json.find("rows");
+  if (rows == json.end() || !rows->is_array()) {
+    return BadFile(file, "rows: allowed is an array");
+  }
+  std::vector<CompareRow> result;
+  for (size_t i = 0; i < rows->size(); ++i) {
+    absl::StatusOr<CompareRow> row =
+        ParseRow(file, absl::StrCat("rows[", i, "]"), (*rows)[i]);
+    if (!row.ok()) return row.status();
+    result.push_back(*std::move(row));
+  }
+  return result;
+}
+
+absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
+    std::string_view file, std::string_view text) {
+  const std::vector<std::string> lines =
+      absl::StrSplit(std::string(text), '\n', absl::SkipEmpty());
+  if (lines.empty() || lines.front() != kSeriesHeader) {
+    return BadFile(
+        file, absl::StrCat("line 1: allowed is ", std::string(kSeriesHeader)));
+  }
+  std::vector<CompareSample> samples;
+  for (size_t i = 1; i < lines.size(); ++i) {
+    if (!ParseSample(lines[i], samples.emplace_back())) {
+      return BadFile(
+          file, absl::StrCat("line ", i + 1, " \"", lines[i],
+                             "\": allowed are ", std::string(kSeriesHeader)));
+    }
+  }
+  return samples;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,99 @@
+// The files that the density experiment leaves: summary.json and series.csv.
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/experiment/density/density.h"
+#include "nlohmann/json.hpp"
+#include "src/experiment/report/summary.h"
+
+namespace guestmm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kSchemaVersion = 1;
+
+template <typename T>
+Json OrNull(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+std::string_view Name(HypervisorKind kind) {
+  return kind == HypervisorKind::kMadvise ? "madvise" : "none";
+}
+
+std::string_view Name(HugePages huge_pages) {
+  switch (huge_pages) {
+    case HugePages::kHostDefault:
+      return "host";
+    case HugePages::kAdvise:
+      return "advise";
+    case HugePages::kForbid:
+      return "forbid";
+  }
+  return "unknown";
+}
+
+Json ConfigJson(const DensityOptions& options) {
+  return {{"scale", OrNull(options.scale)},
+          {"guest_bytes", options.guest_bytes},
+          {"host_bytes", options.host_bytes},
+          {"footprint_bytes", options.footprint_bytes},
+          {"workload_min_bytes", options.workload_min_bytes},
+          {"policies", options.policies},
+          {"policy_parameters",
+           PolicyParametersJson(options.policies, options.policy_parameters)},
+          {"hypervisor", Name(options.hypervisor)},
+          {"huge_pages", Name(options.huge_pages)},
+          {"vmm", options.vmm_socket.empty() ? Json(nullptr)
+                                             : Json(options.vmm_socket)},
+          {"idle_activity", options.idle_activity},
+          {"settle_seconds", options.settle_seconds},
+          {"max_guests", options.max_guests}};
+}
+
+Json RowJson(const DensityRow& row) {
+  Json launches = Json::array();
+  for (const DensityLaunch& launch : row.launches) {
+    launches.push_back({{"workload_bytes", launch.workload_bytes},
+                        {"host_peak_bytes", launch.host_peak_bytes},
+                        {"resident_bytes", launch.resident_bytes}});
+  }
+  return {{"policy", row.policy},
+          {"guests", row.guests},
+          {"resident_bytes", row.resident_bytes},
+          {"reported_bytes", row.reported_bytes},
+          {"discarded_bytes", OrNull(row.discarded_bytes)},
+          {"reports", OrNull(row.reports)},
+          {"discard_calls", OrNull(row.discard_calls)},
+          {"seconds", OrNull(row.seconds)},
+          {"stopped", row.stopped},
+          {"launches", launches}};
+}
+
+}  // namespace
+
+std::string DensitySummaryJson(const DensityResult& result) {
+  Json rows = Json::array();
+  for (const DensityRow& row : result.rows) rows.push_back(RowJson(row));
+  return SummaryJson({.schema_version = kSchemaVersion,
+                      .experiment = "density",
+                      .config = ConfigJson(result.options),
+                      .seed = result.options.seed,
+                      .host = result.host,
+                      .rows = rows});
+}
+
+std::string DensitySeriesCsv(const DensityResult& result) {
+  std::string csv = "policy,seconds,guests,resident_bytes\n";
+  for (const DensitySample& sample : result.samples) {
+    absl::StrAppend(&csv, sample.policy, ",",
+                    absl::StrFormat("%.3f", sample.seconds), ",", sample.guests,
+                    ",", sample.resident_bytes, "\n");
+  }
+  return csv;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,53 @@
+#include "src/experiment/report/summary.h"
+
+namespace guestmm {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json HostJson(const HostInfo& host) {
+  return {{"page_size", host.page_size},
+          {"kernel", host.kernel},
+          {"thp", host.thp},
+          {"memory_bytes", host.memory_bytes}};
+}
+
+Json VersionsJson() {
+#if defined(__clang__)
+  const char* const compiler = "clang " __clang_version__;
+#else
+  const char* const compiler = "gcc " __VERSION__;
+#endif
+  return {{"guestmm", GUESTMM_VERSION}, {"compiler", compiler}};
+}
+
+}  // namespace
+
+std::string SummaryJson(const Summary& summary) {
+  Json json = {{"schema_version", summary.schema_version},
+               {"experiment", summary.experiment}};
+  if (summary.mode) json["mode"] = *summary.mode;
+  json["config"] = summary.config;
+  json["seed"] = summary.seed;
+  json["versions"] = VersionsJson();
+  json["host"] = HostJson(summary.host);
+  json["rows"] = summary.rows;
+  // Paths may be of any bytes.
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+Json PolicyParametersJson(const std::vector<std::string>& policies,
+                          const PolicyParameters& parameters) {
+  Json json = Json::object();
+  for (const std::string& name : policies) {
+    const auto made = MakePolicy(name, parameters);
+    if (!made.ok()) continue;
+    Json& policy = json[name] = Json::object();
+    for (const auto& [parameter, value] : (*made)->parameters()) {
+      policy[std::string(parameter)] = value;
+    }
+  }
+  return json;
+}
+
+}  // namespace guestmm

@@ -1,0 +1,331 @@
+#include "guestmm/host/discard/discarding_hypervisor.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <optional>
+#include <utility>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
+#include "src/host/discard/remapped_ranges.h"
+
+// Headers older than the kernel: these numbers are the same on all
+// architectures but alpha.
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
+#ifndef SYS_process_madvise
+#define SYS_process_madvise 440
+#endif
+
+namespace guestmm {
+namespace {
+
+// The most that one call takes (UIO_MAXIOV).
+constexpr size_t kMaxVector = 1024;
+
+// What fits a source; the first is the default.
+std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
+  static constexpr std::array kAnonymous = {DiscardMethod::kDontNeed,
+                                            DiscardMethod::kFree};
+  static constexpr std::array kMemfd = {DiscardMethod::kPunchHole,
+                                        DiscardMethod::kRemove};
+  static constexpr std::array kForeign = {DiscardMethod::kRemove};
+  static constexpr std::array kFile = {DiscardMethod::kRemap};
+  // Each region may have a file of its own, so what counts is its address.
+  if (ram.foreign()) return kForeign;
+  switch (ram.source()) {
+    case MemorySource::kAnonymous:
+      return kAnonymous;
+    case MemorySource::kSharedMemfd:
+    case MemorySource::kHugetlb:
+      return kMemfd;
+    case MemorySource::kPrivateFile:
+      return kFile;
+  }
+  return {};
+}
+
+// None if it is no madvise().
+std::optional<int> AdviceOf(DiscardMethod method) {
+  switch (method) {
+    case DiscardMethod::kDontNeed:
+      return MADV_DONTNEED;
+    case DiscardMethod::kFree:
+      return MADV_FREE;
+    case DiscardMethod::kRemove:
+      return MADV_REMOVE;
+    case DiscardMethod::kBySource:
+    case DiscardMethod::kPunchHole:
+    case DiscardMethod::kRemap:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
+
+ssize_t ProcessMadvise(int pidfd, std::span<const iovec> ranges, int advice) {
+  return syscall(SYS_process_madvise, pidfd, ranges.data(), ranges.size(),
+                 advice, 0U);
+}
+
+// A pidfd of this process if the kernel takes `advice` with it, else -1.
+int ProbeProcessMadvise(int advice) {
+  const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0U));
+  if (pidfd < 0) return -1;
+  // Of no range: the advice is checked all the same, and nothing is done.
+  const iovec nothing = {};
+  if (ProcessMadvise(pidfd, std::span(&nothing, 0), advice) == 0) return pidfd;
+  close(pidfd);
+  return -1;
+}
+
+// How many mappings a process may have.
+uint64_t MaxMapCount() {
+  uint64_t count = 65530;  // Linux's default
+  std::ifstream("/proc/sys/vm/max_map_count") >> count;
+  return count;
+}
+
+std::string RangeText(GpaRange range) {
+  return absl::StrFormat("discard of 0x%x + %s", range.gpa.value(),
+                         FormatBytes(range.bytes));
+}
+
+}  // namespace
+
+std::string_view Name(DiscardMethod method) {
+  switch (method) {
+    case DiscardMethod::kBySource:
+      return "by source";
+    case DiscardMethod::kDontNeed:
+      return "MADV_DONTNEED";
+    case DiscardMethod::kFree:
+      return "MADV_FREE";
+    case DiscardMethod::kPunchHole:
+      return "FALLOC_FL_PUNCH_HOLE";
+    case DiscardMethod::kRemove:
+      return "MADV_REMOVE";
+    case DiscardMethod::kRemap:
+      return "MAP_FIXED";
+  }
+  return "unknown";
+}
+
+absl::StatusOr<std::unique_ptr<DiscardingHypervisor>>
+DiscardingHypervisor::Create(const GuestRam& ram,
+                             const DiscardOptions& options) {
+  const std::span<const DiscardMethod> methods = MethodsFor(ram);
+  DiscardMethod method = options.method;
+  if (method == DiscardMethod::kBySource) method = methods.front();
+  if (std::find(methods.begin(), methods.end(), method) == methods.end()) {
+    std::string fitting;
+    for (const DiscardMethod other : methods) {
+      absl::StrAppendFormat(&fitting, "%s%s", fitting.empty() ? "" : ", ",
+                            Name(other));
+    }
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s does not give guest RAM of source %s%s back to the host: use %s",
+        Name(method), ram.foreign() ? "foreign " : "", Name(ram.source()),
+        fitting));
+  }
+  return std::unique_ptr<DiscardingHypervisor>(
+      new DiscardingHypervisor(ram, method, options));
+}
+
+DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram)
+    : DiscardingHypervisor(ram, MethodsFor(ram).front(), {}) {}
+
+DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram,
+                                           DiscardMethod method,
+                                           const DiscardOptions& options)
+    : ram_(ram),
+      method_(method),
+      remapped_(method == DiscardMethod::kRemap
+                    ? std::make_unique<RemappedRanges>(
+                          options.max_mappings.value_or(MaxMapCount() / 2))
+                    : nullptr) {
+  const std::optional<int> advice = AdviceOf(method);
+  if (advice && options.ranges_per_call == RangesPerCall::kMany) {
+    pidfd_ = ProbeProcessMadvise(*advice);
+  }
+}
+
+DiscardingHypervisor::~DiscardingHypervisor() {
+  if (pidfd_ >= 0) close(pidfd_);
+}
+
+absl::Status DiscardingHypervisor::Discard(std::span<const GpaRange> ranges) {
+  absl::Status first_error;
+  const uint64_t granule = ram_.discard_granule();
+  // None of them can be removed, and its place be another's, until all is done.
+  absl::InlinedVector<Translation, 32> pins;
+  absl::InlinedVector<Piece, 32> pieces;
+  for (const GpaRange& range : ranges) {
+    std::optional<Translation> memory = ram_.Translate(range);
+    if (!memory) {
+      first_error.Update(absl::OutOfRangeError(
+          absl::StrCat(RangeText(range), ": not in guest RAM")));
+    } else if (!range.gpa.IsAligned(granule) || range.bytes % granule != 0) {
+      first_error.Update(absl::InvalidArgumentError(
+          absl::StrCat(RangeText(range), ": start and size must be multiples ",
+                       "of ", FormatBytes(granule))));
+    } else {
+      pieces.push_back({.gpa = range.gpa, .bytes = memory->bytes()});
+      pins.push_back(*std::move(memory));
+    }
+  }
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return a.gpa < b.gpa; });
+
+  size_t merged = 0;
+  for (const Piece& piece : pieces) {
+    if (merged > 0) {
+      // Side by side for the guest and for the host: within one region.
+      Piece& last = pieces[merged - 1];
+      const size_t size = last.bytes.size();
+      if (last.gpa + size == piece.gpa &&
+          last.bytes.data() + size == piece.bytes.data()) {
+        last.bytes = {last.bytes.data(), size + piece.bytes.size()};
+        continue;
+      }
+    }
+    pieces[merged++] = piece;
+  }
+  first_error.Update(DiscardPieces(std::span(pieces).first(merged)));
+  return first_error;
+}
+
+absl::Status DiscardingHypervisor::DiscardPieces(
+    std::span<const Piece> pieces) {
+  if (pidfd_ >= 0 && pieces.size() > 1) return AdviseMany(pieces);
+  absl::Status first_error;
+  for (const Piece& piece : pieces) first_error.Update(DiscardOne(piece));
+  return first_error;
+}
+
+absl::Status DiscardingHypervisor::AdviseMany(std::span<const Piece> pieces) {
+  absl::Status first_error;
+  absl::InlinedVector<iovec, 32> vector;
+  while (!pieces.empty()) {
+    const size_t count = std::min(pieces.size(), kMaxVector);
+    vector.clear();
+    for (const Piece& piece : pieces.first(count)) {
+      vector.push_back({piece.bytes.data(), piece.bytes.size()});
+    }
+    calls_.fetch_add(1, std::memory_order_relaxed);
+    const ssize_t result = ProcessMadvise(pidfd_, vector, *AdviceOf(method_));
+    // It stops at a range that it cannot do, and tells of what came before.
+    uint64_t advised = result > 0 ? static_cast<uint64_t>(result) : 0;
+    size_t done = 0;
+    while (done < count && pieces[done].bytes.size() <= advised) {
+      advised -= pieces[done].bytes.size();
+      bytes_.fetch_add(pieces[done].bytes.size(), std::memory_order_relaxed);
+      ++done;
+    }
+    if (done < count) {
+      // By itself, to hear what is wrong with it.
+      first_error.Update(DiscardOne(pieces[done]));
+      ++done;
+    }
+    pieces = pieces.subspan(done);
+  }
+  return first_error;
+}
+
+absl::Status DiscardingHypervisor::DiscardOne(const Piece& piece) {
+  switch (method_) {
+    case DiscardMethod::kDontNeed:
+      return Advise(piece, MADV_DONTNEED, "madvise(MADV_DONTNEED)");
+    case DiscardMethod::kFree:
+      return Advise(piece, MADV_FREE, "madvise(MADV_FREE)");
+    case DiscardMethod::kRemove:
+      return Advise(piece, MADV_REMOVE, "madvise(MADV_REMOVE)");
+    case DiscardMethod::kPunchHole:
+      return Account(
+          fallocate(ram_.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    static_cast<off_t>(piece.gpa.value()),
+                    static_cast<off_t>(piece.bytes.size())),
+          "fallocate(FALLOC_FL_PUNCH_HOLE)", piece);
+    case DiscardMethod::kRemap:
+      return Remap(piece);
+    case DiscardMethod::kBySource:
+      break;
+  }
+  GUESTMM_CHECK(false) << "no discard method";
+  return absl::OkStatus();
+}
+
+absl::Status DiscardingHypervisor::Remap(const Piece& piece) {
+  const GpaRange range = {.gpa = piece.gpa, .bytes = piece.bytes.size()};
+  LockHolder hold(remapping_);
+  if (remapped_->Contains(range)) {
+    return Advise(piece, MADV_DONTNEED, "madvise(MADV_DONTNEED)");
+  }
+  if (!remapped_->HasRoomFor(range)) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        RangeText(range), ": takes more mappings than max_mappings allows"));
+  }
+  absl::Status status = MapFresh(piece);
+  if (status.ok()) remapped_->Add(range);
+  return status;
+}
+
+absl::Status DiscardingHypervisor::MapFresh(const Piece& piece) {
+  // At one instant for whoever reads there. Memory like its neighbours', so
+  // that the kernel makes one mapping of those that lie side by side.
+  const void* const mapped =
+      mmap(piece.bytes.data(), piece.bytes.size(), PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  absl::Status status =
+      Account(mapped == MAP_FAILED ? -1 : 0, "mmap(MAP_FIXED)", piece);
+  const std::optional<int> advice = HugePageAdvice(ram_.huge_pages());
+  if (!status.ok() || !advice) return status;
+  // Fails at the limit of mappings only; the memory is given back even so.
+  calls_.fetch_add(1, std::memory_order_relaxed);
+  if (madvise(piece.bytes.data(), piece.bytes.size(), *advice) == 0) {
+    return status;
+  }
+  const int error = errno;
+  failures_.fetch_add(1, std::memory_order_relaxed);
+  return absl::InternalError(
+      absl::StrFormat("madvise for transparent huge pages of %s failed: %s",
+                      FormatBytes(piece.bytes.size()), std::strerror(error)));
+}
+
+absl::Status DiscardingHypervisor::Advise(const Piece& piece, int advice,
+                                          const char* name) {
+  return Account(madvise(piece.bytes.data(), piece.bytes.size(), advice), name,
+                 piece);
+}
+
+absl::Status DiscardingHypervisor::Account(int result, const char* call,
+                                           const Piece& piece) {
+  const int error = errno;
+  calls_.fetch_add(1, std::memory_order_relaxed);
+  if (result == 0) {
+    bytes_.fetch_add(piece.bytes.size(), std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+  failures_.fetch_add(1, std::memory_order_relaxed);
+  return absl::InternalError(absl::StrFormat("%s of %s failed: %s", call,
+                                             FormatBytes(piece.bytes.size()),
+                                             std::strerror(error)));
+}
+
+DiscardCounters DiscardingHypervisor::counters() const {
+  return {.calls = calls_.load(std::memory_order_relaxed),
+          .bytes = bytes_.load(std::memory_order_relaxed),
+          .failures = failures_.load(std::memory_order_relaxed)};
+}
+
+}  // namespace guestmm

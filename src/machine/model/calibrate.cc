@@ -1,0 +1,374 @@
+#include "guestmm/machine/model/calibrate.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "guestmm/base/check.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/host/discard/discarding_hypervisor.h"
+#include "guestmm/ram/guest_ram.h"
+#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/zone_hold.h"
+
+namespace guestmm {
+namespace {
+
+constexpr int kRepetitions = 9;
+constexpr uint64_t kRamBytes = 128 * kMiB;
+constexpr uint64_t kHugeBytes = kPageblockOrder.bytes();
+constexpr uint64_t kPagesPerHuge = kHugeBytes / kPageSize;
+// Of an allocator that has no RAM.
+constexpr PageCount kMetadataPages(kGiB / kPageSize);
+
+// Reads that the compiler must not leave out end here.
+volatile uint64_t sink = 0;
+
+// Tells guestmm's policy, which keeps the most account, what its reporter
+// would.
+class PolicyObserver final : public FreeBlockObserver {
+ public:
+  explicit PolicyObserver(const PageAllocator& allocator) : policy_({}) {
+    GUESTMM_CHECK(
+        policy_.Enable({.zones = allocator.zones(), .clock = clock_}).ok());
+  }
+  ~PolicyObserver() override { policy_.Disable(); }
+
+  bool OnBlockFreed(Zone& zone, Pfn pfn,
+                    Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    policy_.BlockFreed(zone, pfn, order);
+    return false;
+  }
+  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                     Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    policy_.BlocksTaken(zone, blocks, order);
+    ++taken_calls_;
+  }
+  void OnMemoryOnline(Zone& zone, PfnRange range) override {
+    policy_.MemoryOnline(zone, range);
+  }
+  void Wake() override {}
+
+  uint64_t taken_calls() const { return taken_calls_; }
+
+ private:
+  const MonotonicClock clock_;
+  GuestmmPolicy policy_;
+  uint64_t taken_calls_ = 0;
+};
+
+class Calibrator {
+ public:
+  explicit Calibrator(const std::function<void(std::string_view)>& progress)
+      : progress_(progress) {}
+
+  absl::StatusOr<Calibration> Run() {
+    Tell("the allocator");
+    if (absl::Status status = MeasureAllocator(); !status.ok()) return status;
+    Tell("4 KiB pages");
+    if (absl::Status status = MeasureSmallPages(); !status.ok()) return status;
+    Tell("huge pages");
+    if (absl::Status status = MeasureHugePages(); !status.ok()) return status;
+    Calibration calibration{.costs = costs_, .sources = {}};
+    for (const CostField& field : CostFields()) {
+      calibration.sources.push_back(
+          {.name = field.name, .measured = measured_.contains(field.name)});
+    }
+    return calibration;
+  }
+
+ private:
+  void Tell(std::string_view what) const {
+    if (progress_) progress_(what);
+  }
+
+  // The time of one of the `count` things that `run` does, in ns: the median.
+  // `before` comes before each repetition, untimed.
+  template <typename Before, typename Run>
+  double Time(uint64_t count, Before before, Run run) const {
+    std::array<double, kRepetitions> times{};
+    for (double& time : times) {
+      before();
+      const Nanoseconds start = clock_.Now();
+      run();
+      time = static_cast<double>((clock_.Now() - start).count()) /
+             static_cast<double>(count);
+    }
+    std::nth_element(times.begin(), times.begin() + kRepetitions / 2,
+                     times.end());
+    return times[kRepetitions / 2];
+  }
+  template <typename Run>
+  double Time(uint64_t count, Run run) const {
+    return Time(
+        count, [] {}, run);
+  }
+
+  void Set(std::string_view name, double ns) {
+    for (const CostField& field : CostFields()) {
+      if (field.name != name) continue;
+      costs_.*field.value =
+          static_cast<uint64_t>(std::llround(std::max(0.0, ns)));
+      measured_.insert(field.name);
+      return;
+    }
+    GUESTMM_CHECK(false) << "there is no cost " << name;
+  }
+
+  absl::Status MeasureAllocator() {
+    absl::StatusOr<std::unique_ptr<PageAllocator>> made =
+        PageAllocator::Create({.memory = {{Pfn(0), Pfn(0) + kMetadataPages}}});
+    if (!made.ok()) return made.status();
+    PageAllocator& allocator = **made;
+    MeasureLists(allocator);
+    MeasureHook(allocator);
+    MeasureReporter(allocator);
+    return absl::OkStatus();
+  }
+
+  // From and to per-CPU lists, and zones' free lists.
+  void MeasureLists(PageAllocator& allocator) {
+    // Fewer than a batch, so the zone is left alone.
+    constexpr int kListed = 16;
+    constexpr int kRounds = 2000;
+    std::array<Pfn, kListed> pages;
+    const auto allocate = [&] {
+      for (Pfn& page : pages) page = *allocator.Allocate(0, Order(0));
+    };
+    const auto release = [&] {
+      for (const Pfn page : pages) allocator.Free(0, page, Order(0));
+    };
+    const double pair = Time(uint64_t{kListed} * kRounds, [&] {
+      for (int i = 0; i < kRounds; ++i) {
+        allocate();
+        release();
+      }
+    });
+    Set("allocate", pair / 2);
+    Set("free", pair / 2);
+
+    constexpr uint64_t kBulk = 65'536;
+    std::vector<Pfn> bulk(kBulk);
+    const auto allocate_bulk = [&](Order order, uint64_t count) {
+      for (uint64_t i = 0; i < count; ++i) {
+        bulk[i] = *allocator.Allocate(0, order);
+      }
+    };
+    const auto free_bulk = [&](Order order, uint64_t count) {
+      for (uint64_t i = 0; i < count; ++i) allocator.Free(0, bulk[i], order);
+    };
+    const double listed = Time(2 * kBulk, [&] {
+      allocate_bulk(Order(0), kBulk);
+      free_bulk(Order(0), kBulk);
+    });
+    // Not cached by vCPUs: a visit, and a block, each.
+    constexpr Order kUncached(3);
+    constexpr uint64_t kUncachedCount = 16'384;
+    const double uncached = Time(2 * kUncachedCount, [&] {
+      allocate_bulk(kUncached, kUncachedCount);
+      free_bulk(kUncached, kUncachedCount);
+    });
+    const double block = std::max(0.0, listed - pair / 2);
+    Set("zone_block", block);
+    Set("zone_visit", uncached - block);
+  }
+
+  // What allocating, and freeing, `count` blocks takes, in ns each.
+  struct PairTimes {
+    double allocate;
+    double free;
+  };
+  PairTimes TimePairs(PageAllocator& allocator, Order order,
+                      uint64_t count) const {
+    std::vector<Pfn> blocks(count);
+    const auto allocate = [&] {
+      for (Pfn& block : blocks) block = *allocator.Allocate(0, order);
+    };
+    const auto release = [&] {
+      for (const Pfn block : blocks) allocator.Free(0, block, order);
+    };
+    const double free = Time(count, allocate, release);
+    const double both = Time(count, [&] {
+      allocate();
+      release();
+    });
+    return {.allocate = both - free, .free = free};
+  }
+
+  // With an observer, and without: of blocks of order 9, one by one; and of
+  // pages, a batch at a time.
+  void MeasureHook(PageAllocator& allocator) {
+    constexpr uint64_t kBlocks = 300;
+    constexpr uint64_t kPages = 65'536;
+    const PairTimes block_off = TimePairs(allocator, kPageblockOrder, kBlocks);
+    const PairTimes page_off = TimePairs(allocator, Order(0), kPages);
+    PolicyObserver observer(allocator);
+    allocator.SetObserver(&observer, kPageblockOrder, TakenBlocks::kTell);
+    const PairTimes block = TimePairs(allocator, kPageblockOrder, kBlocks);
+    const uint64_t calls = observer.taken_calls();
+    const PairTimes page = TimePairs(allocator, Order(0), kPages);
+    const auto batches = static_cast<double>(observer.taken_calls() - calls);
+    allocator.SetObserver(nullptr);
+    Set("hook_freed", block.free - block_off.free);
+    Set("hook_taken", block.allocate - block_off.allocate);
+    // TimePairs allocates twice for each repetition.
+    constexpr double kAllocated = 2.0 * kRepetitions * kPages;
+    Set("hook_taken_batch",
+        (page.allocate - page_off.allocate) * kAllocated / batches);
+  }
+
+  // What the reporter does under a zone's lock.
+  void MeasureReporter(PageAllocator& allocator) {
+    Zone& zone = allocator.zone(0, ZoneType::kDma32);
+    std::vector<Pfn> blocks;
+    {
+      LockHolder hold(zone.lock());
+      for (int type = 0; type < kMigrateTypes; ++type) {
+        zone.ForEachFreeBlock(kMaxOrder, static_cast<MigrateType>(type),
+                              [&](Pfn pfn) { blocks.push_back(pfn); });
+      }
+    }
+    // Isolate heeds the watermark.
+    blocks.resize(blocks.size() / 2);
+    // The analysis does not see into lambdas; all of these run under this hold.
+    ZoneHold hold(zone, nullptr);
+    const auto look = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      for (const Pfn pfn : blocks)
+        sink = sink + (zone.FreeBlockAt(pfn) ? 1 : 0);
+    };
+    Set("reporter_look", Time(blocks.size(), look));
+    std::vector<IsolatedBlock> isolated;
+    isolated.reserve(blocks.size());
+    const auto isolate = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      for (const Pfn pfn : blocks) isolated.push_back(*zone.Isolate(pfn));
+    };
+    const auto give_back = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      for (IsolatedBlock& block : isolated) zone.Return(std::move(block));
+      isolated.clear();
+    };
+    const double both = Time(blocks.size(), [&] {
+      isolate();
+      give_back();
+    });
+    const double returned = Time(blocks.size(), isolate, give_back);
+    Set("reporter_return", returned);
+    Set("reporter_isolate", both - returned);
+  }
+
+  struct Ram {
+    std::unique_ptr<GuestRam> ram;
+    std::unique_ptr<DiscardingHypervisor> hypervisor;
+    std::optional<Translation> all;
+
+    std::span<std::byte> bytes() const { return all->bytes(); }
+    // Gives everything back, in one call for each 2 MiB.
+    void DiscardEach() const {
+      for (uint64_t at = 0; at < kRamBytes; at += kHugeBytes) {
+        const GpaRange range = {.gpa = Gpa(at), .bytes = kHugeBytes};
+        GUESTMM_CHECK(hypervisor->Discard(std::span(&range, 1)).ok());
+      }
+    }
+    void Write(uint64_t stride) const {
+      for (uint64_t at = 0; at < kRamBytes; at += stride) {
+        bytes()[at] = std::byte{1};
+      }
+    }
+    void Read() const {
+      uint64_t sum = 0;
+      for (uint64_t at = 0; at < kRamBytes; at += kPageSize) {
+        sum += static_cast<uint64_t>(bytes()[at]);
+      }
+      sink = sum;
+    }
+  };
+
+  static absl::StatusOr<Ram> MakeRam(HugePages huge_pages) {
+    const GpaRange all = {.gpa = Gpa(0), .bytes = kRamBytes};
+    absl::StatusOr<std::unique_ptr<GuestRam>> made =
+        GuestRam::Create({.regions = {all}, .huge_pages = huge_pages});
+    if (!made.ok()) return made.status();
+    Ram ram;
+    ram.ram = *std::move(made);
+    ram.hypervisor = std::make_unique<DiscardingHypervisor>(*ram.ram);
+    ram.all = ram.ram->Translate(all);
+    // The machine's own host has to back it first.
+    ram.Write(kPageSize);
+    return ram;
+  }
+
+  absl::Status MeasureSmallPages() {
+    const absl::StatusOr<Ram> made = MakeRam(HugePages::kForbid);
+    if (!made.ok()) return made.status();
+    const Ram& ram = *made;
+    constexpr uint64_t kPages = kRamBytes / kPageSize;
+    constexpr uint64_t kCalls = kRamBytes / kHugeBytes;
+    const double zero = Time(kPages, [&] {
+      for (uint64_t at = 0; at < kRamBytes; at += kPageSize) {
+        std::memset(&ram.bytes()[at], 0, kPageSize);
+      }
+    });
+    Set("guest_zero_page", zero);
+    Set("host_zero_4k", zero);
+    Set("read_page", Time(kPages, [&] { ram.Read(); }));
+    const auto discard = [&] { ram.DiscardEach(); };
+    const double call = Time(kCalls, discard, discard);
+    Set("discard_call", call);
+    const double full = Time(
+        kCalls, [&] { ram.Write(kPageSize); }, discard);
+    Set("discard_4k", (full - call) / kPagesPerHuge);
+    Set("host_fault_4k",
+        Time(kPages, discard, [&] { ram.Write(kPageSize); }) - zero);
+    // A read of what is not there maps the page of zeroes: nothing is
+    // allocated or cleared.
+    Set("guest_fault", Time(kPages, discard, [&] { ram.Read(); }));
+    small_fault_ = static_cast<double>(costs_.host_fault_4k) + zero;
+    return absl::OkStatus();
+  }
+
+  absl::Status MeasureHugePages() {
+    const absl::StatusOr<Ram> made = MakeRam(HugePages::kAdvise);
+    if (!made.ok()) return made.status();
+    const Ram& ram = *made;
+    constexpr uint64_t kHuge = kRamBytes / kHugeBytes;
+    const auto discard = [&] { ram.DiscardEach(); };
+    const double fault = Time(kHuge, discard, [&] { ram.Write(kPageSize); });
+    // As many faults as with small pages: there are no huge ones here.
+    if (fault > small_fault_ * kPagesPerHuge / 2) return absl::OkStatus();
+    const double zero = Time(kHuge, [&] {
+      for (uint64_t at = 0; at < kRamBytes; at += kHugeBytes) {
+        std::memset(&ram.bytes()[at], 0, kHugeBytes);
+      }
+    });
+    Set("host_zero_2m", zero);
+    Set("host_fault_2m", fault - zero);
+    Set("discard_2m", Time(
+                          kHuge, [&] { ram.Write(kPageSize); }, discard) -
+                          static_cast<double>(costs_.discard_call));
+    return absl::OkStatus();
+  }
+
+  const std::function<void(std::string_view)>& progress_;
+  const MonotonicClock clock_;
+  CostModel costs_;
+  std::set<std::string_view> measured_;
+  // The host's fault of 4 KiB, cleared, in ns.
+  double small_fault_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<Calibration> Calibrate(
+    const std::function<void(std::string_view what)>& progress) {
+  return Calibrator(progress).Run();
+}
+
+}  // namespace guestmm

@@ -1,0 +1,59 @@
+#include "src/machine/model/model_device.h"
+
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
+#include "guestmm/reporting/policies.h"
+
+namespace guestmm {
+
+size_t ModelDevice::max_report_entries() const { return kMaxReportCapacity; }
+
+absl::Status ModelDevice::Report(std::span<const GpaRange> ranges,
+                                 Client& client) {
+  GUESTMM_CHECK(client_ == nullptr)
+      << "a report came before the last one ended";
+  client_ = &client;
+  ranges_.assign(ranges.begin(), ranges.end());
+  uint64_t took = locks_.ReporterLag() + costs_.report;
+  times_.DelayAnyone(Spent::kIsolation, costs_.report);
+  times_.DelayAnyone(Spent::kDiscard, costs_.kick);
+  took += costs_.kick;
+  ++kicks_;
+  calls_ = 0;
+  for (const PfnRange& run : JoinRanges(ranges)) {
+    ++calls_;
+    took += DiscardTime(run);
+  }
+  workqueue_.Queue(end_, Nanoseconds(took));
+  return absl::OkStatus();
+}
+
+uint64_t ModelDevice::DiscardTime(PfnRange run) const {
+  const Pfn end = run.end.AlignDown(ledger_.granule());
+  uint64_t granules = 0;
+  for (Pfn pfn = run.start.AlignUp(ledger_.granule()); pfn < end;
+       pfn += ledger_.granule().pages()) {
+    if (ledger_.ResidentPages(pfn, Order(0)) > PageCount(0)) ++granules;
+  }
+  return costs_.discard_call + granules * (ledger_.granule() == Order(0)
+                                               ? costs_.discard_4k
+                                               : costs_.discard_2m);
+}
+
+void ModelDevice::End() {
+  if (const std::optional<Pfn> lost = ledger_.FirstInUse(ranges_);
+      lost && status_.ok()) {
+    status_ = absl::DataLossError(absl::StrFormat(
+        "page 0x%x was in use when the host discarded it", lost->value()));
+  }
+  ledger_.OnReported(ranges_, workqueue_.Now());
+  on_discard_();
+  discard_calls_ += calls_;
+  times_.DelayRunning(Spent::kDiscard, calls_ * costs_.discard_interruption);
+  times_.DelayAnyone(Spent::kDiscard, costs_.interrupt);
+  std::exchange(client_, nullptr)->ReportDone(absl::OkStatus());
+}
+
+}  // namespace guestmm

@@ -1,0 +1,92 @@
+#ifndef GUESTMM_SRC_MACHINE_MODEL_ZONE_LOCK_MODEL_H_
+#define GUESTMM_SRC_MACHINE_MODEL_ZONE_LOCK_MODEL_H_
+
+#include <cstdint>
+#include <deque>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/machine/model/cost_model.h"
+#include "guestmm/reporting/zone_hold.h"
+#include "src/host/accounting/hold_times.h"
+#include "src/machine/model/vcpu_times.h"
+
+namespace guestmm {
+
+// The locks of zones in virtual time: who holds one how long, and whom that
+// keeps waiting.
+//
+// In virtual time everything happens in an instant, so no lock is ever found
+// taken. What a hold of the reporter would take is computed from what it did,
+// one after the other from the instant of its work on; a vCPU that takes the
+// same lock meanwhile waits for its end, whichever of the two ran first here:
+//
+//   vCPU      |----step-------x--------|        x: takes the lock, waits ->
+//   reporter                 |==hold==|
+//
+// vCPUs do not keep each other, or the reporter, waiting: that is the same with
+// every policy.
+class ZoneLockModel final : public HoldObserver {
+ public:
+  // All must outlive this.
+  ZoneLockModel(const CostModel& costs, const Clock& clock,
+                const PageAllocator& allocator, VcpuTimes& times);
+
+  // vCPU `vcpu` allocated or freed a block of `order`, and may have taken
+  // zones' locks for that: where their free pages changed.
+  void OnVcpuUsedAllocator(int vcpu, Order order);
+  // A step of the vCPU begins.
+  void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
+
+  const HoldTimes& hold_times() const { return hold_times_; }
+  // How long what the reporter did under locks at this instant would take yet,
+  // in ns.
+  uint64_t ReporterLag() const;
+
+  // HoldObserver:
+  void OnLocked(const Zone& zone) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+  void OnUnlock(const Zone& zone) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
+
+ private:
+  struct Interval {
+    Nanoseconds start;
+    Nanoseconds end;
+  };
+  struct ZoneState {
+    const Zone* zone;
+    uint64_t free_pages = 0;
+    // The reporter's holds that have not ended, ascending.
+    std::deque<Interval> holds;
+  };
+  // A vCPU's taking of a lock, in the step it is at.
+  struct Use {
+    int zone;
+    Nanoseconds when;
+  };
+
+  ZoneState& StateOf(const Zone& zone) {
+    return zones_[static_cast<size_t>(zone.index())];
+  }
+  void OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks);
+
+  const CostModel& costs_;
+  const Clock& clock_;
+  VcpuTimes& times_;
+  std::vector<ZoneState> zones_;
+  // Those with memory, by index.
+  std::vector<size_t> populated_;
+  std::vector<std::vector<Use>> uses_;
+
+  Zone::ReportingWork work_at_lock_;
+  // Up to where the reporter's time is taken.
+  Nanoseconds reporter_until_{0};
+  HoldTimes hold_times_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_MACHINE_MODEL_ZONE_LOCK_MODEL_H_

@@ -1,0 +1,467 @@
+#include "guestmm/virtio/device/balloon_device.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
+#include "src/virtio/device/ballooned_pages.h"
+
+namespace guestmm {
+namespace {
+
+static_assert(kBalloonPageSize == kPageSize);
+
+// Copies what the guest may be writing to at the same time, each byte once.
+void CopyFromGuest(std::span<std::byte> from, std::byte* to) {
+  for (std::byte& byte : from) {
+    *to++ = std::atomic_ref<std::byte>(byte).load(std::memory_order_relaxed);
+  }
+}
+
+template <typename Word>
+Word LoadLittleEndian(const std::byte* bytes) {
+  Word word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+bool IsQueueSize(uint16_t size) {
+  return std::has_single_bit(size) && size <= kMaxVirtqueueSize;
+}
+
+// Without which the driver has no business with the queue.
+uint64_t FeatureOf(BalloonQueue queue) {
+  switch (queue) {
+    case BalloonQueue::kInflate:
+    case BalloonQueue::kDeflate:
+      return 0;
+    case BalloonQueue::kStats:
+      return kBalloonFStatsVq;
+    case BalloonQueue::kFreePage:
+      return kBalloonFFreePageHint;
+    case BalloonQueue::kReporting:
+      return kBalloonFPageReporting;
+  }
+  return 0;
+}
+
+}  // namespace
+
+BalloonDevice::BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
+                             Workqueue& workqueue,
+                             const BalloonDeviceOptions& options)
+    : DeviceTransport(ram, workqueue,
+                      options.features | ToFeatureBits(options.queue_features),
+                      kBalloonQueues, BalloonConfigBytes(options.features)),
+      hypervisor_(hypervisor),
+      options_(options),
+      ballooned_(std::make_unique<BalloonedPages>()) {
+  GUESTMM_CHECK((options_.features & ~kBalloonFeatures) == 0)
+      << "balloon features " << options_.features << ": the text has "
+      << kBalloonFeatures;
+  for (const uint16_t size :
+       {options_.reporting_queue_size, options_.queue_size}) {
+    GUESTMM_CHECK(IsQueueSize(size))
+        << "balloon queue of " << size
+        << " descriptors: must be a power of 2 up to " << kMaxVirtqueueSize;
+  }
+  batch_.reserve(std::max({size_t{options_.reporting_queue_size},
+                           size_t{options_.queue_size}, kMaxBalloonPfns}));
+}
+
+BalloonDevice::~BalloonDevice() { ShutDown(); }
+
+std::optional<BalloonQueue> BalloonDevice::QueueAt(uint16_t index,
+                                                   uint64_t features) const {
+  for (uint16_t place = 0; place < kBalloonQueues; ++place) {
+    const auto queue = static_cast<BalloonQueue>(place);
+    if (BalloonQueueIndex(queue, options_.queue_numbering, DeviceFeatures(),
+                          features) == index) {
+      return queue;
+    }
+  }
+  return std::nullopt;
+}
+
+bool BalloonDevice::Suffices(uint64_t features) const {
+  return (options_.features & ~features & kBalloonFMustTellHost) == 0;
+}
+
+uint16_t BalloonDevice::QueueSize(uint16_t index, uint64_t features) const {
+  const std::optional<BalloonQueue> queue = QueueAt(index, features);
+  if (!queue) return 0;
+  return *queue == BalloonQueue::kReporting ? options_.reporting_queue_size
+                                            : options_.queue_size;
+}
+
+bool BalloonDevice::MayUse(uint16_t index, uint64_t features) const {
+  const uint64_t needed = FeatureOf(*QueueAt(index, features));
+  return (features & needed) == needed;
+}
+
+absl::Status BalloonDevice::CheckConfigWrite(uint32_t offset, size_t bytes,
+                                             uint64_t features,
+                                             uint8_t status) const {
+  if (bytes == sizeof(uint32_t)) {
+    if (offset == offsetof(BalloonConfig, actual)) return absl::OkStatus();
+    if (offset == offsetof(BalloonConfig, poison_val) &&
+        (features & kBalloonFPagePoison) != 0) {
+      // §5.5.6.6.1: not while DRIVER_OK is set.
+      if ((status & kVirtioDriverOk) == 0) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          "poison_val written while DRIVER_OK is set");
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "configuration written from %d, %d bytes: the driver may write actual "
+      "and, with PAGE_POISON, poison_val, each as a whole",
+      offset, bytes));
+}
+
+void BalloonDevice::WasReset() {
+  ClearConfig<uint32_t>(offsetof(BalloonConfig, actual));
+  if ((options_.features & kBalloonFFreePageHint) != 0) {
+    ClearConfig<uint32_t>(offsetof(BalloonConfig, free_page_hint_cmd_id));
+  }
+  if ((options_.features & kBalloonFPagePoison) != 0) {
+    ClearConfig<uint32_t>(offsetof(BalloonConfig, poison_val));
+  }
+  hint_run_ = HintRun::kNone;
+  ballooned_->Clear();
+  stats_head_.reset();
+  LockHolder hold(results_);
+  counters_ = tally_;
+  statistics_ = {};
+  wants_statistics_ = false;
+}
+
+void BalloonDevice::SetTarget(uint32_t pages) {
+  {
+    LockHolder hold(mutex_);
+    ChangeConfig(offsetof(BalloonConfig, num_pages), pages);
+  }
+  AskForHandling();
+}
+
+absl::Status BalloonDevice::RequestStatistics() {
+  if ((driver_features() & kBalloonFStatsVq) == 0) {
+    return absl::FailedPreconditionError(
+        "statistics asked of a driver that did not take STATS_VQ");
+  }
+  {
+    LockHolder hold(results_);
+    wants_statistics_ = true;
+  }
+  AskForHandling();
+  return absl::OkStatus();
+}
+
+BalloonStatistics BalloonDevice::statistics() const {
+  LockHolder hold(results_);
+  return statistics_;
+}
+
+absl::Status BalloonDevice::StartHinting() {
+  {
+    LockHolder hold(mutex_);
+    if ((driver_features_locked() & kBalloonFFreePageHint) == 0) {
+      return absl::FailedPreconditionError(
+          "hints asked of a driver that did not take FREE_PAGE_HINT");
+    }
+    // §5.5.6.5.2: so no id is used again before the driver stopped.
+    if (hint_run_ != HintRun::kNone) {
+      return absl::FailedPreconditionError(absl::StrFormat(
+          "hints asked for while run %d has not ended", hint_command_));
+    }
+    hint_run_ = HintRun::kWanted;
+    hint_command_ = std::max(hint_command_ + 1, kFirstHintRun);
+    ShowHintCommand(hint_command_);
+  }
+  AskForHandling();
+  return absl::OkStatus();
+}
+
+void BalloonDevice::StopHinting() {
+  {
+    LockHolder hold(mutex_);
+    if (hint_run_ == HintRun::kUnderWay) {
+      hint_run_ = HintRun::kUnwanted;
+      ShowHintCommand(kHintStop);
+    } else if (hint_run_ == HintRun::kWanted) {
+      // A driver that has not begun may never do, and then has nothing to end;
+      // but it may still hold the pages of the run before.
+      hint_run_ = HintRun::kNone;
+      ShowHintCommand(kHintDone);
+    }
+  }
+  AskForHandling();
+}
+
+bool BalloonDevice::hinting() const {
+  LockHolder hold(mutex_);
+  return hint_run_ != HintRun::kNone;
+}
+
+bool BalloonDevice::WantsHints() const {
+  LockHolder hold(mutex_);
+  return hint_run_ == HintRun::kUnderWay;
+}
+
+BalloonDeviceCounters BalloonDevice::counters() const {
+  LockHolder hold(results_);
+  return counters_;
+}
+
+void BalloonDevice::Publish() {
+  LockHolder hold(results_);
+  counters_ = tally_;
+}
+
+void BalloonDevice::Acknowledging(uint16_t /*index*/) {
+  if (queue_ == BalloonQueue::kReporting) ++tally_.acknowledged;
+  Publish();
+}
+
+void BalloonDevice::FoundBroken(uint16_t /*index*/) {
+  ++tally_.broken_queues;
+  Publish();
+}
+
+void BalloonDevice::HandleRequests() {
+  {
+    LockHolder hold(results_);
+    // Without a buffer one is on its way, or the driver has yet to begin.
+    if (!wants_statistics_ || !stats_head_) return;
+    wants_statistics_ = false;
+  }
+  const std::optional<uint16_t> index =
+      BalloonQueueIndex(BalloonQueue::kStats, options_.queue_numbering,
+                        DeviceFeatures(), driver_features());
+  queue_ = BalloonQueue::kStats;
+  GiveBack(*index, *std::exchange(stats_head_, std::nullopt));
+}
+
+DeviceTransport::Verdict BalloonDevice::HandleChain(
+    uint16_t index, const DescriptorChain& chain) {
+  if (chain.table_fault != TableFault::kNone) {
+    ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];
+  }
+  queue_ = *QueueAt(index, driver_features());
+  switch (queue_) {
+    case BalloonQueue::kInflate:
+    case BalloonQueue::kDeflate:
+      HandlePages(chain);
+      break;
+    case BalloonQueue::kStats:
+      HandleStatistics(index, chain);
+      return Verdict::kKeep;
+    case BalloonQueue::kFreePage:
+      HandleHints(chain);
+      break;
+    case BalloonQueue::kReporting:
+      HandleReport(chain);
+      break;
+  }
+  return Verdict::kGiveBack;
+}
+
+void BalloonDevice::HandleReport(const DescriptorChain& chain) {
+  ++tally_.reports;
+  batch_.clear();
+  uint64_t bytes = 0;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    const std::optional<GpaRange> range = CheckRange(descriptor);
+    if (!range) continue;
+    batch_.push_back(*range);
+    bytes += range->bytes;
+  }
+  if (KeepsPoison()) return;
+  tally_.ranges += batch_.size();
+  tally_.bytes += bytes;
+  DiscardBatch();
+}
+
+void BalloonDevice::HandlePages(const DescriptorChain& chain) {
+  const bool inflates = queue_ == BalloonQueue::kInflate;
+  const uint64_t granule_pages = ram().discard_granule() / kPageSize;
+  // A driver that need not tell first may use pages again whose inflation was
+  // acknowledged: of those that make up a granule all must be of this chain.
+  const bool is_told_first = (driver_features() & kBalloonFMustTellHost) != 0;
+  BalloonedPages of_this_chain;
+  const BalloonedPages& certain = is_told_first ? *ballooned_ : of_this_chain;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    batch_.clear();
+    const std::span<const std::byte> entries =
+        ReadEntries(descriptor, sizeof(uint32_t));
+    for (size_t at = 0; at < entries.size(); at += sizeof(uint32_t)) {
+      const Pfn pfn(LoadLittleEndian<uint32_t>(entries.data() + at));
+      if (!ram().Translate({ToGpa(pfn), kPageSize})) {
+        ++tally_.bad_pfns;
+      } else if (!inflates) {
+        ++(ballooned_->Erase(pfn) ? tally_.deflated_pages
+                                  : tally_.repeated_pfns);
+      } else if (!ballooned_->Insert(pfn)) {
+        ++tally_.repeated_pfns;
+      } else {
+        ++tally_.inflated_pages;
+        if (!is_told_first) of_this_chain.Insert(pfn);
+        const GpaRange whole = certain.WholeRange(pfn, granule_pages);
+        if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
+      }
+    }
+    // Neighbours then go to the host as one.
+    std::sort(
+        batch_.begin(), batch_.end(),
+        [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
+    DiscardBatch();
+  }
+}
+
+void BalloonDevice::HandleStatistics(uint16_t index,
+                                     const DescriptorChain& chain) {
+  BalloonStatistics statistics;
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    const std::span<const std::byte> entries =
+        ReadEntries(descriptor, kBalloonStatBytes);
+    // §5.5.6.3.2: any order, and what the device does not know is ignored.
+    for (size_t at = 0; at < entries.size(); at += kBalloonStatBytes) {
+      const auto tag = LoadLittleEndian<uint16_t>(entries.data() + at);
+      if (tag >= kBalloonStats) continue;
+      statistics[static_cast<BalloonStat>(tag)] =
+          LoadLittleEndian<uint64_t>(entries.data() + at + sizeof(tag));
+    }
+  }
+  ++tally_.stats_updates;
+  {
+    LockHolder hold(results_);
+    statistics_ = statistics;
+    wants_statistics_ = false;
+  }
+  // §5.5.6.3.1: the driver has one buffer there; of two the first goes back.
+  if (stats_head_) GiveBack(index, *stats_head_);
+  stats_head_ = chain.head;
+  Publish();
+}
+
+void BalloonDevice::HandleHints(const DescriptorChain& chain) {
+  batch_.clear();
+  for (const VirtqDesc& descriptor : chain.descriptors) {
+    if ((descriptor.flags & (kVirtqDescWrite | kVirtqDescIndirect)) == 0) {
+      // A command may be the last that these hints wait for.
+      DiscardHints();
+      const std::span<const std::byte> entries =
+          ReadEntries(descriptor, sizeof(uint32_t));
+      if (entries.size() == sizeof(uint32_t)) {
+        HandleHintCommand(LoadLittleEndian<uint32_t>(entries.data()));
+      } else if (!entries.empty()) {
+        ++tally_.bad_commands;
+      }
+      continue;
+    }
+    const std::optional<GpaRange> range = CheckRange(descriptor);
+    if (!range) continue;
+    if (WantsHints()) {
+      batch_.push_back(*range);
+    } else {
+      ++tally_.skipped_hints;
+    }
+  }
+  DiscardHints();
+}
+
+void BalloonDevice::DiscardHints() {
+  if (!KeepsPoison()) {
+    tally_.hints += batch_.size();
+    for (const GpaRange& range : batch_) tally_.hinted_bytes += range.bytes;
+    DiscardBatch();
+  }
+  batch_.clear();
+}
+
+void BalloonDevice::HandleHintCommand(uint32_t command) {
+  {
+    LockHolder hold(mutex_);
+    if (command == hint_command_ && hint_run_ == HintRun::kWanted) {
+      hint_run_ = HintRun::kUnderWay;
+      ++tally_.hint_runs;
+    } else if (command == kHintStop && hint_run_ != HintRun::kWanted) {
+      // Every hint before it was discarded, so the driver may have its pages
+      // back.
+      hint_run_ = HintRun::kNone;
+      ShowHintCommand(kHintDone);
+    } else {
+      // Of a run that is over; or a second time of this one.
+      ++tally_.bad_commands;
+    }
+  }
+  AskForHandling();
+}
+
+std::optional<GpaRange> BalloonDevice::CheckRange(const VirtqDesc& descriptor) {
+  const GpaRange range = {Gpa(descriptor.addr), descriptor.len};
+  if ((descriptor.flags & kVirtqDescIndirect) != 0) {
+    ++tally_.skipped_indirect;
+  } else if ((descriptor.flags & kVirtqDescWrite) == 0) {
+    ++tally_.skipped_readable;
+  } else if (range.bytes == 0) {
+    ++tally_.skipped_empty;
+  } else if (!range.gpa.IsAligned(ram().discard_granule()) ||
+             range.bytes % ram().discard_granule() != 0) {
+    ++tally_.skipped_unaligned;
+  } else if (Find(range)) {
+    return range;
+  }
+  return std::nullopt;
+}
+
+std::optional<Translation> BalloonDevice::Find(const GpaRange& range) {
+  std::optional<Translation> memory = ram().Translate(range);
+  if (!memory) {
+    ++(ram().Translate({range.gpa, 1}) ? tally_.skipped_across_region
+                                       : tally_.skipped_outside_ram);
+  }
+  return memory;
+}
+
+std::span<const std::byte> BalloonDevice::ReadEntries(
+    const VirtqDesc& descriptor, size_t entry_bytes) {
+  const GpaRange range = {Gpa(descriptor.addr), descriptor.len};
+  if ((descriptor.flags & kVirtqDescIndirect) != 0) {
+    ++tally_.skipped_indirect;
+  } else if ((descriptor.flags & kVirtqDescWrite) != 0) {
+    ++tally_.skipped_writable;
+  } else if (range.bytes == 0) {
+    ++tally_.skipped_empty;
+  } else if (range.bytes > buffer_.size()) {
+    ++tally_.skipped_too_long;
+  } else if (range.bytes % entry_bytes != 0) {
+    ++tally_.skipped_unaligned;
+  } else if (const auto memory = Find(range)) {
+    CopyFromGuest(memory->bytes(), buffer_.data());
+    return std::span(buffer_).first(range.bytes);
+  }
+  return {};
+}
+
+bool BalloonDevice::KeepsPoison() {
+  if ((options_.features & kBalloonFPagePoison) == 0 ||
+      GetConfig<uint32_t>(offsetof(BalloonConfig, poison_val)) == 0) {
+    return false;
+  }
+  // §5.5.6.7.2: nothing else than poison_val may be there afterwards, and
+  // fresh memory is zero.
+  tally_.poisoned_ranges += batch_.size();
+  for (const GpaRange& range : batch_) tally_.poisoned_bytes += range.bytes;
+  return true;
+}
+
+void BalloonDevice::DiscardBatch() {
+  if (batch_.empty()) return;
+  if (!hypervisor_.Discard(batch_).ok()) ++tally_.discard_errors;
+}
+
+}  // namespace guestmm

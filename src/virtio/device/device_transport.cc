@@ -1,0 +1,295 @@
+#include "guestmm/virtio/device/device_transport.h"
+
+#include <bit>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
+
+namespace guestmm {
+
+DeviceTransport::DeviceTransport(const GuestRam& ram, Workqueue& workqueue,
+                                 uint64_t features, uint16_t queues,
+                                 size_t config_bytes)
+    : ram_(ram),
+      workqueue_(workqueue),
+      features_(features | kVirtioFVersion1),
+      config_(config_bytes),
+      queues_(queues),
+      work_([this] { Handle(); }) {
+  GUESTMM_CHECK(queues <= 32) << "a device of " << queues << " queues";
+  for (uint16_t index = 0; index < queues; ++index) {
+    kicks_.push_back(std::make_unique<Kick>(*this, index));
+  }
+}
+
+DeviceTransport::~DeviceTransport() {
+  GUESTMM_CHECK(status() == 0) << "a device was destroyed before ShutDown";
+}
+
+void DeviceTransport::ShutDown() {
+  SetStatus(0);
+  GUESTMM_CHECK(status() == 0)
+      << "device destroyed from inside what it was running";
+  workqueue_.CancelSync(work_);
+}
+
+absl::Status DeviceTransport::SetDriverFeatures(uint64_t features) {
+  LockHolder hold(mutex_);
+  if ((status_ & kVirtioFeaturesOk) != 0) {
+    return absl::FailedPreconditionError(
+        "features accepted after FEATURES_OK was set");
+  }
+  if (const uint64_t unknown = features & ~features_; unknown != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "features 0x%x accepted, which were not offered", unknown));
+  }
+  driver_features_ = features;
+  return absl::OkStatus();
+}
+
+uint8_t DeviceTransport::status() const {
+  LockHolder hold(mutex_);
+  return status_;
+}
+
+void DeviceTransport::SetStatus(uint8_t status) {
+  bool is_started = false;
+  {
+    LockHolder hold(mutex_);
+    if (status == 0) {
+      if (!handler_) {
+        ResetLocked();
+        return;
+      }
+      resetting_ = true;
+      if (*handler_ == std::this_thread::get_id()) return;
+      while (resetting_) handler_left_.wait(mutex_);
+      return;
+    }
+    if (resetting_) return;
+    uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
+    // A device of version 1 serves no driver that does not know it (§6.2).
+    if ((driver_features_ & kVirtioFVersion1) == 0 ||
+        !Suffices(driver_features_)) {
+      wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
+    }
+    if (((wanted | status_) & kVirtioFeaturesOk) == 0) {
+      wanted &= static_cast<uint8_t>(~kVirtioDriverOk);
+    }
+    is_started = (wanted & ~status_ & kVirtioDriverOk) != 0;
+    status_ |= wanted;
+  }
+  // What was asked for before there was a driver.
+  if (is_started) AskForHandling();
+}
+
+uint32_t DeviceTransport::ConfigGeneration() const {
+  LockHolder hold(mutex_);
+  return generation_;
+}
+
+absl::Status DeviceTransport::ReadConfig(uint32_t offset,
+                                         std::span<std::byte> bytes) const {
+  LockHolder hold(mutex_);
+  absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
+  if (status.ok() && !bytes.empty()) {
+    std::memcpy(bytes.data(), config_.data() + offset, bytes.size());
+  }
+  return status;
+}
+
+absl::Status DeviceTransport::WriteConfig(uint32_t offset,
+                                          std::span<const std::byte> bytes) {
+  LockHolder hold(mutex_);
+  absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
+  if (!status.ok()) return status;
+  status = CheckConfigWrite(offset, bytes.size(), driver_features_, status_);
+  if (status.ok() && !bytes.empty()) {
+    std::memcpy(config_.data() + offset, bytes.data(), bytes.size());
+  }
+  return status;
+}
+
+uint16_t DeviceTransport::MaxQueueSize(uint16_t index) const {
+  LockHolder hold(mutex_);
+  return index < queues_.size() ? QueueSize(index, driver_features_) : 0;
+}
+
+absl::StatusOr<Notifier*> DeviceTransport::SetUpQueue(
+    uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
+  LockHolder hold(mutex_);
+  if ((status_ & (kVirtioFeaturesOk | kVirtioDriverOk)) != kVirtioFeaturesOk) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "queue %d set up with device status 0x%x: not between FEATURES_OK and "
+        "DRIVER_OK",
+        index, status_));
+  }
+  const uint16_t most =
+      index < queues_.size() ? QueueSize(index, driver_features_) : 0;
+  if (most == 0 || !MayUse(index, driver_features_)) {
+    return absl::NotFoundError(absl::StrFormat(
+        "the device has no queue %d for a driver of features 0x%x", index,
+        driver_features_));
+  }
+  if (layout.size > most) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("queue %d of %d descriptors: the device takes %d",
+                        index, layout.size, most));
+  }
+  absl::StatusOr<DeviceQueue> ring =
+      DeviceQueue::Create(ram_, layout, ToVirtqueueFeatures(driver_features_));
+  if (!ring.ok()) return ring.status();
+  queues_[index] =
+      std::make_unique<Queue>(Queue{.ring = *std::move(ring), .used = used});
+  return kicks_[index].get();
+}
+
+void DeviceTransport::SetConfigNotifier(Notifier& config) {
+  LockHolder hold(mutex_);
+  config_notifier_ = &config;
+}
+
+absl::Status DeviceTransport::CheckInvariants() const {
+  LockHolder hold(mutex_);
+  for (const std::unique_ptr<Queue>& queue : queues_) {
+    if (queue == nullptr) continue;
+    absl::Status status = queue->ring.CheckInvariants();
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+bool DeviceTransport::IsRunning() const {
+  constexpr uint8_t kBits = kVirtioDriverOk | kVirtioNeedsReset | kVirtioFailed;
+  return (status_ & kBits) == kVirtioDriverOk && !resetting_;
+}
+
+void DeviceTransport::Handle() {
+  {
+    LockHolder hold(mutex_);
+    // Someone handles already where, in virtual time, a discard further up the
+    // stack let others run: it looks again before it leaves.
+    if (handler_ || !IsRunning()) return;
+    handler_ = std::this_thread::get_id();
+    is_asked_.store(false);
+  }
+  NotifyConfig();
+  HandleRequests();
+  const bool has_more = HandleQueues();
+  {
+    LockHolder hold(mutex_);
+    handler_.reset();
+    if (resetting_) {
+      ResetLocked();
+      resetting_ = false;
+      handler_left_.notify_all();
+      return;
+    }
+    if (!IsRunning()) return;
+    // Asked for, by other works, while this one was there.
+    if (!has_more && !is_asked_.load()) return;
+  }
+  AskForHandling();
+}
+
+void DeviceTransport::NotifyConfig() {
+  Notifier* notifier = nullptr;
+  {
+    LockHolder hold(mutex_);
+    if (std::exchange(config_changed_, false)) notifier = config_notifier_;
+  }
+  if (notifier != nullptr) notifier->Notify();
+}
+
+bool DeviceTransport::HandleQueues() {
+  bool has_more = false;
+  for (uint32_t kicked = kicked_.exchange(0); kicked != 0;
+       kicked &= kicked - 1) {
+    const auto index = static_cast<uint16_t>(std::countr_zero(kicked));
+    Queue* queue = nullptr;
+    {
+      LockHolder hold(mutex_);
+      if (!IsRunning()) return false;
+      queue = queues_[index].get();
+    }
+    if (queue == nullptr) continue;
+    switch (HandleQueue(index, *queue)) {
+      case Round::kDry:
+        break;
+      case Round::kMore:
+        kicked_.fetch_or(uint32_t{1} << index);
+        has_more = true;
+        break;
+      case Round::kStopped:
+        return false;
+      case Round::kBroken:
+        Break(index);
+        return false;
+    }
+  }
+  return has_more;
+}
+
+DeviceTransport::Round DeviceTransport::HandleQueue(uint16_t index,
+                                                    Queue& queue) {
+  DeviceQueue& ring = queue.ring;
+  // While this looks at the ring, kicks tell it nothing.
+  ring.DisableNotifications();
+  for (uint16_t handled = 0; handled < ring.size(); ++handled) {
+    const absl::StatusOr<std::optional<DescriptorChain>> chain = ring.Pop();
+    if (!chain.ok()) return Round::kBroken;
+    if (!chain->has_value()) {
+      return ring.EnableNotifications() ? Round::kMore : Round::kDry;
+    }
+    const Verdict verdict = HandleChain(index, **chain);
+    if (Stopping()) return Round::kStopped;
+    if (verdict == Verdict::kGiveBack) Push(index, queue, (*chain)->head);
+  }
+  return Round::kMore;
+}
+
+bool DeviceTransport::Stopping() const {
+  LockHolder hold(mutex_);
+  return resetting_;
+}
+
+void DeviceTransport::GiveBack(uint16_t index, uint16_t head) {
+  Queue* queue = nullptr;
+  {
+    LockHolder hold(mutex_);
+    queue = queues_[index].get();
+  }
+  Push(index, *queue, head);
+}
+
+void DeviceTransport::Push(uint16_t index, Queue& queue, uint16_t head) {
+  Acknowledging(index);
+  // used.len 0: nothing was written (§5.5.6 has no word for "discarded").
+  queue.ring.Push(head, 0);
+  if (queue.ring.NeedsNotification()) queue.used.Notify();
+}
+
+void DeviceTransport::Break(uint16_t index) {
+  FoundBroken(index);
+  {
+    LockHolder hold(mutex_);
+    status_ |= kVirtioNeedsReset;
+    config_changed_ = true;
+  }
+  // §2.1.2: with DRIVER_OK set, NEEDS_RESET comes with a notification.
+  NotifyConfig();
+}
+
+void DeviceTransport::ResetLocked() {
+  status_ = 0;
+  driver_features_ = 0;
+  config_notifier_ = nullptr;
+  config_changed_ = false;
+  is_asked_.store(false);
+  kicked_.store(0);
+  for (std::unique_ptr<Queue>& queue : queues_) queue.reset();
+  WasReset();
+}
+
+}  // namespace guestmm

@@ -1,0 +1,482 @@
+#include "guestmm/virtio/driver/balloon_driver.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_format.h"
+#include "guestmm/base/check.h"
+#include "src/virtio/driver/balloon_hinting.h"
+#include "src/virtio/driver/balloon_inflation.h"
+#include "src/virtio/driver/driver_virtqueue.h"
+#include "src/virtio/driver/guest_statistics.h"
+
+namespace guestmm {
+namespace {
+
+// How often to look whether a reset is complete, as Linux's PCI transport does.
+constexpr Nanoseconds kResetPoll = std::chrono::milliseconds(1);
+
+// How long to wait for it where there is no way to go on without.
+constexpr Nanoseconds kResetPatience = std::chrono::minutes(10);
+
+constexpr uint8_t kAgreed =
+    kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
+
+absl::Status DeviceWasReset() {
+  return absl::UnavailableError(
+      "the balloon device was reset before it acknowledged");
+}
+
+// What a guest that does `mode` to free memory takes of `offered`
+// (virtballoon_validate).
+uint64_t Validate(uint64_t offered, PagePoisonMode mode) {
+  if (mode == PagePoisonMode::kOff) return offered & ~kBalloonFPagePoison;
+  if ((offered & kBalloonFPagePoison) == 0) {
+    return offered & ~kBalloonFPageReporting;
+  }
+  return offered;
+}
+
+// As the device repeats it: four bytes of what PagePoison fills with.
+uint32_t PoisonValue(PagePoisonMode mode) {
+  if (mode != PagePoisonMode::kPoison) return 0;
+  return 0x01010101 * std::to_integer<uint32_t>(PagePoison::kPoison);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<BalloonDriver>> BalloonDriver::Create(
+    VirtioDevice& device, const GuestRam& ram, PageAllocator& allocator,
+    Workqueue& workqueue, const BalloonDriverOptions& options) {
+  std::unique_ptr<BalloonDriver> driver(
+      new BalloonDriver(device, ram, allocator, workqueue, options));
+  absl::Status status = driver->StartOrFail();
+  if (!status.ok()) return status;
+  return driver;
+}
+
+BalloonDriver::BalloonDriver(VirtioDevice& device, const GuestRam& ram,
+                             PageAllocator& allocator, Workqueue& workqueue,
+                             const BalloonDriverOptions& options)
+    : device_(device),
+      ram_(ram),
+      allocator_(allocator),
+      workqueue_(workqueue),
+      options_(options),
+      used_work_([this] { HandleUsed(); }),
+      config_work_([this] { HandleConfigChange(); }),
+      retry_work_([this] { Step(); }),
+      used_(workqueue, used_work_),
+      config_(workqueue, config_work_) {}
+
+BalloonDriver::~BalloonDriver() {
+  if (!Remove()) {
+    GUESTMM_CHECK(
+        workqueue_.WaitUntil([this] { return is_down(); }, kResetPatience))
+        << "balloon driver destroyed, and its device does not complete a reset";
+  }
+  workqueue_.CancelSync(used_work_);
+  workqueue_.CancelSync(config_work_);
+  workqueue_.CancelSync(retry_work_);
+}
+
+absl::Status BalloonDriver::StartOrFail() {
+  {
+    LockHolder hold(lock_);
+    state_ = State::kStarting;
+  }
+  absl::Status status = Start();
+  if (!status.ok()) {
+    Reset(Reason::kBroken);
+    device_.SetStatus(kVirtioFailed);
+  }
+  return status;
+}
+
+absl::Status BalloonDriver::Start() {
+  absl::Status status = Negotiate();
+  if (!status.ok()) return status;
+  status = SetUpQueues();
+  if (!status.ok()) return status;
+  if ((features_ & kBalloonFPagePoison) != 0) {
+    // §5.5.6.6.1: before DRIVER_OK.
+    const uint32_t poison = PoisonValue(options_.page_poison);
+    status = device_.WriteConfig(offsetof(BalloonConfig, poison_val),
+                                 std::as_bytes(std::span(&poison, 1)));
+    if (!status.ok()) return status;
+  }
+  device_.SetConfigNotifier(config_);
+  // §5.5.5: there is a buffer for statistics when the device starts, and it is
+  // told of it then.
+  if (statistics_ != nullptr) statistics_->Offer();
+  device_.SetStatus(kAgreed | kVirtioDriverOk);
+  if (statistics_ != nullptr) statistics_->Kick();
+  {
+    LockHolder hold(lock_);
+    state_ = State::kReady;
+  }
+  // What the host wants already; and what it did since DRIVER_OK.
+  workqueue_.Queue(config_work_);
+  workqueue_.Queue(used_work_);
+  return absl::OkStatus();
+}
+
+absl::Status BalloonDriver::Negotiate() {
+  if (device_.device_id() != kBalloonDeviceId) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("device %d is not a memory balloon, which is %d",
+                        device_.device_id(), kBalloonDeviceId));
+  }
+  device_.SetStatus(0);
+  if (device_.status() != 0) {
+    return absl::FailedPreconditionError(
+        "the balloon is still in the reset of its last driver");
+  }
+  device_.SetStatus(kVirtioAcknowledge);
+  device_.SetStatus(kVirtioAcknowledge | kVirtioDriver);
+  offered_ = device_.DeviceFeatures();
+  if ((offered_ & kVirtioFVersion1) == 0) {
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "the balloon offers features 0x%x, without VERSION_1", offered_));
+  }
+  features_ = kVirtioFVersion1 |
+              (offered_ & ToFeatureBits(options_.queue_features)) |
+              Validate(offered_ & options_.features & kBalloonFeatures,
+                       options_.page_poison);
+  if (absl::Status status = device_.SetDriverFeatures(features_);
+      !status.ok()) {
+    return status;
+  }
+  device_.SetStatus(kAgreed);
+  if ((device_.status() & kVirtioFeaturesOk) == 0) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("the balloon, which offers features 0x%x, refuses a "
+                        "driver that takes 0x%x",
+                        offered_, features_));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BalloonDriver::SetUpQueues() {
+  const uint16_t size = options_.queue_size;
+  auto inflate = SetUpQueue(
+      BalloonQueue::kInflate,
+      {.size = size, .buffer_bytes = BalloonInflation::kBufferBytes});
+  if (!inflate.ok()) return inflate.status();
+  auto deflate = SetUpQueue(BalloonQueue::kDeflate,
+                            {.size = size,
+                             .least = BalloonInflation::kDeflations,
+                             .buffer_bytes = BalloonInflation::kDeflations *
+                                             BalloonInflation::kBufferBytes});
+  if (!deflate.ok()) return deflate.status();
+  inflation_ = std::make_unique<BalloonInflation>(
+      transport(), features_, *std::move(inflate), *std::move(deflate));
+  if ((features_ & kBalloonFStatsVq) != 0) {
+    auto stats = SetUpQueue(
+        BalloonQueue::kStats,
+        {.size = size, .buffer_bytes = GuestStatistics::kBufferBytes});
+    if (!stats.ok()) return stats.status();
+    statistics_ =
+        std::make_unique<GuestStatistics>(transport(), *std::move(stats));
+  }
+  if ((features_ & kBalloonFFreePageHint) != 0) {
+    auto hints = SetUpQueue(BalloonQueue::kFreePage,
+                            {.size = size,
+                             .least = BalloonHinting::kLeastDescriptors,
+                             .buffer_bytes = BalloonHinting::kBufferBytes});
+    if (!hints.ok()) return hints.status();
+    hinting_ = std::make_unique<BalloonHinting>(transport(), *std::move(hints));
+  }
+  if ((features_ & kBalloonFPageReporting) == 0) return absl::OkStatus();
+  // As much as whoever reports has counted on since Create. One table, since
+  // one report is out at a time (R3).
+  const auto least =
+      static_cast<uint16_t>(std::max<size_t>(max_report_entries(), 1));
+  auto reporting = SetUpQueue(
+      BalloonQueue::kReporting,
+      {.size = options_.reporting_queue_size, .least = least, .tables = 1});
+  if (!reporting.ok()) return reporting.status();
+  LockHolder hold(lock_);
+  reporting_ = *std::move(reporting);
+  most_entries_ = reporting_->ring().size();
+  return absl::OkStatus();
+}
+
+size_t BalloonDriver::max_report_entries() const {
+  LockHolder hold(lock_);
+  return most_entries_;
+}
+
+DriverTransport BalloonDriver::transport() const {
+  return {.device = device_,
+          .ram = ram_,
+          .allocator = allocator_,
+          .cpu = options_.cpu};
+}
+
+absl::StatusOr<std::unique_ptr<DriverVirtqueue>> BalloonDriver::SetUpQueue(
+    BalloonQueue queue, const DriverVirtqueueOptions& wanted) {
+  DriverVirtqueueOptions options = wanted;
+  options.index =
+      *BalloonQueueIndex(queue, options_.queue_numbering, offered_, features_);
+  options.features = ToVirtqueueFeatures(features_);
+  auto made = DriverVirtqueue::Create(transport(), options, used_);
+  if (made.ok()) {
+    LockHolder hold(lock_);
+    queue_pages_ += (*made)->pages();
+    return made;
+  }
+  return absl::Status(
+      made.status().code(),
+      absl::StrFormat("%s queue: %s", Name(queue), made.status().message()));
+}
+
+absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
+                                   Client& client) {
+  Notifier* kick = nullptr;
+  {
+    LockHolder hold(lock_);
+    if (state_ != State::kReady) {
+      switch (reason_) {
+        case Reason::kBroken:
+          return absl::FailedPreconditionError("the balloon device was broken");
+        case Reason::kFrozen:
+          return absl::FailedPreconditionError("the balloon driver is frozen");
+        case Reason::kRemoved:
+          return absl::FailedPreconditionError(
+              "the balloon driver was removed");
+      }
+    }
+    if (reporting_ == nullptr) {
+      return absl::FailedPreconditionError(
+          "the balloon device takes no reports");
+    }
+    GUESTMM_CHECK(client_ == nullptr) << "a report while one is outstanding";
+    DriverQueue& ring = reporting_->ring();
+    GUESTMM_CHECK(!ranges.empty() && ranges.size() <= ring.size())
+        << "a report of " << ranges.size() << " entries; the most is "
+        << ring.size();
+    // The one token needs no value: client_ says whose report it is.
+    if (absl::Status status = ring.Add({}, ranges, /*token=*/0); !status.ok()) {
+      return status;
+    }
+    client_ = &client;
+    if (ring.NeedsKick()) {
+      ++kicks_;
+      kick = &reporting_->kick();
+    }
+  }
+  if (kick != nullptr) kick->Notify();
+  return absl::OkStatus();
+}
+
+bool BalloonDriver::Freeze() { return Reset(Reason::kFrozen); }
+
+bool BalloonDriver::Remove() { return Reset(Reason::kRemoved); }
+
+absl::Status BalloonDriver::Restore() {
+  {
+    LockHolder hold(lock_);
+    if (reason_ == Reason::kRemoved) {
+      return absl::FailedPreconditionError("the balloon driver was removed");
+    }
+    if (state_ != State::kDown) {
+      return absl::FailedPreconditionError(
+          state_ == State::kReady ? "the balloon driver is not frozen"
+                                  : "the balloon is still in its reset");
+    }
+  }
+  return StartOrFail();
+}
+
+bool BalloonDriver::Reset(Reason reason) {
+  {
+    LockHolder hold(lock_);
+    if (reason_ != Reason::kRemoved) reason_ = reason;
+    if (state_ == State::kDown) return true;
+    state_ = State::kResetting;
+  }
+  device_.SetStatus(0);
+  if (device_.status() != 0) {
+    // HandleConfigChange looks until it is.
+    workqueue_.Queue(config_work_);
+    return false;
+  }
+  // The device notifies no more, so none becomes due again.
+  workqueue_.CancelSync(used_work_);
+  workqueue_.CancelSync(config_work_);
+  workqueue_.CancelSync(retry_work_);
+  ResetIsComplete();
+  return true;
+}
+
+void BalloonDriver::ResetIsComplete() {
+  std::unique_ptr<DriverVirtqueue> reporting;
+  std::unique_ptr<BalloonInflation> inflation;
+  std::unique_ptr<BalloonHinting> hinting;
+  {
+    LockHolder hold(lock_);
+    // The other of two that saw it.
+    if (state_ != State::kResetting) return;
+    reporting = std::move(reporting_);
+    inflation = std::move(inflation_);
+    hinting = std::move(hinting_);
+    queue_pages_ = PageCount(0);
+  }
+  statistics_.reset();
+  reporting.reset();
+  inflation.reset();
+  hinting.reset();
+  EndReport(DeviceWasReset());
+  LockHolder hold(lock_);
+  state_ = State::kDown;
+}
+
+bool BalloonDriver::is_down() const {
+  LockHolder hold(lock_);
+  return state_ == State::kDown;
+}
+
+uint64_t BalloonDriver::kicks() const {
+  LockHolder hold(lock_);
+  return kicks_;
+}
+
+PageCount BalloonDriver::queue_pages() const {
+  LockHolder hold(lock_);
+  return queue_pages_;
+}
+
+PageCount BalloonDriver::balloon_pages() const {
+  LockHolder hold(lock_);
+  return inflation_ == nullptr ? PageCount(0) : inflation_->pages();
+}
+
+PageCount BalloonDriver::hinted_pages() const {
+  LockHolder hold(lock_);
+  return hinting_ == nullptr ? PageCount(0) : hinting_->pages();
+}
+
+absl::Status BalloonDriver::CheckInvariants() const {
+  LockHolder hold(lock_);
+  if (reporting_ == nullptr) return absl::OkStatus();
+  const DriverQueue& ring = reporting_->ring();
+  if (state_ == State::kReady &&
+      ring.outstanding() != (client_ == nullptr ? 0 : 1)) {
+    return absl::InternalError(
+        absl::StrFormat("R3: %d chains out, with %s report outstanding",
+                        ring.outstanding(), client_ ? "a" : "no"));
+  }
+  return ring.CheckInvariants();
+}
+
+void BalloonDriver::HandleUsed() {
+  bool report_is_done = false;
+  absl::Status broken;
+  {
+    LockHolder hold(lock_);
+    if (state_ != State::kReady) return;
+    if (reporting_ != nullptr) {
+      // There is one at most (R3): no need to look for more.
+      const auto used = reporting_->ring().GetUsed();
+      broken = used.status();
+      report_is_done = used.ok() && used->has_value();
+    }
+  }
+  bool step_is_due = false;
+  if (broken.ok()) {
+    const absl::StatusOr<bool> used = TakeUsed();
+    broken = used.status();
+    step_is_due = used.ok() && *used;
+  }
+  if (!broken.ok()) {
+    // What it did to a report is anyone's guess: reset it first.
+    {
+      LockHolder hold(lock_);
+      if (state_ == State::kReady) state_ = State::kBroken;
+    }
+    workqueue_.Queue(config_work_);
+    return;
+  }
+  if (report_is_done) EndReport(absl::OkStatus());
+  if (step_is_due) Step();
+}
+
+absl::StatusOr<bool> BalloonDriver::TakeUsed() {
+  if (statistics_ != nullptr) {
+    if (absl::Status status = statistics_->HandleUsed(); !status.ok()) {
+      return status;
+    }
+  }
+  const absl::StatusOr<bool> inflated = inflation_->HandleUsed();
+  if (!inflated.ok() || hinting_ == nullptr) return inflated;
+  const absl::StatusOr<bool> hinted = hinting_->HandleUsed();
+  if (!hinted.ok()) return hinted;
+  return *inflated || *hinted;
+}
+
+void BalloonDriver::HandleConfigChange() {
+  const bool needs_reset = (device_.status() & kVirtioNeedsReset) != 0;
+  State before;
+  {
+    LockHolder hold(lock_);
+    before = state_;
+    if (before == State::kDown || before == State::kStarting) return;
+    if (before == State::kReady && needs_reset) before = State::kBroken;
+    if (before == State::kBroken) {
+      state_ = State::kResetting;
+      reason_ = Reason::kBroken;
+    }
+  }
+  if (before == State::kReady) {
+    Step();
+    return;
+  }
+  if (before == State::kBroken) device_.SetStatus(0);
+  if (device_.status() != 0) {
+    workqueue_.Queue(config_work_, kResetPoll);
+    return;
+  }
+  ResetIsComplete();
+}
+
+void BalloonDriver::Step() {
+  {
+    LockHolder hold(lock_);
+    if (state_ != State::kReady) return;
+  }
+  const std::optional<BalloonConfig> config = ReadConfig();
+  if (!config) return;
+  const std::optional<Nanoseconds> retry = inflation_->Step(config->num_pages);
+  if (retry) workqueue_.Queue(retry_work_, *retry);
+  if (hinting_ != nullptr) hinting_->Step(config->free_page_hint_cmd_id);
+}
+
+std::optional<BalloonConfig> BalloonDriver::ReadConfig() const {
+  const size_t bytes = BalloonConfigBytes(offered_);
+  // §2.5.1: fields that were read while the configuration changed are of two.
+  // It does not change for ever.
+  constexpr int kTries = 8;
+  for (int i = 0; i < kTries; ++i) {
+    BalloonConfig config;
+    const uint32_t generation = device_.ConfigGeneration();
+    const auto into = std::as_writable_bytes(std::span(&config, 1));
+    // One that cannot be read is of a device that is gone, which comes as
+    // NEEDS_RESET.
+    if (!device_.ReadConfig(0, into.first(bytes)).ok()) return std::nullopt;
+    if (device_.ConfigGeneration() == generation) return config;
+  }
+  return std::nullopt;
+}
+
+void BalloonDriver::EndReport(const absl::Status& status) {
+  Client* client = nullptr;
+  {
+    LockHolder hold(lock_);
+    client = std::exchange(client_, nullptr);
+  }
+  if (client != nullptr) client->ReportDone(status);
+}
+
+}  // namespace guestmm

@@ -1,0 +1,323 @@
+// Recordings as workloads of compare: a guest of 512 MiB, of which each page's
+// fate is known.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/experiment/compare/compare.h"
+#include "nlohmann/json.hpp"
+
+namespace guestmm::compare_recording_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on
+constexpr uint64_t kPages = 0x20000;
+
+class CompareRecordingTest : public ::testing::Test {
+ protected:
+  // From 10 s to 20 s; all free at first, and with the host.
+  CompareRecordingTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                absl::StrCat("compare_recording_", getpid())) {
+    fs::create_directories(folder_);
+    std::vector<uint64_t> flags(kFirst, uint64_t{1} << 20);
+    for (uint64_t i = 0; i < kPages; ++i) {
+      flags.push_back(i % 1024 == 0 ? uint64_t{1} << 10 | uint64_t{1} << 3
+                                    : uint64_t{1} << 10);
+    }
+    Write("kpageflags.start",
+          std::string(reinterpret_cast<const char*>(flags.data()),
+                      flags.size() * sizeof(flags[0])));
+    Write("iomem",
+          absl::StrFormat("%08x-%08x : System RAM\n", kFirst * kPageSize,
+                          (kFirst + kPages) * kPageSize - 1));
+    Write("window.csv", "start_s,end_s\n10.0,20.0\n");
+  }
+  ~CompareRecordingTest() override { fs::remove_all(folder_); }
+
+  void Write(const std::string& name, const std::string& text) const {
+    std::ofstream(folder_ / name, std::ios::binary) << text;
+  }
+  static std::string Alloc(double time, uint64_t pfn, int order) {
+    return absl::StrFormat(
+        " task-1 [000] .....  %.6f: mm_page_alloc: page=0 pfn=0x%x order=%d "
+        "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n",
+        time, pfn, order);
+  }
+  static std::string Free(double time, uint64_t pfn, int order) {
+    return absl::StrFormat(
+        " task-1 [000] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
+        time, pfn, order);
+  }
+  // 4 MiB are taken at 10 s, freed at 11 s, and reported at 12 s, of which half
+  // is reported again at 13 s.
+  void WriteOneBlock() const {
+    Write("trace.txt", Alloc(10, kFirst, 10) + Free(11, kFirst, 10));
+    const uint64_t gpa = kFirst * kPageSize;
+    Write("reports.csv",
+          absl::StrFormat("time_s,gpa,bytes\n12.0,0x%x,%d\n13.0,0x%x,%d\n", gpa,
+                          4 * kMiB, gpa, 2 * kMiB));
+  }
+
+  std::string path() const { return folder_.string(); }
+  CompareOptions Options() const {
+    return {.policies = {"linux"}, .workloads = {path()}};
+  }
+  static absl::StatusOr<CompareResult> TryRun(const CompareOptions& options) {
+    const auto resolved = ResolveCompare(options, kTiB);
+    EXPECT_EQ(resolved.status(), absl::OkStatus());
+    return RunCompare(*resolved, {});
+  }
+  static CompareResult RunOk(const CompareOptions& options) {
+    absl::StatusOr<CompareResult> result = TryRun(options);
+    EXPECT_EQ(result.status(), absl::OkStatus());
+    return *std::move(result);
+  }
+  static std::string ErrorOf(const CompareOptions& options) {
+    const absl::Status status = ResolveCompare(options, kTiB).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  }
+
+  const fs::path folder_;
+};
+
+std::vector<std::string> PoliciesOf(const CompareResult& result) {
+  std::vector<std::string> policies;
+  for (const CompareRow& row : result.rows) policies.push_back(row.policy);
+  return policies;
+}
+
+const CompareRow& RowOf(const CompareResult& result, std::string_view policy) {
+  const auto row = std::find_if(
+      result.rows.begin(), result.rows.end(),
+      [&](const CompareRow& each) { return each.policy == policy; });
+  EXPECT_NE(row, result.rows.end()) << policy;
+  return *row;
+}
+
+// Of so many MiB held for so many seconds.
+double GibMinutesOf(double mib, double seconds) {
+  return mib / 1024 * seconds / 60;
+}
+
+TEST_F(CompareRecordingTest, RowsAreWhatTheRecordingSays) {
+  WriteOneBlock();
+  const CompareResult result = RunOk(Options());
+  ASSERT_THAT(PoliciesOf(result), ElementsAre("off", "linux", "real", "limit"));
+  for (const CompareRow& row : result.rows) {
+    EXPECT_EQ(row.workload, path());
+    EXPECT_EQ(row.work, std::nullopt);
+    EXPECT_EQ(row.work_share_of_off, std::nullopt);
+    EXPECT_FALSE(row.loss.has_value());
+    EXPECT_EQ(row.lock_max_us, std::nullopt);
+    EXPECT_EQ(row.time_to_50_s, std::nullopt);
+    EXPECT_EQ(row.failed_while_isolated, std::nullopt);
+  }
+
+  const CompareRow& off = RowOf(result, "off");
+  EXPECT_DOUBLE_EQ(off.footprint_gib_min, GibMinutesOf(4, 10));
+  EXPECT_DOUBLE_EQ(*off.host_share_of_free, 508.0 / 512);
+  EXPECT_DOUBLE_EQ(*off.host_share_of_reportable, 508.0 / 512);
+  EXPECT_EQ(off.reported_over_needed, std::nullopt);
+  EXPECT_EQ(off.reports, 0u);
+
+  const CompareRow& linux = RowOf(result, "linux");
+  EXPECT_EQ(linux.host_share_of_free, 1);
+  EXPECT_EQ(linux.reported_over_needed, 1);
+  EXPECT_EQ(linux.reports, 1u);
+  EXPECT_EQ(linux.kicks, 1u);
+  EXPECT_EQ(linux.discard_calls, 1u);
+  // It was at rest; its pass is two seconds after the free.
+  EXPECT_NEAR(linux.footprint_gib_min, GibMinutesOf(4, 3), 1e-6);
+
+  const CompareRow& real = RowOf(result, "real");
+  EXPECT_EQ(real.host_share_of_free, 1);
+  EXPECT_EQ(real.host_share_of_reportable, 1);
+  EXPECT_DOUBLE_EQ(*real.reported_over_needed, 6.0 / 4);
+  EXPECT_DOUBLE_EQ(real.footprint_gib_min, GibMinutesOf(4, 2));
+  EXPECT_EQ(real.refaults_1s, 0u);
+  EXPECT_EQ(real.reports, std::nullopt);
+  EXPECT_EQ(real.kicks, std::nullopt);
+  EXPECT_EQ(real.discard_calls, 2u);
+
+  EXPECT_DOUBLE_EQ(RowOf(result, "limit").footprint_gib_min,
+                   GibMinutesOf(4, 1));
+
+  ASSERT_EQ(result.recordings.size(), 1u);
+  EXPECT_EQ(result.recordings[0].workload, path());
+  EXPECT_EQ(result.recordings[0].guest_bytes, 512 * kMiB);
+  EXPECT_EQ(result.recordings[0].duration_seconds, 10);
+  EXPECT_EQ(result.recordings[0].counters.events, 2u);
+  // From 0 to 10 s, without reporting.
+  ASSERT_EQ(result.samples.size(), 3u * 11);
+  EXPECT_EQ(result.samples[5].seconds, 5);
+  EXPECT_EQ(result.samples[5].resident_bytes, 4 * kMiB);
+  EXPECT_EQ(result.samples[5].free_bytes, 512 * kMiB);
+}
+
+TEST_F(CompareRecordingTest, WithoutTheTruthThereIsNoRowOfIt) {
+  WriteOneBlock();
+  fs::remove(folder_ / "reports.csv");
+  EXPECT_THAT(PoliciesOf(RunOk(Options())),
+              ElementsAre("off", "linux", "limit"));
+}
+
+TEST_F(CompareRecordingTest, TheHostMaps2MiBUnlessToldOtherwise) {
+  Write("trace.txt", Alloc(10, kFirst, 0));
+  CompareOptions options = Options();
+  EXPECT_DOUBLE_EQ(RunOk(options).rows[0].footprint_gib_min,
+                   GibMinutesOf(2, 10));
+  options.granule = Order(0);
+  EXPECT_DOUBLE_EQ(RunOk(options).rows[0].footprint_gib_min,
+                   GibMinutesOf(1.0 / 256, 10));
+}
+
+TEST_F(CompareRecordingTest, RestsOnlyIfTold) {
+  WriteOneBlock();
+  Write("window.csv", "start_s,end_s\n10.0,11.5\n");
+  CompareOptions options = Options();
+  EXPECT_EQ(RowOf(RunOk(options), "linux").reports, 0u);
+  options.rest_seconds = 5;
+  const CompareResult result = RunOk(options);
+  EXPECT_EQ(RowOf(result, "linux").reports, 1u);
+  EXPECT_EQ(RowOf(result, "real").discard_calls, 0u) << "in its own time";
+  EXPECT_DOUBLE_EQ(RowOf(result, "off").footprint_gib_min,
+                   GibMinutesOf(4, 6.5));
+  EXPECT_EQ(result.recordings[0].duration_seconds, 1.5);
+}
+
+TEST_F(CompareRecordingTest, StandsBesideOtherWorkloads) {
+  WriteOneBlock();
+  CompareOptions options = Options();
+  options.workloads = {"burst", path(), path() + "/trace.txt"};
+  options.guest_bytes = 128 * kMiB;
+  options.vcpus = 1;
+  options.duration_seconds = 2;
+  const CompareResult result = RunOk(options);
+  ASSERT_EQ(result.rows.size(), 3u + 4 + 4);
+  EXPECT_EQ(result.rows[2].policy, "limit");
+  EXPECT_GT(result.rows[0].work, 0u);
+  EXPECT_EQ(result.rows[3].workload, path());
+  EXPECT_EQ(result.rows[7].workload, path() + "/trace.txt");
+  EXPECT_EQ(result.rows[3].footprint_gib_min, result.rows[7].footprint_gib_min);
+
+  const auto config =
+      nlohmann::json::parse(CompareSummaryJson(result))["config"];
+  EXPECT_EQ(config["granule_bytes"], 4096);
+  EXPECT_EQ(config["rest_s"], 60);
+  EXPECT_EQ(config["workloads"]["burst"]["guest_bytes"], 128 * kMiB);
+  const auto& recording = config["workloads"][path()];
+  EXPECT_EQ(recording["guest_bytes"], 512 * kMiB);
+  EXPECT_EQ(recording["duration_s"], 10);
+  EXPECT_EQ(recording["granule_bytes"], 2 * kMiB);
+  EXPECT_EQ(recording["rest_s"], 0);
+  EXPECT_EQ(recording["events"], 2);
+}
+
+TEST_F(CompareRecordingTest, FilesAreTheSameAndAreReadAsTheyWereWritten) {
+  WriteOneBlock();
+  const auto files = [](const CompareResult& result) {
+    return CompareSummaryJson(result) + CompareSeriesCsv(result);
+  };
+  CompareOptions options = Options();
+  options.policies = {"v12", "linux", "guestmm"};
+  const CompareResult result = RunOk(options);
+  EXPECT_EQ(files(RunOk(options)), files(result));
+  CompareResult read = result;
+  read.rows = ParseCompareSummary("a.json", CompareSummaryJson(result)).value();
+  read.samples = ParseCompareSeries("a.csv", CompareSeriesCsv(result)).value();
+  EXPECT_EQ(files(read), files(result));
+  EXPECT_EQ(RowOf(read, "real").discard_calls, 2u);
+  const auto config =
+      nlohmann::json::parse(CompareSummaryJson(result))["config"];
+  EXPECT_EQ(config["granule_bytes"], 2 * kMiB) << "there is no other";
+  EXPECT_EQ(config["policy_parameters"]["guestmm"]["granule"], 9);
+}
+
+TEST_F(CompareRecordingTest, APathMayBeOfAnyBytes) {
+  WriteOneBlock();
+  fs::create_directory(folder_ / "\xff");
+  CompareOptions options = Options();
+  options.workloads = {path() + "/\xff/.."};
+  const CompareResult result = RunOk(options);
+  const std::string summary = CompareSummaryJson(result);
+  EXPECT_THAT(summary, HasSubstr("\uFFFD/..\""));
+  EXPECT_EQ(ParseCompareSummary("a.json", summary).status(), absl::OkStatus());
+}
+
+TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
+  EXPECT_THAT(ErrorOf({.workloads = {"nap"}}),
+              HasSubstr("sandbox, the path of a recording, with a / in it"));
+  EXPECT_EQ(ErrorOf({.workloads = {"./a", "burst", "./a"}}),
+            "workloads ./a: allowed is each workload once");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a,b"}}),
+            "workloads ./a,b: allowed is a path without commas and line "
+            "breaks");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .mode = CompareMode::kReal}),
+            "workloads ./a: is a recording; allowed in real time are workloads "
+            "by name (a recording is for guestmm replay --real)");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
+            "guest-memory 1.00 GiB: a recording has its own; this is for "
+            "workloads by name, and there is none");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .vcpus = 2}),
+            "vcpus 2: a recording has its own; this is for workloads by name, "
+            "and there is none");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .duration_seconds = 2}),
+            "duration 2: a recording has its own; this is for workloads by "
+            "name, and there is none");
+  // Which a host with pages of 4 KiB could discard.
+  const PolicyParameters small = {.order = Order(5)};
+  EXPECT_EQ(
+      ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
+      "order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to 10");
+  EXPECT_EQ(ResolveCompare({.workloads = {"./a"},
+                            .policy_parameters = small,
+                            .granule = Order(0)},
+                           kTiB)
+                .status(),
+            absl::OkStatus());
+}
+
+TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
+  CompareOptions options = Options();
+  EXPECT_THAT(TryRun(options).status().ToString(),
+              HasSubstr(path() + ": there is no trace in this folder"));
+  options.workloads = {path() + "/none"};
+  EXPECT_EQ(
+      TryRun(options).status(),
+      absl::NotFoundError(path() + "/none: there is no such file or folder"));
+  WriteOneBlock();
+  options = Options();
+  Write("window.csv", "from,to\n");
+  EXPECT_THAT(TryRun(options).status().ToString(),
+              HasSubstr(path() + "/window.csv:1: "));
+  fs::remove(folder_ / "window.csv");
+  Write("trace.txt", Alloc(10, kFirst, 10) +
+                         " task-1 [000] ..... 11.0: "
+                         "mm_page_free: pfn=nonsense\n");
+  EXPECT_THAT(TryRun(options).status().ToString(),
+              HasSubstr(path() + ", off: " + path() + "/trace.txt:2: "));
+  WriteOneBlock();
+  fs::remove(folder_ / "iomem");
+  EXPECT_THAT(TryRun(options).status().ToString(),
+              HasSubstr(path() + ", off: the recording has no memory map "
+                                 "(iomem)"));
+}
+
+}  // namespace
+}  // namespace guestmm::compare_recording_test

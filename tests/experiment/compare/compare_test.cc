@@ -1,0 +1,446 @@
+#include "guestmm/experiment/compare/compare.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "guestmm/workload/recipes.h"
+#include "nlohmann/json.hpp"
+#include "tests/experiment/compare/planted_policies.h"
+
+namespace guestmm::compare_test {
+namespace {
+
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::StartsWith;
+
+class CompareTest : public testing::Test {
+ protected:
+  CompareTest() { RegisterPlantedPolicies(); }
+
+  // A guest of 128 MiB for some seconds.
+  static CompareOptions Small(std::string workload) {
+    return {.policies = {"v12"},
+            .workloads = {std::move(workload)},
+            .policy_parameters = {.threshold = 2},
+            .guest_bytes = 128 * kMiB,
+            .vcpus = 1,
+            .duration_seconds = 4,
+            .rest_seconds = 5};
+  }
+
+  static CompareResult RunOk(const CompareOptions& options) {
+    const auto resolved = ResolveCompare(options, kTiB);
+    EXPECT_EQ(resolved.status(), absl::OkStatus());
+    absl::StatusOr<CompareResult> result = RunCompare(*resolved, {});
+    EXPECT_EQ(result.status(), absl::OkStatus());
+    return *std::move(result);
+  }
+
+  static const CompareRow& RowOf(const CompareResult& result,
+                                 std::string_view policy) {
+    const auto row = std::find_if(
+        result.rows.begin(), result.rows.end(),
+        [&](const CompareRow& each) { return each.policy == policy; });
+    EXPECT_NE(row, result.rows.end()) << policy;
+    return *row;
+  }
+};
+
+// Everything that a run in virtual time leaves, without host and versions.
+std::string Files(const CompareResult& result) {
+  auto summary = nlohmann::ordered_json::parse(CompareSummaryJson(result));
+  summary.erase("host");
+  summary.erase("versions");
+  return summary.dump() + CompareSeriesCsv(result);
+}
+
+TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
+    SCOPED_TRACE(workload.name);
+    CompareOptions options = Small(workload.name);
+    // A second of page_fault1 is as much as a minute of the others.
+    if (workload.warmup_seconds > 0) options.duration_seconds = 0.2;
+    const CompareResult result = RunOk(options);
+    ASSERT_EQ(result.rows.size(), 3u);
+    const CompareRow& off = result.rows[0];
+    EXPECT_EQ(off.policy, "off");
+    EXPECT_GT(off.work, 0u);
+    EXPECT_EQ(off.work_share_of_off, 1);
+    EXPECT_EQ(off.reports, 0u);
+    EXPECT_EQ(off.reported_over_needed, std::nullopt);
+    EXPECT_EQ(off.time_to_50_s, std::nullopt);
+
+    const CompareRow& v12 = result.rows[1];
+    EXPECT_EQ(v12.policy, "v12");
+    EXPECT_GT(v12.work, 0u);
+    EXPECT_EQ(v12.kicks, v12.reports);
+    EXPECT_LE(v12.footprint_gib_min, off.footprint_gib_min);
+
+    const CompareRow& limit = result.rows[2];
+    EXPECT_EQ(limit.policy, "limit");
+    EXPECT_LE(limit.footprint_gib_min, off.footprint_gib_min);
+    EXPECT_EQ(limit.work, std::nullopt);
+  }
+}
+
+TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
+  const CompareResult result = RunOk(Small("burst"));
+  const CompareRow& off = RowOf(result, "off");
+  const CompareRow& v12 = RowOf(result, "v12");
+  EXPECT_LT(*off.host_share_of_free, 0.5);
+  EXPECT_GT(*v12.host_share_of_free, 0.8);
+  EXPECT_LT(v12.footprint_gib_min, off.footprint_gib_min * 0.6);
+  EXPECT_GE(*v12.discard_calls, 1u);
+  EXPECT_GT(*v12.lock_max_us, 0);
+  EXPECT_LE(*v12.lock_mean_us, *v12.lock_max_us);
+  EXPECT_GT(v12.loss->isolation + v12.loss->discard, 0);
+}
+
+TEST_F(CompareTest, OneSeedIsOneResult) {
+  for (const char* workload : {"burst", "churn", "build", "page_cache"}) {
+    CompareOptions options = Small(workload);
+    options.vcpus = 2;
+    const std::string first = Files(RunOk(options));
+    EXPECT_EQ(Files(RunOk(options)), first) << workload;
+    options.seed = 2;
+    EXPECT_NE(Files(RunOk(options)), first) << workload;
+  }
+}
+
+// The instrument's teeth -----------------------------------------------------
+
+TEST_F(CompareTest, ShowsThatReportingEveryPageAtOnceCostsWork) {
+  CompareOptions options = Small("page_fault1");
+  options.policies = {"sweeping", "eager"};
+  options.duration_seconds = 2;
+  const CompareResult result = RunOk(options);
+  // Which once a second takes what happens to be free.
+  EXPECT_GT(*RowOf(result, "sweeping").work_share_of_off, 0.9);
+  EXPECT_LT(*RowOf(result, "eager").work_share_of_off, 0.8);
+  EXPECT_GT(*RowOf(result, "eager").refaults_1s,
+            *RowOf(result, "sweeping").refaults_1s);
+}
+
+TEST_F(CompareTest, ShowsThatBlocksAreForgotten) {
+  CompareOptions options = Small("burst");
+  options.policies = {"sweeping", "forgetful"};
+  const CompareResult result = RunOk(options);
+  EXPECT_EQ(RowOf(result, "sweeping").host_share_of_reportable, 1);
+  EXPECT_LT(*RowOf(result, "forgetful").host_share_of_reportable, 0.99);
+}
+
+TEST_F(CompareTest, ShowsThatBlocksAreReportedAgain) {
+  CompareOptions options = Small("burst");
+  options.policies = {"sweeping", "repeating"};
+  const CompareResult result = RunOk(options);
+  EXPECT_LT(*RowOf(result, "sweeping").reported_over_needed, 1.1);
+  EXPECT_GT(*RowOf(result, "repeating").reported_over_needed, 2);
+}
+
+// Where the host maps huge pages, one touch makes all of one resident.
+TEST_F(CompareTest, TheGranuleIsTheHosts) {
+  CompareOptions options = Small("fragmenter");
+  const CompareResult small = RunOk(options);
+  options.granule = kPageblockOrder;
+  const CompareResult huge = RunOk(options);
+  EXPECT_GT(RowOf(huge, "v12").footprint_gib_min,
+            RowOf(small, "v12").footprint_gib_min);
+}
+
+TEST_F(CompareTest, CostsAreThoseOfTheModel) {
+  CompareOptions options = Small("page_fault1");
+  options.duration_seconds = 0.2;
+  const CompareResult cheap = RunOk(options);
+  options.costs.guest_fault *= 10;
+  const CompareResult dear = RunOk(options);
+  EXPECT_LT(*dear.rows[0].work, *cheap.rows[0].work / 2);
+}
+
+// For real --------------------------------------------------------------------
+
+TEST_F(CompareTest, RunsForReal) {
+  CompareOptions options = Small("burst");
+  options.mode = CompareMode::kReal;
+  options.duration_seconds = 0.5;
+  options.rest_seconds = 0.2;
+  options.repeats = 2;
+  const CompareResult result = RunOk(options);
+  ASSERT_EQ(result.rows.size(), 3u);
+  EXPECT_GT(*RowOf(result, "off").work, 0u);
+  // How far a guest gets in half a second is the machine's affair.
+  EXPECT_TRUE(RowOf(result, "v12").reports.has_value());
+  EXPECT_EQ(RowOf(result, "v12").loss, std::nullopt);
+  EXPECT_GT(RowOf(result, "off").footprint_gib_min, 0);
+  EXPECT_EQ(result.samples.back().repeat, 2u);
+}
+
+TEST_F(CompareTest, OfARealRunSharesAndSamplesAreTheKernelsWord) {
+  CompareOptions options = Small("burst");
+  options.mode = CompareMode::kReal;
+  options.policies = {"off"};
+  options.duration_seconds = 0.1;
+  options.rest_seconds = 0;
+  options.repeats = 1;
+  // How soon something is freed is the machine's affair.
+  double with_guest = 0;
+  while (with_guest == 0) {
+    *options.duration_seconds *= 2;
+    const CompareResult result = RunOk(options);
+    const CompareSample& last = result.samples.back();
+    with_guest = 1 - *RowOf(result, "off").host_share_of_free;
+    EXPECT_LE(with_guest * static_cast<double>(last.free_bytes),
+              static_cast<double>(last.resident_bytes) + 0.5);
+  }
+}
+
+// Files -----------------------------------------------------------------------
+
+TEST_F(CompareTest, SummaryKeepsItsContract) {
+  CompareOptions options = Small("burst");
+  options.seed = 42;
+  const nlohmann::json summary =
+      nlohmann::json::parse(CompareSummaryJson(RunOk(options)));
+  EXPECT_EQ(summary["schema_version"], 1);
+  EXPECT_EQ(summary["experiment"], "compare");
+  EXPECT_EQ(summary["mode"], "virtual");
+  EXPECT_EQ(summary["seed"], 42);
+  EXPECT_EQ(summary["config"]["policies"], nlohmann::json({"off", "v12"}));
+  EXPECT_EQ(summary["config"]["workloads"]["burst"]["guest_bytes"], 128 * kMiB);
+  EXPECT_EQ(summary["config"]["policy_parameters"]["v12"]["threshold"], 2);
+  EXPECT_EQ(summary["config"]["costs_ns"]["exit"], CostModel().exit);
+  EXPECT_EQ(summary["config"]["granule_bytes"], 4096);
+  EXPECT_EQ(summary["config"]["processes"], 1);
+  EXPECT_TRUE(summary["versions"]["guestmm"].is_string());
+  EXPECT_GT(summary["host"]["memory_bytes"], 0);
+  ASSERT_EQ(summary["rows"].size(), 3u);
+  for (const auto& row : summary["rows"]) {
+    for (const char* key : {"workload",
+                            "policy",
+                            "host_share_of_free",
+                            "host_share_of_reportable",
+                            "time_to_50_s",
+                            "time_to_90_s",
+                            "time_to_99_s",
+                            "footprint_gib_min",
+                            "reported_over_needed",
+                            "refaults_1s",
+                            "reports",
+                            "kicks",
+                            "discard_calls",
+                            "lock_max_us",
+                            "lock_mean_us",
+                            "failed_while_isolated",
+                            "work",
+                            "work_share_of_off",
+                            "work_share_of_off_min",
+                            "work_share_of_off_max"}) {
+      EXPECT_TRUE(row.contains(key)) << key;
+    }
+  }
+  EXPECT_TRUE(summary["rows"][2]["work"].is_null());
+}
+
+TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
+  CompareOptions options = Small("burst");
+  options.policies = {"sweeping"};
+  const CompareResult result = RunOk(options);
+  CompareResult read = result;
+  const auto rows =
+      ParseCompareSummary("summary.json", CompareSummaryJson(result));
+  ASSERT_EQ(rows.status(), absl::OkStatus());
+  read.rows = *rows;
+  EXPECT_EQ(CompareSummaryJson(read), CompareSummaryJson(result));
+  EXPECT_EQ(RowOf(read, "sweeping").reports, RowOf(result, "sweeping").reports);
+  EXPECT_EQ(RowOf(read, "limit").work, std::nullopt);
+  EXPECT_TRUE(RowOf(read, "sweeping").loss.has_value());
+
+  const auto samples =
+      ParseCompareSeries("series.csv", CompareSeriesCsv(result));
+  ASSERT_EQ(samples.status(), absl::OkStatus());
+  ASSERT_EQ(samples->size(), result.samples.size());
+  read.samples = *samples;
+  EXPECT_EQ(CompareSeriesCsv(read), CompareSeriesCsv(result));
+}
+
+// The error of the summary of a run after `change`.
+std::string ErrorAfter(
+    const CompareResult& result,
+    const std::function<void(nlohmann::ordered_json&)>& change) {
+  auto json = nlohmann::ordered_json::parse(CompareSummaryJson(result));
+  change(json);
+  const absl::Status status =
+      ParseCompareSummary("a.json", json.dump()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  return std::string(status.message());
+}
+
+TEST_F(CompareTest, NamesTheFileAndTheFieldThatCannotBeRead) {
+  const CompareResult result = RunOk(Small("burst"));
+  using Json = nlohmann::ordered_json;
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json = nullptr; }),
+            "a.json: allowed is an object of JSON");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["schema_version"] = 2; }),
+            "a.json: experiment, schema_version: allowed is \"compare\", 1");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json.erase("rows"); }),
+            "a.json: rows: allowed is an array");
+  EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["rows"][2] = 1; }),
+            "a.json: rows[2]: allowed is an object");
+  EXPECT_EQ(
+      ErrorAfter(result, [](Json& json) { json["rows"][0].erase("work"); }),
+      "a.json: rows[0].work: is missing");
+  EXPECT_EQ(
+      ErrorAfter(result, [](Json& json) { json["rows"][1]["work"] = -1; }),
+      "a.json: rows[1].work -1: allowed is a whole number or null");
+  EXPECT_EQ(ErrorAfter(result,
+                       [](Json& json) { json["rows"][1]["policy"] = nullptr; }),
+            "a.json: rows[1].policy null: allowed is a text");
+  EXPECT_EQ(ErrorAfter(result,
+                       [](Json& json) {
+                         json["rows"][1]["footprint_gib_min"] = nullptr;
+                       }),
+            "a.json: rows[1].footprint_gib_min null: allowed is a number");
+  EXPECT_EQ(
+      ErrorAfter(result,
+                 [](Json& json) { json["rows"][1]["loss"]["hook"] = "much"; }),
+      "a.json: rows[1].loss.hook \"much\": allowed is a number");
+  EXPECT_EQ(ParseCompareSummary("a.json", "{").status().message(),
+            "a.json: allowed is an object of JSON");
+
+  EXPECT_THAT(std::string(ParseCompareSeries("a.csv", "").status().message()),
+              StartsWith("a.csv: line 1: allowed is workload,policy,"));
+  EXPECT_THAT(std::string(ParseCompareSeries(
+                              "a.csv", CompareSeriesCsv(result) + "burst,1\n")
+                              .status()
+                              .message()),
+              StartsWith("a.csv: line 22 \"burst,1\": allowed are workload,"));
+}
+
+TEST_F(CompareTest, SeveralProcessesAreMediansAndASpread) {
+  const auto process = [](double share) {
+    CompareProcess made;
+    for (const char* policy : {"off", "v12"}) {
+      CompareRow row;
+      row.workload = "burst";
+      row.policy = policy;
+      row.work_share_of_off = row.policy == "off" ? 1 : share;
+      row.lock_max_us = 100 * share;
+      made.rows.push_back(row);
+    }
+    made.samples.emplace_back().repeat = 3;
+    return made;
+  };
+  const CompareOptions options = {
+      .mode = CompareMode::kReal, .repeats = 5, .processes = 3};
+  std::vector<CompareProcess> processes = {process(0.98), process(0.94),
+                                           process(0.97)};
+  const auto merged = MergeProcesses(options, processes);
+  ASSERT_EQ(merged.status(), absl::OkStatus());
+  EXPECT_EQ(RowOf(*merged, "off").work_share_of_off, 1);
+  const CompareRow& v12 = RowOf(*merged, "v12");
+  EXPECT_EQ(v12.work_share_of_off, 0.97);
+  EXPECT_EQ(v12.lock_max_us, 97);
+  EXPECT_EQ(v12.work_share_of_off_min, 0.94);
+  EXPECT_EQ(v12.work_share_of_off_max, 0.98);
+  ASSERT_EQ(merged->samples.size(), 3u);
+  EXPECT_EQ(merged->samples[0].repeat, 3u);
+  EXPECT_EQ(merged->samples[2].repeat, 13u);
+
+  processes[1].rows.pop_back();
+  EXPECT_TRUE(
+      absl::IsFailedPrecondition(MergeProcesses(options, processes).status()));
+}
+
+TEST_F(CompareTest, SeriesHasARowForEachSecond) {
+  const CompareResult result = RunOk(Small("burst"));
+  const std::string csv = CompareSeriesCsv(result);
+  EXPECT_THAT(csv, StartsWith("workload,policy,repeat,seconds,resident_bytes,"
+                              "free_bytes,host_share_of_free\n"
+                              "burst,off,1,0.000,"));
+  // 0 to 9 s, twice.
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 21);
+}
+
+TEST_F(CompareTest, TellsHowFarItIs) {
+  const auto resolved = ResolveCompare(Small("burst"), kTiB);
+  double last = 0;
+  ASSERT_EQ(RunCompare(*resolved,
+                       [&](const CompareProgress& progress) {
+                         EXPECT_EQ(progress.workload, "burst");
+                         EXPECT_EQ(progress.whole, 2);
+                         EXPECT_LE(progress.done, progress.whole);
+                         last = progress.done;
+                       })
+                .status(),
+            absl::OkStatus());
+  EXPECT_GT(last, 0);
+}
+
+// Options ---------------------------------------------------------------------
+
+TEST_F(CompareTest, DefaultsAreEveryPolicyAndTheDefaultWorkloads) {
+  const auto resolved = ResolveCompare({}, kTiB);
+  ASSERT_EQ(resolved.status(), absl::OkStatus());
+  EXPECT_EQ(resolved->policies.front(), "off");
+  EXPECT_THAT(resolved->policies, testing::Contains("v12"));
+  EXPECT_THAT(resolved->policies, testing::Contains("eager"));
+  EXPECT_THAT(resolved->workloads, testing::Contains("sandbox"));
+  EXPECT_EQ(RestSecondsOf(*resolved, "burst"), 60);
+  EXPECT_EQ(resolved->reportable_order, kPageblockOrder);
+  const auto real = ResolveCompare({.mode = CompareMode::kReal}, kTiB);
+  EXPECT_THAT(real->workloads, testing::ElementsAre("page_fault1"));
+}
+
+std::string ErrorOf(const CompareOptions& options,
+                    uint64_t available_bytes = kTiB) {
+  const absl::Status status = ResolveCompare(options, available_bytes).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  return std::string(status.message());
+}
+
+TEST_F(CompareTest, NamesWhatIsWrong) {
+  EXPECT_THAT(ErrorOf({.policies = {"v13"}}),
+              StartsWith("policies v13: there is no such policy; allowed are "
+                         "off, v12, "));
+  EXPECT_EQ(ErrorOf({.policies = {"v12", "v12"}}),
+            "policies v12: allowed is each policy once");
+  EXPECT_THAT(ErrorOf({.workloads = {""}}),
+              StartsWith("workloads \"\": there is no such workload; allowed "
+                         "are page_fault1, "));
+  EXPECT_EQ(ErrorOf({.workloads = {"burst", "burst"}}),
+            "workloads burst: allowed is each workload once");
+  EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
+            "capacity 0: allowed is 1 to 1024");
+  EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),
+            "reportable-order 11: allowed is 0 to 10");
+  EXPECT_EQ(ErrorOf({.granule = Order(1)}),
+            "granule 8.00 KiB: allowed are 4KiB, 2MiB");
+  EXPECT_EQ(ErrorOf({.guest_bytes = kMiB}),
+            "guest-memory 1.00 MiB: allowed is 64.00 MiB to 1.00 TiB");
+  EXPECT_EQ(ErrorOf({.vcpus = 0}), "vcpus 0: allowed is 1 to 64");
+  EXPECT_EQ(ErrorOf({.duration_seconds = -1}),
+            "duration -1: allowed is 0 to 3600 seconds");
+  EXPECT_EQ(ErrorOf({.rest_seconds = 1e9}),
+            "rest 1e+09: allowed is 0 to 3600 seconds");
+  EXPECT_EQ(ErrorOf({.repeats = 0}), "repeats 0: allowed is 1 to 1000");
+  EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .processes = 101}),
+            "processes 101: allowed is 1 to 100");
+  EXPECT_EQ(ErrorOf({.processes = 2}),
+            "processes 2: allowed in virtual time is 1, where every process "
+            "finds the same");
+  EXPECT_EQ(
+      ErrorOf({.workloads = {"page_fault1-60g"}, .mode = CompareMode::kReal}),
+      "workloads page_fault1-60g: has 2 nodes; allowed in real time is "
+      "one");
+  EXPECT_THAT(ErrorOf({.mode = CompareMode::kReal}, kGiB),
+              EndsWith("allowed is what this machine has available, 1.00 "
+                       "GiB"));
+}
+
+}  // namespace
+}  // namespace guestmm::compare_test

@@ -1,0 +1,206 @@
+// What a trace does not tell of a real guest's vCPUs' lists, and its replay
+// follows: two vCPUs with lists of a batch of 4, and a high mark of 2,000.
+
+#include "src/experiment/replay/recorded_placement.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <memory>
+
+namespace guestmm::recorded_placement_test {
+namespace {
+
+constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on: ZONE_DMA32
+constexpr uint64_t kEnd = 0x8000;
+constexpr int kUnmovable = 0;
+constexpr int kMovable = 1;
+
+class RecordedPlacementTest : public ::testing::Test {
+ protected:
+  explicit RecordedPlacementTest(uint64_t batch = 4) {
+    recording_.first.emplace();
+    auto& states = recording_.first->states;
+    states.assign(kFirst, RecordedPages::State::kAbsent);
+    states.resize(kEnd, RecordedPages::State::kFree);
+    RecordedZone& zone = recording_.zones.emplace_back();
+    zone.name = "DMA32";
+    zone.per_cpu.assign(2, {.count = 0, .high = 2000, .batch = batch});
+    for (const uint64_t pfn : {kReported, kReported + 1024}) {
+      recording_.first->reported.push_back(Pfn(pfn));
+    }
+    placement_ = TracePlacement::Create(Placement::kRecorded, recording_,
+                                        *allocator_, *host_, counters_);
+  }
+  void Alloc(uint64_t pfn, int order = 0, int cpu = 0, int type = kMovable) {
+    placement_->Follow({.pfn = Pfn(pfn),
+                        .order = Order(order),
+                        .kind = TraceEvent::Kind::kAlloc,
+                        .migratetype = static_cast<uint8_t>(type),
+                        .cpu = static_cast<uint16_t>(cpu)},
+                       Nanoseconds(0));
+    EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  }
+  void Free(uint64_t pfn, int order = 0, int cpu = 0) {
+    placement_->Follow({.pfn = Pfn(pfn),
+                        .order = Order(order),
+                        .kind = TraceEvent::Kind::kFree,
+                        .cpu = static_cast<uint16_t>(cpu)},
+                       Nanoseconds(0));
+    EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  }
+  Zone& zone() { return allocator_->ZoneOf(Pfn(kFirst)); }
+  // Pages that are not the zone's: in use, or in a list.
+  uint64_t out() { return kEnd - kFirst - zone().free_pages().value(); }
+  bool IsReported(uint64_t pfn) {
+    LockHolder hold(zone().lock());
+    return zone().IsReported(Pfn(pfn));
+  }
+  uint64_t FirstBlock(int order = kMaxOrder.value()) {
+    LockHolder hold(zone().lock());
+    return zone()
+        .FirstFreeBlock(Order(order), MigrateType::kMovable)
+        .value()
+        .value();
+  }
+
+  static constexpr uint64_t kReported = 0x4000;
+  Recording recording_;
+  const std::unique_ptr<PageAllocator> allocator_ =
+      PageAllocator::Create({.memory = {{Pfn(kFirst), Pfn(kEnd)}},
+                             .cpus = 2,
+                             .per_cpu_lists = Linux::k61,
+                             .placement = {.rules = Linux::k61}})
+          .value();
+  const std::unique_ptr<ReplayHost> host_ =
+      ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}).value();
+  ReplayCounters counters_;
+  std::unique_ptr<TracePlacement> placement_;
+};
+
+TEST_F(RecordedPlacementTest, ARefillTakesThePagesBehind) {
+  Alloc(0x2000);
+  EXPECT_EQ(out(), 4u);
+  for (const uint64_t pfn : {0x2001, 0x2002, 0x2003}) Alloc(pfn);
+  EXPECT_EQ(out(), 4u) << "they were in the list";
+  Alloc(0x2004);
+  EXPECT_EQ(out(), 8u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+}
+
+// Of a page that does not begin a block it is not known what comes next.
+TEST_F(RecordedPlacementTest, ARefillEndsWithItsBlock) {
+  Alloc(0x2002);
+  EXPECT_EQ(out(), 2u);
+}
+
+TEST_F(RecordedPlacementTest, WhatIsSupposedMayTurnUpElsewhere) {
+  Alloc(0x2000, 0, /*cpu=*/0);
+  Alloc(0x2001, 0, /*cpu=*/1);
+  EXPECT_EQ(out(), 2u + 2u + 3u) << "in use; supposed of either vCPU";
+  Alloc(0x2002, 1, /*cpu=*/1);
+  EXPECT_EQ(out(), 4u + 3u + 2u) << "in use; and another pair";
+  EXPECT_EQ(counters_.forced_placements, 0u);
+}
+
+// Two pageblocks at a time: the block's other half, or the next block.
+TEST_F(RecordedPlacementTest, ARefillOfPageblocksTakesTheOtherHalf) {
+  Alloc(0x2000, 9);
+  EXPECT_EQ(out(), 1024u);
+  Alloc(0x2200, 9);
+  EXPECT_EQ(out(), 1024u);
+}
+
+TEST_F(RecordedPlacementTest, ARefillOfPageblocksGoesOnWithTheNextBlock) {
+  const uint64_t first = FirstBlock();
+  Alloc(first, 9, /*cpu=*/0);
+  Alloc(first + 512, 9, /*cpu=*/1);
+  EXPECT_EQ(out(), 3 * 512u);
+  Alloc(first + 1024, 9, /*cpu=*/1);
+  EXPECT_EQ(out(), 3 * 512u);
+  // What is handed out before its lower half is no one's next.
+  Alloc(first + 2048 + 512, 9, /*cpu=*/0);
+  EXPECT_EQ(out(), 4 * 512u);
+}
+
+class LargeBatchTest : public RecordedPlacementTest {
+ protected:
+  LargeBatchTest() : RecordedPlacementTest(40) {}
+};
+
+// Two pieces of 16 pages that are free in a block.
+TEST_F(LargeBatchTest, ARefillGoesOnWithSmallBlocksButBreaksNoPageblock) {
+  Alloc(0x2000, 10);
+  Free(0x2000, 4);
+  Free(0x2020, 4);
+  ASSERT_EQ(out(), 1024u - 32);
+  Alloc(FirstBlock(4));
+  EXPECT_EQ(out(), 1024u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+}
+
+// A block that comes while another is supposed shows that it was not there: it
+// goes back as if nothing had been, mark and all.
+TEST_F(RecordedPlacementTest, WhatNeverLeftKeepsItsMark) {
+  const uint64_t first = FirstBlock();
+  for (uint64_t pfn = kFirst; pfn < kEnd; pfn += 1024) {
+    if (pfn != first && pfn != kReported && pfn != kReported + 1024) {
+      Alloc(pfn, 10);
+    }
+  }
+  const uint64_t used = out();
+  Alloc(first, 9, /*cpu=*/0);
+  Alloc(first + 512, 9, /*cpu=*/1);
+  EXPECT_EQ(out(), used + 3 * 512);
+  EXPECT_FALSE(IsReported(kReported)) << "a half of it is supposed to be out";
+  Alloc(kReported + 1024, 9, /*cpu=*/1);
+  EXPECT_EQ(out(), used + 3 * 512);
+  EXPECT_TRUE(IsReported(kReported));
+  EXPECT_EQ(counters_.forced_placements, 0u);
+}
+
+// The kernel's bulk allocations have no event. A page of one that is freed goes
+// to the list of whoever frees it.
+TEST_F(RecordedPlacementTest, WhatWasAllocatedUnseenIsFreed) {
+  Free(0x3000);
+  EXPECT_EQ(counters_.unmatched_frees, 1u);
+  EXPECT_EQ(out(), 1u) << "in the list";
+  EXPECT_EQ(host_->ledger().resident_pages(), kPageblockOrder.pages());
+  Alloc(0x3000);
+  EXPECT_EQ(out(), 1u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+}
+
+TEST_F(RecordedPlacementTest, WhatWasListedMayHaveBeenAllocatedUnseen) {
+  for (uint64_t pfn = 0x3000; pfn < 0x3010; ++pfn) Alloc(pfn);
+  for (uint64_t pfn = 0x3000; pfn < 0x3010; ++pfn) Free(pfn, 0, /*cpu=*/0);
+  Free(0x3008, 0, /*cpu=*/1);
+  EXPECT_EQ(counters_.unmatched_frees, 1u);
+  Alloc(0x3008, 0, /*cpu=*/1);
+  EXPECT_EQ(out(), 16u) << "what was freed before it is still in the list";
+}
+
+// A vCPU's list has pages of pageblocks of one type: a refill of another list
+// says nothing of it.
+TEST_F(RecordedPlacementTest, APageIsListedByTheTypeOfItsPageblock) {
+  Alloc(0x2000, 0, 0, kUnmovable);
+  Free(0x2000);
+  EXPECT_EQ(out(), 4u);
+  Alloc(0x6000, 0, 0, kMovable);
+  EXPECT_EQ(out(), 8u) << "nothing went back";
+  Alloc(0x2000, 0, 0, kUnmovable);
+  EXPECT_EQ(out(), 8u);
+}
+
+// A block that turns up in other bounds had gone to the zone, with all that is
+// older in its list, be it of the same block.
+TEST_F(RecordedPlacementTest, ListedPagesMayBeAllocatedAsOneBlock) {
+  for (uint64_t pfn = 0x3000; pfn < 0x3008; ++pfn) Alloc(pfn);
+  for (uint64_t pfn = 0x3000; pfn < 0x3008; ++pfn) Free(pfn);
+  Alloc(0x3000, 3, /*cpu=*/1);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+  EXPECT_EQ(out(), 2 * 8u) << "a refill brings two of that size";
+}
+
+}  // namespace
+}  // namespace guestmm::recorded_placement_test

@@ -1,0 +1,332 @@
+// Replays on real RAM, of a guest of 32 MiB.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/experiment/replay/replay.h"
+#include "guestmm/experiment/report/replay_report.h"
+#include "guestmm/reporting/policies.h"
+#include "guestmm/reporting/reporting_policy.h"
+
+namespace guestmm::replay_real_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::HasSubstr;
+
+constexpr uint64_t kFirst = 0x1000;
+constexpr uint64_t kPages = 0x2000;
+
+class ReplayRealTest : public ::testing::TestWithParam<Placement> {
+ protected:
+  ReplayRealTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                absl::StrCat("replay_real_", getpid())) {
+    fs::create_directories(folder_);
+    recording_.trace_path = (folder_ / "trace.txt").string();
+    recording_.memory = {{Gpa(kFirst * kPageSize), kPages * kPageSize}};
+    recording_.first.emplace();
+    auto& states = recording_.first->states;
+    states.assign(kFirst, RecordedPages::State::kAbsent);
+    states.resize(kFirst + 600, RecordedPages::State::kInUse);
+    states.resize(kFirst + kPages, RecordedPages::State::kFree);
+  }
+  ~ReplayRealTest() override { fs::remove_all(folder_); }
+
+  void Alloc(Nanoseconds time, uint64_t pfn, int order) {
+    events_.push_back({.time = time,
+                       .pfn = Pfn(pfn),
+                       .order = Order(order),
+                       .kind = TraceEvent::Kind::kAlloc,
+                       .migratetype = 1,
+                       .gfp = GfpFlags::Parse("GFP_HIGHUSER_MOVABLE")});
+  }
+  void Free(Nanoseconds time, uint64_t pfn, int order) {
+    events_.push_back({.time = time,
+                       .pfn = Pfn(pfn),
+                       .order = Order(order),
+                       .kind = TraceEvent::Kind::kFree});
+  }
+  absl::StatusOr<ReplayResult> TryReplay(const ReplayOptions& options,
+                                         const ReplayWatch& watch = {}) {
+    std::ofstream file(recording_.trace_path);
+    for (const TraceEvent& event : events_) file << event << "\n";
+    file.close();
+    return Replay(recording_, options, nullptr, watch);
+  }
+  ReplayResult Run(const ReplayOptions& options,
+                   const ReplayWatch& watch = {}) {
+    auto result = TryReplay(options, watch);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : ReplayResult{};
+  }
+  static ReplayOptions Options(ReplayMode mode, Placement placement) {
+    ReplayOptions options;
+    options.mode = mode;
+    options.placement = placement;
+    options.granule = Order(0);
+    // Linux reports nothing in a zone that has less than a whole report free.
+    options.policy_parameters.capacity = 1;
+    options.frame_interval = seconds(1);
+    options.tail = seconds(6);
+    return options;
+  }
+  std::string Series(const ReplayResult& result) const {
+    return ReplaySeriesCsv(recording_, std::span(&result, 1));
+  }
+
+  const fs::path folder_;
+  Recording recording_;
+  std::vector<TraceEvent> events_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
+                         ::testing::Values(Placement::kRecorded,
+                                           Placement::kGuestmm),
+                         [](const auto& its) {
+                           return std::string(Name(its.param));
+                         });
+
+// Blocks of many sizes come and go, across what is reported.
+TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
+  for (int round = 0; round < 4; ++round) {
+    const Nanoseconds time = seconds(10 + 3 * round);
+    for (uint64_t i = 0; i < 60; ++i) {
+      Alloc(time + milliseconds(i), kFirst + 1024 + 64 * i,
+            static_cast<int>(i % 7));
+    }
+    for (uint64_t i = 0; i < 60; ++i) {
+      if (i % 8 == static_cast<uint64_t>(round)) continue;
+      Free(time + milliseconds(500 + i), kFirst + 1024 + 64 * i,
+           static_cast<int>(i % 7));
+    }
+    for (uint64_t i = 0; i < 60; ++i) {
+      if (i % 8 != static_cast<uint64_t>(round)) continue;
+      Free(time + milliseconds(2900 + i), kFirst + 1024 + 64 * i,
+           static_cast<int>(i % 7));
+    }
+  }
+  Free(seconds(23), kFirst, 9);
+  const ReplayResult in_virtual_time =
+      Run(Options(ReplayMode::kVirtual, GetParam()));
+  const ReplayResult for_real = Run(Options(ReplayMode::kReal, GetParam()));
+  // With the first allocation.
+  EXPECT_EQ(for_real.samples.front().resident_bytes, 601 * kPageSize);
+  EXPECT_LT(for_real.samples.back().resident_bytes, 600 * kPageSize);
+  EXPECT_EQ(Series(for_real), Series(in_virtual_time));
+  EXPECT_GT(for_real.reports.size(), 4u);
+  ASSERT_EQ(for_real.reports.size(), in_virtual_time.reports.size());
+  for (size_t i = 0; i < for_real.reports.size(); ++i) {
+    EXPECT_EQ(for_real.reports[i].time, in_virtual_time.reports[i].time);
+    EXPECT_EQ(for_real.reports[i].range, in_virtual_time.reports[i].range);
+  }
+  EXPECT_EQ(for_real.needless_bytes, in_virtual_time.needless_bytes);
+  ASSERT_EQ(for_real.frames.size(), in_virtual_time.frames.size());
+  for (size_t i = 0; i < for_real.frames.size(); ++i) {
+    EXPECT_EQ(for_real.frames[i].blocks, in_virtual_time.frames[i].blocks) << i;
+  }
+}
+
+// Whether the host has huge pages or not.
+TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Free(seconds(11), kFirst + 1024, 10);
+  ReplayOptions options = Options(ReplayMode::kVirtual, GetParam());
+  options.granule = kPageblockOrder;
+  const ReplayResult in_virtual_time = Run(options);
+  options.mode = ReplayMode::kReal;
+  const ReplayResult for_real = Run(options);
+  EXPECT_EQ(for_real.reported_bytes, in_virtual_time.reported_bytes);
+  EXPECT_GE(for_real.samples.back().resident_bytes, 600 * kPageSize);
+  EXPECT_LE(for_real.samples.back().resident_bytes, 1024 * kPageSize);
+}
+
+// It is the reporter's until it is back, and is no one's loss.
+TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Free(seconds(11), kFirst + 1024, 10);
+  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  const ReplayResult before = Run(options);
+  std::optional<Nanoseconds> reported;
+  for (const ReplayReport& report : before.reports) {
+    if (ToPfn(report.range.gpa) == Pfn(kFirst + 1024)) reported = report.time;
+  }
+  ASSERT_TRUE(reported.has_value());
+  Alloc(*reported - microseconds(5), kFirst + 1030, 0);
+  Free(seconds(20), kFirst + 1030, 0);
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.counters.forced_placements, 1u);
+  // By then it is the guest's: as what was allocated unseen, it was touched.
+  EXPECT_EQ(result.counters.unmatched_frees, 1u);
+  EXPECT_EQ(result.samples.back().resident_bytes, 601 * kPageSize);
+}
+
+// Takes a block back from a report as soon as another is freed, whether the
+// host is done with it or not.
+class HastyPolicy final : public ReportingPolicy {
+ public:
+  std::string_view name() const override { return "hasty"; }
+  Order min_order() const override { return kPageblockOrder; }
+  size_t capacity() const override { return 1; }
+  absl::Status Enable(const ReportingEnvironment&) override {
+    return absl::OkStatus();
+  }
+  void Disable() override {}
+  bool BlockFreed(Zone& zone, Pfn pfn, Order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    if (in_flight_ == nullptr) {
+      freed_ = {&zone, pfn};
+      return true;
+    }
+    for (IsolatedBlock& block : in_flight_->TakeAll()) {
+      zone.Return(std::move(block));
+    }
+    return false;
+  }
+  bool NextBatch(Scatterlist& list) override {
+    if (freed_.first == nullptr) return false;
+    Zone& zone = *std::exchange(freed_.first, nullptr);
+    ZoneHold hold(zone, nullptr);
+    if (std::optional<IsolatedBlock> block = zone.Isolate(freed_.second)) {
+      list.Add(*std::move(block));
+      in_flight_ = &list;
+    }
+    return !list.empty();
+  }
+  void ReturnBatch(Scatterlist& list, bool) override {
+    in_flight_ = nullptr;
+    for (IsolatedBlock& block : list.TakeAll()) {
+      Zone& zone = block.zone();
+      ZoneHold hold(zone, nullptr);
+      zone.Return(std::move(block));
+    }
+  }
+
+ private:
+  std::pair<Zone*, Pfn> freed_ = {};
+  Scatterlist* in_flight_ = nullptr;
+};
+
+TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
+  RegisterPolicy("hasty",
+                 [](const PolicyParameters&)
+                     -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+                   return std::make_unique<HastyPolicy>();
+                 });
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Alloc(seconds(10), kFirst + 2048, 10);
+  Free(seconds(11), kFirst + 1024, 10);
+  Free(seconds(11) + microseconds(5), kFirst + 2048, 10);
+  Alloc(seconds(11) + microseconds(10), kFirst + 1024, 10);
+  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  options.policy = "hasty";
+  EXPECT_EQ(TryReplay(options).status(),
+            absl::DataLossError(absl::StrCat(
+                recording_.trace_path,
+                ": at 17.000010 s: pfn 0x1400 was in use, and lost its "
+                "contents")));
+  Free(seconds(15), kFirst + 1024, 10);
+  EXPECT_THAT(TryReplay(options).status().ToString(),
+              HasSubstr(": at 15.000000 s: pfn 0x1400 was in use"));
+}
+
+TEST_F(ReplayRealTest, AGuestThatTheMachineHasNoRoomForIsRefused) {
+  const ReplayOptions options =
+      Options(ReplayMode::kReal, Placement::kRecorded);
+  EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB), absl::OkStatus());
+  EXPECT_EQ(
+      CheckReplay(recording_, options, 288 * kMiB - 1),
+      absl::InvalidArgumentError(
+          "a real guest of 32.00 MiB needs 288.00 MiB; allowed is what this "
+          "machine has available, 288.00 MiB"));
+  EXPECT_EQ(CheckReplay(recording_,
+                        Options(ReplayMode::kVirtual, Placement::kRecorded), 0),
+            absl::OkStatus());
+  recording_.memory = {{Gpa(0), 512 * kTiB}};
+  EXPECT_THAT(TryReplay(options).status().ToString(),
+              HasSubstr("a real guest of 512.00 TiB needs"));
+}
+
+// On another clock than the machine's, so that nothing waits here.
+TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Free(seconds(14), kFirst + 1024, 10);
+  recording_.end = seconds(15);
+  for (const ReplayMode mode : {ReplayMode::kVirtual, ReplayMode::kReal}) {
+    ReplayOptions options = Options(mode, Placement::kRecorded);
+    const std::string fast = Series(Run(options));
+    options.speed = 2;
+    VirtualTime clock(1);
+    std::vector<Nanoseconds> ahead;
+    std::optional<ReplayProgress> last;
+    const ReplayResult result =
+        Run(options, {.progress =
+                          [&](const ReplayProgress& progress) {
+                            ahead.push_back(progress.done - 2 * clock.Now());
+                            last = progress;
+                          },
+                      .clock = &clock});
+    EXPECT_EQ(Series(result), fast);
+    // 11 s of trace.
+    EXPECT_EQ(clock.Now(), milliseconds(5500));
+    EXPECT_GT(ahead.size(), 40u);
+    EXPECT_THAT(ahead, testing::Each(testing::Lt(milliseconds(2))));
+    ASSERT_TRUE(last.has_value());
+    EXPECT_EQ(last->done, seconds(11));
+    EXPECT_EQ(last->whole, seconds(11));
+  }
+}
+
+TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  Free(seconds(14), kFirst + 1024, 10);
+  recording_.end = seconds(15);
+  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  options.speed = 2;
+  VirtualTime clock(1);
+  Alloc(std::chrono::hours(24 * 365), kFirst + 1024, 10);
+  EXPECT_FALSE(TryReplay(options, {.clock = &clock}).ok());
+  EXPECT_EQ(clock.Now(), seconds(2));
+}
+
+TEST_F(ReplayRealTest, ASpeedThatIsNotAllowedIsRefused) {
+  ReplayOptions options;
+  for (const double speed : {0.0, -1.0, 0.009, 1.1e6, std::nan("")}) {
+    options.speed = speed;
+    EXPECT_THAT(TryReplay(options).status().ToString(),
+                testing::ContainsRegex(
+                    "speed -?[0-9.e+na]+: allowed is 0.01 to 1000000"));
+  }
+}
+
+// What is not known is not told.
+TEST_F(ReplayRealTest, ProgressWithoutAKnownEnd) {
+  Alloc(seconds(10), kFirst + 1024, 10);
+  int calls = 0;
+  Run(Options(ReplayMode::kVirtual, Placement::kRecorded),
+      {.progress = [&](const ReplayProgress& progress) {
+        ++calls;
+        EXPECT_EQ(progress.whole, std::nullopt);
+      }});
+  EXPECT_GT(calls, 20);
+}
+
+}  // namespace
+}  // namespace guestmm::replay_real_test

@@ -1,0 +1,470 @@
+// Replays of a trace that is written here: a guest of 512 MiB, of which each
+// page's fate is known.
+
+#include "guestmm/experiment/replay/replay.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "guestmm/experiment/report/replay_report.h"
+#include "nlohmann/json.hpp"
+
+namespace guestmm::replay_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on
+constexpr uint64_t kPages = 0x20000;
+
+class ReplayTest : public ::testing::Test {
+ protected:
+  ReplayTest()
+      : folder_(fs::path(::testing::TempDir()) /
+                absl::StrCat("replay_", getpid())) {
+    fs::create_directories(folder_);
+    recording_.trace_path = (folder_ / "trace.txt").string();
+    recording_.memory = {{Gpa(kFirst * kPageSize), kPages * kPageSize}};
+    recording_.first.emplace();
+    auto& states = recording_.first->states;
+    states.assign(kFirst, RecordedPages::State::kAbsent);
+    states.resize(kFirst + kPages, RecordedPages::State::kFree);
+  }
+  ~ReplayTest() override { fs::remove_all(folder_); }
+
+  void Alloc(double time, uint64_t pfn, int order, int cpu = 0) {
+    absl::StrAppendFormat(
+        &text_,
+        "  task-1 [%03d] .....  %.6f: mm_page_alloc: page=0 pfn=0x%x order=%d "
+        "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n",
+        cpu, time, pfn, order);
+  }
+  void Free(double time, uint64_t pfn, int order, int cpu = 0) {
+    absl::StrAppendFormat(
+        &text_,
+        "  task-1 [%03d] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
+        cpu, time, pfn, order);
+  }
+  absl::StatusOr<ReplayResult> TryReplay(const ReplayOptions& options) {
+    std::ofstream(recording_.trace_path) << text_;
+    return Replay(recording_, options);
+  }
+  ReplayResult Run(ReplayOptions options = {}) {
+    auto result = TryReplay(options);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? *std::move(result) : ReplayResult{};
+  }
+
+  const fs::path folder_;
+  Recording recording_;
+  std::string text_;
+};
+
+// 4 MiB that are taken and freed as one go back to the host two seconds later.
+TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  for (const Placement placement :
+       {Placement::kRecorded, Placement::kGuestmm}) {
+    ReplayOptions options;
+    options.placement = placement;
+    options.tail = std::chrono::seconds(10);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.counters.events, 2u);
+    EXPECT_EQ(result.counters.allocations, 1u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
+    EXPECT_EQ(result.start, std::chrono::seconds(10));
+    if (placement == Placement::kRecorded) {
+      const GpaRange block = {Gpa(kFirst * kPageSize), 4 * kMiB};
+      const auto report =
+          std::find_if(result.reports.begin(), result.reports.end(),
+                       [&](const ReplayReport& r) { return r.range == block; });
+      ASSERT_NE(report, result.reports.end());
+      EXPECT_GE(report->time, std::chrono::seconds(12));
+    }
+    EXPECT_EQ(result.samples.back().resident_bytes, 0u);
+  }
+}
+
+TEST_F(ReplayTest, TellsOfEachPass) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  Alloc(20.0, kFirst, 10);
+  Free(21.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  ASSERT_THAT(result.passes, Not(IsEmpty()));
+  Nanoseconds before = result.start;
+  uint64_t reports = 0;
+  uint64_t bytes = 0;
+  for (const ReplayPass& pass : result.passes) {
+    EXPECT_LE(before, pass.start);
+    EXPECT_LE(pass.start, pass.end);
+    before = pass.end;
+    for (const ReplayReport& report : result.reports) {
+      if (pass.start > report.time || report.time > pass.end) continue;
+      ++reports;
+      bytes += report.range.bytes;
+    }
+    reports -= pass.reports;
+    bytes -= pass.bytes;
+  }
+  EXPECT_EQ(reports, 0u);
+  EXPECT_EQ(bytes, 0u);
+  // A delay after the last free.
+  EXPECT_EQ(result.passes.back().start, std::chrono::seconds(23));
+  EXPECT_EQ(result.passes.back().bytes, 4 * kMiB);
+  EXPECT_GT(result.passes.back().end, result.passes.back().start);
+}
+
+TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.policy = "off";
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  EXPECT_THAT(result.reports, IsEmpty());
+  EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+  EXPECT_EQ(result.samples.back().free_bytes, kPages * kPageSize);
+}
+
+// What is in use at first is resident, and what the host has is not reported.
+TEST_F(ReplayTest, BeginsInTheRecordedState) {
+  auto& states = recording_.first->states;
+  for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
+    states[pfn] = RecordedPages::State::kInUse;
+  }
+  for (uint64_t pfn = kFirst + 1024; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.push_back(Pfn(pfn));
+  }
+  Free(10.0, kFirst, 9);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.samples.front().resident_bytes, 2 * kMiB);
+  // The half that was freed, and the other, which never was reported.
+  EXPECT_EQ(result.reported_bytes, 4 * kMiB);
+  EXPECT_EQ(result.needless_bytes, 0u);
+}
+
+// Only a free makes a block of the largest order, so that where each of them is
+// marked, the guest's reporter had nothing to do.
+TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
+  auto& states = recording_.first->states;
+  for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
+    states[pfn] = RecordedPages::State::kInUse;
+  }
+  for (uint64_t pfn = kFirst + 1024; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.push_back(Pfn(pfn));
+  }
+  Alloc(10.0, kFirst + 512, 0);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  EXPECT_THAT(Run(options).passes, IsEmpty());
+  recording_.first->reported.pop_back();
+  EXPECT_FALSE(Run(options).passes.empty());
+  recording_.first->reported.clear();
+  EXPECT_FALSE(Run(options).passes.empty()) << "no one had reported anything";
+}
+
+// The kernel with transparent huge pages raises its watermarks, below which
+// nothing is reported.
+TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  EXPECT_GT(Run(options).reported_bytes, 0u);
+  RecordedZone& zone = recording_.zones.emplace_back();
+  zone.name = "DMA32";
+  zone.min = PageCount(kPages * 3 / 4);
+  EXPECT_EQ(Run(options).reported_bytes, 0u);
+}
+
+// The policy "real" ----------------------------------------------------------
+
+TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
+  const auto at = [](uint64_t pfn, uint64_t bytes) {
+    return GpaRange{Gpa(pfn * kPageSize), bytes};
+  };
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  recording_.end = std::chrono::seconds(15);
+  recording_.reports = {
+      {std::chrono::seconds(9), at(kFirst, 4 * kMiB)},  // before
+      {std::chrono::seconds(12), at(kFirst, 4 * kMiB)},
+      {std::chrono::seconds(13), at(kFirst, 2 * kMiB)},   // again
+      {std::chrono::seconds(16), at(kFirst, 4 * kMiB)}};  // after
+  ReplayOptions options;
+  options.policy = "real";
+  options.tail = std::chrono::seconds(5);
+  const ReplayResult real = Run(options);
+  ASSERT_EQ(real.reports.size(), 2u);
+  EXPECT_EQ(real.reports[0].time, std::chrono::seconds(12));
+  EXPECT_EQ(real.reports[1].range, at(kFirst, 2 * kMiB));
+  EXPECT_EQ(real.reported_bytes, 6 * kMiB);
+  EXPECT_EQ(real.needless_bytes, 2 * kMiB);
+  EXPECT_EQ(real.discard_calls, 2u);
+  EXPECT_EQ(real.scatterlists, std::nullopt);
+  EXPECT_EQ(real.end, std::chrono::seconds(20));
+  for (const ReplaySample& sample : real.samples) {
+    if (sample.time == std::chrono::seconds(10)) continue;
+    EXPECT_EQ(sample.resident_bytes,
+              sample.time <= std::chrono::seconds(12) ? 4 * kMiB : 0);
+  }
+  // 4 MiB for two seconds, of which it was in use for one.
+  const uint64_t seconds = 1024 * uint64_t{1'000'000};
+  EXPECT_EQ(real.footprint.resident, 2 * seconds);
+  EXPECT_EQ(real.footprint.in_use, seconds);
+  EXPECT_EQ(real.host_share_of_free, 1);
+  EXPECT_EQ(real.host_share_of_reportable, 1);
+
+  options.policy = "off";
+  const ReplayResult off = Run(options);
+  EXPECT_EQ(off.footprint.resident, 10 * seconds);
+  EXPECT_EQ(off.footprint.in_use, real.footprint.in_use);
+  EXPECT_DOUBLE_EQ(*off.host_share_of_free, 508.0 / 512);
+  EXPECT_DOUBLE_EQ(*off.host_share_of_reportable, 508.0 / 512);
+  EXPECT_EQ(off.scatterlists, 0u);
+  EXPECT_EQ(off.discard_calls, 0u);
+}
+
+// The clocks of guest and VMM are not one.
+TEST_F(ReplayTest, WhatIsInUseWhenItIsSaidToBeReportedStays) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  Alloc(11.990, kFirst, 9);
+  recording_.end = std::chrono::seconds(15);
+  recording_.reports = {
+      {std::chrono::seconds(12), {Gpa(kFirst * kPageSize), 4 * kMiB}}};
+  ReplayOptions options;
+  options.policy = "real";
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
+  EXPECT_EQ(result.reported_bytes, 4 * kMiB);
+  EXPECT_EQ(result.needless_bytes, 0u);
+}
+
+TEST_F(ReplayTest, ARefaultIsWhatIsTakenRightAfterItsReport) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  Alloc(12.5, kFirst, 10);
+  recording_.reports = {
+      {std::chrono::seconds(12), {Gpa(kFirst * kPageSize), 4 * kMiB}}};
+  ReplayOptions options;
+  options.policy = "real";
+  EXPECT_EQ(Run(options).refaults, 2u);
+  recording_.reports[0].time -= std::chrono::milliseconds(600);
+  EXPECT_EQ(Run(options).refaults, 0u);
+}
+
+// Whatever reports.csv says, nothing but the guest's memory is touched.
+TEST_F(ReplayTest, RealReportsMayLieOutsideOfMemory) {
+  Alloc(10.0, kFirst + kPages - 1024, 10);
+  Free(10.1, kFirst + kPages - 1024, 10);
+  recording_.end = std::chrono::seconds(15);
+  const uint64_t last = (kFirst + kPages - 512) * kPageSize;
+  recording_.reports = {
+      {std::chrono::seconds(12), {Gpa(last), uint64_t{1} << 51}},
+      {std::chrono::seconds(12), {Gpa(last - 2 * kMiB + 1), 2 * kMiB - 1}},
+      {std::chrono::seconds(12), {Gpa(uint64_t{1} << 51), 2 * kMiB}},
+      {std::chrono::seconds(12), {Gpa(0), 0}}};
+  ReplayOptions options;
+  options.policy = "real";
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.reports.size(), 4u);
+  EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB)
+      << "the block of which a byte was not reported";
+}
+
+TEST_F(ReplayTest, OfReportsThereAreListsAndCalls) {
+  for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.emplace_back(pfn);
+  }
+  // Neighbours, and one that is on its own.
+  for (const uint64_t block : {0, 1, 4}) {
+    Alloc(10.0, kFirst + 1024 * block, 10);
+    Free(11.0, kFirst + 1024 * block, 10);
+  }
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  EXPECT_EQ(result.reported_bytes, 12 * kMiB);
+  EXPECT_EQ(result.scatterlists, 1u);
+  EXPECT_EQ(result.discard_calls, 2u);
+}
+
+TEST_F(ReplayTest, CountsWhatItCannotFollow) {
+  Alloc(10.0, kFirst, 3);
+  Free(10.1, kFirst + 4, 2);   // a part
+  Free(10.2, kFirst + 64, 0);  // never allocated
+  Alloc(10.3, kFirst, 0);      // in use
+  Alloc(10.4, 0x10, 0);        // no such memory
+  for (const Placement placement :
+       {Placement::kRecorded, Placement::kGuestmm}) {
+    ReplayOptions options;
+    options.placement = placement;
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.counters.events, 5u);
+    EXPECT_EQ(result.counters.split_frees, 1u);
+    EXPECT_EQ(result.counters.unmatched_frees, 1u);
+    EXPECT_EQ(result.counters.forced_placements, 1u);
+    EXPECT_EQ(result.counters.outside_memory, 1u);
+  }
+}
+
+TEST_F(ReplayTest, TheSameSeedIsTheSameResult) {
+  for (int i = 0; i < 2000; ++i) {
+    const double time = 10 + 0.01 * i;
+    Alloc(time, kFirst + 8 * static_cast<uint64_t>(i % 1000), i % 4, i % 2);
+    if (i % 3 == 0) {
+      Free(time + 0.001, kFirst + 8 * static_cast<uint64_t>(i % 1000), i % 4);
+    }
+  }
+  const auto text = [&] {
+    const ReplayResult result = Run();
+    return ReplaySeriesCsv(recording_, std::span(&result, 1));
+  };
+  EXPECT_EQ(text(), text());
+}
+
+TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
+  Alloc(10.0, kFirst, 9);
+  Free(11.0, kFirst + 0, 9);
+  ReplayOptions options;
+  options.frame_interval = std::chrono::seconds(1);
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult result = Run(options);
+  ASSERT_GT(result.frames.size(), 5u);
+  const std::string absent(kFirst / 512, '.');
+  EXPECT_THAT(result.frames.back().blocks, testing::StartsWith(absent + "a"))
+      << "in the vCPU's list";
+  EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
+}
+
+// However long it is: every second one goes, and the interval doubles.
+TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
+  Alloc(10.0, kFirst, 9);
+  ReplayOptions options;
+  options.policy = "off";
+  options.sample_interval = std::chrono::milliseconds(1);
+  options.frame_interval = std::chrono::milliseconds(250);
+  options.tail = std::chrono::seconds(450);
+  const ReplayResult result = Run(options);
+  // Thinned at 200 s and at 400 s; and at 300 s.
+  ASSERT_EQ(result.samples.size(), 112'501u);
+  ASSERT_EQ(result.frames.size(), 901u);
+  for (size_t i = 1; i < result.samples.size(); ++i) {
+    ASSERT_EQ(result.samples[i].time - result.samples[i - 1].time,
+              std::chrono::milliseconds(4));
+  }
+  for (size_t i = 1; i < result.frames.size(); ++i) {
+    ASSERT_EQ(result.frames[i].time - result.frames[i - 1].time,
+              std::chrono::milliseconds(500));
+    ASSERT_THAT(result.frames[i].blocks, HasSubstr("a"));
+  }
+  EXPECT_EQ(result.samples.front().time, result.start);
+  EXPECT_EQ(result.samples.back().time, result.end);
+}
+
+TEST_F(ReplayTest, SaysWhatIsMissing) {
+  ReplayOptions options;
+  options.policy = "real";
+  EXPECT_EQ(TryReplay(options).status(),
+            absl::InvalidArgumentError(
+                "policy real: the recording does not tell what its guest's "
+                "kernel reported (reports.csv)"));
+  recording_.reports.resize(1);
+  options.placement = Placement::kGuestmm;
+  EXPECT_EQ(TryReplay(options).status(),
+            absl::InvalidArgumentError(
+                "policy real: with placement guestmm pages lie elsewhere than "
+                "where they were reported; allowed is recorded"));
+  options.policy = "nonsense";
+  EXPECT_THAT(TryReplay(options).status().ToString(), HasSubstr("nonsense"));
+  recording_.memory.clear();
+  EXPECT_THAT(TryReplay({}).status().ToString(),
+              HasSubstr("no memory map (iomem)"));
+}
+
+// Such as after the guest's clock was set. What there is of it is not waited
+// for.
+TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
+  Alloc(10.0, kFirst, 10);
+  Free(9'000'000'000.0, kFirst, 10);
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: event 2 is 9000000000.0 s by the trace's "
+                        "clock, which began at 10.0 s: the most is 604800 s "
+                        "later"));
+  EXPECT_EQ(partial.counters.events, 1u);
+  EXPECT_LT(partial.samples.size(), 10u);
+
+  recording_.end = std::chrono::seconds(8'000'000'000);
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: event 2 is"));
+  text_.clear();
+  Alloc(10.0, kFirst, 10);
+  std::ofstream(recording_.trace_path) << text_;
+  EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
+              HasSubstr("trace.txt: its end is 8000000000.0 s by the"));
+  EXPECT_EQ(partial.counters.events, 1u);
+
+  ReplayOptions options;
+  options.tail = std::chrono::hours(24 * 365);
+  EXPECT_THAT(Replay(recording_, options).status().ToString(),
+              HasSubstr("tail 31536000.0 s: allowed is 0 to 604800 s"));
+}
+
+TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  const auto result = Replay(recording_, {}, &partial);
+  EXPECT_THAT(result.status().ToString(), HasSubstr("trace.txt:3"));
+  EXPECT_EQ(partial.counters.events, 2u);
+  EXPECT_EQ(partial.error, result.status().message());
+}
+
+// Time without events would count as time in which the guest did nothing.
+TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  recording_.end = std::chrono::seconds(100);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const ReplayResult whole = Run(options);
+  EXPECT_EQ(whole.end, std::chrono::seconds(110));
+  EXPECT_EQ(whole.error, "");
+  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
+  std::ofstream(recording_.trace_path) << text_;
+  ReplayResult partial;
+  EXPECT_FALSE(Replay(recording_, options, &partial).ok());
+  EXPECT_EQ(partial.end, std::chrono::seconds(11));
+  EXPECT_EQ(partial.samples.back().time, std::chrono::seconds(11));
+  const auto json = nlohmann::json::parse(
+      ReplaySummaryJson(recording_, std::span(&partial, 1)));
+  EXPECT_EQ(json["rows"][0]["error"], partial.error);
+}
+
+}  // namespace
+}  // namespace guestmm::replay_test

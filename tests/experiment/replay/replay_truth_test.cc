@@ -1,0 +1,80 @@
+// The recording that is shipped, against what its guest's kernel really did.
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "guestmm/experiment/replay/fidelity.h"
+#include "guestmm/experiment/replay/replay.h"
+
+namespace guestmm::replay_truth_test {
+namespace {
+
+ReplayResult ReplayUnder(const Recording& recording, Placement placement,
+                         const std::string& policy) {
+  ReplayOptions options;
+  options.placement = placement;
+  options.policy = policy;
+  auto result = Replay(recording, options);
+  EXPECT_TRUE(result.ok()) << result.status();
+  return result.ok() ? *std::move(result) : ReplayResult{};
+}
+
+TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  ASSERT_TRUE(recording.has_truth());
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kRecorded, "linux");
+  EXPECT_EQ(result.counters.events, 374249u);
+  EXPECT_LT(result.counters.unmatched_frees, result.counters.frees / 100);
+  EXPECT_LT(result.counters.forced_placements,
+            result.counters.allocations / 100);
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_GE(fidelity.block_match.value(), 0.95);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 0.25);
+  EXPECT_LE(fidelity.buddyinfo_distance.value(), 0.02);
+  const double share = static_cast<double>(fidelity.reported_bytes) /
+                       static_cast<double>(fidelity.truth_reported_bytes);
+  EXPECT_NEAR(share, 1, 0.02);
+}
+
+// What the real kernel reported it reported of free memory, and so our model of
+// its host comes to what its VMM held.
+TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kRecorded, "real");
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_EQ(fidelity.reported_bytes, fidelity.truth_reported_bytes);
+  EXPECT_EQ(fidelity.block_match, 1);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 0.15);
+  // Two blocks.
+  EXPECT_EQ(result.needless_bytes, 4 * kMiB);
+  EXPECT_GT(*result.host_share_of_reportable, 0.98);
+}
+
+TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const ReplayResult result =
+      ReplayUnder(recording, Placement::kGuestmm, "linux");
+  EXPECT_EQ(result.counters.failed_allocations, 0u);
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 5);
+}
+
+// The measure has teeth: without reporting, and under another policy, it is not
+// what Linux did.
+TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
+  const Fidelity off = CompareToTruth(
+      recording, ReplayUnder(recording, Placement::kRecorded, "off"));
+  EXPECT_EQ(off.block_match, 0);
+  EXPECT_EQ(off.reported_bytes, 0u);
+  EXPECT_GT(off.resident_mae_percent.value(), 0.5);
+  const Fidelity v12 = CompareToTruth(
+      recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
+  EXPECT_LT(v12.block_match.value(), 0.95);
+}
+
+}  // namespace
+}  // namespace guestmm::replay_truth_test

@@ -1,0 +1,163 @@
+// VMMs that do not do what they should, as the guest's half of the connection
+// sees them.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/virtio/vhost_user/front_end/vhost_user_device_testing.h"
+#include "tests/virtio/vhost_user/vhost_user_testing.h"
+
+namespace guestmm::scripted_vmm_test {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+
+using Request = VhostUserRequest;
+
+class ScriptedVmmTest : public VhostUserDeviceTest {
+ protected:
+  // The answer to a request, nothing for none.
+  using Script = std::function<std::optional<uint64_t>(Request)>;
+
+  ScriptedVmmTest() {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path_.copy(static_cast<char*>(address.sun_path), path_.size());
+    EXPECT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address),
+                   sizeof(address)),
+              0);
+    EXPECT_EQ(listen(listener_.get(), 1), 0);
+  }
+
+  // Serves one connection by a script, until it is closed.
+  std::thread Serving(Script script) {
+    return std::thread([this, script = std::move(script)] {
+      UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+      ScriptedFrontEnd end(std::move(socket));
+      // With the channel that came with one of them.
+      std::vector<VhostUserMessage> kept;
+      while (std::optional<VhostUserMessage> message = end.Receive()) {
+        const Request request = message->request();
+        kept.push_back(*std::move(message));
+        if (const std::optional<uint64_t> answer = script(request)) {
+          end.Send(request, *answer, {}, kVhostUserReply);
+        }
+      }
+    });
+  }
+
+  // One that is as it should be, without a configuration.
+  static std::optional<uint64_t> GoodAnswer(Request request) {
+    switch (request) {
+      case Request::kSetProtocolFeatures:
+        return std::nullopt;
+      case Request::kGetFeatures:
+        return kVirtioFVersion1 | kVhostUserFProtocolFeatures;
+      case Request::kGetProtocolFeatures:
+        return kVhostUserProtocolFeatures & ~kVhostUserProtocolConfig;
+      case Request::kGetQueueNum:
+        return 3;
+      case Request::kGetStatus:
+        return kVirtioFeaturesOk;
+      default:
+        return 0;
+    }
+  }
+
+  absl::StatusOr<std::unique_ptr<VhostUserDevice>> TryToConnect() {
+    return VhostUserDevice::Connect(
+        path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
+  }
+  // What a connection to one that answers so fails with.
+  std::string Error(Script script) {
+    std::thread vmm = Serving(std::move(script));
+    const auto device = TryToConnect();
+    vmm.join();
+    return device.status().ToString();
+  }
+
+  const UniqueFd listener_{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+};
+
+TEST_F(ScriptedVmmTest, Silence) {
+  EXPECT_EQ(Error([](Request) { return std::nullopt; }),
+            "UNAVAILABLE: the connection to " + path_ +
+                " was lost: GET_FEATURES: no answer in 500 ms");
+}
+
+TEST_F(ScriptedVmmTest, NoProtocolFeatures) {
+  EXPECT_EQ(Error([](Request) { return 0; }),
+            "FAILED_PRECONDITION: the VMM at " + path_ +
+                " offers protocol features 0x0: 0x18028 are needed");
+}
+
+TEST_F(ScriptedVmmTest, RefusesMemory) {
+  EXPECT_EQ(Error([](Request request) {
+              return request == Request::kAddMemReg ? 999 : GoodAnswer(request);
+            }),
+            "INTERNAL: region 0x0 + 9.00 MiB: ADD_MEM_REG: the VMM answered "
+            "with error 999, INTERNAL");
+}
+
+// One that stops in the middle of set-up, and whose process lives on: no driver
+// has touched its device, so no one waits for that process.
+TEST_F(ScriptedVmmTest, SilenceDuringSetUp) {
+  std::thread vmm = Serving([](Request request) {
+    return request == Request::kSetVringEnable ? std::nullopt
+                                               : GoodAnswer(request);
+  });
+  auto device = TryToConnect();
+  ASSERT_TRUE(device.ok()) << device.status();
+  const auto driver =
+      BalloonDriver::Create(**device, *ram_, *allocator_, guest_);
+  EXPECT_THAT(Message(driver.status()),
+              HasSubstr("SET_VRING_ENABLE: no answer in 500 ms"));
+  EXPECT_EQ((*device)->status(), 0);
+  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
+  device->reset();
+  vmm.join();
+}
+
+TEST_F(ScriptedVmmTest, AnswersWhatWasNotAsked) {
+  std::thread vmm([&] {
+    UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    ScriptedFrontEnd end(std::move(socket));
+    end.Receive();
+    end.Send(Request::kGetStatus, uint64_t{0}, {}, kVhostUserReply);
+    end.AwaitClose();
+  });
+  const auto device = VhostUserDevice::Connect(path_, *ram_);
+  EXPECT_THAT(Message(device.status()),
+              EndsWith("the VMM answered GET_STATUS, which was not asked"));
+  vmm.join();
+}
+
+// Neither is a reset of ours: the device may still touch memory.
+TEST_F(ScriptedVmmTest, AStatusThatIsNone) {
+  for (const uint64_t status : {0, 0x100, 0x1ff}) {
+    std::thread vmm = Serving([&](Request request) {
+      return request == Request::kGetStatus ? status : GoodAnswer(request);
+    });
+    auto device = TryToConnect();
+    ASSERT_TRUE(device.ok()) << device.status();
+    (*device)->SetStatus(kVirtioAcknowledge);
+    EXPECT_EQ((*device)->status(), kVirtioAcknowledge | kVirtioNeedsReset);
+    EXPECT_THAT(Message((*device)->connection()),
+                HasSubstr(absl::StrFormat("GET_STATUS: 0x%x: ", status)));
+    device->reset();
+    vmm.join();
+  }
+}
+
+}  // namespace
+}  // namespace guestmm::scripted_vmm_test

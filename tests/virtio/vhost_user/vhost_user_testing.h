@@ -1,0 +1,147 @@
+#ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_VHOST_USER_TESTING_H_
+#define GUESTMM_TESTS_VIRTIO_VHOST_USER_VHOST_USER_TESTING_H_
+
+// What the tests of vhost-user share.
+
+#include <fcntl.h>
+#include <linux/memfd.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "guestmm/base/check.h"
+#include "guestmm/base/unique_fd.h"
+#include "guestmm/base/units.h"
+#include "guestmm/virtio/vhost_user/vhost_user.h"
+
+namespace guestmm {
+
+// Long enough for whatever a test waits for: who waits as long has failed.
+inline constexpr int kPatienceMilliseconds = 60'000;
+
+inline std::pair<UniqueFd, UniqueFd> MakeSocketPair() {
+  std::array<int, 2> fds = {-1, -1};
+  GUESTMM_CHECK(
+      socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) == 0);
+  return {UniqueFd(fds[0]), UniqueFd(fds[1])};
+}
+
+inline UniqueFd MakeEventFd() {
+  return UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+// A memfd as guest RAM has it, unless `seals` or `flags` say something else.
+inline UniqueFd MakeMemfd(uint64_t bytes, int seals = F_SEAL_SHRINK,
+                          unsigned flags = 0) {
+  UniqueFd fd(memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags));
+  GUESTMM_CHECK(fd.valid() &&
+                ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0);
+  if (seals != 0) fcntl(fd.get(), F_ADD_SEALS, seals);
+  return fd;
+}
+
+// Whether `fd` gets one of `events` in time.
+inline bool AwaitEvents(int fd, short events) {
+  pollfd polled = {.fd = fd, .events = events, .revents = 0};
+  return poll(&polled, 1, kPatienceMilliseconds) == 1;
+}
+
+// How many file descriptors this process has.
+inline size_t OpenFds() {
+  size_t count = 0;
+  for ([[maybe_unused]] const auto& entry :
+       std::filesystem::directory_iterator("/proc/self/fd")) {
+    ++count;
+  }
+  return count;
+}
+
+// A front end that says what it likes.
+class ScriptedFrontEnd {
+ public:
+  ScriptedFrontEnd() = default;
+  explicit ScriptedFrontEnd(UniqueFd socket) : channel_(std::move(socket)) {}
+
+  int fd() const { return channel_.fd(); }
+
+  template <typename T>
+  void Send(VhostUserRequest request, const T& payload,
+            std::span<const int> fds = {}, uint32_t flags = 0) {
+    SendBytes(request, BytesOf(payload), fds, flags);
+  }
+  void SendBytes(VhostUserRequest request, std::span<const std::byte> payload,
+                 std::span<const int> fds = {}, uint32_t flags = 0) {
+    [[maybe_unused]] const absl::Status sent =
+        channel_.Send(static_cast<uint32_t>(request), flags, payload, fds);
+  }
+
+  // The next message; none once the other side closed the connection.
+  std::optional<VhostUserMessage> Receive() {
+    while (AwaitEvents(channel_.fd(), POLLIN)) {
+      auto message = channel_.Receive();
+      if (!message.ok()) return std::nullopt;
+      if (message->has_value()) return *std::move(*message);
+    }
+    return std::nullopt;
+  }
+  // Whether the other side closes the connection, whatever it sends before.
+  bool AwaitClose() {
+    while (Receive()) {
+    }
+    return true;
+  }
+
+  // What comes of a request that needs a reply; none if the connection ended.
+  template <typename T>
+  std::optional<absl::StatusCode> Tell(VhostUserRequest request,
+                                       const T& payload,
+                                       std::span<const int> fds = {}) {
+    return TellBytes(request, BytesOf(payload), fds);
+  }
+  std::optional<absl::StatusCode> TellBytes(VhostUserRequest request,
+                                            std::span<const std::byte> payload,
+                                            std::span<const int> fds = {}) {
+    SendBytes(request, payload, fds, kVhostUserNeedReply);
+    const std::optional<uint64_t> code = Number();
+    if (!code) return std::nullopt;
+    return static_cast<absl::StatusCode>(*code);
+  }
+  std::optional<uint64_t> Ask(VhostUserRequest request) {
+    SendBytes(request, {});
+    return Number();
+  }
+
+  // As an honest one begins.
+  void ShakeHands() {
+    Send(VhostUserRequest::kSetProtocolFeatures, kVhostUserProtocolFeatures);
+    SendBytes(VhostUserRequest::kSetOwner, {});
+  }
+
+ private:
+  std::optional<uint64_t> Number() {
+    const std::optional<VhostUserMessage> reply = Receive();
+    if (!reply || !reply->As<uint64_t>().ok()) return std::nullopt;
+    return *reply->As<uint64_t>();
+  }
+
+  VhostUserChannel channel_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_TESTS_VIRTIO_VHOST_USER_VHOST_USER_TESTING_H_

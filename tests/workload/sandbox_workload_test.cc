@@ -1,0 +1,87 @@
+#include "guestmm/workload/sandbox_workload.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+#include "tests/testing/counting_backing.h"
+
+namespace guestmm::sandbox_workload_test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+constexpr uint64_t kBytes = 64 * kMiB;
+constexpr double kShare = kBytes;
+
+class SandboxWorkloadTest : public testing::Test {
+ protected:
+  Nanoseconds Step() { return workload_.Step(guest_.vcpu()).value(); }
+  // Until a burst begins, or ends. How long that took.
+  Nanoseconds RunUntil(bool bursting) {
+    Nanoseconds passed{0};
+    while (workload_.bursting() != bursting) {
+      passed += Step();
+      peak_ = std::max(peak_, workload_.allocated_bytes());
+    }
+    return passed;
+  }
+
+  CountingGuest guest_{128 * kMiB};
+  SandboxWorkload workload_{{.bytes = kBytes}, /*seed=*/3};
+  uint64_t peak_ = 0;
+};
+
+TEST_F(SandboxWorkloadTest, BurstsForSecondsAndIdlesForAMinute) {
+  EXPECT_EQ(RunUntil(true), Nanoseconds(0));
+  for (int cycle = 0; cycle < 10; ++cycle) {
+    peak_ = 0;
+    const Nanoseconds burst = RunUntil(false);
+    EXPECT_GT(burst, milliseconds(2900));
+    EXPECT_LT(burst, milliseconds(7100));
+    EXPECT_GT(static_cast<double>(peak_), 0.69 * kShare);
+    EXPECT_LT(static_cast<double>(peak_), 0.92 * kShare);
+    EXPECT_EQ(workload_.burst_bytes(), 0u);
+
+    const Nanoseconds idle = RunUntil(true);
+    EXPECT_GE(idle, seconds(30));
+    EXPECT_LT(idle, milliseconds(90200));
+  }
+}
+
+TEST_F(SandboxWorkloadTest, IdlesWithWhatItsAgentAndItsFilesHold) {
+  RunUntil(true);
+  EXPECT_NEAR(static_cast<double>(workload_.allocated_bytes()), 0.05 * kShare,
+              kPageSize);
+  uint64_t files = 0;
+  for (int cycle = 0; cycle < 4; ++cycle) {
+    RunUntil(true);
+    RunUntil(false);
+    EXPECT_GE(workload_.file_bytes(), files);
+    files = workload_.file_bytes();
+    EXPECT_GT(static_cast<double>(files), 0.04 * kShare);
+    EXPECT_LE(static_cast<double>(files), 0.1 * kShare + kPageSize);
+    for (int i = 0; i < 20; ++i) {
+      EXPECT_EQ(Step(), milliseconds(100));
+      EXPECT_EQ(guest_.backing->held().bytes(),
+                workload_.steady_bytes() + workload_.file_bytes());
+    }
+  }
+}
+
+TEST_F(SandboxWorkloadTest, ChurnsAtItsHeight) {
+  RunUntil(true);
+  const uint64_t before = workload_.work();
+  peak_ = 0;
+  RunUntil(false);
+  // Between one and five seconds of 200 MiB each, besides what it grew to.
+  const uint64_t touched = (workload_.work() - before) * kPageSize;
+  EXPECT_GT(touched, peak_ + 150 * kMiB);
+  EXPECT_LT(touched, peak_ + 1010 * kMiB);
+}
+
+}  // namespace
+}  // namespace guestmm::sandbox_workload_test

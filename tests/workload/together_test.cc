@@ -1,0 +1,104 @@
+#include "guestmm/workload/together.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "tests/testing/counting_backing.h"
+
+namespace guestmm::together_test {
+namespace {
+
+using std::chrono::milliseconds;
+using ::testing::ElementsAre;
+using ::testing::Optional;
+
+// Writes its name down at each step.
+class NamedWorkload final : public Workload {
+ public:
+  NamedWorkload(char name, Nanoseconds quiet, int steps, std::string& log)
+      : name_(name), quiet_(quiet), steps_(steps), log_(log) {}
+
+  std::optional<Nanoseconds> Step(Vcpu&) override {
+    log_ += name_;
+    ++done_;
+    if (done_ == steps_) return std::nullopt;
+    return quiet_;
+  }
+  uint64_t work() const override { return static_cast<uint64_t>(done_); }
+
+ private:
+  const char name_;
+  const Nanoseconds quiet_;
+  const int steps_;
+  std::string& log_;
+  int done_ = 0;
+};
+
+class TogetherTest : public testing::Test {
+ protected:
+  void Add(char name, Nanoseconds quiet, int steps) {
+    members_.push_back(
+        std::make_unique<NamedWorkload>(name, quiet, steps, log_));
+  }
+  Together Make() { return Together(std::move(members_)); }
+
+  CountingGuest guest_{16 * kMiB};
+  std::string log_;
+  std::vector<std::unique_ptr<Workload>> members_;
+};
+
+TEST_F(TogetherTest, StepsWhicheverIsDueFirst) {
+  Add('a', milliseconds(30), 4);
+  Add('b', milliseconds(20), 4);
+  Together workload = Make();
+  Nanoseconds passed{0};
+  while (const auto quiet = workload.Step(guest_.vcpu())) passed += *quiet;
+  // a at 0, 30, 60, 90; b at 0, 20, 40, 60, each some us later.
+  EXPECT_EQ(log_, "abbababa");
+  EXPECT_GT(passed, milliseconds(89));
+  EXPECT_LE(passed, milliseconds(90));
+  EXPECT_EQ(workload.work(), 8u);
+}
+
+TEST_F(TogetherTest, SaysHowLongUntilTheNext) {
+  Add('a', milliseconds(30), 2);
+  Add('b', milliseconds(20), 2);
+  Together workload = Make();
+  EXPECT_THAT(workload.Step(guest_.vcpu()), Optional(Nanoseconds(0)));
+  const Nanoseconds quiet = workload.Step(guest_.vcpu()).value();
+  EXPECT_LE(quiet, milliseconds(20));
+  EXPECT_GT(quiet, milliseconds(19));
+  EXPECT_TRUE(workload.Step(guest_.vcpu()).has_value());
+  EXPECT_EQ(log_, "abb");
+  EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
+  EXPECT_EQ(log_, "abba");
+  // And it stays so.
+  EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
+  EXPECT_EQ(log_, "abba");
+}
+
+TEST_F(TogetherTest, OneThatNeverPausesLeavesTheOthersTheirTurns) {
+  Add('a', Nanoseconds(0), 1000);
+  Add('b', std::chrono::microseconds(100), 1000);
+  Together workload = Make();
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_THAT(workload.Step(guest_.vcpu()), Optional(Nanoseconds(0)));
+  }
+  const auto b = std::count(log_.begin(), log_.end(), 'b');
+  EXPECT_GE(b, 9);
+  EXPECT_LE(b, 11);
+}
+
+TEST_F(TogetherTest, OfNoneEndsAtOnce) {
+  Together workload = Make();
+  EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
+  EXPECT_EQ(workload.work(), 0u);
+}
+
+}  // namespace
+}  // namespace guestmm::together_test

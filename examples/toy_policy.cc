@@ -30,7 +30,7 @@ class ToyPolicy final : public ReportingPolicy {
   }
   bool NextBatch(Scatterlist& list) override {
     for (auto& [zone, freed] : freed_) {
-      ZoneHold hold(*zone, holds_);
+      ZoneLockGuard hold(*zone, holds_);
       for (; !freed.empty() && !list.full(); freed.pop_front()) {
         // It may be in use again, or part of a larger block.
         if (!zone->FreeBlockAt(freed.front())) continue;
@@ -44,12 +44,12 @@ class ToyPolicy final : public ReportingPolicy {
   }
   void ReturnBatch(Scatterlist& list, bool /*acknowledged*/) override {
     Zone& zone = list.blocks().front().zone();
-    ZoneHold hold(zone, holds_);
+    ZoneLockGuard hold(zone, holds_);
     for (auto& block : list.TakeAll()) zone.Return(std::move(block));
   }
 
  private:
-  HoldObserver* holds_ = nullptr;
+  LockHoldObserver* holds_ = nullptr;
   std::map<Zone*, std::deque<Pfn>> freed_;  // each under its zone's lock
 };
 

@@ -28,7 +28,7 @@ inline constexpr uint64_t kPages = 4 * kGiB / kPageSize;
 inline constexpr uint64_t kNoPage = ~uint64_t{0};
 
 template <Linux kPerCpuLists>
-class GuestmmWith {
+class AdaptiveWith {
  public:
   uint64_t Allocate(int cpu, int order) {
     const std::optional<Pfn> pfn = allocator_->Allocate(cpu, Order(order));
@@ -51,8 +51,8 @@ class GuestmmWith {
                              .per_cpu_lists = kPerCpuLists})
           .value();
 };
-using Guestmm = GuestmmWith<Linux::k53>;
-using Guestmm61 = GuestmmWith<Linux::k61>;
+using Guestmm = AdaptiveWith<KernelVersion::kV5_3>;
+using Guestmm61 = AdaptiveWith<KernelVersion::kV6_1>;
 
 class Textbook {
  public:

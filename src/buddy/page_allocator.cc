@@ -168,7 +168,7 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
   }
   const Pfn pfn =
       TryZones(request, Keep::kLow, Mixing::kAllow, PerCpuLocks::kFree, tried);
-  return pfn != kNoPfn ? pfn : TakeSlowly(request);
+  return pfn != kNoPfn ? pfn : AllocateSlowPath(request);
 }
 
 inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
@@ -230,7 +230,7 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
 }
 
 // __alloc_pages_slowpath, without kswapd, compaction and the OOM killer.
-Pfn PageAllocator::TakeSlowly(const Request& request) {
+Pfn PageAllocator::AllocateSlowPath(const Request& request) {
   if (request.zones.empty()) {
     const int node =
         request.gfp.node < 0 ? NodeOf(request.cpu) : request.gfp.node;
@@ -244,7 +244,7 @@ Pfn PageAllocator::TakeSlowly(const Request& request) {
   }
   if (pfn == kNoPfn && request.gfp.may_reclaim) {
     pfn = TakeReclaimed(request);
-    if (pfn == kNoPfn) pfn = TakeReturned(request);
+    if (pfn == kNoPfn) pfn = WaitForIsolated(request);
   } else if (pfn == kNoPfn) {
     pfn = TakeDrained(request, Keep::kMinForSure);
   }
@@ -279,7 +279,7 @@ Pfn PageAllocator::TakeReclaimed(const Request& request) {
   return kNoPfn;
 }
 
-Pfn PageAllocator::TakeReturned(const Request& request) {
+Pfn PageAllocator::WaitForIsolated(const Request& request) {
   if (options_.wait_for_isolated == nullptr) return kNoPfn;
   bool waited = false;
   while (true) {

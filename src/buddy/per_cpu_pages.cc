@@ -7,7 +7,7 @@
 #include "guestmm/base/check.h"
 
 namespace guestmm {
-PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
+PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
                                  PageCount low, int node_cpus) {
   constexpr uint64_t kMaxBatch = kMiB / kPageSize;
   const uint64_t quarter =
@@ -16,7 +16,7 @@ PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
   const uint64_t size = std::bit_floor(quarter + quarter / 2) - 1;
   const uint64_t batch = std::max<uint64_t>(size, 1);
   const uint64_t high =
-      version == Linux::k53
+      version == KernelVersion::kV5_3
           ? 6 * size
           : std::max(low.value() / static_cast<uint64_t>(node_cpus), 4 * batch);
   constexpr uint64_t kMaxHigh = 1 << 20;
@@ -42,13 +42,14 @@ uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
   return std::clamp(doubled, std::min(batch, most), most);
 }
 
-uint32_t PerCpuPages::CachedOrders(Linux version, Order pageblock_order) {
-  if (version == Linux::k53) return 1;
+uint32_t PerCpuPages::CachedOrders(KernelVersion version,
+                                   Order pageblock_order) {
+  if (version == KernelVersion::kV5_3) return 1;
   return ((1U << PerCpuLists::kSmallOrders) - 1) |
          1U << pageblock_order.value();
 }
 
-PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, Linux version,
+PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
                          PerCpuLimits limits)
     : limits_(limits),
       pages_(pages),
@@ -140,7 +141,7 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
 }
 
 FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
-  if (version_ == Linux::k53) {
+  if (version_ == KernelVersion::kV5_3) {
     return GiveBack(std::min<uint64_t>(limits_.batch, count_.Get()), index);
   }
   return GiveBack(PagesToGiveBack61(limits_, order, count_.Get(), free_factor_),
@@ -159,7 +160,7 @@ FreeBlockObserver* PerCpuPages::DrainHeld() {
 FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
   if (pages == 0) return nullptr;
   batch_.clear();
-  if (version_ == Linux::k53) {
+  if (version_ == KernelVersion::kV5_3) {
     Pick53(pages);
   } else {
     Pick61(pages, first_list);

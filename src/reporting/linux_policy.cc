@@ -107,7 +107,7 @@ bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
   std::optional<int64_t>& budget = pass_.budget;
   if (!budget && !zone.HasFreeBlock(order, type)) return false;
 
-  ZoneHold hold(zone, holds_);
+  ZoneLockGuard hold(zone, holds_);
   if (!budget) {
     const uint64_t share = options_.capacity * kPassesForAList;
     budget =
@@ -146,7 +146,7 @@ void LinuxPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   if (!acknowledged) pass_.zone = zones_.size();
   if (blocks.empty()) return;
   Zone& zone = blocks.front().zone();
-  ZoneHold hold(zone, holds_);
+  ZoneLockGuard hold(zone, holds_);
   for (IsolatedBlock& block : blocks) {
     const Pfn pfn = block.pfn();
     const Order order = block.order();

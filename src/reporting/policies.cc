@@ -9,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/v12_policy.h"
 
@@ -39,16 +39,16 @@ std::unique_ptr<ReportingPolicy> MakeLinux(const PolicyParameters& parameters) {
 }
 
 // It looks at every region of a block that is freed.
-constexpr Order kSmallestGuestmmOrder{5};
+constexpr Order kSmallestAdaptiveOrder{5};
 
-absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeAdaptive(
     const PolicyParameters& parameters) {
-  GuestmmOptions options;
+  AdaptiveOptions options;
   options.order = parameters.order.value_or(options.order);
-  if (options.order < kSmallestGuestmmOrder) {
+  if (options.order < kSmallestAdaptiveOrder) {
     return absl::InvalidArgumentError(absl::StrCat(
         "order ", options.order.value(), ": allowed for guestmm is ",
-        kSmallestGuestmmOrder.value(), " to ", kMaxOrder.value(),
+        kSmallestAdaptiveOrder.value(), " to ", kMaxOrder.value(),
         "; what is smaller is for its floor"));
   }
   options.granule = parameters.granule.value_or(options.granule);
@@ -68,7 +68,7 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeGuestmm(
                      " s: allowed for guestmm is 0.001 s or more"));
   }
   options.capacity = parameters.capacity.value_or(options.capacity);
-  return std::make_unique<GuestmmPolicy>(options);
+  return std::make_unique<AdaptivePolicy>(options);
 }
 
 struct NamedPolicy {
@@ -90,7 +90,7 @@ std::vector<NamedPolicy>& Policies() {
        [](const PolicyParameters& parameters) {
          return MakeLinux(parameters);
        }},
-      {"guestmm", MakeGuestmm},
+      {"guestmm", MakeAdaptive},
   };
   return policies;
 }

@@ -8,7 +8,8 @@
 namespace guestmm {
 
 Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
-                   std::unique_ptr<ReportingPolicy> policy, HoldObserver* holds)
+                   std::unique_ptr<ReportingPolicy> policy,
+                   LockHoldObserver* holds)
     : allocator_(allocator),
       workqueue_(workqueue),
       policy_(std::move(policy)),

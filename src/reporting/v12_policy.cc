@@ -84,7 +84,7 @@ bool V12Policy::NextBatch(Scatterlist& list) {
 
 std::optional<IsolatedBlock> V12Policy::Take(TrackedZone& tracked, Pfn pfn) {
   Zone& zone = *tracked.zone;
-  ZoneHold hold(zone, holds_);
+  ZoneLockGuard hold(zone, holds_);
   // The memory may be offline by now.
   if (!tracked.bitmap->Test(pfn)) return std::nullopt;
   tracked.bitmap->Clear(pfn);
@@ -104,7 +104,7 @@ void V12Policy::ReturnBatch(Scatterlist& list, bool) {
   std::vector<IsolatedBlock> blocks = list.TakeAll();
   if (blocks.empty()) return;
   Zone& zone = blocks.front().zone();
-  ZoneHold hold(zone, holds_);
+  ZoneLockGuard hold(zone, holds_);
   for (IsolatedBlock& block : blocks) zone.Return(std::move(block));
 }
 

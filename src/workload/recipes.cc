@@ -12,10 +12,10 @@
 #include "guestmm/workload/churn_workload.h"
 #include "guestmm/workload/fragmenter_workload.h"
 #include "guestmm/workload/idle_workload.h"
+#include "guestmm/workload/interleaved_workload.h"
 #include "guestmm/workload/page_cache_workload.h"
 #include "guestmm/workload/page_fault1_workload.h"
 #include "guestmm/workload/sandbox_workload.h"
-#include "guestmm/workload/together.h"
 #include "src/workload/draws.h"
 
 namespace guestmm {
@@ -145,7 +145,7 @@ GuestLoad PageCache(BootedGuest& world) {
           PageCacheOptions{.drop_after = world.duration / 4 * 3},
           world.allocator, world.vcpus)));
   both.push_back(std::move(load.by_vcpu.front()));
-  load.by_vcpu.front() = std::make_unique<Together>(std::move(both));
+  load.by_vcpu.front() = std::make_unique<InterleavedWorkload>(std::move(both));
   return load;
 }
 

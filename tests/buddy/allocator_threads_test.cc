@@ -213,7 +213,8 @@ TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
 // Two vCPUs take all there is between them: what one has refilled its list with
 // is the other's too in the end.
 TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
-  for (const Linux lists : {Linux::k53, Linux::k61}) {
+  for (const KernelVersion lists :
+       {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
     for (int round = 0; round < 50; ++round) {
       const auto allocator =
           PageAllocator::Create(
@@ -240,7 +241,8 @@ TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
 // Of four blocks of 2 MiB two vCPUs hold one each at most: one is always free,
 // if only on the other's list.
 TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
-  for (const Linux lists : {Linux::k53, Linux::k61}) {
+  for (const KernelVersion lists :
+       {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
     for (const Gfp& gfp : {kGfpUser, kGfpAtomic}) {
       const auto allocator =
           PageAllocator::Create(
@@ -266,7 +268,7 @@ TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
       }
       for (std::thread& thread : threads) thread.join();
       EXPECT_EQ(failures.load(), 0)
-          << (lists == Linux::k61 ? "6.1, " : "5.3, ")
+          << (lists == KernelVersion::kV6_1 ? "6.1, " : "5.3, ")
           << (gfp.may_reclaim ? "may wait" : "atomic");
     }
   }

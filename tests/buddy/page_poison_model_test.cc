@@ -22,7 +22,7 @@ using ::testing::Values;
 struct ProgramOptions {
   const char* name;
   PagePoisonOptions poison;
-  Linux per_cpu_lists;
+  KernelVersion per_cpu_lists;
 };
 
 std::ostream& operator<<(std::ostream& os, const ProgramOptions& options) {
@@ -190,19 +190,19 @@ TEST_P(PagePoisonProgram, EveryByteIsAsInTheShadow) {
 
 INSTANTIATE_TEST_SUITE_P(
     Modes, PagePoisonProgram,
-    Values(ProgramOptions{"Off", {}, Linux::k53},
-           ProgramOptions{"Poison", kPoisoned, Linux::k53},
-           ProgramOptions{"PoisonOf6_1", kPoisoned, Linux::k61},
-           ProgramOptions{"InitOnFree", kZeroed, Linux::k53},
-           ProgramOptions{"InitOnAlloc", kCleared, Linux::k61},
+    Values(ProgramOptions{"Off", {}, KernelVersion::kV5_3},
+           ProgramOptions{"Poison", kPoisoned, KernelVersion::kV5_3},
+           ProgramOptions{"PoisonOf6_1", kPoisoned, KernelVersion::kV6_1},
+           ProgramOptions{"InitOnFree", kZeroed, KernelVersion::kV5_3},
+           ProgramOptions{"InitOnAlloc", kCleared, KernelVersion::kV6_1},
            ProgramOptions{
                "PoisonAndInitOnAlloc",
                {.mode = PagePoisonMode::kPoison, .init_on_alloc = true},
-               Linux::k61},
+               KernelVersion::kV6_1},
            ProgramOptions{
                "InitOnFreeAndInitOnAlloc",
                {.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true},
-               Linux::k53}),
+               KernelVersion::kV5_3}),
     [](const auto& param) { return std::string(param.param.name); });
 
 }  // namespace

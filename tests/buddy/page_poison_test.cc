@@ -239,7 +239,7 @@ TEST(PagePoisonTest, ACorruptionReadsAsText) {
 TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
   PoisonWorld world(kPoisoned, {1024},
                     {.cpus = 2,
-                     .per_cpu_lists = Linux::k61,
+                     .per_cpu_lists = KernelVersion::kV6_1,
                      .per_cpu_limits = PerCpuLimits{.batch = 4, .high = 4096}});
   for (const Order order : {kPage, Order(2), kHuge}) {
     const Pfn pfn = world.Allocate(order, /*cpu=*/0);

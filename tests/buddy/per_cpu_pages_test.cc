@@ -24,7 +24,7 @@ constexpr PageCount Mib(uint64_t mib) {
 
 void ExpectLimits(PageCount managed, uint32_t batch, uint32_t high) {
   const PerCpuLimits limits =
-      DefaultPerCpuLimits(Linux::k53, managed, PageCount(0), 1);
+      DefaultPerCpuLimits(KernelVersion::kV5_3, managed, PageCount(0), 1);
   EXPECT_EQ(limits.batch, batch) << managed;
   EXPECT_EQ(limits.high, high) << managed;
 }
@@ -55,7 +55,7 @@ TEST(PerCpuLimitsTest, OfATinyZoneCacheNothing) {
 class SinglePages : public PerCpuPages {
  public:
   SinglePages(TinyZone& zone, PerCpuLimits limits)
-      : PerCpuPages(*zone, zone.pages(), Linux::k53, limits) {}
+      : PerCpuPages(*zone, zone.pages(), KernelVersion::kV5_3, limits) {}
   std::optional<Pfn> Allocate() {
     return PerCpuPages::Allocate(Order(0), MigrateType::kMovable);
   }
@@ -329,7 +329,7 @@ TEST(PerCpuPagesDeathTest, DoubleFreeOfAPinnedPage) {
 TEST(PerCpuLimitsTest, High61IsAShareOfTheLowWatermark) {
   const PageCount low(4000);
   const auto limits = [&](int cpus) {
-    return DefaultPerCpuLimits(Linux::k61, Mib(4096), low, cpus);
+    return DefaultPerCpuLimits(KernelVersion::kV6_1, Mib(4096), low, cpus);
   };
   EXPECT_EQ(limits(1), (PerCpuLimits{.batch = 63, .high = 4000}));
   EXPECT_EQ(limits(4), (PerCpuLimits{.batch = 63, .high = 1000}));
@@ -347,8 +347,9 @@ TEST(PerCpuLimitsTest, AtMost32BatchesGoBackAtOnceIn6_1) {
 }
 
 TEST(PerCpuPagesTest, CachesOrders0To3AndAPageblocksIn6_1) {
-  EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k53, kPageblockOrder), 1);
-  EXPECT_EQ(PerCpuPages::CachedOrders(Linux::k61, kPageblockOrder),
+  EXPECT_EQ(PerCpuPages::CachedOrders(KernelVersion::kV5_3, kPageblockOrder),
+            1);
+  EXPECT_EQ(PerCpuPages::CachedOrders(KernelVersion::kV6_1, kPageblockOrder),
             0b10'0000'1111);
 }
 
@@ -358,8 +359,8 @@ class PerCpuPages61Test : public ::testing::Test {
   PerCpuPages61Test() : lists_(MakeLists({.batch = 3, .high = 9})) {}
 
   std::unique_ptr<PerCpuPages> MakeLists(PerCpuLimits limits) {
-    return std::make_unique<PerCpuPages>(*zone_, zone_.pages(), Linux::k61,
-                                         limits);
+    return std::make_unique<PerCpuPages>(*zone_, zone_.pages(),
+                                         KernelVersion::kV6_1, limits);
   }
   // Frees `count` single pages, ascending from `pfn`.
   void FreePages(uint64_t pfn, int count) {
@@ -373,7 +374,7 @@ class PerCpuPages61Test : public ::testing::Test {
                   .memory = {{Pfn(0), Pfn(64)}},
                   .max_order = Order(5),
                   .pageblock_order = Order(4),
-                  .placement = {.rules = Linux::k61}}};
+                  .placement = {.rules = KernelVersion::kV6_1}}};
   std::unique_ptr<PerCpuPages> lists_;
 };
 

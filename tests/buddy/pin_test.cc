@@ -18,9 +18,9 @@
 namespace guestmm::pin_test {
 namespace {
 
-std::unique_ptr<PageAllocator> MakePinAllocator(int cpus = 1,
-                                                PerCpuLimits limits = kNoCache,
-                                                Linux lists = Linux::k53) {
+std::unique_ptr<PageAllocator> MakePinAllocator(
+    int cpus = 1, PerCpuLimits limits = kNoCache,
+    KernelVersion lists = KernelVersion::kV5_3) {
   return MakeAllocator({.memory = {PagesFrom(Pfn(0), 64)},
                         .cpus = cpus,
                         .max_order = Order(4),
@@ -83,8 +83,8 @@ TEST(PinTest, ItGoesToTheListsOfTheVcpuThatUnpinsIt) {
 }
 
 TEST(PinTest, WithTheListsOf6_1SmallBlocksAreCachedWhenUnpinned) {
-  const auto allocator =
-      MakePinAllocator(1, PerCpuLimits{.batch = 1, .high = 40}, Linux::k61);
+  const auto allocator = MakePinAllocator(
+      1, PerCpuLimits{.batch = 1, .high = 40}, KernelVersion::kV6_1);
   const Pfn pfn = *allocator->Allocate(0, Order(2));
   allocator->Pin(pfn);
   allocator->Free(0, pfn, Order(2));
@@ -152,7 +152,7 @@ TEST(PinDeathTest, FreeingAPinnedBlockAtAnotherOrder) {
 // Any program
 // -----------------------------------------------------------------------
 
-void RunRandomProgram(Linux lists, uint64_t seed) {
+void RunRandomProgram(KernelVersion lists, uint64_t seed) {
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   Random random(seed);
   const auto allocator =
@@ -244,8 +244,8 @@ void RunRandomProgram(Linux lists, uint64_t seed) {
 
 TEST(PinTest, NoPinnedPageIsEverFreeCachedOrIsolated) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    RunRandomProgram(Linux::k53, seed);
-    RunRandomProgram(Linux::k61, seed);
+    RunRandomProgram(KernelVersion::kV5_3, seed);
+    RunRandomProgram(KernelVersion::kV6_1, seed);
   }
 }
 

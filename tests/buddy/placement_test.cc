@@ -27,8 +27,8 @@ TinyZone::Options FourPageblocks(PlacementOptions placement) {
           .placement = placement};
 }
 
-constexpr PlacementOptions k53 = {.rules = Linux::k53};
-constexpr PlacementOptions k61 = {.rules = Linux::k61};
+constexpr PlacementOptions k53 = {.rules = KernelVersion::kV5_3};
+constexpr PlacementOptions k61 = {.rules = KernelVersion::kV6_1};
 
 // What is given first is used first in 6.1, and last in 5.3.
 TEST(PlacementTest, NewMemoryGoesToTheHeadIn5_3AndToTheTailIn6_1) {
@@ -80,7 +80,7 @@ TEST(PlacementTest, StolenBlocksGoToTheTailIn6_1) {
     zone.AllocatePages(8);
     for (const uint64_t page : {1, 3, 4, 6}) zone.Free(page, 0);
     EXPECT_THAT(zone.List(0), ElementsAre(6, 4, 3, 1));
-    const bool is5_3 = placement.rules == Linux::k53;
+    const bool is5_3 = placement.rules == KernelVersion::kV5_3;
     // All four move, ascending; the first of the list is taken.
     EXPECT_EQ(zone.Allocate(0, kUnmovable), Pfn(is5_3 ? 6 : 1));
     if (is5_3) {

@@ -95,7 +95,7 @@ TEST(VmStatTest, RefillsDrainsAndIsolationDoNotCount) {
 // --------------------------------------------------------------
 
 // Two nodes, of all zones on the first, and 3 vCPUs.
-PageAllocatorOptions TwoNodes(Linux lists) {
+PageAllocatorOptions TwoNodes(KernelVersion lists) {
   return {.memory = {PagesFrom(Pfn(4096 - 32), 64, 0),
                      PagesFrom(kNormalStart, 64, 0),
                      PagesFrom(kNormalStart + PageCount(64), 64, 1)},
@@ -169,7 +169,7 @@ Gfp RandomGfp(Random& random) {
   return gfp;
 }
 
-void RunRandomProgram(Linux lists, uint64_t seed) {
+void RunRandomProgram(KernelVersion lists, uint64_t seed) {
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   Random random(seed);
   const auto allocator = MakeAllocator(TwoNodes(lists));
@@ -225,13 +225,13 @@ void RunRandomProgram(Linux lists, uint64_t seed) {
 
 TEST(VmStatTest, IsANaiveCountOfAnyProgram) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
-    RunRandomProgram(Linux::k53, seed);
+    RunRandomProgram(KernelVersion::kV5_3, seed);
   }
 }
 
 TEST(VmStatTest, IsANaiveCountWithTheListsOf6_1) {
   for (uint64_t seed = 101; seed <= 120; ++seed) {
-    RunRandomProgram(Linux::k61, seed);
+    RunRandomProgram(KernelVersion::kV6_1, seed);
   }
 }
 

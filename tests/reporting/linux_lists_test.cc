@@ -133,7 +133,7 @@ TEST(LinuxListTest, WhatIsOnItsWayOfflineHasNone) {
 
 // One hold for the list, one for what comes back; none for what is empty.
 TEST(LinuxListTest, AnEmptyListIsNotLocked) {
-  class CountHolds final : public HoldObserver {
+  class CountHolds final : public LockHoldObserver {
    public:
     void OnLocked(const Zone&) override { ++holds; }
     void OnUnlock(const Zone&) override {}

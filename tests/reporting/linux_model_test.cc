@@ -58,7 +58,7 @@ Shape ShapeOf(uint64_t seed) {
   }
   world.per_cpu_limits = {.batch = static_cast<uint32_t>(1 + below(4)),
                           .high = static_cast<uint32_t>(1 + below(8))};
-  if (random.OneIn(2)) world.placement.rules = Linux::k61;
+  if (random.OneIn(2)) world.placement.rules = KernelVersion::kV6_1;
   world.seed = seed;
   world.report_time = Nanoseconds(1 + below(200));
   return shape;

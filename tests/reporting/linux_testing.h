@@ -61,7 +61,7 @@ struct LinuxWorld : ReportingWorld {
 class LinuxByHand {
  public:
   explicit LinuxByHand(LinuxWorld& world, size_t capacity,
-                       HoldObserver* holds = nullptr)
+                       LockHoldObserver* holds = nullptr)
       : world_(world),
         policy_({.order = kSmall, .capacity = capacity}),
         list_(capacity) {

@@ -63,7 +63,7 @@ TEST(PoliciesTest, ParametersArePassedOn) {
 
 // It goes no deeper than the host can take back, and no less deep than what it
 // must report.
-TEST(PoliciesTest, GuestmmsFloorIsBetweenItsGranuleAndItsOrder) {
+TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
   const auto floor = [](const PolicyParameters& parameters) {
     const auto made = *MakePolicy("guestmm", parameters);
     return Order(static_cast<int>(made->parameters()[2].second));
@@ -108,7 +108,7 @@ TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
   }
 }
 
-TEST(PoliciesTest, GuestmmHasBoundsOfItsOwn) {
+TEST(PoliciesTest, AdaptiveHasBoundsOfItsOwn) {
   EXPECT_EQ(
       MakePolicy("guestmm", {.order = Order(5), .granule = Order(6)}).status(),
       absl::InvalidArgumentError("order 5: allowed for guestmm with a granule "

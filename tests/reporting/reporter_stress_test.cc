@@ -18,7 +18,7 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/mm/migrate/memory_hotplug.h"
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
@@ -31,10 +31,11 @@ namespace {
 constexpr Order kSmall(2);
 constexpr V12Options kSmallV12 = {
     .order = kSmall, .threshold = 2, .capacity = 2};
-constexpr GuestmmOptions kSmallGuestmm = {.order = kSmall,
-                                          .floor = Order(0),
-                                          .delay = std::chrono::milliseconds(1),
-                                          .capacity = 2};
+constexpr AdaptiveOptions kSmallGuestmm = {
+    .order = kSmall,
+    .floor = Order(0),
+    .delay = std::chrono::milliseconds(1),
+    .capacity = 2};
 
 // A guest under way: vCPU threads that allocate and free, each page with its
 // owner; a device thread that looks at every report. No page that someone owns
@@ -165,12 +166,12 @@ TEST(ReporterStressTest, LinuxReportsWhileVcpusRun) {
   }
 }
 
-TEST(ReporterStressTest, GuestmmReportsWhileVcpusRunAndMemoryComesAndGoes) {
+TEST(ReporterStressTest, AdaptiveReportsWhileVcpusRunAndMemoryComesAndGoes) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     RunningGuest guest;
     Reporter reporter(guest.allocator(), guest.workqueue(),
-                      std::make_unique<GuestmmPolicy>(kSmallGuestmm));
+                      std::make_unique<AdaptivePolicy>(kSmallGuestmm));
     MemoryHotplug hotplug(guest.allocator(), /*ram=*/nullptr,
                           &guest.workqueue());
     ASSERT_EQ(reporter.Enable(guest.device()), absl::OkStatus());

@@ -132,7 +132,7 @@ bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
 }
 
 bool AllocatorModel::IsCachedOrder(int order) const {
-  if (options_.per_cpu_lists == Linux::k53) return order == 0;
+  if (options_.per_cpu_lists == KernelVersion::kV5_3) return order == 0;
   return order <= 3 || order == pageblock_order_;
 }
 
@@ -289,7 +289,7 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
     const uint64_t count = CachedPages(cpu, zone);
     const uint64_t high = options_.per_cpu_limits->high;
     const uint64_t batch = options_.per_cpu_limits->batch;
-    if (options_.per_cpu_lists == Linux::k53) {
+    if (options_.per_cpu_lists == KernelVersion::kV5_3) {
       if (count >= high) {
         told = GiveBack53(cpu, zone, std::min(count, batch));
       }
@@ -374,7 +374,7 @@ void AllocatorModel::Drain() {
   for (int cpu = 0; cpu < options_.cpus; ++cpu) {
     for (size_t zone = 0; zone < zones_.size(); ++zone) {
       const uint64_t pages = CachedPages(cpu, zone);
-      const bool told = options_.per_cpu_lists == Linux::k53
+      const bool told = options_.per_cpu_lists == KernelVersion::kV5_3
                             ? GiveBack53(cpu, zone, pages)
                             : GiveBack61(cpu, zone, pages, 0);
       if (told) ++told_.wakes;

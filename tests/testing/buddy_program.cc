@@ -119,9 +119,9 @@ const BuddyWorld kLinux61World = {
                 .max_order = Order(5),
                 .pageblock_order = Order(4),
                 .min_free_kbytes = 16,
-                .per_cpu_lists = Linux::k61,
+                .per_cpu_lists = KernelVersion::kV6_1,
                 .per_cpu_limits = PerCpuLimits{.batch = 3, .high = 14},
-                .placement = {.rules = Linux::k61}},
+                .placement = {.rules = KernelVersion::kV6_1}},
     .observed_from = Order(2)};
 
 const BuddyWorld kShuffledWorld = {
@@ -156,9 +156,9 @@ const BuddyWorld kHotplug61World = {
                 .pageblock_order = Order(3),
                 .section_order = Order(4),
                 .min_free_kbytes = 0,
-                .per_cpu_lists = Linux::k61,
+                .per_cpu_lists = KernelVersion::kV6_1,
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 9},
-                .placement = {.rules = Linux::k61}},
+                .placement = {.rules = KernelVersion::kV6_1}},
     .observed_from = Order(1)};
 
 const BuddyWorld kTinyHotplugWorld = {

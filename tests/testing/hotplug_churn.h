@@ -154,7 +154,7 @@ struct HotplugChurnOptions {
   // The vCPUs run on until all of this happened, within reason.
   HotplugChurnCounts at_least = {};
   MakeChurnReporter make_reporter = MakeBlockReporter;
-  Linux per_cpu_lists = Linux::k53;
+  KernelVersion per_cpu_lists = KernelVersion::kV5_3;
   uint64_t seed = 1;
 };
 

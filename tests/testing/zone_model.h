@@ -116,7 +116,9 @@ class ZoneModel {
   bool Steal(int order, MigrateType type, Mixing mixing);
   void StealBlock(uint64_t pfn, MigrateType type, bool whole_pageblock);
 
-  bool cold_to_tail() const { return rules_.placement.rules == Linux::k61; }
+  bool cold_to_tail() const {
+    return rules_.placement.rules == KernelVersion::kV6_1;
+  }
 
   Rules rules_;
   std::optional<Random> random_;

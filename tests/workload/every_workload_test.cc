@@ -14,10 +14,10 @@
 #include "guestmm/workload/churn_workload.h"
 #include "guestmm/workload/fragmenter_workload.h"
 #include "guestmm/workload/idle_workload.h"
+#include "guestmm/workload/interleaved_workload.h"
 #include "guestmm/workload/page_cache_workload.h"
 #include "guestmm/workload/page_fault1_workload.h"
 #include "guestmm/workload/sandbox_workload.h"
-#include "guestmm/workload/together.h"
 #include "tests/testing/counting_backing.h"
 
 namespace guestmm::every_workload_test {
@@ -94,7 +94,7 @@ std::vector<WorkloadMaker> Makers() {
          both.push_back(std::make_unique<PageCacheWorkload>(
              PageCacheOptions{.max_bytes = bytes}, guest.allocator(),
              guest.all_vcpus()));
-         return std::make_unique<Together>(std::move(both));
+         return std::make_unique<InterleavedWorkload>(std::move(both));
        }},
   };
 }

@@ -50,8 +50,8 @@ struct InfoArguments {
   NodeDistances distances;
   std::optional<uint64_t> cpus;
   std::optional<uint64_t> min_free_kbytes;
-  Linux per_cpu_lists = Linux::k53;
-  Linux placement = Linux::k53;
+  KernelVersion per_cpu_lists = KernelVersion::kV5_3;
+  Linux placement = KernelVersion::kV5_3;
   std::optional<uint64_t> shuffle;
   std::optional<uint64_t> churn;
   std::optional<uint64_t> seed;
@@ -192,7 +192,7 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
              arguments->min_free_kbytes,
              "What the watermarks are made from [the kernel's formula]");
   const std::vector<std::pair<std::string, Linux>> versions = {
-      {"5.3", Linux::k53}, {"6.1", Linux::k61}};
+      {"5.3", KernelVersion::kV5_3}, {"6.1", KernelVersion::kV6_1}};
   AddChoice<Linux>(command, "--per-cpu-lists", versions,
                    arguments->per_cpu_lists,
                    "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "

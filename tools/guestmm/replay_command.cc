@@ -345,7 +345,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
   AddChoice<Placement>(
       command, "--placement",
       {{std::string(Name(Placement::kRecorded)), Placement::kRecorded},
-       {std::string(Name(Placement::kGuestmm)), Placement::kGuestmm}},
+       {std::string(Name(Placement::kNative)), Placement::kNative}},
       arguments->options.placement,
       "recorded: pages lie where the trace has them; guestmm: where our "
       "allocator puts them [recorded]");

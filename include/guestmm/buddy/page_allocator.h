@@ -66,7 +66,7 @@ struct PageAllocatorOptions {
   std::optional<uint64_t> min_free_kbytes = {};
   // Whose per-CPU lists: of single pages (5.3), or of orders 0 to 3 and 9 too
   // (6.1).
-  Linux per_cpu_lists = Linux::k53;
+  KernelVersion per_cpu_lists = KernelVersion::kV5_3;
   // The kernel's formula where absent. batch > 0; both at most 2^20.
   std::optional<PerCpuLimits> per_cpu_limits = {};
   PlacementOptions placement = {};
@@ -242,10 +242,10 @@ class PageAllocator {
   Pfn TryZones(const Request& request, Keep keep, Mixing mixing,
                PerCpuLocks locks = PerCpuLocks::kFree,
                const Zone* tried = nullptr);
-  Pfn TakeSlowly(const Request& request);
+  Pfn AllocateSlowPath(const Request& request);
   // After reclaim and a drain; and after memory in flight came back.
   Pfn TakeReclaimed(const Request& request);
-  Pfn TakeReturned(const Request& request);
+  Pfn WaitForIsolated(const Request& request);
   // With what lies in anyone's per-CPU lists.
   Pfn TakeDrained(const Request& request, Keep keep);
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);

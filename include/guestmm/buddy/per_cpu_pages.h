@@ -37,7 +37,7 @@ struct PerCpuLimits {
 // upwards; a high mark of six batches in 5.3 (zone_batchsize,
 // pageset_set_batch), of a share of the low watermark in 6.1 (zone_highsize).
 // REQUIRES: node_cpus > 0.
-PerCpuLimits DefaultPerCpuLimits(Linux version, PageCount managed,
+PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
                                  PageCount low, int node_cpus);
 
 // How many pages lists that hold `count` give back once a block of `order` was
@@ -85,12 +85,13 @@ struct PerCpuLists {
 class alignas(64) PerCpuPages {
  public:
   // REQUIRES: as SetLimits.
-  PerCpuPages(Zone& zone, PageMap& pages, Linux version, PerCpuLimits limits);
+  PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
+              PerCpuLimits limits);
   PerCpuPages(const PerCpuPages&) = delete;
   PerCpuPages& operator=(const PerCpuPages&) = delete;
 
   // The orders that a version caches, a bit each.
-  static uint32_t CachedOrders(Linux version, Order pageblock_order);
+  static uint32_t CachedOrders(KernelVersion version, Order pageblock_order);
 
   // A block, after refilling from the zone where the list is empty. None if the
   // zone has none either. REQUIRES: `order` is cached.
@@ -208,7 +209,7 @@ class alignas(64) PerCpuPages {
   PageMap& pages_;
   Zone& zone_;
   const uint8_t zone_index_;
-  const Linux version_;
+  const KernelVersion version_;
   uint64_t mask_ ABSL_GUARDED_BY(lock_) = 0;  // of every ring
   std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
   std::vector<Pfn> refill_ ABSL_GUARDED_BY(lock_);

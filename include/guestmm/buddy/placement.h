@@ -11,9 +11,9 @@ namespace guestmm {
 // The kernels whose allocator is modelled: the one v12 was posted for, and the
 // one of the recordings, 6.1 as its stable releases are since 6.1.104. An
 // option names the one whose way it goes.
-enum class Linux {
-  k53,
-  k61,
+enum class KernelVersion {
+  kV5_3,
+  kV6_1,
 };
 
 // Where on its free list a block goes, which decides which memory is used again
@@ -22,7 +22,7 @@ enum class Linux {
 // or onlined, blocks that come back from the host, and those that change their
 // migratetype.
 struct PlacementOptions {
-  Linux rules = Linux::k53;
+  KernelVersion rules = KernelVersion::kV5_3;
   // Page shuffle (CONFIG_SHUFFLE_PAGE_ALLOCATOR, page_alloc.shuffle=1): blocks
   // of the largest order are in random order at first, and go to either end
   // later. The value seeds it; none for no shuffle.

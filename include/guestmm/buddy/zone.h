@@ -416,7 +416,9 @@ class Zone {
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // FPI_TO_TAIL of 6.1, for memory that is cold.
-  bool cold_to_tail() const { return options_.placement.rules == Linux::k61; }
+  bool cold_to_tail() const {
+    return options_.placement.rules == KernelVersion::kV6_1;
+  }
 
   absl::Status CheckFreeLists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   absl::Status CheckBlocks() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

@@ -87,7 +87,7 @@ class LinuxPolicy final : public ReportingPolicy {
 
   const LinuxOptions options_;
   std::span<const std::unique_ptr<Zone>> zones_;
-  HoldObserver* holds_ = nullptr;
+  LockHoldObserver* holds_ = nullptr;
   std::atomic<State> state_{State::kIdle};
   bool in_pass_ = false;
   Pass pass_;

@@ -43,7 +43,7 @@ class Reporter final : public FreeBlockObserver,
   // no one.
   Reporter(PageAllocator& allocator, Workqueue& workqueue,
            std::unique_ptr<ReportingPolicy> policy,
-           HoldObserver* holds = nullptr);
+           LockHoldObserver* holds = nullptr);
   // Disables reporting.
   ~Reporter() override;
 
@@ -99,7 +99,7 @@ class Reporter final : public FreeBlockObserver,
   PageAllocator& allocator_;
   Workqueue& workqueue_;
   const std::unique_ptr<ReportingPolicy> policy_;
-  HoldObserver* const holds_;
+  LockHoldObserver* const holds_;
 
   // One enable or disable at a time; v12's page_reporting_mutex. Outside
   // everything of the allocator.

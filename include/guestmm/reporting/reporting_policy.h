@@ -16,7 +16,7 @@
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/scatterlist.h"
-#include "guestmm/reporting/zone_hold.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 
 namespace guestmm {
 
@@ -26,8 +26,8 @@ struct ReportingEnvironment {
   std::span<const std::unique_ptr<Zone>> zones;
   // The reporter's.
   const Clock& clock;
-  // For the policy's every ZoneHold; may be null.
-  HoldObserver* holds = nullptr;
+  // For the policy's every ZoneLockGuard; may be null.
+  LockHoldObserver* holds = nullptr;
 };
 
 // Decides which free blocks the host is told of, and when. The Reporter carries
@@ -40,8 +40,8 @@ struct ReportingEnvironment {
 // of those one at a time.
 //
 // docs/write-a-policy.md goes through one. A policy sees and changes memory
-// through Zone alone, under a ZoneHold, and time through the clock that Enable
-// gives it. It never sleeps: to wait, it ends its pass.
+// through Zone alone, under a ZoneLockGuard, and time through the clock that
+// Enable gives it. It never sleeps: to wait, it ends its pass.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;

@@ -85,7 +85,7 @@ class V12Policy final : public ReportingPolicy {
 
   const V12Options options_;
   std::vector<TrackedZone> zones_;
-  HoldObserver* holds_ = nullptr;
+  LockHoldObserver* holds_ = nullptr;
   // v12's refcnt: a pass is asked for or under way, and no other is until it
   // ends.
   std::atomic<bool> requested_{false};

@@ -239,17 +239,17 @@ void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
   const double all =
       ToSeconds(setup.duration) * 1e9 * static_cast<double>(setup.vcpus);
   if (&run == &off || all == 0 || options.mode == CompareMode::kReal) return;
-  const auto share = [&](Spent kind) {
+  const auto share = [&](CostKind kind) {
     const auto index = static_cast<size_t>(kind);
     return (static_cast<double>(run.spent[index]) -
             static_cast<double>(off.spent[index])) /
            all;
   };
-  row.loss = CompareRow::Loss{.hook = share(Spent::kHook),
-                              .isolation = share(Spent::kIsolation),
-                              .discard = share(Spent::kDiscard),
-                              .fault_back = share(Spent::kFaultBack),
-                              .zeroing = share(Spent::kZeroing)};
+  row.loss = CompareRow::Loss{.hook = share(CostKind::kHook),
+                              .isolation = share(CostKind::kIsolation),
+                              .discard = share(CostKind::kDiscard),
+                              .fault_back = share(CostKind::kFaultBack),
+                              .zeroing = share(CostKind::kZeroing)};
 }
 
 // Whoever has every free page back at once, for nothing.

@@ -57,7 +57,7 @@ struct CompareRun {
   double allocated_gib_min = 0;
   std::optional<CompareRecording> recording = {};
   // In virtual time: what vCPUs spent, in ns.
-  std::array<uint64_t, kSpentKinds> spent{};
+  std::array<uint64_t, kCostKinds> spent{};
 };
 
 // How often a sample is taken.

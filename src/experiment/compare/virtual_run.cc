@@ -122,8 +122,8 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   row.footprint_gib_min = GibMinutes(static_cast<double>(footprint.resident));
   result.allocated_gib_min =
       GibMinutes(static_cast<double>(footprint.allocated));
-  for (size_t kind = 0; kind < kSpentKinds; ++kind) {
-    result.spent[kind] = guest.times().spent(static_cast<Spent>(kind));
+  for (size_t kind = 0; kind < kCostKinds; ++kind) {
+    result.spent[kind] = guest.times().spent(static_cast<CostKind>(kind));
   }
   result.samples = run.TakeSamples();
   return result;

@@ -8,7 +8,7 @@
 
 namespace guestmm {
 
-// Where our allocator puts them (Placement::kGuestmm).
+// Where our allocator puts them (Placement::kNative).
 class OwnPlacement final : public TracePlacement {
  public:
   OwnPlacement(const Recording& recording, PageAllocator& allocator,

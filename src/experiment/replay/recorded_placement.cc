@@ -46,7 +46,7 @@ void RecordedPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
   host_.OnAllocated(event.pfn, event.order, event.gfp, now);
-  if (FollowedPerCpu::Caches(event.order)) {
+  if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
     const auto cached = cached_.find(event.pfn.value());
     if (per_cpu_[index].Take(event.pfn, event.order, type)) {
@@ -97,7 +97,7 @@ void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   }
   host_.OnFreed(event.pfn, event.order, now);
   back_.clear();
-  if (FollowedPerCpu::Caches(event.order)) {
+  if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
     cached_[event.pfn.value()] = index;
     per_cpu_[index].Free(event.pfn, event.order, type, back_);
@@ -127,7 +127,7 @@ void RecordedPlacement::TakeByRefill(Zone& zone, const TraceEvent& event,
     if (zone.IsReported(pfn)) marked_[pfn.value()] = *zone.FreeBlockAt(pfn);
     take(pfn);
     cached_[pfn.value()] = index;
-    per_cpu_[index].Suppose(pfn, order, type);
+    per_cpu_[index].AssumeCached(pfn, order, type);
     --others;
   };
   take(event.pfn);
@@ -170,7 +170,7 @@ void RecordedPlacement::GiveBackAround(Zone& zone, Pfn pfn, Order order) {
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
     const auto cached = cached_.find(head.value());
     if (cached == cached_.end()) return;
-    per_cpu_[cached->second].GoneBefore(head, its, back_);
+    per_cpu_[cached->second].EvictThrough(head, its, back_);
   });
   GiveBack(zone);
 }
@@ -201,7 +201,7 @@ void RecordedPlacement::GiveBack(Zone& zone) {
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(zone.lock());
-    for (const FollowedPerCpu::Block& block : back_) {
+    for (const PcpReconstruction::Block& block : back_) {
       cached_.erase(block.pfn.value());
       FreeBlockObserver* const observer =
           block.never_left ? zone.PutBackAt(block.pfn, block.order)

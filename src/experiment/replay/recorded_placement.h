@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "src/experiment/replay/followed_per_cpu.h"
+#include "src/experiment/replay/pcp_reconstruction.h"
 #include "src/experiment/replay/trace_placement.h"
 
 namespace guestmm {
@@ -57,14 +57,14 @@ class RecordedPlacement final : public TracePlacement {
   void Uncache(Pfn pfn, Order order);
 
   // By vCPU, then by zone.
-  std::vector<FollowedPerCpu> per_cpu_;
+  std::vector<PcpReconstruction> per_cpu_;
   // Blocks that are in one of them, which to the zone are allocated, by pfn:
   // the index of which.
   absl::flat_hash_map<uint64_t, uint32_t> cached_;
   // Of them, those supposed that began a block which was marked as reported:
   // its order.
   absl::flat_hash_map<uint64_t, Order> marked_;
-  FollowedPerCpu::Blocks back_;
+  PcpReconstruction::Blocks back_;
 };
 
 }  // namespace guestmm

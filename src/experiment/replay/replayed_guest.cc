@@ -51,8 +51,8 @@ absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
       PageAllocator::Create({.memory = ReplayedMemory(recording),
                              .cpus = CpusOf(recording),
                              .min_free_kbytes = MinFreeKbytesOf(recording),
-                             .per_cpu_lists = Linux::k61,
-                             .placement = {.rules = Linux::k61}});
+                             .per_cpu_lists = KernelVersion::kV6_1,
+                             .placement = {.rules = KernelVersion::kV6_1}});
   if (allocator.ok()) return allocator;
   return absl::Status(allocator.status().code(),
                       absl::StrCat("memory map (iomem or --memory): ",

@@ -17,8 +17,8 @@
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/reporting/guestmm_policy.h"
-#include "guestmm/reporting/zone_hold.h"
+#include "guestmm/reporting/adaptive_policy.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 
 namespace guestmm {
 namespace {
@@ -62,7 +62,7 @@ class PolicyObserver final : public FreeBlockObserver {
 
  private:
   const MonotonicClock clock_;
-  GuestmmPolicy policy_;
+  AdaptivePolicy policy_;
   uint64_t taken_calls_ = 0;
 };
 
@@ -240,7 +240,7 @@ class Calibrator {
     // Isolate heeds the watermark.
     blocks.resize(blocks.size() / 2);
     // The analysis does not see into lambdas; all of these run under this hold.
-    ZoneHold hold(zone, nullptr);
+    ZoneLockGuard hold(zone, nullptr);
     const auto look = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       for (const Pfn pfn : blocks)
         sink = sink + (zone.FreeBlockAt(pfn) ? 1 : 0);

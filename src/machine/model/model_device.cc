@@ -17,8 +17,8 @@ absl::Status ModelDevice::Report(std::span<const GpaRange> ranges,
   client_ = &client;
   ranges_.assign(ranges.begin(), ranges.end());
   uint64_t took = locks_.ReporterLag() + costs_.report;
-  times_.DelayAnyone(Spent::kIsolation, costs_.report);
-  times_.DelayAnyone(Spent::kDiscard, costs_.kick);
+  times_.DelayAnyone(CostKind::kIsolation, costs_.report);
+  times_.DelayAnyone(CostKind::kDiscard, costs_.kick);
   took += costs_.kick;
   ++kicks_;
   calls_ = 0;
@@ -51,8 +51,8 @@ void ModelDevice::End() {
   ledger_.OnReported(ranges_, workqueue_.Now());
   on_discard_();
   discard_calls_ += calls_;
-  times_.DelayRunning(Spent::kDiscard, calls_ * costs_.discard_interruption);
-  times_.DelayAnyone(Spent::kDiscard, costs_.interrupt);
+  times_.DelayRunning(CostKind::kDiscard, calls_ * costs_.discard_interruption);
+  times_.DelayAnyone(CostKind::kDiscard, costs_.interrupt);
   std::exchange(client_, nullptr)->ReportDone(absl::OkStatus());
 }
 

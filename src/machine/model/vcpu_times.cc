@@ -16,19 +16,19 @@ Nanoseconds VcpuTimes::EndStep(int vcpu) {
   return took;
 }
 
-void VcpuTimes::Delay(int vcpu, Spent kind, uint64_t ns) {
+void VcpuTimes::Delay(int vcpu, CostKind kind, uint64_t ns) {
   if (!running(vcpu)) return;
   at(vcpu).owed += ns;
   spent_[static_cast<size_t>(kind)] += ns;
 }
 
-void VcpuTimes::DelayRunning(Spent kind, uint64_t ns) {
+void VcpuTimes::DelayRunning(CostKind kind, uint64_t ns) {
   for (size_t i = 0; i < vcpus_.size(); ++i) {
     Delay(static_cast<int>(i), kind, ns);
   }
 }
 
-void VcpuTimes::DelayAnyone(Spent kind, uint64_t ns) {
+void VcpuTimes::DelayAnyone(CostKind kind, uint64_t ns) {
   for (size_t i = 0; i < vcpus_.size(); ++i) {
     if (!running(static_cast<int>(i))) return;
   }

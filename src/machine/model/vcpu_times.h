@@ -12,7 +12,7 @@
 namespace guestmm {
 
 // What vCPUs spend their time on.
-enum class Spent {
+enum class CostKind {
   kBase,       // the allocator, faults and clearing of the guest itself
   kHook,       // telling the policy
   kIsolation,  // the reporter's own work, and waiting for its holds of locks
@@ -20,14 +20,14 @@ enum class Spent {
   kFaultBack,  // the host's faults: exits and mapping
   kZeroing,    // the host's clearing of what it maps
 };
-inline constexpr size_t kSpentKinds = 6;
+inline constexpr size_t kCostKinds = 6;
 
 // Where the time of vCPUs goes, in a guest in virtual time. A vCPU's step runs
 // at one instant; what it costs is added up here, and the vCPU's next step is
 // that much later.
 //
 //   times.BeginStep(0);
-//   times.Charge(0, Spent::kBase, 150);
+//   times.Charge(0, CostKind::kBase, 150);
 //   clock.RunFor(times.EndStep() + quiet);
 class VcpuTimes {
  public:
@@ -41,7 +41,7 @@ class VcpuTimes {
   Nanoseconds EndStep(int vcpu);
 
   // The vCPU, in its step, spends `ns`.
-  void Charge(int vcpu, Spent kind, uint64_t ns) {
+  void Charge(int vcpu, CostKind kind, uint64_t ns) {
     at(vcpu).step += ns;
     spent_[static_cast<size_t>(kind)] += ns;
   }
@@ -52,12 +52,12 @@ class VcpuTimes {
 
   // Takes `ns` from a vCPU that is running, between its steps, so that it is
   // later with the next one; a vCPU that idles has the time to spare.
-  void Delay(int vcpu, Spent kind, uint64_t ns);
+  void Delay(int vcpu, CostKind kind, uint64_t ns);
   // From all that are running.
-  void DelayRunning(Spent kind, uint64_t ns);
+  void DelayRunning(CostKind kind, uint64_t ns);
   // From one: an idle one if there is one, else each in turn. As a scheduler
   // places a kernel thread.
-  void DelayAnyone(Spent kind, uint64_t ns);
+  void DelayAnyone(CostKind kind, uint64_t ns);
 
   // Whether the vCPU is still at its last step.
   bool running(int vcpu) const {
@@ -65,7 +65,9 @@ class VcpuTimes {
   }
 
   // What all vCPUs spent so far.
-  uint64_t spent(Spent kind) const { return spent_[static_cast<size_t>(kind)]; }
+  uint64_t spent(CostKind kind) const {
+    return spent_[static_cast<size_t>(kind)];
+  }
   void ForgetSpent() { spent_ = {}; }
 
  private:
@@ -78,7 +80,7 @@ class VcpuTimes {
 
   const Clock& clock_;
   std::vector<State> vcpus_;
-  std::array<uint64_t, kSpentKinds> spent_{};
+  std::array<uint64_t, kCostKinds> spent_{};
   size_t next_in_turn_ = 0;
 };
 

@@ -38,12 +38,12 @@ void ZoneLockModel::OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks) {
       {.zone = state.zone->index(), .when = when});
   for (const Interval& hold : state.holds) {
     if (hold.start <= when && when < hold.end) {
-      times_.Charge(vcpu, Spent::kIsolation,
+      times_.Charge(vcpu, CostKind::kIsolation,
                     static_cast<uint64_t>((hold.end - when).count()));
       break;
     }
   }
-  times_.Charge(vcpu, Spent::kBase,
+  times_.Charge(vcpu, CostKind::kBase,
                 costs_.zone_visit + blocks * costs_.zone_block);
 }
 
@@ -59,7 +59,7 @@ void ZoneLockModel::OnUnlock(const Zone& zone) {
       (work.isolated - work_at_lock_.isolated) * costs_.reporter_isolate +
       (work.returned - work_at_lock_.returned) * costs_.reporter_return;
   hold_times_.Add(took);
-  times_.DelayAnyone(Spent::kIsolation, took);
+  times_.DelayAnyone(CostKind::kIsolation, took);
 
   ZoneState& state = StateOf(zone);
   state.free_pages = zone.free_pages().value();
@@ -79,7 +79,7 @@ void ZoneLockModel::OnUnlock(const Zone& zone) {
     for (auto use = std::lower_bound(uses.begin(), uses.end(), start, later);
          use != uses.end() && use->when < end; ++use) {
       if (use->zone != zone.index()) continue;
-      times_.Delay(static_cast<int>(vcpu), Spent::kIsolation,
+      times_.Delay(static_cast<int>(vcpu), CostKind::kIsolation,
                    static_cast<uint64_t>((end - use->when).count()));
       break;
     }

@@ -9,7 +9,7 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/machine/model/cost_model.h"
-#include "guestmm/reporting/zone_hold.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 #include "src/host/accounting/hold_times.h"
 #include "src/machine/model/vcpu_times.h"
 
@@ -28,7 +28,7 @@ namespace guestmm {
 //
 // vCPUs do not keep each other, or the reporter, waiting: that is the same with
 // every policy.
-class ZoneLockModel final : public HoldObserver {
+class ZoneLockModel final : public LockHoldObserver {
  public:
   // All must outlive this.
   ZoneLockModel(const CostModel& costs, const Clock& clock,
@@ -45,7 +45,7 @@ class ZoneLockModel final : public HoldObserver {
   // in ns.
   uint64_t ReporterLag() const;
 
-  // HoldObserver:
+  // LockHoldObserver:
   void OnLocked(const Zone& zone) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void OnUnlock(const Zone& zone) override

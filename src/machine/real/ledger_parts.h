@@ -17,7 +17,7 @@
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/machine/backing.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/reporting/zone_hold.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 #include "src/host/accounting/discard_log.h"
 #include "src/host/accounting/hold_times.h"
 
@@ -81,7 +81,7 @@ class LedgerHypervisor final : public Hypervisor {
 };
 
 // Measures the reporter's holds of zones' locks.
-class HoldTimer final : public HoldObserver {
+class HoldTimer final : public LockHoldObserver {
  public:
   // `clock` must outlive this.
   explicit HoldTimer(const Clock& clock) : clock_(clock) {}

@@ -54,9 +54,9 @@ uint64_t FeatureOf(BalloonQueue queue) {
 BalloonDevice::BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
                              Workqueue& workqueue,
                              const BalloonDeviceOptions& options)
-    : DeviceTransport(ram, workqueue,
-                      options.features | ToFeatureBits(options.queue_features),
-                      kBalloonQueues, BalloonConfigBytes(options.features)),
+    : VirtioDeviceBase(ram, workqueue,
+                       options.features | ToFeatureBits(options.queue_features),
+                       kBalloonQueues, BalloonConfigBytes(options.features)),
       hypervisor_(hypervisor),
       options_(options),
       ballooned_(std::make_unique<BalloonedPages>()) {
@@ -245,7 +245,7 @@ void BalloonDevice::HandleRequests() {
   GiveBack(*index, *std::exchange(stats_head_, std::nullopt));
 }
 
-DeviceTransport::Verdict BalloonDevice::HandleChain(
+VirtioDeviceBase::Verdict BalloonDevice::HandleChain(
     uint16_t index, const DescriptorChain& chain) {
   if (chain.table_fault != TableFault::kNone) {
     ++tally_.skipped_tables[static_cast<size_t>(chain.table_fault)];

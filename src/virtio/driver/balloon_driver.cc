@@ -208,7 +208,7 @@ size_t BalloonDriver::max_report_entries() const {
   return most_entries_;
 }
 
-DriverTransport BalloonDriver::transport() const {
+DriverContext BalloonDriver::transport() const {
   return {.device = device_,
           .ram = ram_,
           .allocator = allocator_,

@@ -18,7 +18,7 @@ constexpr uint64_t kStopAt = sizeof(uint32_t);
 
 }  // namespace
 
-BalloonHinting::BalloonHinting(const DriverTransport& transport,
+BalloonHinting::BalloonHinting(const DriverContext& transport,
                                std::unique_ptr<DriverVirtqueue> queue)
     : transport_(transport),
       order_(transport.allocator.max_order()),

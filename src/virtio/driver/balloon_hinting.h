@@ -32,7 +32,7 @@ class BalloonHinting final : public Reclaimer {
   static constexpr uint16_t kLeastDescriptors = 4;
 
   // REQUIRES: the queue has such a buffer, and so many descriptors.
-  BalloonHinting(const DriverTransport& transport,
+  BalloonHinting(const DriverContext& transport,
                  std::unique_ptr<DriverVirtqueue> queue);
   // Gives all blocks back to the allocator. REQUIRES: the device was reset.
   ~BalloonHinting() override;
@@ -68,7 +68,7 @@ class BalloonHinting final : public Reclaimer {
   void Initialize(const Blocks& blocks);
   void Free(int cpu, const Blocks& blocks);
 
-  const DriverTransport transport_;
+  const DriverContext transport_;
   const Order order_;
 
   // Inside the allocator's reclaim lock, and outside of its others.

@@ -16,7 +16,7 @@ constexpr Gfp kGfpBalloon = {.type = MigrateType::kMovable,
 
 }  // namespace
 
-BalloonInflation::BalloonInflation(const DriverTransport& transport,
+BalloonInflation::BalloonInflation(const DriverContext& transport,
                                    uint64_t features,
                                    std::unique_ptr<DriverVirtqueue> inflate,
                                    std::unique_ptr<DriverVirtqueue> deflate)

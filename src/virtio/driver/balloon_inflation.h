@@ -39,7 +39,7 @@ class BalloonInflation final : public Reclaimer {
   // `features`: those agreed on. REQUIRES: `inflate` has a buffer of
   // kBufferBytes, `deflate` one of as much kDeflations times, and as many
   // descriptors.
-  BalloonInflation(const DriverTransport& transport, uint64_t features,
+  BalloonInflation(const DriverContext& transport, uint64_t features,
                    std::unique_ptr<DriverVirtqueue> inflate,
                    std::unique_ptr<DriverVirtqueue> deflate);
   // Gives all pages back to the allocator. REQUIRES: the device was reset.
@@ -76,7 +76,7 @@ class BalloonInflation final : public Reclaimer {
   // Tells the host how many there are (§5.5.6.1).
   void UpdateActual() ABSL_LOCKS_EXCLUDED(lock_);
 
-  const DriverTransport transport_;
+  const DriverContext transport_;
   const bool must_tell_host_;
   const bool deflates_on_oom_;
 

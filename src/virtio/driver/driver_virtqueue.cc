@@ -8,7 +8,7 @@
 namespace guestmm {
 
 absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
-    const DriverTransport& transport, const DriverVirtqueueOptions& options,
+    const DriverContext& transport, const DriverVirtqueueOptions& options,
     Notifier& used) {
   const uint16_t size =
       std::min(options.size, transport.device.MaxQueueSize(options.index));

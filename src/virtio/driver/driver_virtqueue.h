@@ -19,7 +19,7 @@
 namespace guestmm {
 
 // What a driver sets its queues up with.
-struct DriverTransport {
+struct DriverContext {
   VirtioDevice& device;
   const GuestRam& ram;
   PageAllocator& allocator;
@@ -49,7 +49,7 @@ class DriverVirtqueue {
   // that is too small; InvalidArgument if `size` is not a power of 2;
   // ResourceExhausted if there are no pages; else what the device says.
   static absl::StatusOr<std::unique_ptr<DriverVirtqueue>> Create(
-      const DriverTransport& transport, const DriverVirtqueueOptions& options,
+      const DriverContext& transport, const DriverVirtqueueOptions& options,
       Notifier& used);
 
   // Frees the pages. REQUIRES: the device was reset.

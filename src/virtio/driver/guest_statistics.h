@@ -19,7 +19,7 @@ class GuestStatistics {
   static constexpr uint64_t kBufferBytes = kBalloonStats * kBalloonStatBytes;
 
   // REQUIRES: the queue has such a buffer.
-  GuestStatistics(const DriverTransport& transport,
+  GuestStatistics(const DriverContext& transport,
                   std::unique_ptr<DriverVirtqueue> queue)
       : transport_(transport), queue_(std::move(queue)) {}
 
@@ -30,7 +30,7 @@ class GuestStatistics {
   absl::Status HandleUsed();
 
  private:
-  const DriverTransport transport_;
+  const DriverContext transport_;
   const std::unique_ptr<DriverVirtqueue> queue_;
 };
 

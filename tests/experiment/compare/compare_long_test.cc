@@ -11,7 +11,7 @@
 namespace guestmm::compare_long_test {
 namespace {
 
-TEST(CompareLongTest, GuestmmKeepsItsPromisesInEveryWorkload) {
+TEST(CompareLongTest, AdaptiveKeepsItsPromisesInEveryWorkload) {
   const auto options =
       ResolveCompare({.policies = {"linux", "guestmm"}}, AvailableMemory());
   ASSERT_EQ(options.status(), absl::OkStatus());

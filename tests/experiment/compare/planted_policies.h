@@ -45,7 +45,7 @@ class SweepingPolicy final : public ReportingPolicy {
   }
   bool NextBatch(Scatterlist& list) override {
     for (const std::unique_ptr<Zone>& zone : environment_->zones) {
-      ZoneHold hold(*zone, environment_->holds);
+      ZoneLockGuard hold(*zone, environment_->holds);
       for (const Pfn pfn : Wanted(*zone)) {
         if (list.full()) return true;
         seen_.insert(pfn);
@@ -61,7 +61,7 @@ class SweepingPolicy final : public ReportingPolicy {
       Zone& zone = block.zone();
       const Pfn pfn = block.pfn();
       const Order order = block.order();
-      ZoneHold hold(zone, environment_->holds);
+      ZoneLockGuard hold(zone, environment_->holds);
       if (zone.Return(std::move(block)) == order) zone.MarkReported(pfn);
     }
   }
@@ -111,7 +111,7 @@ class EagerPolicy final : public ReportingPolicy {
     while (!list.full() && !freed_.empty()) {
       const auto [zone, pfn] = freed_.back();
       freed_.pop_back();
-      ZoneHold hold(*zone, holds_);
+      ZoneLockGuard hold(*zone, holds_);
       if (!zone->FreeBlockAt(pfn)) continue;
       if (std::optional<IsolatedBlock> block = zone->Isolate(pfn)) {
         list.Add(*std::move(block));
@@ -122,13 +122,13 @@ class EagerPolicy final : public ReportingPolicy {
   void ReturnBatch(Scatterlist& list, bool) override {
     for (IsolatedBlock& block : list.TakeAll()) {
       Zone& zone = block.zone();
-      ZoneHold hold(zone, holds_);
+      ZoneLockGuard hold(zone, holds_);
       zone.Return(std::move(block));
     }
   }
 
  private:
-  HoldObserver* holds_ = nullptr;
+  LockHoldObserver* holds_ = nullptr;
   std::vector<std::pair<Zone*, Pfn>> freed_;
 };
 

@@ -69,8 +69,8 @@ class RecordedPlacementTest : public ::testing::Test {
   const std::unique_ptr<PageAllocator> allocator_ =
       PageAllocator::Create({.memory = {{Pfn(kFirst), Pfn(kEnd)}},
                              .cpus = 2,
-                             .per_cpu_lists = Linux::k61,
-                             .placement = {.rules = Linux::k61}})
+                             .per_cpu_lists = KernelVersion::kV6_1,
+                             .placement = {.rules = KernelVersion::kV6_1}})
           .value();
   const std::unique_ptr<ReplayHost> host_ =
       ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}).value();
@@ -94,7 +94,7 @@ TEST_F(RecordedPlacementTest, ARefillEndsWithItsBlock) {
   EXPECT_EQ(out(), 2u);
 }
 
-TEST_F(RecordedPlacementTest, WhatIsSupposedMayTurnUpElsewhere) {
+TEST_F(RecordedPlacementTest, WhatIsAssumedMayTurnUpElsewhere) {
   Alloc(0x2000, 0, /*cpu=*/0);
   Alloc(0x2001, 0, /*cpu=*/1);
   EXPECT_EQ(out(), 2u + 2u + 3u) << "in use; supposed of either vCPU";

@@ -99,7 +99,7 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
 
 INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
                          ::testing::Values(Placement::kRecorded,
-                                           Placement::kGuestmm),
+                                           Placement::kNative),
                          [](const auto& its) {
                            return std::string(Name(its.param));
                          });
@@ -203,7 +203,7 @@ class HastyPolicy final : public ReportingPolicy {
   bool NextBatch(Scatterlist& list) override {
     if (freed_.first == nullptr) return false;
     Zone& zone = *std::exchange(freed_.first, nullptr);
-    ZoneHold hold(zone, nullptr);
+    ZoneLockGuard hold(zone, nullptr);
     if (std::optional<IsolatedBlock> block = zone.Isolate(freed_.second)) {
       list.Add(*std::move(block));
       in_flight_ = &list;
@@ -214,7 +214,7 @@ class HastyPolicy final : public ReportingPolicy {
     in_flight_ = nullptr;
     for (IsolatedBlock& block : list.TakeAll()) {
       Zone& zone = block.zone();
-      ZoneHold hold(zone, nullptr);
+      ZoneLockGuard hold(zone, nullptr);
       zone.Return(std::move(block));
     }
   }

@@ -77,8 +77,7 @@ class ReplayTest : public ::testing::Test {
 TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
-  for (const Placement placement :
-       {Placement::kRecorded, Placement::kGuestmm}) {
+  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     options.tail = std::chrono::seconds(10);
@@ -316,8 +315,7 @@ TEST_F(ReplayTest, CountsWhatItCannotFollow) {
   Free(10.2, kFirst + 64, 0);  // never allocated
   Alloc(10.3, kFirst, 0);      // in use
   Alloc(10.4, 0x10, 0);        // no such memory
-  for (const Placement placement :
-       {Placement::kRecorded, Placement::kGuestmm}) {
+  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     const ReplayResult result = Run(options);
@@ -391,7 +389,7 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
                 "policy real: the recording does not tell what its guest's "
                 "kernel reported (reports.csv)"));
   recording_.reports.resize(1);
-  options.placement = Placement::kGuestmm;
+  options.placement = Placement::kNative;
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
                 "policy real: with placement guestmm pages lie elsewhere than "

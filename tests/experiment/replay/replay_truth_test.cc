@@ -56,7 +56,7 @@ TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
 TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kGuestmm, "linux");
+      ReplayUnder(recording, Placement::kNative, "linux");
   EXPECT_EQ(result.counters.failed_allocations, 0u);
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_LE(fidelity.resident_mae_percent.value(), 5);

@@ -46,8 +46,8 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
       PageAllocator::Create(
           {.memory = {{Pfn(0), Pfn(kHole)}, {Pfn(kHole + 1), Pfn(kEnd)}},
            .cpus = 2,
-           .per_cpu_lists = Linux::k61,
-           .placement = {.rules = Linux::k61}})
+           .per_cpu_lists = KernelVersion::kV6_1,
+           .placement = {.rules = KernelVersion::kV6_1}})
           .value();
   const std::unique_ptr<ReplayHost> host_ =
       ReplayHost::Create({{Pfn(0), Pfn(kEnd)}}, {}).value();
@@ -57,7 +57,7 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
 
 INSTANTIATE_TEST_SUITE_P(Both, TracePlacementTest,
                          ::testing::Values(Placement::kRecorded,
-                                           Placement::kGuestmm));
+                                           Placement::kNative));
 
 // Its block is in a vCPU's list by then, as a whole.
 TEST_P(TracePlacementTest, APartOfWhatWasFreedIsFreedAgain) {

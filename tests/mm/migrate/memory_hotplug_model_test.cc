@@ -37,7 +37,8 @@ class RandomProgram {
              .pageblock_order = Order(2),
              .section_order = kSection,
              .min_free_kbytes = 0,
-             .per_cpu_lists = seed % 2 == 0 ? Linux::k53 : Linux::k61,
+             .per_cpu_lists =
+                 seed % 2 == 0 ? KernelVersion::kV5_3 : KernelVersion::kV6_1,
              .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}})),
         hotplug_(*allocator_) {
     sections_[0] = {.state = "online", .zone = "0 Normal", .node = 0};

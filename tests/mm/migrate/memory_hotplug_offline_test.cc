@@ -92,7 +92,8 @@ TEST(MemoryHotplugOfflineTest, APinnedPageIsInUseUntilItIsUnpinned) {
 }
 
 TEST(MemoryHotplugOfflineTest, CachedPagesAreDrained) {
-  for (const Linux lists : {Linux::k53, Linux::k61}) {
+  for (const KernelVersion lists :
+       {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
     PageAllocatorOptions options = HotplugOptions({PagesFrom(Pfn(0), 32)});
     options.cpus = 2;
     options.per_cpu_lists = lists;

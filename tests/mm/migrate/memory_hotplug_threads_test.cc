@@ -30,7 +30,7 @@ TEST(MemoryHotplugThreadsTest, WithTheListsOf6_1) {
   const HotplugChurnCounts counts =
       RunHotplugChurn({.go_on = [](uint64_t step) { return step < 10'000; },
                        .at_least = kMuch,
-                       .per_cpu_lists = Linux::k61,
+                       .per_cpu_lists = KernelVersion::kV6_1,
                        .seed = 2});
   EXPECT_TRUE(counts.Reaches(kMuch));
 }

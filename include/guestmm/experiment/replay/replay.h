@@ -38,7 +38,7 @@ enum class Placement {
   // the guest's.
   kRecorded,
   // Where our allocator puts them.
-  kGuestmm,
+  kNative,
 };
 // "recorded", "guestmm".
 std::string_view Name(Placement placement);
@@ -112,7 +112,7 @@ struct ReplayCounters {
   // Allocations of pages that should have been taken: they count as allocated
   // anew.
   uint64_t forced_placements = 0;
-  // Of those that our allocator had no memory for (kGuestmm): not done.
+  // Of those that our allocator had no memory for (kNative): not done.
   uint64_t failed_allocations = 0;
   // Events of pages that the guest's memory map does not have.
   uint64_t outside_memory = 0;

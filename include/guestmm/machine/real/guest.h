@@ -39,7 +39,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/reporting_policy.h"
-#include "guestmm/reporting/zone_hold.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
 #include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
@@ -74,7 +74,7 @@ struct GuestOptions {
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   // Told of the reporter's holds of zones' locks; null for no one. It must
   // outlive the guest.
-  HoldObserver* holds = nullptr;
+  LockHoldObserver* holds = nullptr;
   // How RAM goes back to the host; what fits memory_source by default.
   DiscardOptions discard = {};
   // Absent: DiscardingHypervisor with `discard`.

@@ -18,7 +18,7 @@
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/device/device_queue.h"
-#include "guestmm/virtio/device/device_transport.h"
+#include "guestmm/virtio/device/virtio_device_base.h"
 #include "guestmm/virtio/wire/balloon.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
@@ -104,7 +104,7 @@ struct BalloonDeviceCounters {
 // The guest is not trusted. A bad descriptor is skipped and counted, the others
 // of its chain are discarded and the chain is acknowledged, whatever the
 // hypervisor said.
-class BalloonDevice final : public DeviceTransport {
+class BalloonDevice final : public VirtioDeviceBase {
  public:
   // Works on `workqueue`. All three must outlive this.
   // REQUIRES: features and queue sizes that BalloonDeviceOptions allows

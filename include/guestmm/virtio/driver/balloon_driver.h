@@ -27,7 +27,7 @@ namespace guestmm {
 class BalloonHinting;
 class BalloonInflation;
 class DriverVirtqueue;
-struct DriverTransport;
+struct DriverContext;
 struct DriverVirtqueueOptions;
 class GuestStatistics;
 
@@ -138,7 +138,7 @@ class BalloonDriver final : public ReportingDevice {
   absl::Status Start();
   absl::Status Negotiate();
   absl::Status SetUpQueues();
-  DriverTransport transport() const;
+  DriverContext transport() const;
   // A queue of the balloon's; where it is and its features are filled in.
   absl::StatusOr<std::unique_ptr<DriverVirtqueue>> SetUpQueue(
       BalloonQueue queue, const DriverVirtqueueOptions& wanted);

@@ -1,9 +1,9 @@
-// The passes of GuestmmPolicy: when there is one, what is looked at, and what
+// The passes of AdaptivePolicy: when there is one, what is looked at, and what
 // becomes of it.
 
 #include <algorithm>
 
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 
 namespace guestmm {
 namespace {
@@ -31,7 +31,7 @@ constexpr uint64_t kQuietPart = 1024;
 
 }  // namespace
 
-std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
+std::optional<Nanoseconds> AdaptivePolicy::NextPass() {
   // Before looking: what comes after the look asks for a pass itself.
   idle_.store(true, std::memory_order_relaxed);
   const Time now = Now();
@@ -44,7 +44,7 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
   bool refused = true;
   for (TrackedZone& tracked : zones_) {
     if (IsEmpty(tracked)) continue;
-    ZoneHold hold(*tracked.zone, holds_);
+    ZoneLockGuard hold(*tracked.zone, holds_);
     for (const Queue queue : {Queue::kSettling, Queue::kCold}) {
       const std::optional<Pfn> head = tracked.memory.Head(queue);
       if (!head) continue;
@@ -68,7 +68,7 @@ std::optional<Nanoseconds> GuestmmPolicy::NextPass() {
   return next;
 }
 
-void GuestmmPolicy::BeginPass() {
+void AdaptivePolicy::BeginPass() {
   in_pass_ = true;
   zones_left_ = zones_.size();
   const Time now = Now();
@@ -77,7 +77,7 @@ void GuestmmPolicy::BeginPass() {
   uint64_t regions = 0;
   for (TrackedZone& tracked : zones_) {
     if (IsEmpty(tracked)) continue;
-    ZoneHold hold(*tracked.zone, holds_);
+    ZoneLockGuard hold(*tracked.zone, holds_);
     tracked.refused = false;
     if (Waited(tracked.counted_since, now, kQuietTime)) {
       const PageCount managed = tracked.zone->managed_pages();
@@ -92,7 +92,7 @@ void GuestmmPolicy::BeginPass() {
       std::max(kPassBytes, regions * options_.order.bytes() / kPassPart);
 }
 
-bool GuestmmPolicy::NextBatch(Scatterlist& list) {
+bool AdaptivePolicy::NextBatch(Scatterlist& list) {
   if (!in_pass_) BeginPass();
   // A pass may take long; what is used meanwhile is not long ago.
   next_pass_.store(Now() + ToTime(options_.delay), std::memory_order_relaxed);
@@ -109,14 +109,14 @@ bool GuestmmPolicy::NextBatch(Scatterlist& list) {
   return false;
 }
 
-GuestmmPolicy::Time GuestmmPolicy::Age(const TrackedZone& tracked,
-                                       Queue queue) const {
-  const Patience& patience = queue == Queue::kCold ? cold_ : settling_;
+AdaptivePolicy::Time AdaptivePolicy::Age(const TrackedZone& tracked,
+                                         Queue queue) const {
+  const AdaptiveDelay& patience = queue == Queue::kCold ? cold_ : settling_;
   // Memory that no one wants does not come back into use.
   return tracked.quiet ? patience.shortest() : patience.age();
 }
 
-PageCount GuestmmPolicy::Room(const TrackedZone& tracked) const {
+PageCount AdaptivePolicy::Room(const TrackedZone& tracked) const {
   const Zone& zone = *tracked.zone;
   const PageCount low = zone.watermarks().low;
   if (zone.free_pages() <= low) return PageCount(0);
@@ -128,8 +128,8 @@ PageCount GuestmmPolicy::Room(const TrackedZone& tracked) const {
   return PageCount(above.value() / 4);
 }
 
-bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
-  ZoneHold hold(*tracked.zone, holds_);
+bool AdaptivePolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
+  ZoneLockGuard hold(*tracked.zone, holds_);
   if (tracked.refused) return false;
   tracked.room = Room(tracked);
   for (int looks = kLooksAHold; looks > 0; --looks) {
@@ -158,8 +158,8 @@ bool GuestmmPolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
   return true;
 }
 
-std::optional<Pfn> GuestmmPolicy::NextDue(TrackedZone& tracked, Queue queue,
-                                          int& looks) {
+std::optional<Pfn> AdaptivePolicy::NextDue(TrackedZone& tracked, Queue queue,
+                                           int& looks) {
   const Time now = Now();
   const Time age = Age(tracked, queue);
   for (; looks > 0; --looks) {
@@ -172,9 +172,10 @@ std::optional<Pfn> GuestmmPolicy::NextDue(TrackedZone& tracked, Queue queue,
   return std::nullopt;
 }
 
-GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
-                                                Pfn region, Queue queue,
-                                                int& looks, Scatterlist& list) {
+AdaptivePolicy::Look AdaptivePolicy::LookAtRegion(TrackedZone& tracked,
+                                                  Pfn region, Queue queue,
+                                                  int& looks,
+                                                  Scatterlist& list) {
   UnreportedMemory& memory = tracked.memory;
   const std::optional<Zone::Block> block =
       tracked.zone->FreeBlockAround(region);
@@ -208,9 +209,9 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtRegion(TrackedZone& tracked,
   return look;
 }
 
-GuestmmPolicy::Look GuestmmPolicy::LookAtPieces(TrackedZone& tracked,
-                                                Pfn region, int& looks,
-                                                Scatterlist& list) {
+AdaptivePolicy::Look AdaptivePolicy::LookAtPieces(TrackedZone& tracked,
+                                                  Pfn region, int& looks,
+                                                  Scatterlist& list) {
   const Pfn end = region + options_.order.pages();
   Pfn at = region;
   if (region <= tracked.next_piece && tracked.next_piece < end) {
@@ -238,9 +239,9 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtPieces(TrackedZone& tracked,
   return Look::kDone;
 }
 
-GuestmmPolicy::Look GuestmmPolicy::LookAtBlock(TrackedZone& tracked,
-                                               Zone::Block block,
-                                               Scatterlist& list) {
+AdaptivePolicy::Look AdaptivePolicy::LookAtBlock(TrackedZone& tracked,
+                                                 Zone::Block block,
+                                                 Scatterlist& list) {
   const PfnRange pages = PagesOf(block.pfn, block.order);
   // Untouched since a policy before this one reported it.
   if (tracked.zone->IsReported(block.pfn)) tracked.memory.Clear(pages);
@@ -266,13 +267,13 @@ GuestmmPolicy::Look GuestmmPolicy::LookAtBlock(TrackedZone& tracked,
   return run ? Look::kMore : Look::kDone;
 }
 
-void GuestmmPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
+void AdaptivePolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   if (list.empty()) return;
   TrackedZone& tracked = Tracked(list.blocks().front().zone());
   UnreportedMemory& memory = tracked.memory;
   failures_ = acknowledged ? 0 : failures_ + 1;
   if (!acknowledged) budget_bytes_ = 0;  // the pass is over
-  ZoneHold hold(*tracked.zone, holds_);
+  ZoneLockGuard hold(*tracked.zone, holds_);
   const Time now = Now();
   if (acknowledged) {
     for (const IsolatedBlock& block : list.blocks()) {

@@ -1,7 +1,7 @@
 // What a device does alike whatever kind it is of: configuration, status,
 // features, and queues side by side. The balloon is the kind at hand.
 
-#include "guestmm/virtio/device/device_transport.h"
+#include "guestmm/virtio/device/virtio_device_base.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,7 +13,7 @@
 #include "tests/virtio/balloon_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm::device_transport_test {
+namespace guestmm::virtio_device_base_test {
 namespace {
 
 using ::testing::ElementsAre;
@@ -24,14 +24,14 @@ constexpr BalloonDeviceOptions kAll = {.features = kBalloonFeatures};
 
 // --- Features.
 
-TEST(DeviceTransport, S6_2_OffersVersion1) {
+TEST(VirtioDeviceBase, S6_2_OffersVersion1) {
   HostileBalloon balloon({.features = 0, .queue_features = {}});
   EXPECT_EQ(balloon.device().DeviceFeatures(), kVirtioFVersion1);
 }
 
 // Whatever the driver takes of what is offered will do, but what MUST_TELL_HOST
 // says of itself.
-TEST(DeviceTransport, S2_2_2_AgreesToAnySubset) {
+TEST(VirtioDeviceBase, S2_2_2_AgreesToAnySubset) {
   HostileBalloon balloon(kAll);
   for (uint64_t refused = 0; refused <= kBalloonFeatures; refused += 2) {
     EXPECT_TRUE(balloon.Start(refused)) << refused;
@@ -41,7 +41,7 @@ TEST(DeviceTransport, S2_2_2_AgreesToAnySubset) {
 
 // --- Status.
 
-TEST(DeviceTransport, S2_1_2_StatusIsZeroAfterAResetAtAnyPoint) {
+TEST(VirtioDeviceBase, S2_1_2_StatusIsZeroAfterAResetAtAnyPoint) {
   HostileBalloon balloon(kAll);
   EXPECT_EQ(balloon.device().status(), 0);
   for (const uint8_t status :
@@ -57,7 +57,7 @@ TEST(DeviceTransport, S2_1_2_StatusIsZeroAfterAResetAtAnyPoint) {
   EXPECT_EQ(balloon.device().status(), 0);
 }
 
-TEST(DeviceTransport, S2_1_2_NotifiesOfNothingBeforeDriverOk) {
+TEST(VirtioDeviceBase, S2_1_2_NotifiesOfNothingBeforeDriverOk) {
   HostileBalloon balloon(kAll);
   CountingNotifier config;
   balloon.device().SetStatus(kUntilFeatures);
@@ -68,7 +68,7 @@ TEST(DeviceTransport, S2_1_2_NotifiesOfNothingBeforeDriverOk) {
 }
 
 // What was changed before there was a driver, it hears of when there is.
-TEST(DeviceTransport, NotifiesAtDriverOkOfWhatChangedBefore) {
+TEST(VirtioDeviceBase, NotifiesAtDriverOkOfWhatChangedBefore) {
   HostileBalloon balloon(kAll);
   balloon.device().SetTarget(7);
   balloon.time().RunUntilIdle();
@@ -78,7 +78,7 @@ TEST(DeviceTransport, NotifiesAtDriverOkOfWhatChangedBefore) {
   EXPECT_EQ(balloon.config().num_pages, 7u);
 }
 
-TEST(DeviceTransport, S2_1_2_ABrokenQueueSetsNeedsResetAndNotifies) {
+TEST(VirtioDeviceBase, S2_1_2_ABrokenQueueSetsNeedsResetAndNotifies) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.at(BalloonQueue::kDeflate).JumpTo(5);
@@ -89,7 +89,7 @@ TEST(DeviceTransport, S2_1_2_ABrokenQueueSetsNeedsResetAndNotifies) {
 }
 
 // One broken queue stops them all: nobody knows what the driver thinks.
-TEST(DeviceTransport, ABrokenQueueStopsTheOthers) {
+TEST(VirtioDeviceBase, ABrokenQueueStopsTheOthers) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.at(BalloonQueue::kInflate).JumpTo(5);
@@ -102,7 +102,7 @@ TEST(DeviceTransport, ABrokenQueueStopsTheOthers) {
   EXPECT_EQ(balloon.config_notifications(), 1);
 }
 
-TEST(DeviceTransport, S2_4_1_AResetForgetsEveryQueue) {
+TEST(VirtioDeviceBase, S2_4_1_AResetForgetsEveryQueue) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.at(BalloonQueue::kInflate).OfferChain({balloon.Words({0x10})});
@@ -123,7 +123,7 @@ TEST(DeviceTransport, S2_4_1_AResetForgetsEveryQueue) {
 }
 
 // Who wants to hear of changes is the next driver's to say.
-TEST(DeviceTransport, S2_4_1_AResetForgetsWhomToNotify) {
+TEST(VirtioDeviceBase, S2_4_1_AResetForgetsWhomToNotify) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   BalloonDevice& device = balloon.device();
@@ -138,7 +138,7 @@ TEST(DeviceTransport, S2_4_1_AResetForgetsWhomToNotify) {
   EXPECT_EQ(balloon.config_notifications(), 0);
 }
 
-TEST(DeviceTransport, AnotherDriverMayFollowAfterAReset) {
+TEST(VirtioDeviceBase, AnotherDriverMayFollowAfterAReset) {
   HostileBalloon balloon(kAll);
   for (int i = 1; i <= 3; ++i) {
     ASSERT_TRUE(balloon.Start());
@@ -151,7 +151,7 @@ TEST(DeviceTransport, AnotherDriverMayFollowAfterAReset) {
 
 // --- Configuration.
 
-TEST(DeviceTransport, S2_5_2_EveryFieldCanBeReadBeforeFeaturesOk) {
+TEST(VirtioDeviceBase, S2_5_2_EveryFieldCanBeReadBeforeFeaturesOk) {
   HostileBalloon balloon(kAll);
   balloon.device().SetTarget(7);
   EXPECT_EQ(balloon.config(), BalloonConfig{.num_pages = 7});
@@ -161,7 +161,7 @@ TEST(DeviceTransport, S2_5_2_EveryFieldCanBeReadBeforeFeaturesOk) {
   }
 }
 
-TEST(DeviceTransport, ReadsFromAnyByteOfTheConfiguration) {
+TEST(VirtioDeviceBase, ReadsFromAnyByteOfTheConfiguration) {
   HostileBalloon balloon(kAll);
   balloon.device().SetTarget(0x04030201);
   std::array<std::byte, 2> bytes;
@@ -170,7 +170,7 @@ TEST(DeviceTransport, ReadsFromAnyByteOfTheConfiguration) {
   EXPECT_TRUE(balloon.device().ReadConfig(16, {}).ok());
 }
 
-TEST(DeviceTransport, RefusesToReadPastTheConfiguration) {
+TEST(VirtioDeviceBase, RefusesToReadPastTheConfiguration) {
   HostileBalloon balloon({});
   std::array<std::byte, 4> bytes;
   for (const uint32_t offset : {5u, 8u, 9u, 0xffffffffu}) {
@@ -183,7 +183,7 @@ TEST(DeviceTransport, RefusesToReadPastTheConfiguration) {
 }
 
 // As in §5.5.4: a field is there if its feature is offered.
-TEST(DeviceTransport, TheConfigurationEndsWithWhatIsOffered) {
+TEST(VirtioDeviceBase, TheConfigurationEndsWithWhatIsOffered) {
   const auto bytes = [](uint64_t features) {
     HostileBalloon balloon({.features = features});
     std::vector<std::byte> into(1);
@@ -197,7 +197,7 @@ TEST(DeviceTransport, TheConfigurationEndsWithWhatIsOffered) {
   EXPECT_EQ(bytes(kBalloonFPagePoison), 16u);
 }
 
-TEST(DeviceTransport, RefusesToWriteWhatIsNotTheDrivers) {
+TEST(VirtioDeviceBase, RefusesToWriteWhatIsNotTheDrivers) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   BalloonDevice& device = balloon.device();
@@ -212,7 +212,7 @@ TEST(DeviceTransport, RefusesToWriteWhatIsNotTheDrivers) {
   EXPECT_EQ(balloon.config(), BalloonConfig{.actual = 9});
 }
 
-TEST(DeviceTransport, RefusesToWriteAPartOfAField) {
+TEST(VirtioDeviceBase, RefusesToWriteAPartOfAField) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   const std::array<std::byte, 8> ones = {};
@@ -223,7 +223,7 @@ TEST(DeviceTransport, RefusesToWriteAPartOfAField) {
   }
 }
 
-TEST(DeviceTransport, S2_5_TheGenerationChangesWithWhatTheDeviceChanges) {
+TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatTheDeviceChanges) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   const uint32_t first = balloon.device().ConfigGeneration();
@@ -236,7 +236,7 @@ TEST(DeviceTransport, S2_5_TheGenerationChangesWithWhatTheDeviceChanges) {
 }
 
 // A reset clears what the driver wrote: who read before and after saw two.
-TEST(DeviceTransport, S2_5_TheGenerationChangesWithWhatAResetClears) {
+TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatAResetClears) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.device().SetTarget(7);
@@ -251,7 +251,7 @@ TEST(DeviceTransport, S2_5_TheGenerationChangesWithWhatAResetClears) {
 
 // --- Work: a queue's length at a time, the queues in turn.
 
-TEST(DeviceTransport, EachKickedQueueHasItsTurnHoweverManyChainsOneHas) {
+TEST(VirtioDeviceBase, EachKickedQueueHasItsTurnHoweverManyChainsOneHas) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   HostileDriver& reports = balloon.at(BalloonQueue::kReporting);
@@ -274,7 +274,7 @@ TEST(DeviceTransport, EachKickedQueueHasItsTurnHoweverManyChainsOneHas) {
 
 // In virtual time others run while a discard takes its time. What they ask of
 // the device then is not forgotten.
-TEST(DeviceTransport, WhatIsAskedFromInsideADiscardIsDoneAfterIt) {
+TEST(VirtioDeviceBase, WhatIsAskedFromInsideADiscardIsDoneAfterIt) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.Send(BalloonQueue::kStats, {VirtqDesc(balloon.Words({}))});
@@ -319,7 +319,7 @@ void HandleAllQueues(HostileBalloon& balloon) {
 
 // To the used rings, and to nothing else of the guest's; what it discards is
 // the host's to do.
-TEST(DeviceTransport, S2_7_5_1_WritesToTheUsedRingsOnly) {
+TEST(VirtioDeviceBase, S2_7_5_1_WritesToTheUsedRingsOnly) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   OfferToAllQueues(balloon);
@@ -341,7 +341,7 @@ TEST(DeviceTransport, S2_7_5_1_WritesToTheUsedRingsOnly) {
     }
   }
 }
-TEST(DeviceTransport, S2_7_8_2_SaysOfNoChainThatItWasWrittenTo) {
+TEST(VirtioDeviceBase, S2_7_8_2_SaysOfNoChainThatItWasWrittenTo) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   OfferToAllQueues(balloon);
@@ -450,4 +450,4 @@ TEST(DriverSetup, S2_5_1_ReadsNoFieldWhoseFeatureIsNotOffered) {
 }
 
 }  // namespace
-}  // namespace guestmm::device_transport_test
+}  // namespace guestmm::virtio_device_base_test

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_REPORTING_PATIENCE_H_
-#define GUESTMM_REPORTING_PATIENCE_H_
+#ifndef GUESTMM_REPORTING_ADAPTIVE_DELAY_H_
+#define GUESTMM_REPORTING_ADAPTIVE_DELAY_H_
 
 #include <atomic>
 #include <cstdint>
@@ -10,12 +10,12 @@ namespace guestmm {
 // the more of what the host has is faulted in again while other memory is
 // reported. A refault costs the guest far more than the host gains from memory
 // that it has for a moment.
-class Patience {
+class AdaptiveDelay {
  public:
   // Milliseconds.
   using Time = uint32_t;
 
-  Patience(Time shortest, Time longest)
+  AdaptiveDelay(Time shortest, Time longest)
       : shortest_(shortest), longest_(longest), age_(shortest) {}
 
   // What to wait for; and the least that it ever is.
@@ -63,4 +63,4 @@ class Patience {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_REPORTING_PATIENCE_H_
+#endif  // GUESTMM_REPORTING_ADAPTIVE_DELAY_H_

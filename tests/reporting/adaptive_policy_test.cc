@@ -1,7 +1,7 @@
 // guestmm's policy rule by rule, in worlds of a few pages: regions of 8, pieces
 // down to 2, blocks of at most 16.
 
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,9 +10,9 @@
 #include <memory>
 #include <vector>
 
-#include "tests/testing/guestmm_world.h"
+#include "tests/testing/adaptive_world.h"
 
-namespace guestmm::guestmm_policy_test {
+namespace guestmm::adaptive_policy_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -29,16 +29,16 @@ GpaRange Pages(uint64_t pfn, uint64_t count) {
 
 // No loss ---------------------------------------------------------------------
 
-TEST(GuestmmPolicyTest, MemoryThatWasFreeBeforeIsReported) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, MemoryThatWasFreeBeforeIsReported) {
+  AdaptiveWorld world;
   world.Run(seconds(5));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
   EXPECT_EQ(world.reported, 256u);
   EXPECT_TRUE(world.reporter->AtRest());
 }
 
-TEST(GuestmmPolicyTest, WhatIsFreedIsReportedOnceItWasLeftAlone) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, WhatIsFreedIsReportedOnceItWasLeftAlone) {
+  AdaptiveWorld world;
   const std::vector<Pfn> blocks = world.TakeAll(kRegion);
   world.Run(seconds(5));
   EXPECT_EQ(world.reported, 0u);
@@ -51,8 +51,8 @@ TEST(GuestmmPolicyTest, WhatIsFreedIsReportedOnceItWasLeftAlone) {
 }
 
 // v12's loss (c).
-TEST(GuestmmPolicyTest, TheFreeHalfOfASplitBlockIsReported) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, TheFreeHalfOfASplitBlockIsReported) {
+  AdaptiveWorld world;
   const std::vector<Pfn> blocks = world.TakeAll(kLargest);
   world.Free(blocks[3], kLargest);
   ASSERT_TRUE(world.Allocate(kRegion).has_value());
@@ -62,8 +62,8 @@ TEST(GuestmmPolicyTest, TheFreeHalfOfASplitBlockIsReported) {
 }
 
 // v12's loss (d).
-TEST(GuestmmPolicyTest, WhatMergesWithABlockInFlightIsReported) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, WhatMergesWithABlockInFlightIsReported) {
+  AdaptiveWorld world;
   const std::vector<Pfn> blocks = world.TakeAll(kRegion);
   world.Run(seconds(5));
   world.Free(blocks[0], kRegion);
@@ -77,8 +77,8 @@ TEST(GuestmmPolicyTest, WhatMergesWithABlockInFlightIsReported) {
 }
 
 // v12's loss (b).
-TEST(GuestmmPolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
+  AdaptiveWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
   // Isolating a block would leave no more than min; so says Isolate.
   zone.SetWatermarks(
@@ -91,9 +91,9 @@ TEST(GuestmmPolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
 }
 
 // The policy's milliseconds are of 32 bits, and are compared as such.
-TEST(GuestmmPolicyTest, SoIsWhatWasRefusedForAMonth) {
+TEST(AdaptivePolicyTest, SoIsWhatWasRefusedForAMonth) {
   using std::chrono::hours;
-  GuestmmWorld world(
+  AdaptiveWorld world(
       {.policy = {.order = kRegion, .floor = kRegion, .delay = hours(1)}});
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
   zone.SetWatermarks(
@@ -105,8 +105,8 @@ TEST(GuestmmPolicyTest, SoIsWhatWasRefusedForAMonth) {
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
-TEST(GuestmmPolicyTest, WhatTheDeviceRefusedIsReportedLater) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, WhatTheDeviceRefusedIsReportedLater) {
+  AdaptiveWorld world;
   bool refuse = true;
   world.device.set_answer([&](std::span<const GpaRange>) {
     return refuse ? absl::UnavailableError("full") : absl::OkStatus();
@@ -121,8 +121,8 @@ TEST(GuestmmPolicyTest, WhatTheDeviceRefusedIsReportedLater) {
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
-TEST(GuestmmPolicyTest, AFailureEndsThePass) {
-  GuestmmWorld world(
+TEST(AdaptivePolicyTest, AFailureEndsThePass) {
+  AdaptiveWorld world(
       {.policy = {.order = kRegion, .floor = Order(1), .capacity = 2}});
   world.device.set_answer(
       [](std::span<const GpaRange>) { return absl::UnavailableError("full"); });
@@ -132,8 +132,8 @@ TEST(GuestmmPolicyTest, AFailureEndsThePass) {
 
 // v12's: a block whose pageblock is on its way offline is not forgotten if it
 // stays.
-TEST(GuestmmPolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
+  AdaptiveWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
   const PfnRange going = {.start = Pfn(0), .end = Pfn(64)};
   std::vector<MigrateType> types;
@@ -154,8 +154,8 @@ TEST(GuestmmPolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
 // No waste --------------------------------------------------------------------
 
 // v12's (e): of a block that one page completed only that page is reported.
-TEST(GuestmmPolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
+  AdaptiveWorld world;
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
   const Pfn page = world.Allocate(Order(0)).value();
@@ -166,8 +166,8 @@ TEST(GuestmmPolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
   EXPECT_THAT(world.device.last_report(), ElementsAre(Pages(page.value(), 1)));
 }
 
-TEST(GuestmmPolicyTest, PagesOnEndAreOneRange) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, PagesOnEndAreOneRange) {
+  AdaptiveWorld world;
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
   std::vector<Pfn> pages;
@@ -178,8 +178,8 @@ TEST(GuestmmPolicyTest, PagesOnEndAreOneRange) {
               ElementsAre(Pages(pages[0].value(), 8)));
 }
 
-TEST(GuestmmPolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
-  GuestmmWorld world(
+TEST(AdaptivePolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
+  AdaptiveWorld world(
       {.policy = {.order = kRegion, .floor = Order(0), .capacity = 2}});
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
@@ -201,8 +201,8 @@ TEST(GuestmmPolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
   EXPECT_EQ(world.reported, 256u + 8 + 8);
 }
 
-TEST(GuestmmPolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
-  GuestmmWorld world(
+TEST(AdaptivePolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
+  AdaptiveWorld world(
       {.policy = {.order = kRegion, .granule = kRegion, .floor = kRegion}});
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
@@ -213,8 +213,8 @@ TEST(GuestmmPolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
               ElementsAre(Pages(page.AlignDown(kRegion).value(), 8)));
 }
 
-TEST(GuestmmPolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
+  AdaptiveWorld world;
   world.Run(seconds(5));
   const Pfn taken = world.Allocate(kLargest).value();
   world.Disable();
@@ -228,8 +228,8 @@ TEST(GuestmmPolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
 }
 
 // Of a block that was split the rest is as free, and as reported, as before.
-TEST(GuestmmPolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
+  AdaptiveWorld world;
   world.Run(seconds(5));
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   const Pfn page = world.Allocate(Order(0)).value();
@@ -243,7 +243,7 @@ TEST(GuestmmPolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
   EXPECT_EQ(world.reported, 256u + 8u);
 }
 
-TEST(GuestmmPolicyTest, AZoneOfSmallerBlocksIsRefused) {
+TEST(AdaptivePolicyTest, AZoneOfSmallerBlocksIsRefused) {
   const auto allocator = PageAllocator::Create({.memory = {{Pfn(0), Pfn(64)}},
                                                 .max_order = Order(6),
                                                 .pageblock_order = Order(6),
@@ -252,7 +252,7 @@ TEST(GuestmmPolicyTest, AZoneOfSmallerBlocksIsRefused) {
   VirtualTime time(1);
   FakeDevice device;
   Reporter reporter(*allocator, time,
-                    std::make_unique<GuestmmPolicy>(GuestmmOptions{}));
+                    std::make_unique<AdaptivePolicy>(AdaptiveOptions{}));
   EXPECT_EQ(reporter.Enable(device),
             absl::InvalidArgumentError("policy guestmm reports order 9 and "
                                        "above; the largest block has order 6"));
@@ -264,7 +264,7 @@ double LooksPerBlock(const std::vector<MemoryRange>& memory) {
   const auto allocator = PageAllocator::Create({.memory = memory}).value();
   FakeDevice device(time);
   Reporter reporter(*allocator, time,
-                    std::make_unique<GuestmmPolicy>(GuestmmOptions{}));
+                    std::make_unique<AdaptivePolicy>(AdaptiveOptions{}));
   EXPECT_EQ(reporter.Enable(device), absl::OkStatus());
   time.RunFor(seconds(60));
   Zone::ReportingWork work;
@@ -278,7 +278,7 @@ double LooksPerBlock(const std::vector<MemoryRange>& memory) {
   return static_cast<double>(work.looks) / static_cast<double>(work.isolated);
 }
 
-TEST(GuestmmPolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
+TEST(AdaptivePolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
   const auto pages = [](uint64_t bytes) { return ToPfn(Gpa(bytes)); };
   const double small = LooksPerBlock({{Pfn(0), pages(kGiB)}});
   const double large = LooksPerBlock({{Pfn(0), pages(8 * kGiB)}});
@@ -291,8 +291,8 @@ TEST(GuestmmPolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
 
 // No harm ---------------------------------------------------------------------
 
-TEST(GuestmmPolicyTest, WhatIsUsedAllTheTimeIsLeftAlone) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, WhatIsUsedAllTheTimeIsLeftAlone) {
+  AdaptiveWorld world;
   world.Run(seconds(5));
   for (int i = 0; i < 100; ++i) {
     const Pfn pfn = world.Allocate(kRegion).value();
@@ -302,8 +302,8 @@ TEST(GuestmmPolicyTest, WhatIsUsedAllTheTimeIsLeftAlone) {
   EXPECT_EQ(world.reported, 256u);
 }
 
-TEST(GuestmmPolicyTest, RefaultsMakeItWaitLonger) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, RefaultsMakeItWaitLonger) {
+  AdaptiveWorld world;
   world.Run(seconds(5));
   // Used again a second after it was freed.
   std::vector<uint64_t> reported;
@@ -321,8 +321,8 @@ TEST(GuestmmPolicyTest, RefaultsMakeItWaitLonger) {
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
-TEST(GuestmmPolicyTest, AZoneUnderItsLowWatermarkIsLeftAlone) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, AZoneUnderItsLowWatermarkIsLeftAlone) {
+  AdaptiveWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
   zone.SetWatermarks(
       {.min = PageCount(10), .low = PageCount(257), .high = PageCount(257)});
@@ -330,8 +330,8 @@ TEST(GuestmmPolicyTest, AZoneUnderItsLowWatermarkIsLeftAlone) {
   EXPECT_EQ(world.reporter->counters().reports, 0u);
 }
 
-TEST(GuestmmPolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
-  GuestmmWorld world(
+TEST(AdaptivePolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
+  AdaptiveWorld world(
       {.policy = {.order = kRegion, .floor = Order(1), .capacity = 32}});
   PageCount most;
   world.device.set_inspect([&](std::span<const GpaRange>) {
@@ -348,8 +348,8 @@ TEST(GuestmmPolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
 
 // Pieces ----------------------------------------------------------------------
 
-TEST(GuestmmPolicyTest, ColdMemoryGoesBackInPieces) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, ColdMemoryGoesBackInPieces) {
+  AdaptiveWorld world;
   const std::vector<Pfn> pages = world.TakeAll(Order(0));
   // Of each region the first page stays in use: pieces of 1, 2 and 4 pages.
   for (const Pfn pfn : pages) {
@@ -362,8 +362,8 @@ TEST(GuestmmPolicyTest, ColdMemoryGoesBackInPieces) {
   EXPECT_EQ(world.reported, 32u * 6);
 }
 
-TEST(GuestmmPolicyTest, AFloorAtTheOrderMeansNoPieces) {
-  GuestmmWorld world({.policy = {.order = kRegion, .floor = kRegion}});
+TEST(AdaptivePolicyTest, AFloorAtTheOrderMeansNoPieces) {
+  AdaptiveWorld world({.policy = {.order = kRegion, .floor = kRegion}});
   const std::vector<Pfn> pages = world.TakeAll(Order(0));
   for (const Pfn pfn : pages) {
     if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
@@ -373,8 +373,8 @@ TEST(GuestmmPolicyTest, AFloorAtTheOrderMeansNoPieces) {
   EXPECT_TRUE(world.reporter->AtRest());
 }
 
-TEST(GuestmmPolicyTest, PiecesThatMergeAreNotReportedTwice) {
-  GuestmmWorld world;
+TEST(AdaptivePolicyTest, PiecesThatMergeAreNotReportedTwice) {
+  AdaptiveWorld world;
   const std::vector<Pfn> pages = world.TakeAll(Order(0));
   for (const Pfn pfn : pages) {
     if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
@@ -389,4 +389,4 @@ TEST(GuestmmPolicyTest, PiecesThatMergeAreNotReportedTwice) {
 }
 
 }  // namespace
-}  // namespace guestmm::guestmm_policy_test
+}  // namespace guestmm::adaptive_policy_test

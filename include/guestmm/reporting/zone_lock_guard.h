@@ -1,5 +1,5 @@
-#ifndef GUESTMM_REPORTING_ZONE_HOLD_H_
-#define GUESTMM_REPORTING_ZONE_HOLD_H_
+#ifndef GUESTMM_REPORTING_ZONE_LOCK_GUARD_H_
+#define GUESTMM_REPORTING_ZONE_LOCK_GUARD_H_
 
 #include "absl/base/thread_annotations.h"
 #include "guestmm/buddy/zone.h"
@@ -9,9 +9,9 @@ namespace guestmm {
 // Told whenever a policy takes a zone's lock, and gives it back: for whoever
 // measures what reporting keeps vCPUs waiting for. Zone::reporting_work() says
 // what was done meanwhile.
-class HoldObserver {
+class LockHoldObserver {
  public:
-  virtual ~HoldObserver() = default;
+  virtual ~LockHoldObserver() = default;
 
   virtual void OnLocked(const Zone& zone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
@@ -21,26 +21,26 @@ class HoldObserver {
 
 // Holds a zone's lock for a scope, as a policy does in NextBatch and
 // ReturnBatch, and tells `observer`, if there is one.
-class ABSL_SCOPED_LOCKABLE ZoneHold {
+class ABSL_SCOPED_LOCKABLE ZoneLockGuard {
  public:
-  ZoneHold(const Zone& zone, HoldObserver* observer)
+  ZoneLockGuard(const Zone& zone, LockHoldObserver* observer)
       ABSL_EXCLUSIVE_LOCK_FUNCTION(zone.lock())
       : zone_(zone), observer_(observer) {
     zone.lock().Lock();
     if (observer != nullptr) observer->OnLocked(zone);
   }
-  ~ZoneHold() ABSL_UNLOCK_FUNCTION() {
+  ~ZoneLockGuard() ABSL_UNLOCK_FUNCTION() {
     if (observer_ != nullptr) observer_->OnUnlock(zone_);
     zone_.lock().Unlock();
   }
-  ZoneHold(const ZoneHold&) = delete;
-  ZoneHold& operator=(const ZoneHold&) = delete;
+  ZoneLockGuard(const ZoneLockGuard&) = delete;
+  ZoneLockGuard& operator=(const ZoneLockGuard&) = delete;
 
  private:
   const Zone& zone_;
-  HoldObserver* const observer_;
+  LockHoldObserver* const observer_;
 };
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_REPORTING_ZONE_HOLD_H_
+#endif  // GUESTMM_REPORTING_ZONE_LOCK_GUARD_H_

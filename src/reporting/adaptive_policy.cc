@@ -1,4 +1,4 @@
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 
 #include <algorithm>
 
@@ -24,7 +24,7 @@ constexpr Order kSmallestTold{5};
 
 }  // namespace
 
-GuestmmPolicy::GuestmmPolicy(const GuestmmOptions& options)
+AdaptivePolicy::AdaptivePolicy(const AdaptiveOptions& options)
     : options_(options),
       told_order_(
           std::min(options.order, std::max(options.floor, kSmallestTold))),
@@ -39,7 +39,7 @@ GuestmmPolicy::GuestmmPolicy(const GuestmmOptions& options)
   parts_.reserve(options.capacity);
 }
 
-std::vector<std::pair<std::string_view, uint64_t>> GuestmmPolicy::parameters()
+std::vector<std::pair<std::string_view, uint64_t>> AdaptivePolicy::parameters()
     const {
   return {{"order", options_.order.bits()},
           {"granule", options_.granule.bits()},
@@ -48,7 +48,7 @@ std::vector<std::pair<std::string_view, uint64_t>> GuestmmPolicy::parameters()
           {"capacity", options_.capacity}};
 }
 
-absl::Status GuestmmPolicy::Enable(const ReportingEnvironment& environment) {
+absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {
   for (const std::unique_ptr<Zone>& zone : environment.zones) {
     if (options_.order <= zone->max_order()) continue;
     return absl::InvalidArgumentError(absl::StrFormat(
@@ -68,7 +68,7 @@ absl::Status GuestmmPolicy::Enable(const ReportingEnvironment& environment) {
   return absl::OkStatus();
 }
 
-void GuestmmPolicy::Disabling() {
+void AdaptivePolicy::Disabling() {
   for (TrackedZone& tracked : zones_) {
     std::vector<PfnRange> ranges;
     {
@@ -84,8 +84,8 @@ void GuestmmPolicy::Disabling() {
   }
 }
 
-void GuestmmPolicy::MarkSection(TrackedZone& tracked, Pfn section) {
-  ZoneHold hold(*tracked.zone, holds_);
+void AdaptivePolicy::MarkSection(TrackedZone& tracked, Pfn section) {
+  ZoneLockGuard hold(*tracked.zone, holds_);
   // It may have gone offline meanwhile.
   if (!tracked.memory.Has(section)) return;
   for (Pfn at = section; at < section + kSectionOrder.pages();) {
@@ -101,7 +101,7 @@ void GuestmmPolicy::MarkSection(TrackedZone& tracked, Pfn section) {
   }
 }
 
-void GuestmmPolicy::Disable() {
+void AdaptivePolicy::Disable() {
   zones_.clear();
   in_pass_ = false;
   at_zone_ = 0;
@@ -109,20 +109,22 @@ void GuestmmPolicy::Disable() {
   refused_passes_ = 0;
 }
 
-GuestmmPolicy::Time GuestmmPolicy::ToTime(Nanoseconds time) {
+AdaptivePolicy::Time AdaptivePolicy::ToTime(Nanoseconds time) {
   return static_cast<Time>(
       std::chrono::duration_cast<milliseconds>(time).count());
 }
 
-GuestmmPolicy::Time GuestmmPolicy::Now() const { return ToTime(clock_->Now()); }
+AdaptivePolicy::Time AdaptivePolicy::Now() const {
+  return ToTime(clock_->Now());
+}
 
-GuestmmPolicy::Time GuestmmPolicy::NowOrNextPass() const {
+AdaptivePolicy::Time AdaptivePolicy::NowOrNextPass() const {
   return idle_.load(std::memory_order_relaxed)
              ? Now()
              : next_pass_.load(std::memory_order_relaxed);
 }
 
-bool GuestmmPolicy::Waited(Time since, Time now, Time age) {
+bool AdaptivePolicy::Waited(Time since, Time now, Time age) {
   // `since` may be yet to come (NowOrNextPass), but not by much: what seems to
   // be is so long ago that the difference wrapped.
   constexpr int32_t kFarthestAhead = 24 * 60 * 60 * 1000;
@@ -132,7 +134,7 @@ bool GuestmmPolicy::Waited(Time since, Time now, Time age) {
 
 // Events ----------------------------------------------------------------------
 
-void GuestmmPolicy::MemoryOnline(Zone& zone, PfnRange range) {
+void AdaptivePolicy::MemoryOnline(Zone& zone, PfnRange range) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = Now();
   // A section at a time, so as not to keep the lock.
@@ -150,12 +152,12 @@ void GuestmmPolicy::MemoryOnline(Zone& zone, PfnRange range) {
   }
 }
 
-void GuestmmPolicy::MemoryOffline(Zone& zone, PfnRange range) {
+void AdaptivePolicy::MemoryOffline(Zone& zone, PfnRange range) {
   LockHolder hold(zone.lock());
   Tracked(zone).memory.RemoveMemory(range);
 }
 
-bool GuestmmPolicy::BlockFreed(Zone& zone, Pfn pfn, Order order) {
+bool AdaptivePolicy::BlockFreed(Zone& zone, Pfn pfn, Order order) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
   const Pfn end = pfn + order.pages();
@@ -171,8 +173,8 @@ bool GuestmmPolicy::BlockFreed(Zone& zone, Pfn pfn, Order order) {
   return true;
 }
 
-void GuestmmPolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
-                            Time now) {
+void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
+                             Time now) {
   UnreportedMemory& memory = tracked.memory;
   const Queue queue = IsRegion(order) ? Queue::kSettling : Queue::kCold;
   const Pfn end = pfn + order.pages();
@@ -192,8 +194,8 @@ void GuestmmPolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   }
 }
 
-void GuestmmPolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
-                                Order order) {
+void AdaptivePolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+                                 Order order) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
   tracked.taken_pages += order.pages().value() * blocks.size();
@@ -210,7 +212,7 @@ void GuestmmPolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
   }
 }
 
-void GuestmmPolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
+void AdaptivePolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
   UnreportedMemory& memory = tracked.memory;
   const uint64_t marked = memory.Mark(pages);
   for (Pfn at = pages.start; at < pages.end; at += options_.order.pages()) {
@@ -227,7 +229,7 @@ void GuestmmPolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
 
 // Checks ----------------------------------------------------------------------
 
-absl::Status GuestmmPolicy::CheckInvariants() const {
+absl::Status AdaptivePolicy::CheckInvariants() const {
   for (const TrackedZone& tracked : zones_) {
     const Zone& zone = *tracked.zone;
     LockHolder hold(zone.lock());
@@ -249,8 +251,8 @@ absl::Status GuestmmPolicy::CheckInvariants() const {
   return absl::OkStatus();
 }
 
-bool GuestmmPolicy::Waits(const TrackedZone& tracked, Pfn pfn,
-                          Order order) const {
+bool AdaptivePolicy::Waits(const TrackedZone& tracked, Pfn pfn,
+                           Order order) const {
   const Pfn end = pfn + order.pages();
   for (Pfn at = pfn; at < end; at += options_.order.pages()) {
     const PfnRange pages = {.start = at,
@@ -263,7 +265,7 @@ bool GuestmmPolicy::Waits(const TrackedZone& tracked, Pfn pfn,
   return true;
 }
 
-size_t GuestmmPolicy::MemoryBytes() const {
+size_t AdaptivePolicy::MemoryBytes() const {
   size_t bytes = 0;
   for (const TrackedZone& tracked : zones_) {
     bytes += tracked.memory.MemoryBytes();

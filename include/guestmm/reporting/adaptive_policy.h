@@ -1,5 +1,5 @@
-#ifndef GUESTMM_REPORTING_GUESTMM_POLICY_H_
-#define GUESTMM_REPORTING_GUESTMM_POLICY_H_
+#ifndef GUESTMM_REPORTING_ADAPTIVE_POLICY_H_
+#define GUESTMM_REPORTING_ADAPTIVE_POLICY_H_
 
 #include <atomic>
 #include <chrono>
@@ -15,13 +15,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "guestmm/base/units.h"
-#include "guestmm/reporting/patience.h"
+#include "guestmm/reporting/adaptive_delay.h"
 #include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/unreported_memory.h"
 
 namespace guestmm {
 
-struct GuestmmOptions {
+struct AdaptiveOptions {
   // At rest, every free block of at least this order is with the host.
   Order order = kPageblockOrder;
   // What the host can take back at least, and gives on one touch: order 9 where
@@ -47,14 +47,14 @@ struct GuestmmOptions {
 // queue: first to settle, that is, to be left alone for a while; then, if it is
 // not free as a whole, longer, to be cold: what is free of it is reported then.
 // How long follows from how much of what was reported comes back into use soon
-// (Patience). What is refused or fails stays in its queue.
+// (AdaptiveDelay). What is refused or fails stays in its queue.
 //
 // docs/policies.md tells why, and what it costs.
-class GuestmmPolicy final : public ReportingPolicy {
+class AdaptivePolicy final : public ReportingPolicy {
  public:
   // REQUIRES: granule <= order <= kMaxOrder, floor <= order, capacity > 0,
   // delay >= 1 ms.
-  explicit GuestmmPolicy(const GuestmmOptions& options);
+  explicit AdaptivePolicy(const AdaptiveOptions& options);
 
   std::string_view name() const override { return "guestmm"; }
   std::vector<std::pair<std::string_view, uint64_t>> parameters()
@@ -123,7 +123,7 @@ class GuestmmPolicy final : public ReportingPolicy {
   TrackedZone& Tracked(const Zone& zone) {
     return zones_[static_cast<size_t>(zone.index())];
   }
-  Patience& PatienceFor(Queue queue) {
+  AdaptiveDelay& PatienceFor(Queue queue) {
     return queue == Queue::kCold ? cold_ : settling_;
   }
   bool IsRegion(Order order) const { return order >= options_.order; }
@@ -167,10 +167,10 @@ class GuestmmPolicy final : public ReportingPolicy {
   // Whether what the host may back of a block is in a queue, all of it.
   bool Waits(const TrackedZone& tracked, Pfn pfn, Order order) const;
 
-  const GuestmmOptions options_;
+  const AdaptiveOptions options_;
   const Order told_order_;
   const Clock* clock_ = nullptr;
-  HoldObserver* holds_ = nullptr;
+  LockHoldObserver* holds_ = nullptr;
   std::vector<TrackedZone> zones_;
 
   // No pass is under way, due or asked for.
@@ -178,9 +178,9 @@ class GuestmmPolicy final : public ReportingPolicy {
   // When the next one is due, if not.
   std::atomic<Time> next_pass_{0};
 
-  // Of the reporter's queue alone, but for what Patience says.
-  Patience settling_;
-  Patience cold_;
+  // Of the reporter's queue alone, but for what AdaptiveDelay says.
+  AdaptiveDelay settling_;
+  AdaptiveDelay cold_;
   bool in_pass_ = false;
   // Where the pass is, and how many zones it has yet to see.
   size_t at_zone_ = 0;
@@ -197,4 +197,4 @@ class GuestmmPolicy final : public ReportingPolicy {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_REPORTING_GUESTMM_POLICY_H_
+#endif  // GUESTMM_REPORTING_ADAPTIVE_POLICY_H_

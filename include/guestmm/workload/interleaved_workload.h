@@ -1,5 +1,5 @@
-#ifndef GUESTMM_WORKLOAD_TOGETHER_H_
-#define GUESTMM_WORKLOAD_TOGETHER_H_
+#ifndef GUESTMM_WORKLOAD_INTERLEAVED_WORKLOAD_H_
+#define GUESTMM_WORKLOAD_INTERLEAVED_WORKLOAD_H_
 
 #include <cstdint>
 #include <memory>
@@ -17,9 +17,10 @@ namespace guestmm {
 // A step takes time of the vCPU that only whoever runs it knows. For the order
 // of steps it is taken to be 1 us for each page touched, and no less for all:
 // else a workload that never pauses would keep the others waiting for ever.
-class Together final : public Workload {
+class InterleavedWorkload final : public Workload {
  public:
-  explicit Together(std::vector<std::unique_ptr<Workload>> workloads);
+  explicit InterleavedWorkload(
+      std::vector<std::unique_ptr<Workload>> workloads);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
   // The sum of all.
@@ -42,4 +43,4 @@ class Together final : public Workload {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_WORKLOAD_TOGETHER_H_
+#endif  // GUESTMM_WORKLOAD_INTERLEAVED_WORKLOAD_H_

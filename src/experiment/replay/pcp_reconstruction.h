@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_FOLLOWED_PER_CPU_H_
-#define GUESTMM_SRC_EXPERIMENT_REPLAY_FOLLOWED_PER_CPU_H_
+#ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_PCP_RECONSTRUCTION_H_
+#define GUESTMM_SRC_EXPERIMENT_REPLAY_PCP_RECONSTRUCTION_H_
 
 #include <array>
 #include <cstddef>
@@ -22,7 +22,7 @@ namespace guestmm {
 // a batch. What the others of that are may be supposed; for those that are not,
 // places are kept, so that the list is as long as the real one. Both lie behind
 // whatever is freed here later, and are the first to go.
-class FollowedPerCpu {
+class PcpReconstruction {
  public:
   struct Block {
     Pfn pfn;
@@ -33,7 +33,7 @@ class FollowedPerCpu {
   using Blocks = std::vector<Block>;
 
   // REQUIRES: limits.batch > 0.
-  explicit FollowedPerCpu(PerCpuLimits limits);
+  explicit PcpReconstruction(PerCpuLimits limits);
 
   // Orders that are cached.
   static bool Caches(Order order) {
@@ -52,7 +52,7 @@ class FollowedPerCpu {
   uint64_t TakeUnlisted(Order order, MigrateType type, Blocks& back);
   // One of these others, to be handed out after those supposed before.
   // REQUIRES: a place is kept for it.
-  void Suppose(Pfn pfn, Order order, MigrateType type);
+  void AssumeCached(Pfn pfn, Order order, MigrateType type);
   // So many pages are in the lists at first, no one knows which, nor in which
   // list. They are the first to go.
   void AddUnknown(uint64_t pages);
@@ -64,7 +64,7 @@ class FollowedPerCpu {
   // A page of a block that is listed here turns up elsewhere: so the block had
   // gone to the zone, after what is older in its list. If it was only supposed,
   // it was another one.
-  void GoneBefore(Pfn pfn, Order order, Blocks& back);
+  void EvictThrough(Pfn pfn, Order order, Blocks& back);
 
   uint64_t pages() const { return count_; }
 
@@ -75,7 +75,7 @@ class FollowedPerCpu {
     uint64_t supposed = 0;  // of them, the oldest
     uint64_t unknown = 0;   // places, older still
 
-    bool IsSupposed(const std::deque<Pfn>::const_iterator& at) const {
+    bool IsAssumed(const std::deque<Pfn>::const_iterator& at) const {
       return static_cast<uint64_t>(pfns.end() - at) <= supposed;
     }
   };
@@ -95,4 +95,4 @@ class FollowedPerCpu {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_EXPERIMENT_REPLAY_FOLLOWED_PER_CPU_H_
+#endif  // GUESTMM_SRC_EXPERIMENT_REPLAY_PCP_RECONSTRUCTION_H_

@@ -1,4 +1,4 @@
-#include "guestmm/workload/together.h"
+#include "guestmm/workload/interleaved_workload.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 #include "tests/testing/counting_backing.h"
 
-namespace guestmm::together_test {
+namespace guestmm::interleaved_workload_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -39,23 +39,25 @@ class NamedWorkload final : public Workload {
   int done_ = 0;
 };
 
-class TogetherTest : public testing::Test {
+class InterleavedWorkloadTest : public testing::Test {
  protected:
   void Add(char name, Nanoseconds quiet, int steps) {
     members_.push_back(
         std::make_unique<NamedWorkload>(name, quiet, steps, log_));
   }
-  Together Make() { return Together(std::move(members_)); }
+  InterleavedWorkload Make() {
+    return InterleavedWorkload(std::move(members_));
+  }
 
   CountingGuest guest_{16 * kMiB};
   std::string log_;
   std::vector<std::unique_ptr<Workload>> members_;
 };
 
-TEST_F(TogetherTest, StepsWhicheverIsDueFirst) {
+TEST_F(InterleavedWorkloadTest, StepsWhicheverIsDueFirst) {
   Add('a', milliseconds(30), 4);
   Add('b', milliseconds(20), 4);
-  Together workload = Make();
+  InterleavedWorkload workload = Make();
   Nanoseconds passed{0};
   while (const auto quiet = workload.Step(guest_.vcpu())) passed += *quiet;
   // a at 0, 30, 60, 90; b at 0, 20, 40, 60, each some us later.
@@ -65,10 +67,10 @@ TEST_F(TogetherTest, StepsWhicheverIsDueFirst) {
   EXPECT_EQ(workload.work(), 8u);
 }
 
-TEST_F(TogetherTest, SaysHowLongUntilTheNext) {
+TEST_F(InterleavedWorkloadTest, SaysHowLongUntilTheNext) {
   Add('a', milliseconds(30), 2);
   Add('b', milliseconds(20), 2);
-  Together workload = Make();
+  InterleavedWorkload workload = Make();
   EXPECT_THAT(workload.Step(guest_.vcpu()), Optional(Nanoseconds(0)));
   const Nanoseconds quiet = workload.Step(guest_.vcpu()).value();
   EXPECT_LE(quiet, milliseconds(20));
@@ -82,10 +84,10 @@ TEST_F(TogetherTest, SaysHowLongUntilTheNext) {
   EXPECT_EQ(log_, "abba");
 }
 
-TEST_F(TogetherTest, OneThatNeverPausesLeavesTheOthersTheirTurns) {
+TEST_F(InterleavedWorkloadTest, OneThatNeverPausesLeavesTheOthersTheirTurns) {
   Add('a', Nanoseconds(0), 1000);
   Add('b', std::chrono::microseconds(100), 1000);
-  Together workload = Make();
+  InterleavedWorkload workload = Make();
   for (int i = 0; i < 1000; ++i) {
     EXPECT_THAT(workload.Step(guest_.vcpu()), Optional(Nanoseconds(0)));
   }
@@ -94,11 +96,11 @@ TEST_F(TogetherTest, OneThatNeverPausesLeavesTheOthersTheirTurns) {
   EXPECT_LE(b, 11);
 }
 
-TEST_F(TogetherTest, OfNoneEndsAtOnce) {
-  Together workload = Make();
+TEST_F(InterleavedWorkloadTest, OfNoneEndsAtOnce) {
+  InterleavedWorkload workload = Make();
   EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
   EXPECT_EQ(workload.work(), 0u);
 }
 
 }  // namespace
-}  // namespace guestmm::together_test
+}  // namespace guestmm::interleaved_workload_test

@@ -1,4 +1,4 @@
-#include "guestmm/virtio/device/device_transport.h"
+#include "guestmm/virtio/device/virtio_device_base.h"
 
 #include <bit>
 #include <utility>
@@ -8,9 +8,9 @@
 
 namespace guestmm {
 
-DeviceTransport::DeviceTransport(const GuestRam& ram, Workqueue& workqueue,
-                                 uint64_t features, uint16_t queues,
-                                 size_t config_bytes)
+VirtioDeviceBase::VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue,
+                                   uint64_t features, uint16_t queues,
+                                   size_t config_bytes)
     : ram_(ram),
       workqueue_(workqueue),
       features_(features | kVirtioFVersion1),
@@ -23,18 +23,18 @@ DeviceTransport::DeviceTransport(const GuestRam& ram, Workqueue& workqueue,
   }
 }
 
-DeviceTransport::~DeviceTransport() {
+VirtioDeviceBase::~VirtioDeviceBase() {
   GUESTMM_CHECK(status() == 0) << "a device was destroyed before ShutDown";
 }
 
-void DeviceTransport::ShutDown() {
+void VirtioDeviceBase::ShutDown() {
   SetStatus(0);
   GUESTMM_CHECK(status() == 0)
       << "device destroyed from inside what it was running";
   workqueue_.CancelSync(work_);
 }
 
-absl::Status DeviceTransport::SetDriverFeatures(uint64_t features) {
+absl::Status VirtioDeviceBase::SetDriverFeatures(uint64_t features) {
   LockHolder hold(mutex_);
   if ((status_ & kVirtioFeaturesOk) != 0) {
     return absl::FailedPreconditionError(
@@ -48,12 +48,12 @@ absl::Status DeviceTransport::SetDriverFeatures(uint64_t features) {
   return absl::OkStatus();
 }
 
-uint8_t DeviceTransport::status() const {
+uint8_t VirtioDeviceBase::status() const {
   LockHolder hold(mutex_);
   return status_;
 }
 
-void DeviceTransport::SetStatus(uint8_t status) {
+void VirtioDeviceBase::SetStatus(uint8_t status) {
   bool is_started = false;
   {
     LockHolder hold(mutex_);
@@ -84,13 +84,13 @@ void DeviceTransport::SetStatus(uint8_t status) {
   if (is_started) AskForHandling();
 }
 
-uint32_t DeviceTransport::ConfigGeneration() const {
+uint32_t VirtioDeviceBase::ConfigGeneration() const {
   LockHolder hold(mutex_);
   return generation_;
 }
 
-absl::Status DeviceTransport::ReadConfig(uint32_t offset,
-                                         std::span<std::byte> bytes) const {
+absl::Status VirtioDeviceBase::ReadConfig(uint32_t offset,
+                                          std::span<std::byte> bytes) const {
   LockHolder hold(mutex_);
   absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
   if (status.ok() && !bytes.empty()) {
@@ -99,8 +99,8 @@ absl::Status DeviceTransport::ReadConfig(uint32_t offset,
   return status;
 }
 
-absl::Status DeviceTransport::WriteConfig(uint32_t offset,
-                                          std::span<const std::byte> bytes) {
+absl::Status VirtioDeviceBase::WriteConfig(uint32_t offset,
+                                           std::span<const std::byte> bytes) {
   LockHolder hold(mutex_);
   absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
   if (!status.ok()) return status;
@@ -111,12 +111,12 @@ absl::Status DeviceTransport::WriteConfig(uint32_t offset,
   return status;
 }
 
-uint16_t DeviceTransport::MaxQueueSize(uint16_t index) const {
+uint16_t VirtioDeviceBase::MaxQueueSize(uint16_t index) const {
   LockHolder hold(mutex_);
   return index < queues_.size() ? QueueSize(index, driver_features_) : 0;
 }
 
-absl::StatusOr<Notifier*> DeviceTransport::SetUpQueue(
+absl::StatusOr<Notifier*> VirtioDeviceBase::SetUpQueue(
     uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
   LockHolder hold(mutex_);
   if ((status_ & (kVirtioFeaturesOk | kVirtioDriverOk)) != kVirtioFeaturesOk) {
@@ -145,12 +145,12 @@ absl::StatusOr<Notifier*> DeviceTransport::SetUpQueue(
   return kicks_[index].get();
 }
 
-void DeviceTransport::SetConfigNotifier(Notifier& config) {
+void VirtioDeviceBase::SetConfigNotifier(Notifier& config) {
   LockHolder hold(mutex_);
   config_notifier_ = &config;
 }
 
-absl::Status DeviceTransport::CheckInvariants() const {
+absl::Status VirtioDeviceBase::CheckInvariants() const {
   LockHolder hold(mutex_);
   for (const std::unique_ptr<Queue>& queue : queues_) {
     if (queue == nullptr) continue;
@@ -160,12 +160,12 @@ absl::Status DeviceTransport::CheckInvariants() const {
   return absl::OkStatus();
 }
 
-bool DeviceTransport::IsRunning() const {
+bool VirtioDeviceBase::IsRunning() const {
   constexpr uint8_t kBits = kVirtioDriverOk | kVirtioNeedsReset | kVirtioFailed;
   return (status_ & kBits) == kVirtioDriverOk && !resetting_;
 }
 
-void DeviceTransport::Handle() {
+void VirtioDeviceBase::Handle() {
   {
     LockHolder hold(mutex_);
     // Someone handles already where, in virtual time, a discard further up the
@@ -193,7 +193,7 @@ void DeviceTransport::Handle() {
   AskForHandling();
 }
 
-void DeviceTransport::NotifyConfig() {
+void VirtioDeviceBase::NotifyConfig() {
   Notifier* notifier = nullptr;
   {
     LockHolder hold(mutex_);
@@ -202,7 +202,7 @@ void DeviceTransport::NotifyConfig() {
   if (notifier != nullptr) notifier->Notify();
 }
 
-bool DeviceTransport::HandleQueues() {
+bool VirtioDeviceBase::HandleQueues() {
   bool has_more = false;
   for (uint32_t kicked = kicked_.exchange(0); kicked != 0;
        kicked &= kicked - 1) {
@@ -231,8 +231,8 @@ bool DeviceTransport::HandleQueues() {
   return has_more;
 }
 
-DeviceTransport::Round DeviceTransport::HandleQueue(uint16_t index,
-                                                    Queue& queue) {
+VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
+                                                      Queue& queue) {
   DeviceQueue& ring = queue.ring;
   // While this looks at the ring, kicks tell it nothing.
   ring.DisableNotifications();
@@ -249,12 +249,12 @@ DeviceTransport::Round DeviceTransport::HandleQueue(uint16_t index,
   return Round::kMore;
 }
 
-bool DeviceTransport::Stopping() const {
+bool VirtioDeviceBase::Stopping() const {
   LockHolder hold(mutex_);
   return resetting_;
 }
 
-void DeviceTransport::GiveBack(uint16_t index, uint16_t head) {
+void VirtioDeviceBase::GiveBack(uint16_t index, uint16_t head) {
   Queue* queue = nullptr;
   {
     LockHolder hold(mutex_);
@@ -263,14 +263,14 @@ void DeviceTransport::GiveBack(uint16_t index, uint16_t head) {
   Push(index, *queue, head);
 }
 
-void DeviceTransport::Push(uint16_t index, Queue& queue, uint16_t head) {
+void VirtioDeviceBase::Push(uint16_t index, Queue& queue, uint16_t head) {
   Acknowledging(index);
   // used.len 0: nothing was written (§5.5.6 has no word for "discarded").
   queue.ring.Push(head, 0);
   if (queue.ring.NeedsNotification()) queue.used.Notify();
 }
 
-void DeviceTransport::Break(uint16_t index) {
+void VirtioDeviceBase::Break(uint16_t index) {
   FoundBroken(index);
   {
     LockHolder hold(mutex_);
@@ -281,7 +281,7 @@ void DeviceTransport::Break(uint16_t index) {
   NotifyConfig();
 }
 
-void DeviceTransport::ResetLocked() {
+void VirtioDeviceBase::ResetLocked() {
   status_ = 0;
   driver_features_ = 0;
   config_notifier_ = nullptr;

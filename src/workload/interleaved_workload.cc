@@ -1,4 +1,4 @@
-#include "guestmm/workload/together.h"
+#include "guestmm/workload/interleaved_workload.h"
 
 #include <algorithm>
 #include <chrono>
@@ -11,13 +11,14 @@ constexpr std::chrono::microseconds kPageTime(1);
 
 }  // namespace
 
-Together::Together(std::vector<std::unique_ptr<Workload>> workloads) {
+InterleavedWorkload::InterleavedWorkload(
+    std::vector<std::unique_ptr<Workload>> workloads) {
   for (std::unique_ptr<Workload>& workload : workloads) {
     members_.push_back({std::move(workload), now_});
   }
 }
 
-std::optional<Nanoseconds> Together::Step(Vcpu& vcpu) {
+std::optional<Nanoseconds> InterleavedWorkload::Step(Vcpu& vcpu) {
   Member* const member = Next();
   if (member == nullptr) return std::nullopt;
   now_ = std::max(now_, *member->due);
@@ -32,7 +33,7 @@ std::optional<Nanoseconds> Together::Step(Vcpu& vcpu) {
   return std::max(*next->due - now_, Nanoseconds(0));
 }
 
-Together::Member* Together::Next() {
+InterleavedWorkload::Member* InterleavedWorkload::Next() {
   Member* next = nullptr;
   for (Member& member : members_) {
     if (!member.due) continue;
@@ -41,7 +42,7 @@ Together::Member* Together::Next() {
   return next;
 }
 
-uint64_t Together::work() const {
+uint64_t InterleavedWorkload::work() const {
   uint64_t sum = 0;
   for (const Member& member : members_) sum += member.workload->work();
   return sum;

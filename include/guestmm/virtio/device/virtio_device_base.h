@@ -1,5 +1,5 @@
-#ifndef GUESTMM_VIRTIO_DEVICE_DEVICE_TRANSPORT_H_
-#define GUESTMM_VIRTIO_DEVICE_DEVICE_TRANSPORT_H_
+#ifndef GUESTMM_VIRTIO_DEVICE_VIRTIO_DEVICE_BASE_H_
+#define GUESTMM_VIRTIO_DEVICE_VIRTIO_DEVICE_BASE_H_
 
 #include <array>
 #include <atomic>
@@ -34,10 +34,10 @@ namespace guestmm {
 // as the queue is long, so that a guest that never stops leaves the workqueue
 // to others too. A broken queue cannot be acknowledged: the device sets
 // NEEDS_RESET and stops (§2.1.2).
-class DeviceTransport : public VirtioDevice {
+class VirtioDeviceBase : public VirtioDevice {
  public:
-  DeviceTransport(const DeviceTransport&) = delete;
-  DeviceTransport& operator=(const DeviceTransport&) = delete;
+  VirtioDeviceBase(const VirtioDeviceBase&) = delete;
+  VirtioDeviceBase& operator=(const VirtioDeviceBase&) = delete;
 
   uint64_t DeviceFeatures() const final { return features_; }
   absl::Status SetDriverFeatures(uint64_t features) final;
@@ -66,9 +66,9 @@ class DeviceTransport : public VirtioDevice {
 
   // A device of queues 0 to `queues` - 1 and a configuration of `config_bytes`
   // zeroes, which offers `features`. Both references must outlive it.
-  DeviceTransport(const GuestRam& ram, Workqueue& workqueue, uint64_t features,
-                  uint16_t queues, size_t config_bytes);
-  ~DeviceTransport() override;
+  VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue, uint64_t features,
+                   uint16_t queues, size_t config_bytes);
+  ~VirtioDeviceBase() override;
 
   // Resets for good. To be called by the destructor of each kind, before what
   // its handlers use is gone. REQUIRES: no one kicks, and not called by what
@@ -161,7 +161,7 @@ class DeviceTransport : public VirtioDevice {
   // The driver's kick of one queue.
   class Kick final : public Notifier {
    public:
-    Kick(DeviceTransport& device, uint16_t index)
+    Kick(VirtioDeviceBase& device, uint16_t index)
         : device_(device), index_(index) {}
     void Notify() override {
       device_.kicked_.fetch_or(uint32_t{1} << index_);
@@ -169,7 +169,7 @@ class DeviceTransport : public VirtioDevice {
     }
 
    private:
-    DeviceTransport& device_;
+    VirtioDeviceBase& device_;
     const uint16_t index_;
   };
   // What became of one look at a queue.
@@ -220,4 +220,4 @@ class DeviceTransport : public VirtioDevice {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_VIRTIO_DEVICE_DEVICE_TRANSPORT_H_
+#endif  // GUESTMM_VIRTIO_DEVICE_VIRTIO_DEVICE_BASE_H_

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
-#include "tests/testing/guestmm_world.h"
+#include "tests/testing/adaptive_world.h"
 
-namespace guestmm::guestmm_policy_model_test {
+namespace guestmm::adaptive_policy_model_test {
 namespace {
 
 using std::chrono::milliseconds;
@@ -24,7 +24,7 @@ constexpr PfnRange kAdded = {.start = Pfn(512), .end = Pfn(576)};
 // its driver is removed and comes back, its memory grows and shrinks.
 class Program {
  public:
-  Program(const GuestmmWorldOptions& options, uint64_t seed, bool reregister)
+  Program(const AdaptiveWorldOptions& options, uint64_t seed, bool reregister)
       : world_(options), random_(seed), reregister_(reregister) {
     world_.device.set_answer([this](std::span<const GpaRange>) {
       return fail_ ? absl::UnavailableError("full") : absl::OkStatus();
@@ -52,7 +52,7 @@ class Program {
     world_.ExpectInvariants();
   }
 
-  GuestmmWorld& world() { return world_; }
+  AdaptiveWorld& world() { return world_; }
 
  private:
   void Step() {
@@ -122,7 +122,7 @@ class Program {
     }
   }
 
-  GuestmmWorld world_;
+  AdaptiveWorld world_;
   Random random_;
   const bool reregister_;
   bool fail_ = false;
@@ -134,15 +134,15 @@ class Program {
 constexpr int kSteps = 400;
 constexpr uint64_t kSeeds = 40;
 
-GuestmmWorldOptions World(const GuestmmOptions& policy, uint64_t seed) {
+AdaptiveWorldOptions World(const AdaptiveOptions& policy, uint64_t seed) {
   return {.policy = policy,
           .section_order = kSection,
           .hotplug_end = kAdded.end,
           .seed = seed};
 }
 
-const std::vector<GuestmmOptions>& Policies() {
-  static const std::vector<GuestmmOptions> policies = {
+const std::vector<AdaptiveOptions>& Policies() {
+  static const std::vector<AdaptiveOptions> policies = {
       {.order = Order(3), .floor = Order(1)},
       {.order = Order(3), .floor = Order(0), .capacity = 2},
       {.order = Order(3), .floor = Order(3), .capacity = 1},
@@ -152,15 +152,16 @@ const std::vector<GuestmmOptions>& Policies() {
   return policies;
 }
 
-TEST(GuestmmPolicyModelTest, AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
-  for (const GuestmmOptions& policy : Policies()) {
+TEST(AdaptivePolicyModelTest,
+     AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
+  for (const AdaptiveOptions& policy : Policies()) {
     for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
       SCOPED_TRACE(testing::Message()
                    << "order " << policy.order.value() << ", seed " << seed);
       Program program(World(policy, seed), seed, /*reregister=*/false);
       program.Run(kSteps);
       program.ComeToRest();
-      GuestmmWorld& world = program.world();
+      AdaptiveWorld& world = program.world();
       ASSERT_EQ(world.FirstMissing(policy.order), std::nullopt);
       ASSERT_GT(world.reported, 0u);
       if (policy.granule == Order(0)) {
@@ -170,8 +171,8 @@ TEST(GuestmmPolicyModelTest, AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
   }
 }
 
-TEST(GuestmmPolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
-  for (const GuestmmOptions& policy : Policies()) {
+TEST(AdaptivePolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
+  for (const AdaptiveOptions& policy : Policies()) {
     for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
       SCOPED_TRACE(testing::Message()
                    << "order " << policy.order.value() << ", seed " << seed);
@@ -183,10 +184,10 @@ TEST(GuestmmPolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
   }
 }
 
-TEST(GuestmmPolicyModelTest, PerCpuListsHideNothing) {
+TEST(AdaptivePolicyModelTest, PerCpuListsHideNothing) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    GuestmmWorldOptions options = World(Policies().front(), seed);
+    AdaptiveWorldOptions options = World(Policies().front(), seed);
     options.per_cpu_limits = {.batch = 4, .high = 12};
     Program program(options, seed, /*reregister=*/true);
     program.Run(kSteps);
@@ -196,4 +197,4 @@ TEST(GuestmmPolicyModelTest, PerCpuListsHideNothing) {
 }
 
 }  // namespace
-}  // namespace guestmm::guestmm_policy_model_test
+}  // namespace guestmm::adaptive_policy_model_test

@@ -1,4 +1,4 @@
-#include "src/experiment/replay/followed_per_cpu.h"
+#include "src/experiment/replay/pcp_reconstruction.h"
 
 #include <algorithm>
 
@@ -13,12 +13,12 @@ Order OrderOf(size_t list) {
 
 }  // namespace
 
-FollowedPerCpu::FollowedPerCpu(PerCpuLimits limits) : limits_(limits) {
+PcpReconstruction::PcpReconstruction(PerCpuLimits limits) : limits_(limits) {
   GUESTMM_CHECK(limits.batch > 0);
 }
 
-void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
-                          Blocks& back) {
+void PcpReconstruction::Free(Pfn pfn, Order order, MigrateType type,
+                             Blocks& back) {
   const size_t index = PerCpuLists::IndexOf(order, type);
   lists_[index].pfns.push_front(pfn);
   count_ += order.pages().value();
@@ -26,22 +26,22 @@ void FollowedPerCpu::Free(Pfn pfn, Order order, MigrateType type,
            back);
 }
 
-bool FollowedPerCpu::Erase(size_t index, Pfn pfn) {
+bool PcpReconstruction::Erase(size_t index, Pfn pfn) {
   List& list = lists_[index];
   const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
   if (found == list.pfns.end()) return false;
-  if (list.IsSupposed(found)) --list.supposed;
+  if (list.IsAssumed(found)) --list.supposed;
   list.pfns.erase(found);
   count_ -= OrderOf(index).pages().value();
   return true;
 }
 
-bool FollowedPerCpu::Take(Pfn pfn, Order order, MigrateType type) {
+bool PcpReconstruction::Take(Pfn pfn, Order order, MigrateType type) {
   free_factor_ >>= 1;
   return Erase(PerCpuLists::IndexOf(order, type), pfn);
 }
 
-bool FollowedPerCpu::Remove(Pfn pfn, Order order) {
+bool PcpReconstruction::Remove(Pfn pfn, Order order) {
   for (int type = 0; type < kRequestTypes; ++type) {
     const auto its = static_cast<MigrateType>(type);
     if (Erase(PerCpuLists::IndexOf(order, its), pfn)) return true;
@@ -49,14 +49,14 @@ bool FollowedPerCpu::Remove(Pfn pfn, Order order) {
   return false;
 }
 
-void FollowedPerCpu::GoneBefore(Pfn pfn, Order order, Blocks& back) {
+void PcpReconstruction::EvictThrough(Pfn pfn, Order order, Blocks& back) {
   for (int type = 0; type < kRequestTypes; ++type) {
     const size_t index =
         PerCpuLists::IndexOf(order, static_cast<MigrateType>(type));
     List& list = lists_[index];
     const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
     if (found == list.pfns.end()) continue;
-    if (!list.IsSupposed(found)) {
+    if (!list.IsAssumed(found)) {
       while (list.pfns.back() != pfn) GiveBackOldest(index, back);
       GiveBackOldest(index, back);
       return;
@@ -69,8 +69,8 @@ void FollowedPerCpu::GoneBefore(Pfn pfn, Order order, Blocks& back) {
   }
 }
 
-uint64_t FollowedPerCpu::TakeUnlisted(Order order, MigrateType type,
-                                      Blocks& back) {
+uint64_t PcpReconstruction::TakeUnlisted(Order order, MigrateType type,
+                                         Blocks& back) {
   const size_t index = PerCpuLists::IndexOf(order, type);
   List& list = lists_[index];
   const uint64_t each = order.pages().value();
@@ -95,7 +95,7 @@ uint64_t FollowedPerCpu::TakeUnlisted(Order order, MigrateType type,
   return list.unknown;
 }
 
-void FollowedPerCpu::Suppose(Pfn pfn, Order order, MigrateType type) {
+void PcpReconstruction::AssumeCached(Pfn pfn, Order order, MigrateType type) {
   List& list = lists_[PerCpuLists::IndexOf(order, type)];
   GUESTMM_CHECK(list.unknown > 0);
   --list.unknown;
@@ -103,18 +103,18 @@ void FollowedPerCpu::Suppose(Pfn pfn, Order order, MigrateType type) {
   list.pfns.push_back(pfn);
 }
 
-void FollowedPerCpu::AddUnknown(uint64_t pages) {
+void PcpReconstruction::AddUnknown(uint64_t pages) {
   unknown_at_first_ += pages;
   count_ += pages;
 }
 
-void FollowedPerCpu::TakeUnknown(Order order) {
+void PcpReconstruction::TakeUnknown(Order order) {
   const uint64_t pages = std::min(order.pages().value(), unknown_at_first_);
   unknown_at_first_ -= pages;
   count_ -= pages;
 }
 
-void FollowedPerCpu::GiveBackOldest(size_t index, Blocks& back) {
+void PcpReconstruction::GiveBackOldest(size_t index, Blocks& back) {
   List& list = lists_[index];
   const Order order = OrderOf(index);
   back.push_back({list.pfns.back(), order});
@@ -125,7 +125,8 @@ void FollowedPerCpu::GiveBackOldest(size_t index, Blocks& back) {
 
 // free_pcppages_bulk: each list down to nothing, from the one that was freed
 // to, oldest first.
-void FollowedPerCpu::GiveBack(uint64_t pages, size_t first_list, Blocks& back) {
+void PcpReconstruction::GiveBack(uint64_t pages, size_t first_list,
+                                 Blocks& back) {
   uint64_t left = pages;
   const uint64_t unknown = std::min(left, unknown_at_first_);
   unknown_at_first_ -= unknown;

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_
-#define GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_
+#ifndef GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
+#define GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
 
 // A small allocator that reports to a FakeDevice under guestmm's policy, in
 // virtual time, and a host that remembers what it was given: by page, whether
@@ -20,20 +20,20 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/mm/migrate/memory_hotplug.h"
-#include "guestmm/reporting/guestmm_policy.h"
+#include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/reporter.h"
 #include "tests/testing/fake_device.h"
 #include "tests/testing/reporting_world.h"
 
 namespace guestmm {
 
-struct GuestmmWorldOptions {
+struct AdaptiveWorldOptions {
   // A page more than there are blocks: without it the last free block could not
   // be isolated, even under a min watermark of zero.
   std::vector<MemoryRange> memory = {{Pfn(0), Pfn(257)}};
-  GuestmmOptions policy = {.order = Order(3),
-                           .floor = Order(1),
-                           .delay = std::chrono::milliseconds(500)};
+  AdaptiveOptions policy = {.order = Order(3),
+                            .floor = Order(1),
+                            .delay = std::chrono::milliseconds(500)};
   Order max_order = Order(4);
   Order section_order = kSectionOrder;
   std::optional<Pfn> hotplug_end = {};
@@ -41,8 +41,8 @@ struct GuestmmWorldOptions {
   uint64_t seed = 1;
 };
 
-struct GuestmmWorld {
-  explicit GuestmmWorld(const GuestmmWorldOptions& world = {})
+struct AdaptiveWorld {
+  explicit AdaptiveWorld(const AdaptiveWorldOptions& world = {})
       : options(world),
         time(options.seed),
         allocator(
@@ -60,13 +60,13 @@ struct GuestmmWorld {
     });
     Enable();
   }
-  ~GuestmmWorld() {
+  ~AdaptiveWorld() {
     if (reporter != nullptr && device.outstanding()) device.End();
   }
 
   // A driver, and a policy, that know nothing of those before.
   void Enable() {
-    auto made = std::make_unique<GuestmmPolicy>(options.policy);
+    auto made = std::make_unique<AdaptivePolicy>(options.policy);
     policy = made.get();
     reporter = std::make_unique<Reporter>(*allocator, time, std::move(made));
     EXPECT_EQ(reporter->Enable(device), absl::OkStatus());
@@ -167,12 +167,12 @@ struct GuestmmWorld {
     }
   }
 
-  const GuestmmWorldOptions options;
+  const AdaptiveWorldOptions options;
   VirtualTime time;
   std::unique_ptr<PageAllocator> allocator;
   FakeDevice device;
   std::unique_ptr<Reporter> reporter;
-  GuestmmPolicy* policy = nullptr;
+  AdaptivePolicy* policy = nullptr;
   // By page.
   std::vector<bool> has;
   size_t noted = 0;
@@ -183,4 +183,4 @@ struct GuestmmWorld {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_TESTING_GUESTMM_WORLD_H_
+#endif  // GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_

@@ -90,7 +90,7 @@ std::vector<NamedPolicy>& Policies() {
        [](const PolicyParameters& parameters) {
          return MakeLinux(parameters);
        }},
-      {"guestmm", MakeAdaptive},
+      {"adaptive", MakeAdaptive},
   };
   return policies;
 }

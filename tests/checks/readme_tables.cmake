@@ -22,4 +22,4 @@ function(shows)
 endfunction()
 
 shows(replay data/procs --truth)
-shows(compare --workloads data/procs --policies v12,linux,guestmm)
+shows(compare --workloads data/procs --policies v12,linux,adaptive)

@@ -1,5 +1,5 @@
-// What guestmm's policy promises, over random programs: at rest all that can be
-// reported is with the host, and nothing was reported that the host had.
+// What the adaptive policy promises, over random programs: at rest all that can
+// be reported is with the host, and nothing was reported that the host had.
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
-// guestmm's policy rule by rule, in worlds of a few pages: regions of 8, pieces
-// down to 2, blocks of at most 16.
+// the adaptive policy rule by rule, in worlds of a few pages: regions of 8,
+// pieces down to 2, blocks of at most 16.
 
 #include "guestmm/reporting/adaptive_policy.h"
 

@@ -27,7 +27,7 @@ std::string Message(const absl::Status& status) {
 
 TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
   EXPECT_THAT(PolicyNames(),
-              ElementsAre("v12", "v12-hotplug", "linux", "guestmm"));
+              ElementsAre("v12", "v12-hotplug", "linux", "adaptive"));
   for (const std::string& name : PolicyNames()) {
     const auto policy = MakePolicy(name, {});
     ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
@@ -43,7 +43,7 @@ TEST(PoliciesTest, ParametersArePassedOn) {
       {"v12", v12},
       {"v12-hotplug", v12},
       {"linux", {{"order", 6}, {"delay_ms", 1500}, {"capacity", 7}}},
-      {"guestmm",
+      {"adaptive",
        {{"order", 6},
         {"granule", 1},
         {"floor", 2},
@@ -65,7 +65,7 @@ TEST(PoliciesTest, ParametersArePassedOn) {
 // must report.
 TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
   const auto floor = [](const PolicyParameters& parameters) {
-    const auto made = *MakePolicy("guestmm", parameters);
+    const auto made = *MakePolicy("adaptive", parameters);
     return Order(static_cast<int>(made->parameters()[2].second));
   };
   EXPECT_EQ(floor({}), Order(0));
@@ -85,7 +85,7 @@ TEST(PoliciesTest, AnUnknownNameIsAnsweredWithTheKnownOnes) {
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(status),
               HasSubstr("there is no policy \"v13\"; known are: v12, "
-                        "v12-hotplug, linux, guestmm"));
+                        "v12-hotplug, linux, adaptive"));
 }
 
 TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
@@ -110,13 +110,13 @@ TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
 
 TEST(PoliciesTest, AdaptiveHasBoundsOfItsOwn) {
   EXPECT_EQ(
-      MakePolicy("guestmm", {.order = Order(5), .granule = Order(6)}).status(),
+      MakePolicy("adaptive", {.order = Order(5), .granule = Order(6)}).status(),
       absl::InvalidArgumentError("order 5: allowed for guestmm with a granule "
                                  "of 256.00 KiB is 6 to 10"));
-  EXPECT_EQ(MakePolicy("guestmm", {.order = Order(4)}).status(),
+  EXPECT_EQ(MakePolicy("adaptive", {.order = Order(4)}).status(),
             absl::InvalidArgumentError("order 4: allowed for guestmm is 5 to "
                                        "10; what is smaller is for its floor"));
-  EXPECT_EQ(MakePolicy("guestmm", {.delay = Nanoseconds(999999)}).status(),
+  EXPECT_EQ(MakePolicy("adaptive", {.delay = Nanoseconds(999999)}).status(),
             absl::InvalidArgumentError(
                 "delay 0.000999999 s: allowed for guestmm is 0.001 s or more"));
 }
@@ -143,7 +143,7 @@ TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
         .capacity = kMaxReportCapacity,
         .delay = kMaxReportDelay}}) {
     for (const std::string& name : PolicyNames()) {
-      if (name == "guestmm") continue;  // has bounds of its own
+      if (name == "adaptive") continue;  // has bounds of its own
       EXPECT_EQ(MakePolicy(name, parameters).status(), absl::OkStatus());
     }
   }

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
 #define GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
 
-// A small allocator that reports to a FakeDevice under guestmm's policy, in
+// A small allocator that reports to a FakeDevice under the adaptive policy, in
 // virtual time, and a host that remembers what it was given: by page, whether
 // it has it, and whether a report of it is needed.
 

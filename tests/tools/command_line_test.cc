@@ -41,7 +41,7 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
                 "0.25");
   ExpectRefused("density --policies off,nonsense",
                 "guestmm density: --policies nonsense: there is no such "
-                "policy; allowed are off, v12, v12-hotplug, linux, guestmm");
+                "policy; allowed are off, v12, v12-hotplug, linux, adaptive");
   ExpectRefused("density --vmm ''",
                 "guestmm density: --vmm: allowed is the path of a socket");
   ExpectRefused("density --order 11",

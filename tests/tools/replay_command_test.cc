@@ -69,7 +69,7 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   expect(recording_ + " --policy nonsense", 2,
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
-         "--placement here: allowed is recorded, guestmm");
+         "--placement here: allowed is recorded, native");
   expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
          "--touch GFP_USER,GFP_NONSENSE: there is no gfp flag "
          "\"GFP_NONSENSE\"; allowed is all, or names, as in ");
@@ -96,8 +96,8 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
          "memory map (iomem or --memory): ");
   expect(recording_ + " --policies real,real", 2,
          "--policies real: allowed is each policy once");
-  expect(recording_ + " --policies off,real --placement guestmm", 2,
-         "policy real: with placement guestmm");
+  expect(recording_ + " --policies off,real --placement native", 2,
+         "policy real: with placement native");
   expect("", 2, "path is required");
 }
 
@@ -184,7 +184,7 @@ TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
   const std::string out = Path("out");
   const Outcome outcome = Replay(
       recording_ +
-      " --policies linux,guestmm --granule 4KiB --order 5 --delay 0.5 "
+      " --policies linux,adaptive --granule 4KiB --order 5 --delay 0.5 "
       "--capacity 8 --floor 1 --tail 1.5 --memory 0-2G,4G-5G --skip-bad 3 "
       "--out " +
       out);
@@ -198,8 +198,8 @@ TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
   const auto& parameters = config["policy_parameters"];
   EXPECT_EQ(parameters["linux"]["delay_ms"], 500);
   EXPECT_EQ(parameters["linux"]["capacity"], 8);
-  EXPECT_EQ(parameters["guestmm"]["order"], 5);
-  EXPECT_EQ(parameters["guestmm"]["floor"], 1);
+  EXPECT_EQ(parameters["adaptive"]["order"], 5);
+  EXPECT_EQ(parameters["adaptive"]["floor"], 1);
 }
 
 TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
@@ -243,7 +243,7 @@ TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
   more << at << "4: mm_page_alloc: page=0 pfn=0x400 order=10" << alloc << at
        << "5: mm_page_alloc: page=0 pfn=0x800 order=10" << alloc;
   more.close();
-  EXPECT_THAT(Replay(arguments + "--placement guestmm").out,
+  EXPECT_THAT(Replay(arguments + "--placement native").out,
               HasSubstr("; 33.33 % of allocations failed; "));
 }
 

@@ -51,7 +51,7 @@ struct InfoArguments {
   std::optional<uint64_t> cpus;
   std::optional<uint64_t> min_free_kbytes;
   KernelVersion per_cpu_lists = KernelVersion::kV5_3;
-  Linux placement = KernelVersion::kV5_3;
+  KernelVersion placement = KernelVersion::kV5_3;
   std::optional<uint64_t> shuffle;
   std::optional<uint64_t> churn;
   std::optional<uint64_t> seed;
@@ -191,14 +191,15 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
   AddInteger(command, "--min-free-kbytes", 0, uint64_t{1} << 30,
              arguments->min_free_kbytes,
              "What the watermarks are made from [the kernel's formula]");
-  const std::vector<std::pair<std::string, Linux>> versions = {
+  const std::vector<std::pair<std::string, KernelVersion>> versions = {
       {"5.3", KernelVersion::kV5_3}, {"6.1", KernelVersion::kV6_1}};
-  AddChoice<Linux>(command, "--per-cpu-lists", versions,
-                   arguments->per_cpu_lists,
-                   "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "
-                   "orders 1 to 3 and 9) [5.3]");
-  AddChoice<Linux>(command, "--placement", versions, arguments->placement,
-                   "Which Linux's order on the free lists: 5.3, 6.1 [5.3]");
+  AddChoice<KernelVersion>(
+      command, "--per-cpu-lists", versions, arguments->per_cpu_lists,
+      "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "
+      "orders 1 to 3 and 9) [5.3]");
+  AddChoice<KernelVersion>(
+      command, "--placement", versions, arguments->placement,
+      "Which Linux's order on the free lists: 5.3, 6.1 [5.3]");
   AddInteger(command, "--shuffle", 0, ~uint64_t{0}, arguments->shuffle,
              "Shuffles the free lists at boot, with this seed");
   AddInteger(command, "--churn", 0, uint64_t{1} << 40, arguments->churn,

@@ -33,7 +33,7 @@ void AddPolicyArguments(CLI::App& command, PolicyArguments& arguments) {
              "Most blocks in one report [v12: 16; others: 32]");
   AddSeconds(command, "--delay", Nanoseconds(0), kMaxReportDelay,
              arguments.delay,
-             "linux, guestmm: seconds that freed memory waits, at least "
+             "linux, adaptive: seconds that freed memory waits, at least "
              "[2; 0.2]");
 }
 

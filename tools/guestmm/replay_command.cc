@@ -37,7 +37,7 @@ namespace {
 struct ReplayArguments {
   std::string path;
   ReplayOptions options;
-  std::vector<std::string> policies = {"off", "v12", "linux", "guestmm"};
+  std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
   PolicyArguments policy;
   // Empty: the recording's.
   std::vector<MemoryRange> memory;
@@ -352,7 +352,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
   command
       .add_option("--policies,--policy", arguments->policies,
                   "Which to run, separated by commas; real: what the guest's "
-                  "kernel reported, as recorded [off,v12,linux,guestmm]")
+                  "kernel reported, as recorded [off,v12,linux,adaptive]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;

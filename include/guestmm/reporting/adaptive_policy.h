@@ -37,7 +37,7 @@ struct AdaptiveOptions {
   size_t capacity = 32;
 };
 
-// guestmm's own policy: no loss, no waste, no harm.
+// the adaptive policy: no loss, no waste, no harm.
 //
 // It keeps account of what the host may back, in the host's granules: a granule
 // that was taken since it was last reported, or was never. Only those are
@@ -56,7 +56,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   // delay >= 1 ms.
   explicit AdaptivePolicy(const AdaptiveOptions& options);
 
-  std::string_view name() const override { return "guestmm"; }
+  std::string_view name() const override { return "adaptive"; }
   std::vector<std::pair<std::string_view, uint64_t>> parameters()
       const override;
   Order min_order() const override { return told_order_; }

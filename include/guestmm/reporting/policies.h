@@ -27,7 +27,7 @@ struct PolicyParameters {
   std::optional<Nanoseconds> delay = {};
   // linux's: it was at work before, and is at rest.
   bool settled = false;
-  // guestmm's: what the host maps at a time; and the smallest block that is
+  // adaptive's: what the host maps at a time; and the smallest block that is
   // reported, which is taken to be between granule and order.
   std::optional<Order> granule = {};
   std::optional<Order> floor = {};

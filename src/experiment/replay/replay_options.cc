@@ -44,7 +44,7 @@ absl::Status CheckReal(const Recording& recording,
 }  // namespace
 
 std::string_view Name(Placement placement) {
-  return placement == Placement::kRecorded ? "recorded" : "guestmm";
+  return placement == Placement::kRecorded ? "recorded" : "native";
 }
 
 PolicyParameters PolicyParametersOf(const ReplayOptions& options) {

@@ -33,7 +33,7 @@ constexpr PageCount kMetadataPages(kGiB / kPageSize);
 // Reads that the compiler must not leave out end here.
 volatile uint64_t sink = 0;
 
-// Tells guestmm's policy, which keeps the most account, what its reporter
+// Tells the adaptive policy, which keeps the most account, what its reporter
 // would.
 class PolicyObserver final : public FreeBlockObserver {
  public:

@@ -13,7 +13,7 @@ namespace {
 
 TEST(CompareLongTest, AdaptiveKeepsItsPromisesInEveryWorkload) {
   const auto options =
-      ResolveCompare({.policies = {"linux", "guestmm"}}, AvailableMemory());
+      ResolveCompare({.policies = {"linux", "adaptive"}}, AvailableMemory());
   ASSERT_EQ(options.status(), absl::OkStatus());
   const auto result = RunCompare(*options, {});
   ASSERT_EQ(result.status(), absl::OkStatus());
@@ -24,17 +24,17 @@ TEST(CompareLongTest, AdaptiveKeepsItsPromisesInEveryWorkload) {
   ASSERT_EQ(rows.size(), options->workloads.size());
   for (auto& [workload, by_policy] : rows) {
     SCOPED_TRACE(workload);
-    const CompareRow& guestmm = by_policy["guestmm"];
-    EXPECT_EQ(guestmm.host_share_of_reportable, 1);
-    EXPECT_LE(guestmm.reported_over_needed, 1.05);
-    EXPECT_GE(guestmm.work_share_of_off, 0.99);
+    const CompareRow& adaptive = by_policy["adaptive"];
+    EXPECT_EQ(adaptive.host_share_of_reportable, 1);
+    EXPECT_LE(adaptive.reported_over_needed, 1.05);
+    EXPECT_GE(adaptive.work_share_of_off, 0.99);
     // docs/policies.md has the one workload, and why.
-    EXPECT_GE(*guestmm.work_share_of_off,
+    EXPECT_GE(*adaptive.work_share_of_off,
               *by_policy["linux"].work_share_of_off -
                   (workload == "page_fault1" ? 0.002 : 0));
   }
   for (const char* workload : {"fragmenter", "build"}) {
-    EXPECT_LE(rows[workload]["guestmm"].footprint_gib_min,
+    EXPECT_LE(rows[workload]["adaptive"].footprint_gib_min,
               0.85 * rows[workload]["linux"].footprint_gib_min)
         << workload;
   }

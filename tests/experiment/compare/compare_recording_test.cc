@@ -235,7 +235,7 @@ TEST_F(CompareRecordingTest, FilesAreTheSameAndAreReadAsTheyWereWritten) {
     return CompareSummaryJson(result) + CompareSeriesCsv(result);
   };
   CompareOptions options = Options();
-  options.policies = {"v12", "linux", "guestmm"};
+  options.policies = {"v12", "linux", "adaptive"};
   const CompareResult result = RunOk(options);
   EXPECT_EQ(files(RunOk(options)), files(result));
   CompareResult read = result;
@@ -246,7 +246,7 @@ TEST_F(CompareRecordingTest, FilesAreTheSameAndAreReadAsTheyWereWritten) {
   const auto config =
       nlohmann::json::parse(CompareSummaryJson(result))["config"];
   EXPECT_EQ(config["granule_bytes"], 2 * kMiB) << "there is no other";
-  EXPECT_EQ(config["policy_parameters"]["guestmm"]["granule"], 9);
+  EXPECT_EQ(config["policy_parameters"]["adaptive"]["granule"], 9);
 }
 
 TEST_F(CompareRecordingTest, APathMayBeOfAnyBytes) {

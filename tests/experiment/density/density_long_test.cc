@@ -41,7 +41,7 @@ TEST(DensityLongTest, GuestsThatFitAreNeverOverTheBudgetAndFinishSmall) {
   const DensityResult result =
       RunOk({.scale = kDefaultScale,
              .host_bytes = 6 * kGiB,
-             .policies = {"off", "v12", "v12-hotplug", "linux", "guestmm"}});
+             .policies = {"off", "v12", "v12-hotplug", "linux", "adaptive"}});
   const uint64_t small = result.options.footprint_bytes + 64 * kMiB;
   for (const DensityRow& row : result.rows) {
     SCOPED_TRACE(row.policy);
@@ -79,7 +79,7 @@ TEST(DensityLongTest, WithoutTheDiscardNoPolicyHoldsMoreGuests) {
   // Longer than any waits; there is nothing to settle.
   const DensityResult result =
       RunOk({.scale = kDefaultScale,
-             .policies = {"off", "v12", "v12-hotplug", "linux", "guestmm"},
+             .policies = {"off", "v12", "v12-hotplug", "linux", "adaptive"},
              .hypervisor = HypervisorKind::kNone,
              .settle_seconds = 4});
   for (const DensityRow& row : result.rows) {

@@ -186,10 +186,10 @@ TEST(ResolveDensityTest, NamesWhatIsWrong) {
             "commas");
   EXPECT_EQ(ErrorOf({.policies = {"off", "v13"}}),
             "policies v13: there is no such policy; allowed are off, v12, "
-            "v12-hotplug, linux, guestmm");
+            "v12-hotplug, linux, adaptive");
   EXPECT_EQ(ErrorOf({.policies = {""}}),
             "policies \"\": there is no such policy; allowed are off, v12, "
-            "v12-hotplug, linux, guestmm");
+            "v12-hotplug, linux, adaptive");
   EXPECT_EQ(ErrorOf({.policies = {"v12", "off", "v12"}}),
             "policies v12: allowed is each policy once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.order = Order(11)}}),

@@ -392,7 +392,7 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
   options.placement = Placement::kNative;
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
-                "policy real: with placement guestmm pages lie elsewhere than "
+                "policy real: with placement native pages lie elsewhere than "
                 "where they were reported; allowed is recorded"));
   options.policy = "nonsense";
   EXPECT_THAT(TryReplay(options).status().ToString(), HasSubstr("nonsense"));

@@ -40,7 +40,7 @@ enum class Placement {
   // Where our allocator puts them.
   kNative,
 };
-// "recorded", "guestmm".
+// "recorded", "native".
 std::string_view Name(Placement placement);
 
 // The longest traced time, and the longest time after it: all of it is sampled,

@@ -54,6 +54,6 @@ class ToyPolicy final : public ReportingPolicy {
 };
 
 int main(int argc, char** argv) {
-  RegisterPolicy("toy", [](auto&) { return std::make_unique<ToyPolicy>(); });
+  RegisterPolicy("toy", [] { return std::make_unique<ToyPolicy>(); });
   return tools::GuestmmMain(argc, argv);
 }

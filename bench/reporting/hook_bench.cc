@@ -53,7 +53,8 @@ void BM_Hooks(benchmark::State& state, int order_value,
   SilentDevice device;
   std::optional<Reporter> reporter;
   if (policy != "off") {
-    reporter.emplace(*allocator, queue, *MakePolicy(policy, {}));
+    reporter.emplace(*allocator, queue,
+                     *MakePolicy({.name = policy}, PolicyContext(Order(0))));
     if (!reporter->Enable(device).ok()) state.SkipWithError("not enabled");
   }
   const uint64_t count = kGiB / order.bytes();

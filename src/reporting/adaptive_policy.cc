@@ -22,7 +22,27 @@ constexpr uint32_t kLongestCold = 32'000;
 // than a piece is missed until something else happens in its region.
 constexpr Order kSmallestTold{5};
 
+// It looks at every region of a block that is freed, so the regions must not be
+// small.
+constexpr Order kSmallestRegion{5};
+
 }  // namespace
+
+const Fields<AdaptiveOptions>& AdaptiveFields() {
+  static const Fields<AdaptiveOptions> fields = {
+      {"order", &AdaptiveOptions::order,
+       FieldKind::Orders(kSmallestRegion, kMaxOrder),
+       "Smallest block that is reported wherever it is"},
+      {"floor", &AdaptiveOptions::floor, FieldKind::Orders(),
+       "Smallest block of cold memory that is reported; from granule to order"},
+      {"capacity", &AdaptiveOptions::capacity,
+       FieldKind::Count(1, kMaxReportCapacity), "Most ranges in one report"},
+      {"delay", &AdaptiveOptions::delay,
+       FieldKind::Seconds(milliseconds(1), kMaxReportDelay),
+       "Seconds that memory must be left alone before it is reported"},
+  };
+  return fields;
+}
 
 AdaptivePolicy::AdaptivePolicy(const AdaptiveOptions& options)
     : options_(options),
@@ -52,7 +72,7 @@ absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {
   for (const std::unique_ptr<Zone>& zone : environment.zones) {
     if (options_.order <= zone->max_order()) continue;
     return absl::InvalidArgumentError(absl::StrFormat(
-        "policy guestmm reports order %d and above; the largest block has "
+        "policy adaptive reports order %d and above; the largest block has "
         "order %d",
         options_.order.value(), zone->max_order().value()));
   }

@@ -1,5 +1,7 @@
 #include "guestmm/reporting/linux_policy.h"
 
+#include <utility>
+
 #include "guestmm/base/check.h"
 
 namespace guestmm {
@@ -10,10 +12,24 @@ constexpr uint64_t kPassesForAList = 16;
 
 }  // namespace
 
-LinuxPolicy::LinuxPolicy(const LinuxOptions& options) : options_(options) {
-  GUESTMM_CHECK(options.order <= kMaxOrder);
-  GUESTMM_CHECK(options.delay >= Nanoseconds(0));
-  GUESTMM_CHECK(options.capacity > 0);
+const Fields<LinuxOptions>& LinuxFields() {
+  static const Fields<LinuxOptions> fields = {
+      {"order", &LinuxOptions::order, FieldKind::Orders(),
+       "Smallest block that is reported"},
+      {"capacity", &LinuxOptions::capacity,
+       FieldKind::Count(1, kMaxReportCapacity), "Most blocks in one report"},
+      {"delay", &LinuxOptions::delay,
+       FieldKind::Seconds(Nanoseconds(0), kMaxReportDelay),
+       "Seconds from a request to its pass"},
+  };
+  return fields;
+}
+
+LinuxPolicy::LinuxPolicy(const LinuxOptions& options,
+                         std::optional<ResumedReporting> resumed)
+    : options_(options), resumed_(resumed) {
+  const absl::Status status = LinuxFields().Check(options);
+  GUESTMM_CHECK(status.ok()) << status.message();
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> LinuxPolicy::parameters()
@@ -28,7 +44,8 @@ std::vector<std::pair<std::string_view, uint64_t>> LinuxPolicy::parameters()
 absl::Status LinuxPolicy::Enable(const ReportingEnvironment& environment) {
   zones_ = environment.zones;
   holds_ = environment.holds;
-  state_ = options_.settled ? State::kIdle : State::kRequested;
+  first_delay_ = resumed_ ? resumed_->next_pass : options_.delay;
+  state_ = first_delay_ ? State::kRequested : State::kIdle;
   return absl::OkStatus();
 }
 
@@ -48,7 +65,7 @@ bool LinuxPolicy::BlockFreed(Zone&, Pfn, Order) {
 
 std::optional<Nanoseconds> LinuxPolicy::NextPass() {
   if (state_ != State::kRequested) return std::nullopt;
-  return options_.delay;
+  return std::exchange(first_delay_, std::nullopt).value_or(options_.delay);
 }
 
 // page_reporting_process.

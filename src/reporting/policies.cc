@@ -1,14 +1,13 @@
 #include "guestmm/reporting/policies.h"
 
 #include <algorithm>
-#include <chrono>
-#include <string>
-#include <utility>
-#include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/option_error.h"
 #include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/reporting/v12_policy.h"
@@ -16,125 +15,164 @@
 namespace guestmm {
 namespace {
 
-absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeV12(
-    const PolicyParameters& parameters, bool hotplug) {
-  V12Options options;
-  options.hotplug = hotplug;
-  options.order = parameters.order.value_or(options.order);
-  options.threshold = parameters.threshold.value_or(options.threshold);
-  options.capacity = parameters.capacity.value_or(options.capacity);
-  if (options.threshold == 0) {
-    return absl::InvalidArgumentError("threshold 0: allowed is 1 or more");
-  }
-  return std::make_unique<V12Policy>(options);
+absl::Status SpecError(const PolicySpec& spec, std::string_view rule) {
+  return OptionError(spec.option,
+                     spec.written.empty() ? spec.Text() : spec.written, rule);
 }
-
-std::unique_ptr<ReportingPolicy> MakeLinux(const PolicyParameters& parameters) {
-  LinuxOptions options;
-  options.order = parameters.order.value_or(options.order);
-  options.delay = parameters.delay.value_or(options.delay);
-  options.capacity = parameters.capacity.value_or(options.capacity);
-  options.settled = parameters.settled;
-  return std::make_unique<LinuxPolicy>(options);
-}
-
-// It looks at every region of a block that is freed.
-constexpr Order kSmallestAdaptiveOrder{5};
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeAdaptive(
-    const PolicyParameters& parameters) {
-  AdaptiveOptions options;
-  options.order = parameters.order.value_or(options.order);
-  if (options.order < kSmallestAdaptiveOrder) {
+    AdaptiveOptions options, const PolicyContext& context) {
+  options.granule = context.granule;
+  if (options.order < options.granule) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "order ", options.order.value(), ": allowed for guestmm is ",
-        kSmallestAdaptiveOrder.value(), " to ", kMaxOrder.value(),
-        "; what is smaller is for its floor"));
+        "order must be ", options.granule.value(), " to ", kMaxOrder.value(),
+        " with a granule of ", FormatBytes(options.granule.bytes())));
   }
-  options.granule = parameters.granule.value_or(options.granule);
-  if (options.granule > options.order) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("order ", options.order.value(),
-                     ": allowed for guestmm with a granule of ",
-                     FormatBytes(options.granule.bytes()), " is ",
-                     options.granule.value(), " to ", kMaxOrder.value()));
-  }
-  options.floor = std::clamp(parameters.floor.value_or(options.floor),
-                             options.granule, options.order);
-  options.delay = parameters.delay.value_or(options.delay);
-  if (options.delay < std::chrono::milliseconds(1)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("delay ", ToSeconds(options.delay),
-                     " s: allowed for guestmm is 0.001 s or more"));
-  }
-  options.capacity = parameters.capacity.value_or(options.capacity);
+  options.floor = std::clamp(options.floor, options.granule, options.order);
   return std::make_unique<AdaptivePolicy>(options);
-}
-
-struct NamedPolicy {
-  std::string name;
-  PolicyFactory make;
-};
-
-std::vector<NamedPolicy>& Policies() {
-  static std::vector<NamedPolicy> policies = {
-      {"v12",
-       [](const PolicyParameters& parameters) {
-         return MakeV12(parameters, /*hotplug=*/false);
-       }},
-      {"v12-hotplug",
-       [](const PolicyParameters& parameters) {
-         return MakeV12(parameters, /*hotplug=*/true);
-       }},
-      {"linux",
-       [](const PolicyParameters& parameters) {
-         return MakeLinux(parameters);
-       }},
-      {"adaptive", MakeAdaptive},
-  };
-  return policies;
 }
 
 }  // namespace
 
-void RegisterPolicy(std::string name, PolicyFactory make) {
-  for (const NamedPolicy& policy : Policies()) {
-    GUESTMM_CHECK(policy.name != name) << "there is a policy " << name;
+std::string PolicySpec::Text() const {
+  std::string text = name;
+  for (const PolicyParameter& parameter : parameters) {
+    absl::StrAppend(&text, ":", parameter.name, "=", parameter.value);
   }
-  Policies().push_back({.name = std::move(name), .make = std::move(make)});
+  return text;
 }
 
-std::vector<std::string> PolicyNames() {
+absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
+                                       PolicyDefaults defaults) {
+  const std::vector<std::string> parts =
+      absl::StrSplit(absl::string_view(text.data(), text.size()), ':');
+  PolicySpec spec = {.name = parts.front(), .defaults = std::move(defaults)};
+  for (auto part = parts.begin() + 1; part != parts.end(); ++part) {
+    const size_t equals = part->find('=');
+    if (equals == std::string::npos) {
+      return OptionError(spec.option, text, "must be NAME[:KEY=VALUE]...");
+    }
+    PolicyParameter parameter = {.name = part->substr(0, equals),
+                                 .value = part->substr(equals + 1)};
+    for (const PolicyParameter& other : spec.parameters) {
+      if (other.name == parameter.name) {
+        return OptionError(spec.option, text,
+                           absl::StrCat(other.name, " must be set once"));
+      }
+    }
+    spec.parameters.push_back(std::move(parameter));
+  }
+  return spec;
+}
+
+PolicyRegistry::PolicyRegistry() {
+  Register("v12", V12Fields(), [](const V12Options& options, auto&) {
+    return std::make_unique<V12Policy>(options);
+  });
+  Register("v12-hotplug", V12Fields(), [](V12Options options, auto&) {
+    options.hotplug = true;
+    return std::make_unique<V12Policy>(options);
+  });
+  Register("linux", LinuxFields(),
+           [](const LinuxOptions& options, const PolicyContext& context) {
+             return std::make_unique<LinuxPolicy>(options, context.resumed);
+           });
+  Register("adaptive", AdaptiveFields(), MakeAdaptive);
+}
+
+void PolicyRegistry::Register(
+    std::string name, std::function<std::unique_ptr<ReportingPolicy>()> make) {
+  Add({.name = std::move(name),
+       .parameters = {},
+       .make = [make = std::move(make)](
+                   const PolicySpec&, const std::vector<Given>&,
+                   const PolicyContext&) { return make(); }});
+}
+
+std::vector<std::string> PolicyRegistry::Names() const {
   std::vector<std::string> names;
-  for (const NamedPolicy& policy : Policies()) names.push_back(policy.name);
+  for (const Kind& kind : kinds_) names.push_back(kind.name);
   return names;
 }
 
+std::vector<std::string> PolicyRegistry::ParametersOf(
+    std::string_view name) const {
+  const Kind* const kind = Find(name);
+  return kind == nullptr ? std::vector<std::string>() : kind->parameters;
+}
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
+    const PolicySpec& spec, const PolicyContext& context) const {
+  const Kind* const kind = Find(spec.name);
+  if (kind == nullptr) {
+    return SpecError(
+        spec, absl::StrCat("must be one of ", absl::StrJoin(Names(), ", ")));
+  }
+  std::vector<Given> given;
+  for (const PolicyParameter& parameter : spec.defaults) {
+    if (kind->Has(parameter.name)) given.push_back({parameter, true});
+  }
+  for (const PolicyParameter& parameter : spec.parameters) {
+    if (kind->parameters.empty()) {
+      return SpecError(spec, absl::StrCat("must be ", spec.name,
+                                          ", which has no parameters"));
+    }
+    if (!kind->Has(parameter.name)) {
+      return SpecError(spec,
+                       absl::StrCat(parameter.name, " must be one of ",
+                                    absl::StrJoin(kind->parameters, ", ")));
+    }
+    std::erase_if(given, [&](const Given& other) {
+      return other.is_default && other.name == parameter.name;
+    });
+    given.push_back({parameter, false});
+  }
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
+      kind->make(spec, given, context);
+  if (!policy.ok() && !absl::StartsWith(policy.status().message(), "--")) {
+    return SpecError(spec, std::string(policy.status().message()));
+  }
+  return policy;
+}
+
+bool PolicyRegistry::Kind::Has(std::string_view parameter) const {
+  return std::find(parameters.begin(), parameters.end(), parameter) !=
+         parameters.end();
+}
+
+absl::Status PolicyRegistry::BadValue(const PolicySpec& spec,
+                                      const Given& parameter,
+                                      const absl::Status& rule) {
+  if (parameter.is_default) {
+    return OptionError(parameter.name, parameter.value,
+                       absl::StrCat(rule.message(), " for ", spec.name));
+  }
+  return SpecError(spec, absl::StrCat(parameter.name, " ", rule.message()));
+}
+
+void PolicyRegistry::Add(Kind kind) {
+  GUESTMM_CHECK(Find(kind.name) == nullptr)
+      << "there is a policy " << kind.name << " already";
+  kinds_.push_back(std::move(kind));
+}
+
+const PolicyRegistry::Kind* PolicyRegistry::Find(std::string_view name) const {
+  for (const Kind& kind : kinds_) {
+    if (kind.name == name) return &kind;
+  }
+  return nullptr;
+}
+
+PolicyRegistry& Policies() {
+  static PolicyRegistry registry;
+  return registry;
+}
+
+std::vector<std::string> PolicyNames() { return Policies().Names(); }
+
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
-    std::string_view name, const PolicyParameters& parameters) {
-  if (parameters.order && *parameters.order > kMaxOrder) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("order ", parameters.order->value(), ": allowed is 0 to ",
-                     kMaxOrder.value()));
-  }
-  if (parameters.capacity && (*parameters.capacity == 0 ||
-                              *parameters.capacity > kMaxReportCapacity)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("capacity ", *parameters.capacity, ": allowed is 1 to ",
-                     kMaxReportCapacity));
-  }
-  if (parameters.delay && (*parameters.delay < Nanoseconds(0) ||
-                           *parameters.delay > kMaxReportDelay)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("delay ", ToSeconds(*parameters.delay),
-                     " s: allowed is 0 to ", ToSeconds(kMaxReportDelay), " s"));
-  }
-  for (const NamedPolicy& policy : Policies()) {
-    if (policy.name == name) return policy.make(parameters);
-  }
-  return absl::NotFoundError(
-      absl::StrCat("there is no policy \"", std::string(name),
-                   "\"; known are: ", absl::StrJoin(PolicyNames(), ", ")));
+    const PolicySpec& spec, const PolicyContext& context) {
+  return Policies().Make(spec, context);
 }
 
 }  // namespace guestmm

@@ -6,10 +6,21 @@
 
 namespace guestmm {
 
+const Fields<V12Options>& V12Fields() {
+  static const Fields<V12Options> fields = {
+      {"order", &V12Options::order, FieldKind::Orders(),
+       "Smallest block that is reported"},
+      {"threshold", &V12Options::threshold, FieldKind::Count(1),
+       "Marked blocks in a zone that start a pass"},
+      {"capacity", &V12Options::capacity,
+       FieldKind::Count(1, kMaxReportCapacity), "Most blocks in one report"},
+  };
+  return fields;
+}
+
 V12Policy::V12Policy(const V12Options& options) : options_(options) {
-  GUESTMM_CHECK(options.order <= kMaxOrder);
-  GUESTMM_CHECK(options.threshold > 0);
-  GUESTMM_CHECK(options.capacity > 0);
+  const absl::Status status = V12Fields().Check(options);
+  GUESTMM_CHECK(status.ok()) << status.message();
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()

@@ -67,11 +67,33 @@ TEST(LinuxRuleTest, AllThatIsFreeIsReportedTwoSecondsAfterEnabling) {
   EXPECT_THAT(world.device->reported(), SizeIs(8));
 }
 
-TEST(LinuxRuleTest, OneThatIsSettledWaitsForAFree) {
+TEST(LinuxRuleTest, APassThatWasDueBeforeEnablingComesWhenItWasDue) {
+  WorldOptions options = LinuxOf(8, /*capacity=*/8);
+  options.make_policy = [] {
+    return std::make_unique<LinuxPolicy>(
+        LinuxOptions{.order = kSmall, .capacity = 8},
+        ResumedReporting{.next_pass = milliseconds(300)});
+  };
+  LinuxWorld world(options);
+  world.time.RunFor(milliseconds(300) - Nanoseconds(1));
+  EXPECT_EQ(world.passes(), 0u);
+  world.Settle();
+  EXPECT_EQ(world.passes(), 1u);
+  EXPECT_THAT(world.device->reported(), SizeIs(8));
+  // Later passes have the policy's own delay.
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  world.Free(blocks[0], kSmall);
+  world.time.RunFor(seconds(2) - Nanoseconds(1));
+  EXPECT_EQ(world.passes(), 1u);
+  world.Settle();
+  EXPECT_EQ(world.passes(), 2u);
+}
+
+TEST(LinuxRuleTest, OneThatWasAtRestWaitsForAFree) {
   WorldOptions options = LinuxOf(8, /*capacity=*/2);
   options.make_policy = [] {
     return std::make_unique<LinuxPolicy>(
-        LinuxOptions{.order = kSmall, .capacity = 2, .settled = true});
+        LinuxOptions{.order = kSmall, .capacity = 2}, ResumedReporting{});
   };
   LinuxWorld world(options);
   world.time.RunFor(seconds(10));

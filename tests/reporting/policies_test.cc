@@ -11,17 +11,42 @@
 #include <utility>
 #include <vector>
 
+#include "guestmm/reporting/adaptive_policy.h"
+#include "guestmm/reporting/linux_policy.h"
+#include "guestmm/reporting/v12_policy.h"
+
 namespace guestmm::policies_test {
 namespace {
 
 using std::chrono::milliseconds;
-using std::chrono::seconds;
 using ::testing::Contains;
 using ::testing::ElementsAre;
-using ::testing::HasSubstr;
-using ::testing::Pair;
+using ::testing::IsEmpty;
 
-std::string Message(const absl::Status& status) {
+using Parameters = std::vector<std::pair<std::string_view, uint64_t>>;
+
+const PolicyContext kSmallPages(Order(0));
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> Make(
+    std::string_view text, const PolicyDefaults& defaults = {},
+    const PolicyContext& context = kSmallPages) {
+  const absl::StatusOr<PolicySpec> spec = ParsePolicy(text, defaults);
+  if (!spec.ok()) return spec.status();
+  return MakePolicy(*spec, context);
+}
+
+Parameters ParametersOf(std::string_view text,
+                        const PolicyDefaults& defaults = {},
+                        const PolicyContext& context = kSmallPages) {
+  const auto policy = Make(text, defaults, context);
+  EXPECT_EQ(policy.status(), absl::OkStatus()) << text;
+  return policy.ok() ? (*policy)->parameters() : Parameters();
+}
+
+std::string ErrorOf(std::string_view text, const PolicyDefaults& defaults = {},
+                    const PolicyContext& context = kSmallPages) {
+  const absl::Status status = Make(text, defaults, context).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << text;
   return std::string(status.message());
 }
 
@@ -29,124 +54,226 @@ TEST(PoliciesTest, EachNameMakesThePolicyOfThatName) {
   EXPECT_THAT(PolicyNames(),
               ElementsAre("v12", "v12-hotplug", "linux", "adaptive"));
   for (const std::string& name : PolicyNames()) {
-    const auto policy = MakePolicy(name, {});
+    const auto policy = MakePolicy({.name = name}, kSmallPages);
     ASSERT_EQ(policy.status(), absl::OkStatus()) << name;
     EXPECT_EQ((*policy)->name(), name);
   }
 }
 
-// Those that a policy does not have it ignores.
-TEST(PoliciesTest, ParametersArePassedOn) {
-  using Parameters = std::vector<std::pair<std::string_view, uint64_t>>;
+TEST(PoliciesTest, ATextIsANameAndParameters) {
+  const auto spec = ParsePolicy("linux:order=5:delay=0.5");
+  ASSERT_EQ(spec.status(), absl::OkStatus());
+  EXPECT_EQ(spec->name, "linux");
+  EXPECT_THAT(spec->parameters, ElementsAre(PolicyParameter{"order", "5"},
+                                            PolicyParameter{"delay", "0.5"}));
+  EXPECT_EQ(spec->Text(), "linux:order=5:delay=0.5");
+  EXPECT_THAT(ParsePolicy("linux")->parameters, IsEmpty());
+  EXPECT_EQ(ParsePolicy("linux", {{"order", "5"}})->Text(), "linux");
+}
+
+TEST(PoliciesTest, AMalformedTextIsRefused) {
+  for (const std::string text : {"linux:", "linux:order", "linux:order=5:"}) {
+    EXPECT_EQ(ErrorOf(text),
+              "--policies=" + text + ": must be NAME[:KEY=VALUE]...");
+  }
+  EXPECT_EQ(ErrorOf("linux:order=5:order=6"),
+            "--policies=linux:order=5:order=6: order must be set once");
+}
+
+TEST(PoliciesTest, UnsetParametersAreThePolicysDefaults) {
+  EXPECT_EQ(ParametersOf("v12"),
+            (Parameters{{"order", 9}, {"threshold", 16}, {"capacity", 16}}));
+  EXPECT_EQ(ParametersOf("linux"),
+            (Parameters{{"order", 9}, {"delay_ms", 2000}, {"capacity", 32}}));
+  EXPECT_EQ(ParametersOf("adaptive"), (Parameters{{"order", 9},
+                                                  {"granule", 0},
+                                                  {"floor", 0},
+                                                  {"delay_ms", 200},
+                                                  {"capacity", 32}}));
+}
+
+TEST(PoliciesTest, SetsEveryParameter) {
   const Parameters v12 = {{"order", 6}, {"threshold", 5}, {"capacity", 7}};
-  const std::map<std::string, Parameters> expected = {
-      {"v12", v12},
-      {"v12-hotplug", v12},
-      {"linux", {{"order", 6}, {"delay_ms", 1500}, {"capacity", 7}}},
-      {"adaptive",
-       {{"order", 6},
-        {"granule", 1},
-        {"floor", 2},
-        {"delay_ms", 1500},
-        {"capacity", 7}}}};
-  for (const std::string& name : PolicyNames()) {
-    const auto policy = MakePolicy(name, {.order = Order(6),
-                                          .threshold = 5,
-                                          .capacity = 7,
-                                          .delay = milliseconds(1500),
-                                          .granule = Order(1),
-                                          .floor = Order(2)});
-    ASSERT_EQ(policy.status(), absl::OkStatus());
-    EXPECT_EQ((*policy)->parameters(), expected.at(name)) << name;
-  }
+  EXPECT_EQ(ParametersOf("v12:order=6:threshold=5:capacity=7"), v12);
+  EXPECT_EQ(ParametersOf("v12-hotplug:capacity=7:threshold=5:order=6"), v12);
+  EXPECT_EQ(ParametersOf("linux:order=6:delay=1.5:capacity=7"),
+            (Parameters{{"order", 6}, {"delay_ms", 1500}, {"capacity", 7}}));
+  EXPECT_EQ(ParametersOf("adaptive:order=6:floor=2:delay=1.5:capacity=7", {},
+                         PolicyContext(Order(1))),
+            (Parameters{{"order", 6},
+                        {"granule", 1},
+                        {"floor", 2},
+                        {"delay_ms", 1500},
+                        {"capacity", 7}}));
 }
 
-// It goes no deeper than the host can take back, and no less deep than what it
-// must report.
+TEST(PoliciesTest, ADefaultIsForThePoliciesThatHaveIt) {
+  const PolicyDefaults defaults = {{"order", "6"}, {"threshold", "5"}};
+  EXPECT_EQ(ParametersOf("v12", defaults),
+            (Parameters{{"order", 6}, {"threshold", 5}, {"capacity", 16}}));
+  EXPECT_EQ(ParametersOf("linux", defaults),
+            (Parameters{{"order", 6}, {"delay_ms", 2000}, {"capacity", 32}}));
+}
+
+TEST(PoliciesTest, ThePolicysOwnTextWinsOverADefault) {
+  EXPECT_EQ(ParametersOf("linux:order=5", {{"order", "99"}}),
+            (Parameters{{"order", 5}, {"delay_ms", 2000}, {"capacity", 32}}));
+}
+
+// Less than a granule cannot be taken back, and more than a block of the order
+// cannot be missed.
 TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
-  const auto floor = [](const PolicyParameters& parameters) {
-    const auto made = *MakePolicy("adaptive", parameters);
-    return Order(static_cast<int>(made->parameters()[2].second));
+  const auto floor = [](std::string_view text, Order granule) {
+    const Parameters parameters =
+        ParametersOf(text, {}, PolicyContext(granule));
+    return parameters.at(2).second;
   };
-  EXPECT_EQ(floor({}), Order(0));
-  EXPECT_EQ(floor({.order = Order(5), .floor = Order(6)}), Order(5));
-  EXPECT_EQ(floor({.granule = kPageblockOrder}), kPageblockOrder);
+  EXPECT_EQ(floor("adaptive", Order(0)), 0u);
+  EXPECT_EQ(floor("adaptive:order=5:floor=6", Order(0)), 5u);
+  EXPECT_EQ(floor("adaptive", kPageblockOrder), 9u);
 }
 
-TEST(PoliciesTest, AbsentParametersAreThePolicysDefaults) {
-  const auto policy = MakePolicy("v12", {.threshold = 5});
-  ASSERT_EQ(policy.status(), absl::OkStatus());
-  EXPECT_EQ((*policy)->min_order(), kPageblockOrder);
-  EXPECT_EQ((*policy)->capacity(), 16u);
+TEST(PoliciesTest, AnUnknownPolicyIsAnsweredWithTheKnownOnes) {
+  EXPECT_EQ(ErrorOf("v13"),
+            "--policies=v13: must be one of v12, v12-hotplug, linux, adaptive");
+  EXPECT_EQ(ErrorOf(""),
+            "--policies=\"\": must be one of v12, v12-hotplug, linux, "
+            "adaptive");
 }
 
-TEST(PoliciesTest, AnUnknownNameIsAnsweredWithTheKnownOnes) {
-  const absl::Status status = MakePolicy("v13", {}).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
-  EXPECT_THAT(Message(status),
-              HasSubstr("there is no policy \"v13\"; known are: v12, "
-                        "v12-hotplug, linux, adaptive"));
+TEST(PoliciesTest, AnUnknownParameterIsAnsweredWithTheKnownOnes) {
+  EXPECT_EQ(ErrorOf("linux:foo=3"),
+            "--policies=linux:foo=3: foo must be one of order, capacity, "
+            "delay");
+  EXPECT_EQ(ErrorOf("v12:delay=3"),
+            "--policies=v12:delay=3: delay must be one of order, threshold, "
+            "capacity");
+  EXPECT_EQ(ErrorOf("adaptive:granule=0"),
+            "--policies=adaptive:granule=0: granule must be one of order, "
+            "floor, capacity, delay");
 }
 
-TEST(PoliciesTest, AParameterOutOfBoundsIsNamedWithTheBounds) {
-  struct Case {
-    PolicyParameters parameters;
-    std::string message;
-  };
-  for (const Case& wrong : std::vector<Case>{
-           {{.order = Order(11)}, "order 11: allowed is 0 to 10"},
-           {{.threshold = 0}, "threshold 0: allowed is 1 or more"},
-           {{.capacity = 0}, "capacity 0: allowed is 1 to 1024"},
-           {{.capacity = 1025}, "capacity 1025: allowed is 1 to 1024"},
-           {{.delay = seconds(-1)}, "delay -1 s: allowed is 0 to 3600 s"},
-           {{.delay = seconds(3601)}, "delay 3601 s: allowed is 0 to 3600 s"},
-           {{.delay = milliseconds(-1)},
-            "delay -0.001 s: allowed is 0 to 3600 s"}}) {
-    const absl::Status status = MakePolicy("v12", wrong.parameters).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-    EXPECT_EQ(Message(status), wrong.message);
+TEST(PoliciesTest, AnErrorNamesTheOptionThatTheSpecIsOf) {
+  EXPECT_EQ(MakePolicy({.name = "linux",
+                        .parameters = {{"foo", "3"}},
+                        .option = "mechanisms",
+                        .written = "reporting:linux:foo=3"},
+                       kSmallPages)
+                .status(),
+            absl::InvalidArgumentError(
+                "--mechanisms=reporting:linux:foo=3: foo must be one of order, "
+                "capacity, delay"));
+}
+
+TEST(PoliciesTest, AValueOutOfBoundsIsRefusedWithItsRule) {
+  for (const auto& [text, rule] : std::map<std::string, std::string>{
+           {"v12:order=11", "order must be 0 to 10"},
+           {"v12:order=-1", "order must be a whole number, 0 to 10"},
+           {"v12:threshold=0", "threshold must be 1 or more"},
+           {"v12:capacity=0", "capacity must be 1 to 1024"},
+           {"linux:capacity=1025", "capacity must be 1 to 1024"},
+           {"linux:delay=-1", "delay must be 0 to 3600 seconds"},
+           {"linux:delay=3601", "delay must be 0 to 3600 seconds"},
+           {"adaptive:order=4", "order must be 5 to 10"},
+           {"adaptive:delay=0.0009", "delay must be 0.001 to 3600 seconds"}}) {
+    EXPECT_EQ(ErrorOf(text), "--policies=" + text + ": " + rule);
   }
 }
 
-TEST(PoliciesTest, AdaptiveHasBoundsOfItsOwn) {
-  EXPECT_EQ(
-      MakePolicy("adaptive", {.order = Order(5), .granule = Order(6)}).status(),
-      absl::InvalidArgumentError("order 5: allowed for guestmm with a granule "
-                                 "of 256.00 KiB is 6 to 10"));
-  EXPECT_EQ(MakePolicy("adaptive", {.order = Order(4)}).status(),
-            absl::InvalidArgumentError("order 4: allowed for guestmm is 5 to "
-                                       "10; what is smaller is for its floor"));
-  EXPECT_EQ(MakePolicy("adaptive", {.delay = Nanoseconds(999999)}).status(),
-            absl::InvalidArgumentError(
-                "delay 0.000999999 s: allowed for guestmm is 0.001 s or more"));
+TEST(PoliciesTest, ADefaultOutOfBoundsIsNamedAsAFlag) {
+  EXPECT_EQ(ErrorOf("linux", {{"order", "11"}}),
+            "--order=11: must be 0 to 10 for linux");
 }
 
-TEST(PoliciesTest, ARegisteredPolicyIsKnownByItsName) {
-  RegisterPolicy("of-a-test", [](const PolicyParameters& parameters) {
-    return MakePolicy("linux", parameters);
-  });
+TEST(PoliciesTest, AdaptivesOrderIsAtLeastTheHostsGranule) {
+  EXPECT_EQ(ErrorOf("adaptive:order=5", {}, PolicyContext(Order(6))),
+            "--policies=adaptive:order=5: order must be 6 to 10 with a granule "
+            "of 256.00 KiB");
+  EXPECT_EQ(ErrorOf("adaptive", {{"order", "5"}}, PolicyContext(Order(6))),
+            "--policies=adaptive: order must be 6 to 10 with a granule of "
+            "256.00 KiB");
+}
+
+TEST(PoliciesTest, TheBoundsThemselvesAreValid) {
+  for (const std::string text :
+       {"v12:order=0:threshold=1:capacity=1", "v12:order=10:capacity=1024",
+        "linux:order=0:capacity=1:delay=0",
+        "linux:order=10:capacity=1024:delay=3600",
+        "adaptive:order=5:floor=0:delay=0.001:capacity=1",
+        "adaptive:order=10:floor=10:delay=3600:capacity=1024"}) {
+    EXPECT_EQ(Make(text).status(), absl::OkStatus()) << text;
+  }
+}
+
+struct CustomOptions {
+  uint64_t size = 1;
+};
+const Fields<CustomOptions>& CustomFields() {
+  static const Fields<CustomOptions> fields = {
+      {"size", &CustomOptions::size, FieldKind::Count(1, 8), "A size"}};
+  return fields;
+}
+
+TEST(PoliciesTest, ARegisteredPolicyIsKnownByItsNameAndParameters) {
+  PolicyRegistry registry;
+  uint64_t size = 0;
+  Order granule;
+  registry.Register(
+      "custom", CustomFields(),
+      [&](const CustomOptions& options, const PolicyContext& context) {
+        size = options.size;
+        granule = context.granule;
+        return std::make_unique<LinuxPolicy>(LinuxOptions{});
+      });
+  registry.Register(
+      "plain", [] { return std::make_unique<LinuxPolicy>(LinuxOptions{}); });
+  EXPECT_THAT(registry.Names(), Contains("custom"));
+  EXPECT_THAT(registry.ParametersOf("custom"), ElementsAre("size"));
+  EXPECT_THAT(registry.ParametersOf("plain"), IsEmpty());
+  EXPECT_THAT(registry.ParametersOf("none"), IsEmpty());
+  EXPECT_EQ(
+      registry.Make(*ParsePolicy("custom:size=3"), PolicyContext(Order(2)))
+          .status(),
+      absl::OkStatus());
+  EXPECT_EQ(size, 3u);
+  EXPECT_EQ(granule, Order(2));
+  EXPECT_EQ(registry.Make({.name = "plain"}, kSmallPages).status(),
+            absl::OkStatus());
+  EXPECT_EQ(registry.Make(*ParsePolicy("plain:size=3"), kSmallPages).status(),
+            absl::InvalidArgumentError("--policies=plain:size=3: must be "
+                                       "plain, which has no parameters"));
+  EXPECT_EQ(registry.Make(*ParsePolicy("custom:size=9"), kSmallPages).status(),
+            absl::InvalidArgumentError(
+                "--policies=custom:size=9: size must be 1 to 8"));
+  EXPECT_DEATH(
+      registry.Register(
+          "linux", [] { return std::make_unique<V12Policy>(V12Options{}); }),
+      "there is a policy linux already");
+}
+
+TEST(PoliciesTest, RegisterPolicyMakesItKnownToAll) {
+  RegisterPolicy("of-a-test",
+                 [] { return std::make_unique<LinuxPolicy>(LinuxOptions{}); });
   EXPECT_THAT(PolicyNames(), Contains("of-a-test"));
-  EXPECT_EQ((*MakePolicy("of-a-test", {}))->name(), "linux");
-  EXPECT_DEATH(RegisterPolicy("of-a-test", {}), "there is a policy of-a-test");
+  EXPECT_EQ((*Make("of-a-test"))->name(), "linux");
 }
 
 // A virtqueue chain describes at most 2^32 bytes.
 static_assert(kMaxReportCapacity * kMaxOrder.bytes() == 4 * kGiB);
 
-TEST(PoliciesTest, TheBoundsThemselvesAreAllowed) {
-  for (const PolicyParameters& parameters :
-       {PolicyParameters{.order = Order(0),
-       .threshold = 1,
-       .capacity = 1,
-       .delay = milliseconds(1)},
-        PolicyParameters{.order = kMaxOrder,
-        .capacity = kMaxReportCapacity,
-        .delay = kMaxReportDelay}}) {
-    for (const std::string& name : PolicyNames()) {
-      if (name == "adaptive") continue;  // has bounds of its own
-      EXPECT_EQ(MakePolicy(name, parameters).status(), absl::OkStatus());
-    }
-  }
+// Every option has its field, but for v12's `hotplug`, which follows from the
+// policy's name, and adaptive's `granule`, which is the host's.
+TEST(PolicyFieldsTest, NoOptionIsMissing) {
+  EXPECT_EQ(LinuxFields().size(), kMemberCount<LinuxOptions>);
+  EXPECT_EQ(V12Fields().size() + 1, kMemberCount<V12Options>);
+  EXPECT_EQ(AdaptiveFields().size() + 1, kMemberCount<AdaptiveOptions>);
+}
+
+TEST(PolicyFieldsDeathTest, OptionsOutOfBoundsAreRefusedByThePolicy) {
+  EXPECT_DEATH(LinuxPolicy(LinuxOptions{.capacity = 0}),
+               "--capacity=0: must be 1 to 1024");
+  EXPECT_DEATH(V12Policy(V12Options{.threshold = 0}),
+               "--threshold=0: must be 1 or more");
 }
 
 }  // namespace

@@ -39,18 +39,18 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
   ExpectRefused("density --scale abc",
                 "guestmm density: --scale abc: allowed is a number, as in "
                 "0.25");
-  ExpectRefused("density --policies off,nonsense",
-                "guestmm density: --policies nonsense: there is no such "
-                "policy; allowed are off, v12, v12-hotplug, linux, adaptive");
+  ExpectRefused(
+      "density --policies off,nonsense",
+      "guestmm density: --policies=nonsense: must be one of off, v12, "
+      "v12-hotplug, linux, adaptive");
   ExpectRefused("density --vmm ''",
                 "guestmm density: --vmm: allowed is the path of a socket");
   ExpectRefused("density --order 11",
-                "guestmm density: --order 11: allowed is a whole number from "
-                "0 to 10");
+                "guestmm density: --order=11: must be 0 to 10 for v12");
   for (const std::string delay : {"3601", "1e300", "-0.1", "nan", "soon"}) {
-    ExpectRefused("density --delay " + delay,
-                  "guestmm density: --delay " + delay +
-                      ": allowed is a number of seconds from 0 to 3600");
+    ExpectRefused("density --policies linux --delay " + delay,
+                  "guestmm density: --delay=" + delay +
+                      ": must be 0 to 3600 seconds for linux");
   }
   ExpectRefused("density --seed -1",
                 "guestmm density: --seed -1: allowed is a whole number from 0 "

@@ -67,7 +67,8 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   };
   expect("/nonexistent", 1, "/nonexistent: there is no such file or folder");
   expect(recording_ + " --policy nonsense", 2,
-         "--policies nonsense: there is no such policy");
+         "--policies=nonsense: must be one of off, v12, v12-hotplug, linux, "
+         "adaptive, real");
   expect(recording_ + " --placement here", 2,
          "--placement here: allowed is recorded, native");
   expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
@@ -86,16 +87,16 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
         "--tail " + tail + ": allowed is a number of seconds from 0 to 604800");
   }
   expect(recording_ + " --delay 1e300", 2,
-         "--delay 1e300: allowed is a number of seconds from 0 to 3600");
+         "--delay=1e300: must be 0 to 3600 seconds for linux");
   expect(recording_ + " --granule 2GiB", 2,
          "--granule 2GiB: allowed is 4KiB, 2MiB");
   expect(recording_ + " --order 5", 2,
-         "--order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to "
-         "10");
+         "--policies=adaptive: order must be 9 to 10 with a granule of 2.00 "
+         "MiB");
   expect(recording_ + " --memory 0-100T", 1,
          "memory map (iomem or --memory): ");
   expect(recording_ + " --policies real,real", 2,
-         "--policies real: allowed is each policy once");
+         "--policies=real: must be given once");
   expect(recording_ + " --policies off,real --placement native", 2,
          "policy real: with placement native");
   expect("", 2, "path is required");

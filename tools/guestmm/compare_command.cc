@@ -41,7 +41,7 @@ struct CompareArguments {
   CompareOptions ToOptions() const {
     CompareOptions result = options;
     result.seed = seed.value_or(options.seed);
-    result.policy_parameters = policy.ToParameters();
+    result.policy_parameters = policy.parameters;
     if (reportable_order) {
       result.reportable_order = Order(static_cast<int>(*reportable_order));
     }

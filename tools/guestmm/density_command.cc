@@ -34,7 +34,7 @@ struct DensityArguments {
     result.seed = seed.value_or(options.seed);
     if (max_guests) result.max_guests = static_cast<int>(*max_guests);
     result.settle_seconds = settle.value_or(options.settle_seconds);
-    result.policy_parameters = policy.ToParameters();
+    result.policy_parameters = policy.parameters;
     return result;
   }
 };

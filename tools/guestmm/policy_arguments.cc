@@ -1,40 +1,38 @@
 #include "tools/guestmm/policy_arguments.h"
 
-#include "guestmm/base/units.h"
-#include "tools/guestmm/arguments.h"
+#include <string>
 
 namespace guestmm::tools {
 namespace {
 
-Order ToOrder(uint64_t order) { return Order(static_cast<int>(order)); }
+void AddParameter(CLI::App& command, const std::string& name,
+                  const std::string& type_name, PolicyArguments& arguments,
+                  const std::string& help) {
+  command
+      .add_option_function<std::string>(
+          "--" + name,
+          [name, &arguments](const std::string& text) {
+            arguments.parameters.push_back({.name = name, .value = text});
+          },
+          help)
+      ->type_name(type_name);
+}
 
 }  // namespace
 
-PolicyParameters PolicyArguments::ToParameters() const {
-  PolicyParameters parameters;
-  if (order) parameters.order = ToOrder(*order);
-  if (floor) parameters.floor = ToOrder(*floor);
-  parameters.threshold = threshold;
-  parameters.capacity = capacity;
-  parameters.delay = delay;
-  return parameters;
-}
-
 void AddPolicyArguments(CLI::App& command, PolicyArguments& arguments) {
-  constexpr auto kHighest = static_cast<uint64_t>(kMaxOrder.value());
-  AddInteger(command, "--order", 0, kHighest, arguments.order,
-             "Smallest block that is reported [9]");
-  AddInteger(command, "--floor", 0, kHighest, arguments.floor,
-             "guestmm: smallest piece of cold memory that is reported; as "
-             "--order: none are [0]");
-  AddInteger(command, "--threshold", 1, uint64_t{1} << 40, arguments.threshold,
-             "v12: marked blocks in a zone that start a pass [16]");
-  AddInteger(command, "--capacity", 1, kMaxReportCapacity, arguments.capacity,
-             "Most blocks in one report [v12: 16; others: 32]");
-  AddSeconds(command, "--delay", Nanoseconds(0), kMaxReportDelay,
-             arguments.delay,
-             "linux, adaptive: seconds that freed memory waits, at least "
-             "[2; 0.2]");
+  AddParameter(command, "order", "N", arguments,
+               "Smallest block that is reported [9]");
+  AddParameter(command, "floor", "N", arguments,
+               "adaptive: smallest block of cold memory that is reported; the "
+               "same as --order turns this off [0]");
+  AddParameter(command, "threshold", "N", arguments,
+               "v12: marked blocks in a zone that start a pass [16]");
+  AddParameter(command, "capacity", "N", arguments,
+               "Most ranges in one report [v12: 16; others: 32]");
+  AddParameter(command, "delay", "SECONDS", arguments,
+               "linux: time from a request to its pass [2]; adaptive: minimum "
+               "time that memory must be left alone [0.2]");
 }
 
 }  // namespace guestmm::tools

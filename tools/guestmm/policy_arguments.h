@@ -1,27 +1,19 @@
 #ifndef GUESTMM_TOOLS_GUESTMM_POLICY_ARGUMENTS_H_
 #define GUESTMM_TOOLS_GUESTMM_POLICY_ARGUMENTS_H_
 
-#include <cstdint>
-#include <optional>
-
 #include "CLI/CLI.hpp"
-#include "guestmm/base/clock.h"
 #include "guestmm/reporting/policies.h"
 
 namespace guestmm::tools {
 
-// What the command line said of policies' parameters.
+// The parameters of policies that the command line set by flags. CheckPolicies
+// checks their values.
 struct PolicyArguments {
-  std::optional<uint64_t> order;
-  std::optional<uint64_t> floor;
-  std::optional<uint64_t> threshold;
-  std::optional<uint64_t> capacity;
-  std::optional<Nanoseconds> delay;
-
-  PolicyParameters ToParameters() const;
+  PolicyDefaults parameters;
 };
 
-// The options that set them; a policy ignores what it does not have.
+// Adds --order, --threshold, --capacity, --delay and --floor: defaults for each
+// named policy that has such a parameter.
 void AddPolicyArguments(CLI::App& command, PolicyArguments& arguments);
 
 }  // namespace guestmm::tools

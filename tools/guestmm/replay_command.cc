@@ -260,13 +260,13 @@ absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
 
 int RunReplayCommand(const ReplayArguments& arguments) {
   ReplayOptions options = arguments.options;
-  options.policy_parameters = arguments.policy.ToParameters();
+  options.policy_parameters = arguments.policy.parameters;
   options.read.skip_bad = arguments.skip_bad.value_or(0);
   options.tail = arguments.tail.value_or(Nanoseconds(0));
   if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
   absl::Status status =
-      CheckPolicies(arguments.policies, PolicyParametersOf(options),
-                    {std::string(kPolicyReal)});
+      CheckPolicies(arguments.policies, options.policy_parameters,
+                    PolicyContext(options.granule), {std::string(kPolicyReal)});
   if (!status.ok()) return Fail("replay", status, "--");
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {

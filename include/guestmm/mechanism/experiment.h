@@ -25,10 +25,12 @@ absl::Status CheckNames(std::string_view option, std::string_view kind,
                         const std::vector<std::string>& names,
                         const std::vector<std::string>& allowed);
 
-// The same for policies, off and `besides` among them; or what MakePolicy has
-// to say of one with these parameters.
-absl::Status CheckPolicies(const std::vector<std::string>& names,
-                           const PolicyParameters& parameters,
+// Checks policies as `--policies` takes them, off and `besides` among them:
+// each is given once, can be made in `context`, and each default is a parameter
+// of at least one of them. The error is an OptionError.
+absl::Status CheckPolicies(const std::vector<std::string>& policies,
+                           const PolicyDefaults& defaults,
+                           const PolicyContext& context,
                            const std::vector<std::string>& besides = {});
 
 }  // namespace guestmm

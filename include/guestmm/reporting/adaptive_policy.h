@@ -14,6 +14,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/reporting/adaptive_delay.h"
 #include "guestmm/reporting/reporting_policy.h"
@@ -37,6 +38,9 @@ struct AdaptiveOptions {
   size_t capacity = 32;
 };
 
+// order, floor, capacity, delay; `granule` is the host's.
+const Fields<AdaptiveOptions>& AdaptiveFields();
+
 // the adaptive policy: no loss, no waste, no harm.
 //
 // It keeps account of what the host may back, in the host's granules: a granule
@@ -52,8 +56,8 @@ struct AdaptiveOptions {
 // docs/policies.md tells why, and what it costs.
 class AdaptivePolicy final : public ReportingPolicy {
  public:
-  // REQUIRES: granule <= order <= kMaxOrder, floor <= order, capacity > 0,
-  // delay >= 1 ms.
+  // REQUIRES: granule <= floor <= order <= kMaxOrder, capacity > 0, delay >= 1
+  // ms (CHECKed).
   explicit AdaptivePolicy(const AdaptiveOptions& options);
 
   std::string_view name() const override { return "adaptive"; }

@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/reporting_policy.h"
@@ -27,9 +28,10 @@ struct LinuxOptions {
   Nanoseconds delay = std::chrono::seconds(2);
   // PAGE_REPORTING_CAPACITY: blocks in one report.
   size_t capacity = 32;
-  // It was at work before, and is at rest: Enable asks for no pass.
-  bool settled = false;
 };
+
+// order, capacity, delay.
+const Fields<LinuxOptions>& LinuxFields();
 
 // The policy that Linux merged in 5.7 (mm/page_reporting.c), with the order as
 // an option as since 5.14. docs/policies.md tells what it costs and misses.
@@ -41,8 +43,10 @@ struct LinuxOptions {
 // marked: of each list about a sixteenth, and the rest in further passes.
 class LinuxPolicy final : public ReportingPolicy {
  public:
-  // REQUIRES: options.order <= kMaxOrder; delay >= 0; capacity > 0.
-  explicit LinuxPolicy(const LinuxOptions& options);
+  // `resumed`: it was at work before; unset: Enable asks for a first pass.
+  // REQUIRES: LinuxFields().Check(options) (CHECKed).
+  explicit LinuxPolicy(const LinuxOptions& options,
+                       std::optional<ResumedReporting> resumed = {});
 
   std::string_view name() const override { return "linux"; }
   std::vector<std::pair<std::string_view, uint64_t>> parameters()
@@ -50,15 +54,15 @@ class LinuxPolicy final : public ReportingPolicy {
   Order min_order() const override { return options_.order; }
   size_t capacity() const override { return options_.capacity; }
 
-  // Asks for a first pass, which finds all that is free already and not marked
-  // from an earlier time (page_reporting_register), unless it is settled.
+  // Asks for a first pass, which reports all that is free already and not
+  // marked from an earlier time (page_reporting_register), unless resumed.
   absl::Status Enable(const ReportingEnvironment& environment) override;
   // The marks stay on the free lists (page_reporting_unregister).
   void Disable() override;
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   Nanoseconds delay() const override { return options_.delay; }
-  // `delay`, if more was asked for than the last pass could see or do.
+  // `delay` if a request came during the last pass or the pass left work over.
   std::optional<Nanoseconds> NextPass() override;
   bool NextBatch(Scatterlist& list) override;
   // A report that was not acknowledged ends the pass.
@@ -86,9 +90,12 @@ class LinuxPolicy final : public ReportingPolicy {
   bool TakeFromList(Zone& zone, Blocks& taken);
 
   const LinuxOptions options_;
+  const std::optional<ResumedReporting> resumed_;
   std::span<const std::unique_ptr<Zone>> zones_;
   LockHoldObserver* holds_ = nullptr;
   std::atomic<State> state_{State::kIdle};
+  // Of the first pass; unset from then on.
+  std::optional<Nanoseconds> first_delay_;
   bool in_pass_ = false;
   Pass pass_;
 };

@@ -1,61 +1,159 @@
 #ifndef GUESTMM_REPORTING_POLICIES_H_
 #define GUESTMM_REPORTING_POLICIES_H_
 
-#include <chrono>
-#include <cstddef>
-#include <cstdint>
+// Policies by name, with their parameters, as `--policies` takes them:
+//
+//   off,linux,linux:order=5:delay=0.5
+//
+// RegisterPolicy adds one; MakePolicy is the only checked way to make one.
+
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "guestmm/base/clock.h"
-#include "guestmm/base/units.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/reporting/reporting_policy.h"
 
 namespace guestmm {
 
-// What experiments may set of a policy; each policy has its own defaults. What
-// a policy does not have it ignores: v12 the delay, the others the threshold.
-struct PolicyParameters {
-  std::optional<Order> order = {};
-  std::optional<uint64_t> threshold = {};
-  std::optional<size_t> capacity = {};
-  std::optional<Nanoseconds> delay = {};
-  // linux's: it was at work before, and is at rest.
-  bool settled = false;
-  // adaptive's: what the host maps at a time; and the smallest block that is
-  // reported, which is taken to be between granule and order.
-  std::optional<Order> granule = {};
-  std::optional<Order> floor = {};
+// A parameter of a policy as text: {"order", "5"}.
+struct PolicyParameter {
+  std::string name;
+  std::string value;
+
+  bool operator==(const PolicyParameter&) const = default;
 };
 
-// The most ranges in one report: of 4 MiB each they fill a virtqueue chain's
-// 2^32 bytes (virtio 1.3 §2.7.5.2).
-inline constexpr size_t kMaxReportCapacity = 1024;
+// Parameters for every policy of a run, as the flags --order, --delay, ... set
+// them. A policy takes those that it declares and that its own text does not
+// set.
+using PolicyDefaults = std::vector<PolicyParameter>;
 
-// The longest wait from a request to its pass.
-inline constexpr Nanoseconds kMaxReportDelay = std::chrono::hours(1);
+// Which policy, with which parameters.
+struct PolicySpec {
+  std::string name;
+  std::vector<PolicyParameter> parameters = {};
+  PolicyDefaults defaults = {};
+  // The option and the value that errors name; an empty value: Text().
+  std::string option = "policies";
+  std::string written = {};
 
-using PolicyFactory =
+  // NAME[:KEY=VALUE]..., without the defaults. Two settings of one policy have
+  // different texts, so the text names the row of a result.
+  std::string Text() const;
+};
+
+// Splits NAME[:KEY=VALUE]... into its parts, whose names and values MakePolicy
+// checks. OptionError of "policies" if a parameter has no '=' or stands twice.
+absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
+                                       PolicyDefaults defaults = {});
+
+// Where a policy is to work. The same for all rows of a comparison; users do
+// not set it.
+struct PolicyContext {
+  explicit PolicyContext(Order host_granule) : granule(host_granule) {}
+
+  // What the host maps at a time: the least that it can take back.
+  Order granule;
+
+  // Reporting was at work before and continues: Enable asks for no first pass.
+  // Unset: it starts anew. linux alone heeds it.
+  std::optional<ResumedReporting> resumed = {};
+};
+
+// Policies by name. Not thread-safe.
+class PolicyRegistry {
+ public:
+  template <typename Options>
+  using Maker = std::function<absl::StatusOr<std::unique_ptr<ReportingPolicy>>(
+      const Options& options, const PolicyContext& context)>;
+
+  // With those of the library: v12, v12-hotplug, linux, adaptive.
+  PolicyRegistry();
+
+  // Adds the policy `name` with the parameters `fields`. `make` is given
+  // options within the fields' bounds; the messages of its errors are rules
+  // over more than one of them: "order must be ...". REQUIRES: no policy has
+  // that name (CHECKed); `fields` outlives this.
+  template <typename Options>
+  void Register(std::string name, const Fields<Options>& fields,
+                std::type_identity_t<Maker<Options>> make) {
+    Add({.name = std::move(name),
+         .parameters = fields.Names(),
+         .make = [&fields, make = std::move(make)](
+                     const PolicySpec& spec, const std::vector<Given>& given,
+                     const PolicyContext& context)
+             -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+           Options options;
+           for (const Given& parameter : given) {
+             const absl::Status status =
+                 fields.Find(parameter.name)->Parse(options, parameter.value);
+             if (!status.ok()) return BadValue(spec, parameter, status);
+           }
+           return make(options, context);
+         }});
+  }
+  // Adds a policy without parameters.
+  void Register(std::string name,
+                std::function<std::unique_ptr<ReportingPolicy>()> make);
+
+  // The library's first, then in the order of registration.
+  std::vector<std::string> Names() const;
+  // The names of a policy's parameters; empty if it is not registered.
+  std::vector<std::string> ParametersOf(std::string_view name) const;
+
+  // Makes a policy. An OptionError of "policies" for an unknown policy or
+  // parameter, and for a value that is out of bounds; of the flag if the value
+  // is a default.
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> Make(
+      const PolicySpec& spec, const PolicyContext& context) const;
+
+ private:
+  struct Given : PolicyParameter {
+    bool is_default;
+  };
+  struct Kind {
+    std::string name;
+    std::vector<std::string> parameters;
     std::function<absl::StatusOr<std::unique_ptr<ReportingPolicy>>(
-        const PolicyParameters& parameters)>;
+        const PolicySpec& spec, const std::vector<Given>& given,
+        const PolicyContext& context)>
+        make;
 
-// Makes one more policy known by its name to everything that takes names
-// (docs/write-a-policy.md). REQUIRES: no policy has that name (CHECKed); no
-// other thread is using this file.
-void RegisterPolicy(std::string name, PolicyFactory make);
+    bool Has(std::string_view parameter) const;
+  };
 
-// The names of all policies: those of the library first, then as registered.
+  static absl::Status BadValue(const PolicySpec& spec, const Given& parameter,
+                               const absl::Status& rule);
+  void Add(Kind kind);
+  const Kind* Find(std::string_view name) const;
+
+  std::vector<Kind> kinds_;
+};
+
+// The registry that everything which takes policies by name uses.
+PolicyRegistry& Policies();
+
+// Policies().Register: see docs/write-a-policy.md. Call it before other threads
+// use policies, e.g. first thing in main.
+template <typename... Arguments>
+void RegisterPolicy(std::string name, const Arguments&... arguments) {
+  Policies().Register(std::move(name), arguments...);
+}
+
+// Policies().Names.
 std::vector<std::string> PolicyNames();
 
-// A policy by its name. NotFound names those there are; InvalidArgument, the
-// parameter that is out of bounds.
+// Policies().Make.
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
-    std::string_view name, const PolicyParameters& parameters);
+    const PolicySpec& spec, const PolicyContext& context);
 
 }  // namespace guestmm
 

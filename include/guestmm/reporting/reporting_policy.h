@@ -1,6 +1,7 @@
 #ifndef GUESTMM_REPORTING_REPORTING_POLICY_H_
 #define GUESTMM_REPORTING_REPORTING_POLICY_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -19,6 +20,21 @@
 #include "guestmm/reporting/zone_lock_guard.h"
 
 namespace guestmm {
+
+// The most ranges in one report: of 4 MiB each they fill a virtqueue chain's
+// 2^32 bytes (virtio 1.3 §2.7.5.2).
+inline constexpr size_t kMaxReportCapacity = 1024;
+
+// The longest wait from a request to its pass.
+inline constexpr Nanoseconds kMaxReportDelay = std::chrono::hours(1);
+
+// The state of a policy that was at work before Enable, e.g. in the guest of a
+// recording.
+struct ResumedReporting {
+  // From Enable until the pass that was due already; unset: none was, and
+  // reporting is at rest.
+  std::optional<Nanoseconds> next_pass = {};
+};
 
 // What a policy works with, from Enable until Disable.
 struct ReportingEnvironment {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/reporting_policy.h"
@@ -33,6 +34,9 @@ struct V12Options {
   bool hotplug = false;
 };
 
+// order, threshold, capacity; `hotplug` follows from the policy's name.
+const Fields<V12Options>& V12Fields();
+
 // The policy of "[RFC][PATCH v12 0/2] mm: Support for page reporting" (Lal,
 // August 2019), losses included: docs/policies.md tells which of its behaviours
 // are kept and which were mended as defects.
@@ -43,7 +47,7 @@ struct V12Options {
 // free, and may be isolated, is reported.
 class V12Policy final : public ReportingPolicy {
  public:
-  // REQUIRES: options.order <= kMaxOrder; threshold > 0; capacity > 0.
+  // REQUIRES: V12Fields().Check(options) (CHECKed).
   explicit V12Policy(const V12Options& options);
 
   std::string_view name() const override {

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/linux_policy.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/compare_median.h"
@@ -31,6 +32,16 @@ constexpr uint64_t kMostProcesses = 100;
 // What a machine must have beside a real guest: metadata and this program.
 constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
 
+// --order, or 9. What is no order is refused with the policies.
+Order DefaultOrder(const PolicyDefaults& defaults) {
+  LinuxOptions options = {.order = kPageblockOrder};
+  for (const PolicyParameter& parameter : defaults) {
+    if (parameter.name != "order") continue;
+    LinuxFields().Set(options, parameter.name, parameter.value).IgnoreError();
+  }
+  return options.order;
+}
+
 // Puts "off" first.
 absl::Status ResolvePolicies(CompareOptions& options) {
   if (options.policies.empty()) {
@@ -38,8 +49,9 @@ absl::Status ResolvePolicies(CompareOptions& options) {
     std::erase(options.policies, "v12-hotplug");
   }
   for (const std::string& workload : options.workloads) {
-    const absl::Status status = CheckPolicies(
-        options.policies, ParametersFor(options, GranuleOf(options, workload)));
+    const absl::Status status =
+        CheckPolicies(options.policies, options.policy_parameters,
+                      PolicyContext(GranuleOf(options, workload)));
     if (!status.ok()) return status;
   }
   std::erase(options.policies, kPolicyOff);
@@ -383,8 +395,7 @@ absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
                                               uint64_t available_bytes) {
   CompareOptions resolved = options;
   if (!resolved.reportable_order) {
-    resolved.reportable_order =
-        options.policy_parameters.order.value_or(kPageblockOrder);
+    resolved.reportable_order = DefaultOrder(options.policy_parameters);
   }
   absl::Status status = ResolveWorkloads(resolved);
   if (status.ok()) status = ResolvePolicies(resolved);

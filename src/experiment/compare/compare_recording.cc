@@ -8,15 +8,14 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
                                         const RunProgress& progress) {
-  const ReplayOptions replay = {
-      .placement = Placement::kRecorded,
-      .policy = policy,
-      .policy_parameters = ParametersFor(options, setup.granule),
-      .granule = setup.granule,
-      .reportable_order = *options.reportable_order,
-      .seed = options.seed,
-      .sample_interval = kSampleEvery,
-      .tail = setup.rest};
+  const ReplayOptions replay = {.placement = Placement::kRecorded,
+                                .policy = policy,
+                                .policy_parameters = options.policy_parameters,
+                                .granule = setup.granule,
+                                .reportable_order = *options.reportable_order,
+                                .seed = options.seed,
+                                .sample_interval = kSampleEvery,
+                                .tail = setup.rest};
   const ReplayWatch watch = {.progress = [&](const ReplayProgress& at) {
     progress(at.whole > Nanoseconds(0)
                  ? ToSeconds(at.done) / ToSeconds(*at.whole)

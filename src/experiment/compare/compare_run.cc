@@ -51,17 +51,14 @@ absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes) {
   return absl::OkStatus();
 }
 
-PolicyParameters ParametersFor(const CompareOptions& options, Order granule) {
-  PolicyParameters parameters = options.policy_parameters;
-  if (!parameters.granule) parameters.granule = granule;
-  return parameters;
-}
-
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const CompareSetup& setup,
     const std::string& policy) {
   if (policy == kPolicyOff) return nullptr;
-  return MakePolicy(policy, ParametersFor(options, setup.granule));
+  absl::StatusOr<PolicySpec> spec =
+      ParsePolicy(policy, options.policy_parameters);
+  if (!spec.ok()) return spec.status();
+  return MakePolicy(*spec, PolicyContext(setup.granule));
 }
 
 void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,

@@ -89,9 +89,6 @@ void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
 // that much.
 absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes);
 
-// The options', with the host's granule.
-PolicyParameters ParametersFor(const CompareOptions& options, Order granule);
-
 // Null for off.
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const CompareSetup& setup,

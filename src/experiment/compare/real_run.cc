@@ -214,7 +214,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   };
   if (policy != kPolicyOff) {
     guest_options.make_policy = [&] {
-      return *MakePolicy(policy, options.policy_parameters);
+      return *PolicyFor(options, setup, policy);
     };
   }
   absl::StatusOr<std::unique_ptr<Guest>> made = Guest::Create(guest_options);

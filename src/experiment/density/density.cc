@@ -146,7 +146,8 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
   if (policy != kPolicyOff) {
     guest_options.make_policy = [&] {
-      return *MakePolicy(policy, options.policy_parameters);
+      return *MakePolicy(*ParsePolicy(policy, options.policy_parameters),
+                         PolicyContext(Order(0)));
     };
   }
   if (options.hypervisor == HypervisorKind::kNone) {
@@ -405,8 +406,8 @@ absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
     return absl::InvalidArgumentError(
         "policies: none given; allowed is one or more, separated by commas");
   }
-  absl::Status status =
-      CheckPolicies(options.policies, options.policy_parameters);
+  absl::Status status = CheckPolicies(
+      options.policies, options.policy_parameters, PolicyContext(Order(0)));
   if (status.ok()) status = CheckSizes(options, scale);
   if (status.ok()) status = CheckLimits(options);
   if (!status.ok()) return status;

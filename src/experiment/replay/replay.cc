@@ -73,10 +73,13 @@ class Run {
     at_first_ = host_->ledger().counters();
     device_ = std::make_unique<ReplayDevice>(time_, *host_);
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
-    PolicyParameters parameters = PolicyParametersOf(options_);
-    parameters.settled = WasSettled(*allocator_);
+    absl::StatusOr<PolicySpec> spec =
+        ParsePolicy(options_.policy, options_.policy_parameters);
+    if (!spec.ok()) return spec.status();
+    PolicyContext context(options_.granule);
+    if (WasSettled(*allocator_)) context.resumed = ResumedReporting{};
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
-        MakePolicy(options_.policy, parameters);
+        MakePolicy(*spec, context);
     if (!policy.ok()) return policy.status();
     reporter_ = std::make_unique<Reporter>(
         *allocator_, time_,

@@ -47,12 +47,6 @@ std::string_view Name(Placement placement) {
   return placement == Placement::kRecorded ? "recorded" : "native";
 }
 
-PolicyParameters PolicyParametersOf(const ReplayOptions& options) {
-  PolicyParameters parameters = options.policy_parameters;
-  if (!parameters.granule) parameters.granule = options.granule;
-  return parameters;
-}
-
 std::string_view Name(ReplayMode mode) {
   return mode == ReplayMode::kVirtual ? "virtual" : "real";
 }

@@ -74,18 +74,17 @@ Json ConfigJson(const CompareResult& result) {
   for (const CostField& field : CostFields()) {
     costs[std::string(field.name)] = options.costs.*field.value;
   }
-  return {
-      {"policies", options.policies},
-      {"policy_parameters",
-       PolicyParametersJson(options.policies,
-                            ParametersFor(options, GranuleOf(options, one)))},
-      {"workloads", workloads},
-      {"reportable_order", options.reportable_order->value()},
-      {"granule_bytes", GranuleOf(options, one).bytes()},
-      {"rest_s", Rounded(RestSecondsOf(options, one))},
-      {"repeats", options.repeats},
-      {"processes", options.processes},
-      {"costs_ns", costs}};
+  return {{"policies", options.policies},
+          {"policy_parameters",
+           PolicyParametersJson(options.policies, options.policy_parameters,
+                                GranuleOf(options, one))},
+          {"workloads", workloads},
+          {"reportable_order", options.reportable_order->value()},
+          {"granule_bytes", GranuleOf(options, one).bytes()},
+          {"rest_s", Rounded(RestSecondsOf(options, one))},
+          {"repeats", options.repeats},
+          {"processes", options.processes},
+          {"costs_ns", costs}};
 }
 
 Json RowJson(const CompareRow& row) {

@@ -44,7 +44,8 @@ Json ConfigJson(const DensityOptions& options) {
           {"workload_min_bytes", options.workload_min_bytes},
           {"policies", options.policies},
           {"policy_parameters",
-           PolicyParametersJson(options.policies, options.policy_parameters)},
+           PolicyParametersJson(options.policies, options.policy_parameters,
+                                Order(0))},
           {"hypervisor", Name(options.hypervisor)},
           {"huge_pages", Name(options.huge_pages)},
           {"vmm", options.vmm_socket.empty() ? Json(nullptr)

@@ -37,10 +37,12 @@ std::string SummaryJson(const Summary& summary) {
 }
 
 Json PolicyParametersJson(const std::vector<std::string>& policies,
-                          const PolicyParameters& parameters) {
+                          const PolicyDefaults& defaults, Order granule) {
   Json json = Json::object();
   for (const std::string& name : policies) {
-    const auto made = MakePolicy(name, parameters);
+    const auto spec = ParsePolicy(name, defaults);
+    if (!spec.ok()) continue;
+    const auto made = MakePolicy(*spec, PolicyContext(granule));
     if (!made.ok()) continue;
     Json& policy = json[name] = Json::object();
     for (const auto& [parameter, value] : (*made)->parameters()) {

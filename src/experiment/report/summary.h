@@ -31,11 +31,12 @@ struct Summary {
 // compiler}.
 std::string SummaryJson(const Summary& summary);
 
-// For each of the policies, by its name, what it was made with; nothing for
-// what is none, such as off. REQUIRES: CheckPolicies.
+// The parameters of each of the policies, by its text, on a host with that
+// granule; nothing for a row that is no policy, such as off. REQUIRES:
+// CheckPolicies.
 nlohmann::ordered_json PolicyParametersJson(
-    const std::vector<std::string>& policies,
-    const PolicyParameters& parameters);
+    const std::vector<std::string>& policies, const PolicyDefaults& defaults,
+    Order granule);
 
 }  // namespace guestmm
 

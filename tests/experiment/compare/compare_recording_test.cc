@@ -281,10 +281,10 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
             "duration 2: a recording has its own; this is for workloads by "
             "name, and there is none");
   // Which a host with pages of 4 KiB could discard.
-  const PolicyParameters small = {.order = Order(5)};
+  const PolicyDefaults small = {{"order", "5"}};
   EXPECT_EQ(
       ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
-      "order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to 10");
+      "--policies=adaptive: order must be 9 to 10 with a granule of 2.00 MiB");
   EXPECT_EQ(ResolveCompare({.workloads = {"./a"},
                             .policy_parameters = small,
                             .granule = Order(0)},

@@ -27,7 +27,7 @@ class CompareTest : public testing::Test {
   static CompareOptions Small(std::string workload) {
     return {.policies = {"v12"},
             .workloads = {std::move(workload)},
-            .policy_parameters = {.threshold = 2},
+            .policy_parameters = {{"threshold", "2"}},
             .guest_bytes = 128 * kMiB,
             .vcpus = 1,
             .duration_seconds = 4,
@@ -118,6 +118,7 @@ TEST_F(CompareTest, OneSeedIsOneResult) {
 TEST_F(CompareTest, ShowsThatReportingEveryPageAtOnceCostsWork) {
   CompareOptions options = Small("page_fault1");
   options.policies = {"sweeping", "eager"};
+  options.policy_parameters = {};
   options.duration_seconds = 2;
   const CompareResult result = RunOk(options);
   // Which once a second takes what happens to be free.
@@ -130,6 +131,7 @@ TEST_F(CompareTest, ShowsThatReportingEveryPageAtOnceCostsWork) {
 TEST_F(CompareTest, ShowsThatBlocksAreForgotten) {
   CompareOptions options = Small("burst");
   options.policies = {"sweeping", "forgetful"};
+  options.policy_parameters = {};
   const CompareResult result = RunOk(options);
   EXPECT_EQ(RowOf(result, "sweeping").host_share_of_reportable, 1);
   EXPECT_LT(*RowOf(result, "forgetful").host_share_of_reportable, 0.99);
@@ -138,6 +140,7 @@ TEST_F(CompareTest, ShowsThatBlocksAreForgotten) {
 TEST_F(CompareTest, ShowsThatBlocksAreReportedAgain) {
   CompareOptions options = Small("burst");
   options.policies = {"sweeping", "repeating"};
+  options.policy_parameters = {};
   const CompareResult result = RunOk(options);
   EXPECT_LT(*RowOf(result, "sweeping").reported_over_needed, 1.1);
   EXPECT_GT(*RowOf(result, "repeating").reported_over_needed, 2);
@@ -184,6 +187,7 @@ TEST_F(CompareTest, OfARealRunSharesAndSamplesAreTheKernelsWord) {
   CompareOptions options = Small("burst");
   options.mode = CompareMode::kReal;
   options.policies = {"off"};
+  options.policy_parameters = {};
   options.duration_seconds = 0.1;
   options.rest_seconds = 0;
   options.repeats = 1;
@@ -249,6 +253,7 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
 TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
   CompareOptions options = Small("burst");
   options.policies = {"sweeping"};
+  options.policy_parameters = {};
   const CompareResult result = RunOk(options);
   CompareResult read = result;
   const auto rows =
@@ -405,17 +410,16 @@ std::string ErrorOf(const CompareOptions& options,
 
 TEST_F(CompareTest, NamesWhatIsWrong) {
   EXPECT_THAT(ErrorOf({.policies = {"v13"}}),
-              StartsWith("policies v13: there is no such policy; allowed are "
-                         "off, v12, "));
+              StartsWith("--policies=v13: must be one of off, v12, "));
   EXPECT_EQ(ErrorOf({.policies = {"v12", "v12"}}),
-            "policies v12: allowed is each policy once");
+            "--policies=v12: must be given once");
   EXPECT_THAT(ErrorOf({.workloads = {""}}),
               StartsWith("workloads \"\": there is no such workload; allowed "
                          "are page_fault1, "));
   EXPECT_EQ(ErrorOf({.workloads = {"burst", "burst"}}),
             "workloads burst: allowed is each workload once");
-  EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
-            "capacity 0: allowed is 1 to 1024");
+  EXPECT_EQ(ErrorOf({.policy_parameters = {{"capacity", "0"}}}),
+            "--capacity=0: must be 1 to 1024 for v12");
   EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),
             "reportable-order 11: allowed is 0 to 10");
   EXPECT_EQ(ErrorOf({.granule = Order(1)}),

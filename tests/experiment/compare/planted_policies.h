@@ -137,19 +137,12 @@ class EagerPolicy final : public ReportingPolicy {
 inline void RegisterPlantedPolicies() {
   static const bool registered = [] {
     const auto sweeping = [](Fault fault) {
-      return [fault](const PolicyParameters&)
-                 -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
-        return std::make_unique<SweepingPolicy>(fault);
-      };
+      return [fault] { return std::make_unique<SweepingPolicy>(fault); };
     };
     RegisterPolicy("sweeping", sweeping(Fault::kNone));
     RegisterPolicy("forgetful", sweeping(Fault::kForgets));
     RegisterPolicy("repeating", sweeping(Fault::kRepeats));
-    RegisterPolicy("eager",
-                   [](const PolicyParameters&)
-                       -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
-                     return std::make_unique<EagerPolicy>();
-                   });
+    RegisterPolicy("eager", [] { return std::make_unique<EagerPolicy>(); });
     return true;
   }();
   static_cast<void>(registered);

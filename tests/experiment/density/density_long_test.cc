@@ -97,7 +97,7 @@ TEST(DensityLongTest, SummaryHasAllOfFortyGuests) {
   const DensityResult result = RunOk({.scale = kMinScale,
                                       .host_bytes = 60 * kGiB,
                                       .policies = {"v12"},
-                                      .policy_parameters = {.order = Order(6)},
+                                      .policy_parameters = {{"order", "6"}},
                                       .max_guests = 40});
   const nlohmann::json summary =
       nlohmann::json::parse(DensitySummaryJson(result));

@@ -83,7 +83,7 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
     options.placement = placement;
     options.granule = Order(0);
     // Linux reports nothing in a zone that has less than a whole report free.
-    options.policy_parameters.capacity = 1;
+    options.policy_parameters = {{"capacity", "1"}};
     options.frame_interval = seconds(1);
     options.tail = seconds(6);
     return options;
@@ -225,11 +225,7 @@ class HastyPolicy final : public ReportingPolicy {
 };
 
 TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
-  RegisterPolicy("hasty",
-                 [](const PolicyParameters&)
-                     -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
-                   return std::make_unique<HastyPolicy>();
-                 });
+  RegisterPolicy("hasty", [] { return std::make_unique<HastyPolicy>(); });
   Alloc(seconds(10), kFirst + 1024, 10);
   Alloc(seconds(10), kFirst + 2048, 10);
   Free(seconds(11), kFirst + 1024, 10);

@@ -142,7 +142,7 @@ TEST_F(GuestVmmTest, WhatDoesNotGoWithAVmm) {
 TEST_F(GuestVmmTest, Density) {
   DensityOptions options = {
       .scale = kMinScale, .policies = {"v12"}, .max_guests = 3};
-  options.policy_parameters = {.order = Order(6)};
+  options.policy_parameters = {{"order", "6"}};
   options.vmm_socket = path();
   const auto resolved = ResolveDensity(options, AvailableMemory());
   ASSERT_EQ(resolved.status(), absl::OkStatus());

@@ -46,7 +46,7 @@ struct CompareOptions {
   uint64_t seed = 1;
   CompareMode mode = CompareMode::kVirtual;
 
-  PolicyParameters policy_parameters = {};
+  PolicyDefaults policy_parameters = {};
   // The smallest free block that counts as reportable. Absent: the order of
   // policy_parameters, or 9.
   std::optional<Order> reportable_order = {};

@@ -44,7 +44,7 @@ struct DensityOptions {
 
   uint64_t seed = 1;
   std::vector<std::string> policies = {"off", "v12"};
-  PolicyParameters policy_parameters = {};
+  PolicyDefaults policy_parameters = {};
   HypervisorKind hypervisor = HypervisorKind::kMadvise;
   HugePages huge_pages = HugePages::kHostDefault;
   // Where a VMM listens that has the balloons' devices (GuestOptions): RAM is

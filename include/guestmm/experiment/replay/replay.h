@@ -60,10 +60,10 @@ std::string_view Name(ReplayMode mode);
 struct ReplayOptions {
   ReplayMode mode = ReplayMode::kVirtual;
   Placement placement = Placement::kRecorded;
-  // As MakePolicy has it; "off"; or "real": what the guest's kernel reported,
-  // as recorded, in the place of a policy (kPolicyReal).
+  // As ParsePolicy takes it; "off"; or "real": what the guest's kernel
+  // reported, as recorded, in the place of a policy (kPolicyReal).
   std::string policy = "linux";
-  PolicyParameters policy_parameters = {};
+  PolicyDefaults policy_parameters = {};
   // What the host maps at a time, and so the least that a discard shrinks. For
   // real Order(0) forbids huge pages; anything else asks for them.
   Order granule = kPageblockOrder;
@@ -90,9 +90,6 @@ struct ReplayOptions {
   Nanoseconds tail{0};
   TraceReadOptions read = {};
 };
-
-// What the policy is made with: policy_parameters, the granule among them.
-PolicyParameters PolicyParametersOf(const ReplayOptions& options);
 
 // What of a trace could be followed. Where it is said as a share, that of frees
 // is of all frees, that of allocations of all allocations, and that of events

@@ -243,8 +243,7 @@ TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndWhatIsAllowed) {
   std::ofstream(costs) << R"({"costs_ns": {"exit": -1}})";
   ExpectRefused("compare --costs " + costs.string(),
                 "guestmm compare: --costs " + costs.string() +
-                    ": costs_ns.exit -1: allowed is a whole number of "
-                    "nanoseconds from 0 to 10000000000");
+                    ": costs_ns.exit=-1: must be 0 to 10000000000");
   EXPECT_THAT(Guestmm("compare --workloads nap").err,
               StartsWith("guestmm compare: --workloads nap: there is no such "
                          "workload; allowed are page_fault1, "));

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/machine/model/calibrate.h"
 #include "tools/guestmm/exit_status.h"
@@ -44,11 +45,10 @@ int RunCalibrateCommand(const std::string& out) {
   if (!calibration.ok()) return Fail("calibrate", calibration.status());
   Table table({"cost", "ns", "default", ""});
   for (size_t i = 0; i < CostFields().size(); ++i) {
-    const CostField& field = CostFields()[i];
+    const Field<CostModel>& field = CostFields()[i];
     table.AddRow(
-        {absl::StrFormat("%-20s  %s", field.name, field.what),
-         std::to_string(calibration->costs.*field.value),
-         std::to_string(CostModel().*field.value),
+        {absl::StrFormat("%-20s  %s", field.name(), field.text()),
+         field.Format(calibration->costs), field.Format(CostModel()),
          calibration->sources[i].measured ? "measured" : "not measured"});
   }
   std::cout << table;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/recipes.h"

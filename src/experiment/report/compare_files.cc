@@ -16,6 +16,7 @@
 #include "nlohmann/json.hpp"
 #include "src/experiment/compare/compare_columns.h"
 #include "src/experiment/compare/compare_run.h"
+#include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/replay_json.h"
 #include "src/experiment/report/summary.h"
 
@@ -70,10 +71,6 @@ Json ConfigJson(const CompareResult& result) {
                                       options.workloads.end(), IsRecording);
   const std::string& one =
       named == options.workloads.end() ? options.workloads.front() : *named;
-  Json costs = Json::object();
-  for (const CostField& field : CostFields()) {
-    costs[std::string(field.name)] = options.costs.*field.value;
-  }
   return {{"policies", options.policies},
           {"policy_parameters",
            PolicyParametersJson(options.policies, options.policy_parameters,
@@ -84,7 +81,7 @@ Json ConfigJson(const CompareResult& result) {
           {"rest_s", Rounded(RestSecondsOf(options, one))},
           {"repeats", options.repeats},
           {"processes", options.processes},
-          {"costs_ns", costs}};
+          {"costs_ns", FieldsJson(CostFields(), options.costs)}};
 }
 
 Json RowJson(const CompareRow& row) {

@@ -79,9 +79,9 @@ class Calibrator {
     Tell("huge pages");
     if (absl::Status status = MeasureHugePages(); !status.ok()) return status;
     Calibration calibration{.costs = costs_, .sources = {}};
-    for (const CostField& field : CostFields()) {
+    for (const Field<CostModel>& field : CostFields()) {
       calibration.sources.push_back(
-          {.name = field.name, .measured = measured_.contains(field.name)});
+          {.name = field.name(), .measured = measured_.contains(field.name())});
     }
     return calibration;
   }
@@ -114,14 +114,11 @@ class Calibrator {
   }
 
   void Set(std::string_view name, double ns) {
-    for (const CostField& field : CostFields()) {
-      if (field.name != name) continue;
-      costs_.*field.value =
-          static_cast<uint64_t>(std::llround(std::max(0.0, ns)));
-      measured_.insert(field.name);
-      return;
-    }
-    GUESTMM_CHECK(false) << "there is no cost " << name;
+    const Field<CostModel>* const field = CostFields().Find(name);
+    GUESTMM_CHECK(field != nullptr) << "there is no cost " << name;
+    field->Set(costs_, std::min(kMaxCost, static_cast<uint64_t>(std::llround(
+                                              std::max(0.0, ns)))));
+    measured_.insert(field->name());
   }
 
   absl::Status MeasureAllocator() {

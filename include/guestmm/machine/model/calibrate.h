@@ -12,7 +12,7 @@ namespace guestmm {
 
 // Where a cost comes from.
 struct CalibratedCost {
-  std::string_view name;  // as CostField's
+  std::string_view name;  // of CostFields
   // Measured here, or CostModel's default: what no process can see of its own
   // machine (exits, interrupts), or what this machine does not have (huge
   // pages).

@@ -1,0 +1,47 @@
+#include "guestmm/experiment/report/costs_file.h"
+
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "src/experiment/report/fields_json.h"
+
+namespace guestmm {
+
+std::string CostsJson(const CostModel& costs) {
+  const nlohmann::ordered_json json = {
+      {"costs_ns", FieldsJson(CostFields(), costs)}};
+  return json.dump(2) + "\n";
+}
+
+absl::StatusOr<CostModel> ParseCosts(std::string_view file,
+                                     std::string_view text) {
+  const auto json = nlohmann::ordered_json::parse(text, nullptr,
+                                                  /*allow_exceptions=*/false);
+  if (!json.is_object() || !json.contains("costs_ns") ||
+      !json["costs_ns"].is_object()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(file),
+                     ": must be an object with the object \"costs_ns\", as "
+                     "guestmm calibrate writes it"));
+  }
+  CostModel costs;
+  const absl::Status status =
+      FieldsFromJson(CostFields(), "costs_ns", json["costs_ns"], costs);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(std::string(file), ": ", status.message()));
+  }
+  return costs;
+}
+
+absl::StatusOr<CostModel> ReadCosts(const std::string& file) {
+  std::ifstream stream(file);
+  std::ostringstream text;
+  if (!stream || !(text << stream.rdbuf())) {
+    return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
+  }
+  return ParseCosts(file, text.str());
+}
+
+}  // namespace guestmm

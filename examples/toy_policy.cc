@@ -1,5 +1,5 @@
-// The command guestmm with one more policy, "toy": it reports each block of 2
-// MiB a second after it was freed. docs/write-a-policy.md goes through it.
+// The command guestmm with one more policy, "toy", which reports each block of
+// 2 MiB a second after it was freed. docs/write-a-policy.md explains it.
 //   toy_policy compare --policies off,toy,linux --workloads burst
 
 #include <chrono>
@@ -19,18 +19,18 @@ class ToyPolicy final : public ReportingPolicy {
   Nanoseconds delay() const override { return std::chrono::seconds(1); }
 
   absl::Status Enable(const ReportingEnvironment& environment) override {
-    for (const auto& zone : environment.zones) freed_[zone.get()];
-    holds_ = environment.holds;
+    zones_ = environment.zones;
+    for (ReportableZone& zone : zones_) freed_[&zone];
     return absl::OkStatus();
   }
   void Disable() override { freed_.clear(); }
-  bool BlockFreed(Zone& zone, Pfn pfn, Order) override {
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override {
     freed_.at(&zone).push_back(pfn);
-    return true;  // a pass, please
+    return true;  // requests a pass
   }
   bool NextBatch(Scatterlist& list) override {
     for (auto& [zone, freed] : freed_) {
-      ZoneLockGuard hold(*zone, holds_);
+      ZoneLockGuard hold(*zone);
       for (; !freed.empty() && !list.full(); freed.pop_front()) {
         // It may be in use again, or part of a larger block.
         if (!zone->FreeBlockAt(freed.front())) continue;
@@ -43,14 +43,15 @@ class ToyPolicy final : public ReportingPolicy {
     return false;
   }
   void ReturnBatch(Scatterlist& list, bool /*acknowledged*/) override {
-    Zone& zone = list.blocks().front().zone();
-    ZoneLockGuard hold(zone, holds_);
+    ReportableZone& zone = ZoneOf(zones_, list.blocks().front());
+    ZoneLockGuard hold(zone);
     for (auto& block : list.TakeAll()) zone.Return(std::move(block));
   }
 
  private:
-  LockHoldObserver* holds_ = nullptr;
-  std::map<Zone*, std::deque<Pfn>> freed_;  // each under its zone's lock
+  std::span<ReportableZone> zones_;
+  std::map<ReportableZone*, std::deque<Pfn>>
+      freed_;  // each under its zone's lock
 };
 
 int main(int argc, char** argv) {

@@ -1,6 +1,6 @@
-// What its policy costs a vCPU that allocates and frees: reporting off, or a
-// policy on whose reporter is never given a turn, so that the hooks alone are
-// timed. Metadata only.
+// The cost of a policy's hooks to a vCPU that allocates and frees: without
+// reporting, and with each policy and a reporter that never runs, so that only
+// the hooks are timed. Metadata only.
 
 #include <benchmark/benchmark.h>
 
@@ -18,7 +18,7 @@
 namespace guestmm {
 namespace {
 
-// Has the time, and never runs anything.
+// Has a clock, and never runs any work.
 class StandingQueue final : public Workqueue {
  public:
   Nanoseconds Now() const override { return clock_.Now(); }
@@ -32,7 +32,7 @@ class StandingQueue final : public Workqueue {
   MonotonicClock clock_;
 };
 
-// Takes everything and answers nothing.
+// Is never sent a report.
 class SilentDevice final : public ReportingDevice {
  public:
   size_t max_report_entries() const override { return 32; }
@@ -41,8 +41,8 @@ class SilentDevice final : public ReportingDevice {
   }
 };
 
-// Allocates a GiB in blocks of an order, then frees them in the order of their
-// allocation; ns of each allocation and each free.
+// Allocates a GiB in blocks of an order, then frees them in the same order.
+// Counts ns for each allocation and each free.
 void BM_Hooks(benchmark::State& state, int order_value,
               const std::string& policy) {
   const Order order(order_value);

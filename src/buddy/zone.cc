@@ -239,7 +239,6 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
 // Isolating for the host -----------------------------------------------------
 
 std::optional<Order> Zone::FreeBlockAt(Pfn pfn) const {
-  ++reporting_work_.looks;
   if (pfn >= pages_.end() || !IsOurs(pfn)) return std::nullopt;
   const PageInfo info = pages_.Get(pfn);
   if (info.state != PageState::kFree) return std::nullopt;
@@ -267,7 +266,6 @@ void Zone::CheckListed(Pfn pfn, Order order) const {
 }
 
 std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
-  ++reporting_work_.looks;
   const PageMap::Index list = List(order, type);
   const PageMap::Index first = pages_.lists().First(list);
   return ToOptional(first == list ? kNoPfn : Pfn(first));
@@ -307,7 +305,6 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
   pages_.SetOut(pfn, order);
   pages_.SetIsolated(pfn);
   isolated_pages_.Add(order.pages().value());
-  ++reporting_work_.isolated;
   if (order.value() >= pageblock_order().value() - 1) {
     for (Pfn at = pfn; at < pfn + order.pages();
          at += pageblock_order().pages()) {
@@ -322,7 +319,6 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
 Order Zone::Return(IsolatedBlock block, ReturnTo to) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
-  ++reporting_work_.returned;
   isolated_pages_.Subtract(block.order_.pages().value());
   pages_.SetCached(block.pfn_);
   ListChange change(*this);

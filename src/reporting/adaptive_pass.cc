@@ -1,5 +1,5 @@
-// The passes of AdaptivePolicy: when there is one, what is looked at, and what
-// becomes of it.
+// The passes of AdaptivePolicy: when they begin, what they isolate, and how it
+// is returned.
 
 #include <algorithm>
 
@@ -10,32 +10,34 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// A pass reports at most so much, or so large a part of what waits.
+// A pass reports at most kPassBytes or 1/kPassPart of the queued memory,
+// whichever is more.
 constexpr uint64_t kPassBytes = 256 * kMiB;
 constexpr uint64_t kPassPart = 32;
-// Between two passes there is at least:
+// The minimum time between two passes.
 constexpr milliseconds kPause(100);
 
-// How often the wait doubles while reports fail, or while all that waits is in
-// zones near their watermarks.
+// How many times the wait doubles while reports fail, or while all queued
+// memory is in zones near their watermarks.
 constexpr int kMostDoublings = 4;
 
-// Pages and regions looked at in one hold of a zone's lock, beside those
-// isolated.
+// Pages and regions that are examined in one hold of a zone's lock, in addition
+// to those isolated.
 constexpr int kLooksAHold = 256;
 
-// A zone of which less than one part in so many was taken in so many
-// milliseconds is quiet.
+// A zone is quiet if at most 1/kQuietPart of it was taken in the last
+// kQuietTime milliseconds.
 constexpr UnreportedMemory::Time kQuietTime = 1000;
 constexpr uint64_t kQuietPart = 1024;
 
 }  // namespace
 
 std::optional<Nanoseconds> AdaptivePolicy::NextPass() {
-  // Before looking: what comes after the look asks for a pass itself.
+  // Set before the scan: memory that is queued after it requests a pass itself.
   idle_.store(true, std::memory_order_relaxed);
   const Time now = Now();
-  // Often enough for what is freed meanwhile; seldom where nothing may be done.
+  // Often, for memory that is freed meanwhile; seldom if nothing may be
+  // isolated.
   const Nanoseconds often = options_.delay;
   const Nanoseconds seldom =
       options_.delay * (1 << std::min(refused_passes_, kMostDoublings));
@@ -44,7 +46,7 @@ std::optional<Nanoseconds> AdaptivePolicy::NextPass() {
   bool refused = true;
   for (TrackedZone& tracked : zones_) {
     if (IsEmpty(tracked)) continue;
-    ZoneLockGuard hold(*tracked.zone, holds_);
+    ZoneLockGuard hold(*tracked.zone);
     for (const Queue queue : {Queue::kSettling, Queue::kCold}) {
       const std::optional<Pfn> head = tracked.memory.Head(queue);
       if (!head) continue;
@@ -77,7 +79,7 @@ void AdaptivePolicy::BeginPass() {
   uint64_t regions = 0;
   for (TrackedZone& tracked : zones_) {
     if (IsEmpty(tracked)) continue;
-    ZoneLockGuard hold(*tracked.zone, holds_);
+    ZoneLockGuard hold(*tracked.zone);
     tracked.refused = false;
     if (Waited(tracked.counted_since, now, kQuietTime)) {
       const PageCount managed = tracked.zone->managed_pages();
@@ -94,7 +96,7 @@ void AdaptivePolicy::BeginPass() {
 
 bool AdaptivePolicy::NextBatch(Scatterlist& list) {
   if (!in_pass_) BeginPass();
-  // A pass may take long; what is used meanwhile is not long ago.
+  // The hooks' time (NowOrNextPass) must not lag behind a long pass.
   next_pass_.store(Now() + ToTime(options_.delay), std::memory_order_relaxed);
   while (zones_left_ > 0 && budget_bytes_ > 0) {
     const bool more =
@@ -104,7 +106,7 @@ bool AdaptivePolicy::NextBatch(Scatterlist& list) {
     --zones_left_;
     at_zone_ = (at_zone_ + 1) % zones_.size();
   }
-  // Where the budget ended the next pass goes on.
+  // If the budget is spent, the next pass continues at this zone.
   in_pass_ = false;
   return false;
 }
@@ -112,24 +114,24 @@ bool AdaptivePolicy::NextBatch(Scatterlist& list) {
 AdaptivePolicy::Time AdaptivePolicy::Age(const TrackedZone& tracked,
                                          Queue queue) const {
   const AdaptiveDelay& patience = queue == Queue::kCold ? cold_ : settling_;
-  // Memory that no one wants does not come back into use.
+  // In a quiet zone refaults are not expected.
   return tracked.quiet ? patience.shortest() : patience.age();
 }
 
 PageCount AdaptivePolicy::Room(const TrackedZone& tracked) const {
-  const Zone& zone = *tracked.zone;
+  const ReportableZone& zone = *tracked.zone;
   const PageCount low = zone.watermarks().low;
   if (zone.free_pages() <= low) return PageCount(0);
   const PageCount above = zone.free_pages() - low;
   if (tracked.quiet) {
-    // Whatever there is, by and by.
+    // At least one block, so that all of the zone is reported in the end.
     return std::max(PageCount(above.value() / 2), zone.max_order().pages());
   }
   return PageCount(above.value() / 4);
 }
 
 bool AdaptivePolicy::Fill(TrackedZone& tracked, Scatterlist& list) {
-  ZoneLockGuard hold(*tracked.zone, holds_);
+  ZoneLockGuard hold(*tracked.zone);
   if (tracked.refused) return false;
   tracked.room = Room(tracked);
   for (int looks = kLooksAHold; looks > 0; --looks) {
@@ -164,7 +166,7 @@ std::optional<Pfn> AdaptivePolicy::NextDue(TrackedZone& tracked, Queue queue,
   const Time age = Age(tracked, queue);
   for (; looks > 0; --looks) {
     const std::optional<Pfn> head = tracked.memory.Head(queue);
-    // What came after it has not waited longer.
+    // Regions behind it have not waited longer.
     if (!head || !Waited(tracked.memory.region(*head).queued, now, age)) break;
     if (Waited(tracked.memory.region(*head).active, now, age)) return head;
     tracked.memory.Enqueue(*head, queue, now);
@@ -218,7 +220,7 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtPieces(TrackedZone& tracked,
     at = tracked.next_piece;
   }
   while (at < end) {
-    // What the host has is passed over.
+    // Skips memory that the host has.
     const std::optional<PfnRange> run =
         tracked.memory.FindRun({.start = at, .end = end});
     if (!run) break;
@@ -243,7 +245,7 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtBlock(TrackedZone& tracked,
                                                  Zone::Block block,
                                                  Scatterlist& list) {
   const PfnRange pages = PagesOf(block.pfn, block.order);
-  // Untouched since a policy before this one reported it.
+  // Marked: an earlier policy reported it, and it was not used since.
   if (tracked.zone->IsReported(block.pfn)) tracked.memory.Clear(pages);
   std::optional<PfnRange> run = tracked.memory.FindRun(pages);
   if (!run) return Look::kDone;
@@ -269,11 +271,11 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtBlock(TrackedZone& tracked,
 
 void AdaptivePolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   if (list.empty()) return;
-  TrackedZone& tracked = Tracked(list.blocks().front().zone());
+  TrackedZone& tracked = Tracked(list.blocks().front());
   UnreportedMemory& memory = tracked.memory;
   failures_ = acknowledged ? 0 : failures_ + 1;
   if (!acknowledged) budget_bytes_ = 0;  // the pass is over
-  ZoneLockGuard hold(*tracked.zone, holds_);
+  ZoneLockGuard hold(*tracked.zone);
   const Time now = Now();
   if (acknowledged) {
     for (const IsolatedBlock& block : list.blocks()) {
@@ -299,7 +301,7 @@ void AdaptivePolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
     if (memory.FindRun(PagesOf(head, merged))) {
       Enqueue(tracked, head, merged, now);
     } else {
-      // For the policy that comes after this one.
+      // For a later policy.
       tracked.zone->MarkReported(head);
     }
   }

@@ -10,20 +10,19 @@ namespace {
 
 using std::chrono::milliseconds;
 
-// The longest that memory must be left alone, in milliseconds: at rest all is
-// with the host within a minute.
+// The upper bound of the delay to settle, in milliseconds: at rest, all memory
+// is reported within a minute.
 constexpr uint32_t kLongestSettling = 8'000;
-// Less than a region comes back for a cold piece, so it must be worth the wait.
-// The shortest is so many times `delay`.
+// Bounds of the delay to be cold: kShortestCold times `delay`, and kLongestCold
+// milliseconds. A cold piece gains less than a region, so it waits longer.
 constexpr uint32_t kShortestCold = 4;
 constexpr uint32_t kLongestCold = 32'000;
 
-// Frees of less are not worth a call. What is taken is known anyway, so no more
-// than a piece is missed until something else happens in its region.
+// Smaller frees are not worth a call of the hook. Taken memory is tracked
+// anyway, so only a piece is missed, until its region is used again.
 constexpr Order kSmallestTold{5};
 
-// It looks at every region of a block that is freed, so the regions must not be
-// small.
+// BlockFreed visits every region of the block, so regions must not be small.
 constexpr Order kSmallestRegion{5};
 
 }  // namespace
@@ -69,19 +68,18 @@ std::vector<std::pair<std::string_view, uint64_t>> AdaptivePolicy::parameters()
 }
 
 absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {
-  for (const std::unique_ptr<Zone>& zone : environment.zones) {
-    if (options_.order <= zone->max_order()) continue;
+  for (const ReportableZone& zone : environment.zones) {
+    if (options_.order <= zone.max_order()) continue;
     return absl::InvalidArgumentError(absl::StrFormat(
         "policy adaptive reports order %d and above; the largest block has "
         "order %d",
-        options_.order.value(), zone->max_order().value()));
+        options_.order.value(), zone.max_order().value()));
   }
   clock_ = &environment.clock;
-  holds_ = environment.holds;
   zones_.reserve(environment.zones.size());
-  for (const std::unique_ptr<Zone>& zone : environment.zones) {
+  for (ReportableZone& zone : environment.zones) {
     zones_.push_back(
-        {.zone = zone.get(),
+        {.zone = &zone,
          .memory = UnreportedMemory(options_.order, options_.granule)});
   }
   idle_.store(false, std::memory_order_relaxed);  // until NextPass
@@ -105,8 +103,8 @@ void AdaptivePolicy::Disabling() {
 }
 
 void AdaptivePolicy::MarkSection(TrackedZone& tracked, Pfn section) {
-  ZoneLockGuard hold(*tracked.zone, holds_);
-  // It may have gone offline meanwhile.
+  ZoneLockGuard hold(*tracked.zone);
+  // The section may have gone offline meanwhile.
   if (!tracked.memory.Has(section)) return;
   for (Pfn at = section; at < section + kSectionOrder.pages();) {
     const std::optional<Order> order = tracked.zone->FreeBlockAt(at);
@@ -145,8 +143,8 @@ AdaptivePolicy::Time AdaptivePolicy::NowOrNextPass() const {
 }
 
 bool AdaptivePolicy::Waited(Time since, Time now, Time age) {
-  // `since` may be yet to come (NowOrNextPass), but not by much: what seems to
-  // be is so long ago that the difference wrapped.
+  // `since` may be slightly in the future (NowOrNextPass). If it seems to be
+  // far in the future, it is so long ago that the difference wrapped.
   constexpr int32_t kFarthestAhead = 24 * 60 * 60 * 1000;
   const auto passed = static_cast<int32_t>(now - since);
   return passed >= static_cast<int32_t>(age) || passed < -kFarthestAhead;
@@ -154,10 +152,10 @@ bool AdaptivePolicy::Waited(Time since, Time now, Time age) {
 
 // Events ----------------------------------------------------------------------
 
-void AdaptivePolicy::MemoryOnline(Zone& zone, PfnRange range) {
+void AdaptivePolicy::MemoryOnline(ReportableZone& zone, PfnRange range) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = Now();
-  // A section at a time, so as not to keep the lock.
+  // One section for each hold, to keep holds short.
   for (Pfn at = range.start; at < range.end;) {
     const Pfn end = std::min(
         range.end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
@@ -172,12 +170,12 @@ void AdaptivePolicy::MemoryOnline(Zone& zone, PfnRange range) {
   }
 }
 
-void AdaptivePolicy::MemoryOffline(Zone& zone, PfnRange range) {
+void AdaptivePolicy::MemoryOffline(ReportableZone& zone, PfnRange range) {
   LockHolder hold(zone.lock());
   Tracked(zone).memory.RemoveMemory(range);
 }
 
-bool AdaptivePolicy::BlockFreed(Zone& zone, Pfn pfn, Order order) {
+bool AdaptivePolicy::BlockFreed(ReportableZone& zone, Pfn pfn, Order order) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
   const Pfn end = pfn + order.pages();
@@ -198,7 +196,7 @@ void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   UnreportedMemory& memory = tracked.memory;
   const Queue queue = IsRegion(order) ? Queue::kSettling : Queue::kCold;
   const Pfn end = pfn + order.pages();
-  // A look at the pieces of its region may be past it.
+  // The scan of its region's pieces may have passed it.
   if (pfn < tracked.next_piece &&
       tracked.next_piece <
           pfn.AlignDown(options_.order) + options_.order.pages()) {
@@ -214,12 +212,12 @@ void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   }
 }
 
-void AdaptivePolicy::BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
-                                 Order order) {
+void AdaptivePolicy::BlocksTaken(ReportableZone& zone,
+                                 std::span<const Pfn> blocks, Order order) {
   TrackedZone& tracked = Tracked(zone);
   const Time now = NowOrNextPass();
   tracked.taken_pages += order.pages().value() * blocks.size();
-  // Most are neighbours, since they were split off the same block.
+  // Most are neighbours, split off the same block.
   for (size_t i = 0; i < blocks.size();) {
     const Pfn first = blocks[i];
     Pfn end = first + order.pages();
@@ -251,7 +249,7 @@ void AdaptivePolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
 
 absl::Status AdaptivePolicy::CheckInvariants() const {
   for (const TrackedZone& tracked : zones_) {
-    const Zone& zone = *tracked.zone;
+    const ReportableZone& zone = *tracked.zone;
     LockHolder hold(zone.lock());
     for (int o = told_order_.value(); o <= zone.max_order().value(); ++o) {
       for (int t = 0; t < kMigrateTypes; ++t) {
@@ -261,8 +259,8 @@ absl::Status AdaptivePolicy::CheckInvariants() const {
              pfn = zone.NextFreeBlock(*pfn, order, type)) {
           if (zone.IsReported(*pfn) || Waits(tracked, *pfn, order)) continue;
           return absl::InternalError(absl::StrFormat(
-              "R4: of the free block at pfn 0x%x, order %d, the host may back "
-              "some, and that waits nowhere",
+              "R4: a part of the free block at pfn 0x%x, order %d, that the "
+              "host may back is not queued",
               pfn->value(), o));
         }
       }

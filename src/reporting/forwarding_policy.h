@@ -14,7 +14,7 @@
 
 namespace guestmm {
 
-// A policy that is another one: for one that steps in at some calls.
+// A decorator that forwards every call to `policy`. Subclasses override some.
 class ForwardingPolicy : public ReportingPolicy {
  public:
   explicit ForwardingPolicy(std::unique_ptr<ReportingPolicy> policy)
@@ -33,19 +33,19 @@ class ForwardingPolicy : public ReportingPolicy {
   }
   void Disabling() override { policy_->Disabling(); }
   void Disable() override { policy_->Disable(); }
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     return policy_->BlockFreed(zone, pfn, order);
   }
-  void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     policy_->BlocksTaken(zone, blocks, order);
   }
-  void MemoryOnline(Zone& zone, PfnRange range) override {
+  void MemoryOnline(ReportableZone& zone, PfnRange range) override {
     policy_->MemoryOnline(zone, range);
   }
-  void MemoryOffline(Zone& zone, PfnRange range) override {
+  void MemoryOffline(ReportableZone& zone, PfnRange range) override {
     policy_->MemoryOffline(zone, range);
   }
   Nanoseconds delay() const override { return policy_->delay(); }

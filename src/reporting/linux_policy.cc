@@ -7,7 +7,7 @@
 namespace guestmm {
 namespace {
 
-// A pass takes one part in so many of a list.
+// A pass takes 1/kPassesForAList of a list.
 constexpr uint64_t kPassesForAList = 16;
 
 }  // namespace
@@ -43,7 +43,6 @@ std::vector<std::pair<std::string_view, uint64_t>> LinuxPolicy::parameters()
 
 absl::Status LinuxPolicy::Enable(const ReportingEnvironment& environment) {
   zones_ = environment.zones;
-  holds_ = environment.holds;
   first_delay_ = resumed_ ? resumed_->next_pass : options_.delay;
   state_ = first_delay_ ? State::kRequested : State::kIdle;
   return absl::OkStatus();
@@ -51,14 +50,14 @@ absl::Status LinuxPolicy::Enable(const ReportingEnvironment& environment) {
 
 void LinuxPolicy::Disable() {
   zones_ = {};
-  holds_ = nullptr;
   state_ = State::kIdle;
   in_pass_ = false;
 }
 
-// Whoever finds the state idle has a pass scheduled. A request during a pass is
-// found by NextPass. As long as one is outstanding, a free only reads.
-bool LinuxPolicy::BlockFreed(Zone&, Pfn, Order) {
+// The caller that finds the state idle gets a pass scheduled. NextPass finds a
+// request that is made during a pass. While one is outstanding, a free only
+// reads.
+bool LinuxPolicy::BlockFreed(ReportableZone&, Pfn, Order) {
   return state_.load() != State::kRequested &&
          state_.exchange(State::kRequested) == State::kIdle;
 }
@@ -78,8 +77,8 @@ bool LinuxPolicy::NextBatch(Scatterlist& list) {
   while (pass_.zone < zones_.size()) {
     Blocks taken;
     taken.reserve(options_.capacity);
-    if (!TakeFromZone(*zones_[pass_.zone], taken)) {
-      // What is left over is reported before the next zone is looked at.
+    if (!TakeFromZone(zones_[pass_.zone], taken)) {
+      // The last, partial report is sent before the next zone is visited.
       pass_ = {.zone = pass_.zone + 1};
     }
     if (taken.empty()) continue;
@@ -90,14 +89,14 @@ bool LinuxPolicy::NextBatch(Scatterlist& list) {
     return true;
   }
   in_pass_ = false;
-  // Unless there was a request meanwhile.
+  // Unless a pass was requested meanwhile.
   State active = State::kActive;
   state_.compare_exchange_strong(active, State::kIdle);
   return false;
 }
 
 // page_reporting_process_zone.
-bool LinuxPolicy::TakeFromZone(Zone& zone, Blocks& taken) {
+bool LinuxPolicy::TakeFromZone(ReportableZone& zone, Blocks& taken) {
   if (!pass_.order) {
     const PageCount one_report = options_.order.pages() * options_.capacity;
     if (!zone.WatermarkOk(Order(0), zone.watermarks().low + one_report)) {
@@ -116,15 +115,15 @@ bool LinuxPolicy::TakeFromZone(Zone& zone, Blocks& taken) {
   return false;
 }
 
-// page_reporting_cycle, up to a report and on from where it is back. The kernel
-// keeps the lock from one to the other; here they are two holds.
-bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
+// page_reporting_cycle, up to a report, and again after it is done. The kernel
+// does both in one hold of the lock; here they are two.
+bool LinuxPolicy::TakeFromList(ReportableZone& zone, Blocks& taken) {
   const Order order = *pass_.order;
   const auto type = static_cast<MigrateType>(pass_.type);
   std::optional<int64_t>& budget = pass_.budget;
   if (!budget && !zone.HasFreeBlock(order, type)) return false;
 
-  ZoneLockGuard hold(zone, holds_);
+  ZoneLockGuard hold(zone);
   if (!budget) {
     const uint64_t share = options_.capacity * kPassesForAList;
     budget =
@@ -142,7 +141,7 @@ bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
         continue;
       }
     }
-    // The next walk begins here, and not with what was passed over.
+    // The next walk begins here, not with the blocks that were skipped.
     zone.RotateFreeList(order, type, *at);
     if (spent) {
       state_ = State::kRequested;
@@ -159,15 +158,15 @@ bool LinuxPolicy::TakeFromList(Zone& zone, Blocks& taken) {
 // page_reporting_drain.
 void LinuxPolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
   std::vector<IsolatedBlock> blocks = list.TakeAll();
-  // Whoever frees the next block asks again.
+  // The rest waits for the next free, which requests a pass.
   if (!acknowledged) pass_.zone = zones_.size();
   if (blocks.empty()) return;
-  Zone& zone = blocks.front().zone();
-  ZoneLockGuard hold(zone, holds_);
+  ReportableZone& zone = ZoneOf(zones_, blocks.front());
+  ZoneLockGuard hold(zone);
   for (IsolatedBlock& block : blocks) {
     const Pfn pfn = block.pfn();
     const Order order = block.order();
-    // Of a block that merged the host knows only a part.
+    // If the block merged, the host has only a part of the result.
     if (zone.Return(std::move(block), ReturnTo::kTail) == order &&
         acknowledged) {
       zone.MarkReported(pfn);

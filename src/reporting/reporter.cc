@@ -13,7 +13,7 @@ Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
     : allocator_(allocator),
       workqueue_(workqueue),
       policy_(std::move(policy)),
-      holds_(holds),
+      zones_(ReportableZones(allocator.zones(), holds)),
       list_(policy_->capacity()),
       pass_work_([this] { BeginPass(); }),
       work_([this] { Run(); }) {}
@@ -47,8 +47,8 @@ absl::Status Reporter::Enable(ReportingDevice& device) {
                      " and above; the largest block has order ",
                      allocator_.max_order().value()));
   }
-  absl::Status status = policy_->Enable(
-      {.zones = allocator_.zones(), .clock = workqueue_, .holds = holds_});
+  absl::Status status =
+      policy_->Enable({.zones = std::span(zones_), .clock = workqueue_});
   if (!status.ok()) return status;
   {
     LockHolder hold(state_);
@@ -84,13 +84,13 @@ void Reporter::DisableLocked() {
   });
   workqueue_.CancelSync(pass_work_);
   workqueue_.CancelSync(work_);
-  // Not sooner: the policy's marks are right only while it is told of what is
-  // taken.
+  // Not earlier: the policy's marks are correct only while it is notified of
+  // taken blocks.
   policy_->Disabling();
   allocator_.SetObserver(nullptr);
   policy_->Disable();
   LockHolder hold(state_);
-  GUESTMM_CHECK(!in_flight_) << "the device never ended a report";
+  GUESTMM_CHECK(!in_flight_) << "the device did not end a report";
   device_ = nullptr;
   stopping_ = false;
   asked_ = false;
@@ -114,21 +114,24 @@ PageCount Reporter::in_flight_pages() const {
   return in_flight_pages_;
 }
 
-bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn, Order order) {
-  return policy_->BlockFreed(zone, pfn, order);
+// The lock of the ReportableZone is the zone's own, which the analysis cannot
+// see.
+bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn,
+                            Order order) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  return policy_->BlockFreed(Reportable(zone), pfn, order);
 }
 
 void Reporter::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
-                             Order order) {
-  policy_->BlocksTaken(zone, blocks, order);
+                             Order order) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  policy_->BlocksTaken(Reportable(zone), blocks, order);
 }
 
 void Reporter::OnMemoryOnline(Zone& zone, PfnRange range) {
-  policy_->MemoryOnline(zone, range);
+  policy_->MemoryOnline(Reportable(zone), range);
 }
 
 void Reporter::OnMemoryOffline(Zone& zone, PfnRange range) {
-  policy_->MemoryOffline(zone, range);
+  policy_->MemoryOffline(Reportable(zone), range);
 }
 
 void Reporter::Wake() { SchedulePass(policy_->delay()); }
@@ -153,10 +156,11 @@ void Reporter::BeginPass() {
 
 void Reporter::ReportDone(absl::Status status) {
   LockHolder hold(state_);
-  GUESTMM_CHECK(in_flight_ && !done_) << "a report ended that was not out";
+  GUESTMM_CHECK(in_flight_ && !done_)
+      << "a report ended that was not in flight";
   done_ = std::move(status);
-  // Under the lock: a pass under way may see the end, and this be gone, as soon
-  // as the lock is free.
+  // Under the lock: as soon as it is released, a running pass may see the end
+  // of the report, and the reporter may be destroyed.
   workqueue_.Queue(work_);
 }
 
@@ -210,9 +214,9 @@ bool Reporter::SendBatch() {
       LockHolder hold(state_);
       if (stopping_) return false;
       device = device_;
-      // In the same hold: a Disable that comes from now on waits for this
-      // batch. And before Report, since the device may be done before that
-      // returns.
+      // Set in the same hold as the check of stopping_, so that a later Disable
+      // waits for this batch. And before Report, since the device may be done
+      // before that returns.
       in_flight_ = true;
     }
     if (!policy_->NextBatch(list_)) {
@@ -249,7 +253,7 @@ void Reporter::ReturnBatch(const absl::Status& status) {
   in_flight_blocks_ = 0;
   in_flight_pages_ = PageCount(0);
   in_flight_bytes_ = 0;
-  // Only now may a Disable that waits for the batch go on.
+  // Last: from here on a Disable that waits for the batch may continue.
   in_flight_ = false;
 }
 

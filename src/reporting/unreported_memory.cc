@@ -71,7 +71,7 @@ void UnreportedMemory::RemoveMemory(PfnRange range) {
     Dequeue(at);
     region(at) = Region();
   }
-  // What is added here later is marked anew.
+  // AddMemory marks it again if it is added later.
   Clear(range);
 }
 
@@ -95,8 +95,7 @@ void UnreportedMemory::Clear(PfnRange range) {
 }
 
 std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {
-  // In granules of the section: a block, which is all that anyone asks about,
-  // is in one.
+  // In granules of the section: `range` is in one block, so in one section.
   const Pfn section = range.start.AlignDown(kSectionOrder);
   const size_t end = IndexOf(range.end - PageCount(1), granule_) + 1;
   const std::vector<uint64_t>& words =
@@ -112,7 +111,7 @@ std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {
                   if ((word & mask) == 0) return true;
                   first =
                       base + static_cast<size_t>(std::countr_zero(word & mask));
-                  // What lies before the run is part of it no more.
+                  // Counts the bits before the run as set, i.e. not its end.
                   word |= (uint64_t{1} << first % kBitsPerWord) - 1;
                 }
                 const uint64_t clear = ~word & mask;

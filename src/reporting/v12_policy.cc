@@ -31,15 +31,14 @@ std::vector<std::pair<std::string_view, uint64_t>> V12Policy::parameters()
 }
 
 absl::Status V12Policy::Enable(const ReportingEnvironment& environment) {
-  holds_ = environment.holds;
-  for (const std::unique_ptr<Zone>& zone : environment.zones) {
+  for (ReportableZone& zone : environment.zones) {
     PfnRange span = ZoneBitmap::kAllPages;
     if (!options_.hotplug) {
-      LockHolder hold(zone->lock());
-      span = zone->span();
+      LockHolder hold(zone.lock());
+      span = zone.span();
     }
     zones_.push_back(
-        {.zone = zone.get(),
+        {.zone = &zone,
          .bitmap = std::make_unique<ZoneBitmap>(span, options_.order)});
   }
   return absl::OkStatus();
@@ -52,19 +51,19 @@ void V12Policy::Disable() {
   cursor_.reset();
 }
 
-bool V12Policy::BlockFreed(Zone& zone, Pfn pfn, Order) {
+bool V12Policy::BlockFreed(ReportableZone& zone, Pfn pfn, Order) {
   ZoneBitmap& bitmap = BitmapOf(zone);
-  // Only the head's bit, also for a block larger than a bit stands for.
+  // Only the head's bit, even if the block spans several bits.
   bitmap.Set(pfn);
   return bitmap.count() >= options_.threshold &&
          !requested_.exchange(true, std::memory_order_relaxed);
 }
 
-void V12Policy::MemoryOnline(Zone& zone, PfnRange range) {
+void V12Policy::MemoryOnline(ReportableZone& zone, PfnRange range) {
   BitmapOf(zone).AddMemory(range);
 }
 
-void V12Policy::MemoryOffline(Zone& zone, PfnRange range) {
+void V12Policy::MemoryOffline(ReportableZone& zone, PfnRange range) {
   LockHolder hold(zone.lock());
   BitmapOf(zone).RemoveMemory(range);
 }
@@ -83,8 +82,8 @@ bool V12Policy::NextBatch(Scatterlist& list) {
       }
       *cursor_ += options_.order.pages();
     }
-    // A zone's last batch is reported before the next zone is looked at,
-    // however few its blocks.
+    // A zone's last batch is reported before the next zone is visited, even if
+    // it is not full.
     if (!cursor_) ++at_zone_;
     if (!list.empty()) return true;
   }
@@ -94,28 +93,28 @@ bool V12Policy::NextBatch(Scatterlist& list) {
 }
 
 std::optional<IsolatedBlock> V12Policy::Take(TrackedZone& tracked, Pfn pfn) {
-  Zone& zone = *tracked.zone;
-  ZoneLockGuard hold(zone, holds_);
-  // The memory may be offline by now.
+  ReportableZone& zone = *tracked.zone;
+  ZoneLockGuard hold(zone);
+  // The memory may have gone offline.
   if (!tracked.bitmap->Test(pfn)) return std::nullopt;
   tracked.bitmap->Clear(pfn);
   const std::optional<Order> order = zone.FreeBlockAt(pfn);
   if (!order || *order < options_.order) return std::nullopt;
   const MigrateType type = zone.pageblock_type(pfn);
   std::optional<IsolatedBlock> block = zone.Isolate(pfn);
-  // Isolating made its pageblocks movable; v12 puts the first one's type back,
-  // and only that one's (process_free_page). It is not kIsolate, which would
-  // have been refused.
+  // Isolate makes the block's pageblocks movable; v12 restores the type of the
+  // first one only (process_free_page). It is not kIsolate: Isolate refuses
+  // that.
   if (block) zone.SetPageblockType(pfn, type);
   return block;
 }
 
 void V12Policy::ReturnBatch(Scatterlist& list, bool) {
-  // v12 takes each zone's lock once; its batches never span zones.
+  // v12 takes the zone's lock once; a batch never spans zones.
   std::vector<IsolatedBlock> blocks = list.TakeAll();
   if (blocks.empty()) return;
-  Zone& zone = blocks.front().zone();
-  ZoneLockGuard hold(zone, holds_);
+  ReportableZone& zone = ZoneOf(blocks.front());
+  ZoneLockGuard hold(zone);
   for (IsolatedBlock& block : blocks) zone.Return(std::move(block));
 }
 

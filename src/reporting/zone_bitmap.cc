@@ -16,7 +16,7 @@ constexpr Pfn NextAfter(Pfn pfn, Order order) {
   return (pfn + PageCount(1)).AlignUp(order);
 }
 
-// Of whole blocks, and what there can be bits for.
+// `span` extended to whole blocks, and clipped to kAllPages.
 PfnRange Clamp(PfnRange span, Order granularity) {
   const Pfn end = ZoneBitmap::kAllPages.end;
   return {.start = std::min(span.start, end).AlignDown(granularity),
@@ -136,7 +136,7 @@ std::optional<Pfn> ZoneBitmap::FindNext(Pfn from) const {
     }
     if (const Word* const words = WordsOf(*directory, at)) {
       const uint64_t first = IndexOf(at);
-      // The bits below the first are not looked at.
+      // Skips the bits below `from`.
       uint64_t mask = ~(Mask(first) - 1);
       for (size_t i = first / kBitsPerWord; i < words_per_section_; ++i) {
         const uint64_t word = words[i].load(std::memory_order_relaxed) & mask;

@@ -1,5 +1,5 @@
-// What the adaptive policy promises, over random programs: at rest all that can
-// be reported is with the host, and nothing was reported that the host had.
+// The adaptive policy's promises, over random programs: at rest the host has
+// all reportable memory, and nothing was reported that the host had already.
 
 #include <gtest/gtest.h>
 
@@ -20,8 +20,8 @@ using std::chrono::seconds;
 constexpr Order kSection{6};
 constexpr PfnRange kAdded = {.start = Pfn(512), .end = Pfn(576)};
 
-// A guest's life: takes, frees, is idle; its zones run low, its device fails,
-// its driver is removed and comes back, its memory grows and shrinks.
+// A guest that allocates, frees and idles; its zones run low, its device fails,
+// its driver is removed and comes back, and memory is hotplugged and removed.
 class Program {
  public:
   Program(const AdaptiveWorldOptions& options, uint64_t seed, bool reregister)
@@ -38,11 +38,11 @@ class Program {
     }
   }
 
-  // A guest that does nothing more, and a host that works.
+  // The guest is idle from here on, and the device works.
   void ComeToRest() {
     fail_ = false;
-    // The low mark is a block above the min mark, or that block could not be
-    // isolated.
+    // The low mark is a block above the min mark; otherwise that block could
+    // not be isolated.
     const PageCount min(random_.OneIn(2) ? random_.Below(200) : 0);
     for (const auto& zone : world_.allocator->zones()) {
       const PageCount low = min + world_.options.max_order.pages();
@@ -58,7 +58,7 @@ class Program {
   void Step() {
     switch (random_.Below(24)) {
       case 0:
-        // Of the device: it takes no reports for a while, or is reset.
+        // The device refuses reports for a while, or is reset.
         if (random_.OneIn(2)) fail_ = !fail_;
         world_.time.RunFor(std::chrono::microseconds(random_.Below(200)));
         world_.FailReport();
@@ -84,7 +84,7 @@ class Program {
       default:
         break;
     }
-    // More is taken than freed for a while, and then less.
+    // Phases of mostly allocating and mostly freeing.
     if (blocks_.empty() ||
         random_.Below(64) < (++uses_ / 64 % 2 == 0 ? 44 : 20)) {
       const Order order(static_cast<int>(random_.Below(5)));
@@ -113,7 +113,7 @@ class Program {
       plugged_ = true;
     } else if (world_.hotplug.Offline(kAdded).ok()) {
       ASSERT_EQ(world_.hotplug.Remove(kAdded), absl::OkStatus());
-      // What comes there later is new to the host.
+      // Memory that is added there later is new to the host.
       world_.NoteReports();
       for (Pfn at = kAdded.start; at < kAdded.end; at += PageCount(1)) {
         world_.has[at.value()] = false;

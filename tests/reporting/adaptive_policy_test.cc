@@ -1,5 +1,5 @@
-// the adaptive policy rule by rule, in worlds of a few pages: regions of 8,
-// pieces down to 2, blocks of at most 16.
+// The rules of the adaptive policy, in worlds of a few pages: regions of 8
+// pages, pieces down to 2, blocks of at most 16.
 
 #include "guestmm/reporting/adaptive_policy.h"
 
@@ -72,7 +72,7 @@ TEST(AdaptivePolicyTest, WhatMergesWithABlockInFlightIsReported) {
   world.Free(blocks[1], kRegion);
   world.Run(seconds(5));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
-  // And nothing twice.
+  // And nothing is reported twice.
   EXPECT_EQ(world.reported, 16u);
 }
 
@@ -80,7 +80,7 @@ TEST(AdaptivePolicyTest, WhatMergesWithABlockInFlightIsReported) {
 TEST(AdaptivePolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
   AdaptiveWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
-  // Isolating a block would leave no more than min; so says Isolate.
+  // Isolating a block would leave no more than min, so Isolate refuses.
   zone.SetWatermarks(
       {.min = PageCount(250), .low = PageCount(252), .high = PageCount(252)});
   world.Run(seconds(30));
@@ -90,7 +90,7 @@ TEST(AdaptivePolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
 
-// The policy's milliseconds are of 32 bits, and are compared as such.
+// The policy's milliseconds wrap after 32 bits.
 TEST(AdaptivePolicyTest, SoIsWhatWasRefusedForAMonth) {
   using std::chrono::hours;
   AdaptiveWorld world(
@@ -114,7 +114,7 @@ TEST(AdaptivePolicyTest, WhatTheDeviceRefusedIsReportedLater) {
   world.Run(seconds(30));
   EXPECT_EQ(world.reported, 0u);
   EXPECT_GT(world.reporter->counters().failed_reports, 2u);
-  // It does not hammer.
+  // Retries are spaced out.
   EXPECT_LT(world.reporter->counters().failed_reports, 20u);
   refuse = false;
   world.Run(seconds(30));
@@ -130,8 +130,8 @@ TEST(AdaptivePolicyTest, AFailureEndsThePass) {
   EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
 }
 
-// v12's: a block whose pageblock is on its way offline is not forgotten if it
-// stays.
+// v12's: a block whose pageblock is going offline is not lost if offlining
+// fails.
 TEST(AdaptivePolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
   AdaptiveWorld world;
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
@@ -153,7 +153,8 @@ TEST(AdaptivePolicyTest, MemoryThatDidNotGoOfflineAfterAllIsReported) {
 
 // No waste --------------------------------------------------------------------
 
-// v12's (e): of a block that one page completed only that page is reported.
+// v12's (e): only the page that completed a block is reported, not all of the
+// block.
 TEST(AdaptivePolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
   AdaptiveWorld world;
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
@@ -186,8 +187,8 @@ TEST(AdaptivePolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
   const Pfn other = world.Allocate(kRegion).value();
   std::vector<Pfn> pages;
   for (int i = 0; i < 8; ++i) pages.push_back(*world.Allocate(Order(0)));
-  // Every other page goes back as a piece, so that the whole has holes. So
-  // little asks for no pass: what else is freed does.
+  // Every other page returns as a piece, so the whole has holes. Frees this
+  // small request no pass; another free does.
   for (const size_t i : {0, 2, 4, 6}) world.Free(pages[i], Order(0));
   world.Run(seconds(30));
   EXPECT_EQ(world.reported, 256u);
@@ -227,7 +228,7 @@ TEST(AdaptivePolicyTest, ANewDriverGoesOnWhereTheLastOneEnded) {
   EXPECT_EQ(world.reported, 256u + 32u);
 }
 
-// Of a block that was split the rest is as free, and as reported, as before.
+// The rest of a block that was split is still free, and still reported.
 TEST(AdaptivePolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
   AdaptiveWorld world;
   world.Run(seconds(5));
@@ -239,7 +240,7 @@ TEST(AdaptivePolicyTest, ANewDriverKnowsOfWhatASplitLeft) {
   world.Free(page, Order(0));
   world.Run(seconds(30));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
-  // That page, and what of its region was too small to be marked.
+  // That page, and the parts of its region that were too small to be marked.
   EXPECT_EQ(world.reported, 256u + 8u);
 }
 
@@ -254,35 +255,44 @@ TEST(AdaptivePolicyTest, AZoneOfSmallerBlocksIsRefused) {
   Reporter reporter(*allocator, time,
                     std::make_unique<AdaptivePolicy>(AdaptiveOptions{}));
   EXPECT_EQ(reporter.Enable(device),
-            absl::InvalidArgumentError("policy guestmm reports order 9 and "
+            absl::InvalidArgumentError("policy adaptive reports order 9 and "
                                        "above; the largest block has order 6"));
 }
 
-// Looks at free blocks for each that is reported.
-double LooksPerBlock(const std::vector<MemoryRange>& memory) {
+// Counts what a policy does under zones' locks.
+class WorkCounter final : public LockHoldObserver {
+ public:
+  void OnUnlock(const Zone&, const ZoneWork& done) override {
+    work.scanned += done.scanned;
+    work.isolated += done.isolated;
+    work.returned += done.returned;
+  }
+  ZoneWork work;
+};
+
+// Free blocks scanned for each block that is reported.
+double ScansPerBlock(const std::vector<MemoryRange>& memory) {
   VirtualTime time(1);
   const auto allocator = PageAllocator::Create({.memory = memory}).value();
   FakeDevice device(time);
+  WorkCounter counter;
   Reporter reporter(*allocator, time,
-                    std::make_unique<AdaptivePolicy>(AdaptiveOptions{}));
+                    std::make_unique<AdaptivePolicy>(AdaptiveOptions{}),
+                    &counter);
   EXPECT_EQ(reporter.Enable(device), absl::OkStatus());
   time.RunFor(seconds(60));
-  Zone::ReportingWork work;
-  for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
-    LockHolder hold(zone->lock());
-    work.looks += zone->reporting_work().looks;
-    work.isolated += zone->reporting_work().isolated;
-  }
+  const ZoneWork& work = counter.work;
   EXPECT_EQ(work.isolated, reporter.counters().reported_blocks);
+  EXPECT_EQ(work.isolated, work.returned);
   EXPECT_GT(work.isolated, 0u);
-  return static_cast<double>(work.looks) / static_cast<double>(work.isolated);
+  return static_cast<double>(work.scanned) / static_cast<double>(work.isolated);
 }
 
 TEST(AdaptivePolicyTest, ABlockTakesTheSameWorkWhateverTheSizeOfItsZone) {
   const auto pages = [](uint64_t bytes) { return ToPfn(Gpa(bytes)); };
-  const double small = LooksPerBlock({{Pfn(0), pages(kGiB)}});
-  const double large = LooksPerBlock({{Pfn(0), pages(8 * kGiB)}});
-  const double with_holes = LooksPerBlock(
+  const double small = ScansPerBlock({{Pfn(0), pages(kGiB)}});
+  const double large = ScansPerBlock({{Pfn(0), pages(8 * kGiB)}});
+  const double with_holes = ScansPerBlock(
       {{Pfn(0), pages(kGiB)}, {pages(kTiB), pages(kTiB + 128 * kMiB)}});
   EXPECT_LT(small, 4);
   EXPECT_NEAR(large, small, 0.1);
@@ -314,9 +324,9 @@ TEST(AdaptivePolicyTest, RefaultsMakeItWaitLonger) {
     reported.push_back(world.reported);
   }
   EXPECT_GT(reported[5], reported[0]);
-  // In the end not at all, ever so often.
+  // In the end it is not reported at all, however often it is used.
   EXPECT_LT(reported[59] - reported[30], 8u * 8u);
-  // And when it is left alone it is reported.
+  // Once it is left alone, it is reported.
   world.Run(seconds(60));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
 }
@@ -351,7 +361,7 @@ TEST(AdaptivePolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
 TEST(AdaptivePolicyTest, ColdMemoryGoesBackInPieces) {
   AdaptiveWorld world;
   const std::vector<Pfn> pages = world.TakeAll(Order(0));
-  // Of each region the first page stays in use: pieces of 1, 2 and 4 pages.
+  // The first page of each region stays in use: pieces of 1, 2 and 4 pages.
   for (const Pfn pfn : pages) {
     if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));
   }

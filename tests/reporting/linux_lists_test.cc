@@ -1,5 +1,5 @@
-// What Linux 5.7's reporting does with one free list (page_reporting_cycle) and
-// with what comes back to it (page_reporting_drain), each rule by its name.
+// The rules of Linux 5.7's reporting for one free list (page_reporting_cycle)
+// and for the blocks that are returned to it (page_reporting_drain).
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 
-// The report of blocks that were taken in this order.
+// The report of blocks that were isolated in this order.
 std::vector<GpaRange> ReportOf(std::span<const Pfn> taken,
                                Order order = kSmall) {
   std::vector<GpaRange> ranges;
@@ -34,7 +34,6 @@ std::vector<GpaRange> ReportOf(std::span<const Pfn> taken,
 }
 
 // Walking
-// ----------------------------------------------------------------------
 
 TEST(LinuxListTest, AReportNamesItsBlocksLastTakenFirst) {
   LinuxWorld world(LinuxOf(8, /*capacity=*/8));
@@ -62,7 +61,7 @@ TEST(LinuxListTest, AtRestNothingIsReportedTwice) {
   EXPECT_THAT(world.device->last_report(), ElementsAre(RangeOf(used, kSmall)));
 }
 
-// Blocks at 0 and 8 are of the larger order, those at 16 and 24 of the smaller.
+// The blocks at 0 and 8 have the larger order, those at 16 and 24 the smaller.
 struct TwoOrders : LinuxWorld {
   explicit TwoOrders(size_t capacity)
       : LinuxWorld(LinuxOf(8, capacity, kLarge)) {
@@ -85,7 +84,7 @@ TEST(LinuxListTest, TheSmallestOrderComesFirst) {
       ElementsAre(ReportOf(world.small), ReportOf(world.large, kLarge)));
 }
 
-// Three from two lists; the fourth block makes it known that there are more.
+// Three blocks of two lists; the fourth shows that there are more.
 TEST(LinuxListTest, WhatAListLeavesOverIsReportedWithTheNext) {
   TwoOrders world(/*capacity=*/3);
   EXPECT_THAT(LinuxByHand(world, 3).Pass(),
@@ -131,12 +130,11 @@ TEST(LinuxListTest, WhatIsOnItsWayOfflineHasNone) {
   world.zone().RestorePageblocks(range, types);
 }
 
-// One hold for the list, one for what comes back; none for what is empty.
+// One hold for the list, one for the returned block; none for an empty list.
 TEST(LinuxListTest, AnEmptyListIsNotLocked) {
   class CountHolds final : public LockHoldObserver {
    public:
-    void OnLocked(const Zone&) override { ++holds; }
-    void OnUnlock(const Zone&) override {}
+    void OnUnlock(const Zone&, const ZoneWork&) override { ++holds; }
     int holds = 0;
   };
   LinuxWorld world(LinuxOf(8, /*capacity=*/8, kMaxOrder));
@@ -149,7 +147,6 @@ TEST(LinuxListTest, AnEmptyListIsNotLocked) {
 }
 
 // A full report
-// ------------------------------------------------------------------
 
 TEST(LinuxListTest, AFullReportGoesOutOnlyWhenThereIsMoreToTake) {
   LinuxWorld world(LinuxOf(8, /*capacity=*/8));
@@ -157,15 +154,16 @@ TEST(LinuxListTest, AFullReportGoesOutOnlyWhenThereIsMoreToTake) {
   for (const size_t i : {0, 3, 5, 6, 7}) world.Mark(list[i]);
   LinuxByHand by_hand(world, 2);
   EXPECT_EQ(by_hand.Next(), ReportOf(std::vector{list[1], list[2]}));
-  // The block that did not fit is the list's first now; what was passed over
-  // is at its end.
+  // The block that did not fit is now the list's first; the skipped blocks are
+  // at its end.
   EXPECT_THAT(world.List(kSmall), ElementsAre(list[4], list[5], list[6],
                                               list[7], list[0], list[3]));
   by_hand.Return();
   EXPECT_EQ(by_hand.Next(), ReportOf(std::vector{list[4]}));
 }
 
-// The two blocks of one list fill a report, which waits for the next list's.
+// The two blocks of one list fill a report, which waits for the next list's
+// block.
 TEST(LinuxListTest, WhichMayBeAnotherListsBlock) {
   TwoOrders world(/*capacity=*/2);
   world.Mark(world.large[0]);
@@ -198,9 +196,8 @@ TEST(LinuxListTest, AListMayBeGoneAfterAReport) {
 }
 
 // The budget
-// ---------------------------------------------------------------------
 
-// 96 blocks, 2 a report: a sixteenth is 3 reports, and one goes out above that.
+// 96 blocks, 2 in a report: a sixteenth is 3 reports, and one more is sent.
 TEST(LinuxListTest, APassTakesASixteenthOfAListAndOneReport) {
   LinuxWorld world(LinuxOf(96, /*capacity=*/2));
   uint64_t pass = 0;
@@ -210,13 +207,14 @@ TEST(LinuxListTest, APassTakesASixteenthOfAListAndOneReport) {
     EXPECT_EQ(world.passes(), ++pass);
     EXPECT_EQ(world.reports(), reports);
   }
-  // The twelfth pass spent its budget and saw no more.
+  // The twelfth pass spent its budget and found no more blocks.
   world.Settle();
   EXPECT_EQ(world.passes(), 12u);
   EXPECT_THAT(world.device->reported(), SizeIs(96));
 }
 
-// 33 of 2 a report: two sixteenths, rounded up, though only 7 are unmarked.
+// 33 blocks, 2 in a report: two sixteenths, rounded up, although only 7 are
+// unmarked.
 TEST(LinuxListTest, TheBudgetIsOfAllFreeBlocksOfTheOrderRoundedUp) {
   for (const auto& [blocks, reports] :
        std::vector<std::pair<uint64_t, size_t>>{{32, 2}, {33, 3}}) {
@@ -234,7 +232,7 @@ TEST(LinuxListTest, ASpentBudgetAsksForAnotherPass) {
   EXPECT_THAT(by_hand.Pass(), SizeIs(2));
   EXPECT_EQ(by_hand.NextPass(), seconds(2));
   EXPECT_FALSE(by_hand.BlockFreed());
-  // That one begins with the block for which there was no budget.
+  // It begins with the block that exceeded the budget.
   EXPECT_EQ(world.List(kSmall).front(), list[4]);
   EXPECT_THAT(by_hand.Pass(),
               ElementsAre(ReportOf(std::vector{list[4], list[5]}),
@@ -249,8 +247,8 @@ TEST(LinuxListTest, ABudgetThatIsSpentExactlyAsksForNone) {
   EXPECT_EQ(by_hand.NextPass(), std::nullopt);
 }
 
-// The smaller order has six blocks, for four of which there is a budget; the
-// larger one's turn comes all the same.
+// The smaller order has six blocks and a budget for four of them; the larger
+// order is visited nevertheless.
 TEST(LinuxListTest, EachListHasItsOwn) {
   LinuxWorld world(LinuxOf(16, /*capacity=*/2, kLarge));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -270,10 +268,9 @@ TEST(LinuxListTest, EachListHasItsOwn) {
 }
 
 // Refusal
-// ------------------------------------------------------------------------
 
-// Room for four small blocks above the watermark is room for two large ones:
-// the third is refused. No one asks again.
+// Four small blocks above the watermark are two large ones: the third is
+// refused. No further pass is requested.
 TEST(LinuxListTest, ARefusedIsolationEndsTheListUntilTheNextRequest) {
   LinuxWorld world(LinuxOf(16, /*capacity=*/4, kLarge));
   const std::vector<Pfn> list = world.List(kLarge);
@@ -282,7 +279,7 @@ TEST(LinuxListTest, ARefusedIsolationEndsTheListUntilTheNextRequest) {
   world.SetMinWatermark(PageCount(16 * 4 + 1 - 17));
   LinuxByHand by_hand(world, 4);
   EXPECT_EQ(by_hand.Next(), ReportOf(std::vector{list[1], list[2]}, kLarge));
-  // The refused block is the first to be looked at next time.
+  // The refused block is the first in the next walk.
   EXPECT_THAT(world.List(kLarge), ElementsAre(list[3], list[4], list[5],
                                               list[6], list[7], list[0]));
   by_hand.Return();
@@ -290,8 +287,7 @@ TEST(LinuxListTest, ARefusedIsolationEndsTheListUntilTheNextRequest) {
   EXPECT_EQ(by_hand.NextPass(), std::nullopt);
 }
 
-// Coming back
-// --------------------------------------------------------------------
+// Return
 
 TEST(LinuxListTest, WhatComesBackIsMarked) {
   LinuxWorld world(LinuxOf(8, /*capacity=*/8));
@@ -302,7 +298,7 @@ TEST(LinuxListTest, WhatComesBackIsMarked) {
   }
 }
 
-// So that what the host has is the last to be used again.
+// So memory that the host has is used last.
 TEST(LinuxListTest, WhatComesBackGoesToTheTail) {
   LinuxWorld world(LinuxOf(4, /*capacity=*/4));
   const std::vector<Pfn> list = world.List(kSmall);
@@ -326,7 +322,8 @@ TEST(LinuxListTest, ButNotIfTheHostDidNotSeeIt) {
   EXPECT_EQ(by_hand.NextPass(), std::nullopt);
 }
 
-// Its buddy was freed while it was away; the whole is reported again.
+// Its buddy was freed while it was in flight; the merged block is reported
+// again.
 TEST(LinuxListTest, WhatMergesAsItComesBackIsReportedAgainWhole) {
   LinuxWorld world(LinuxOf(4, /*capacity=*/1, kLarge));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -358,8 +355,8 @@ TEST(LinuxListTest, ABlockThatWasTakenInPartIsReportedAgainWhole) {
   world.Free(spare, Order(0));
 }
 
-// Linux does not put the type back, as v12 does: a block that the kernel used
-// is movable memory from then on.
+// Linux does not restore the type, as v12 does: a block that the kernel used is
+// movable from then on.
 TEST(LinuxListTest, PageblocksBecomeMovable) {
   LinuxWorld world(LinuxOf(8, /*capacity=*/8));
   const Pfn kernel = world.allocator->Allocate(0, kSmall, kGfpKernel).value();

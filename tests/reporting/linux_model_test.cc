@@ -1,6 +1,6 @@
 // Random programs over a small guest that reports as Linux does, in virtual
-// time: every invariant after every step, no mark on what the host was not told
-// of since it was last in use, and in the end a mark on all there is.
+// time. Checks every invariant after every step, that no block is marked that
+// was used since its report, and that all blocks are marked in the end.
 
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ namespace guestmm::linux_model_test {
 namespace {
 
 constexpr uint64_t kPages = 130;
-// Behind the first memory, in sections: some may come and go.
+// Sections behind the first memory, which may be added and removed.
 constexpr uint64_t kSections = 3;
 
 struct Shape {
@@ -28,9 +28,9 @@ struct Shape {
   WorldOptions world;
 };
 
-// Some of the shapes that matter, by seed: blocks that merge above the
-// reporting order and such that do not; small pageblocks; an unaligned start;
-// two zones; one report a pass and many; either kernel's placement.
+// Configurations by seed: blocks that merge above the reporting order, and
+// blocks that do not; small pageblocks; an unaligned start; two zones; one
+// report a pass, and many; the placement of either kernel version.
 Shape ShapeOf(uint64_t seed) {
   Random random(seed);
   const auto below = [&](uint64_t bound) { return random.Below(bound); };
@@ -81,7 +81,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
       ExpectIsolated(*world_.allocator, ranges);
       if (world_.device->outstanding() && !resetting_) Tell(ranges);
     });
-    // Before it answers, the rest of the guest goes on: no lock is held.
+    // The guest continues before the device answers: no lock is held.
     world_.device->set_answer([this](std::span<const GpaRange> ranges) {
       for (uint64_t i = random_.Below(4); i > 0; --i) UseMemory();
       ExpectIsolated(*world_.allocator, ranges);
@@ -90,7 +90,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
     });
   }
 
-  // The host was told of these.
+  // Records that the host was notified of these.
   void Tell(std::span<const GpaRange> ranges) {
     for (const GpaRange& range : ranges) {
       const Pfn start = ToPfn(range.gpa);
@@ -99,7 +99,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
       }
     }
   }
-  // Someone owns it, and may write to it: what the host was told is void.
+  // Records that the block is in use and may be written: its report is void.
   void Use(const Block& block) {
     for (uint64_t i = 0; i < block.order.pages().value(); ++i) {
       told_.erase(block.pfn + PageCount(i));
@@ -132,7 +132,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
     world_.allocator->DrainPerCpuPages();
   }
 
-  // A section comes or goes. Where it is in use it stays.
+  // Adds or removes a section. A section that is in use stays.
   void PlugMemory() {
     const Order order = shape_.world.section_order;
     const Pfn start = shape_.world.memory[0].end.AlignUp(order) +
@@ -183,7 +183,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
   }
 
   // Calls `visit(zone, head, order, is_reported)` for every free block that is
-  // not on its way offline.
+  // not going offline.
   template <typename Visitor>
   void ForEachFreeBlock(Visitor visit) {
     for (const std::unique_ptr<Zone>& zone : world_.allocator->zones()) {
@@ -201,8 +201,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
     }
   }
 
-  // A marked block is what the host was told last of each of its pages, and no
-  // one had any of them since.
+  // A marked block was reported whole, and no page of it was used since.
   void ExpectMarksAreTrue() {
     ForEachFreeBlock([&](Zone&, Pfn head, Order order, bool is_reported) {
       if (!is_reported) return;
@@ -226,7 +225,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
   const PageCount min_;
   std::vector<Block> owned_;
   bool resetting_ = false;
-  // What the host was told last of a page that no one had since.
+  // The last report of a page that was not used since.
   std::map<Pfn, GpaRange> told_;
   LinuxWorld world_;
 };
@@ -241,8 +240,9 @@ TEST_P(LinuxModelTest, MarksAreTrueAndInTheEndAllIsMarked) {
   }
   world_.device->set_answer({});
   FreeAll();
-  // What one request leaves, since most of a zone is at the host and the rest
-  // must stay above the watermark, is the first of its list for the next.
+  // One request reports the first blocks of a list: most of a zone is in
+  // flight, and the rest must stay above the watermark. The others wait for the
+  // next request.
   for (int request = 0; request < 3; ++request) {
     EXPECT_EQ(world_.reporter->Disable(*world_.device), absl::OkStatus());
     EXPECT_EQ(world_.reporter->Enable(*world_.device), absl::OkStatus());

@@ -1,5 +1,5 @@
-// The rules of Linux 5.7's reporting, each by its name: requests, passes,
-// zones, errors. Those of a free list are in linux_lists_test.cc.
+// The rules of Linux 5.7's reporting for requests, passes, zones and errors.
+// Those for a free list are in linux_lists_test.cc.
 
 #include "guestmm/reporting/linux_policy.h"
 
@@ -136,14 +136,14 @@ TEST(LinuxRuleTest, BelowItsOrderNothingAsks) {
 TEST(LinuxRuleTest, OnlyARequestThatFindsItIdleSchedulesAPass) {
   LinuxWorld world(LinuxOf(8, /*capacity=*/8));
   LinuxByHand linux_policy(world, 8);
-  // Enabling is a request.
+  // Enabling requests a pass.
   EXPECT_FALSE(linux_policy.BlockFreed());
   EXPECT_EQ(linux_policy.NextPass(), seconds(2));
   ASSERT_THAT(linux_policy.Pass(), SizeIs(1));
   EXPECT_EQ(linux_policy.NextPass(), std::nullopt);
   EXPECT_TRUE(linux_policy.BlockFreed());
   EXPECT_FALSE(linux_policy.BlockFreed());
-  // Nothing is there to report: the pass is over at once.
+  // There is nothing to report: the pass ends at once.
   EXPECT_THAT(linux_policy.Pass(), IsEmpty());
   EXPECT_TRUE(linux_policy.BlockFreed());
 }
@@ -197,7 +197,7 @@ TEST(LinuxRuleTest, WithoutADelayARequestIsAPassAtOnce) {
 // Zones
 // ------------------------------------------------------------------------
 
-// A report's worth of blocks, and more than the low watermark beside it.
+// The low watermark, and more than a report's worth of blocks above it.
 TEST(LinuxRuleTest, AZoneIsLookedAtAboveItsLowWatermarkAndAReport) {
   for (const auto& [low, reported] :
        std::vector<std::pair<uint64_t, size_t>>{{24, 8}, {25, 0}}) {
@@ -262,7 +262,8 @@ TEST(LinuxRuleTest, AtItsRealSizeItNeedsSixtyFourMegabytesInAZone) {
 // Errors
 // -----------------------------------------------------------------------
 
-// Neither the rest of the zone nor the next one; nor again, unasked.
+// Neither the rest of the zone nor the next one is reported, until the next
+// request.
 TEST(LinuxRuleTest, AReportThatIsRefusedEndsThePassForAllZones) {
   LinuxWorld world(TwoZones(/*capacity=*/4));
   bool full = true;
@@ -314,7 +315,7 @@ TEST(LinuxRuleTest, MarksOutlastTheDriver) {
   ASSERT_THAT(world.device->reported(), SizeIs(8));
   EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
   const Pfn used = world.allocator->Allocate(0, kSmall).value();
-  world.Free(used, kSmall);  // no one is told
+  world.Free(used, kSmall);  // without notification
   world.Settle();
   EXPECT_EQ(world.reporter->Enable(*world.device), absl::OkStatus());
   world.Settle();
@@ -341,7 +342,7 @@ TEST(LinuxRuleTest, DisablingForgetsThePass) {
   EXPECT_EQ(world.device->reported().size(), 16u);
 }
 
-// Memory that comes and goes
+// Hotplug
 // -----------------------------------------------------
 
 TEST(LinuxRuleTest, MemoryThatComesIsReported) {
@@ -357,7 +358,7 @@ TEST(LinuxRuleTest, MemoryThatComesIsReported) {
   EXPECT_TRUE(world.IsReported(Pfn(48)));
 }
 
-// While a report is out, the list that it came from goes, and more.
+// While a report is in flight, the memory of its list is removed, and more.
 TEST(LinuxRuleTest, MemoryThatGoesDuringAPassIsNoLongerLookedAt) {
   WorldOptions options = LinuxOf(8, /*capacity=*/2);
   options.section_order = Order(4);

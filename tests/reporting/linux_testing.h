@@ -1,12 +1,13 @@
 #ifndef GUESTMM_TESTS_REPORTING_LINUX_TESTING_H_
 #define GUESTMM_TESTS_REPORTING_LINUX_TESTING_H_
 
-// Small worlds under the policy "linux".
+// Small worlds with the policy "linux".
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -17,11 +18,12 @@
 
 namespace guestmm {
 
-// Blocks of 4 pages, the smallest that is reported.
+// Blocks of 4 pages, the smallest that are reported.
 inline constexpr Order kSmall(2);
 inline constexpr Order kLarge(3);
 
-// `blocks` of them, which merge up to `max_order`, `capacity` to a report.
+// A world of `blocks` such blocks, which merge up to `max_order`, with
+// `capacity` blocks in a report.
 inline WorldOptions LinuxOf(uint64_t blocks, size_t capacity,
                             Order max_order = kSmall) {
   return {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
@@ -44,7 +46,7 @@ struct LinuxWorld : ReportingWorld {
     LockHolder hold(zone().lock());
     zone().MarkReported(pfn);
   }
-  // A free list of the first zone, first to last.
+  // The blocks of a free list of the first zone, first to last.
   std::vector<Pfn> List(Order order, MigrateType type = MigrateType::kMovable) {
     LockHolder hold(zone().lock());
     std::vector<Pfn> blocks;
@@ -57,17 +59,16 @@ struct LinuxWorld : ReportingWorld {
 };
 
 // A second policy over a world's memory, which a test drives step by step. The
-// world's own has its first pass only as time goes by: it never does here.
+// world's own policy never runs: virtual time does not advance.
 class LinuxByHand {
  public:
   explicit LinuxByHand(LinuxWorld& world, size_t capacity,
                        LockHoldObserver* holds = nullptr)
-      : world_(world),
+      : zones_(ReportableZones(world.allocator->zones(), holds)),
+        first_zone_(zones_[static_cast<size_t>(world.zone().index())]),
         policy_({.order = kSmall, .capacity = capacity}),
         list_(capacity) {
-    EXPECT_EQ(policy_.Enable({.zones = world.allocator->zones(),
-                              .clock = world.time,
-                              .holds = holds}),
+    EXPECT_EQ(policy_.Enable({.zones = std::span(zones_), .clock = world.time}),
               absl::OkStatus());
   }
   ~LinuxByHand() {
@@ -75,7 +76,7 @@ class LinuxByHand {
     policy_.Disable();
   }
 
-  // What is to be reported next; nothing: the pass is over.
+  // The next report; empty if the pass is over.
   std::vector<GpaRange> Next() {
     const bool more = policy_.NextBatch(list_);
     EXPECT_EQ(more, !list_.empty());
@@ -84,7 +85,7 @@ class LinuxByHand {
   void Return(bool acknowledged = true) {
     policy_.ReturnBatch(list_, acknowledged);
   }
-  // A whole pass: all its reports.
+  // Runs a whole pass; all its reports.
   std::vector<std::vector<GpaRange>> Pass() {
     std::vector<std::vector<GpaRange>> reports;
     for (auto report = Next(); !report.empty(); report = Next()) {
@@ -94,13 +95,14 @@ class LinuxByHand {
     return reports;
   }
   bool BlockFreed() {
-    LockHolder hold(world_.zone().lock());
-    return policy_.BlockFreed(world_.zone(), Pfn(0), kSmall);
+    LockHolder hold(first_zone_.lock());
+    return policy_.BlockFreed(first_zone_, Pfn(0), kSmall);
   }
   std::optional<Nanoseconds> NextPass() { return policy_.NextPass(); }
 
  private:
-  LinuxWorld& world_;
+  std::vector<ReportableZone> zones_;
+  ReportableZone& first_zone_;
   LinuxPolicy policy_;
   Scatterlist list_;
 };

@@ -120,8 +120,8 @@ TEST(PoliciesTest, ThePolicysOwnTextWinsOverADefault) {
             (Parameters{{"order", 5}, {"delay_ms", 2000}, {"capacity", 32}}));
 }
 
-// Less than a granule cannot be taken back, and more than a block of the order
-// cannot be missed.
+// The host cannot take back less than a granule, and blocks of the order or
+// more are reported anyway.
 TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
   const auto floor = [](std::string_view text, Order granule) {
     const Parameters parameters =
@@ -261,7 +261,7 @@ TEST(PoliciesTest, RegisterPolicyMakesItKnownToAll) {
 // A virtqueue chain describes at most 2^32 bytes.
 static_assert(kMaxReportCapacity * kMaxOrder.bytes() == 4 * kGiB);
 
-// Every option has its field, but for v12's `hotplug`, which follows from the
+// Every option has a field, except v12's `hotplug`, which follows from the
 // policy's name, and adaptive's `granule`, which is the host's.
 TEST(PolicyFieldsTest, NoOptionIsMissing) {
   EXPECT_EQ(LinuxFields().size(), kMemberCount<LinuxOptions>);

@@ -1,5 +1,5 @@
-// As memory_hotplug_threads_test.cc, with the reporter of "v12-hotplug" at
-// work, and for a minute. Meant for ThreadSanitizer.
+// memory_hotplug_threads_test.cc with the reporter of "v12-hotplug", for a
+// minute. Meant for ThreadSanitizer.
 
 #include <gtest/gtest.h>
 
@@ -21,7 +21,7 @@
 namespace guestmm::reporter_hotplug_long_test {
 namespace {
 
-// Owns, as the device does, what is reported: from the report to right before
+// Owns reported pages, as the device does, from the report until right before
 // its end.
 class V12HotplugReporter final : public ChurnReporter {
  public:
@@ -59,7 +59,7 @@ class V12HotplugReporter final : public ChurnReporter {
   ThreadWorkqueue device_thread_;
   FakeDevice device_{device_thread_};
   Reporter reporter_;
-  // Touched by one report at a time.
+  // Used by one report at a time.
   bool in_flight_ = false;
   std::atomic<uint64_t> batches_{0};
 };

@@ -1,5 +1,5 @@
-// The reporter while memory goes: in virtual time, where whoever waits lets the
-// others run.
+// The reporter while memory is removed, in virtual time, where a waiting caller
+// runs the event loop.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ constexpr Order kSmall(2);
 constexpr PfnRange kFirstSection = {Pfn(0), Pfn(16)};
 constexpr PfnRange kSecondSection = {Pfn(16), Pfn(32)};
 
-// Two sections, and a page; 4 marks make a pass and a report.
+// Two sections and a page; 4 marks start a pass and fill a report.
 WorldOptions TwoSections() {
   return {.memory = {BlocksFrom(Pfn(0), 8, kSmall)},
           .v12 = {.order = kSmall, .threshold = 4, .capacity = 4},
@@ -32,7 +32,7 @@ WorldOptions TwoSections() {
           .section_order = Order(4)};
 }
 
-// With the first section at the host; the second is in use.
+// The first section is with the host; the second is in use.
 struct InFlight : ReportingWorld {
   explicit InFlight(std::optional<Nanoseconds> report_time)
       : ReportingWorld([&] {
@@ -59,7 +59,7 @@ TEST(ReporterHotplugTest, OfflineWaitsForTheBatchInFlight) {
   world.Settle();
 }
 
-// The rest of the pass is not held up by it, and does not hold it up.
+// Offlining and the rest of the pass do not delay each other.
 TEST(ReporterHotplugTest, OfflineWaitsForNoMoreThanItsOwnBlocks) {
   WorldOptions options = TwoSections();
   options.v12.capacity = 2;
@@ -67,7 +67,8 @@ TEST(ReporterHotplugTest, OfflineWaitsForNoMoreThanItsOwnBlocks) {
   world.Free(world.TakeAll(kSmall), kSmall);
   ASSERT_TRUE(
       world.time.WaitUntil([&] { return world.device->outstanding(); }));
-  // Its other two blocks, marked, are refused to the pass from now on.
+  // From now on its other two blocks, which are marked, are refused to the
+  // pass.
   EXPECT_EQ(world.hotplug.Offline(kFirstSection), absl::OkStatus());
   world.Settle();
   EXPECT_THAT(world.device->reports(), SizeIs(3));
@@ -88,7 +89,7 @@ TEST(ReporterHotplugTest, ARefusedOfflineLeavesReportingAsItWas) {
   EXPECT_THAT(world.device->reports(), ElementsAre(SizeIs(4)));
 }
 
-// Its blocks come back when the host is done, as if no one had asked.
+// Its blocks are returned when the host is done, as without the attempt.
 TEST(ReporterHotplugTest, OfflineIsRefusedWhereTheHostDoesNotAnswer) {
   InFlight world(std::nullopt);
   const absl::Status status = world.hotplug.Offline(kFirstSection);
@@ -100,7 +101,7 @@ TEST(ReporterHotplugTest, OfflineIsRefusedWhereTheHostDoesNotAnswer) {
   world.Settle();
   EXPECT_EQ(world.reporter->counters().reported_blocks, 4u);
   EXPECT_EQ(world.allocator->Counts().offlining, PageCount(0));
-  // Allocated and freed again, they are reported again.
+  // Once they were allocated and freed again, they are reported again.
   world.Free(world.TakeAll(kSmall), kSmall);
   world.Settle();
   world.device->End();
@@ -137,7 +138,7 @@ TEST(ReporterHotplugTest, DisableAndEnableDuringAWaitingOffline) {
   world.time.Queue(again, Nanoseconds(1));
   EXPECT_EQ(world.hotplug.Offline(kFirstSection), absl::OkStatus());
   world.Settle();
-  // The new observer knows what is there and what went.
+  // The new observer is notified of all memory, and of removals.
   world.Free(std::span(world.blocks).last(4), kSmall);
   world.Settle();
   EXPECT_THAT(world.device->reports(), ElementsAre(SizeIs(4), SizeIs(4)));
@@ -170,8 +171,8 @@ TEST(ReporterHotplugTest, TheReporterMayGoWhileMemoryComesAndGoes) {
   EXPECT_EQ(world.allocator->CheckInvariants(), absl::OkStatus());
 }
 
-// FreeBlockObserver::Wake, which may call the allocator: also of what the
-// per-CPU lists give back when their zone's size changes.
+// FreeBlockObserver::Wake may call the allocator, also for blocks that the
+// per-CPU lists return when their zone's size changes.
 TEST(ReporterHotplugTest, WakeIsCalledWithoutTheAllocatorsLocks) {
   class WakingObserver final : public FreeBlockObserver {
    public:

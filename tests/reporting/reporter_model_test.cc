@@ -1,6 +1,6 @@
-// Random programs over a small guest with a reporter, in virtual time: every
-// invariant after every step, and at each instant of a report none of its pages
-// in anyone's hands.
+// Random programs over a small guest with a reporter, in virtual time. Checks
+// every invariant after every step, and at each instant of a report that none
+// of its pages is in use.
 
 #include <gtest/gtest.h>
 
@@ -20,13 +20,12 @@ namespace {
 
 constexpr int kCpus = 2;
 constexpr uint64_t kPages = 130;
-// Behind the first memory, in sections: some may come and go.
+// Sections behind the first memory, which may be added and removed.
 constexpr uint64_t kSections = 4;
 
-// Some of the shapes that matter, by seed: blocks that merge above the
-// reporting order and such that do not; pageblocks of the largest block and
-// smaller; an unaligned start; two zones; one batch a pass and many; v12 and
-// v12-hotplug.
+// Configurations by seed: blocks that merge above the reporting order, and
+// blocks that do not; pageblocks of the largest block, and smaller; an
+// unaligned start; two zones; one batch a pass, and many; v12 and v12-hotplug.
 WorldOptions Shape(uint64_t seed) {
   Random random(seed);
   const auto below = [&](uint64_t bound) { return random.Below(bound); };
@@ -74,7 +73,7 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
       ExpectIsolated(*world_.allocator, ranges);
       ExpectUnowned(ranges);
     });
-    // Before it answers, the rest of the guest goes on: no lock is held.
+    // The guest continues before the device answers: no lock is held.
     world_.device->set_answer([this](std::span<const GpaRange> ranges) {
       for (uint64_t i = random_.Below(4); i > 0; --i) UseMemory();
       ExpectIsolated(*world_.allocator, ranges);
@@ -96,7 +95,7 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
     }
   }
 
-  // What a vCPU does: it allocates or frees.
+  // A step of a vCPU: it allocates or frees.
   void UseMemory() {
     const int cpu = static_cast<int>(random_.Below(kCpus));
     if (random_.OneIn(2)) {
@@ -123,8 +122,8 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
     world_.allocator->DrainPerCpuPages();
   }
 
-  // A section comes, goes, or changes its zone. Where it is in use, or the host
-  // does not answer, it stays.
+  // Adds or removes a section, or moves it to another zone. A section stays if
+  // it is in use, or if the host does not answer.
   void PlugMemory() {
     const PageCount pages = options_.section_order.pages();
     const Pfn start = options_.memory[0].end.AlignUp(options_.section_order) +
@@ -147,7 +146,7 @@ class ReporterModelTest : public testing::TestWithParam<uint64_t> {
     world_.SetMinWatermark(min_);
   }
 
-  // A zone's bits are of its own memory, whatever came and went.
+  // A zone's bits are for its own memory only, after any hotplug.
   void ExpectMarksInMemory() {
     for (const std::unique_ptr<Zone>& zone : world_.allocator->zones()) {
       const ZoneBitmap& bitmap = world_.bitmap(zone->type());

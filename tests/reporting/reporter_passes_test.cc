@@ -1,5 +1,5 @@
-// When a pass begins: after a delay, of the policy's own accord, never twice at
-// once; and that what blocks were taken reaches a policy that asks.
+// When a pass begins: after a delay, by NextPass, never two at a time. And that
+// taken blocks reach a policy that asks for them.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -27,7 +27,7 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Pair;
 
-// Asks for a pass with every free, and does in a pass what the test says.
+// Requests a pass with every free, and does in a pass what the test scripts.
 class ScriptedPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "scripted"; }
@@ -37,13 +37,14 @@ class ScriptedPolicy final : public ReportingPolicy {
   Nanoseconds delay() const override { return pass_delay; }
 
   absl::Status Enable(const ReportingEnvironment& environment) override {
-    zone_ = environment.zones.front().get();
+    zone_ = &environment.zones.front();
     clock_ = &environment.clock;
     return absl::OkStatus();
   }
   void Disable() override {}
-  bool BlockFreed(Zone&, Pfn, Order) override { return true; }
-  void BlocksTaken(Zone&, std::span<const Pfn> blocks, Order order) override {
+  bool BlockFreed(ReportableZone&, Pfn, Order) override { return true; }
+  void BlocksTaken(ReportableZone&, std::span<const Pfn> blocks,
+                   Order order) override {
     for (const Pfn pfn : blocks) taken.emplace_back(pfn.value(), order.value());
   }
   std::optional<Nanoseconds> NextPass() override {
@@ -71,9 +72,9 @@ class ScriptedPolicy final : public ReportingPolicy {
 
   TakenBlocks wants_taken = TakenBlocks::kIgnore;
   Nanoseconds pass_delay{0};
-  // What NextPass says, the last first.
+  // What NextPass returns, the last first.
   std::vector<Nanoseconds> next;
-  // How many more times the next passes report the block at pfn 0.
+  // The number of further reports of the block at pfn 0.
   int batches = 0;
 
   // When each pass began.
@@ -82,7 +83,7 @@ class ScriptedPolicy final : public ReportingPolicy {
   std::vector<std::pair<uint64_t, int>> taken;
 
  private:
-  Zone* zone_ = nullptr;
+  ReportableZone* zone_ = nullptr;
   const Clock* clock_ = nullptr;
   bool in_pass_ = false;
 };
@@ -140,8 +141,8 @@ TEST_F(ReporterPassesTest, APassAskedForDuringAnotherFollowsIt) {
   policy_->batches = 1;
   Enable();
   AllocateAndFree();
-  // The first pass's report is out from 2 s to 5 s; the next falls due at 4.5
-  // s.
+  // The first pass's report is in flight from 2 s to 5 s; the next pass falls
+  // due at 4.5 s.
   time_.RunFor(std::chrono::milliseconds(2500));
   AllocateAndFree();
   time_.RunUntilIdle();

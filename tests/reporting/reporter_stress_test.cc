@@ -1,5 +1,5 @@
-// Every policy while vCPUs run, on threads: what they own is never reported,
-// and nothing is lost.
+// Every policy while vCPUs run on threads: memory in use is never reported, and
+// none is lost.
 
 #include <gtest/gtest.h>
 
@@ -37,14 +37,14 @@ constexpr AdaptiveOptions kSmallGuestmm = {
     .delay = std::chrono::milliseconds(1),
     .capacity = 2};
 
-// A guest under way: vCPU threads that allocate and free, each page with its
-// owner; a device thread that looks at every report. No page that someone owns
-// is ever reported, and all of what is reported is isolated.
+// A running guest: vCPU threads that allocate and free and own their pages, and
+// a device thread that inspects every report. No page with an owner is ever
+// reported, and all reported memory is isolated.
 class RunningGuest {
  public:
   static constexpr uint64_t kBlocks = 64;
   static constexpr int kCpus = 2;
-  // Two sections that may come, behind those that are there.
+  // Two sections that may be added behind the existing ones.
   static constexpr PfnRange kMore = {Pfn(kBlocks * 4 + 16),
                                      Pfn(kBlocks * 4 + 48)};
 
@@ -60,7 +60,7 @@ class RunningGuest {
     });
   }
 
-  // Starts the vCPUs and lets them do `steps` each.
+  // Starts the vCPUs, and lets each do `steps`.
   void Start(uint64_t seed, int steps) {
     for (int cpu = 0; cpu < kCpus; ++cpu) {
       vcpus_.emplace_back([this, seed, steps, cpu] {
@@ -231,7 +231,7 @@ TEST(ReporterStressTest, MemoryComesAndGoesWhileVcpusRun) {
         ASSERT_EQ(hotplug.Online(more, ZoneType::kMovable), absl::OkStatus());
       }
       for (int i = 0; i < round % 10; ++i) std::this_thread::yield();
-      // Refused where the vCPUs are at home there.
+      // Refused if vCPUs use memory there.
       const absl::Status offline = hotplug.Offline(more);
       if (offline.ok()) {
         ASSERT_EQ(hotplug.Remove(more), absl::OkStatus());
@@ -240,7 +240,7 @@ TEST(ReporterStressTest, MemoryComesAndGoesWhileVcpusRun) {
       }
     }
     guest.Join();
-    // All of it is free now, and whole.
+    // All of it is free now, and merged.
     if (hotplug.StateOf(more.start) == "online") {
       EXPECT_EQ(hotplug.Offline(more), absl::OkStatus());
     }

@@ -26,14 +26,14 @@ using ::testing::SizeIs;
 
 constexpr Order kSmall(2);
 
-// 8 blocks of 4 pages; two marked ones make a pass, two fit in a report.
+// 8 blocks of 4 pages; two marked ones start a pass, and two fill a report.
 WorldOptions Small() {
   return {.memory = {BlocksFrom(Pfn(0), 8, kSmall)},
           .v12 = {.order = kSmall, .threshold = 2, .capacity = 2},
           .max_order = kSmall};
 }
 
-// The device ends a report when told to.
+// The device ends a report when the test says so.
 WorldOptions Told() {
   WorldOptions options = Small();
   options.report_time = std::nullopt;
@@ -47,7 +47,7 @@ std::string Message(const absl::Status& status) {
 TEST(ReporterTest, CarriesBlocksToTheDeviceAndBack) {
   ReportingWorld world(Told());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
-  // It has the policy's first pass to look for, if there is to be one.
+  // NextPass is still to be called.
   EXPECT_FALSE(world.reporter->AtRest());
   world.time.RunUntilIdle();
   EXPECT_TRUE(world.reporter->AtRest());
@@ -68,7 +68,7 @@ TEST(ReporterTest, CarriesBlocksToTheDeviceAndBack) {
   EXPECT_TRUE(world.reporter->AtRest());
 }
 
-// Neither the free nor the end of a report does the work itself.
+// Neither a free nor the end of a report runs the work itself.
 TEST(ReporterTest, EveryStepIsAnEventOnTheWorkqueue) {
   ReportingWorld world(Told());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -139,7 +139,7 @@ TEST(ReporterFailureTest, TheDeviceRefuses) {
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).first(4), kSmall);
   world.Settle();
-  // The first two blocks are back; the pass went on with the next two.
+  // The first two blocks are returned; the pass continued with the next two.
   EXPECT_THAT(world.device->reports(),
               ElementsAre(ElementsAre(RangeOf(blocks[2], kSmall),
                                       RangeOf(blocks[3], kSmall))));
@@ -158,7 +158,7 @@ TEST(ReporterFailureTest, TheDeviceIsReset) {
   world.Settle();
   EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
   EXPECT_EQ(world.reporter->counters().reports, 0u);
-  // The pass goes on: the device may be back.
+  // The pass continues: the device may have recovered.
   EXPECT_THAT(world.device->reports(), SizeIs(2));
   world.device->End();
   world.Settle();
@@ -185,10 +185,10 @@ TEST(ReporterDeathTest, AReportEndsOnce) {
   ASSERT_NE(device.client_, nullptr);
   device.client_->ReportDone(absl::OkStatus());
   EXPECT_DEATH(device.client_->ReportDone(absl::OkStatus()),
-               "a report ended that was not out");
+               "a report ended that was not in flight");
   world.time.RunUntilIdle();
   EXPECT_DEATH(device.client_->ReportDone(absl::OkStatus()),
-               "a report ended that was not out");
+               "a report ended that was not in flight");
 }
 
 TEST(ReporterEnableTest, ASecondDeviceIsRefused) {
@@ -199,7 +199,7 @@ TEST(ReporterEnableTest, ASecondDeviceIsRefused) {
     EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
     EXPECT_EQ(Message(status), "reporting is enabled for a device already");
   }
-  // The first one is not disturbed.
+  // The first device is not affected.
   world.Free(world.TakeAll(kSmall), kSmall);
   world.Settle();
   EXPECT_THAT(world.device->reports(), SizeIs(4));
@@ -231,7 +231,7 @@ TEST(ReporterEnableTest, AnOrderAboveTheAllocatorsIsRefused) {
             "order 2");
 }
 
-// A policy that may refuse to start.
+// A policy that may refuse to be enabled.
 class RefusingPolicy final : public ReportingPolicy {
  public:
   explicit RefusingPolicy(absl::Status status) : status_(std::move(status)) {}
@@ -243,7 +243,7 @@ class RefusingPolicy final : public ReportingPolicy {
     return std::exchange(status_, absl::OkStatus());
   }
   void Disable() override {}
-  bool BlockFreed(Zone&, Pfn, Order) override { return true; }
+  bool BlockFreed(ReportableZone&, Pfn, Order) override { return true; }
   bool NextBatch(Scatterlist&) override { return false; }
   void ReturnBatch(Scatterlist&, bool) override {}
 
@@ -328,7 +328,7 @@ TEST(ReporterDisableTest, TakesOffAPassThatWasAskedFor) {
   EXPECT_EQ(world.reporter->counters().passes, 0u);
 }
 
-// The hook's second half may come late: FreeBlockObserver::Wake.
+// The second half of the hook may be late: FreeBlockObserver::Wake.
 TEST(ReporterDisableTest, AWakeThatComesLateDoesNothing) {
   ReportingWorld world(Small());
   EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
@@ -354,7 +354,7 @@ TEST(ReporterDisableDeathTest, ADeviceThatNeverEndsAReportIsNamed) {
   world.Free(world.TakeAll(kSmall), kSmall);
   world.Settle();
   EXPECT_DEATH(static_cast<void>(world.reporter->Disable(*world.device)),
-               "the device never ended a report");
+               "the device did not end a report");
 }
 
 TEST(ReporterReEnableTest, StartsAfresh) {
@@ -370,8 +370,8 @@ TEST(ReporterReEnableTest, StartsAfresh) {
   EXPECT_THAT(world.device->reports(), SizeIs(1));
 }
 
-// The pass that Disable cut off does not go on, and does not keep the next one
-// from being asked for.
+// A pass that Disable interrupted does not continue, and does not prevent a
+// request for the next one.
 TEST(ReporterReEnableTest, InTheMiddleOfAPass) {
   ReportingWorld world(Small());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -382,7 +382,7 @@ TEST(ReporterReEnableTest, InTheMiddleOfAPass) {
   EXPECT_EQ(world.reporter->Enable(*world.device), absl::OkStatus());
   world.Settle();
   EXPECT_THAT(world.device->reports(), SizeIs(1));
-  // Below where the pass stood.
+  // Below the position of the pass.
   world.Free(std::span(blocks).first(2), kSmall);
   world.Settle();
   EXPECT_THAT(world.device->reports(), SizeIs(2));
@@ -425,7 +425,7 @@ TEST(ReporterDestructionTest, NeverEnabled) {
   EXPECT_TRUE(idle.AtRest());
 }
 
-// Three vCPUs that free and allocate as their seed says, and what was reported.
+// Returns what is reported while three vCPUs free and allocate by a seed.
 std::vector<FakeDevice::Ranges> RunFromSeed(uint64_t seed) {
   WorldOptions options = Small();
   options.seed = seed;

@@ -1,4 +1,4 @@
-// The reporter among real threads: vCPUs, its own, and the device's.
+// The reporter with real threads: vCPUs, its own, and the device's.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -43,7 +43,7 @@ std::unique_ptr<PageAllocator> MakeAllocator(uint64_t blocks) {
       .value();
 }
 
-// Allocates `count` blocks and frees them: so many are marked. A pass may begin
+// Allocates `count` blocks and frees them, which marks them. A pass may begin
 // as soon as the threshold is reached.
 void FreeBlocks(PageAllocator& allocator, int count) {
   std::vector<Pfn> blocks;
@@ -53,11 +53,11 @@ void FreeBlocks(PageAllocator& allocator, int count) {
   for (const Pfn pfn : blocks) allocator.Free(0, pfn, kSmall);
 }
 
-// Six blocks, and only then a pass: three reports.
+// Marks six blocks before the pass begins: three reports.
 constexpr V12Options kSixBlocks = {
     .order = kSmall, .threshold = 6, .capacity = 2};
 
-// Passes everything on to a ThreadWorkqueue, and lets a test step in between.
+// Forwards everything to a ThreadWorkqueue, with hooks for a test.
 class WatchedWorkqueue final : public Workqueue {
  public:
   std::function<void()> on_queue = [] {};
@@ -124,7 +124,7 @@ TEST(ReporterThreadsTest, AReportMayEndOnAnyThread) {
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
 }
 
-// The device is a thread that is done before Report has returned.
+// The device's thread ends the report before Report returns.
 TEST(ReporterThreadsTest, AReportMayEndBeforeReportReturns) {
   const auto allocator = MakeAllocator(8);
   ThreadWorkqueue queue;
@@ -159,8 +159,8 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchInFlight) {
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
 }
 
-// A batch is being made when Disable looks whether one is in flight: it has to
-// wait for that one too.
+// A batch is being made when Disable checks whether one is in flight: Disable
+// waits for that batch, too.
 TEST(ReporterThreadsTest, DisableWaitsForTheBatchBeingMade) {
   const auto allocator = MakeAllocator(8);
   std::latch making{1};
@@ -193,7 +193,8 @@ TEST(ReporterThreadsTest, DisableWaitsForTheBatchBeingMade) {
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
 }
 
-// Sections of 4 blocks, two of them, and a page: the first is at the host.
+// Two sections of 4 blocks each, and a page. The first section is with the
+// host.
 class OfflineThreadsTest : public testing::Test {
  protected:
   static constexpr PfnRange kFirstSection = {Pfn(0), Pfn(16)};
@@ -226,7 +227,7 @@ class OfflineThreadsTest : public testing::Test {
                      std::make_unique<V12Policy>(V12Options{
                          .order = kSmall, .threshold = 4, .capacity = 4})};
   MemoryHotplug hotplug_{*allocator_, /*ram=*/nullptr, &queue_};
-  // Someone waits on the queue.
+  // A caller waits on the queue.
   std::latch waiting_{1};
 };
 
@@ -268,8 +269,8 @@ TEST_F(OfflineThreadsTest, BeginsWhileDisablingWaits) {
 
 thread_local bool is_device_thread = false;
 
-// The end of a report may be seen, and the reporter be gone, before the thread
-// that told it has left ReportDone: it must not touch the reporter then.
+// The end of a report may be seen, and the reporter destroyed, before the
+// thread that called ReportDone has left it: it must not use the reporter then.
 TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
   for (int round = 0; round < 20; ++round) {
     const auto allocator = MakeAllocator(8);
@@ -282,7 +283,7 @@ TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
     ASSERT_EQ(reporter->Enable(device), absl::OkStatus());
     FreeBlocks(*allocator, 2);
     queue.WaitUntil([&] { return device.outstanding(); });
-    // Let everything else run while the device's thread asks for the work.
+    // Lets all other threads run while the device's thread queues the work.
     queue.on_queue = [&] {
       if (!is_device_thread) return;
       ending.count_down();

@@ -13,7 +13,7 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// Of four free blocks of 4 pages.
+// Four free blocks of 4 pages.
 class ScatterlistTest : public testing::Test {
  protected:
   void ReturnAll() {
@@ -65,8 +65,8 @@ TEST_F(ScatterlistTest, CanBeFilledAgain) {
   ReturnAll();
 }
 
-// The device is shown the ranges while the list is filled no further: they must
-// not move until it is taken.
+// The device reads the ranges after the list was filled: they must not move
+// until the list is emptied.
 TEST_F(ScatterlistTest, RangesStayWhereTheyAre) {
   list_.Add(*zone_.Isolate(8));
   const GpaRange* const first = list_.ranges().data();
@@ -105,7 +105,7 @@ TEST_F(ScatterlistDeathTest, TakesNoPartOfAnotherBlock) {
   const GpaRange part = {Gpa(11 * kPageSize), 2 * kPageSize};
   EXPECT_DEATH(
       list_.Add(*zone_.Isolate(8), std::span<const GpaRange>(&part, 1)),
-      "is not of the block at pfn 0x8");
+      "is not in the block at pfn 0x8");
 }
 
 TEST_F(ScatterlistDeathTest, CannotBeForgotten) {

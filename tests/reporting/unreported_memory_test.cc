@@ -20,7 +20,7 @@ PfnRange Pages(uint64_t start, uint64_t end) {
   return {.start = Pfn(start), .end = Pfn(end)};
 }
 
-// Every run of `range`.
+// All runs of `range`.
 std::vector<PfnRange> Runs(const UnreportedMemory& memory, PfnRange range) {
   std::vector<PfnRange> runs;
   while (range.start < range.end) {
@@ -147,7 +147,7 @@ TEST(UnreportedMemoryTest, MemoryThatIsGoneIsInNoQueueAndMarkedAnew) {
             Pages(section, section + 1024));
 }
 
-// 1 TiB with holes: what there is of it, not its span.
+// In 1 TiB with holes: for the memory, not for the span.
 TEST(UnreportedMemoryTest, HolesTakeNextToNothing) {
   UnreportedMemory memory(kPageblockOrder, Order(0));
   const uint64_t pages = kTiB / kPageSize;

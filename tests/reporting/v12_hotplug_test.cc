@@ -1,4 +1,4 @@
-// v12-hotplug: v12, and memory that comes and goes while it reports.
+// v12-hotplug: v12 with memory that is added and removed while it reports.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -39,8 +39,8 @@ std::vector<GpaRange> BlocksOf(PfnRange range) {
   return blocks;
 }
 
-// Sections 2 and 3 are there, and a page; others may come. Four marks make a
-// pass and a report.
+// Sections 2 and 3 are present, and a page; others may be added. Four marks
+// start a pass and fill a report.
 WorldOptions Growing() {
   return {
       .memory = {BlocksFrom(At(32), 8, kSmall)},
@@ -69,7 +69,7 @@ TEST(V12HotplugTest, AZoneThatGrowsIsTracked) {
     ReportingWorld world(Growing());
     world.AddOnline(Section(section), ZoneType::kNormal);
     world.Settle();
-    // What comes is free, and marked as what was freed.
+    // Added memory is free, and marked like freed memory.
     EXPECT_EQ(world.device->reported(), BlocksOf(Section(section)));
     EXPECT_EQ(world.marked(), 0u);
   }
@@ -108,7 +108,7 @@ TEST(V12HotplugTest, RemovedMemoryIsNeverReported) {
   world.ExpectInvariants();
 }
 
-// Sections 2, 3 and 5 are marked; the pass is at 2 when 3 goes.
+// Sections 2, 3 and 5 are marked; the pass is at 2 when 3 is removed.
 TEST(V12HotplugTest, MemoryThatGoesDuringAPassIsNotReported) {
   ReportingWorld world(Growing());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -174,7 +174,7 @@ TEST(V12HotplugTest, MemoryThatCameBeforeReportingWasEnabledIsTracked) {
               Contains(RangeOf(Section(5).start, kSmall)));
 }
 
-// The policy is enabled, but no zone has the reporter for its observer yet.
+// The policy is enabled, but the reporter does not observe the zones yet.
 TEST(V12HotplugTest, MemoryThatComesWhileReportingIsBeingEnabledIsTracked) {
   ReportingWorld world(Growing());
   ASSERT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
@@ -195,7 +195,7 @@ TEST(V12HotplugTest, MemoryThatComesWhileReportingIsBeingEnabledIsTracked) {
   EXPECT_EQ(reporter.policy().CheckInvariants(), absl::OkStatus());
 }
 
-// Of two zones that share sections of 128 MiB each has bits of its own.
+// Two zones that share sections of 128 MiB have separate bits.
 TEST(V12HotplugTest, ZonesDoNotMix) {
   ReportingWorld world(Marking());
   world.AddOnline(Section(5), ZoneType::kMovable);

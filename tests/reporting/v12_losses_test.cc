@@ -1,5 +1,5 @@
-// What v12 loses and repeats, kept as it was since an experiment must show it;
-// then what were plain defects of it, mended. The letters are those of
+// What v12 loses and reports twice, kept since experiments must show it; then
+// its plain defects, which are mended. The letters are those of
 // docs/policies.md.
 
 #include <gmock/gmock.h>
@@ -23,7 +23,8 @@ using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::SizeIs;
 
-// Blocks of 4 pages, marked by two; they merge up to `max_order`.
+// Blocks of 4 pages; two marked ones start a pass. They merge up to
+// `max_order`.
 constexpr Order kSmall(2);
 WorldOptions Small(uint64_t blocks, Order max_order = kSmall) {
   return {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
@@ -61,7 +62,7 @@ TEST(V12LossTest, B_RefusedByTheWatermarkIsLostThoughFree) {
   world.Free(blocks[0], kSmall);
   world.Free(blocks[1], kSmall);  // refused
   world.Settle();
-  // There is room now, and another pass; no one remembers.
+  // Now it could be isolated, and there is another pass; but its bit is gone.
   world.SetMinWatermark(PageCount(0));
   world.Free(blocks[2], kSmall);
   world.Free(blocks[3], kSmall);
@@ -72,8 +73,8 @@ TEST(V12LossTest, B_RefusedByTheWatermarkIsLostThoughFree) {
               Not(Contains(RangeOf(blocks[1], kSmall))));
 }
 
-// A block of twice the size has one bit; with its lower half allocated, nothing
-// tells of the upper one.
+// A block of twice the size has one bit. If its lower half is allocated,
+// nothing points to the upper half.
 TEST(V12LossTest, C_TheUpperHalfOfASplitBlockIsLost) {
   constexpr Order kLarge(3);
   ReportingWorld world(Small(8, kLarge));
@@ -100,8 +101,9 @@ TEST(V12LossTest, C_UntilTheHalvesMergeAgain) {
   EXPECT_TRUE(world.bitmap().Test(blocks[0]));
 }
 
-// A is in flight when its buddy B is freed and marked. A comes back, merges
-// with B and heads the block, without a mark; B's is stale.
+// A is in flight when its buddy B is freed and marked. A is returned, merges
+// with B and is the head of the merged block, without a mark; B's mark is
+// stale.
 TEST(V12LossTest, D_ABuddyFreedDuringTheFlightIsLost) {
   WorldOptions options = Small(8, Order(3));
   options.v12.threshold = 1;
@@ -123,7 +125,8 @@ TEST(V12LossTest, D_ABuddyFreedDuringTheFlightIsLost) {
               ElementsAre(RangeOf(a, kSmall), RangeOf(blocks[4], kSmall)));
 }
 
-// The other way round the buddy heads the merged block, and its mark is good.
+// In the opposite case the buddy is the head of the merged block, and its mark
+// is valid.
 TEST(V12LossTest, D_ButNotWhereTheBuddyIsTheHead) {
   WorldOptions options = Small(8, Order(3));
   options.v12.threshold = 1;
@@ -132,10 +135,10 @@ TEST(V12LossTest, D_ButNotWhereTheBuddyIsTheHead) {
   world.Free(blocks[1], kSmall);
   ASSERT_TRUE(
       world.time.WaitUntil([&] { return world.device->outstanding(); }));
-  world.Free(blocks[0], kSmall);  // behind the pass, which does not look back
+  world.Free(blocks[0], kSmall);  // behind the scan
   world.Settle();
   EXPECT_TRUE(world.bitmap().Test(blocks[0]));
-  world.Free(blocks[4], kSmall);  // asks for the next one
+  world.Free(blocks[4], kSmall);  // requests the next pass
   world.Settle();
   EXPECT_THAT(world.device->reported(), Contains(RangeOf(blocks[0], Order(3))));
 }
@@ -148,7 +151,7 @@ TEST(V12LossTest, E_OneSmallPageReportsItsWholeBlockAgain) {
   const std::vector<Pfn> blocks = world.TakeAll(kPageblockOrder);
   world.Free(blocks[0], kPageblockOrder);
   world.Settle();
-  // The page that is free besides goes first, then one of the block.
+  // The other free page is taken first, then one of the block.
   world.allocator->Allocate(0, Order(0));
   const std::optional<Pfn> page = world.allocator->Allocate(0, Order(0));
   ASSERT_EQ(page, blocks[0]);
@@ -162,7 +165,7 @@ TEST(V12LossTest, E_OneSmallPageReportsItsWholeBlockAgain) {
               ElementsAre(whole, RangeOf(*kept, kPageblockOrder), whole));
 }
 
-// Marked behind the pass, 2 blocks over the threshold wait for another free.
+// 2 blocks above the threshold, marked behind the scan, wait for another free.
 TEST(V12LossTest, I_WhatIsFreedBehindThePassWaitsForALaterFree) {
   ReportingWorld world(Small(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -196,13 +199,13 @@ TEST(V12LossTest, I_WhatIsFreedAheadOfThePassIsTakenByIt) {
   EXPECT_THAT(world.device->reported(), Contains(RangeOf(blocks[5], kSmall)));
 }
 
-// v12 looks at a zone's span once, when reporting is enabled; what comes later
-// outside of it has no bits.
+// v12 reads a zone's span once, when reporting is enabled; memory that is added
+// outside of it later has no bits.
 //
 //   page   0       32        64    80      96
 //        [ added ][ snapshot ]  .. [ added ]
 //
-// Sections are of 16 pages, 4 blocks; they lie in ZONE_NORMAL.
+// Sections have 16 pages, 4 blocks; they are in ZONE_NORMAL.
 class V12HotplugLossTest : public testing::Test {
  protected:
   static constexpr Pfn At(uint64_t page) {
@@ -216,7 +219,7 @@ class V12HotplugLossTest : public testing::Test {
     return options;
   }
 
-  // Blocks of [At(from), At(from + 16)), allocated if need be and freed.
+  // The blocks of [At(from), At(from + 16)), allocated if need be and freed.
   static void ExpectIgnored(ReportingWorld& world, uint64_t from,
                             ZoneType type) {
     world.AddOnline({At(from), At(from + 16)}, type);
@@ -271,8 +274,8 @@ TEST_F(V12HotplugLossTest, G_UntilReportingIsEnabledAgain) {
 
 class V12HotplugMendedTest : public V12HotplugLossTest {};
 
-// v12 left the bits and the count of memory that had gone as they were, for
-// ever, and so looked there again in each pass.
+// v12 kept the bits and the count of removed memory forever, and so looked
+// there again in each pass.
 TEST_F(V12HotplugMendedTest, G_TheMarksOfRemovedMemoryGoWithIt) {
   WorldOptions options = Options({BlocksFrom(At(32), 8, kSmall)});
   options.v12.threshold = 1000;
@@ -285,7 +288,7 @@ TEST_F(V12HotplugMendedTest, G_TheMarksOfRemovedMemoryGoWithIt) {
   world.ExpectInvariants();
 }
 
-// The pass is on its way to them.
+// The pass has not reached them yet.
 TEST_F(V12HotplugMendedTest, G_APassSkipsMemoryThatHasGone) {
   ReportingWorld world(Options({BlocksFrom(At(32), 8, kSmall)}));
   world.Free(world.TakeAll(kSmall), kSmall);
@@ -299,7 +302,7 @@ TEST_F(V12HotplugMendedTest, G_APassSkipsMemoryThatHasGone) {
   EXPECT_EQ(world.marked(), 0u);
 }
 
-// v12's report returned nothing, so that it could not know.
+// v12's report function returned nothing, so v12 could not notice.
 TEST(V12LossTest, ARefusedReportPutsBlocksBackUnmarked) {
   ReportingWorld world(Small(4));
   world.device->set_answer([](std::span<const GpaRange>) {
@@ -329,7 +332,7 @@ TEST(V12LossTest, AReportEndedByAResetPutsBlocksBackUnmarked) {
 }
 
 // The bits of a zone that starts in the middle of a block, as ZONE_DMA does at
-// pfn 1: v12 looked at the wrong pages and never reported such a zone.
+// pfn 1: v12 looked at wrong pages and never reported such a zone.
 TEST(V12MendedTest, F_AZoneWithAnUnalignedStartIsReported) {
   for (const uint64_t start : {1, 2, 3, 5, 7}) {
     SCOPED_TRACE(start);
@@ -345,7 +348,7 @@ TEST(V12MendedTest, F_AZoneWithAnUnalignedStartIsReported) {
   }
 }
 
-// v12 cleared bits outside the lock, so that a mark made meanwhile was lost.
+// v12 cleared bits outside the lock, so a mark that was set meanwhile was lost.
 TEST(V12MendedTest, H_TheCounterEqualsTheBitsAtEveryStep) {
   ReportingWorld world(Small(8, Order(3)));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);

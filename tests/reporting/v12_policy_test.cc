@@ -1,4 +1,4 @@
-// The rules of the v12 series, each by its name.
+// The rules of the v12 series.
 
 #include "guestmm/reporting/v12_policy.h"
 
@@ -25,7 +25,7 @@ using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 
-// Where ZONE_DMA32 and ZONE_NORMAL begin.
+// The first pages of ZONE_DMA32 and ZONE_NORMAL.
 constexpr Pfn k16MiB = ToPfn(Gpa(16 * kMiB));
 constexpr Pfn k4GiB = ToPfn(Gpa(4 * kGiB));
 
@@ -41,7 +41,8 @@ WorldOptions RealSize(uint64_t blocks) {
           .max_order = kPageblockOrder};
 }
 
-// Blocks of 4 pages that cannot merge; two of them make a pass and a report.
+// Blocks of 4 pages that cannot merge; two of them start a pass and fill a
+// report.
 constexpr Order kSmall(2);
 WorldOptions SmallSize(uint64_t blocks) {
   return {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
@@ -73,7 +74,7 @@ TEST(V12RuleTest, MarksAfterMergingTheMergedHead) {
   world.Free(halves[0], Order(1));  // merges to order 2, whose head is 0
   EXPECT_EQ(world.marked(), 1u);
   EXPECT_TRUE(world.bitmap().Test(Pfn(0)));
-  // Order 3 from the right: the head is not the block that was freed.
+  // Order 3, freed from the right: the head is not the block that was freed.
   world.Free(halves[3], Order(1));
   world.Free(halves[2], Order(1));
   EXPECT_EQ(world.allocator->pages().Get(Pfn(0)).order, Order(3));
@@ -148,7 +149,7 @@ TEST(V12RuleTest, TheThresholdIsForEachZone) {
   EXPECT_EQ(world.reporter->counters().passes, 0u);
 }
 
-// The refcnt of v12: of many frees over the threshold only one asks.
+// v12's refcnt: of many frees above the threshold only one requests a pass.
 TEST(V12RuleTest, OneRequestIsOutstanding) {
   ReportingWorld world(SmallSize(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -207,7 +208,7 @@ TEST(V12RuleTest, ABlockAllocatedSinceIsNotReported) {
               ElementsAre(RangeOf(blocks[0], kSmall)));
 }
 
-// The head is free, but of a smaller block than a bit stands for.
+// The head is free, but of a block that is smaller than the memory of a bit.
 TEST(V12RuleTest, ABlockThatShrankIsNotReported) {
   ReportingWorld world(SmallSize(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -224,7 +225,7 @@ TEST(V12RuleTest, ABlockThatShrankIsNotReported) {
 }
 
 // 9 pages are free: two blocks and one. Isolating one of them leaves more than
-// a mark of 4, isolating both does not.
+// a mark of 4; isolating both does not.
 TEST(V12RuleTest, IsolationStopsAtTheMinWatermark) {
   ReportingWorld world(SmallSize(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -347,7 +348,8 @@ TEST(V12RuleTest, TheReturnMarksNothingEvenWhenItMerges) {
   world.Free(blocks[0], kSmall);
   ASSERT_TRUE(
       world.time.WaitUntil([&] { return world.device->outstanding(); }));
-  // The other half becomes free while the first is away; its mark is its own.
+  // The other half is freed while the first is in flight; it has a mark of its
+  // own.
   world.Free(blocks[1], kSmall);
   world.Settle();
   EXPECT_EQ(world.allocator->pages().Get(blocks[0]),
@@ -361,7 +363,8 @@ MigrateType TypeOf(ReportingWorld& world, Pfn pfn) {
   return world.allocator->pages().pageblock(pfn).type;
 }
 
-// A block that the kernel used goes back to where the kernel will look for one.
+// A block that the kernel used returns to the list that the kernel allocates
+// from.
 TEST(V12RuleTest, TheFirstPageblockKeepsItsType) {
   WorldOptions options = SmallSize(8);
   options.v12.threshold = 1;
@@ -392,7 +395,8 @@ TEST(V12RuleTest, AlsoOfABlockOfHalfAPageblock) {
   EXPECT_EQ(TypeOf(world, freed), MigrateType::kUnmovable);
 }
 
-// An order-10 block's second pageblock becomes movable, as isolating makes it.
+// The second pageblock of an order-10 block becomes movable when it is
+// isolated.
 TEST(V12RuleTest, TheSecondPageblockBecomesMovable) {
   constexpr Order kLarge(3);
   WorldOptions options = SmallSize(8);
@@ -410,7 +414,7 @@ TEST(V12RuleTest, TheSecondPageblockBecomesMovable) {
   EXPECT_EQ(TypeOf(world, second), MigrateType::kMovable);
 }
 
-// Isolation that is refused changes no type.
+// A refused isolation changes no type.
 TEST(V12RuleTest, ARefusedBlockKeepsItsPageblocksTypes) {
   WorldOptions options = SmallSize(8);
   options.v12.threshold = 1;

@@ -23,7 +23,7 @@ using ::testing::IsEmpty;
 
 constexpr Order kOrder(9);
 
-// All of whose span is memory.
+// A bitmap whose span is all memory.
 class FullBitmap : public ZoneBitmap {
  public:
   FullBitmap(PfnRange span, Order granularity) : ZoneBitmap(span, granularity) {
@@ -31,7 +31,7 @@ class FullBitmap : public ZoneBitmap {
   }
 };
 
-// The pfns that the set bits stand for, as a search finds them.
+// The pfns of the set bits, in the order of a search.
 std::vector<uint64_t> Found(const ZoneBitmap& bitmap, Pfn from = Pfn(0)) {
   std::vector<uint64_t> found;
   while (const std::optional<Pfn> pfn = bitmap.FindNext(from)) {
@@ -91,7 +91,7 @@ TEST(ZoneBitmapTest, SearchStartsAtOrAfterFrom) {
   bitmap.Set(Pfn(512));
   bitmap.Set(Pfn(1024));
   EXPECT_EQ(bitmap.FindNext(Pfn(512)), Pfn(512));
-  // The block that starts before is not "at or after".
+  // A block that starts before `from` is not "at or after" it.
   EXPECT_EQ(bitmap.FindNext(Pfn(513)), Pfn(1024));
   EXPECT_EQ(bitmap.FindNext(Pfn(1025)), std::nullopt);
   EXPECT_EQ(bitmap.FindNext(Pfn(512 * 100)), std::nullopt);
@@ -99,7 +99,7 @@ TEST(ZoneBitmapTest, SearchStartsAtOrAfterFrom) {
 }
 
 // Defect (f) of v12, mended: with a base that is not a multiple of the block,
-// its bits and the pages it looked at did not agree.
+// its bits and the pages that it looked at did not agree.
 TEST(ZoneBitmapTest, BaseIsAlignedDown) {
   FullBitmap bitmap({Pfn(1), Pfn(512 * 4)}, kOrder);
   bitmap.Set(Pfn(512));
@@ -117,7 +117,7 @@ TEST(ZoneBitmapTest, AnUnalignedEndHasABitToo) {
   EXPECT_EQ(bitmap.count(), 1u);
 }
 
-// v12: hot-added memory below the base or past the end is not tracked.
+// v12: memory that is hot-added below the base or past the end is not tracked.
 TEST(ZoneBitmapTest, OutsideTheSpanNothingIsSet) {
   FullBitmap bitmap({Pfn(512 * 10), Pfn(512 * 20)}, kOrder);
   for (const uint64_t pfn :
@@ -171,7 +171,7 @@ TEST(ZoneBitmapSectionTest, AGigabyteTakesAsManyBitsAsItHasBlocks) {
   for (int order = 0; order <= kPageblockOrder.value(); ++order) {
     SCOPED_TRACE(order);
     ZoneBitmap bitmap(ZoneBitmap::kAllPages, Order(order));
-    // The first page of all makes the table to it.
+    // Adding the very first page allocates the table.
     bitmap.AddMemory({Pfn(0), Pfn(1)});
     const size_t before = bitmap.MemoryBytes();
     bitmap.AddMemory({SectionStart(1), SectionStart(1) + Pages(kGiB)});
@@ -196,7 +196,8 @@ TEST(ZoneBitmapSectionTest, MemoryOutsideTheSpanGetsNoBits) {
   bitmap.AddMemory({SectionStart(0), SectionStart(10)});
   bitmap.AddMemory({SectionStart(20), SectionStart(30)});
   EXPECT_EQ(bitmap.MemoryBytes(), empty);
-  // A part of a section is a section, but bits are of the span alone.
+  // A part of a section allocates the section's words, but only blocks in the
+  // span have bits.
   ZoneBitmap small({Pfn(512 * 2), Pfn(512 * 4)}, kOrder);
   small.AddMemory({Pfn(0), Pfn(512 * 8)});
   for (uint64_t block = 0; block < 8; ++block) small.Set(Pfn(512 * block));
@@ -211,7 +212,7 @@ TEST(ZoneBitmapSectionTest, AnEmptySpanHasNoBits) {
   EXPECT_EQ(bitmap.FindNext(Pfn(0)), std::nullopt);
 }
 
-// The first and the last block of sections near and far, of every order.
+// The first and the last block of sections near and far, for every order.
 TEST(ZoneBitmapSectionTest, FindsAscendingAcrossSectionsAndHoles) {
   for (int value = 0; value <= kMaxOrder.value(); ++value) {
     SCOPED_TRACE(value);
@@ -255,7 +256,7 @@ TEST(ZoneBitmapSectionTest, RemovedMemoryHasNoBitSet) {
                           SectionStart(3).value(),
                           (SectionStart(4) - kOrder.pages()).value()));
   EXPECT_EQ(bitmap.CheckInvariants(), absl::OkStatus());
-  // It may come back.
+  // It may be added again.
   bitmap.AddMemory({SectionStart(1), SectionStart(3)});
   bitmap.Set(SectionStart(1));
   EXPECT_TRUE(bitmap.Test(SectionStart(1)));
@@ -277,7 +278,7 @@ TEST(ZoneBitmapDeathTest, ClearsOnlyWhatIsSet) {
   EXPECT_DEATH(bitmap.Clear(Pfn(512 * 4)), "the bit of pfn 0x800 is not set");
 }
 
-// Random programs against a set of block starts.
+// Random programs, compared with a set of block starts.
 class ZoneBitmapModelTest : public testing::TestWithParam<uint64_t> {};
 
 TEST_P(ZoneBitmapModelTest, DoesAsASetOfBlocks) {
@@ -321,8 +322,8 @@ INSTANTIATE_TEST_SUITE_P(Seeds, ZoneBitmapModelTest,
                          testing::Range<uint64_t>(1, 21),
                          testing::PrintToStringParamName());
 
-// Random programs over sections near and far, which come and go, against a set
-// of block starts.
+// Random programs over sections near and far, which are added and removed,
+// compared with a set of block starts.
 class ZoneBitmapSparseModelTest : public testing::TestWithParam<uint64_t> {};
 
 TEST_P(ZoneBitmapSparseModelTest, DoesAsASetOfBlocks) {
@@ -379,8 +380,8 @@ INSTANTIATE_TEST_SUITE_P(Seeds, ZoneBitmapSparseModelTest,
                          testing::Range<uint64_t>(1, 21),
                          testing::PrintToStringParamName());
 
-// Memory comes, is marked, and goes, while a search is under way, which takes
-// no lock. What it finds was marked.
+// Memory is added, marked and removed during a search, which takes no lock. The
+// search finds only marked blocks.
 TEST(ZoneBitmapThreadsTest, MemoryComesAndGoesDuringASearch) {
   ZoneBitmap bitmap(ZoneBitmap::kAllPages, kOrder);
   SpinLock lock;
@@ -410,9 +411,9 @@ TEST(ZoneBitmapThreadsTest, MemoryComesAndGoesDuringASearch) {
   EXPECT_EQ(bitmap.CheckInvariants(), absl::OkStatus());
 }
 
-// Defect (h) of v12, mended: the counter equals the set bits though frees set
-// bits while a scan clears them, as both do so under the zone's lock. The
-// search takes no lock.
+// Defect (h) of v12, mended: the counter equals the set bits although frees set
+// bits while a scan clears them, since both hold the zone's lock. The search
+// takes no lock.
 TEST(ZoneBitmapThreadsTest, CounterEqualsBitsUnderConcurrency) {
   constexpr int kBlocks = 256;
   FullBitmap bitmap({Pfn(0), Pfn(512 * kBlocks)}, kOrder);

@@ -1,9 +1,9 @@
 #ifndef GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
 #define GUESTMM_TESTS_TESTING_ADAPTIVE_WORLD_H_
 
-// A small allocator that reports to a FakeDevice under the adaptive policy, in
-// virtual time, and a host that remembers what it was given: by page, whether
-// it has it, and whether a report of it is needed.
+// A small allocator that reports to a FakeDevice with the adaptive policy, in
+// virtual time, and a host that tracks for each page whether it has the page,
+// and so whether a report of it is needed.
 
 #include <gtest/gtest.h>
 
@@ -28,8 +28,8 @@
 namespace guestmm {
 
 struct AdaptiveWorldOptions {
-  // A page more than there are blocks: without it the last free block could not
-  // be isolated, even under a min watermark of zero.
+  // One page more than the blocks have: without it the last free block could
+  // not be isolated, even with a min watermark of zero.
   std::vector<MemoryRange> memory = {{Pfn(0), Pfn(257)}};
   AdaptiveOptions policy = {.order = Order(3),
                             .floor = Order(1),
@@ -64,7 +64,7 @@ struct AdaptiveWorld {
     if (reporter != nullptr && device.outstanding()) device.End();
   }
 
-  // A driver, and a policy, that know nothing of those before.
+  // Loads a new driver and policy, which know nothing of the previous ones.
   void Enable() {
     auto made = std::make_unique<AdaptivePolicy>(options.policy);
     policy = made.get();
@@ -87,7 +87,7 @@ struct AdaptiveWorld {
     }
     return pfn;
   }
-  // Every block of `order` that there is, ascending.
+  // Allocates all blocks of `order`; ascending.
   std::vector<Pfn> TakeAll(Order order) {
     Gfp gfp = kGfpUser;
     gfp.reserves = Reserves::kAll;
@@ -107,12 +107,12 @@ struct AdaptiveWorld {
     NoteReports();
   }
 
-  // Pages that were reported and acknowledged; and those of them that the host
-  // had not, or had lost since.
+  // Pages in acknowledged reports; and those of them that the host did not
+  // have.
   uint64_t reported = 0;
   uint64_t needed = 0;
 
-  // Ends the report that is out, if there is one, as a reset does.
+  // Ends the outstanding report, if there is one, as a reset does.
   void FailReport() {
     if (!device.outstanding()) return;
     NoteReports();
@@ -120,7 +120,7 @@ struct AdaptiveWorld {
     device.End(absl::UnavailableError("reset"));
   }
 
-  // Accounts for the reports that came since.
+  // Accounts for the reports since the last call.
   void NoteReports() {
     const std::vector<FakeDevice::Ranges> reports = device.reports();
     for (; noted < reports.size() - (device.outstanding() ? 1 : 0); ++noted) {
@@ -137,7 +137,7 @@ struct AdaptiveWorld {
   }
 
   // A page of a free block of at least `order` that the host does not have, in
-  // a zone above its low watermark.
+  // a zone above its low watermark; none if there is none.
   std::optional<Pfn> FirstMissing(Order order) {
     NoteReports();
     for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
@@ -173,10 +173,10 @@ struct AdaptiveWorld {
   FakeDevice device;
   std::unique_ptr<Reporter> reporter;
   AdaptivePolicy* policy = nullptr;
-  // By page.
+  // For each page: whether the host has it.
   std::vector<bool> has;
   size_t noted = 0;
-  // The reports, by number, that ended without an acknowledgement.
+  // The indices of the reports that ended without an acknowledgement.
   std::set<size_t> failed;
   MemoryHotplug hotplug{*allocator, /*ram=*/nullptr, /*reporting=*/&time};
 };

@@ -65,7 +65,7 @@ BuddyRun::BuddyRun(const BuddyWorld& world)
 
 BuddyRun::~BuddyRun() {
   for (IsolatedBlock& block : isolated_) {
-    Zone& zone = block.zone();
+    Zone& zone = allocator_->ZoneOf(block.pfn());
     LockHolder hold(zone.lock());
     zone.Return(std::move(block));
   }
@@ -131,7 +131,7 @@ std::string BuddyRun::Do(const Return& op) {
       continue;
     }
     const uint64_t pfn = block.pfn().value();
-    Zone& zone = block.zone();
+    Zone& zone = allocator_->ZoneOf(block.pfn());
     LockHolder hold(zone.lock());
     const Order order = zone.Return(std::move(block), op.to);
     wrong = Differ("order after return", static_cast<uint64_t>(order.value()),

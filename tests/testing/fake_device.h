@@ -17,8 +17,8 @@
 
 namespace guestmm {
 
-// A ReportingDevice that does as the test says: it answers what it is told to,
-// and ends a report when told to or, given a workqueue, by itself.
+// A ReportingDevice that a test controls: Report returns what the test says,
+// and a report ends when the test says so or, given a workqueue, by itself.
 class FakeDevice final : public ReportingDevice {
  public:
   using Ranges = std::vector<GpaRange>;
@@ -26,14 +26,14 @@ class FakeDevice final : public ReportingDevice {
   using Inspect = std::function<void(std::span<const GpaRange>)>;
 
   FakeDevice() : end_([] {}) {}
-  // Ends each report `delay` after it came.
+  // Ends each report `delay` after it was sent.
   explicit FakeDevice(Workqueue& workqueue, Nanoseconds delay = Nanoseconds(0))
       : workqueue_(&workqueue), delay_(delay), end_([this] { End(); }) {}
 
-  // To be set before any report comes. `answer` says what Report returns (OK:
-  // accepted). `inspect` looks at an accepted report as it comes and again
-  // right before it ends: the host may discard all the while. Both are called
-  // without a lock and may use the guest, as other threads would.
+  // REQUIRES: no report was sent yet. `answer` returns the result of Report
+  // (OK: accepted). `inspect` is called for an accepted report when it is sent
+  // and right before it ends, since the host may discard in between. Both are
+  // called without a lock and may use the guest, as other threads would.
   void set_answer(Answer answer) { answer_ = std::move(answer); }
   void set_inspect(Inspect inspect) { inspect_ = std::move(inspect); }
   void set_max_report_entries(size_t entries) { max_entries_ = entries; }
@@ -57,7 +57,8 @@ class FakeDevice final : public ReportingDevice {
     return absl::OkStatus();
   }
 
-  // Ends the outstanding report, sooner than by itself. REQUIRES: there is one.
+  // Ends the outstanding report before it ends by itself. REQUIRES: there is
+  // one.
   void End(absl::Status status = absl::OkStatus()) {
     const Ranges ranges = in_flight();
     GUESTMM_CHECK(!ranges.empty()) << "there is no report to end";
@@ -72,17 +73,17 @@ class FakeDevice final : public ReportingDevice {
   }
 
   bool outstanding() const { return !in_flight().empty(); }
-  // The report that is outstanding, or nothing.
+  // The outstanding report, or nothing.
   Ranges in_flight() const {
     LockHolder hold(mutex_);
     return client_ != nullptr ? reports_.back() : Ranges();
   }
-  // The latest report that was accepted, outstanding or not.
+  // The latest accepted report, outstanding or not.
   Ranges last_report() const {
     LockHolder hold(mutex_);
     return reports_.empty() ? Ranges() : reports_.back();
   }
-  // Every report that was accepted, in order; and all their ranges.
+  // All accepted reports, in order; and all their ranges.
   std::vector<Ranges> reports() const {
     LockHolder hold(mutex_);
     return reports_;

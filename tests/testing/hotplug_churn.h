@@ -111,7 +111,7 @@ class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
     if (batch_.empty()) return;
     for (IsolatedBlock& block : batch_) {
       owners_.Give(block.pfn(), block.order(), PageOwners::kReporter);
-      Zone& zone = block.zone();
+      Zone& zone = allocator_.ZoneOf(block.pfn());
       LockHolder hold(zone.lock());
       zone.Return(std::move(block));
     }

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_TESTING_REPORTING_WORLD_H_
 #define GUESTMM_TESTS_TESTING_REPORTING_WORLD_H_
 
-// A small allocator that reports to a FakeDevice under the v12 policy, or
-// another, in virtual time; memory may come and go.
+// A small allocator that reports to a FakeDevice with the v12 policy, or
+// another, in virtual time. Memory may be added and removed.
 //
 //   ReportingWorld world({.memory = {BlocksFrom(Pfn(0), 4, Order(2))},
 //                         .v12 = {.order = Order(2), .threshold = 2}});
@@ -31,9 +31,9 @@
 
 namespace guestmm {
 
-// Room for `count` blocks, and one page more. That one cannot be part of a
-// block, so it stays free: without it the last free block of a zone could not
-// be isolated, even under a min watermark of zero.
+// Memory for `count` blocks, and one page more, which cannot be part of a block
+// and stays free. Without it the last free block of a zone could not be
+// isolated, even with a min watermark of zero.
 inline MemoryRange BlocksFrom(Pfn start, uint64_t count, Order order) {
   return {start, start + order.pages() * count + PageCount(1)};
 }
@@ -42,8 +42,8 @@ inline GpaRange RangeOf(Pfn pfn, Order order) {
   return {.gpa = ToGpa(pfn), .bytes = order.bytes()};
 }
 
-// S1 of docs/invariants.md, as far as the guest has a say in it: whatever the
-// host may discard is isolated, each range in one block.
+// S1 of docs/invariants.md, for the guest's part: all memory that the host may
+// discard is isolated, and each range is in one block.
 inline void ExpectIsolated(const PageAllocator& allocator,
                            std::span<const GpaRange> ranges) {
   for (const GpaRange& range : ranges) {
@@ -75,19 +75,19 @@ inline PageCount CountPages(std::span<const GpaRange> ranges) {
 struct WorldOptions {
   std::vector<MemoryRange> memory;
   V12Options v12 = {};
-  // Absent: v12's.
+  // Unset: V12Policy of `v12`.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};
   Order max_order = kMaxOrder;
-  // Absent: as large as a block may be.
+  // Unset: max_order.
   std::optional<Order> pageblock_order = {};
   Order section_order = kSectionOrder;
   std::optional<Pfn> hotplug_end = {};
   PlacementOptions placement = {};
   int cpus = 1;
-  // By default, what is freed reaches its zone at once.
+  // By default, freed blocks reach their zone at once.
   PerCpuLimits per_cpu_limits = {.batch = 1, .high = 1};
   uint64_t seed = 1;
-  // How long the device takes for a report; none: until it is told.
+  // How long the device takes for a report; unset: until the test ends it.
   std::optional<Nanoseconds> report_time = Nanoseconds(1000);
 };
 
@@ -123,8 +123,7 @@ struct ReportingWorld {
     if (device->outstanding()) device->End();
   }
 
-  // Allocates blocks of `order` until there are none, not even such as a zone
-  // keeps back for itself; ascending.
+  // Allocates all blocks of `order`, including a zone's reserves; ascending.
   std::vector<Pfn> TakeAll(Order order) {
     Gfp gfp = kGfpUser;
     gfp.reserves = Reserves::kAll;
@@ -144,7 +143,7 @@ struct ReportingWorld {
     zone().SetWatermarks({.min = min, .low = min, .high = min});
   }
 
-  // Of the first memory; else of the zone that is named.
+  // The zone of the first memory, or of the given type.
   Zone& zone() { return zone(first_zone); }
   Zone& zone(ZoneType type) { return allocator->zone(/*node=*/0, type); }
   // REQUIRES for these: the policy is v12.
@@ -155,7 +154,7 @@ struct ReportingWorld {
   uint64_t marked() { return marked(first_zone); }
   uint64_t marked(ZoneType type) { return bitmap(type).count(); }
 
-  // Memory from outside, free at once.
+  // Hotplugs memory, which is free at once.
   void AddOnline(PfnRange range, ZoneType type) {
     EXPECT_EQ(hotplug.Add(range, /*node=*/0), absl::OkStatus());
     EXPECT_EQ(hotplug.Online(range, type), absl::OkStatus());
@@ -165,7 +164,7 @@ struct ReportingWorld {
     EXPECT_EQ(hotplug.Remove(range), absl::OkStatus());
   }
 
-  // P, Z and R of docs/invariants.md.
+  // Checks P, Z and R of docs/invariants.md.
   void ExpectInvariants() {
     EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
     EXPECT_EQ(reporter->policy().CheckInvariants(), absl::OkStatus());
@@ -175,7 +174,7 @@ struct ReportingWorld {
     }
   }
 
-  // Runs until nothing is left to do.
+  // Runs until no event is left.
   void Settle() {
     time.RunUntilIdle();
     EXPECT_TRUE(device->outstanding() || reporter->AtRest());

@@ -27,7 +27,7 @@ class [[nodiscard]] IsolatedBlock {
   }
 
   // REQUIRES for all: not moved from.
-  Zone& zone() const { return *zone_; }
+  const Zone& zone() const { return *zone_; }
   Pfn pfn() const { return pfn_; }
   Order order() const { return order_; }
   GpaRange range() const {

@@ -187,17 +187,6 @@ class Zone {
 
   // Isolating for the host --------------------------------------------------
 
-  // What was done here by the functions below, for whoever measures it: free
-  // blocks looked for, isolated, returned.
-  struct ReportingWork {
-    uint64_t looks = 0;
-    uint64_t isolated = 0;
-    uint64_t returned = 0;
-  };
-  ReportingWork reporting_work() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return reporting_work_;
-  }
-
   struct Block {
     Pfn pfn;
     Order order;
@@ -457,7 +446,6 @@ class Zone {
   Counter low_mark_;
   Counter span_start_;
   Counter span_end_;
-  mutable ReportingWork reporting_work_ ABSL_GUARDED_BY(lock_);
   std::vector<PfnRange> ranges_ ABSL_GUARDED_BY(lock_);
   std::optional<Random> shuffle_ ABSL_GUARDED_BY(lock_);
 };

@@ -6,10 +6,9 @@
 
 namespace guestmm {
 
-// How long memory must have been left alone before it is reported: the longer,
-// the more of what the host has is faulted in again while other memory is
-// reported. A refault costs the guest far more than the host gains from memory
-// that it has for a moment.
+// The minimum time that memory must be left alone before it is reported. It
+// grows with the share of reported memory that refaults, since a refault costs
+// the guest far more than the host gains from having memory for a moment.
 class AdaptiveDelay {
  public:
   // Milliseconds.
@@ -18,24 +17,24 @@ class AdaptiveDelay {
   AdaptiveDelay(Time shortest, Time longest)
       : shortest_(shortest), longest_(longest), age_(shortest) {}
 
-  // What to wait for; and the least that it ever is.
+  // The current delay, and its lower bound.
   Time age() const { return age_; }
   Time shortest() const { return shortest_; }
 
-  // So many granules were reported; so many that the host had came into use.
-  // OnRefaulted is safe from any thread.
+  // `granules` were reported, or refaulted: came into use while the host had
+  // them. OnRefaulted is thread-safe.
   void OnReported(uint64_t granules) { reported_ += granules; }
   void OnRefaulted(uint64_t granules) {
     refaulted_.fetch_add(granules, std::memory_order_relaxed);
   }
 
-  // Draws its conclusions, every kWindow. To be called as time goes by.
+  // Adapts the delay, once in each kWindow. To be called regularly.
   void Adapt(Time now) {
     const Time passed = now - since_;
     if (passed < kWindow) return;
     const uint64_t refaulted =
         refaulted_.exchange(0, std::memory_order_relaxed);
-    // What came back after a long rest was worth its report.
+    // Refaults after a long rest are no reason to wait: the report paid off.
     if (passed < 2 * kWindow && reported_ > 0) {
       if (refaulted * kTooMany > reported_) {
         age_ = age_ < longest_ / 2 ? 2 * age_ : longest_;
@@ -49,7 +48,8 @@ class AdaptiveDelay {
 
  private:
   static constexpr Time kWindow = 2000;
-  // One of so many.
+  // The delay is doubled if more than 1/kTooMany of the reported granules
+  // refault, and halved if fewer than 1/kFew do.
   static constexpr uint64_t kTooMany = 16;
   static constexpr uint64_t kFew = 64;
 

@@ -23,16 +23,16 @@
 namespace guestmm {
 
 struct AdaptiveOptions {
-  // At rest, every free block of at least this order is with the host.
+  // Every free block of at least this order is reported in the end.
   Order order = kPageblockOrder;
-  // What the host can take back at least, and gives on one touch: order 9 where
-  // huge pages are behind guest RAM. At most `order`.
+  // The unit in which the host backs and discards memory: order 9 if huge pages
+  // back the guest's RAM. At most `order`.
   Order granule = Order(0);
-  // Smaller blocks are reported where memory stays cold, down to this order; as
-  // `order`: none.
+  // Smaller blocks are reported if they are cold, down to this order. The same
+  // as `order`: none are.
   Order floor = Order(0);
-  // How long memory must have been left alone to be reported, at least; from 1
-  // ms.
+  // The minimum time that memory must be left alone before it is reported; at
+  // least 1 ms.
   Nanoseconds delay = std::chrono::milliseconds(200);
   // The most ranges in one report.
   size_t capacity = 32;
@@ -41,19 +41,20 @@ struct AdaptiveOptions {
 // order, floor, capacity, delay; `granule` is the host's.
 const Fields<AdaptiveOptions>& AdaptiveFields();
 
-// the adaptive policy: no loss, no waste, no harm.
+// The adaptive policy: loses nothing, reports nothing twice, does little harm.
 //
-// It keeps account of what the host may back, in the host's granules: a granule
-// that was taken since it was last reported, or was never. Only those are
-// reported, as parts of the free blocks that hold them.
+// It tracks which memory the host may back, in granules of the host: those that
+// were taken since their last report, or never reported. It reports only those,
+// as parts of the free blocks that hold them.
 //
-// A region (a block of the reporting order) that has such granules waits in a
-// queue: first to settle, that is, to be left alone for a while; then, if it is
-// not free as a whole, longer, to be cold: what is free of it is reported then.
-// How long follows from how much of what was reported comes back into use soon
-// (AdaptiveDelay). What is refused or fails stays in its queue.
+// A region (a block of the reporting order) with such granules waits in a
+// queue. It is reported once it has settled: it was left alone for a while, and
+// is free. If it is only partly free, it waits longer, until it is cold; then
+// its free parts are reported. Both delays adapt to the share of reported
+// memory that is used again soon (AdaptiveDelay). Refused and failed memory
+// stays queued.
 //
-// docs/policies.md tells why, and what it costs.
+// docs/policies.md has the reasons and the costs.
 class AdaptivePolicy final : public ReportingPolicy {
  public:
   // REQUIRES: granule <= floor <= order <= kMaxOrder, capacity > 0, delay >= 1
@@ -71,14 +72,14 @@ class AdaptivePolicy final : public ReportingPolicy {
   absl::Status Enable(const ReportingEnvironment& environment) override;
   void Disabling() override;
   void Disable() override;
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void MemoryOnline(Zone& zone, PfnRange range) override
+  void MemoryOnline(ReportableZone& zone, PfnRange range) override
       ABSL_LOCKS_EXCLUDED(zone.lock());
-  void MemoryOffline(Zone& zone, PfnRange range) override
+  void MemoryOffline(ReportableZone& zone, PfnRange range) override
       ABSL_LOCKS_EXCLUDED(zone.lock());
   std::optional<Nanoseconds> NextPass() override;
   bool NextBatch(Scatterlist& list) override;
@@ -86,7 +87,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   // R4 of docs/invariants.md.
   absl::Status CheckInvariants() const override;
 
-  // What it takes, in bytes. REQUIRES: no vCPU runs.
+  // The memory that it uses, in bytes. REQUIRES: no vCPU runs.
   size_t MemoryBytes() const;
 
  private:
@@ -94,69 +95,74 @@ class AdaptivePolicy final : public ReportingPolicy {
   using Queue = UnreportedMemory::Queue;
 
   struct TrackedZone {
-    Zone* zone;
+    ReportableZone* zone;
     UnreportedMemory memory;
-    // What was taken since a time; and whether that was next to nothing the
-    // last time that it was counted.
+    // Pages taken since `counted_since`; and whether the last count was almost
+    // none.
     uint64_t taken_pages = 0;
     Time counted_since = 0;
     bool quiet = false;
-    // How much may be isolated at once in the hold that is under way.
+    // Pages that may still be isolated in the current hold.
     PageCount room = {};
-    // It is near its watermarks: nothing more in this pass.
+    // The zone is near its watermarks, and is skipped for the rest of the pass.
     bool refused = false;
-    // Where a look at a region's pieces goes on; anywhere else: nowhere.
+    // Where the scan of a region's pieces continues, if it is in that region.
     Pfn next_piece = {};
   };
 
-  // What came of a look at some memory.
+  // The result of a look at some memory.
   enum class Look {
-    kDone,     // nothing of it is left to report
-    kMore,     // some is, but this hold has done enough
-    kLater,    // it may not be isolated now
-    kRefused,  // so may nothing of the zone
+    kDone,     // nothing is left to report
+    kMore,     // something is, but this hold has reached its limit
+    kLater,    // it must not be isolated now
+    kRefused,  // nothing of the zone may be isolated now
   };
 
-  // A time, or how long something takes, rounded down.
+  // In milliseconds, rounded down.
   static Time ToTime(Nanoseconds time);
   Time Now() const;
-  // For events, which are many: does without the clock while passes follow each
-  // other, and then is the time at which the next one is due.
+  // For the hooks, which run often: while passes follow each other, the time at
+  // which the next one is due, which saves reading the clock.
   Time NowOrNextPass() const;
   static bool Waited(Time since, Time now, Time age);
-  TrackedZone& Tracked(const Zone& zone) {
+  TrackedZone& Tracked(const ReportableZone& zone) {
     return zones_[static_cast<size_t>(zone.index())];
+  }
+  TrackedZone& Tracked(const IsolatedBlock& block) {
+    return zones_[static_cast<size_t>(block.zone().index())];
   }
   AdaptiveDelay& PatienceFor(Queue queue) {
     return queue == Queue::kCold ? cold_ : settling_;
   }
   bool IsRegion(Order order) const { return order >= options_.order; }
 
-  // Queues what the host may back of a block that is free. REQUIRES: the zone's
-  // lock.
+  // Queues the regions of a free block that have granules which the host may
+  // back. REQUIRES: the zone's lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
 
-  // A zone without memory, as most are.
+  // True for a zone without memory, as most are.
   static bool IsEmpty(const TrackedZone& tracked) {
     return tracked.zone->managed_pages() == PageCount(0);
   }
-  // Marks the free blocks of a section of which the host has everything.
+  // Marks the free blocks of a section that the host has whole.
   void MarkSection(TrackedZone& tracked, Pfn section);
 
-  // `pages`, of one region or of whole ones, came into use. REQUIRES: as
-  // Enqueue.
+  // `pages` came into use: a part of one region, or whole regions. REQUIRES:
+  // the zone's lock.
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
 
   void BeginPass();
-  // How long what waits in a queue must have been left alone.
+  // The time that a region of `queue` must be left alone.
   Time Age(const TrackedZone& tracked, Queue queue) const;
-  // How much of the zone may be isolated at once.
+  // The number of the zone's pages that may be isolated at a time.
   PageCount Room(const TrackedZone& tracked) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
-  // Isolates what is due in a zone, in one hold. False: it is done with.
+  // Isolates memory that is due in a zone, in one hold. Returns false if
+  // nothing is left to do there in this pass.
   bool Fill(TrackedZone& tracked, Scatterlist& list);
-  // The next region of `queue` that has waited long enough; none if no one has.
-  // Those that were used meanwhile go to the end, which costs `looks`.
+  // The next region of `queue` that has waited long enough; none if there is
+  // none. Moves regions that were used meanwhile to the end; each counts as one
+  // of `looks`.
   std::optional<Pfn> NextDue(TrackedZone& tracked, Queue queue, int& looks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
   Look LookAtRegion(TrackedZone& tracked, Pfn region, Queue queue, int& looks,
@@ -168,34 +174,34 @@ class AdaptivePolicy final : public ReportingPolicy {
   Look LookAtBlock(TrackedZone& tracked, Zone::Block block, Scatterlist& list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
 
-  // Whether what the host may back of a block is in a queue, all of it.
+  // True if every part of the block that the host may back is queued.
   bool Waits(const TrackedZone& tracked, Pfn pfn, Order order) const;
 
   const AdaptiveOptions options_;
   const Order told_order_;
   const Clock* clock_ = nullptr;
-  LockHoldObserver* holds_ = nullptr;
   std::vector<TrackedZone> zones_;
 
-  // No pass is under way, due or asked for.
+  // True while no pass is running, due or requested.
   std::atomic<bool> idle_{false};
-  // When the next one is due, if not.
+  // When the next pass is due, if not idle.
   std::atomic<Time> next_pass_{0};
 
-  // Of the reporter's queue alone, but for what AdaptiveDelay says.
+  // From here on used only on the reporter's queue, except where AdaptiveDelay
+  // says otherwise.
   AdaptiveDelay settling_;
   AdaptiveDelay cold_;
   bool in_pass_ = false;
-  // Where the pass is, and how many zones it has yet to see.
+  // The zone that the pass is at, and the number of zones left in it.
   size_t at_zone_ = 0;
   size_t zones_left_ = 0;
-  // What it may still report.
+  // Bytes that the pass may still report.
   uint64_t budget_bytes_ = 0;
-  // In a row: reports that failed, and passes after which all that waits is in
-  // zones near their watermarks.
+  // Consecutive failed reports; and consecutive passes after which all queued
+  // memory is in zones near their watermarks.
   int failures_ = 0;
   int refused_passes_ = 0;
-  // Of the block in hand.
+  // Parts of the block that is being added to a report.
   std::vector<GpaRange> parts_;
 };
 

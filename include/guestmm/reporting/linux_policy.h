@@ -34,16 +34,16 @@ struct LinuxOptions {
 const Fields<LinuxOptions>& LinuxFields();
 
 // The policy that Linux merged in 5.7 (mm/page_reporting.c), with the order as
-// an option as since 5.14. docs/policies.md tells what it costs and misses.
+// an option, as since 5.14. docs/policies.md lists its costs and losses.
 //
-// It remembers no block: a free block that the host was told of is marked on
-// its free list (PageReported), and loses the mark as soon as it is taken,
-// split or merged. A freed block of at least `order` asks for a pass, `delay`
-// later, which walks the free lists of each zone and reports what is not
-// marked: of each list about a sixteenth, and the rest in further passes.
+// It keeps no state for blocks: a reported free block is marked on its free
+// list (PageReported), and loses the mark when it is taken, split or merged. A
+// freed block of at least `order` requests a pass. The pass starts `delay`
+// later, walks the free lists of each zone and reports unmarked blocks: about
+// 1/16 of each list, and the rest in further passes.
 class LinuxPolicy final : public ReportingPolicy {
  public:
-  // `resumed`: it was at work before; unset: Enable asks for a first pass.
+  // `resumed` is the state it starts in; unset: Enable requests a first pass.
   // REQUIRES: LinuxFields().Check(options) (CHECKed).
   explicit LinuxPolicy(const LinuxOptions& options,
                        std::optional<ResumedReporting> resumed = {});
@@ -54,12 +54,12 @@ class LinuxPolicy final : public ReportingPolicy {
   Order min_order() const override { return options_.order; }
   size_t capacity() const override { return options_.capacity; }
 
-  // Asks for a first pass, which reports all that is free already and not
+  // Requests a first pass, which reports blocks that are free already and not
   // marked from an earlier time (page_reporting_register), unless resumed.
   absl::Status Enable(const ReportingEnvironment& environment) override;
   // The marks stay on the free lists (page_reporting_unregister).
   void Disable() override;
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   Nanoseconds delay() const override { return options_.delay; }
   // `delay` if a request came during the last pass or the pass left work over.
@@ -72,29 +72,28 @@ class LinuxPolicy final : public ReportingPolicy {
   // PAGE_REPORTING_IDLE, _REQUESTED, _ACTIVE.
   enum class State { kIdle, kRequested, kActive };
 
-  // Where a pass stands: at a list of a zone.
+  // The position of a pass: a zone and one of its lists.
   struct Pass {
     size_t zone = 0;
-    // None before the zone's watermark was looked at.
+    // Unset until the zone's watermark is checked.
     std::optional<Order> order = {};
     int type = 0;
-    // How many more times the list may be reported from once it has filled a
-    // report; none before the list was looked at. Below zero: no more.
+    // The number of further reports that the list may fill; unset until the
+    // list is looked at. Below zero, it may fill no more.
     std::optional<int64_t> budget = {};
   };
   using Blocks = std::vector<IsolatedBlock>;
 
-  // Take blocks of a zone, and of the list where the pass stands. True: `taken`
-  // is full, and there is more to take. False: there is not.
-  bool TakeFromZone(Zone& zone, Blocks& taken);
-  bool TakeFromList(Zone& zone, Blocks& taken);
+  // Isolate blocks of a zone, and of the list that the pass is at, into
+  // `taken`. Return true if `taken` is full and there is more to take.
+  bool TakeFromZone(ReportableZone& zone, Blocks& taken);
+  bool TakeFromList(ReportableZone& zone, Blocks& taken);
 
   const LinuxOptions options_;
   const std::optional<ResumedReporting> resumed_;
-  std::span<const std::unique_ptr<Zone>> zones_;
-  LockHoldObserver* holds_ = nullptr;
+  std::span<ReportableZone> zones_;
   std::atomic<State> state_{State::kIdle};
-  // Of the first pass; unset from then on.
+  // From Enable until the first pass; unset once that is scheduled.
   std::optional<Nanoseconds> first_delay_;
   bool in_pass_ = false;
   Pass pass_;

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -19,51 +20,52 @@
 
 namespace guestmm {
 
-// What a reporter did so far.
+// Totals since the reporter was created.
 struct ReporterCounters {
   uint64_t passes = 0;
   uint64_t reports = 0;  // acknowledged
   uint64_t reported_blocks = 0;
   uint64_t reported_bytes = 0;
-  uint64_t failed_reports = 0;  // refused, or ended by a reset
+  uint64_t failed_reports = 0;  // refused by the device, or reset
 };
 
 // Carries free blocks from the allocator to a device and back: run, submit,
-// complete, return, next. It never blocks; each step is an event on its
+// complete, return, next. It never blocks. Each step is an event on its
 // workqueue, so it runs the same on a thread and in virtual time.
 //
 //   hook ─▶ Wake ─▶ (delay) ─▶ [ NextBatch ─▶ device.Report ] ...
 //      ReportDone ─▶ [ ReturnBatch ─▶ NextBatch ─▶ device.Report ] ...
-//      the pass is over ─▶ NextPass ─▶ (delay) ─▶ ...
+//      the pass ends ─▶ NextPass ─▶ (delay) ─▶ ...
 class Reporter final : public FreeBlockObserver,
                        private ReportingDevice::Client {
  public:
-  // All must outlive this, and this must outlive every call into the allocator
-  // that began while reporting was enabled. `holds` is for the policy; null for
-  // no one.
+  // The arguments must outlive this, and this must outlive every call into the
+  // allocator that began while reporting was enabled. `holds` is notified of
+  // the policy's holds of zones' locks; null: there is none.
   Reporter(PageAllocator& allocator, Workqueue& workqueue,
            std::unique_ptr<ReportingPolicy> policy,
            LockHoldObserver* holds = nullptr);
   // Disables reporting.
   ~Reporter() override;
 
-  // Starts reporting to `device`. AlreadyExists if a device is there: of two
-  // that race, one wins (v12 patch 1/2, page_reporting_enable: -EBUSY).
-  // InvalidArgument if the device takes fewer blocks a report than the policy
-  // sends, or the policy's order is above the allocator's; else what the
-  // policy's Enable says.
+  // Starts reporting to `device`. AlreadyExists if reporting is enabled: one of
+  // two racing calls wins (v12 patch 1/2, page_reporting_enable: -EBUSY).
+  // InvalidArgument if the device takes fewer ranges in a report than the
+  // policy sends, or the policy's order is above the allocator's. Otherwise the
+  // error of the policy's Enable.
   absl::Status Enable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
 
-  // Ends reporting to `device`, after the batch in flight, if any, is back.
-  // NotFound, with no effect, if reporting goes to another device or none.
+  // Stops reporting to `device`, after the batch in flight, if any, is
+  // returned. NotFound, with no effect, unless reporting is enabled for this
+  // device.
   absl::Status Disable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
 
-  // True while no pass is due or under way.
+  // True while no pass is due or running.
   bool AtRest() const ABSL_LOCKS_EXCLUDED(state_);
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
-  // The pages of the blocks whose report is outstanding.
+  // Pages of the blocks in the outstanding report.
   PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
@@ -79,52 +81,59 @@ class Reporter final : public FreeBlockObserver,
  private:
   void ReportDone(absl::Status status) override ABSL_LOCKS_EXCLUDED(state_);
 
-  // Makes a pass due `delay` from now, if none is.
+  // Makes a pass due `delay` from now, unless one is due already.
   void SchedulePass(Nanoseconds delay) ABSL_LOCKS_EXCLUDED(state_);
-  // The works: a pass falls due; and, goes on from where the last event left.
+  ReportableZone& Reportable(const Zone& zone) {
+    return zones_[static_cast<size_t>(zone.index())];
+  }
+
+  // The works: BeginPass runs when a pass falls due; Run continues after the
+  // last event.
   void BeginPass() ABSL_LOCKS_EXCLUDED(state_);
   void Run() ABSL_LOCKS_EXCLUDED(state_);
-  // True if a pass is under way, or due: then it begins. Else looks for the
-  // next one.
+  // True if a pass is running, or is due and begins now. Otherwise schedules
+  // the next one, if the policy wants one.
   bool EnterPass() ABSL_LOCKS_EXCLUDED(state_);
-  // Returns the batch in flight if it has ended. False if it is still out.
+  // Returns the batch in flight if its report has ended. False if it has not.
   bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
-  // Sends batches until one is in flight (true) or the pass is over (false).
+  // Sends batches until one is in flight (true) or the pass ends (false).
   bool SendBatch() ABSL_LOCKS_EXCLUDED(state_);
-  // Gives the batch in `list_` back to the policy; `status` is how its report
-  // ended.
+  // Hands the batch in `list_` to the policy to return it. `status` is how its
+  // report ended.
   void ReturnBatch(const absl::Status& status) ABSL_LOCKS_EXCLUDED(state_);
   void DisableLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_);
 
   PageAllocator& allocator_;
   Workqueue& workqueue_;
   const std::unique_ptr<ReportingPolicy> policy_;
-  LockHoldObserver* const holds_;
+  // By Zone::index().
+  std::vector<ReportableZone> zones_;
 
-  // One enable or disable at a time; v12's page_reporting_mutex. Outside
-  // everything of the allocator.
+  // Serializes Enable and Disable (v12's page_reporting_mutex). Acquired before
+  // all locks of the allocator.
   Mutex control_;
 
-  // A leaf, but for the workqueue's own lock.
+  // A leaf, except for the workqueue's own lock.
   mutable Mutex state_;
   ReportingDevice* device_ ABSL_GUARDED_BY(state_) = nullptr;
   bool stopping_ ABSL_GUARDED_BY(state_) = false;
-  // A pass is asked for; and it has fallen due.
+  // A pass is requested; and it has fallen due.
   bool asked_ ABSL_GUARDED_BY(state_) = false;
   bool due_ ABSL_GUARDED_BY(state_) = false;
   bool in_pass_ ABSL_GUARDED_BY(state_) = false;
-  // NextPass was not called since reporting was enabled, or the last pass.
+  // NextPass has not been called since reporting was enabled, or since the last
+  // pass.
   bool look_ahead_ ABSL_GUARDED_BY(state_) = false;
-  // From before a batch is made until its blocks are back.
+  // From before a batch is made until its blocks are returned.
   bool in_flight_ ABSL_GUARDED_BY(state_) = false;
   std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
-  // Of the batch that is with the device.
+  // Sizes of the batch in flight.
   uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
   PageCount in_flight_pages_ ABSL_GUARDED_BY(state_);
   uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 
-  // Only touched by the work, and where it cannot run.
+  // Used only by the work, and where the work cannot run.
   Scatterlist list_;
   Work pass_work_;
   Work work_;

@@ -9,33 +9,33 @@
 
 namespace guestmm {
 
-// What carries a report to the host: the page_reporting_config of v12, the
+// Carries reports to the host: page_reporting_config of v12,
 // page_reporting_dev_info of Linux 5.7. Implemented by BalloonDriver.
 class ReportingDevice {
  public:
-  // Told how a report ended.
+  // Notified when a report ends.
   class Client {
    public:
     virtual ~Client() = default;
 
-    // The host can no longer discard what the outstanding report named: it
-    // acknowledged (OK), or was reset before it did (Unavailable). Called once
-    // for each accepted report, from any thread but never from inside Report;
-    // must not block.
+    // The host can no longer discard the ranges of the outstanding report: it
+    // acknowledged the report (OK), or was reset before (Unavailable). Called
+    // once for each accepted report, from any thread, but never from inside
+    // Report. Must not block.
     virtual void ReportDone(absl::Status status) = 0;
   };
 
   virtual ~ReportingDevice() = default;
 
-  // The most entries that one report may have.
+  // The maximum number of ranges in one report.
   virtual size_t max_report_entries() const = 0;
 
   // Sends `ranges` to the host and returns at once. OK: accepted, and
   // client.ReportDone() follows. Otherwise nothing was sent and nothing
-  // follows: ResourceExhausted where the queue is full, FailedPrecondition
-  // where the device is broken or not set up.
-  // REQUIRES: no report is outstanding; 0 < ranges.size() <=
-  // max_report_entries(); the pages stay out of use until ReportDone.
+  // follows: ResourceExhausted if the queue is full, FailedPrecondition if the
+  // device is broken or not set up. REQUIRES: no report is outstanding; 0 <
+  // ranges.size() <= max_report_entries(); the pages stay out of use until
+  // ReportDone.
   virtual absl::Status Report(std::span<const GpaRange> ranges,
                               Client& client) = 0;
 };

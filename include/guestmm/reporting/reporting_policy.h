@@ -36,87 +36,87 @@ struct ResumedReporting {
   std::optional<Nanoseconds> next_pass = {};
 };
 
-// What a policy works with, from Enable until Disable.
+// Everything that a policy works with, from Enable until Disable.
 struct ReportingEnvironment {
-  // The same throughout; their memory may change.
-  std::span<const std::unique_ptr<Zone>> zones;
+  // By Zone::index(). Always the same zones; their memory may change.
+  std::span<ReportableZone> zones;
   // The reporter's.
   const Clock& clock;
-  // For the policy's every ZoneLockGuard; may be null.
-  LockHoldObserver* holds = nullptr;
 };
 
-// Decides which free blocks the host is told of, and when. The Reporter carries
-// out what it decides.
+// Decides which free blocks are reported to the host, and when. The Reporter
+// executes its decisions.
 //
-// A pass is a run over memory: NextBatch until it says that the pass is over.
+// A pass is a scan of memory: NextBatch is called until it returns false.
 // NextPass, NextBatch and ReturnBatch are called one at a time, on the
-// reporter's queue. BlockFreed and BlocksTaken come from any thread, between
-// and during them; delay does, too. So do MemoryOnline and MemoryOffline, but
-// of those one at a time.
+// reporter's queue. BlockFreed, BlocksTaken and delay are called from any
+// thread, at any time. So are MemoryOnline and MemoryOffline, but only one of
+// them at a time.
 //
-// docs/write-a-policy.md goes through one. A policy sees and changes memory
-// through Zone alone, under a ZoneLockGuard, and time through the clock that
-// Enable gives it. It never sleeps: to wait, it ends its pass.
+// docs/write-a-policy.md explains an example. A policy accesses memory only
+// through ReportableZone, under a ZoneLockGuard, and time only through the
+// clock that Enable passes. It never sleeps: to wait, it ends its pass.
 class ReportingPolicy {
  public:
   virtual ~ReportingPolicy() = default;
 
   virtual std::string_view name() const = 0;
-  // What it was made with, by the names that users give it under.
+  // The parameters that it was made with, for the records of a run.
   virtual std::vector<std::pair<std::string_view, uint64_t>> parameters()
       const {
     return {};
   }
-  // The smallest block that BlockFreed is told of.
+  // The smallest block that BlockFreed is called for.
   virtual Order min_order() const = 0;
-  // The most ranges in one report.
+  // The maximum number of ranges in one report.
   virtual size_t capacity() const = 0;
   // Whether BlocksTaken is called at all.
   virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
 
-  // Starts to work. Comes before any other call.
+  // Starts the policy. The first call.
   virtual absl::Status Enable(const ReportingEnvironment& environment) = 0;
-  // It is about to end: nothing is in flight, and no pass follows, but events
-  // still come. What a policy knows of free memory it can leave in marks, for
-  // whoever comes next (Zone::MarkReported).
+  // Disable follows: nothing is in flight and no pass follows, but events are
+  // still delivered. The policy can leave its knowledge of free memory to a
+  // later one in marks (ReportableZone::MarkReported).
   virtual void Disabling() {}
-  // Ends it. No other call is under way or follows before Enable. Whatever
-  // happens until then no one tells.
+  // Stops the policy. No other call is running, or follows before Enable. Until
+  // then it is not notified of anything.
   virtual void Disable() = 0;
 
-  // A block came onto the free lists. Only records; true asks for a pass.
-  virtual bool BlockFreed(Zone& zone, Pfn pfn, Order order)
+  // A block was put on the free lists. Only records it; returns true to request
+  // a pass.
+  virtual bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
-  // Blocks were taken off the free lists, by anyone but NextBatch. Only
-  // records.
-  virtual void BlocksTaken([[maybe_unused]] Zone& zone,
+  // Blocks were taken off the free lists, except by NextBatch. Only records
+  // them.
+  virtual void BlocksTaken([[maybe_unused]] ReportableZone& zone,
                            std::span<const Pfn> /*blocks*/, Order /*order*/)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {}
 
-  // Memory is about to be online, or is no longer (FreeBlockObserver): before
-  // the first, and after the last BlockFreed of it. What is online when
-  // reporting is enabled is told first. No lock is held but one that keeps
-  // memory from coming and going, so the zone's may be taken.
-  virtual void MemoryOnline(Zone& /*zone*/, PfnRange /*range*/) {}
-  virtual void MemoryOffline(Zone& /*zone*/, PfnRange /*range*/) {}
+  // Memory is about to be onlined, or is offline (FreeBlockObserver): before
+  // the first, and after the last BlockFreed of it. When reporting is enabled,
+  // MemoryOnline is called for all memory that is online. The only lock that is
+  // held serializes memory hotplug, so the zone's lock may be taken.
+  virtual void MemoryOnline(ReportableZone& /*zone*/, PfnRange /*range*/) {}
+  virtual void MemoryOffline(ReportableZone& /*zone*/, PfnRange /*range*/) {}
 
-  // How long after BlockFreed asked for it a pass begins. What asks meanwhile
-  // asks for the same pass.
+  // The time from BlockFreed's request to its pass. Requests in between are for
+  // the same pass.
   virtual Nanoseconds delay() const { return Nanoseconds(0); }
-  // How long until the next pass if no one asks for one; none: there is none
-  // then. Looked at once reporting is enabled and after each pass.
+  // The time until the next pass without a request; none: there is no such
+  // pass. Called when reporting is enabled, and after each pass.
   virtual std::optional<Nanoseconds> NextPass() { return std::nullopt; }
 
-  // Isolates the next blocks of the pass into `list`. True: report them. False:
-  // the pass is over, and the list empty.
+  // Isolates the next blocks of the pass into `list`, and returns true. Returns
+  // false if the pass is over; the list is then empty.
   // REQUIRES: list.empty(); list.capacity() == capacity().
   virtual bool NextBatch(Scatterlist& list) = 0;
 
-  // Puts the blocks of a report back. `acknowledged`: the host saw it.
+  // Returns the blocks of a report. `acknowledged` is false if the report
+  // failed.
   virtual void ReturnBatch(Scatterlist& list, bool acknowledged) = 0;
 
-  // Checks its own state (docs/invariants.md, R). Only while no vCPU runs.
+  // Checks its own state (docs/invariants.md, R). REQUIRES: no vCPU runs.
   virtual absl::Status CheckInvariants() const { return absl::OkStatus(); }
 };
 

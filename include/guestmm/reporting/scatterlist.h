@@ -13,7 +13,7 @@
 namespace guestmm {
 
 // The isolated blocks of one report, in the order in which they were added, and
-// which ranges of them the device is told of. REQUIRES at destruction: empty.
+// the ranges of them that are reported. REQUIRES at destruction: empty.
 class Scatterlist {
  public:
   explicit Scatterlist(size_t capacity) : capacity_(capacity) {
@@ -21,19 +21,19 @@ class Scatterlist {
     ranges_.reserve(capacity);
   }
 
-  // In ranges.
+  // Counted in ranges.
   size_t capacity() const { return capacity_; }
   size_t size() const { return ranges_.size(); }
   bool empty() const { return ranges_.empty(); }
   bool full() const { return size() == capacity_; }
 
-  // The whole block. REQUIRES: !full().
+  // Adds a block, to be reported whole. REQUIRES: !full().
   void Add(IsolatedBlock block) {
     const GpaRange range = block.range();
     Add(std::move(block), std::span(&range, 1));
   }
-  // `parts` of the block. REQUIRES: they are in it, and there is at least one;
-  // size() + parts.size() <= capacity().
+  // Adds a block of which only `parts` are to be reported. REQUIRES: at least
+  // one part, all in the block; size() + parts.size() <= capacity() (CHECKed).
   void Add(IsolatedBlock block, std::span<const GpaRange> parts) {
     GUESTMM_CHECK(!parts.empty() && size() + parts.size() <= capacity_)
         << parts.size() << " ranges into a scatterlist of " << capacity_
@@ -42,17 +42,17 @@ class Scatterlist {
       GUESTMM_CHECK(block.range().gpa <= part.gpa &&
                     part.gpa + part.bytes <=
                         block.range().gpa + block.range().bytes)
-          << part << " is not of the block at " << block.pfn();
+          << part << " is not in the block at " << block.pfn();
       ranges_.push_back(part);
     }
     blocks_.push_back(std::move(block));
   }
 
-  // What to tell the device.
+  // The ranges to report.
   std::span<const GpaRange> ranges() const { return ranges_; }
   std::span<const IsolatedBlock> blocks() const { return blocks_; }
 
-  // Takes every block out; the list is then empty.
+  // Removes all blocks; the list is then empty.
   std::vector<IsolatedBlock> TakeAll() {
     ranges_.clear();
     std::vector<IsolatedBlock> blocks = std::move(blocks_);

@@ -12,19 +12,19 @@
 
 namespace guestmm {
 
-// Which memory of a zone the host may still back, and where a policy waits for
-// it to settle:
+// The memory of a zone that the host may still back, and the queues in which it
+// waits to be reported:
 //
 //   granules   a bit for each: set if the host may back it
 //   regions    blocks of the reporting order, each with the times at which it
-//              was last used and reported, in at most one of two queues
+//              was last used and queued, in at most one of two queues
 //
-// There is a section of both for each 128 MiB that has memory; holes cost a
-// pointer. A queue runs through its regions, so that it takes no memory of its
-// own, and every step but Add- and RemoveMemory takes the same time whatever
+// Each section of 128 MiB that has memory has both; a hole costs a pointer. The
+// links of a queue are in its regions, so it uses no memory of its own. All
+// functions but AddMemory and RemoveMemory take time that does not depend on
 // the size of the zone.
 //
-// Not thread-safe: for use under the zone's lock.
+// Not thread-safe: used under the zone's lock.
 class UnreportedMemory {
  public:
   // Milliseconds of a policy's clock; wraps after 49 days.
@@ -33,9 +33,9 @@ class UnreportedMemory {
   enum class Queue : uint8_t { kNone, kSettling, kCold };
 
   struct Region {
-    Time active = 0;  // last taken or freed, at least in part
-    Time queued = 0;  // came to its place in the queue
-    // Which queue it was last reported from.
+    Time active = 0;  // when a part of it was last taken or freed
+    Time queued = 0;  // when it was put at the end of its queue
+    // The queue that it was last reported from.
     Queue reported_from = Queue::kNone;
     Queue queue = Queue::kNone;
 
@@ -56,21 +56,21 @@ class UnreportedMemory {
            sections_[SectionOf(pfn)] != nullptr;
   }
 
-  // Memory that the host may back, all of it, in no queue.
+  // Adds memory. The host may back all of it, and it is in no queue.
   void AddMemory(PfnRange range);
-  // Takes it out of everything.
+  // Removes memory, also from the queues.
   void RemoveMemory(PfnRange range);
 
-  // REQUIRES for the rest: Has(every page that is named).
+  // REQUIRES for the rest: Has() is true for every page in the arguments.
 
-  // The host may back the pages. Returns how many granules it might not until
-  // now. REQUIRES: they are in one section.
+  // Records that the host may back the pages. Returns the number of granules
+  // that were clear until now. REQUIRES: the pages are in one section.
   uint64_t Mark(PfnRange pages);
-  // The host backs none of the granules that are wholly in `range`.
+  // Records that the host backs none of the granules that are wholly in
+  // `range`.
   void Clear(PfnRange range);
-  // The first pages of `range` that the host may back, as many as there are on
-  // end; in whole granules, cut off at the range's ends. None if there are
-  // none.
+  // The first contiguous pages of `range` that the host may back: whole
+  // granules, clipped to `range`. None if there are none.
   std::optional<PfnRange> FindRun(PfnRange range) const;
 
   // The region that holds `pfn`.
@@ -81,15 +81,15 @@ class UnreportedMemory {
     return sections_[SectionOf(pfn)]->regions[IndexOf(pfn, region_order_)];
   }
 
-  // The first region of a queue, by its first page; none if it is empty.
+  // The first page of the first region of a queue; none if the queue is empty.
   std::optional<Pfn> Head(Queue queue) const;
-  // In regions.
+  // The number of regions in a queue.
   uint64_t Size(Queue queue) const { return list(queue).size; }
-  // Puts the region of `pfn` at the end of `queue`, wherever it was.
+  // Moves the region of `pfn` to the end of `queue`, from any queue or none.
   void Enqueue(Pfn pfn, Queue queue, Time now);
   void Dequeue(Pfn pfn);
 
-  // What it takes, in bytes, itself included.
+  // The memory that it uses, in bytes, itself included.
   size_t MemoryBytes() const;
 
  private:
@@ -112,15 +112,15 @@ class UnreportedMemory {
                                order.value());
   }
   // Calls visit(word, mask) for the granules in [first, end) of a section,
-  // until it returns false.
+  // until that returns false.
   template <typename Words, typename Visitor>
   static void ForEachWord(Words& words, size_t first, size_t end,
                           Visitor visit);
-  // The same for all granules that have a page of `range`.
+  // The same for all granules that overlap `range`.
   template <typename Visitor>
   void ForEachWordOf(PfnRange range, Visitor visit);
 
-  // A region by its number.
+  // Regions by number.
   uint32_t NumberOf(Pfn pfn) const {
     return static_cast<uint32_t>(pfn.value() >> region_order_.value());
   }

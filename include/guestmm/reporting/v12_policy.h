@@ -21,15 +21,15 @@ namespace guestmm {
 
 struct V12Options {
   // PAGE_REPORTING_MIN_ORDER: the smallest block that is marked, and the size
-  // that one bit stands for.
+  // of the memory that each bit stands for.
   Order order = kPageblockOrder;
-  // PAGE_REPORTING_MAX_PAGES: marked blocks in a zone that make a pass worth
-  // it.
+  // PAGE_REPORTING_MAX_PAGES: the number of marked blocks in a zone that start
+  // a pass.
   uint64_t threshold = 16;
-  // The same, as the blocks in one report.
+  // PAGE_REPORTING_MAX_PAGES, too: the blocks in one report.
   size_t capacity = 16;
-  // Whether memory that is added while reporting is enabled is tracked wherever
-  // it lies ("v12-hotplug"), or, as posted, only within the span that its zone
+  // True to track all memory that is added while reporting is enabled
+  // ("v12-hotplug"). False as posted: only memory within the span that its zone
   // had when reporting was enabled.
   bool hotplug = false;
 };
@@ -38,13 +38,13 @@ struct V12Options {
 const Fields<V12Options>& V12Fields();
 
 // The policy of "[RFC][PATCH v12 0/2] mm: Support for page reporting" (Lal,
-// August 2019), losses included: docs/policies.md tells which of its behaviours
-// are kept and which were mended as defects.
+// August 2019), losses included: docs/policies.md lists which of its behaviours
+// are kept and which are mended as defects.
 //
-// A freed block of at least `order` sets a bit. Once a zone has `threshold`
-// bits set, one pass goes over the bits of each zone that has as many,
-// ascending: a bit is cleared whatever is found there; a block that is still
-// free, and may be isolated, is reported.
+// A freed block of at least `order` sets a bit. When a zone has `threshold`
+// bits set, a pass scans the bits of each zone that has as many, in ascending
+// order. It clears each bit, and reports the block if it is still free and can
+// be isolated.
 class V12Policy final : public ReportingPolicy {
  public:
   // REQUIRES: V12Fields().Check(options) (CHECKed).
@@ -60,10 +60,10 @@ class V12Policy final : public ReportingPolicy {
 
   absl::Status Enable(const ReportingEnvironment& environment) override;
   void Disable() override;
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void MemoryOnline(Zone& zone, PfnRange range) override;
-  void MemoryOffline(Zone& zone, PfnRange range) override
+  void MemoryOnline(ReportableZone& zone, PfnRange range) override;
+  void MemoryOffline(ReportableZone& zone, PfnRange range) override
       ABSL_LOCKS_EXCLUDED(zone.lock());
   bool NextBatch(Scatterlist& list) override;
   void ReturnBatch(Scatterlist& list, bool acknowledged) override;
@@ -76,25 +76,27 @@ class V12Policy final : public ReportingPolicy {
 
  private:
   struct TrackedZone {
-    Zone* zone;
+    ReportableZone* zone;
     std::unique_ptr<ZoneBitmap> bitmap;
   };
 
-  ZoneBitmap& BitmapOf(const Zone& zone) {
+  ReportableZone& ZoneOf(const IsolatedBlock& block) {
+    return *zones_[static_cast<size_t>(block.zone().index())].zone;
+  }
+  ZoneBitmap& BitmapOf(const ReportableZone& zone) {
     return *zones_[static_cast<size_t>(zone.index())].bitmap;
   }
-  // Looks at the block at `pfn`, which was found marked, clears its mark, and
-  // isolates it if it can be reported.
+  // Clears the bit at `pfn`, and isolates the block there if it is free, large
+  // enough, and not refused.
   std::optional<IsolatedBlock> Take(TrackedZone& tracked, Pfn pfn);
 
   const V12Options options_;
   std::vector<TrackedZone> zones_;
-  LockHoldObserver* holds_ = nullptr;
-  // v12's refcnt: a pass is asked for or under way, and no other is until it
-  // ends.
+  // v12's refcnt: a pass is requested or running. No other is requested until
+  // it ends.
   std::atomic<bool> requested_{false};
-  // Where the pass stands: a zone, and the pfn to go on from, none before the
-  // zone's threshold was looked at.
+  // The position of the pass: a zone, and the pfn to continue from, unset until
+  // the zone's threshold is checked.
   size_t at_zone_ = 0;
   std::optional<Pfn> cursor_;
 };

@@ -37,31 +37,37 @@ volatile uint64_t sink = 0;
 // would.
 class PolicyObserver final : public FreeBlockObserver {
  public:
-  explicit PolicyObserver(const PageAllocator& allocator) : policy_({}) {
+  explicit PolicyObserver(const PageAllocator& allocator)
+      : zones_(ReportableZones(allocator.zones())), policy_({}) {
     GUESTMM_CHECK(
-        policy_.Enable({.zones = allocator.zones(), .clock = clock_}).ok());
+        policy_.Enable({.zones = std::span(zones_), .clock = clock_}).ok());
   }
   ~PolicyObserver() override { policy_.Disable(); }
 
   bool OnBlockFreed(Zone& zone, Pfn pfn,
                     Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    policy_.BlockFreed(zone, pfn, order);
+    policy_.BlockFreed(Reportable(zone), pfn, order);
     return false;
   }
   void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                      Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    policy_.BlocksTaken(zone, blocks, order);
+    policy_.BlocksTaken(Reportable(zone), blocks, order);
     ++taken_calls_;
   }
   void OnMemoryOnline(Zone& zone, PfnRange range) override {
-    policy_.MemoryOnline(zone, range);
+    policy_.MemoryOnline(Reportable(zone), range);
   }
   void Wake() override {}
 
   uint64_t taken_calls() const { return taken_calls_; }
 
  private:
+  ReportableZone& Reportable(const Zone& zone) {
+    return zones_[static_cast<size_t>(zone.index())];
+  }
+
   const MonotonicClock clock_;
+  std::vector<ReportableZone> zones_;
   AdaptivePolicy policy_;
   uint64_t taken_calls_ = 0;
 };
@@ -225,19 +231,20 @@ class Calibrator {
 
   // What the reporter does under a zone's lock.
   void MeasureReporter(PageAllocator& allocator) {
-    Zone& zone = allocator.zone(0, ZoneType::kDma32);
+    Zone& dma32 = allocator.zone(0, ZoneType::kDma32);
     std::vector<Pfn> blocks;
     {
-      LockHolder hold(zone.lock());
+      LockHolder hold(dma32.lock());
       for (int type = 0; type < kMigrateTypes; ++type) {
-        zone.ForEachFreeBlock(kMaxOrder, static_cast<MigrateType>(type),
-                              [&](Pfn pfn) { blocks.push_back(pfn); });
+        dma32.ForEachFreeBlock(kMaxOrder, static_cast<MigrateType>(type),
+                               [&](Pfn pfn) { blocks.push_back(pfn); });
       }
     }
     // Isolate heeds the watermark.
     blocks.resize(blocks.size() / 2);
     // The analysis does not see into lambdas; all of these run under this hold.
-    ZoneLockGuard hold(zone, nullptr);
+    ReportableZone zone(dma32);
+    ZoneLockGuard hold(zone);
     const auto look = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       for (const Pfn pfn : blocks)
         sink = sink + (zone.FreeBlockAt(pfn) ? 1 : 0);

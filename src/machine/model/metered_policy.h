@@ -26,12 +26,12 @@ class MeteredPolicy final : public ForwardingPolicy {
   MeteredPolicy(std::unique_ptr<ReportingPolicy> policy, HookCounts& counts)
       : ForwardingPolicy(std::move(policy)), counts_(counts) {}
 
-  bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     ++counts_.freed;
     return ForwardingPolicy::BlockFreed(zone, pfn, order);
   }
-  void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     ++(blocks.size() > 1 ? counts_.taken_batches : counts_.taken);

@@ -47,17 +47,11 @@ void ZoneLockModel::OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks) {
                 costs_.zone_visit + blocks * costs_.zone_block);
 }
 
-void ZoneLockModel::OnLocked(const Zone& zone) {
-  work_at_lock_ = zone.reporting_work();
-}
-
-void ZoneLockModel::OnUnlock(const Zone& zone) {
-  const Zone::ReportingWork work = zone.reporting_work();
-  const uint64_t took =
-      costs_.reporter_hold +
-      (work.looks - work_at_lock_.looks) * costs_.reporter_look +
-      (work.isolated - work_at_lock_.isolated) * costs_.reporter_isolate +
-      (work.returned - work_at_lock_.returned) * costs_.reporter_return;
+void ZoneLockModel::OnUnlock(const Zone& zone, const ZoneWork& work) {
+  const uint64_t took = costs_.reporter_hold +
+                        work.scanned * costs_.reporter_look +
+                        work.isolated * costs_.reporter_isolate +
+                        work.returned * costs_.reporter_return;
   hold_times_.Add(took);
   times_.DelayAnyone(CostKind::kIsolation, took);
 

@@ -46,9 +46,7 @@ class ZoneLockModel final : public LockHoldObserver {
   uint64_t ReporterLag() const;
 
   // LockHoldObserver:
-  void OnLocked(const Zone& zone) override
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void OnUnlock(const Zone& zone) override
+  void OnUnlock(const Zone& zone, const ZoneWork& work) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
 
  private:
@@ -81,7 +79,6 @@ class ZoneLockModel final : public LockHoldObserver {
   std::vector<size_t> populated_;
   std::vector<std::vector<Use>> uses_;
 
-  Zone::ReportingWork work_at_lock_;
   // Up to where the reporter's time is taken.
   Nanoseconds reporter_until_{0};
   HoldTimes hold_times_;

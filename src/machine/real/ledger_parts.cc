@@ -46,7 +46,7 @@ std::vector<DiscardedUntil> LedgerHypervisor::discards() const {
 
 void HoldTimer::OnLocked(const Zone&) { locked_at_ = clock_.Now(); }
 
-void HoldTimer::OnUnlock(const Zone&) {
+void HoldTimer::OnUnlock(const Zone&, const ZoneWork&) {
   const Nanoseconds took = clock_.Now() - locked_at_;
   LockHolder hold(mutex_);
   times_.Add(static_cast<uint64_t>(took.count()));

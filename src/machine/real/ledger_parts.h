@@ -88,7 +88,7 @@ class HoldTimer final : public LockHoldObserver {
 
   void OnLocked(const Zone& zone) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void OnUnlock(const Zone& zone) override
+  void OnUnlock(const Zone& zone, const ZoneWork& work) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
 
   HoldTimes times() const ABSL_LOCKS_EXCLUDED(mutex_);

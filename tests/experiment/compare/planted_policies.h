@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -34,22 +35,22 @@ class SweepingPolicy final : public ReportingPolicy {
   Order min_order() const override { return kPageblockOrder; }
   size_t capacity() const override { return 16; }
   absl::Status Enable(const ReportingEnvironment& environment) override {
-    environment_.emplace(environment);
+    zones_ = environment.zones;
     return absl::OkStatus();
   }
   void Disable() override {}
-  bool BlockFreed(Zone&, Pfn, Order) override { return false; }
+  bool BlockFreed(ReportableZone&, Pfn, Order) override { return false; }
   std::optional<Nanoseconds> NextPass() override {
     seen_.clear();
     return std::chrono::seconds(1);
   }
   bool NextBatch(Scatterlist& list) override {
-    for (const std::unique_ptr<Zone>& zone : environment_->zones) {
-      ZoneLockGuard hold(*zone, environment_->holds);
-      for (const Pfn pfn : Wanted(*zone)) {
+    for (ReportableZone& zone : zones_) {
+      ZoneLockGuard hold(zone);
+      for (const Pfn pfn : Wanted(zone)) {
         if (list.full()) return true;
         seen_.insert(pfn);
-        if (std::optional<IsolatedBlock> block = zone->Isolate(pfn)) {
+        if (std::optional<IsolatedBlock> block = zone.Isolate(pfn)) {
           list.Add(*std::move(block));
         }
       }
@@ -58,37 +59,36 @@ class SweepingPolicy final : public ReportingPolicy {
   }
   void ReturnBatch(Scatterlist& list, bool) override {
     for (IsolatedBlock& block : list.TakeAll()) {
-      Zone& zone = block.zone();
+      ReportableZone& zone = ZoneOf(zones_, block);
       const Pfn pfn = block.pfn();
       const Order order = block.order();
-      ZoneLockGuard hold(zone, environment_->holds);
+      ZoneLockGuard hold(zone);
       if (zone.Return(std::move(block)) == order) zone.MarkReported(pfn);
     }
   }
 
  private:
-  std::vector<Pfn> Wanted(const Zone& zone) const
+  std::vector<Pfn> Wanted(const ReportableZone& zone) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     std::vector<Pfn> wanted;
     for (int order = 9; order <= zone.max_order().value(); ++order) {
       for (int type = 0; type < kRequestTypes; ++type) {
-        zone.ForEachFreeBlock(
-            Order(order), static_cast<MigrateType>(type),
-            [&](Pfn pfn) ABSL_NO_THREAD_SAFETY_ANALYSIS {  // has the lock
-              const bool forgotten =
-                  fault_ == Fault::kForgets && (pfn.value() >> order) % 10 == 0;
-              const bool done = fault_ == Fault::kRepeats
-                                    ? seen_.contains(pfn)
-                                    : zone.IsReported(pfn);
-              if (!forgotten && !done) wanted.push_back(pfn);
-            });
+        const auto list = static_cast<MigrateType>(type);
+        for (std::optional<Pfn> pfn = zone.FirstFreeBlock(Order(order), list);
+             pfn; pfn = zone.NextFreeBlock(*pfn, Order(order), list)) {
+          const bool forgotten =
+              fault_ == Fault::kForgets && (pfn->value() >> order) % 10 == 0;
+          const bool done = fault_ == Fault::kRepeats ? seen_.contains(*pfn)
+                                                      : zone.IsReported(*pfn);
+          if (!forgotten && !done) wanted.push_back(*pfn);
+        }
       }
     }
     return wanted;
   }
 
   const Fault fault_;
-  std::optional<ReportingEnvironment> environment_;
+  std::span<ReportableZone> zones_;
   std::set<Pfn> seen_;  // in this pass
 };
 
@@ -99,11 +99,11 @@ class EagerPolicy final : public ReportingPolicy {
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 32; }
   absl::Status Enable(const ReportingEnvironment& environment) override {
-    holds_ = environment.holds;
+    zones_ = environment.zones;
     return absl::OkStatus();
   }
   void Disable() override { freed_.clear(); }
-  bool BlockFreed(Zone& zone, Pfn pfn, Order) override {
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override {
     freed_.emplace_back(&zone, pfn);
     return true;
   }
@@ -111,7 +111,7 @@ class EagerPolicy final : public ReportingPolicy {
     while (!list.full() && !freed_.empty()) {
       const auto [zone, pfn] = freed_.back();
       freed_.pop_back();
-      ZoneLockGuard hold(*zone, holds_);
+      ZoneLockGuard hold(*zone);
       if (!zone->FreeBlockAt(pfn)) continue;
       if (std::optional<IsolatedBlock> block = zone->Isolate(pfn)) {
         list.Add(*std::move(block));
@@ -121,15 +121,15 @@ class EagerPolicy final : public ReportingPolicy {
   }
   void ReturnBatch(Scatterlist& list, bool) override {
     for (IsolatedBlock& block : list.TakeAll()) {
-      Zone& zone = block.zone();
-      ZoneLockGuard hold(zone, holds_);
+      ReportableZone& zone = ZoneOf(zones_, block);
+      ZoneLockGuard hold(zone);
       zone.Return(std::move(block));
     }
   }
 
  private:
-  LockHoldObserver* holds_ = nullptr;
-  std::vector<std::pair<Zone*, Pfn>> freed_;
+  std::span<ReportableZone> zones_;
+  std::vector<std::pair<ReportableZone*, Pfn>> freed_;
 };
 
 // Makes them known by name: sweeping, forgetful, repeating, eager. Any number

@@ -185,11 +185,12 @@ class HastyPolicy final : public ReportingPolicy {
   std::string_view name() const override { return "hasty"; }
   Order min_order() const override { return kPageblockOrder; }
   size_t capacity() const override { return 1; }
-  absl::Status Enable(const ReportingEnvironment&) override {
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    zones_ = environment.zones;
     return absl::OkStatus();
   }
   void Disable() override {}
-  bool BlockFreed(Zone& zone, Pfn pfn, Order) override
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     if (in_flight_ == nullptr) {
       freed_ = {&zone, pfn};
@@ -202,8 +203,8 @@ class HastyPolicy final : public ReportingPolicy {
   }
   bool NextBatch(Scatterlist& list) override {
     if (freed_.first == nullptr) return false;
-    Zone& zone = *std::exchange(freed_.first, nullptr);
-    ZoneLockGuard hold(zone, nullptr);
+    ReportableZone& zone = *std::exchange(freed_.first, nullptr);
+    ZoneLockGuard hold(zone);
     if (std::optional<IsolatedBlock> block = zone.Isolate(freed_.second)) {
       list.Add(*std::move(block));
       in_flight_ = &list;
@@ -213,14 +214,15 @@ class HastyPolicy final : public ReportingPolicy {
   void ReturnBatch(Scatterlist& list, bool) override {
     in_flight_ = nullptr;
     for (IsolatedBlock& block : list.TakeAll()) {
-      Zone& zone = block.zone();
-      ZoneLockGuard hold(zone, nullptr);
+      ReportableZone& zone = ZoneOf(zones_, block);
+      ZoneLockGuard hold(zone);
       zone.Return(std::move(block));
     }
   }
 
  private:
-  std::pair<Zone*, Pfn> freed_ = {};
+  std::span<ReportableZone> zones_;
+  std::pair<ReportableZone*, Pfn> freed_ = {};
   Scatterlist* in_flight_ = nullptr;
 };
 

@@ -270,7 +270,7 @@ TEST_F(CommandLineTest, CalibrateWritesWhatCompareReads) {
 TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
   const Outcome help = Guestmm("info --help");
   EXPECT_EQ(help.status, 0);
-  EXPECT_THAT(help.out, HasSubstr("9 bytes a page"));
+  EXPECT_THAT(help.out, HasSubstr("9 bytes per page"));
   for (const char* option :
        {"--memory", "--movable", "--distances", "--cpus", "--min-free-kbytes",
         "--per-cpu-lists", "--placement", "--shuffle", "--churn", "--seed",
@@ -285,13 +285,12 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
                 "allowed is a number of bytes, K, M, G or T, decimal or 0x and "
                 "hex, as in 4G or 0x100000000");
   ExpectRefused("info --movable 5000",
-                "guestmm info: --movable 5000: allowed are whole pages of 4 "
+                "guestmm info: --movable 5000: must be whole pages of 4 "
                 "KiB, as in 8K or 1GiB");
   ExpectRefused(
       "info --distances '10,20;9,10'",
-      "guestmm info: --distances 10,20;9,10: \"9\": allowed are whole "
-      "numbers from 10 to 255, a row for each node, as in "
-      "\"10,20;20,10\"");
+      "guestmm info: --distances 10,20;9,10: \"9\" must be 10 to 255; rows are "
+      "as in \"10,20;20,10\"");
   ExpectRefused("info --cpus 0",
                 "guestmm info: --cpus 0: allowed is a whole number from 1 to "
                 "1024");
@@ -309,17 +308,17 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
                 "guestmm info: --churn -1: allowed is a whole number from 0 to "
                 "1099511627776");
   ExpectRefused("info --show buddyinfo,slabinfo",
-                "guestmm info: --show buddyinfo,slabinfo: there is no text "
-                "\"slabinfo\"; allowed are buddyinfo, pagetypeinfo, zoneinfo, "
-                "vmstat");
+                "guestmm info: --show buddyinfo,slabinfo: \"slabinfo\" must be "
+                "one of buddyinfo, pagetypeinfo, zoneinfo, vmstat");
 }
 
 TEST_F(CommandLineTest, InfoPassesOnWhatTheAllocatorRefuses) {
   ExpectRefused("info --memory 0-1G@60",
-                "guestmm info: memory range of pages [0x0, 0x40000): node 60; "
-                "0 to 59 is allowed");
+                "guestmm info: memory range of pages [0x0, 0x40000): node 60 "
+                "must be 0 to 59");
   ExpectRefused("info --memory 0-1G,1G-2G@1 --distances 10",
-                "guestmm info: memory of node 1, but distances for 1 nodes");
+                "guestmm info: distances: must have a row for node 1, which "
+                "has memory");
 }
 
 TEST_F(CommandLineTest, InfoPrintsOneTextAsTheKernelWould) {

@@ -41,7 +41,7 @@ namespace guestmm {
 struct PageAllocatorOptions {
   // The pages that are there: non-empty, ascending, disjoint. Two nodes do not
   // share a pageblock.
-  std::vector<MemoryRange> memory = {};
+  MemoryMap memory = {};
   // Pages to be set aside in ZONE_MOVABLE (movablecore=); see LayOutZones.
   PageCount movable = {};
   // One past the highest page that may be hot-added; absent: no more than there

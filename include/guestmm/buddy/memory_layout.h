@@ -21,8 +21,8 @@ struct ZoneRange {
 // on each from the lowest address up, and only memory of the highest zone can
 // be movable (Linux 5.3, movablecore=, find_zone_movable_pfns_for_nodes). As in
 // the kernel, a `movable` of all memory or more means none.
-std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
-                                   PageCount movable, Order alignment);
+std::vector<ZoneRange> LayOutZones(const MemoryMap& memory, PageCount movable,
+                                   Order alignment);
 
 // The zone of `pfn` by its address; never kMovable.
 ZoneType ZoneTypeOf(Pfn pfn);

@@ -41,7 +41,7 @@ namespace guestmm {
 struct PageAllocatorOptions {
   // The memory at boot: non-empty, ascending, disjoint. Two nodes must not
   // share a pageblock.
-  std::vector<MemoryRange> memory = {};
+  MemoryMap memory = {};
   // Pages to put in ZONE_MOVABLE (movablecore=); see LayOutZones.
   PageCount movable = {};
   // One past the highest page that may be hot-added. Unset: the end of

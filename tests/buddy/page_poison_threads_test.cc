@@ -1,4 +1,4 @@
-// Fills, checks and pins on several threads.
+// Fills, checks and pins blocks on several threads.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -28,7 +28,7 @@ std::span<unsigned char> BytesOf(const ReservedArray& array) {
 TEST(ReservedArrayTest, BeginsZeroedAndNotResident) {
   const ReservedArray array = ReservedArray::Create(kTiB).value();
   EXPECT_EQ(array.bytes(), kTiB);
-  EXPECT_EQ(array.ResidentBytes(), 0);
+  EXPECT_EQ(array.ResidentBytes().value(), 0);
   EXPECT_THAT(BytesOf(array).last(kPage), Each(0));
 }
 
@@ -37,15 +37,15 @@ TEST(ReservedArrayTest, OnlyWrittenPagesAreResident) {
   BytesOf(array).front() = 1;
   BytesOf(array)[8 * kMiB] = 1;
   BytesOf(array).back() = 1;
-  EXPECT_EQ(array.ResidentBytes(), 3 * kPage);
+  EXPECT_EQ(array.ResidentBytes().value(), 3 * kPage);
 }
 
 TEST(ReservedArrayTest, ANeighbourDoesNotCount) {
   const ReservedArray first = ReservedArray::Create(4 * kPage).value();
   const ReservedArray second = ReservedArray::Create(4 * kPage).value();
   std::memset(second.data(), 1, second.bytes());
-  EXPECT_EQ(first.ResidentBytes(), 0);
-  EXPECT_EQ(second.ResidentBytes(), 4 * kPage);
+  EXPECT_EQ(first.ResidentBytes().value(), 0);
+  EXPECT_EQ(second.ResidentBytes().value(), 4 * kPage);
 }
 
 // Pages 0 to 7; discarded is from the middle of page 1 to the middle of 5.
@@ -53,7 +53,7 @@ TEST(ReservedArrayTest, DiscardsWholePagesOnly) {
   ReservedArray array = ReservedArray::Create(8 * kPage).value();
   std::memset(array.data(), 1, array.bytes());
   array.Discard(kPage + kPage / 2, 4 * kPage);
-  EXPECT_EQ(array.ResidentBytes(), 5 * kPage);
+  EXPECT_EQ(array.ResidentBytes().value(), 5 * kPage);
   const std::span<unsigned char> bytes = BytesOf(array);
   EXPECT_THAT(bytes.first(2 * kPage), Each(1));
   EXPECT_THAT(bytes.last(3 * kPage), Each(1));
@@ -66,7 +66,7 @@ TEST(ReservedArrayTest, DiscardOfLessThanAPageHasNoEffect) {
   std::memset(array.data(), 1, array.bytes());
   array.Discard(1, kPage);
   array.Discard(kPage, 0);
-  EXPECT_EQ(array.ResidentBytes(), 2 * kPage);
+  EXPECT_EQ(array.ResidentBytes().value(), 2 * kPage);
 }
 
 TEST(ReservedArrayDeathTest, DiscardBeyondTheEnd) {

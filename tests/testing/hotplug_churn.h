@@ -1,10 +1,9 @@
 #ifndef GUESTMM_TESTS_TESTING_HOTPLUG_CHURN_H_
 #define GUESTMM_TESTS_TESTING_HOTPLUG_CHURN_H_
 
-// vCPUs on threads of their own that allocate and free, while memory comes and
-// goes and a reporter has blocks at the host. Meant for ThreadSanitizer too:
-// what a page's owner writes to it is plain memory, handed over by the
-// allocator's locks alone.
+// vCPUs on their own threads that allocate and free, while memory is hotplugged
+// and a reporter has blocks in flight. Also for ThreadSanitizer: owners write
+// to their pages without synchronization other than the allocator's locks.
 //
 //   RunHotplugChurn({.go_on = [](uint64_t step) { return step < 10'000; },
 //                    .make_reporter = MakeBlockReporter});

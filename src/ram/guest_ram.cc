@@ -336,7 +336,7 @@ absl::StatusOr<uint64_t> GuestRam::ResidentBytes(GpaRange range) const {
   if (region == nullptr || range.bytes % page != 0 ||
       !range.gpa.IsAligned(page)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        RegionText(range), ": not whole host pages within one region"));
+        RegionText(range), ": must be whole host pages within one region"));
   }
   return memory_->ResidentBytes(region->hva + (range.gpa - region->range.gpa),
                                 range.bytes);

@@ -91,7 +91,7 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
   if (has_file == options.file.empty()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "guest RAM of source %s with file \"%s\": %s", Name(options.source),
-        options.file, has_file ? "needs one" : "only a private file has one"));
+        options.file, has_file ? "must name a file" : "must be empty"));
   }
   if (options.source == MemorySource::kHugetlb &&
       options.huge_pages != HugePages::kHostDefault) {

@@ -315,8 +315,10 @@ TEST(HugetlbTest, TakesNoAdviceOnHugePages) {
                         .source = MemorySource::kHugetlb})
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("hugetlb memfd"),
-                                     HasSubstr("huge_pages kForbid")));
+  EXPECT_THAT(Message(status),
+              AllOf(HasSubstr("hugetlb memfd"),
+                    HasSubstr("huge_pages kForbid: its pages are huge "
+                              "already, must be kHostDefault")));
 }
 
 absl::Status CreateStatus(std::string file, uint64_t bytes) {
@@ -373,23 +375,24 @@ TEST(PrivateFileTest, AFileThatIsTooShortIsRefused) {
                                  ": holds 1.00 MiB, the regions are 2.00 MiB");
 }
 
-TEST(PrivateFileTest, WhatIsNoFileIsRefused) {
+TEST(PrivateFileTest, RefusesPathsThatAreNotFiles) {
   EXPECT_EQ(Message(CreateStatus("/nowhere", kMiB)),
             "guest RAM file /nowhere: No such file or directory");
   EXPECT_EQ(Message(CreateStatus("/proc", kMiB)),
             "guest RAM file /proc: not a regular file");
 }
 
-TEST(PrivateFileTest, AFileGoesWithThisSourceAndNoOther) {
-  EXPECT_EQ(Message(CreateStatus("", kMiB)),
-            "guest RAM of source private file with file \"\": needs one");
+TEST(PrivateFileTest, IsTheOnlySourceWithAFile) {
+  EXPECT_EQ(
+      Message(CreateStatus("", kMiB)),
+      "guest RAM of source private file with file \"\": must name a file");
   const absl::Status status =
       GuestRam::Create({.regions = {{Gpa(0), kMiB}}, .file = "/some/file"})
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Message(status),
             "guest RAM of source anonymous memory with file \"/some/file\": "
-            "only a private file has one");
+            "must be empty");
 }
 
 TEST(MemorySourceNameTest, IsPrinted) {

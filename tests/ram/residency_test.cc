@@ -188,7 +188,7 @@ TEST(ResidencyTest, IsAskedInWholeHostPagesOfOneRegion) {
     const absl::Status status = ram->ResidentBytes(range).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()),
-                HasSubstr(": not whole host pages within one region"));
+                HasSubstr(": must be whole host pages within one region"));
   }
 }
 

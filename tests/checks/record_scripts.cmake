@@ -1,12 +1,12 @@
-# cmake -D ROOT=DIR -P record_scripts.cmake: fails where a wrong argument of
-# scripts/record-a-trace or record-in-qemu is not named, or something is left of it.
+# cmake -D ROOT=DIR -P record_scripts.cmake: fails unless scripts/record-a-trace and
+# record-in-qemu reject wrong arguments by name and leave no files behind.
 
 cmake_minimum_required(VERSION 3.25)
 
 string(RANDOM LENGTH 12 name)
 set(out ${CMAKE_CURRENT_BINARY_DIR}/record_scripts.${name})
 
-# refuses(script message ARGUMENT...): it fails, and says this.
+# refuses(script message ARGUMENT...): the script must fail with this message.
 function(refuses script message)
   execute_process(
     COMMAND ${ROOT}/scripts/${script} ${ARGN}

@@ -1,6 +1,6 @@
 // Guest RAM of which another process made the memory: here, other guest RAM.
 // What is refused is tested where it comes from, in
-// tests/virtio/vhost_user_session_test.cc.
+// tests/virtio/vhost_user/back_end/session_test.cc.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>

@@ -36,7 +36,7 @@
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 

@@ -3,7 +3,7 @@
 
 #include <memory>
 
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 
 namespace guestmm {
 

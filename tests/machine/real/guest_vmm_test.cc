@@ -18,7 +18,7 @@
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::guest_vmm_test {

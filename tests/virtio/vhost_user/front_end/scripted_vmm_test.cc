@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/virtio/vhost_user/front_end/vhost_user_device_testing.h"
+#include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 
 namespace guestmm::scripted_vmm_test {

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_FRONT_END_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_FRONT_END_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_FRONT_END_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_FRONT_END_H_
 
 #include <sys/types.h>
 
@@ -19,12 +19,12 @@
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/vhost_user/event_fd_notifier.h"
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtqueue.h"
-#include "src/virtio/vhost_user/front_end/vhost_user_connection.h"
-#include "src/virtio/vhost_user/front_end/vhost_user_shared_ram.h"
+#include "src/virtio/vhost_user/front_end/connection.h"
+#include "src/virtio/vhost_user/front_end/shared_ram.h"
 
 namespace guestmm {
 
@@ -139,4 +139,4 @@ class VhostUserDevice::FrontEnd final : private VhostUserConnection::Listener {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_FRONT_END_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_FRONT_END_H_

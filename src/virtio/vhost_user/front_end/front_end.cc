@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_front_end.h"
+#include "src/virtio/vhost_user/front_end/front_end.h"
 
 #include <fcntl.h>
 #include <sys/eventfd.h>

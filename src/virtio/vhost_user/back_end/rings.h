@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -15,7 +15,7 @@
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
 
 namespace guestmm {
 
@@ -84,4 +84,4 @@ class VhostUserRings {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_

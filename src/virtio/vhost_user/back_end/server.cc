@@ -1,4 +1,4 @@
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -17,7 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_session.h"
+#include "src/virtio/vhost_user/back_end/session.h"
 #include "src/virtio/vhost_user/unix_socket.h"
 
 namespace guestmm {

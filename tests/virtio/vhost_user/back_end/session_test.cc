@@ -12,11 +12,11 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm::vhost_user_session_test {
+namespace guestmm::session_test {
 namespace {
 
 using ::testing::HasSubstr;
@@ -657,4 +657,4 @@ TEST(VhostUserServerTest, EndsItsSessions) {
 }
 
 }  // namespace
-}  // namespace guestmm::vhost_user_session_test
+}  // namespace guestmm::session_test

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SERVER_H_
-#define GUESTMM_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SERVER_H_
+#ifndef GUESTMM_VIRTIO_VHOST_USER_BACK_END_SERVER_H_
+#define GUESTMM_VIRTIO_VHOST_USER_BACK_END_SERVER_H_
 
 // The device's side of vhost-user: guests in other processes connect, share
 // their memory and their queues, and each is served by a device of its own.
@@ -153,4 +153,4 @@ class VhostUserServer {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SERVER_H_
+#endif  // GUESTMM_VIRTIO_VHOST_USER_BACK_END_SERVER_H_

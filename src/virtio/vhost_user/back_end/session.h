@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_
 
 #include <atomic>
 #include <cstdint>
@@ -20,12 +20,12 @@
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_rings.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
+#include "src/virtio/vhost_user/back_end/rings.h"
 
 namespace guestmm {
 
@@ -125,4 +125,4 @@ class VhostUserSession {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_

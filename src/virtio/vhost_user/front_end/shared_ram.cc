@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_shared_ram.h"
+#include "src/virtio/vhost_user/front_end/shared_ram.h"
 
 #include <algorithm>
 #include <cstdint>

@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_rings.h"
+#include "src/virtio/vhost_user/back_end/rings.h"
 
 #include <sys/epoll.h>
 #include <unistd.h>

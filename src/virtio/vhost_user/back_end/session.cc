@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_session.h"
+#include "src/virtio/vhost_user/back_end/session.h"
 
 #include <sys/epoll.h>
 #include <sys/socket.h>

@@ -1,6 +1,6 @@
 // A balloon driver over a socket, to a server on other threads.
 
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,14 +16,14 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "tests/testing/await.h"
 #include "tests/testing/huge_page_pool.h"
-#include "tests/virtio/vhost_user/front_end/vhost_user_device_testing.h"
+#include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm::vhost_user_device_test {
+namespace guestmm::device_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -392,4 +392,4 @@ TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
 }
 
 }  // namespace
-}  // namespace guestmm::vhost_user_device_test
+}  // namespace guestmm::device_test

@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_connection.h"
+#include "src/virtio/vhost_user/front_end/connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>

@@ -1,9 +1,9 @@
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 
 #include <utility>
 
 #include "absl/strings/str_format.h"
-#include "src/virtio/vhost_user/front_end/vhost_user_front_end.h"
+#include "src/virtio/vhost_user/front_end/front_end.h"
 
 namespace guestmm {
 

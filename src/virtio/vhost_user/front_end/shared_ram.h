@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_SHARED_RAM_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_SHARED_RAM_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_SHARED_RAM_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_SHARED_RAM_H_
 
 #include <vector>
 
@@ -9,7 +9,7 @@
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/vhost_user/vhost_user.h"
-#include "src/virtio/vhost_user/front_end/vhost_user_connection.h"
+#include "src/virtio/vhost_user/front_end/connection.h"
 
 namespace guestmm {
 
@@ -55,4 +55,4 @@ class VhostUserSharedRam final : public RegionObserver {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_SHARED_RAM_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_FRONT_END_SHARED_RAM_H_

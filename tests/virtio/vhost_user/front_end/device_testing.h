@@ -1,5 +1,5 @@
-#ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
-#define GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
+#ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_
+#define GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -17,8 +17,8 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm {
@@ -107,4 +107,4 @@ class VhostUserDeviceTest : public ::testing::Test {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
+#endif  // GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_

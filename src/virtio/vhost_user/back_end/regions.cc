@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
 
 #include <algorithm>
 

@@ -13,41 +13,42 @@
 
 namespace guestmm {
 
-// What of guest RAM the VMM has mapped: tells it of regions that come and go.
+// Tracks which parts of guest RAM the VMM has mapped, and notifies it of
+// regions added and removed.
 //
-// Regions have their guest-physical address for user address. Ring addresses
-// (SET_VRING_ADDR) are given in these terms too, by which the VMM finds them
-// again: nothing else uses them, so they need not say where the region is
-// mapped, which changes when it comes again.
+// A region's user address is its guest-physical address. Ring addresses
+// (SET_VRING_ADDR) are given in the same terms, and the VMM uses user addresses
+// for nothing else. So they need not be where the region is mapped, which
+// changes if it is removed and added again.
 class VhostUserSharedRam final : public RegionObserver {
  public:
-  // Observes `ram`, which must be of memfds. Both must outlive this.
+  // Observes `ram`, which must consist of memfds. Both must outlive this.
   VhostUserSharedRam(GuestRam& ram, VhostUserConnection& connection);
   ~VhostUserSharedRam() override;
 
-  // From here on nothing is told: the VMM is gone, and another one is not ready
-  // yet.
+  // From now on no VMM is notified: the old one is gone, and a new one is not
+  // ready yet.
   void Forget() ABSL_LOCKS_EXCLUDED(sharing_);
-  // Shares all there is with a VMM that is ready, and has nothing mapped yet;
-  // and what comes and goes from here on. The error that it answered with names
-  // the region; Unavailable if the connection is lost.
+  // Shares all regions with a VMM that is ready and has none mapped yet, and
+  // from now on those added and removed later. If the VMM refuses, returns its
+  // error, naming the region; Unavailable if the connection is lost.
   absl::Status ShareAll() ABSL_LOCKS_EXCLUDED(sharing_);
 
-  // RegionObserver. What could not be shared is skipped in reports: they are
-  // hints.
+  // RegionObserver. If a region cannot be shared, reports about it are skipped
+  // by the VMM, which is harmless: reports are hints.
   void OnRegionAdded(GpaRange range) override ABSL_LOCKS_EXCLUDED(sharing_);
-  // A part of what was shared as one stays shared: the VMM then has a mapping
-  // of a hole.
+  // If only a part of a shared region is removed, it stays shared: the VMM then
+  // maps a hole.
   void OnRegionRemoved(GpaRange range) override ABSL_LOCKS_EXCLUDED(sharing_);
 
  private:
-  // What of `range` is not shared yet.
+  // Shares the parts of `range` that are not shared yet.
   absl::Status Share(GpaRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(sharing_);
 
   GuestRam& ram_;
   VhostUserConnection& connection_;
 
-  // Held across requests about memory, one at a time.
+  // Held across requests about memory, so that there is one at a time.
   Mutex sharing_;
   bool is_ready_ ABSL_GUARDED_BY(sharing_) = false;
   std::vector<GpaRange> shared_ ABSL_GUARDED_BY(sharing_);

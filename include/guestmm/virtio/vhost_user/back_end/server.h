@@ -1,14 +1,14 @@
 #ifndef GUESTMM_VIRTIO_VHOST_USER_BACK_END_SERVER_H_
 #define GUESTMM_VIRTIO_VHOST_USER_BACK_END_SERVER_H_
 
-// The device's side of vhost-user: guests in other processes connect, share
-// their memory and their queues, and each is served by a device of its own.
+// The device side of vhost-user. Guests in other processes connect and share
+// their memory and queues. Each is served by a device of its own.
 //
 //   VhostUserServer server(
-//       [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
-//         return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
+//       [](uint64_t session, const GuestRam& ram, Workqueue& workqueue) {
+//         return std::make_shared<MyDevice>(ram, workqueue);
 //       });
-//   server.Listen("/run/balloon.sock");
+//   server.Listen("/run/my_device.sock");
 
 #include <sys/types.h>
 
@@ -28,19 +28,15 @@
 #include "guestmm/base/units.h"
 #include "guestmm/base/wake_fd.h"
 #include "guestmm/base/workqueue.h"
-#include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/wire/virtio_device.h"
 
 namespace guestmm {
 
-// What a session, or all of them, did so far.
+// What one session, or all of them, have done so far.
 struct VhostUserCounters {
-  uint64_t messages = 0;  // that came whole
-  uint64_t refused = 0;   // of which were answered with an error
-  uint64_t reports = 0;   // batches that the device discarded
-  uint64_t bytes = 0;     // that were given back
-  uint64_t failures = 0;  // ranges that the host refused
+  uint64_t messages = 0;  // received in full
+  uint64_t refused = 0;   // of these, answered with an error
 
   VhostUserCounters& operator+=(const VhostUserCounters& other);
 };
@@ -48,20 +44,20 @@ struct VhostUserCounters {
 // One guest's connection.
 struct VhostUserSessionInfo {
   uint64_t id = 0;  // from 1
-  pid_t pid = 0;    // of the process that connected; 0 if it is not known
+  pid_t pid = 0;    // the process that connected; 0 if unknown
   VhostUserCounters counters;
 };
 
 struct VhostUserServerOptions {
-  // Connections past that are closed at once.
+  // The maximum number of sessions. Further connections are closed at once.
   size_t max_sessions = 32;
-  // Of one guest: its regions, and the sum of their sizes.
+  // Per guest: the maximum number of regions, and their maximum total size.
   size_t max_regions = 256;
   uint64_t max_guest_bytes = kTiB;
-  // Told when a session begins, and when it has ended and nothing of it is
-  // left, with the reason: Unavailable if the guest closed the connection or
-  // died, Cancelled if the server ended it, else what the guest did wrong. Run
-  // on threads of the server, and must not call it.
+  // Called when a session begins, and when it has ended and all its resources
+  // are released. The reason is Unavailable if the guest closed the connection
+  // or died, Cancelled if the server ended the session, else the guest's error.
+  // Called on threads of the server; must not call it.
   std::function<void(const VhostUserSessionInfo&)> on_begin = {};
   std::function<void(const VhostUserSessionInfo&, const absl::Status&)> on_end =
       {};
@@ -69,20 +65,24 @@ struct VhostUserServerOptions {
 
 class VhostUserSession;
 
-// Serves any number of guests at a time, each on two threads of its own: one
-// for its socket and its kicks, one for the device's work.
+// Serves any number of guests at a time. Each session has two threads: one for
+// its socket and kicks, one for the device's work.
 //
 // Guests are not trusted. A request that is malformed, out of order or cannot
-// be met is answered with an error; where no answer was asked for, and where
-// the next message cannot be told any more, the session ends. No session harms
-// another one. A guest that dies closes its socket: that resets its device and
-// unmaps its memory.
+// be met gets an error as a reply. If no reply was requested, or if the start
+// of the next message cannot be found, the session ends. No session affects
+// another one. When a guest dies, its socket is closed: its device is reset and
+// its memory unmapped.
 class VhostUserServer {
  public:
-  // Makes the device of one guest; all three outlive it. Guest RAM is foreign
-  // (GuestRam::CreateForeign), and has no region yet. Must not call the server.
-  using MakeDevice = std::function<std::unique_ptr<VirtioDevice>(
-      const GuestRam&, Hypervisor&, Workqueue&)>;
+  // Makes the device of one guest, in `session` (VhostUserSessionInfo::id).
+  // Guest RAM is foreign (GuestRam::CreateForeign) and has no regions yet. The
+  // session destroys its reference before on_end, and RAM and workqueue after
+  // that: the device must not have another owner. If it needs an object of its
+  // own, such as a hypervisor, that can be owned by the same reference (an
+  // aliasing shared_ptr). Called with a lock held: must not call the server.
+  using MakeDevice = std::function<std::shared_ptr<VirtioDevice>(
+      uint64_t session, const GuestRam& ram, Workqueue& workqueue)>;
 
   explicit VhostUserServer(MakeDevice make_device,
                            VhostUserServerOptions options = {});
@@ -91,24 +91,25 @@ class VhostUserServer {
   VhostUserServer(const VhostUserServer&) = delete;
   VhostUserServer& operator=(const VhostUserServer&) = delete;
 
-  // Takes connections at `path` from here on. A socket that is left over there
-  // from a server that has gone is replaced. InvalidArgument if the path is too
-  // long, or there is something else; AlreadyExists if a server listens there;
-  // Unavailable names what else the host refused. REQUIRES: called once.
+  // Accepts connections at `path` from now on. Replaces a socket that a former
+  // server left there. InvalidArgument if the path is too long, or there is a
+  // file that is not a socket; AlreadyExists if another server listens there;
+  // Unavailable, naming the system call, if the host refuses. REQUIRES: called
+  // at most once.
   absl::Status Listen(const std::string& path);
 
-  // Serves a guest that is connected already. ResourceExhausted if there are
-  // max_sessions; Unavailable if the host has no more threads or file
-  // descriptors.
+  // Serves a guest that is already connected. ResourceExhausted if there are
+  // max_sessions; Unavailable if the host has no threads or file descriptors
+  // left.
   absl::Status Serve(UniqueFd connection);
 
-  // Ends all sessions and removes the socket. No more come after that. Again:
-  // no effect.
+  // Ends all sessions, refuses new ones, and removes the socket. No effect if
+  // repeated.
   void Stop();
 
-  // Those that have not ended.
+  // The sessions that have not ended.
   std::vector<VhostUserSessionInfo> sessions() const;
-  // Of all sessions, ended or not.
+  // The sum over all sessions, including those that have ended.
   VhostUserCounters counters() const;
   // Connections that were closed at once.
   uint64_t refused_sessions() const;
@@ -116,17 +117,18 @@ class VhostUserServer {
  private:
   struct Slot {
     VhostUserSessionInfo info;
-    // Null once its counters are among those of the sessions that ended.
+    // Null once its counters were added to ended_.
     std::unique_ptr<VhostUserSession> session;
     std::thread thread;
-    // Nothing of it is left, and the thread does no more.
+    // All resources are released, and the thread is about to return.
     bool ended = false;
   };
 
-  // A session of its own for it.
+  // Starts a session for `connection`.
   absl::Status Begin(UniqueFd connection, VhostUserSessionInfo info)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // The thread that takes connections and joins the threads of sessions.
+  // The thread that accepts connections, and joins the threads of ended
+  // sessions.
   void Run();
   // The thread of one session.
   void RunSession(Slot& slot);
@@ -145,7 +147,7 @@ class VhostUserServer {
   std::list<Slot> slots_ ABSL_GUARDED_BY(mutex_);
   uint64_t last_id_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t refused_sessions_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Of the sessions that ended.
+  // The sum over the sessions that have ended.
   VhostUserCounters ended_ ABSL_GUARDED_BY(mutex_);
 
   std::thread thread_;

@@ -6,103 +6,74 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
-#include "guestmm/base/unique_fd.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/virtio/wire/balloon.h"
 #include "guestmm/virtio/wire/virtio_device.h"
 
 namespace guestmm {
 
 struct VhostUserDeviceOptions {
-  // vhost-user does not say what kind of device it is, nor how large its queues
-  // may be: one that is too large for it is refused at set-up.
-  uint32_t device_id = kBalloonDeviceId;
+  // What VirtioDevice::MaxQueueSize returns: vhost-user does not carry the
+  // limit. A queue that is too large for the device is refused at set-up.
   uint16_t max_queue_size = 1024;
-  // How long to wait for an answer, in real time. After that the connection is
+  // How long to wait for a reply, in real time. After that the connection is
   // given up.
   Nanoseconds timeout = std::chrono::seconds(5);
 };
 
-// A device that another process has, the VMM, as its driver sees it: reached by
-// vhost-user over a Unix socket. Guest RAM, which must be of memfds, is mapped
-// there too; what is added to it later is told, and what is removed.
+// The driver's view of a device that runs in another process, the VMM, reached
+// by vhost-user over a Unix socket. The VMM maps guest RAM, which must consist
+// of memfds, and is notified of regions added or removed later.
 //
-//   auto device = VhostUserDevice::Connect("/run/balloon.sock", ram);
+//   auto device =
+//       VhostUserDevice::Connect("/run/balloon.sock", ram, kBalloonKind);
 //   auto driver = BalloonDriver::Create(**device, ram, allocator, workqueue);
 //
-// No call waits for longer than `timeout`, whatever the VMM does. If it does
-// not answer, breaks the protocol or closes the socket, the connection is lost,
-// which shows as NEEDS_RESET, and the config notifier is notified.
+// No call blocks for longer than `timeout`, whatever the VMM does. If the VMM
+// does not reply, violates the protocol or closes the socket, the connection is
+// lost: status() has NEEDS_RESET and the config notifier is notified. From then
+// on SetDriverFeatures, SetUpQueue and WriteConfig return Unavailable, and
+// ReadConfig reads the last known configuration.
 //
-// A reset (SetStatus(0)) is complete when the VMM said so, or when its
-// *process* is gone. That the socket is closed does not suffice: a VMM that was
-// stopped can wake up, and would discard memory that is in use again. So until
-// then status() is not 0, and a driver does not give back what was reported.
-// That process is the one that called listen(): it must be the one that serves.
-// status() waits for it, until `timeout` after SetStatus(0); later it tells at
-// once.
-class VhostUserDevice final : public VirtioDevice {
+// A reset (SetStatus(0)) is complete when the VMM has acknowledged it, or when
+// the VMM's *process* has exited. A closed socket is not enough: a stopped VMM
+// can be continued, and would discard memory that is in use again. Until then
+// status() is not 0, and a driver keeps reported pages isolated. The process
+// that counts is the one that called listen(), so it must be the one that
+// serves. status() waits for the reset until `timeout` after SetStatus(0), and
+// returns at once after that.
+class VhostUserDevice : public VirtioDevice {
  public:
-  // Connects, and shares all of `ram`, which must outlive this.
-  // InvalidArgument if the path is too long for a socket, or RAM is of another
-  // source than kSharedMemfd and kHugetlb; FailedPrecondition if what answers
-  // there does not speak the protocol features that this needs; Unavailable if
-  // no one listens, answers in time, or can be watched; else the error that the
-  // VMM answered with, to the request that the text names.
+  // Connects to a device of `kind` and shares all of `ram`, which must outlive
+  // the result. InvalidArgument if the path is too long for a socket, or RAM is
+  // neither kSharedMemfd nor kHugetlb; FailedPrecondition if the VMM lacks a
+  // required protocol feature; Unavailable if no VMM listens there, it does not
+  // reply in time, or its process cannot be watched; else the error that the
+  // VMM replied with, naming the request.
   static absl::StatusOr<std::unique_ptr<VhostUserDevice>> Connect(
-      const std::string& path, GuestRam& ram,
+      const std::string& path, GuestRam& ram, const VirtioDeviceKind& kind,
       const VhostUserDeviceOptions& options = {});
 
-  // Closes the connection. REQUIRES: no driver uses it any more, and either it
-  // was reset or the guest's memory is of no more use.
-  ~VhostUserDevice() override;
+  // Destruction closes the connection. REQUIRES: no driver uses the device, and
+  // either it was reset or guest memory is no longer needed.
 
-  // Connects once more, to whoever listens at the path now, so that a driver
+  // Connects again, to the VMM that listens at the path now, so that a driver
   // can set the device up again. FailedPrecondition unless status() is 0; else
-  // errors as Connect. If the connection is there still: no effect.
-  absl::Status Reconnect();
+  // errors as Connect. No effect if the connection is still up.
+  virtual absl::Status Reconnect() = 0;
 
-  // The caller promises that the guest's memory is of no more use: from here on
-  // a reset is complete at once, whatever the VMM does. The connection is
-  // closed, for good.
-  void Abandon();
+  // Closes the connection for good. From then on a reset completes at once,
+  // whatever the VMM does. REQUIRES: guest memory is no longer needed.
+  virtual void Abandon() = 0;
 
-  // OK while the connection is there, else Unavailable says why it was lost.
-  absl::Status connection() const;
-  // Of the process at the other end.
-  pid_t vmm_pid() const;
-
-  uint32_t device_id() const override;
-  uint64_t DeviceFeatures() const override;
-  // Besides: Unavailable once the connection is lost, as SetUpQueue and
-  // WriteConfig.
-  absl::Status SetDriverFeatures(uint64_t features) override;
-  uint8_t status() const override;
-  void SetStatus(uint8_t status) override;
-  uint32_t ConfigGeneration() const override;
-  // Without a connection: of what was read last.
-  absl::Status ReadConfig(uint32_t offset,
-                          std::span<std::byte> bytes) const override;
-  absl::Status WriteConfig(uint32_t offset,
-                           std::span<const std::byte> bytes) override;
-  uint16_t MaxQueueSize(uint16_t index) const override;
-  absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
-                                       const VirtqueueLayout& layout,
-                                       Notifier& used) override;
-  void SetConfigNotifier(Notifier& config) override;
-
- private:
-  class FrontEnd;
-
-  explicit VhostUserDevice(std::unique_ptr<FrontEnd> front_end);
-
-  const std::unique_ptr<FrontEnd> front_end_;
+  // OK while connected; else Unavailable, with the reason.
+  virtual absl::Status connection() const = 0;
+  // The process at the other end.
+  virtual pid_t vmm_pid() const = 0;
 };
 
 }  // namespace guestmm

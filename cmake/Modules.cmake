@@ -26,7 +26,7 @@ set(GUESTMM_CORE_MODULES
     "virtio/device: base ram host/discard virtio/wire"
     "virtio/vhost_user: base ram virtio/wire"
     "virtio/vhost_user/front_end: base ram virtio/wire virtio/vhost_user"
-    "virtio/vhost_user/back_end: base ram host/discard virtio/wire virtio/vhost_user"
+    "virtio/vhost_user/back_end: base ram virtio/wire virtio/vhost_user"
     "vmm: base ram host/discard virtio/wire virtio/device virtio/vhost_user/back_end"
     # The host.
     "host/accounting: base frame ram host/discard")

@@ -1,5 +1,6 @@
 // Guest RAM whose memory another process created; here, another GuestRam.
-// Refused files are tested with their sender, in vhost_user_session_test.cc.
+// Refused files are tested with their sender, in
+// virtio/vhost_user/back_end/session_test.cc.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -73,8 +74,8 @@ TEST(ForeignRamTest, IsDiscardedByAddress) {
   const auto punching =
       DiscardingHypervisor::Create(*ram, {.method = DiscardMethod::kPunchHole});
   EXPECT_EQ(std::string(punching.status().message()),
-            "FALLOC_FL_PUNCH_HOLE does not give guest RAM of source foreign "
-            "shared memfd back to the host: use MADV_REMOVE");
+            "discard method FALLOC_FL_PUNCH_HOLE: cannot discard guest RAM of "
+            "source foreign shared memfd: must be one of MADV_REMOVE");
 }
 
 TEST(ForeignRamTest, HugePagesGoInWholeOnes) {

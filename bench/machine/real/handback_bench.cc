@@ -35,8 +35,8 @@
 #include "guestmm/base/check.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/vmm/balloon_factory.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
@@ -90,12 +90,8 @@ class VmmProcess {
   }
   [[noreturn]] void Serve(int ready) const {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    VhostUserServer server(
-        [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
-          return std::make_unique<BalloonDevice>(
-              ram, hypervisor, workqueue,
-              BalloonDeviceOptions{.reporting_queue_size = kBlocks});
-        });
+    BalloonFactory balloons({.reporting_queue_size = kBlocks});
+    VhostUserServer server(balloons.maker());
     GUESTMM_CHECK(server.Listen(socket()).ok() && write(ready, "", 1) == 1);
     while (true) pause();
   }

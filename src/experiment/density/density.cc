@@ -13,7 +13,7 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/burst_workload.h"

@@ -144,7 +144,8 @@ absl::Status Guest::SetUpBalloon(const GuestOptions& options) {
     device = device_.get();
   } else {
     absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =
-        VhostUserDevice::Connect(options.vmm_socket, *ram_, options.vmm);
+        VhostUserDevice::Connect(options.vmm_socket, *ram_, kBalloonKind,
+                                 options.vmm);
     if (!vmm.ok()) return vmm.status();
     vmm_ = *std::move(vmm);
     device = vmm_.get();

@@ -12,8 +12,9 @@
 #include <vector>
 
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "tests/testing/test_hypervisors.h"
 
 namespace guestmm::guest_test {
 namespace {

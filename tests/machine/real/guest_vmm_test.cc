@@ -14,11 +14,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/experiment/density/density.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/linux_policy.h"
-#include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/vmm/balloon_factory.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::guest_vmm_test {
@@ -55,10 +55,8 @@ class GuestVmmTest : public testing::Test {
   }
 
   const fs::path folder_;
-  VhostUserServer server_{
-      [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
-        return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
-      }};
+  BalloonFactory balloons_;
+  VhostUserServer server_{balloons_.maker()};
 };
 
 TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
@@ -79,7 +77,7 @@ TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
   // A block that merged on its way back waits for the next free.
   EXPECT_LE(guest->ram().ResidentBytes().value(), full - 32 * kMiB);
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  EXPECT_GE(server_.counters().bytes, 32 * kMiB);
+  EXPECT_GE(balloons_.discards().bytes, 32 * kMiB);
   EXPECT_EQ(guest->ReconnectVmm().ToString(),
             "FAILED_PRECONDITION: the balloon driver is not down: the VMM was "
             "not reset");
@@ -153,7 +151,7 @@ TEST_F(GuestVmmTest, Density) {
   EXPECT_GT(row.reported_bytes, 0u);
   EXPECT_EQ(row.discarded_bytes, std::nullopt);
   EXPECT_EQ(row.discard_calls, std::nullopt);
-  EXPECT_GE(server_.counters().bytes, row.reported_bytes);
+  EXPECT_GE(balloons_.discards().bytes, row.reported_bytes);
   const auto json = nlohmann::json::parse(DensitySummaryJson(*result));
   EXPECT_EQ(json["config"]["vmm"], path());
   EXPECT_TRUE(json["rows"][0]["discarded_bytes"].is_null());

@@ -43,7 +43,7 @@
 #include "guestmm/reporting/zone_lock_guard.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 
 namespace guestmm {
 

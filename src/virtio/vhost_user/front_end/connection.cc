@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_connection.h"
+#include "src/virtio/vhost_user/front_end/connection.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -18,8 +18,8 @@
 #include "guestmm/base/check.h"
 #include "src/virtio/vhost_user/unix_socket.h"
 
-// Headers older than the kernel: the number is the same on all architectures
-// but alpha.
+// Kernel headers may be older than the kernel. The number is the same on all
+// architectures except alpha.
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -27,7 +27,7 @@
 namespace guestmm {
 namespace {
 
-// What the VMM must speak.
+// The protocol features that the VMM must offer.
 constexpr uint64_t kNeededOfVmm =
     kVhostUserProtocolReplyAck | kVhostUserProtocolBackendReq |
     kVhostUserProtocolMemSlots | kVhostUserProtocolStatus;
@@ -69,7 +69,8 @@ absl::Status VhostUserConnection::Connect(
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair.data()) != 0) {
     return SystemError("socketpair");
   }
-  // Kept until the end: a VMM that drops it does not hide its other errors.
+  // Kept open until the end: closing it earlier would hide the VMM's other
+  // errors.
   const UniqueFd backend_end(pair[1]);
   {
     LockHolder hold(mutex_);
@@ -89,8 +90,8 @@ absl::Status VhostUserConnection::Connect(
   return status;
 }
 
-// A pidfd of the process at the other end of `socket`. Its pid may be some
-// other process's by now, but only if it is gone, which closed the socket.
+// Returns a pidfd of the process at the other end of `socket`. The pid may have
+// been reused, but only if that process has exited, which closed the socket.
 absl::StatusOr<UniqueFd> VhostUserConnection::WatchPeer(int socket) {
   ucred peer = {};
   socklen_t length = sizeof(peer);
@@ -126,7 +127,7 @@ absl::StatusOr<VhostUserConnection::Offer> VhostUserConnection::ShakeHands(
   }
   if ((protocol & kNeededOfVmm) != kNeededOfVmm) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "the VMM at %s offers protocol features 0x%x: 0x%x are needed", path_,
+        "the VMM at %s offers protocol features 0x%x: must include 0x%x", path_,
         protocol, kNeededOfVmm));
   }
   protocol &= kVhostUserProtocolFeatures;
@@ -159,7 +160,7 @@ absl::StatusOr<uint64_t> VhostUserConnection::AskNumber(
   if (!reply.ok()) return reply.status();
   if (reply->size() != sizeof(uint64_t)) {
     const absl::Status status = absl::InvalidArgumentError(
-        absl::StrFormat("%s: answered with %d bytes: must be %d", Name(request),
+        absl::StrFormat("%s: reply of %d bytes: must be %d", Name(request),
                         reply->size(), sizeof(uint64_t)));
     LockHolder hold(mutex_);
     Lose(status);
@@ -200,7 +201,7 @@ absl::StatusOr<std::vector<std::byte>> VhostUserConnection::Exchange(
     if (changed_.wait_until(mutex_, deadline) == std::cv_status::timeout &&
         !pending->done) {
       Lose(absl::UnavailableError(absl::StrFormat(
-          "%s: no answer in %d ms", Name(request),
+          "%s: no reply in %d ms", Name(request),
           std::chrono::duration_cast<std::chrono::milliseconds>(timeout_)
               .count())));
     }
@@ -223,7 +224,7 @@ void VhostUserConnection::Lose(const absl::Status& why) {
   if (link_ != Link::kUp) return;
   link_ = Link::kLost;
   lost_ = absl::StrCat(why.message());
-  // Who polls it holds it open.
+  // The polling thread still holds the socket open.
   shutdown(channel_.fd(), SHUT_RDWR);
   channel_ = VhostUserChannel();
   backend_ = VhostUserChannel();
@@ -254,7 +255,7 @@ pid_t VhostUserConnection::pid() const {
 }
 
 void VhostUserConnection::Run() {
-  // Behind wake, process, socket and the VMM's own channel.
+  // The first entries are wake, process, socket and the VMM's own channel.
   constexpr size_t kFirstCall = 4;
   std::vector<pollfd> polled;
   while (true) {
@@ -275,7 +276,8 @@ void VhostUserConnection::Run() {
     if (polled[0].revents != 0) {
       wake_.Drain();
     }
-    // What was polled may be another one by now, so nothing here waits.
+    // The fds may have been replaced since poll(), so nothing here blocks on
+    // them.
     LockHolder hold(mutex_);
     for (size_t i = 0; i + kFirstCall < polled.size(); ++i) {
       if (polled[i + kFirstCall].revents != 0) listener_.OnCall(i);
@@ -300,8 +302,8 @@ void VhostUserConnection::HandleReply(VhostUserMessage& message) {
   if (pending_.empty() || pending_.front()->request != message.request() ||
       (message.header.flags & kVhostUserReply) == 0) {
     return Lose(absl::InvalidArgumentError(
-        absl::StrCat("the VMM answered ", Name(message.request()),
-                     ", which was not asked")));
+        absl::StrCat("the VMM replied to ", Name(message.request()),
+                     ", which was not requested")));
   }
   const std::shared_ptr<Pending> pending = pending_.front();
   pending_.pop_front();
@@ -332,20 +334,20 @@ absl::Status VhostUserConnection::Acknowledged(const Pending& pending) {
   uint64_t number = 0;
   if (pending.reply.size() != sizeof(number)) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: answered with %d bytes: must be %d", Name(pending.request),
+        "%s: reply of %d bytes: must be %d", Name(pending.request),
         pending.reply.size(), sizeof(number)));
   }
   std::memcpy(&number, pending.reply.data(), sizeof(number));
   if (number == 0) return absl::OkStatus();
-  // Our own VMM says what kind of error it is.
+  // Our own VMM replies with a status code.
   constexpr auto kLastCode =
       static_cast<uint64_t>(absl::StatusCode::kUnauthenticated);
   const auto code = number <= kLastCode ? static_cast<absl::StatusCode>(number)
                                         : absl::StatusCode::kInternal;
-  return absl::Status(code,
-                      absl::StrFormat("%s: the VMM answered with error %d, %s",
-                                      Name(pending.request), number,
-                                      absl::StatusCodeToString(code)));
+  return absl::Status(
+      code, absl::StrFormat("%s: the VMM replied with error %d, %s",
+                            Name(pending.request), number,
+                            absl::StatusCodeToString(code)));
 }
 
 void VhostUserConnection::HandleBackend() {
@@ -364,7 +366,7 @@ void VhostUserConnection::HandleBackend() {
       error = static_cast<uint64_t>(absl::StatusCode::kUnimplemented);
     }
     if ((*message)->needs_reply()) {
-      // If it cannot be sent, the connection is at its end, which shows.
+      // If sending fails, the connection is closed, which the socket shows.
       [[maybe_unused]] const absl::Status sent = backend_.Send(
           (*message)->header.request, kVhostUserReply, BytesOf(error));
     }
@@ -376,7 +378,7 @@ void VhostUserConnection::HandleProcess() {
   pollfd polled = {.fd = process_.get(), .events = POLLIN, .revents = 0};
   if (poll(&polled, 1, 0) != 1) return;
   Lose(absl::UnavailableError(
-      absl::StrFormat("process %d, the VMM, has ended", pid_)));
+      absl::StrFormat("process %d, the VMM, has exited", pid_)));
   link_ = Link::kGone;
   listener_.OnProcessEnded();
 }

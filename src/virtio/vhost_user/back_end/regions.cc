@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
 
 #include <algorithm>
 
@@ -11,13 +11,13 @@ absl::Status VhostUserRegions::Add(VhostUserRequest request,
   const GpaRange range = {Gpa(region.guest_phys_addr), region.size};
   if (regions_.size() >= max_regions_) {
     return absl::ResourceExhaustedError(absl::StrFormat(
-        "%s: %d regions are there, the most", Name(request), max_regions_));
+        "%s: must be at most %d regions", Name(request), max_regions_));
   }
   if (region.size > max_bytes_ - bytes_) {
     return absl::ResourceExhaustedError(
-        absl::StrFormat("%s: %s more than %s: the most is %s", Name(request),
-                        FormatBytes(region.size), FormatBytes(bytes_),
-                        FormatBytes(max_bytes_)));
+        absl::StrFormat("%s: %s in addition to %s: must be at most %s in total",
+                        Name(request), FormatBytes(region.size),
+                        FormatBytes(bytes_), FormatBytes(max_bytes_)));
   }
   if (region.userspace_addr + region.size < region.userspace_addr) {
     return absl::InvalidArgumentError(absl::StrFormat(

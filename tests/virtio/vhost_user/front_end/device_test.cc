@@ -1,6 +1,6 @@
-// A balloon driver over a socket, to a server on other threads.
+// A balloon driver that is connected to a server on other threads.
 
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,16 +14,15 @@
 
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "tests/testing/await.h"
 #include "tests/testing/huge_page_pool.h"
-#include "tests/virtio/vhost_user/front_end/vhost_user_device_testing.h"
+#include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
-namespace guestmm::vhost_user_device_test {
+namespace guestmm::device_test {
 namespace {
 
 namespace fs = std::filesystem;
@@ -59,8 +58,8 @@ TEST_F(VhostUserDeviceTest, NeighboursKeepTheirContents) {
     }
   }
   EXPECT_EQ(client_.acknowledged, uint64_t{kReports});
-  EXPECT_EQ(server_->counters().reports, uint64_t{kReports});
-  EXPECT_EQ(server_->counters().failures, 0u);
+  EXPECT_EQ(balloons_.discards().reports, uint64_t{kReports});
+  EXPECT_EQ(balloons_.discards().failures, 0u);
   EXPECT_TRUE(driver_->CheckInvariants().ok());
 }
 
@@ -71,7 +70,7 @@ TEST_F(VhostUserDeviceTest, HugePages) {
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), 12 * kMiB}},
                                      .source = MemorySource::kHugetlb})
                        .value();
-  const auto device = VhostUserDevice::Connect(path_, *ram);
+  const auto device = VhostUserDevice::Connect(path_, *ram, kBalloonKind);
   ASSERT_TRUE(device.ok()) << device.status();
   auto driver = BalloonDriver::Create(**device, *ram, *allocator_, guest_);
   ASSERT_TRUE(driver.ok()) << driver.status();
@@ -83,16 +82,16 @@ TEST_F(VhostUserDeviceTest, HugePages) {
   EXPECT_TRUE(ReportAndWait({&block, 1}));
   EXPECT_EQ(*ram->ResidentBytes(), resident - 2 * kMiB);
   EXPECT_EQ(*at, std::byte{0});
-  // Half of one is left alone.
+  // Half of a huge page is not discarded.
   *at = std::byte{1};
   const GpaRange half = {Gpa(8 * kMiB), kMiB};
   EXPECT_TRUE(ReportAndWait({&half, 1}));
   EXPECT_EQ(*at, std::byte{1});
-  EXPECT_EQ(server_->counters().bytes, 2 * kMiB);
+  EXPECT_EQ(balloons_.discards().bytes, 2 * kMiB);
   driver_.reset();
 }
 
-// Drivers come and go while reports are in flight.
+// Drivers are removed while reports are in flight.
 TEST_F(VhostUserDeviceTest, RemovalAtAnyMoment) {
   ASSERT_NO_FATAL_FAILURE(Serve());
   ASSERT_NO_FATAL_FAILURE(Connect());
@@ -123,8 +122,8 @@ TEST_F(VhostUserDeviceTest, RemovalAtAnyMoment) {
   EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
 }
 
-// A broken ring comes back as NEEDS_RESET, the driver resets the device, and
-// can set it up again.
+// A broken ring causes NEEDS_RESET. The driver resets the device and can set it
+// up again.
 TEST_F(VhostUserDeviceTest, ABrokenRing) {
   ASSERT_NO_FATAL_FAILURE(Serve());
   ASSERT_NO_FATAL_FAILURE(Connect());
@@ -138,7 +137,7 @@ TEST_F(VhostUserDeviceTest, ABrokenRing) {
       }
     });
     while (!driver_->is_down()) {
-      // Of each entry, either the driver's head is read or this is.
+      // The device reads either the driver's head or this one.
       for (uint16_t slot = 0; slot < 32; ++slot) {
         memory.available_ring(slot).store(0xffff);
       }
@@ -152,7 +151,7 @@ TEST_F(VhostUserDeviceTest, ABrokenRing) {
   driver_.reset();
 }
 
-// What is added to guest RAM later is the VMM's to discard too.
+// The VMM can discard memory that was added to guest RAM later.
 TEST_F(VhostUserDeviceTest, MemoryComesAndGoes) {
   ASSERT_NO_FATAL_FAILURE(ServeAndDrive());
   for (int round = 0; round < 3; ++round) {
@@ -165,7 +164,7 @@ TEST_F(VhostUserDeviceTest, MemoryComesAndGoes) {
       return *ram_->ResidentBytes(range);
     };
     EXPECT_EQ(resident({added.gpa, kMiB}), 0u);
-    // A part goes, comes again, beside what stayed, and is a part still.
+    // Remove a part, and add it again beside the rest.
     const GpaRange part = {added.gpa + kMiB, kMiB};
     ASSERT_TRUE(ram_->RemoveRegion(part).ok());
     EXPECT_EQ(resident({added.gpa, kMiB}), 0u);
@@ -177,41 +176,44 @@ TEST_F(VhostUserDeviceTest, MemoryComesAndGoes) {
     EXPECT_TRUE(device_->connection().ok());
   }
   EXPECT_EQ(server_->counters().refused, 0u);
-  EXPECT_EQ(server_->counters().failures, 0u);
+  EXPECT_EQ(balloons_.discards().failures, 0u);
 }
 
-TEST_F(VhostUserDeviceTest, WhatCannotBeConnected) {
+TEST_F(VhostUserDeviceTest, ConnectErrors) {
   const auto error = [&](const std::string& path) {
-    return VhostUserDevice::Connect(path, *ram_).status().ToString();
+    return VhostUserDevice::Connect(path, *ram_, kBalloonKind)
+        .status()
+        .ToString();
   };
   EXPECT_THAT(error(path_),
               AllOf(StartsWith("UNAVAILABLE: connecting to "),
                     EndsWith("failed: No such file or directory")));
   EXPECT_EQ(error(""),
-            "INVALID_ARGUMENT: socket \"\": a path of 0 bytes: allowed is 1 to "
-            "107");
+            "INVALID_ARGUMENT: \"\": must be 1 to 107 bytes long, not 0");
   EXPECT_THAT(error(std::string(108, 'x')),
-              EndsWith("a path of 108 bytes: allowed is 1 to 107"));
+              EndsWith("xx: must be 1 to 107 bytes long, not 108"));
   ASSERT_NO_FATAL_FAILURE(Serve());
   const auto ram = MakeRam({{Gpa(0), kMiB}});
-  EXPECT_EQ(Message(VhostUserDevice::Connect(path_, *ram).status()),
-            "guest RAM of source anonymous memory: another process can map "
-            "only a shared memfd or a hugetlb memfd");
+  EXPECT_EQ(
+      Message(VhostUserDevice::Connect(path_, *ram, kBalloonKind).status()),
+      "guest RAM of source anonymous memory: must be a shared memfd or a "
+      "hugetlb memfd, which another process can map");
 }
 
-TEST_F(VhostUserDeviceTest, WhereAServerListens) {
+TEST_F(VhostUserDeviceTest, ListenReplacesOnlyStaleSockets) {
   ASSERT_NO_FATAL_FAILURE(Serve());
-  VhostUserServer second(MakeBalloon);
-  EXPECT_EQ(second.Listen(path_).ToString(),
-            "ALREADY_EXISTS: " + path_ + ": a server listens there");
+  VhostUserServer second(balloons_.maker());
+  EXPECT_EQ(
+      second.Listen(path_).ToString(),
+      "ALREADY_EXISTS: " + path_ + ": must not be in use by another server");
   server_.reset();
   EXPECT_FALSE(fs::exists(path_));
   std::ofstream(path_) << "a file";
-  VhostUserServer third(MakeBalloon);
+  VhostUserServer third(balloons_.maker());
   EXPECT_EQ(third.Listen(path_).ToString(),
-            "INVALID_ARGUMENT: " + path_ + ": is there and not a socket");
+            "INVALID_ARGUMENT: " + path_ + ": must be a socket or not exist");
   fs::remove(path_);
-  // What a server leaves that was killed.
+  // The socket that a killed server leaves.
   {
     const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
     sockaddr_un address = {};
@@ -221,14 +223,14 @@ TEST_F(VhostUserDeviceTest, WhereAServerListens) {
                    sizeof(address)),
               0);
   }
-  VhostUserServer fourth(MakeBalloon);
+  VhostUserServer fourth(balloons_.maker());
   EXPECT_TRUE(fourth.Listen(path_).ok());
-  EXPECT_THAT(Message(VhostUserServer(MakeBalloon).Listen("/none/such")),
+  EXPECT_THAT(Message(VhostUserServer(balloons_.maker()).Listen("/none/such")),
               StartsWith("/none/such: bind failed: "));
 }
 
-// The VMM is this process here, which is not gone: so its socket's end does not
-// complete a reset. What was reported stays where it is.
+// Here the VMM is this process, which keeps running. So a closed socket does
+// not complete a reset, and reported pages stay isolated.
 TEST_F(VhostUserDeviceTest, AClosedSocketIsNotEnough) {
   ASSERT_NO_FATAL_FAILURE(Serve());
   ASSERT_NO_FATAL_FAILURE(Connect({.timeout = std::chrono::milliseconds(500)}));
@@ -244,7 +246,7 @@ TEST_F(VhostUserDeviceTest, AClosedSocketIsNotEnough) {
   device_->SetStatus(0);
   EXPECT_NE(device_->status(), 0);
   EXPECT_EQ(client_.unavailable, 0u);
-  // The guest is to go: then it does not matter.
+  // The guest is being destroyed, so its memory is not needed.
   device_->Abandon();
   EXPECT_EQ(device_->status(), 0);
   driver_->Remove();
@@ -257,7 +259,7 @@ TEST_F(VhostUserDeviceTest, ReconnectsAfterAReset) {
   ASSERT_NO_FATAL_FAILURE(ServeAndDrive());
   EXPECT_EQ(device_->Reconnect().code(), absl::StatusCode::kFailedPrecondition);
   driver_->Remove();
-  EXPECT_TRUE(device_->Reconnect().ok());  // it is there
+  EXPECT_TRUE(device_->Reconnect().ok());  // still connected
   server_.reset();
   EXPECT_TRUE(Await([&] { return !device_->connection().ok(); }));
   EXPECT_EQ(device_->status(), 0);
@@ -274,7 +276,7 @@ TEST_F(VhostUserDeviceTest, ReconnectsAfterAReset) {
   EXPECT_TRUE(ReportAndWait({&range, 1}));
 }
 
-// A device with nothing but a configuration.
+// A device that has a configuration and no queues.
 class ConfiguredDevice final : public VirtioDevice {
  public:
   uint32_t device_id() const override { return kBalloonDeviceId; }
@@ -323,15 +325,15 @@ class ConfiguredDevice final : public VirtioDevice {
 
 TEST_F(VhostUserDeviceTest, Configuration) {
   ConfiguredDevice* configured = nullptr;
-  ASSERT_NO_FATAL_FAILURE(Serve([&](const GuestRam&, Hypervisor&, Workqueue&) {
-    auto device = std::make_unique<ConfiguredDevice>();
+  ASSERT_NO_FATAL_FAILURE(Serve([&](uint64_t, const GuestRam&, Workqueue&) {
+    auto device = std::make_shared<ConfiguredDevice>();
     configured = device.get();
     return device;
   }));
   ASSERT_NO_FATAL_FAILURE(Connect());
   std::array<std::byte, 4> word;
   EXPECT_EQ(Message(device_->ReadConfig(8, word)),
-            "configuration from 8, 4 bytes: it has 8");
+            "configuration at 8, 4 bytes: must be within its 8 bytes");
   EXPECT_EQ(device_->ReadConfig(0xffffffff, word).code(),
             absl::StatusCode::kOutOfRange);
   EXPECT_TRUE(device_->ReadConfig(8, {}).ok());
@@ -342,7 +344,7 @@ TEST_F(VhostUserDeviceTest, Configuration) {
   word = {std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4}};
   EXPECT_TRUE(device_->WriteConfig(4, word).ok());
   EXPECT_EQ(device_->WriteConfig(0, word).ToString(),
-            "INVALID_ARGUMENT: SET_CONFIG: the VMM answered with error 3, "
+            "INVALID_ARGUMENT: SET_CONFIG: the VMM replied with error 3, "
             "INVALID_ARGUMENT");
   EXPECT_EQ(device_->WriteConfig(5, word).code(),
             absl::StatusCode::kOutOfRange);
@@ -368,7 +370,7 @@ TEST_F(VhostUserDeviceTest, Configuration) {
   EXPECT_EQ(device_->status(), 0);
 }
 
-// Memory that comes while a connection is being made is shared once.
+// A region added while a connection is being set up is shared once.
 TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
   ASSERT_NO_FATAL_FAILURE(Serve());
   std::atomic<bool> stop = false;
@@ -380,7 +382,7 @@ TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
     }
   });
   for (int i = 0; i < 30; ++i) {
-    const auto device = VhostUserDevice::Connect(path_, *ram_);
+    const auto device = VhostUserDevice::Connect(path_, *ram_, kBalloonKind);
     EXPECT_TRUE(device.ok()) << device.status();
     if (device.ok()) {
       EXPECT_TRUE((*device)->connection().ok());
@@ -392,4 +394,4 @@ TEST_F(VhostUserDeviceTest, MemoryComesWhileItConnects) {
 }
 
 }  // namespace
-}  // namespace guestmm::vhost_user_device_test
+}  // namespace guestmm::device_test

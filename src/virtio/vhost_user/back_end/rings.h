@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -15,25 +15,25 @@
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
 
 namespace guestmm {
 
-// A session's queues: what the front end said of each, piece by piece, until
+// A session's queues: collects what the front end sends about each queue, until
 // SET_VRING_ENABLE sets it up at the device. From then until a reset its kick
-// is watched.
+// is polled.
 //
-// The handlers have the names of their messages. NotFound if the device has no
-// such queue; InvalidArgument names what a message must not say, and its limit;
-// FailedPrecondition, what must have come before. One thread at a time.
+// The handlers are named after their messages. Errors: NotFound if the device
+// has no such queue; InvalidArgument, naming the value and its limit;
+// FailedPrecondition, naming the message that must come first. Not thread-safe.
 class VhostUserRings {
  public:
-  // What a device may have, at most: each takes file descriptors.
+  // The maximum number of queues of a device: each takes file descriptors.
   static constexpr uint16_t kMaxQueues = 16;
 
-  // Of all queues that `device` has. Kicks are watched by `poller`, an epoll
-  // instance, which says their queue's index. All must outlive this; the
-  // device, the last call.
+  // Has all queues of `device`. Adds their kicks to `poller`, an epoll
+  // instance, with the queue's index as data. All references must outlive the
+  // last call.
   VhostUserRings(VirtioDevice& device, const GuestRam& ram,
                  const VhostUserRegions& regions, int poller);
 
@@ -46,32 +46,34 @@ class VhostUserRings {
   absl::Status SetVringBase(const VhostUserVringState& state);
   // Resets the device.
   absl::StatusOr<uint16_t> GetVringBase(const VhostUserVringState& state);
-  // Besides: errors of VirtioDevice::SetUpQueue. To disable a queue resets the
+  // Also errors of VirtioDevice::SetUpQueue. Disabling a queue resets the
   // device.
   absl::Status SetVringEnable(const VhostUserVringState& state);
   absl::Status SetVringKick(VhostUserMessage& message);
   absl::Status SetVringCall(VhostUserMessage& message);
 
-  // Passes a kick on to the device, if there is such a queue and it is set up.
+  // Forwards a kick to the device. No effect if there is no such queue, or if
+  // it is not set up.
   void Kick(uint64_t index);
   void KickAll();
 
-  // Of the device; the queues are forgotten.
+  // Resets the device and forgets the queues.
   void Reset();
 
  private:
-  // A queue as the front end told of it so far.
+  // What is known about a queue so far.
   struct Ring {
     uint16_t size = 0;
     std::optional<VhostUserVringAddr> addresses;
     UniqueFd kick_fd;
     EventFdNotifier call;
-    // The device's, once the queue is set up.
+    // The device's kick; null until the queue is set up.
     Notifier* kick = nullptr;
   };
 
   absl::StatusOr<Ring*> Find(uint64_t index);
-  // The queue's index in `message`, and its eventfd, none if it says so.
+  // The queue's index in `message`, and its eventfd, which is invalid if the
+  // message says that there is none.
   static absl::StatusOr<std::pair<uint64_t, UniqueFd>> TakeFd(
       VhostUserMessage& message);
 
@@ -84,4 +86,4 @@ class VhostUserRings {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_RINGS_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_RINGS_H_

@@ -1,11 +1,10 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_front_end.h"
+#include "src/virtio/vhost_user/front_end/front_end.h"
 
 #include <fcntl.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,33 +14,47 @@
 namespace guestmm {
 namespace {
 
-// How large a balloon's configuration may be, by the features it has (virtio
-// 1.3 §5.5.4). vhost-user does not say; of what is not there nothing is read.
-constexpr std::array<uint32_t, 4> kConfigSizes = {16, 12, 8, 0};
-
-// Another description of the same file, to be passed on or kept.
+// A second descriptor of the same open file.
 UniqueFd Duplicate(const UniqueFd& fd) {
   return UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 }  // namespace
 
-VhostUserDevice::FrontEnd::FrontEnd(std::string path, GuestRam& ram,
-                                    const VhostUserDeviceOptions& options)
-    : options_(options),
+absl::StatusOr<std::unique_ptr<VhostUserDevice>> VhostUserDevice::Connect(
+    const std::string& path, GuestRam& ram, const VirtioDeviceKind& kind,
+    const VhostUserDeviceOptions& options) {
+  if (ram.memfd() < 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "guest RAM of source %s%s: must be a %s or a %s, which another process "
+        "can map",
+        ram.foreign() ? "foreign " : "", Name(ram.source()),
+        Name(MemorySource::kSharedMemfd), Name(MemorySource::kHugetlb)));
+  }
+  auto front_end =
+      std::make_unique<VhostUserFrontEnd>(path, ram, kind, options);
+  if (absl::Status status = front_end->Start(); !status.ok()) return status;
+  return front_end;
+}
+
+VhostUserFrontEnd::VhostUserFrontEnd(std::string path, GuestRam& ram,
+                                     const VirtioDeviceKind& kind,
+                                     const VhostUserDeviceOptions& options)
+    : kind_(kind),
+      options_(options),
       connection_(std::move(path), options.timeout, *this),
       shared_ram_(ram, connection_) {}
 
 // The connection.
 
-absl::Status VhostUserDevice::FrontEnd::Connect() {
+absl::Status VhostUserFrontEnd::Start() {
   shared_ram_.Forget();
   return connection_.Connect([this](const VhostUserConnection::Offer& offer) {
     return Introduce(offer);
   });
 }
 
-absl::Status VhostUserDevice::FrontEnd::Introduce(
+absl::Status VhostUserFrontEnd::Introduce(
     const VhostUserConnection::Offer& offer) {
   const absl::StatusOr<uint64_t> queues =
       connection_.AskNumber(VhostUserRequest::kGetQueueNum);
@@ -62,7 +75,7 @@ absl::Status VhostUserDevice::FrontEnd::Introduce(
   return connection();
 }
 
-absl::Status VhostUserDevice::FrontEnd::Reconnect() {
+absl::Status VhostUserFrontEnd::Reconnect() {
   {
     LockHolder hold(connection_.mutex());
     if (status_ != 0 || resetting_ || abandoned_) {
@@ -72,43 +85,43 @@ absl::Status VhostUserDevice::FrontEnd::Reconnect() {
     }
     if (connection_.link() == Link::kUp) return absl::OkStatus();
   }
-  return Connect();
+  return Start();
 }
 
-void VhostUserDevice::FrontEnd::Abandon() {
+void VhostUserFrontEnd::Abandon() {
   LockHolder hold(connection_.mutex());
   abandoned_ = true;
   connection_.Lose(absl::CancelledError("abandoned"));
   if (resetting_) CompleteReset();
 }
 
-void VhostUserDevice::FrontEnd::OnLost() {
+void VhostUserFrontEnd::OnLost() {
   if (resetting_ && !is_started_) CompleteReset();
   if (config_notifier_ != nullptr) config_notifier_->Notify();
 }
 
-void VhostUserDevice::FrontEnd::OnProcessEnded() {
+void VhostUserFrontEnd::OnProcessEnded() {
   if (resetting_) CompleteReset();
 }
 
-void VhostUserDevice::FrontEnd::OnDone(VhostUserRequest) {
-  // Nothing else is posted.
+void VhostUserFrontEnd::OnDone(VhostUserRequest) {
+  // Only resets are posted.
   CompleteReset();
 }
 
 // Features and status.
 
-uint64_t VhostUserDevice::FrontEnd::features() const {
+uint64_t VhostUserFrontEnd::DeviceFeatures() const {
   LockHolder hold(connection_.mutex());
   return features_;
 }
 
-absl::Status VhostUserDevice::FrontEnd::SetDriverFeatures(uint64_t features) {
+absl::Status VhostUserFrontEnd::SetDriverFeatures(uint64_t features) {
   return connection_.Tell(VhostUserRequest::kSetFeatures,
                           BytesOf(features | kVhostUserFProtocolFeatures));
 }
 
-uint8_t VhostUserDevice::FrontEnd::Status() {
+uint8_t VhostUserFrontEnd::status() const {
   {
     LockHolder hold(connection_.mutex());
     while (resetting_ &&
@@ -116,46 +129,48 @@ uint8_t VhostUserDevice::FrontEnd::Status() {
                std::cv_status::timeout) {
     }
     if (status_ == 0) return 0;
-    if (resetting_ || connection_.link() != Link::kUp) return LostStatus();
+    if (resetting_ || connection_.link() != Link::kUp) return LastStatus();
   }
   const absl::StatusOr<uint64_t> status =
       connection_.AskNumber(VhostUserRequest::kGetStatus);
   LockHolder hold(connection_.mutex());
-  // It may have been reset meanwhile.
+  // The device may have been reset in the meantime.
   if (status_ == 0) return 0;
-  if (resetting_ || !status.ok()) return LostStatus();
+  if (resetting_ || !status.ok()) return LastStatus();
   if (*status == 0 || *status > UINT8_MAX) {
-    // Not by a reset of ours, after which its queues would be forgotten.
-    connection_.Lose(absl::InternalError(absl::StrFormat(
-        "GET_STATUS: 0x%x: must be 0x1 to 0xff till the reset", *status)));
-    return LostStatus();
+    // The front end has not reset it, so its queues would still be set up here.
+    connection_.Lose(absl::InternalError(
+        absl::StrFormat("GET_STATUS: 0x%x: must be 0x1 to 0xff until the "
+                        "driver resets the device",
+                        *status)));
+    return LastStatus();
   }
   status_ = static_cast<uint8_t>(*status);
   return status_;
 }
 
-uint8_t VhostUserDevice::FrontEnd::LostStatus() const {
+uint8_t VhostUserFrontEnd::LastStatus() const {
   return connection_.link() == Link::kUp
              ? status_
              : static_cast<uint8_t>(status_ | kVirtioNeedsReset);
 }
 
-void VhostUserDevice::FrontEnd::SetStatus(uint8_t status) {
+void VhostUserFrontEnd::SetStatus(uint8_t status) {
   if (status == 0) return Reset();
   {
     LockHolder hold(connection_.mutex());
-    // What there is no connection for leaves no trace: it is safe to use the
-    // memory.
+    // A status that cannot be sent is not recorded: the VMM does not know of
+    // it, so memory stays safe to use.
     if (resetting_ || connection_.link() != Link::kUp) return;
     status_ |= status;
     is_started_ |= (status & kVirtioDriverOk) != 0;
   }
-  // Whoever needs to know whether it was taken reads the status.
-  [[maybe_unused]] const absl::Status told =
+  // The caller reads status() back to learn whether the bits were accepted.
+  [[maybe_unused]] const absl::Status sent =
       connection_.Tell(VhostUserRequest::kSetStatus, BytesOf(uint64_t{status}));
 }
 
-void VhostUserDevice::FrontEnd::Reset() {
+void VhostUserFrontEnd::Reset() {
   LockHolder hold(connection_.mutex());
   if (resetting_) return;
   resetting_ = true;
@@ -167,7 +182,7 @@ void VhostUserDevice::FrontEnd::Reset() {
   connection_.Post(VhostUserRequest::kSetStatus, BytesOf(uint64_t{0}));
 }
 
-void VhostUserDevice::FrontEnd::CompleteReset() {
+void VhostUserFrontEnd::CompleteReset() {
   resetting_ = false;
   status_ = 0;
   is_started_ = false;
@@ -183,13 +198,13 @@ void VhostUserDevice::FrontEnd::CompleteReset() {
 
 // Configuration.
 
-uint32_t VhostUserDevice::FrontEnd::ConfigGeneration() const {
+uint32_t VhostUserFrontEnd::ConfigGeneration() const {
   LockHolder hold(connection_.mutex());
   return generation_;
 }
 
-absl::Status VhostUserDevice::FrontEnd::ReadConfig(uint32_t offset,
-                                                   std::span<std::byte> bytes) {
+absl::Status VhostUserFrontEnd::ReadConfig(uint32_t offset,
+                                           std::span<std::byte> bytes) const {
   FetchConfig();
   LockHolder hold(connection_.mutex());
   if (absl::Status status =
@@ -201,8 +216,8 @@ absl::Status VhostUserDevice::FrontEnd::ReadConfig(uint32_t offset,
   return absl::OkStatus();
 }
 
-absl::Status VhostUserDevice::FrontEnd::WriteConfig(
-    uint32_t offset, std::span<const std::byte> bytes) {
+absl::Status VhostUserFrontEnd::WriteConfig(uint32_t offset,
+                                            std::span<const std::byte> bytes) {
   {
     LockHolder hold(connection_.mutex());
     if (absl::Status status =
@@ -224,35 +239,40 @@ absl::Status VhostUserDevice::FrontEnd::WriteConfig(
   return status;
 }
 
-void VhostUserDevice::FrontEnd::SetConfigNotifier(Notifier& config) {
+void VhostUserFrontEnd::SetConfigNotifier(Notifier& config) {
   LockHolder hold(connection_.mutex());
   config_notifier_ = &config;
 }
 
-void VhostUserDevice::FrontEnd::OnConfigChange() {
+void VhostUserFrontEnd::OnConfigChange() {
   ++generation_;
   config_is_current_ = false;
   if (config_notifier_ != nullptr) config_notifier_->Notify();
 }
 
-void VhostUserDevice::FrontEnd::FindConfig(bool has_config) {
-  for (const uint32_t size : kConfigSizes) {
-    {
-      LockHolder hold(connection_.mutex());
-      config_.assign(has_config ? size : 0, std::byte{0});
-      config_is_current_ = false;
+void VhostUserFrontEnd::FindConfig(bool has_config) {
+  const auto set_size = [this](uint32_t size) {
+    LockHolder hold(connection_.mutex());
+    config_.assign(size, std::byte{0});
+    config_is_current_ = false;
+  };
+  if (has_config) {
+    for (const uint32_t size : kind_.config_sizes) {
+      set_size(size);
+      if (FetchConfig()) return;
     }
-    if (FetchConfig()) return;
   }
+  set_size(0);
 }
 
-bool VhostUserDevice::FrontEnd::FetchConfig() {
+bool VhostUserFrontEnd::FetchConfig() const {
   VhostUserConfigHeader header = {};
   {
     LockHolder hold(connection_.mutex());
     header.size = static_cast<uint32_t>(config_.size());
     if (header.size == 0 || connection_.link() != Link::kUp) return true;
-    // A change that comes meanwhile takes it back.
+    // Set before asking: a change notification that arrives in the meantime
+    // clears it again.
     if (std::exchange(config_is_current_, true)) return true;
   }
   const std::span<const std::byte> start = BytesOf(header);
@@ -274,12 +294,12 @@ bool VhostUserDevice::FrontEnd::FetchConfig() {
 
 // Queues.
 
-uint16_t VhostUserDevice::FrontEnd::MaxQueueSize(uint16_t index) const {
+uint16_t VhostUserFrontEnd::MaxQueueSize(uint16_t index) const {
   LockHolder hold(connection_.mutex());
   return index < queue_count_ ? options_.max_queue_size : 0;
 }
 
-absl::StatusOr<Notifier*> VhostUserDevice::FrontEnd::SetUpQueue(
+absl::StatusOr<Notifier*> VhostUserFrontEnd::SetUpQueue(
     uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
   const UniqueFd kick(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   UniqueFd call(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -290,7 +310,7 @@ absl::StatusOr<Notifier*> VhostUserDevice::FrontEnd::SetUpQueue(
     LockHolder hold(connection_.mutex());
     if (index >= queue_count_) {
       return absl::NotFoundError(
-          absl::StrFormat("queue %d: the device at %s has %d", index,
+          absl::StrFormat("queue %d: the device at %s has %d queues", index,
                           connection_.path(), queue_count_));
     }
     queue = queues_[index].get();
@@ -300,7 +320,7 @@ absl::StatusOr<Notifier*> VhostUserDevice::FrontEnd::SetUpQueue(
   queue->kick.Set(Duplicate(kick));
   connection_.Wake();
 
-  // Where the rings are, in the terms of VhostUserSharedRam.
+  // Guest-physical addresses are user addresses: see VhostUserSharedRam.
   const VhostUserVringAddr addresses = {
       .index = index,
       .flags = 0,
@@ -340,13 +360,13 @@ absl::StatusOr<Notifier*> VhostUserDevice::FrontEnd::SetUpQueue(
   return &queue->kick;
 }
 
-std::vector<int> VhostUserDevice::FrontEnd::CallFds() const {
+std::vector<int> VhostUserFrontEnd::CallFds() const {
   std::vector<int> fds;
   for (const auto& queue : queues_) fds.push_back(queue->call.get());
   return fds;
 }
 
-void VhostUserDevice::FrontEnd::OnCall(size_t index) {
+void VhostUserFrontEnd::OnCall(size_t index) {
   const Queue& queue = *queues_[index];
   uint64_t count = 0;
   if (queue.call.valid() &&

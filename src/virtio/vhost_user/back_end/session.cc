@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_session.h"
+#include "src/virtio/vhost_user/back_end/session.h"
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,11 +17,11 @@
 namespace guestmm {
 namespace {
 
-// What epoll says of: a queue's kick by its index, or one of these.
+// The data of epoll events: a queue's index for its kick, or one of these.
 constexpr uint64_t kSocketEvent = VhostUserRings::kMaxQueues;
 constexpr uint64_t kWakeEvent = VhostUserRings::kMaxQueues + 1;
 
-// What the session needs to know when it is told.
+// The protocol features that a front end must accept.
 constexpr uint64_t kNeededOfFrontEnd = kVhostUserProtocolStatus;
 
 std::vector<std::byte> ToBytes(std::span<const std::byte> bytes) {
@@ -53,7 +53,7 @@ void ConfigChangeNotifier::Notify() {
 }
 
 absl::StatusOr<std::unique_ptr<VhostUserSession>> VhostUserSession::Create(
-    UniqueFd connection, const VhostUserServer::MakeDevice& make_device,
+    UniqueFd connection, MakeDevice make_device,
     const VhostUserServerOptions& options) {
   std::unique_ptr<VhostUserSession> session(
       new VhostUserSession(std::move(connection), options));
@@ -69,8 +69,7 @@ VhostUserSession::VhostUserSession(UniqueFd connection,
       channel_(std::move(connection)),
       poller_(epoll_create1(EPOLL_CLOEXEC)) {}
 
-absl::Status VhostUserSession::Start(
-    const VhostUserServer::MakeDevice& make_device) {
+absl::Status VhostUserSession::Start(MakeDevice make_device) {
   if (!wake_.valid()) return SystemError("eventfd");
   if (!poller_.valid()) return SystemError("epoll_create1");
   epoll_event socket = {.events = EPOLLIN, .data = {.u64 = kSocketEvent}};
@@ -84,9 +83,8 @@ absl::Status VhostUserSession::Start(
   ram_ = *std::move(ram);
   regions_ = std::make_unique<VhostUserRegions>(*ram_, options_.max_regions,
                                                 options_.max_guest_bytes);
-  hypervisor_ = std::make_unique<CountingHypervisor>(*ram_);
   workqueue_ = std::make_unique<ThreadWorkqueue>();
-  device_ = make_device(*ram_, *hypervisor_, *workqueue_);
+  device_ = make_device(*ram_, *workqueue_);
   GUESTMM_CHECK(device_ != nullptr) << "make_device made no device";
   rings_ = std::make_unique<VhostUserRings>(*device_, *ram_, *regions_,
                                             poller_.get());
@@ -103,12 +101,7 @@ void VhostUserSession::Stop() {
 }
 
 VhostUserCounters VhostUserSession::counters() const {
-  const DiscardCounters discards = hypervisor_->counters();
-  return {.messages = messages_,
-          .refused = refused_,
-          .reports = hypervisor_->batches(),
-          .bytes = discards.bytes,
-          .failures = discards.failures};
+  return {.messages = messages_, .refused = refused_};
 }
 
 absl::Status VhostUserSession::Run() {
@@ -127,14 +120,14 @@ absl::Status VhostUserSession::Run() {
         rings_->Kick(event);
       }
     }
-    // After the kicks: a message may end what they are for.
+    // Messages after kicks: a message may disable the queue that was kicked.
     if (!has_messages) continue;
     if (absl::Status status = HandleMessages(); !status.ok()) return status;
   }
 }
 
 absl::Status VhostUserSession::HandleMessages() {
-  // Not until there is none: kicks and Stop have their turn between two.
+  // One message at a time, so that kicks and Stop are handled in between.
   absl::StatusOr<std::optional<VhostUserMessage>> message = channel_.Receive();
   if (!message.ok()) return message.status();
   if (!message->has_value()) return absl::OkStatus();
@@ -150,7 +143,7 @@ absl::Status VhostUserSession::HandleMessage(VhostUserMessage& message) {
   }
   if (message.needs_reply() &&
       (protocol_features_ & kVhostUserProtocolReplyAck) != 0) {
-    // Any number but 0 is an error; which one says what kind.
+    // 0 is success. Other values are up to the back end: here, the status code.
     const auto code = static_cast<uint64_t>(reply.status().code());
     return channel_.Send(message.header.request, kVhostUserReply,
                          BytesOf(code));
@@ -167,7 +160,7 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
     if (!status.ok()) return status;
     return std::nullopt;
   };
-  // A handler of a whole payload.
+  // Calls `handler` with the payload, if it has the right size.
   const auto with = [&]<typename T>(absl::StatusOr<T> payload, auto handler) {
     return none(payload.ok() ? handler(*payload) : payload.status());
   };
@@ -250,14 +243,14 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
       return none(rings_->SetVringCall(message));
   }
   return absl::UnimplementedError(
-      absl::StrCat(Name(message.request()), ": is not known"));
+      absl::StrCat(Name(message.request()), ": unknown"));
 }
 
 absl::Status VhostUserSession::SetFeatures(uint64_t features) {
   if ((features & kVhostUserFProtocolFeatures) == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("SET_FEATURES: 0x%x is without PROTOCOL_FEATURES, 0x%x",
-                        features, kVhostUserFProtocolFeatures));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SET_FEATURES: 0x%x: must include PROTOCOL_FEATURES, 0x%x", features,
+        kVhostUserFProtocolFeatures));
   }
   return device_->SetDriverFeatures(features & ~kVhostUserFProtocolFeatures);
 }
@@ -266,8 +259,9 @@ absl::Status VhostUserSession::SetProtocolFeatures(uint64_t features) {
   if ((features & ~kVhostUserProtocolFeatures) != 0 ||
       (features & kNeededOfFrontEnd) != kNeededOfFrontEnd) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_PROTOCOL_FEATURES: 0x%x: must be among 0x%x, with 0x%x", features,
-        kVhostUserProtocolFeatures, kNeededOfFrontEnd));
+        "SET_PROTOCOL_FEATURES: 0x%x: must be a subset of 0x%x that includes "
+        "0x%x",
+        features, kVhostUserProtocolFeatures, kNeededOfFrontEnd));
   }
   protocol_features_ = features;
   return absl::OkStatus();
@@ -276,7 +270,7 @@ absl::Status VhostUserSession::SetProtocolFeatures(uint64_t features) {
 absl::Status VhostUserSession::SetStatus(uint64_t status) {
   if (status > UINT8_MAX) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("SET_STATUS: 0x%x: the most is 0xff", status));
+        absl::StrFormat("SET_STATUS: 0x%x: must be at most 0xff", status));
   }
   if (status == 0) {
     rings_->Reset();
@@ -286,7 +280,7 @@ absl::Status VhostUserSession::SetStatus(uint64_t status) {
   device_->SetConfigNotifier(config_change_);
   device_->SetStatus(static_cast<uint8_t>(status));
   if (!was_running && (device_->status() & kVirtioDriverOk) != 0) {
-    // Kicks that came before were for nothing.
+    // Kicks before DRIVER_OK had no effect.
     rings_->KickAll();
   }
   return absl::OkStatus();
@@ -303,7 +297,7 @@ absl::Status VhostUserSession::SetBackendReqFd(VhostUserMessage& message) {
                  &length) != 0 ||
       domain != AF_UNIX) {
     return absl::InvalidArgumentError(
-        "SET_BACKEND_REQ_FD: came with an fd that is not a Unix socket");
+        "SET_BACKEND_REQ_FD: must come with a Unix socket");
   }
   config_change_.Set(std::move(message.fds[0]));
   return absl::OkStatus();
@@ -327,7 +321,8 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::GetConfig(
                                  std::span(reply).subspan(sizeof(header)));
   }
   if (!status.ok()) {
-    // That is how it is said. To ask how much there is is no error.
+    // An empty reply is an error (vhost-user, GET_CONFIG). Asking for more than
+    // there is is allowed: front ends find the size that way.
     if (!absl::IsOutOfRange(status)) {
       refused_.fetch_add(1, std::memory_order_relaxed);
     }
@@ -344,7 +339,7 @@ absl::Status VhostUserSession::SetConfig(const VhostUserMessage& message) {
   std::memcpy(&header, message.payload.data(), sizeof(header));
   if (header.size > kVhostUserMaxConfig) {
     return absl::OutOfRangeError(
-        absl::StrFormat("SET_CONFIG: of %d bytes: the most is %d", header.size,
+        absl::StrFormat("SET_CONFIG: %d bytes: must be at most %d", header.size,
                         kVhostUserMaxConfig));
   }
   if (absl::Status status = message.CheckSize(sizeof(header) + header.size);
@@ -362,9 +357,10 @@ absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
   }
   std::memcpy(&header, message.payload.data(), sizeof(header));
   if (header.count > kVhostUserMaxFds || header.count != message.fds.size()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_MEM_TABLE: %d regions with %d fds: must be as many, at most %d",
-        header.count, message.fds.size(), kVhostUserMaxFds));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("SET_MEM_TABLE: %d regions with %d fds: must be one fd "
+                        "each, at most %d",
+                        header.count, message.fds.size(), kVhostUserMaxFds));
   }
   if (absl::Status status = message.CheckSize(
           sizeof(header) + header.count * sizeof(VhostUserRegion));
@@ -373,8 +369,7 @@ absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
   }
   if (rings_->IsSetUp()) {
     return absl::FailedPreconditionError(
-        "SET_MEM_TABLE: a queue is set up: only ADD_MEM_REG and REM_MEM_REG "
-        "go then");
+        "SET_MEM_TABLE: a queue is set up: must be ADD_MEM_REG or REM_MEM_REG");
   }
   if (absl::Status status = regions_->RemoveAll(); !status.ok()) return status;
   for (size_t i = 0; i < header.count; ++i) {

@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/front_end/vhost_user_shared_ram.h"
+#include "src/virtio/vhost_user/front_end/shared_ram.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -17,7 +17,7 @@ std::string SharedText(GpaRange range) {
                          FormatBytes(range.bytes));
 }
 
-// What of `range` is in none of `others`, one behind the other.
+// The parts of `range` that are in none of `others`, in ascending order.
 std::vector<GpaRange> Without(GpaRange range,
                               const std::vector<GpaRange>& others) {
   std::vector<GpaRange> left = {range};
@@ -37,7 +37,7 @@ std::vector<GpaRange> Without(GpaRange range,
   return left;
 }
 
-// Where the VMM is told that a region is.
+// The region as described to the VMM.
 VhostUserSingleRegion RegionOf(GpaRange range) {
   return {.padding = 0,
           .region = {.guest_phys_addr = range.gpa.value(),

@@ -1,4 +1,4 @@
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "tests/testing/test_hypervisors.h"
 
 namespace guestmm {
 

@@ -1,4 +1,4 @@
-#include "src/virtio/vhost_user/back_end/vhost_user_rings.h"
+#include "src/virtio/vhost_user/back_end/rings.h"
 
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -18,8 +18,8 @@
 namespace guestmm {
 namespace {
 
-// Whether a file is what a guest may have the device read and write: of a pipe
-// or a file of its own, the device could be made to wait.
+// Whether a guest's file is safe for the device to read and write. A pipe, or a
+// file that the guest implements, could block the device.
 bool IsEventFd(int fd) {
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
   std::array<char, 64> target;
@@ -50,8 +50,9 @@ bool VhostUserRings::IsSetUp() const {
 
 absl::StatusOr<VhostUserRings::Ring*> VhostUserRings::Find(uint64_t index) {
   if (index >= rings_.size()) {
-    return absl::NotFoundError(
-        absl::StrFormat("queue %d: the device has %d", index, rings_.size()));
+    return absl::NotFoundError(absl::StrFormat(
+        "queue %d: must be below %d, the device's number of queues", index,
+        rings_.size()));
   }
   return &rings_[index];
 }
@@ -75,9 +76,8 @@ absl::Status VhostUserRings::SetVringAddr(const VhostUserVringAddr& addresses) {
   const absl::StatusOr<Ring*> ring = Find(addresses.index);
   if (!ring.ok()) return ring.status();
   if (addresses.flags != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("SET_VRING_ADDR: flags 0x%x: logging was not offered",
-                        addresses.flags));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SET_VRING_ADDR: flags 0x%x: must be 0", addresses.flags));
   }
   (*ring)->addresses = addresses;
   return absl::OkStatus();
@@ -88,9 +88,9 @@ absl::Status VhostUserRings::SetVringBase(const VhostUserVringState& state) {
     return ring.status();
   }
   if (state.num == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "SET_VRING_BASE: queue %d from entry %d on: a queue starts at 0",
-      state.index, state.num));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("SET_VRING_BASE: queue %d from entry %d: must be 0",
+                      state.index, state.num));
 }
 
 absl::StatusOr<uint16_t> VhostUserRings::GetVringBase(
@@ -99,8 +99,8 @@ absl::StatusOr<uint16_t> VhostUserRings::GetVringBase(
   if (!ring.ok()) return ring.status();
   absl::StatusOr<Gpa> used = Gpa(0);
   if ((*ring)->addresses) used = regions_.Translate((*ring)->addresses->used);
-  // A device stops as a whole. What it took it has given back then, so that the
-  // used index says how far it came.
+  // The device can only stop as a whole. It has returned all chains that it
+  // took, so the used index is also the index of the next one.
   Reset();
   if (!used.ok()) return uint16_t{0};
   const std::optional<Translation> header =
@@ -118,7 +118,7 @@ absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
   Ring& ring = **found;
   if (state.num > 1) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("SET_VRING_ENABLE: queue %d: %d is neither 0 nor 1",
+        absl::StrFormat("SET_VRING_ENABLE: queue %d: %d: must be 0 or 1",
                         state.index, state.num));
   }
   if (state.num == (ring.kick != nullptr ? 1 : 0)) return absl::OkStatus();
@@ -146,7 +146,8 @@ absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
   const absl::StatusOr<Notifier*> kick =
       device_.SetUpQueue(static_cast<uint16_t>(state.index), layout, ring.call);
   if (!kick.ok()) return kick.status();
-  // By edges: nothing is read, since the guest could make that wait.
+  // Edge-triggered: the eventfd is never read, since the guest could make that
+  // block.
   epoll_event event = {.events = EPOLLIN | EPOLLET,
                        .data = {.u64 = state.index}};
   if (epoll_ctl(poller_, EPOLL_CTL_ADD, ring.kick_fd.get(), &event) != 0) {
@@ -168,8 +169,8 @@ absl::StatusOr<std::pair<uint64_t, UniqueFd>> VhostUserRings::TakeFd(
         *value, message.fds.size(), has_fd ? 1 : 0));
   }
   if (has_fd && !IsEventFd(message.fds[0].get())) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Name(message.request()), ": came with an fd that is not an eventfd"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(Name(message.request()), ": must come with an eventfd"));
   }
   return std::pair(*value & kVhostUserVringIndexMask,
                    has_fd ? std::move(message.fds[0]) : UniqueFd());
@@ -213,7 +214,7 @@ void VhostUserRings::KickAll() {
 void VhostUserRings::Reset() {
   for (Ring& ring : rings_) {
     if (ring.kick != nullptr) {
-      // Closing it would not: the guest has it open too.
+      // Closing the fd would not remove it, since the guest has it open, too.
       epoll_ctl(poller_, EPOLL_CTL_DEL, ring.kick_fd.get(), nullptr);
     }
     ring.kick = nullptr;

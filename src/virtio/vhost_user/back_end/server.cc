@@ -1,4 +1,4 @@
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 
 #include <poll.h>
 #include <sys/socket.h>
@@ -17,17 +17,17 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_session.h"
+#include "src/virtio/vhost_user/back_end/session.h"
 #include "src/virtio/vhost_user/unix_socket.h"
 
 namespace guestmm {
 namespace {
 
-// How long to leave connections waiting when they cannot be taken, since this
-// process has no more file descriptors.
+// How long to leave connections in the backlog when this process has no file
+// descriptors left to accept them.
 constexpr int kAcceptPauseMilliseconds = 100;
 
-// Of the socket at `path`; none if there is no socket.
+// The inode of the socket at `path`; nullopt if there is none.
 std::optional<ino_t> SocketInode(const std::string& path) {
   struct stat file = {};
   if (lstat(path.c_str(), &file) != 0 || !S_ISSOCK(file.st_mode)) {
@@ -42,9 +42,6 @@ VhostUserCounters& VhostUserCounters::operator+=(
     const VhostUserCounters& other) {
   messages += other.messages;
   refused += other.refused;
-  reports += other.reports;
-  bytes += other.bytes;
-  failures += other.failures;
   return *this;
 }
 
@@ -69,14 +66,14 @@ void VhostUserServer::Stop() {
   }
   wake_.Wake();
   thread_.join();
-  // No more come and none is joined by others: what is left is ours.
+  // The other thread has ended: the remaining sessions are joined here.
   std::list<Slot> slots;
   {
     LockHolder hold(mutex_);
     slots.splice(slots.end(), slots_);
   }
   for (Slot& slot : slots) slot.thread.join();
-  // Another server may have taken its place.
+  // Another server may have replaced the socket.
   if (!path_.empty() && SocketInode(path_) == path_inode_) {
     unlink(path_.c_str());
   }
@@ -99,16 +96,17 @@ absl::Status VhostUserServer::Listen(const std::string& path) {
   if (bound != 0 && errno == EADDRINUSE) {
     if (!SocketInode(path)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(path, ": is there and not a socket"));
+          absl::StrCat(path, ": must be a socket or not exist"));
     }
     const UniqueFd probe(
         socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!probe.valid()) return failed("socket");
-    // EAGAIN: one that is too busy. Only of one that has gone it is refused.
+    // ECONNREFUSED means that no process listens any more. EAGAIN means that
+    // one does, and is busy.
     if (connect(probe.get(), generic, sizeof(*address)) == 0 ||
         errno != ECONNREFUSED) {
       return absl::AlreadyExistsError(
-          absl::StrCat(path, ": a server listens there"));
+          absl::StrCat(path, ": must not be in use by another server"));
     }
     unlink(path.c_str());
     bound = bind(listener.get(), generic, sizeof(*address));
@@ -138,10 +136,10 @@ absl::Status VhostUserServer::Serve(UniqueFd connection) {
   for (const Slot& slot : slots_) live += slot.ended ? 0 : 1;
   absl::Status status;
   if (stop_) {
-    status = absl::CancelledError("the server ends");
+    status = absl::CancelledError("the server has stopped");
   } else if (live >= options_.max_sessions) {
     status = absl::ResourceExhaustedError(
-        absl::StrFormat("%d sessions are there, the most", live));
+        absl::StrFormat("%d sessions: no more are allowed", live));
   }
   if (status.ok()) status = Begin(std::move(connection), info);
   if (!status.ok()) ++refused_sessions_;
@@ -150,12 +148,19 @@ absl::Status VhostUserServer::Serve(UniqueFd connection) {
 
 absl::Status VhostUserServer::Begin(UniqueFd connection,
                                     VhostUserSessionInfo info) {
-  // Threads are what a host runs out of with an exception.
+  // Never reused, even if the session cannot start: each device has an id of
+  // its own.
+  info.id = ++last_id_;
+  // std::thread throws if the host has no threads left.
   try {
     absl::StatusOr<std::unique_ptr<VhostUserSession>> session =
-        VhostUserSession::Create(std::move(connection), make_device_, options_);
+        VhostUserSession::Create(
+            std::move(connection),
+            [&](const GuestRam& ram, Workqueue& workqueue) {
+              return make_device_(info.id, ram, workqueue);
+            },
+            options_);
     if (!session.ok()) return session.status();
-    info.id = last_id_ + 1;
     Slot& slot = slots_.emplace_back();
     slot.info = info;
     slot.session = *std::move(session);
@@ -165,7 +170,6 @@ absl::Status VhostUserServer::Begin(UniqueFd connection,
       slots_.pop_back();
       throw;
     }
-    last_id_ = info.id;
     return absl::OkStatus();
   } catch (const std::system_error& error) {
     return absl::UnavailableError(
@@ -226,7 +230,7 @@ void VhostUserServer::Run() {
       }
       continue;
     }
-    // If it is refused, it was counted.
+    // Refused connections are counted in Serve.
     [[maybe_unused]] const absl::Status served = Serve(std::move(connection));
   }
 }

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
-#define GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
+#ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_
+#define GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -15,22 +15,17 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
-#include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/virtio/vhost_user/front_end/device.h"
+#include "guestmm/virtio/wire/balloon.h"
+#include "guestmm/vmm/balloon_factory.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm {
 
-inline std::unique_ptr<BalloonDevice> MakeBalloon(const GuestRam& ram,
-                                                  Hypervisor& hypervisor,
-                                                  Workqueue& workqueue) {
-  return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
-}
-
-// A folder with a socket; and a guest's RAM: 8 MiB that the allocator has, then
-// 1 MiB to report from.
+// A directory with a socket, and a guest's RAM: 8 MiB for the allocator, then 1
+// MiB to report.
 class VhostUserDeviceTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kPages = kMiB / kPageSize;
@@ -48,18 +43,19 @@ class VhostUserDeviceTest : public ::testing::Test {
     std::filesystem::remove_all(folder_);
   }
 
-  void Serve(VhostUserServer::MakeDevice make_device = MakeBalloon) {
+  void Serve() { Serve(balloons_.maker()); }
+  void Serve(VhostUserServer::MakeDevice make_device) {
     server_ = std::make_unique<VhostUserServer>(std::move(make_device));
     const absl::Status status = server_->Listen(path_);
     ASSERT_TRUE(status.ok()) << status;
   }
   void Connect(const VhostUserDeviceOptions& options = {}) {
-    auto device = VhostUserDevice::Connect(path_, *ram_, options);
+    auto device = VhostUserDevice::Connect(path_, *ram_, kBalloonKind, options);
     ASSERT_TRUE(device.ok()) << device.status();
     device_ = *std::move(device);
   }
   void Drive() {
-    driver_.reset();  // which resets the device
+    driver_.reset();  // resets the device
     auto driver = BalloonDriver::Create(*device_, *ram_, *allocator_, guest_);
     ASSERT_TRUE(driver.ok()) << driver.status();
     driver_ = *std::move(driver);
@@ -100,6 +96,7 @@ class VhostUserDeviceTest : public ::testing::Test {
           .value();
   CountingClient client_;
   ThreadWorkqueue guest_;
+  BalloonFactory balloons_;
   std::unique_ptr<VhostUserServer> server_;
   std::unique_ptr<VhostUserDevice> device_;
   std::unique_ptr<BalloonDriver> driver_;
@@ -107,4 +104,4 @@ class VhostUserDeviceTest : public ::testing::Test {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_VHOST_USER_DEVICE_TESTING_H_
+#endif  // GUESTMM_TESTS_VIRTIO_VHOST_USER_FRONT_END_DEVICE_TESTING_H_

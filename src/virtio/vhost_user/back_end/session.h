@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
-#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
+#ifndef GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_
+#define GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_
 
 #include <atomic>
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/lock.h"
@@ -17,38 +18,19 @@
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/wake_fd.h"
-#include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_regions.h"
-#include "src/virtio/vhost_user/back_end/vhost_user_rings.h"
+#include "src/virtio/vhost_user/back_end/regions.h"
+#include "src/virtio/vhost_user/back_end/rings.h"
 
 namespace guestmm {
 
-// Discards, and counts in how many batches.
-class CountingHypervisor final : public Hypervisor {
- public:
-  explicit CountingHypervisor(const GuestRam& ram) : next_(ram) {}
-
-  absl::Status Discard(std::span<const GpaRange> ranges) override {
-    absl::Status status = next_.Discard(ranges);
-    batches_.fetch_add(1, std::memory_order_relaxed);
-    return status;
-  }
-  DiscardCounters counters() const override { return next_.counters(); }
-  uint64_t batches() const { return batches_.load(std::memory_order_relaxed); }
-
- private:
-  DiscardingHypervisor next_;
-  std::atomic<uint64_t> batches_{0};
-};
-
-// Tells the front end, by its backend channel, to look at configuration and
-// status again. What it does not read is dropped: it has been told then.
+// Asks the front end, on its back-end channel, to read configuration and status
+// again. A message that does not fit into the socket is dropped: one that was
+// not read yet says the same.
 class ConfigChangeNotifier final : public Notifier {
  public:
   void Set(UniqueFd socket);
@@ -59,25 +41,31 @@ class ConfigChangeNotifier final : public Notifier {
   std::shared_ptr<const VhostUserChannel> channel_ ABSL_GUARDED_BY(lock_);
 };
 
-// One guest's connection to a VhostUserServer, with a device of its own: takes
-// messages apart, and answers them. What they say of memory goes to
-// VhostUserRegions, what of queues to VhostUserRings.
+// One guest's connection to a VhostUserServer, and its device: handles messages
+// and replies to them. VhostUserRegions handles those about memory,
+// VhostUserRings those about queues.
 class VhostUserSession {
  public:
-  // Unavailable if this process has no more memory or file descriptors for it.
+  // Makes the device; called once, by Create. Must not return null (CHECKed).
+  using MakeDevice = absl::FunctionRef<std::shared_ptr<VirtioDevice>(
+      const GuestRam& ram, Workqueue& workqueue)>;
+
+  // Unavailable if this process has no memory or file descriptors left for it.
+  // `options` must outlive this.
   static absl::StatusOr<std::unique_ptr<VhostUserSession>> Create(
-      UniqueFd connection, const VhostUserServer::MakeDevice& make_device,
+      UniqueFd connection, MakeDevice make_device,
       const VhostUserServerOptions& options);
 
   // Resets the device.
   ~VhostUserSession();
 
-  // Serves until the guest leaves, breaks a rule of the wire, or Stop. Why.
+  // Serves until the guest disconnects, violates the protocol, or Stop is
+  // called. Returns the reason.
   absl::Status Run();
-  // From any thread; also before Run.
+  // Thread-safe; may also be called before Run.
   void Stop();
 
-  // Resets the device: from here on counters() stay as they are. After Run.
+  // Resets the device: counters() no longer change. Call it after Run.
   void Finish() { rings_->Reset(); }
 
   VhostUserCounters counters() const;
@@ -86,12 +74,12 @@ class VhostUserSession {
   using Reply = std::optional<std::vector<std::byte>>;
 
   VhostUserSession(UniqueFd connection, const VhostUserServerOptions& options);
-  absl::Status Start(const VhostUserServer::MakeDevice& make_device);
+  absl::Status Start(MakeDevice make_device);
 
-  // One message, if a whole one is on the socket now.
+  // Handles one message, if it has arrived in full.
   absl::Status HandleMessages();
   absl::Status HandleMessage(VhostUserMessage& message);
-  // What the front end waits for, if its request has an answer of its own.
+  // The reply, if this request has a reply of its own.
   absl::StatusOr<Reply> Dispatch(VhostUserMessage& message);
 
   absl::Status SetFeatures(uint64_t features);
@@ -111,12 +99,11 @@ class VhostUserSession {
 
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<VhostUserRegions> regions_;
-  std::unique_ptr<CountingHypervisor> hypervisor_;
   std::unique_ptr<ThreadWorkqueue> workqueue_;
   std::unique_ptr<VhostUserRings> rings_;
   ConfigChangeNotifier config_change_;
-  // After all that it uses.
-  std::unique_ptr<VirtioDevice> device_;
+  // Declared after everything it uses.
+  std::shared_ptr<VirtioDevice> device_;
 
   std::atomic<bool> stop_{false};
   std::atomic<uint64_t> messages_{0};
@@ -125,4 +112,4 @@ class VhostUserSession {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_VHOST_USER_SESSION_H_
+#endif  // GUESTMM_SRC_VIRTIO_VHOST_USER_BACK_END_SESSION_H_

@@ -1,7 +1,7 @@
-#ifndef GUESTMM_HOST_DISCARD_TEST_HYPERVISORS_H_
-#define GUESTMM_HOST_DISCARD_TEST_HYPERVISORS_H_
+#ifndef GUESTMM_TESTS_TESTING_TEST_HYPERVISORS_H_
+#define GUESTMM_TESTS_TESTING_TEST_HYPERVISORS_H_
 
-// Hypervisors for tests and controlled experiments.
+// Decorators of Hypervisor for tests.
 
 #include <cstdint>
 #include <functional>
@@ -10,24 +10,16 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "guestmm/base/lock.h"
+#include "guestmm/base/units.h"
 #include "guestmm/host/discard/hypervisor.h"
 
 namespace guestmm {
 
-// Accepts everything and discards nothing: the negative control of every
-// experiment.
-class NullHypervisor final : public Hypervisor {
- public:
-  absl::Status Discard(std::span<const GpaRange>) override {
-    return absl::OkStatus();
-  }
-  DiscardCounters counters() const override { return {}; }
-};
-
-// Remembers every range and, given a `next`, passes it on. `on_discard` runs
-// before that, with no lock held: a test may use the guest from inside it, as
-// other threads would.
+// Records every batch and forwards it to `next`, if there is one. `on_discard`
+// runs before that, without a lock held: a test may use the guest from inside
+// it, as other threads would.
 class RecordingHypervisor final : public Hypervisor {
  public:
   using Hook = std::function<void(std::span<const GpaRange>)>;
@@ -38,7 +30,7 @@ class RecordingHypervisor final : public Hypervisor {
   absl::Status Discard(std::span<const GpaRange> ranges) override;
   DiscardCounters counters() const override;
 
-  // The batches so far, in order.
+  // All batches so far, in order.
   std::vector<std::vector<GpaRange>> batches() const;
 
  private:
@@ -48,14 +40,16 @@ class RecordingHypervisor final : public Hypervisor {
   std::vector<std::vector<GpaRange>> batches_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Refuses the discards for which `fails` says so (given their number, from 0)
-// and passes the others on.
+// Fails the discards for which `fails` returns true (its argument is their
+// number, from 0) and forwards the others to `next`.
 class FailingHypervisor final : public Hypervisor {
  public:
   FailingHypervisor(Hypervisor& next, std::function<bool(uint64_t)> fails)
       : next_(next), fails_(std::move(fails)) {}
 
+  // Unavailable if `fails` returned true.
   absl::Status Discard(std::span<const GpaRange> ranges) override;
+  // Those of `next`, plus the failures here.
   DiscardCounters counters() const override;
 
  private:
@@ -68,4 +62,4 @@ class FailingHypervisor final : public Hypervisor {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_HOST_DISCARD_TEST_HYPERVISORS_H_
+#endif  // GUESTMM_TESTS_TESTING_TEST_HYPERVISORS_H_

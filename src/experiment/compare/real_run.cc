@@ -12,7 +12,6 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
-#include "guestmm/mechanism/experiment.h"
 #include "src/experiment/compare/compare_run.h"
 #include "src/machine/real/ledger_parts.h"
 
@@ -212,10 +211,11 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     hypervisor = made.get();
     return made;
   };
-  if (policy != kPolicyOff) {
-    guest_options.make_policy = [&] {
-      return *MakePolicy(policy, options.policy_parameters);
-    };
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
+      PolicyFor(options, setup, policy);
+  if (!reporting.ok()) return reporting.status();
+  if (*reporting != nullptr) {
+    guest_options.make_policy = [&] { return *std::move(reporting); };
   }
   absl::StatusOr<std::unique_ptr<Guest>> made = Guest::Create(guest_options);
   if (!made.ok()) return made.status();

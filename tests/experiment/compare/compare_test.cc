@@ -180,6 +180,25 @@ TEST_F(CompareTest, RunsForReal) {
   EXPECT_EQ(result.samples.back().repeat, 2u);
 }
 
+TEST_F(CompareTest, APolicyHasTheGranuleOfItsHost) {
+  for (const CompareMode mode : {CompareMode::kVirtual, CompareMode::kReal}) {
+    for (const Order granule : {Order(0), kPageblockOrder}) {
+      CompareOptions options = Small("burst");
+      options.policies = {"observed"};
+      options.mode = mode;
+      options.granule = granule;
+      options.duration_seconds = 0;
+      options.rest_seconds = 0;
+      options.repeats = 1;
+      const auto resolved = ResolveCompare(options, kTiB);
+      ASSERT_EQ(resolved.status(), absl::OkStatus());
+      ObservedGranule().reset();
+      EXPECT_EQ(RunCompare(*resolved, {}).status(), absl::OkStatus());
+      EXPECT_EQ(ObservedGranule(), granule);
+    }
+  }
+}
+
 TEST_F(CompareTest, OfARealRunSharesAndSamplesAreTheKernelsWord) {
   CompareOptions options = Small("burst");
   options.mode = CompareMode::kReal;

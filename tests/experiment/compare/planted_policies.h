@@ -132,8 +132,14 @@ class EagerPolicy final : public ReportingPolicy {
   std::vector<std::pair<Zone*, Pfn>> freed_;
 };
 
-// Makes them known by name: sweeping, forgetful, repeating, eager. Any number
-// of times.
+// The granule that the newest policy "observed" was made with.
+inline std::optional<Order>& ObservedGranule() {
+  static std::optional<Order> granule;
+  return granule;
+}
+
+// Registers sweeping, forgetful, repeating, eager, and observed, which is
+// sweeping that records its granule. Idempotent.
 inline void RegisterPlantedPolicies() {
   static const bool registered = [] {
     const auto sweeping = [](Fault fault) {
@@ -149,6 +155,12 @@ inline void RegisterPlantedPolicies() {
                    [](const PolicyParameters&)
                        -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
                      return std::make_unique<EagerPolicy>();
+                   });
+    RegisterPolicy("observed",
+                   [](const PolicyParameters& parameters)
+                       -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+                     ObservedGranule() = parameters.granule;
+                     return std::make_unique<SweepingPolicy>(Fault::kNone);
                    });
     return true;
   }();

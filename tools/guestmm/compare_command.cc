@@ -61,6 +61,9 @@ std::string Number(const std::optional<double>& number, int decimals) {
 std::string Count(const std::optional<uint64_t>& count) {
   return count ? std::to_string(*count) : "-";
 }
+std::string Seconds(const std::optional<double>& seconds) {
+  return seconds ? absl::StrFormat("%.2f s", *seconds) : "-";
+}
 
 // What came back, and how soon.
 Table GainTable() {
@@ -68,13 +71,10 @@ Table GainTable() {
                 "90 %", "99 %", "footprint", "reported/needed", "refaults 1s"});
 }
 void AddGain(const CompareRow& row, Table& table) {
-  const auto seconds = [](const std::optional<double>& time) {
-    return time ? absl::StrFormat("%.2f s", *time) : "-";
-  };
   table.AddRow({row.policy, Percent(row.host_share_of_free),
                 Percent(row.host_share_of_reportable),
-                seconds(row.time_to_50_s), seconds(row.time_to_90_s),
-                seconds(row.time_to_99_s),
+                Seconds(row.time_to_50_s), Seconds(row.time_to_90_s),
+                Seconds(row.time_to_99_s),
                 absl::StrFormat("%.3f GiB min", row.footprint_gib_min),
                 Number(row.reported_over_needed, 3), Count(row.refaults_1s)});
 }
@@ -82,10 +82,10 @@ void AddGain(const CompareRow& row, Table& table) {
 // What it cost; of several processes, with the spread of the work's share.
 Table CostTable(bool spread) {
   std::vector<std::string> headings = {
-      "policy",        "work",       "of off",    "lost to hook", "isolation",
-      "discard",       "fault-back", "zeroing",   "reports",      "kicks",
-      "madvise calls", "lock max",   "lock mean", "failed"};
-  if (spread) headings.insert(headings.begin() + 3, {"least", "most"});
+      "policy",    "work",          "duration",   "of off",    "lost to hook",
+      "isolation", "discard",       "fault-back", "zeroing",   "reports",
+      "kicks",     "madvise calls", "lock max",   "lock mean", "failed"};
+  if (spread) headings.insert(headings.begin() + 4, {"least", "most"});
   return Table(std::move(headings));
 }
 void AddCost(const CompareRow& row, bool spread, Table& table) {
@@ -97,6 +97,7 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
   };
   std::vector<std::string> cells = {row.policy,
                                     Count(row.work),
+                                    Seconds(row.duration_seconds),
                                     Percent(row.work_share_of_off, 2),
                                     loss(&CompareRow::Loss::hook),
                                     loss(&CompareRow::Loss::isolation),
@@ -110,7 +111,7 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
                                     microseconds(row.lock_mean_us),
                                     Count(row.failed_while_isolated)};
   if (spread) {
-    cells.insert(cells.begin() + 3, {Percent(row.work_share_of_off_min, 2),
+    cells.insert(cells.begin() + 4, {Percent(row.work_share_of_off_min, 2),
                                      Percent(row.work_share_of_off_max, 2)});
   }
   table.AddRow(std::move(cells));
@@ -326,7 +327,8 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
   AddInteger(command, "--vcpus", 1, 64, options.vcpus,
              "Its processors [each workload's own]");
   AddNumber(command, "--duration", options.duration_seconds,
-            "Seconds that a workload runs [each workload's own]");
+            "Seconds that a workload runs without reporting; with it, it does "
+            "the same work [each workload's own]");
   AddNumber(command, "--rest", options.rest_seconds,
             "Seconds from then to the last look [60; for real 10; after a "
             "recording 0]");

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <latch>
 #include <memory>
 #include <span>
 #include <thread>
@@ -228,16 +229,20 @@ absl::StatusOr<CompareSetup> SetUp(const CompareOptions& options,
   return setup;
 }
 
+double WorkPerSecond(const CompareRow& row) {
+  const double seconds = row.duration_seconds.value_or(0);
+  return seconds > 0 ? static_cast<double>(*row.work) / seconds : 0;
+}
+
 // The columns of `run` that rest on the run without reporting beside it.
 void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
                     const CompareRun& off, CompareRun& run) {
   CompareRow& row = run.row;
-  if (off.row.work.value_or(0) > 0) {
-    row.work_share_of_off =
-        static_cast<double>(*row.work) / static_cast<double>(*off.row.work);
-  }
+  const double speed = WorkPerSecond(row);
+  const double off_speed = WorkPerSecond(off.row);
+  if (off_speed > 0) row.work_share_of_off = speed / off_speed;
   const double all =
-      ToSeconds(setup.duration) * 1e9 * static_cast<double>(setup.vcpus);
+      ToSeconds(run.work_end) * 1e9 * static_cast<double>(setup.vcpus);
   if (&run == &off || all == 0 || options.mode == CompareMode::kReal) return;
   const auto share = [&](CostKind kind) {
     const auto index = static_cast<size_t>(kind);
@@ -252,37 +257,57 @@ void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
                               .zeroing = share(CostKind::kZeroing)};
 }
 
-// Whoever has every free page back at once, for nothing.
-CompareRow Limit(const CompareRun& off) {
-  CompareRow row;
-  row.workload = off.row.workload;
-  row.policy = kPolicyLimit;
-  row.host_share_of_free = 1;
-  row.host_share_of_reportable = 1;
-  row.footprint_gib_min = off.allocated_gib_min;
-  return row;
-}
+// A workload, and the work that its first run without reporting defines for all
+// others.
+struct Comparison {
+  CompareSetup setup;
+  absl::StatusOr<WorkAmount> amount = WorkAmount();
+  std::latch amount_known{1};
+};
 
 // One run to be done.
 struct Task {
-  const CompareSetup* setup;
+  Comparison* comparison;
   size_t policy;    // of the setup's
   uint64_t repeat;  // from 1
   absl::StatusOr<CompareRun> run = CompareRun();
+
+  const CompareSetup& setup() const { return comparison->setup; }
+  const std::string& name() const { return setup().policies[policy]; }
+  // By the clock, and first of all.
+  bool defines_amount() const { return policy == 0 && repeat == 1; }
 };
 
+// The row of an ideal host beside `tasks`, the runs of one workload: it holds
+// what is in use, and nothing that is free. Runs of the same work have the same
+// in use but for how long it takes them; the least is a bound on all.
+CompareRow Limit(std::span<const Task> tasks) {
+  const auto least = std::min_element(
+      tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+        return a.run->in_use_gib_min < b.run->in_use_gib_min;
+      });
+  CompareRow row;
+  row.workload = least->run->row.workload;
+  row.policy = kPolicyLimit;
+  row.host_share_of_free = 1;
+  row.host_share_of_reportable = 1;
+  row.footprint_gib_min = least->run->in_use_gib_min;
+  return row;
+}
+
 // All runs, those of a workload together and those of a repeat of it, each with
-// another policy first.
-std::vector<Task> MakeTasks(const CompareOptions& options,
-                            const std::vector<CompareSetup>& setups) {
+// another policy first: in the first repeat it is off.
+std::vector<Task> MakeTasks(
+    const CompareOptions& options,
+    const std::vector<std::unique_ptr<Comparison>>& comparisons) {
   const uint64_t repeats =
       options.mode == CompareMode::kReal ? options.repeats : 1;
   std::vector<Task> tasks;
-  for (const CompareSetup& setup : setups) {
-    const size_t policies = setup.policies.size();
+  for (const std::unique_ptr<Comparison>& comparison : comparisons) {
+    const size_t policies = comparison->setup.policies.size();
     for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
       for (size_t i = 0; i < policies; ++i) {
-        tasks.push_back({.setup = &setup,
+        tasks.push_back({.comparison = comparison.get(),
                          .policy = (i + repeat - 1) % policies,
                          .repeat = repeat});
       }
@@ -293,41 +318,60 @@ std::vector<Task> MakeTasks(const CompareOptions& options,
 
 absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
                                const RunProgress& progress) {
-  const CompareSetup& setup = *task.setup;
-  const std::string& policy = setup.policies[task.policy];
+  const CompareSetup& setup = task.setup();
   if (setup.recording != nullptr) {
-    return RunRecording(options, setup, policy, progress);
+    return RunRecording(options, setup, task.name(), progress);
+  }
+  const WorkAmount* amount = nullptr;
+  if (!task.defines_amount()) {
+    task.comparison->amount_known.wait();
+    if (!task.comparison->amount.ok()) return task.comparison->amount.status();
+    amount = &*task.comparison->amount;
   }
   return options.mode == CompareMode::kVirtual
-             ? RunVirtually(options, setup, policy, progress)
-             : RunForReal(options, setup, policy, task.repeat, progress);
+             ? RunVirtually(options, setup, task.name(), amount, progress)
+             : RunForReal(options, setup, task.name(), task.repeat, amount,
+                          progress);
 }
 
-// Does all of `tasks`. In virtual time no run knows of another, so there they
-// run on as many threads as the machine has processors.
+// Does all of `tasks`. In virtual time runs share nothing but the amount of
+// work, so there they run on all processors, first those that define it.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
               const std::function<void(const CompareProgress&)>& progress) {
+  const bool parallel = options.mode == CompareMode::kVirtual;
+  std::vector<Task*> order;
+  for (Task& task : tasks) order.push_back(&task);
+  if (parallel) {
+    std::stable_partition(order.begin(), order.end(),
+                          [](const Task* t) { return t->defines_amount(); });
+  }
   std::atomic<size_t> next{0};
   std::atomic<size_t> finished{0};
-  const auto work = [&](bool tells) {
-    for (size_t i = next++; i < tasks.size(); i = next++) {
-      Task& task = tasks[i];
+  const auto work = [&](bool notifies) {
+    for (size_t i = next++; i < order.size(); i = next++) {
+      Task& task = *order[i];
       const auto report = [&](double done) {
-        if (!tells || !progress) return;
-        progress({.workload = task.setup->name,
-                  .policy = task.setup->policies[task.policy],
+        if (!notifies || !progress) return;
+        progress({.workload = task.setup().name,
+                  .policy = task.name(),
                   .done = static_cast<double>(finished.load()) + done,
-                  .whole = static_cast<double>(tasks.size())});
+                  .whole = static_cast<double>(order.size())});
       };
       task.run = Run(options, task, report);
+      if (task.defines_amount()) {
+        if (task.run.ok()) {
+          task.comparison->amount = task.run->amount;
+        } else {
+          task.comparison->amount = task.run.status();
+        }
+        task.comparison->amount_known.count_down();
+      }
       ++finished;
     }
   };
   std::vector<std::thread> threads;
-  const size_t wanted = options.mode == CompareMode::kVirtual
-                            ? std::thread::hardware_concurrency()
-                            : 1;
-  for (size_t i = 1; i < std::min(wanted, tasks.size()); ++i) {
+  const size_t wanted = parallel ? std::thread::hardware_concurrency() : 1;
+  for (size_t i = 1; i < std::min(wanted, order.size()); ++i) {
     threads.emplace_back(work, false);
   }
   work(true);
@@ -337,7 +381,7 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
 // Adds the rows and samples of one workload, whose tasks are `tasks`.
 void AddRows(const CompareOptions& options, std::span<Task> tasks,
              CompareResult& result) {
-  const size_t policies = tasks.front().setup->policies.size();
+  const size_t policies = tasks.front().setup().policies.size();
   // By policy, then by repeat.
   std::vector<std::vector<CompareRow>> rows(policies);
   std::vector<CompareRow> limits;
@@ -348,12 +392,12 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
            return task.policy == 0;
          })->run;
     for (Task& task : repeat) {
-      CompareWithOff(options, *task.setup, off, *task.run);
+      CompareWithOff(options, task.setup(), off, *task.run);
       rows[task.policy].push_back(task.run->row);
       result.samples.insert(result.samples.end(), task.run->samples.begin(),
                             task.run->samples.end());
     }
-    limits.push_back(Limit(off));
+    limits.push_back(Limit(repeat));
     if (off.recording) result.recordings.push_back(*off.recording);
   }
   for (const std::vector<CompareRow>& of_policy : rows) {
@@ -401,21 +445,21 @@ absl::StatusOr<CompareResult> RunCompare(
     const std::function<void(const CompareProgress&)>& progress) {
   GUESTMM_CHECK(resolved.reportable_order.has_value())
       << "options were not resolved";
-  std::vector<CompareSetup> setups;
+  std::vector<std::unique_ptr<Comparison>> comparisons;
   for (const std::string& name : resolved.workloads) {
     absl::StatusOr<CompareSetup> setup = SetUp(resolved, name);
     if (!setup.ok()) return setup.status();
-    setups.push_back(*std::move(setup));
+    comparisons.push_back(std::make_unique<Comparison>());
+    comparisons.back()->setup = *std::move(setup);
   }
-  std::vector<Task> tasks = MakeTasks(resolved, setups);
+  std::vector<Task> tasks = MakeTasks(resolved, comparisons);
   RunTasks(resolved, tasks, progress);
   for (const Task& task : tasks) {
     if (task.run.ok()) continue;
     const absl::Status& status = task.run.status();
-    return absl::Status(
-        status.code(),
-        absl::StrCat(task.setup->name, ", ", task.setup->policies[task.policy],
-                     ": ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat(task.setup().name, ", ", task.name(), ": ",
+                                     status.message()));
   }
 
   CompareResult result;
@@ -424,7 +468,7 @@ absl::StatusOr<CompareResult> RunCompare(
   for (std::span<Task> left = tasks; !left.empty();) {
     const auto next = std::find_if(
         left.begin(), left.end(),
-        [&](const Task& t) { return t.setup != left.front().setup; });
+        [&](const Task& t) { return t.comparison != left.front().comparison; });
     const auto count = static_cast<size_t>(next - left.begin());
     AddRows(resolved, left.first(count), result);
     left = left.subspan(count);

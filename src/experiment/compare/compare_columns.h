@@ -24,6 +24,7 @@ void ForEachColumn(const Visit& visit) {
   visit("lock_mean_us", &CompareRow::lock_mean_us);
   visit("failed_while_isolated", &CompareRow::failed_while_isolated);
   visit("work", &CompareRow::work);
+  visit("duration_seconds", &CompareRow::duration_seconds);
   visit("work_share_of_off", &CompareRow::work_share_of_off);
   visit("work_share_of_off_min", &CompareRow::work_share_of_off_min);
   visit("work_share_of_off_max", &CompareRow::work_share_of_off_max);

@@ -42,7 +42,7 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
   row.reports = replayed->scatterlists;
   row.kicks = replayed->scatterlists;
   row.discard_calls = replayed->discard_calls;
-  run.allocated_gib_min = GibMinutes(replayed->footprint.in_use);
+  run.in_use_gib_min = GibMinutes(replayed->footprint.in_use);
   for (const ReplaySample& sample : replayed->samples) {
     run.samples.push_back({.workload = setup.name,
                            .policy = policy,

@@ -64,6 +64,11 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
   return MakePolicy(policy, ParametersFor(options, setup.granule));
 }
 
+void FillWork(const WorkMeter& meter, CompareRow& row) {
+  row.work = meter.work();
+  row.duration_seconds = meter.seconds();
+}
+
 void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
                CompareRow& row) {
   row.time_to_50_s = TimeTo(50, from, discards);

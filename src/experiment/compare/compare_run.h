@@ -24,6 +24,7 @@
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
+#include "src/experiment/compare/work_meter.h"
 #include "src/host/accounting/discard_log.h"
 #include "src/host/accounting/free_memory.h"
 #include "src/host/accounting/hold_times.h"
@@ -53,8 +54,13 @@ struct CompareRun {
   // What does not depend on the run without reporting.
   CompareRow row;
   std::vector<CompareSample> samples;
-  // What vCPUs had allocated, as the row's footprint.
-  double allocated_gib_min = 0;
+  // Memory in use, integrated like the row's footprint and never above it: no
+  // page in use is discarded.
+  double in_use_gib_min = 0;
+  // What its vCPUs did until the work ended, and when that was. Not of a
+  // recording.
+  WorkAmount amount = {};
+  Nanoseconds work_end{0};
   std::optional<CompareRecording> recording = {};
   // In virtual time: what vCPUs spent, in ns.
   std::array<uint64_t, kCostKinds> spent{};
@@ -62,20 +68,25 @@ struct CompareRun {
 
 // How often a sample is taken.
 inline constexpr std::chrono::seconds kSampleEvery(1);
+// A run ends after this many times its setup's duration, with its work done or
+// not.
+inline constexpr int kMostSlowdown = 10;
 
 // Told from time to time how much of the run is done, 0 to 1.
 using RunProgress = std::function<void(double done)>;
 
+// `amount`: the work to do; null: what fits in the setup's duration.
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
+                                        const WorkAmount* amount,
                                         const RunProgress& progress);
 
 // On threads, with RAM. `repeat`: which one it is, from 1.
 absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                       const CompareSetup& setup,
                                       const std::string& policy,
-                                      uint64_t repeat,
+                                      uint64_t repeat, const WorkAmount* amount,
                                       const RunProgress& progress);
 
 // What both modes do the same.
@@ -96,6 +107,9 @@ PolicyParameters ParametersFor(const CompareOptions& options, Order granule);
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const CompareSetup& setup,
     const std::string& policy);
+
+// The columns of the work.
+void FillWork(const WorkMeter& meter, CompareRow& row);
 
 // The columns of the shares of free memory.
 void FillShares(const CompareOptions& options, const PageAllocator& allocator,

@@ -64,7 +64,7 @@ TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
   for (const WorkloadInfo& workload : WorkloadInfos()) {
     SCOPED_TRACE(workload.name);
     CompareOptions options = Small(workload.name);
-    // A second of page_fault1 is as much as a minute of the others.
+    // A second of page_fault1 takes as long as a minute of the others.
     if (workload.warmup_seconds > 0) options.duration_seconds = 0.2;
     const CompareResult result = RunOk(options);
     ASSERT_EQ(result.rows.size(), 3u);
@@ -76,17 +76,68 @@ TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
     EXPECT_EQ(off.reported_over_needed, std::nullopt);
     EXPECT_EQ(off.time_to_50_s, std::nullopt);
 
+    EXPECT_DOUBLE_EQ(
+        *off.duration_seconds,
+        *options.duration_seconds *
+            (1 - workload.warmup_seconds / workload.duration_seconds));
+
     const CompareRow& v12 = result.rows[1];
     EXPECT_EQ(v12.policy, "v12");
-    EXPECT_GT(v12.work, 0u);
+    EXPECT_EQ(v12.work, off.work);
+    EXPECT_DOUBLE_EQ(*v12.work_share_of_off,
+                     *off.duration_seconds / *v12.duration_seconds);
     EXPECT_EQ(v12.kicks, v12.reports);
-    EXPECT_LE(v12.footprint_gib_min, off.footprint_gib_min);
 
     const CompareRow& limit = result.rows[2];
     EXPECT_EQ(limit.policy, "limit");
-    EXPECT_LE(limit.footprint_gib_min, off.footprint_gib_min);
     EXPECT_EQ(limit.work, std::nullopt);
+    EXPECT_EQ(limit.duration_seconds, std::nullopt);
   }
+}
+
+TEST_F(CompareTest, NoRunHasAFootprintUnderTheLimit) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
+    for (const uint64_t seed : {1, 2}) {
+      SCOPED_TRACE(testing::Message() << workload.name << " " << seed);
+      CompareOptions options = Small(workload.name);
+      options.policies = {"adaptive", "sweeping"};
+      options.seed = seed;
+      options.guest_bytes = seed * 80 * kMiB;
+      options.vcpus = seed;
+      options.duration_seconds = workload.warmup_seconds > 0 ? 0.2 : 2;
+      const CompareResult result = RunOk(options);
+      const double limit = RowOf(result, "limit").footprint_gib_min;
+      EXPECT_GT(limit, 0);
+      for (const CompareRow& row : result.rows) {
+        EXPECT_GE(row.footprint_gib_min, limit) << row.policy;
+      }
+    }
+  }
+}
+
+// Under eager each step takes several times as long.
+TEST_F(CompareTest, ARunEndsWithItsWorkAndNotByTheClock) {
+  CompareOptions options = Small("page_fault1");
+  options.policies = {"eager"};
+  options.guest_bytes = kGiB;  // enough that no allocation fails
+  options.vcpus = 2;
+  options.duration_seconds = 0.5;
+  const CompareResult result = RunOk(options);
+  EXPECT_EQ(RowOf(result, "eager").work, RowOf(result, "off").work);
+  EXPECT_GT(*RowOf(result, "eager").duration_seconds,
+            2 * *RowOf(result, "off").duration_seconds);
+}
+
+TEST_F(CompareTest, ARunThatIsTooSlowEndsWithLessWork) {
+  CompareOptions options = Small("page_fault1");
+  options.policies = {"eager"};
+  options.duration_seconds = 0.5;
+  options.costs.hook_freed = 1'000'000;
+  const CompareResult result = RunOk(options);
+  const CompareRow& eager = RowOf(result, "eager");
+  EXPECT_LT(*eager.work, *RowOf(result, "off").work);
+  EXPECT_LT(*eager.work_share_of_off, 0.1);
+  EXPECT_GE(eager.footprint_gib_min, RowOf(result, "limit").footprint_gib_min);
 }
 
 TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
@@ -256,6 +307,7 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
                             "lock_mean_us",
                             "failed_while_isolated",
                             "work",
+                            "duration_seconds",
                             "work_share_of_off",
                             "work_share_of_off_min",
                             "work_share_of_off_max"}) {

@@ -5,7 +5,10 @@
 // under each policy. How much free memory does the host get back, how soon, at
 // what cost to the guest?
 //
-//   boot | the workload, for its duration | rest: no vCPU does anything | look
+//   boot | the workload | rest: no vCPU does anything | look
+//
+// Without reporting the workload runs for its duration; what it did in that
+// time is the amount of work of all other runs, however long it takes them.
 //
 // A workload may be a recording, replayed on the recorded pages: then what the
 // real kernel reported stands beside the policies, in the same model.
@@ -85,7 +88,9 @@ double RestSecondsOf(const CompareOptions& options, std::string_view workload);
 struct CompareRow {
   std::string workload;
   // "off", a policy, "real" (what a recording's kernel did), or "limit": an
-  // ideal without costs.
+  // ideal whose host has every free page at once, at no cost. Its footprint is
+  // what the guest had in use, in whichever run that was least: no run's
+  // footprint is under it.
   std::string policy;
 
   // At the end, the share of free memory that the host has: of everything on
@@ -112,9 +117,13 @@ struct CompareRow {
   std::optional<double> lock_mean_us;
   // Allocations that failed while memory was isolated for the host.
   std::optional<uint64_t> failed_while_isolated;
-  // What the workload did in its duration, in its own unit, and as a share of
-  // what it did without reporting.
+  // What the workload did after its warm-up, in its own unit, which is the same
+  // in all runs but for allocations that failed; and how long it took, as the
+  // mean of the vCPUs.
   std::optional<uint64_t> work;
+  std::optional<double> duration_seconds;
+  // Work per second, as a share of the same without reporting: where the work
+  // is the same, off's duration over this one.
   std::optional<double> work_share_of_off;
   // Of several processes, the least and the most.
   std::optional<double> work_share_of_off_min;

@@ -1,6 +1,9 @@
-#include "src/experiment/compare/compare_recording.h"
+// One run whose workload is a recording.
+
+#include <string>
 
 #include "guestmm/experiment/replay/replay.h"
+#include "src/experiment/compare/compare_run.h"
 
 namespace guestmm {
 

@@ -49,7 +49,7 @@ TEST(CompareLongTest, NoRunHasAFootprintUnderTheLimit) {
     // Those on 30 and 60 GiB are the same workload.
     if (workload.vcpus > 2) continue;
     for (const uint64_t guest_bytes : {512 * kMiB, 2 * kGiB}) {
-      for (const uint64_t seed : {1, 2, 3}) {
+      for (const uint64_t seed : {1, 2}) {
         SCOPED_TRACE(testing::Message()
                      << workload.name << " " << guest_bytes << " " << seed);
         const bool fast = workload.warmup_seconds > 0;
@@ -59,7 +59,7 @@ TEST(CompareLongTest, NoRunHasAFootprintUnderTheLimit) {
                             .seed = seed,
                             .guest_bytes = guest_bytes,
                             .duration_seconds =
-                                fast ? std::optional<double>(2) : std::nullopt},
+                                fast ? std::optional<double>(1) : std::nullopt},
                            AvailableMemory());
         ASSERT_EQ(options.status(), absl::OkStatus());
         const auto result = RunCompare(*options, {});

@@ -35,8 +35,8 @@ struct WorkMark {
 // does.
 struct WorkAmount {
   struct Part {
-    WorkMark warmup;
-    WorkMark end;
+    WorkMark warmup = {};
+    WorkMark end = {};
   };
   std::vector<Part> by_vcpu;
 };

@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/recipes.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/compare/compare_rows.h"
@@ -87,8 +88,29 @@ Json ConfigJson(const CompareResult& result) {
       {"costs_ns", costs}};
 }
 
+constexpr std::string_view kReportingPrefix = "reporting:";
+
+// The mechanism of a row as users write it: off, limit and real are their own,
+// a policy is one of reporting.
+std::string MechanismOf(const std::string& policy) {
+  if (policy == kPolicyOff || policy == kPolicyLimit || policy == kPolicyReal) {
+    return policy;
+  }
+  return absl::StrCat(std::string(kReportingPrefix), policy);
+}
+
+// The inverse.
+std::string PolicyOf(const std::string& mechanism) {
+  return mechanism.starts_with(kReportingPrefix)
+             ? mechanism.substr(kReportingPrefix.size())
+             : mechanism;
+}
+
 Json RowJson(const CompareRow& row) {
-  Json json = {{"workload", row.workload}, {"policy", row.policy}};
+  // The name of the policy, without the parameters that its text may set.
+  Json json = {{"workload", row.workload},
+               {"mechanism", MechanismOf(row.policy)},
+               {"policy", row.policy.substr(0, row.policy.find(':'))}};
   ForEachColumn(
       [&](const char* name, auto column) { json[name] = ToJson(row.*column); });
   Json& loss = json["loss"] = nullptr;
@@ -171,8 +193,10 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
                                     const Json& json) {
   CompareRow row;
   ObjectReader reader(file, place, json);
+  std::string mechanism;
   reader.Read("workload", row.workload);
-  reader.Read("policy", row.policy);
+  reader.Read("mechanism", mechanism);
+  row.policy = PolicyOf(mechanism);
   ForEachColumn(
       [&](const char* name, auto column) { reader.Read(name, row.*column); });
   if (!reader.status().ok()) return reader.status();

@@ -290,6 +290,7 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
   ASSERT_EQ(summary["rows"].size(), 3u);
   for (const auto& row : summary["rows"]) {
     for (const char* key : {"workload",
+                            "mechanism",
                             "policy",
                             "host_share_of_free",
                             "host_share_of_reportable",
@@ -314,6 +315,23 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
     }
   }
   EXPECT_TRUE(summary["rows"][2]["work"].is_null());
+  EXPECT_EQ(summary["rows"][0]["mechanism"], "off");
+  EXPECT_EQ(summary["rows"][1]["mechanism"], "reporting:v12");
+  EXPECT_EQ(summary["rows"][1]["policy"], "v12");
+  EXPECT_EQ(summary["rows"][2]["mechanism"], "limit");
+  EXPECT_EQ(summary["rows"][2]["policy"], "limit");
+}
+
+TEST_F(CompareTest, APolicyWithParametersIsAMechanismOfItsOwn) {
+  CompareResult result;
+  result.options = *ResolveCompare({}, kTiB);
+  result.rows.emplace_back().policy = "linux:order=5";
+  const std::string summary = CompareSummaryJson(result);
+  const nlohmann::json row = nlohmann::json::parse(summary)["rows"][0];
+  EXPECT_EQ(row["mechanism"], "reporting:linux:order=5");
+  EXPECT_EQ(row["policy"], "linux");
+  EXPECT_EQ(ParseCompareSummary("a.json", summary)->front().policy,
+            "linux:order=5");
 }
 
 TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
@@ -367,9 +385,10 @@ TEST_F(CompareTest, NamesTheFileAndTheFieldThatCannotBeRead) {
   EXPECT_EQ(
       ErrorAfter(result, [](Json& json) { json["rows"][1]["work"] = -1; }),
       "a.json: rows[1].work=-1: must be a whole number or null");
-  EXPECT_EQ(ErrorAfter(result,
-                       [](Json& json) { json["rows"][1]["policy"] = nullptr; }),
-            "a.json: rows[1].policy=null: must be a string");
+  EXPECT_EQ(
+      ErrorAfter(result,
+                 [](Json& json) { json["rows"][1]["mechanism"] = nullptr; }),
+      "a.json: rows[1].mechanism=null: must be a string");
   EXPECT_EQ(ErrorAfter(result,
                        [](Json& json) {
                          json["rows"][1]["footprint_gib_min"] = nullptr;

@@ -235,7 +235,9 @@ absl::StatusOr<CompareProcess> RunCompareProcess(
 //                   ReplayCounters
 //   seed
 //   versions, host  where it ran
-//   rows            an object for each CompareRow: workload, policy, and each
+//   rows            an object for each CompareRow: workload; mechanism, e.g.
+//                   "off" or "reporting:linux:order=5"; policy, the same
+//                   without "reporting:" and parameters, e.g. "linux"; and each
 //                   column by the name of its member
 //
 // Fractions are rounded to six decimals. What is unset is null.

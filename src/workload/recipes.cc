@@ -188,14 +188,14 @@ void AddPageFault1(std::vector<WorkloadRecipe>& recipes, WorkloadInfo base) {
 
 std::vector<WorkloadRecipe> MakeRecipes() {
   std::vector<WorkloadRecipe> recipes;
-  AddPageFault1(
-      recipes, {.name = "page_fault1",
-                .description = "will-it-scale's, a task for each vCPU: map 128 "
-                               "MiB, touch, unmap",
-                .guest_bytes = 2 * kGiB,
-                .vcpus = 2,
-                .duration_seconds = 16,
-                .warmup_seconds = 6});
+  AddPageFault1(recipes,
+                {.name = "page_fault1",
+                 .description = "will-it-scale's, one task per vCPU: maps 128 "
+                                "MiB, touches it, unmaps it",
+                 .guest_bytes = 2 * kGiB,
+                 .vcpus = 2,
+                 .duration_seconds = 16,
+                 .warmup_seconds = 6});
   recipes.push_back({{.name = "page_fault1-thp",
                       .description = "page_fault1 with huge pages in the guest",
                       .guest_bytes = 2 * kGiB,
@@ -250,8 +250,8 @@ std::vector<WorkloadRecipe> MakeRecipes() {
        Fragmenter});
   recipes.push_back(
       {{.name = "page_cache",
-        .description = "files fill what bursts of half of memory leave, and "
-                       "are dropped after three quarters of the time",
+        .description = "page cache fills what bursts of half of memory leave, "
+                       "and is dropped at three quarters of the time",
         .guest_bytes = 2 * kGiB,
         .vcpus = 2,
         .duration_seconds = 80},

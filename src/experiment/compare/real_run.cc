@@ -20,13 +20,13 @@ namespace guestmm {
 namespace {
 
 constexpr std::chrono::milliseconds kTick(5);
-// Shorter pauses of a workload are saved up: no thread wakes up that exactly.
+// Shorter pauses are accumulated: threads do not wake that precisely.
 constexpr std::chrono::milliseconds kShortestPause(1);
 
-// The vCPUs' threads.
+// Runs each vCPU's workload on a thread of its own.
 class VcpuThreads {
  public:
-  // All must outlive this.
+  // The arguments must outlive this.
   VcpuThreads(std::span<const std::unique_ptr<Vcpu>> vcpus,
               std::span<Workload* const> workloads)
       : wake_([] {}) {
@@ -40,7 +40,7 @@ class VcpuThreads {
   VcpuThreads(const VcpuThreads&) = delete;
   VcpuThreads& operator=(const VcpuThreads&) = delete;
 
-  // Each thread ends after the step it is at.
+  // Ends each thread after its current step.
   void Stop() {
     stop_.store(true, std::memory_order_relaxed);
     timer_.Queue(wake_);
@@ -70,7 +70,7 @@ class VcpuThreads {
   std::vector<std::thread> threads_;
 };
 
-// What is measured while a run goes on.
+// Samples a guest and integrates its footprint.
 class RealRun {
  public:
   RealRun(const CompareSetup& setup, const std::string& policy, uint64_t repeat,
@@ -86,7 +86,8 @@ class RealRun {
 
   Nanoseconds Now() const { return clock_.Now(); }
 
-  // Waits until `end`, or until `done`, and samples every second and then.
+  // Waits until `end`, or until `done` returns true. Samples every second and
+  // at the end.
   absl::Status RunUntil(
       Nanoseconds end, absl::FunctionRef<bool()> done = [] { return false; }) {
     while (Now() < end && !done()) {
@@ -102,7 +103,7 @@ class RealRun {
     return Sample();
   }
 
-  // In pages times microseconds, as VirtualGuest's.
+  // In pages times microseconds.
   uint64_t resident_footprint() const { return resident_footprint_; }
   uint64_t in_use_footprint() const { return in_use_footprint_; }
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
@@ -119,7 +120,7 @@ class RealRun {
     sampled_at_ = now;
     const uint64_t resident_pages = *resident / kPageSize;
     resident_footprint_ += resident_pages * passed;
-    // What is allocated and not yet touched needs no memory.
+    // Pages that are allocated but not yet touched take no memory.
     in_use_footprint_ +=
         std::min(counts.allocated().value(), resident_pages) * passed;
     samples_.push_back({.workload = setup_.name,
@@ -147,14 +148,14 @@ class RealRun {
   std::vector<CompareSample> samples_;
 };
 
-// The shares of free memory by the kernel's word.
+// Sets the shares of free memory, by what the host's kernel says is resident.
 absl::Status FillMeasuredShares(const CompareOptions& options, Guest& guest,
                                 CompareRow& row) {
   absl::Status status;
   FillShares(
       options, guest.allocator(),
       [&](Pfn pfn, Order order) {
-        // A host with larger pages has all of one or nothing.
+        // A host with larger pages maps all of one or none of it.
         const uint64_t host_page = HostPageSize();
         const uint64_t bytes = std::max(order.bytes(), host_page);
         const absl::StatusOr<uint64_t> resident = guest.ram().ResidentBytes(
@@ -194,7 +195,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     return made;
   };
   guest_options.make_hypervisor = [&](const GuestRam& ram) {
-    // One range a call, as in virtual time and on every kernel.
+    // One range per call, as in virtual time and on every kernel.
     auto made = std::make_unique<LedgerHypervisor>(
         *DiscardingHypervisor::Create(ram,
                                       {.ranges_per_call = RangesPerCall::kOne}),
@@ -240,7 +241,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     threads.Stop();
     meter.MarkEnd();
   }
-  // The last vCPU's part may include time to its next step.
+  // The end of the last vCPU's part may be yet to come.
   const Nanoseconds work_end = std::max(*meter.end(), run.Now());
   if (status.ok()) status = run.RunUntil(work_end + setup.rest);
   if (!status.ok()) return status;

@@ -13,14 +13,14 @@
 namespace guestmm {
 namespace {
 
-// Counts a block's pages by what the ledger says.
+// Counts a block's resident pages by the ledger.
 auto ResidentIn(const HostLedger& ledger) {
   return [&ledger](Pfn pfn, Order order) {
     return ledger.ResidentPages(pfn, order);
   };
 }
 
-// A run under way.
+// Runs a guest and samples it every second.
 class VirtualRun {
  public:
   VirtualRun(const CompareSetup& setup, std::string policy,
@@ -83,7 +83,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const std::string& policy,
                                         const WorkAmount* amount,
                                         const RunProgress& progress) {
-  // The same draws whatever the policy.
+  // Every policy has the same draws.
   Random random(options.seed);
   absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
       {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),

@@ -13,14 +13,14 @@
 namespace guestmm {
 namespace {
 
-// Counts a block's pages by what the ledger says.
+// Counts a block's resident pages by the ledger.
 auto ResidentIn(const HostLedger& ledger) {
   return [&ledger](Pfn pfn, Order order) {
     return ledger.ResidentPages(pfn, order);
   };
 }
 
-// A run under way.
+// Runs a guest and samples it every second.
 class VirtualRun {
  public:
   VirtualRun(const CompareSetup& setup, std::string policy,
@@ -30,16 +30,16 @@ class VirtualRun {
         progress_(progress),
         guest_(guest) {}
 
-  // Runs until `end`, taking samples.
+  // Runs until `end`, sampling every second.
   void RunUntil(Nanoseconds end) {
-    while (guest_.Now() < end) {
-      const Nanoseconds left = end - guest_.Now();
-      guest_.RunFor(std::min<Nanoseconds>(
-          left, kSampleEvery - guest_.Now() % kSampleEvery));
-      Sample();
-      progress_(ToSeconds(guest_.Now()) /
-                ToSeconds(setup_.duration + setup_.rest));
+    while (guest_.Now() < end) RunFor(end - guest_.Now());
+  }
+  // Runs until the work ends, or until `bound`. May overrun the end by kLook.
+  void RunUntilDone(const WorkMeter& meter, Nanoseconds bound) {
+    while (!meter.end() && guest_.Now() < bound) {
+      RunFor(std::min<Nanoseconds>(bound - guest_.Now(), kLook));
     }
+    RunUntil(std::min(bound, meter.end().value_or(bound)));
   }
 
   void Sample() {
@@ -57,6 +57,18 @@ class VirtualRun {
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
 
  private:
+  static constexpr std::chrono::milliseconds kLook{1};
+
+  // Runs for `most`, or until the next sample is due.
+  void RunFor(Nanoseconds most) {
+    guest_.RunFor(std::min<Nanoseconds>(
+        most, kSampleEvery - guest_.Now() % kSampleEvery));
+    if (guest_.Now() % kSampleEvery > Nanoseconds(0)) return;
+    Sample();
+    progress_(std::min(1.0, ToSeconds(guest_.Now()) /
+                                ToSeconds(setup_.duration + setup_.rest)));
+  }
+
   const CompareSetup& setup_;
   const std::string policy_;
   const RunProgress& progress_;
@@ -69,8 +81,9 @@ class VirtualRun {
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
+                                        const WorkAmount* amount,
                                         const RunProgress& progress) {
-  // The same draws whatever the policy.
+  // Every policy has the same draws.
   Random random(options.seed);
   absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
       {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
@@ -94,34 +107,42 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   status = guest.StartReporting(*std::move(reporting));
   if (!status.ok()) return status;
 
-  std::vector<Workload*> workloads;
-  for (const auto& workload : load.by_vcpu) workloads.push_back(workload.get());
+  WorkMeter meter(
+      load, [&guest] { return guest.Now(); }, amount);
+  const std::vector<Workload*> workloads = meter.workloads();
   VirtualRun run(setup, policy, progress, guest);
   run.Sample();
   guest.StartWorkloads(workloads);
-  run.RunUntil(setup.warmup);
-  const uint64_t work_before = load.work();
-  run.RunUntil(setup.duration);
+  if (amount == nullptr) {
+    run.RunUntil(setup.warmup);
+    meter.MarkWarmup();
+    run.RunUntil(setup.duration);
+  } else {
+    run.RunUntilDone(meter, kMostSlowdown * setup.duration);
+  }
+  meter.MarkEnd();
   guest.StopWorkloads();
-  const uint64_t work = load.work() - work_before;
-  run.RunUntil(setup.duration + setup.rest);
+  const Nanoseconds work_end = *meter.end();
+  run.RunUntil(work_end + setup.rest);
+  if (guest.Now() % kSampleEvery > Nanoseconds(0)) run.Sample();
   if (!guest.device().status().ok()) return guest.device().status();
 
   CompareRun result;
   CompareRow& row = result.row;
   row.workload = setup.name;
   row.policy = policy;
-  row.work = work;
+  FillWork(meter, row);
   row.kicks = guest.device().kicks();
   row.discard_calls = guest.device().discard_calls();
   FillShares(options, guest.allocator(), ResidentIn(guest.ledger()), row);
   FillRow(guest.allocator(), guest.ledger(), guest.reporter(),
           guest.hold_times(), row);
-  FillTimes(setup.duration, guest.discards(), row);
+  FillTimes(work_end, guest.discards(), row);
   const VirtualGuest::Footprint footprint = guest.footprint();
   row.footprint_gib_min = GibMinutes(static_cast<double>(footprint.resident));
-  result.allocated_gib_min =
-      GibMinutes(static_cast<double>(footprint.allocated));
+  result.in_use_gib_min = GibMinutes(static_cast<double>(footprint.allocated));
+  if (amount == nullptr) result.amount = meter.amount();
+  result.work_end = work_end;
   for (size_t kind = 0; kind < kCostKinds; ++kind) {
     result.spent[kind] = guest.times().spent(static_cast<CostKind>(kind));
   }

@@ -1,4 +1,4 @@
-#include "src/experiment/compare/compare_median.h"
+#include "src/experiment/compare/compare_rows.h"
 
 #include <algorithm>
 #include <optional>
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "src/experiment/compare/compare_columns.h"
 
 namespace guestmm {
 namespace {

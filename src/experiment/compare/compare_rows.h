@@ -1,12 +1,17 @@
-#ifndef GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_COLUMNS_H_
-#define GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_COLUMNS_H_
+#ifndef GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_ROWS_H_
+#define GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_ROWS_H_
 
+// The columns of a CompareRow, and one row made of several.
+
+#include <span>
+
+#include "absl/status/statusor.h"
 #include "guestmm/experiment/compare/compare.h"
 
 namespace guestmm {
 
-// Calls `visit` with the name and the member of each column of a CompareRow
-// that is a number, in the order of summary.json.
+// Calls `visit` with the name and the member of each numeric column of a
+// CompareRow, in the order of summary.json.
 template <typename Visit>
 void ForEachColumn(const Visit& visit) {
   visit("host_share_of_free", &CompareRow::host_share_of_free);
@@ -24,12 +29,13 @@ void ForEachColumn(const Visit& visit) {
   visit("lock_mean_us", &CompareRow::lock_mean_us);
   visit("failed_while_isolated", &CompareRow::failed_while_isolated);
   visit("work", &CompareRow::work);
+  visit("duration_seconds", &CompareRow::duration_seconds);
   visit("work_share_of_off", &CompareRow::work_share_of_off);
   visit("work_share_of_off_min", &CompareRow::work_share_of_off_min);
   visit("work_share_of_off_max", &CompareRow::work_share_of_off_max);
 }
 
-// The same of a Loss.
+// The same for a Loss.
 template <typename Visit>
 void ForEachLoss(const Visit& visit) {
   visit("hook", &CompareRow::Loss::hook);
@@ -39,6 +45,18 @@ void ForEachLoss(const Visit& visit) {
   visit("zeroing", &CompareRow::Loss::zeroing);
 }
 
+// The row of several runs of one workload under one policy: the median of each
+// column, the lower one of two in the middle; unset where it is in most.
+// REQUIRES: `rows` is not empty.
+CompareRow MedianRow(std::span<const CompareRow> rows);
+
+// The result of several processes that ran the same options: its rows are the
+// medians of theirs, with the least and the most share of work. The repeats of
+// its samples are numbered through all processes. FailedPrecondition if their
+// rows differ in workload or policy. REQUIRES: `processes` is not empty.
+absl::StatusOr<CompareResult> MergeProcesses(
+    const CompareOptions& resolved, std::span<const CompareProcess> processes);
+
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_COLUMNS_H_
+#endif  // GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_ROWS_H_

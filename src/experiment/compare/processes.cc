@@ -1,4 +1,4 @@
-#include "tools/guestmm/compare_processes.h"
+// One process of several.
 
 #include <fcntl.h>
 #include <spawn.h>
@@ -9,21 +9,21 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iostream>
 #include <sstream>
+#include <string>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "guestmm/experiment/compare/compare.h"
 
-namespace guestmm::tools {
+namespace guestmm {
 namespace {
 
-// This program, whatever it is called and even if its file is gone by now.
-constexpr char kThisProgram[] = "/proc/self/exe";
-
-// A folder that goes away with all that is in it.
+// A folder that is removed, with its files, by the destructor.
 class TemporaryFolder {
  public:
   static absl::StatusOr<TemporaryFolder> Make() {
@@ -52,10 +52,11 @@ class TemporaryFolder {
   std::string File(const std::string& name) const {
     return (path_ / name).string();
   }
+  // Empty if there is no such file.
   std::string Contents(const std::string& name) const {
     std::ostringstream text;
     std::ifstream file(path_ / name);
-    // Of an empty file nothing is written, which would be a failure of `text`.
+    // Inserting an empty file would set text's failbit.
     if (file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
     return text.str();
   }
@@ -68,11 +69,11 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
-// Runs this program to its end. Its stdout goes nowhere, its stderr to a file.
-absl::Status RunThisProgram(std::vector<std::string> arguments,
-                            const std::string& stderr_file) {
+// Runs a program to its end, its stdout discarded and its stderr in a file.
+absl::Status RunProgram(std::vector<std::string> command,
+                        const std::string& stderr_file) {
   std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
+  for (std::string& argument : command) argv.push_back(argument.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t files;
   posix_spawn_file_actions_init(&files);
@@ -82,7 +83,7 @@ absl::Status RunThisProgram(std::vector<std::string> arguments,
                                    O_WRONLY | O_CREAT | O_TRUNC, 0600);
   pid_t pid = 0;
   const int error =
-      posix_spawn(&pid, kThisProgram, &files, nullptr, argv.data(), environ);
+      posix_spawn(&pid, argv.front(), &files, nullptr, argv.data(), environ);
   posix_spawn_file_actions_destroy(&files);
   if (error != 0) {
     return absl::InternalError(
@@ -107,17 +108,20 @@ absl::Status RunThisProgram(std::vector<std::string> arguments,
   return absl::OkStatus();
 }
 
-absl::StatusOr<CompareProcess> RunOneProcess(
-    const std::vector<std::string>& arguments) {
+}  // namespace
+
+absl::StatusOr<CompareProcess> RunCompareProcess(
+    const std::vector<std::string>& command) {
   const absl::StatusOr<TemporaryFolder> folder = TemporaryFolder::Make();
   if (!folder.ok()) return folder.status();
-  std::vector<std::string> all = {"guestmm", "compare"};
-  all.insert(all.end(), arguments.begin(), arguments.end());
-  all.push_back("--out=" + folder->name());
-  const absl::Status ran = RunThisProgram(all, folder->File("stderr"));
-  if (!ran.ok()) {
-    std::cerr << folder->Contents("stderr");
-    return ran;
+  std::vector<std::string> whole = command;
+  whole.push_back("--out=" + folder->name());
+  if (const absl::Status ran = RunProgram(whole, folder->File("stderr"));
+      !ran.ok()) {
+    const std::string said = folder->Contents("stderr");
+    if (said.empty()) return ran;
+    return absl::InternalError(absl::StrCat(
+        ran.message(), ": ", absl::StripTrailingAsciiWhitespace(said)));
   }
   absl::StatusOr<std::vector<CompareRow>> rows =
       ParseCompareSummary("summary.json", folder->Contents("summary.json"));
@@ -129,24 +133,4 @@ absl::StatusOr<CompareProcess> RunOneProcess(
                         .samples = *std::move(samples)};
 }
 
-}  // namespace
-
-absl::StatusOr<CompareResult> RunInProcesses(
-    const CompareOptions& resolved, const std::vector<std::string>& arguments,
-    const std::function<void(uint64_t done)>& progress) {
-  std::vector<CompareProcess> processes;
-  for (uint64_t i = 0; i < resolved.processes; ++i) {
-    progress(i);
-    absl::StatusOr<CompareProcess> process = RunOneProcess(arguments);
-    if (!process.ok()) {
-      // Not what the user asked for is wrong, whatever the process says.
-      return absl::InternalError(
-          absl::StrCat("process ", i + 1, " of ", resolved.processes, ": ",
-                       std::string(process.status().message())));
-    }
-    processes.push_back(*std::move(process));
-  }
-  return MergeProcesses(resolved, processes);
-}
-
-}  // namespace guestmm::tools
+}  // namespace guestmm

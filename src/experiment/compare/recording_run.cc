@@ -1,6 +1,9 @@
-#include "src/experiment/compare/compare_recording.h"
+// One run whose workload is a recording.
+
+#include <string>
 
 #include "guestmm/experiment/replay/replay.h"
+#include "src/experiment/compare/compare_run.h"
 
 namespace guestmm {
 
@@ -42,7 +45,7 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
   row.reports = replayed->scatterlists;
   row.kicks = replayed->scatterlists;
   row.discard_calls = replayed->discard_calls;
-  run.allocated_gib_min = GibMinutes(replayed->footprint.in_use);
+  run.in_use_gib_min = GibMinutes(replayed->footprint.in_use);
   for (const ReplaySample& sample : replayed->samples) {
     run.samples.push_back({.workload = setup.name,
                            .policy = policy,

@@ -15,11 +15,28 @@
 namespace guestmm::trace {
 namespace {
 
-// Bits of /proc/kpageflags.
+// Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h,
+// include/linux/kernel-page-flags.h).
 constexpr uint64_t kBuddyFlag = uint64_t{1} << 10;
+constexpr uint64_t kMmapFlag = uint64_t{1} << 11;
 constexpr uint64_t kNoPageFlag = uint64_t{1} << 20;
-// PG_uptodate; of the first page of a free block it is PG_reported.
+constexpr uint64_t kOfflineFlag = uint64_t{1} << 23;
+constexpr uint64_t kReservedFlag = uint64_t{1} << 32;
+// KPF_UPTODATE. On the head of a free block the same bit of page->flags is
+// PG_reported.
 constexpr uint64_t kReportedFlag = uint64_t{1} << 3;
+
+RecordedPages::State StateOf(uint64_t flags) {
+  using State = RecordedPages::State;
+  if ((flags & kNoPageFlag) != 0) return State::kAbsent;
+  if ((flags & kBuddyFlag) != 0) return State::kFree;
+  if ((flags & kOfflineFlag) != 0) return State::kOffline;
+  if ((flags & kReservedFlag) != 0) return State::kReserved;
+  // Older kernels take the _mapcount of 0 in a zeroed struct page for one
+  // mapping.
+  if ((flags & ~kMmapFlag) == 0) return State::kNoFlags;
+  return State::kInUse;
+}
 
 // Takes a node's and a zone's name, "Node 0, zone      DMA".
 bool TakeZone(std::string_view& text, int& node, std::string& name) {
@@ -128,6 +145,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       kLow,
       kHigh,
       kSpanned,
+      kPresent,
       kManaged,
       kStart,
       kCpu,
@@ -137,7 +155,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       kNone
     };
     constexpr std::array<std::string_view, kNone> kNames = {
-        "min",        "low",  "high",   "spanned", "managed",
+        "min",        "low",  "high",   "spanned", "present", "managed",
         "start_pfn:", "cpu:", "count:", "high:",   "batch:"};
     const auto* const name = std::find_if(kNames.begin(), kNames.end(), take);
     if (name == kNames.end()) continue;
@@ -180,6 +198,9 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       case kSpanned:
         spanned.back() = pages;
         break;
+      case kPresent:
+        zone.present = pages;
+        break;
       case kManaged:
         zone.managed = pages;
         break;
@@ -212,7 +233,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
           ", the ", cut - cpus.begin() + 1, ". cpu: expected batch: after it"));
     }
     zones[i].span.end = zones[i].span.start + spanned[i];
-    if (zones[i].managed > PageCount(0)) {
+    if (zones[i].managed > PageCount(0) || zones[i].present > PageCount(0)) {
       populated.push_back(std::move(zones[i]));
     }
   }
@@ -221,7 +242,6 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
 
 absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
                                              const std::string& name) {
-  using State = RecordedPages::State;
   RecordedPages pages;
   std::vector<uint64_t> flags(size_t{1} << 14);
   constexpr size_t kBytesEach = sizeof(uint64_t);
@@ -239,14 +259,12 @@ absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
     }
     for (size_t i = 0; i < *got / kBytesEach; ++i) {
       // Little endian, as the hosts that guestmm is for.
-      const uint64_t flag = flags[i];
-      const bool free = (flag & kBuddyFlag) != 0;
-      if (free && (flag & kReportedFlag) != 0) {
+      const RecordedPages::State state = StateOf(flags[i]);
+      if (state == RecordedPages::State::kFree &&
+          (flags[i] & kReportedFlag) != 0) {
         pages.reported.emplace_back(pages.states.size());
       }
-      pages.states.push_back((flag & kNoPageFlag) != 0 ? State::kAbsent
-                             : free                    ? State::kFree
-                                                       : State::kInUse);
+      pages.states.push_back(state);
     }
   }
 }

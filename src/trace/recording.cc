@@ -214,6 +214,8 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path) {
       ReadLines(folder, "iomem", trace::ReadIomem, recording.memory);
   status.Update(ReadLines(folder, "zoneinfo.start", trace::ReadZoneinfo,
                           recording.zones));
+  status.Update(ReadLines(folder, "zoneinfo.end", trace::ReadZoneinfo,
+                          recording.zones_at_end));
   status.Update(ReadPages(folder, "kpageflags.start", recording.first));
   status.Update(ReadLines(folder, "buddyinfo.log", trace::ReadBuddyinfo,
                           recording.buddyinfo));

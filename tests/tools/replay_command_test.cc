@@ -247,6 +247,34 @@ TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
               HasSubstr("; 33.33 % of allocations failed; "));
 }
 
+// 16 MiB, of which a microVM initialized half of the struct pages.
+TEST_F(ReplayCommandTest, SaysWhichMemoryTheGuestNeverHad) {
+  std::ofstream(Path("trace.txt"))
+      << "  task-1 [000] .....  10.000000: mm_page_free: page=0 pfn=0x800 "
+         "order=9\n";
+  std::ofstream(Path("iomem")) << "00000000-00ffffff : System RAM\n";
+  std::ofstream(Path("zoneinfo.start"))
+      << "Node 0, zone DMA\n spanned 4096\n present 4096\n managed 2046\n"
+         " start_pfn: 0\n";
+  std::ofstream(Path("kpageflags.start"), std::ios::binary)
+      << std::string(4096 * 8 - 4, '\0') << '\1' << std::string(3, '\0');
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(top_.string() + " --policy off --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              HasSubstr("\nnot managed by the guest's allocator, so neither in "
+                        "use nor resident: 8.00 MiB uninitialized; added "
+                        "later: 2.00 MiB\n"));
+  const auto row =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"][0];
+  EXPECT_EQ(row["unmanaged_bytes"], 2049 * 4096);
+  EXPECT_EQ(row["unmanaged_uninitialized_bytes"], 2049 * 4096);
+  EXPECT_EQ(row["unmanaged_offline_bytes"], 0);
+  EXPECT_EQ(row["unmanaged_no_page_bytes"], 0);
+  EXPECT_EQ(row["unmanaged_added_bytes"], 2 * 1024 * 1024);
+  EXPECT_EQ(row["resident_end_bytes"], 10 * 1024 * 1024);
+}
+
 TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsNone) {
   for (const char* file : {"iomem", "trace.gmtrace", "window.csv"}) {
     fs::copy(recording_ + "/" + file, top_ / file);

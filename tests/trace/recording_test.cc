@@ -132,6 +132,7 @@ TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
   EXPECT_EQ(zone.node, 0);
   EXPECT_EQ(zone.name, "DMA");
   EXPECT_EQ(zone.span, (PfnRange{Pfn(1), Pfn(4096)}));
+  EXPECT_EQ(zone.present, PageCount(3998));
   EXPECT_EQ(zone.managed, PageCount(3840));
   EXPECT_EQ(zone.min, PageCount(87));
   EXPECT_EQ(zone.low, PageCount(108));
@@ -142,18 +143,34 @@ TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
   EXPECT_EQ(zone.per_cpu[1].batch, 2u);
 }
 
-TEST_F(RecordingTest, PagesAreAbsentInUseOrFree) {
-  const std::vector<uint64_t> flags = {uint64_t{1} << 20, uint64_t{1} << 3,
-                                       1 << 10 | 1 << 3, 1 << 10, 0};
+// Such as one whose struct pages are not initialized yet.
+TEST_F(RecordingTest, AZoneWithoutManagedPagesHasPresentOnes) {
+  Write("zoneinfo.start", "Node 0, zone Normal\n present 512\n managed 0\n");
+  Write("zoneinfo.end", "Node 0, zone Normal\n present 512\n managed 128\n");
+  const Recording recording = Read();
+  ASSERT_THAT(recording.zones, SizeIs(1));
+  EXPECT_EQ(recording.zones[0].present, PageCount(512));
+  ASSERT_THAT(recording.zones_at_end, SizeIs(1));
+  EXPECT_EQ(recording.zones_at_end[0].managed, PageCount(128));
+}
+
+TEST_F(RecordingTest, TheStateOfAPageIsReadFromItsFlags) {
+  constexpr uint64_t kReserved = uint64_t{1} << 32;
+  constexpr uint64_t kZeroPage = uint64_t{1} << 24;
+  const std::vector<uint64_t> flags = {
+      1 << 20, 1 << 3,    1 << 10 | 1 << 3,      1 << 10,         0, 1 << 11,
+      1 << 23, kReserved, kReserved | kZeroPage, 1 << 11 | 1 << 5};
   Write("kpageflags.start",
         std::string_view(reinterpret_cast<const char*>(flags.data()),
                          flags.size() * sizeof(uint64_t)));
   const Recording recording = Read();
   ASSERT_TRUE(recording.first);
   using State = RecordedPages::State;
-  EXPECT_THAT(recording.first->states,
-              ElementsAre(State::kAbsent, State::kInUse, State::kFree,
-                          State::kFree, State::kInUse));
+  EXPECT_THAT(
+      recording.first->states,
+      ElementsAre(State::kAbsent, State::kInUse, State::kFree, State::kFree,
+                  State::kNoFlags, State::kNoFlags, State::kOffline,
+                  State::kReserved, State::kReserved, State::kInUse));
   EXPECT_THAT(recording.first->reported, ElementsAre(Pfn(2)));
 }
 

@@ -73,6 +73,26 @@ std::string SeldomCounters(const ReplayCounters& counters) {
   return text;
 }
 
+// A line about memory that the guest's allocator did not have; empty if it had
+// all.
+std::string UnmanagedLine(const UnmanagedBytes& unmanaged) {
+  if (unmanaged.at_start() == 0) return "";
+  std::vector<std::string> kinds;
+  const auto add = [&](const char* kind, uint64_t bytes) {
+    if (bytes > 0) kinds.push_back(FormatBytes(bytes) + " " + kind);
+  };
+  add("uninitialized", unmanaged.uninitialized);
+  add("offline", unmanaged.offline);
+  add("without a struct page", unmanaged.no_page);
+  std::string line = absl::StrCat(
+      "not managed by the guest's allocator, so neither in use nor resident: ",
+      absl::StrJoin(kinds, ", "));
+  if (unmanaged.added > 0) {
+    absl::StrAppend(&line, "; added later: ", FormatBytes(unmanaged.added));
+  }
+  return line + "\n";
+}
+
 std::string Percent(double unit, const std::optional<double>& value,
                     int decimals) {
   return value ? absl::StrFormat("%.*f %%", decimals, unit * *value) : "-";
@@ -126,7 +146,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   std::cout << absl::StrFormat(
       "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
-      "%s of frees split; %d events lost%s\n\n",
+      "%s of frees split; %d events lost%s\n%s\n",
       recording.trace_path,
       first.options.mode == ReplayMode::kReal ? "on real RAM"
                                               : "in virtual time",
@@ -135,7 +155,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
       Share(counters.split_frees, counters.frees), counters.lost_events,
-      SeldomCounters(counters));
+      SeldomCounters(counters), UnmanagedLine(first.unmanaged));
   if (!first.options.touch.empty()) {
     std::cout << "touched at once are allocations of "
               << FormatTouch(first.options.touch)

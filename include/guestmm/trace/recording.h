@@ -22,6 +22,9 @@ struct RecordedZone {
   int node = 0;
   std::string name;  // "DMA", "DMA32", "Normal", "Movable"
   PfnRange span;     // start_pfn, spanned
+  // Pages with RAM behind them; of those, the ones given to the page allocator.
+  // 0 where the file does not say.
+  PageCount present;
   PageCount managed;
   PageCount min;
   PageCount low;
@@ -46,10 +49,20 @@ struct RecordedBuddyInfo {
   std::vector<Zone> zones;
 };
 
-// /proc/kpageflags: what each page was.
+// /proc/kpageflags: the state of each page.
 struct RecordedPages {
-  enum class State : uint8_t { kAbsent, kInUse, kFree };
-  // By pfn.
+  enum class State : uint8_t {
+    kAbsent,    // KPF_NOPAGE: no struct page, or an offline section
+    kInUse,     // any other flag
+    kFree,      // KPF_BUDDY
+    kOffline,   // KPF_OFFLINE: ballooned, or unplugged by virtio-mem
+    kReserved,  // KPF_RESERVED: never given to the page allocator
+    // A zeroed struct page: either in use by the kernel, which sets no flag on
+    // most of its own pages, or not initialized yet
+    // (CONFIG_DEFERRED_STRUCT_PAGE_INIT).
+    kNoFlags,
+  };
+  // By pfn. Pages past the end have no struct page.
   std::vector<State> states;
   // Heads of free blocks that the host has (PageReported), ascending.
   std::vector<Pfn> reported;
@@ -60,8 +73,10 @@ struct Recording {
   // RAM, ascending, whole pages: what begins or ends within a page is without
   // it, as in the kernel (iomem).
   std::vector<GpaRange> memory;
-  // Those with pages (zoneinfo.start).
+  // Zones with present or managed pages, before and after the trace
+  // (zoneinfo.start, zoneinfo.end).
   std::vector<RecordedZone> zones;
+  std::vector<RecordedZone> zones_at_end;
   std::optional<RecordedPages> first;        // kpageflags.start
   std::vector<RecordedBuddyInfo> buddyinfo;  // buddyinfo.log
   // The traced time (window.csv).

@@ -67,6 +67,11 @@ void OwnPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   }
 }
 
+void OwnPlacement::OnAdded(PfnRange range) {
+  std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(range.start.value()),
+              range.pages().value(), kNone);
+}
+
 bool OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
                              Nanoseconds now) {
   const Pfn ours(ours_[theirs.value()]);

@@ -19,6 +19,7 @@ class OwnPlacement final : public TracePlacement {
 
   void Allocate(const TraceEvent& event, Nanoseconds now) override;
   void Free(const TraceEvent& event, Nanoseconds now) override;
+  void OnAdded(PfnRange range) override;
 
   // Frees what lies where these pages of the trace's do, as one block if it is
   // one. Whether it was allocated as that. REQUIRES: all of them lie somewhere.

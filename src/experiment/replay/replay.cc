@@ -119,6 +119,7 @@ class Run {
     // After an error no event tells what the guest did: it ends with the last.
     if (status.ok()) {
       AdvanceTo(end);
+      placement_->AddGrownMemory(/*info=*/nullptr);
       next_report_ = recording_.reports.size();
       AdvanceTo(end + options_.tail);
     }
@@ -203,6 +204,7 @@ class Run {
       }
       if (has_info && next < time &&
           next == recording_.buddyinfo[next_buddyinfo_].time) {
+        placement_->AddGrownMemory(&recording_.buddyinfo[next_buddyinfo_]);
         ++next_buddyinfo_;
         result_.buddyinfo.push_back(BuddyInfoAt(next));
         looked = true;
@@ -288,8 +290,11 @@ class Run {
       return host_->AnyResident(pfn) ? BlockState::kFree
                                      : BlockState::kWithHost;
     }
-    return pages.Get(pages.HeadOf(pfn)).state == PageState::kIsolated
-               ? BlockState::kIsolated
+    if (pages.Get(pages.HeadOf(pfn)).state == PageState::kIsolated) {
+      return BlockState::kIsolated;
+    }
+    return placement_->unmanaged().HasAllOf(PagesOf(pfn, kPageblockOrder))
+               ? BlockState::kAbsent
                : BlockState::kInUse;
   }
 
@@ -309,6 +314,7 @@ class Run {
   }
 
   void Finish() {
+    result_.unmanaged = placement_->unmanaged().bytes();
     result_.end = result_.start + time_.Now();
     result_.footprint = host_->FootprintUntil(time_.Now());
     for (const ReplayDevice::Log& entry : device_->log()) {

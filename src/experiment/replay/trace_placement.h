@@ -1,7 +1,9 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_TRACE_PLACEMENT_H_
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_TRACE_PLACEMENT_H_
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
@@ -11,6 +13,7 @@
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_event.h"
 #include "src/experiment/replay/replay_host.h"
+#include "src/experiment/replay/unmanaged_memory.h"
 
 namespace guestmm {
 
@@ -30,15 +33,27 @@ class TracePlacement {
 
   void Follow(const TraceEvent& event, Nanoseconds now);
 
+  // Adds the memory by which zones have grown without an event. With `info`,
+  // the real free memory at this moment: a section at a time, of zones that
+  // have more free pages there than here. Without: all that is still missing at
+  // the trace's end.
+  void AddGrownMemory(const RecordedBuddyInfo* info);
+
+  const UnmanagedMemory& unmanaged() const { return unmanaged_; }
+
  protected:
-  // Takes all that is not free at first, and touches it: whatever the guest has
-  // in use the host has too. Without a snapshot that is everything.
+  // Allocates every page that is not free in the recording's first state. Those
+  // in use are touched, so that they are resident; unmanaged ones are not.
+  // Without a first state all pages are in use.
   TracePlacement(const Recording& recording, PageAllocator& allocator,
                  ReplayHost& host, ReplayCounters& counters);
 
   // Of a block that the allocator's memory has.
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
   virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
+
+  // Free pages of the zone that the placement had counted as allocated.
+  virtual void OnAdded(PfnRange) {}
 
   static MigrateType TypeOf(const TraceEvent& event);
   // The event's vCPU, or the last that there is.
@@ -51,7 +66,19 @@ class TracePlacement {
  private:
   void TakeAllBut(const RecordedPages* first);
   void MarkReported(const RecordedPages& first);
+  // The watermarks of zones whose size is not that of their managed memory.
+  void UseRecordedWatermarks();
+  // Adds the unmanaged pages that the event shows the guest to have. True if it
+  // frees nothing else, which is done then.
+  bool AddMemoryOf(const TraceEvent& event);
+  // Frees pages that were unmanaged.
+  void Add(const std::vector<PfnRange>& runs);
   bool HasAll(Pfn pfn, Order order) const;
+
+  const Recording& recording_;
+  UnmanagedMemory unmanaged_;
+  // Pages added of each zone, by index.
+  std::vector<uint64_t> added_pages_;
 };
 
 }  // namespace guestmm

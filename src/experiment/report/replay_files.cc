@@ -24,6 +24,7 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   Json row = {{"policy", result.options.policy},
               {"placement", Name(result.options.placement)}};
   row.update(CountersJson(result.counters));
+  row.update(UnmanagedJson(result.unmanaged));
   if (!result.error.empty()) row["error"] = result.error;
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},

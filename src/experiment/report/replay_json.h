@@ -25,6 +25,14 @@ inline nlohmann::ordered_json CountersJson(const ReplayCounters& counters) {
           {"outside_memory", counters.outside_memory}};
 }
 
+inline nlohmann::ordered_json UnmanagedJson(const UnmanagedBytes& unmanaged) {
+  return {{"unmanaged_bytes", unmanaged.at_start()},
+          {"unmanaged_uninitialized_bytes", unmanaged.uninitialized},
+          {"unmanaged_offline_bytes", unmanaged.offline},
+          {"unmanaged_no_page_bytes", unmanaged.no_page},
+          {"unmanaged_added_bytes", unmanaged.added}};
+}
+
 // Null, or with nulls, where there is nothing to compare.
 inline nlohmann::ordered_json FidelityJson(const Recording& recording,
                                            const ReplayResult& result) {

@@ -196,6 +196,136 @@ TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
   EXPECT_EQ(Run(options).reported_bytes, 0u);
 }
 
+// Memory that the guest's allocator does not have -----------------------------
+
+// Of the guest's 512 MiB the highest 144 have no initialized struct pages.
+class UnmanagedReplayTest : public ReplayTest {
+ protected:
+  static constexpr uint64_t kUnmanaged = 0x18000;
+  static constexpr uint64_t kUnmanagedPages = kFirst + kPages - kUnmanaged;
+
+  UnmanagedReplayTest() {
+    auto& states = recording_.first->states;
+    for (uint64_t pfn = kUnmanaged; pfn < kFirst + kPages; ++pfn) {
+      states[pfn] = RecordedPages::State::kNoFlags;
+    }
+    recording_.zones = {Zone(kPages - kUnmanagedPages)};
+  }
+
+  static RecordedZone Zone(uint64_t managed) {
+    RecordedZone zone;
+    zone.name = "DMA32";
+    zone.span = {Pfn(kFirst), Pfn(kFirst + kPages)};
+    zone.present = PageCount(kPages);
+    zone.managed = PageCount(managed);
+    return zone;
+  }
+  static ReplayOptions Off(Placement placement) {
+    ReplayOptions options;
+    options.placement = placement;
+    options.policy = "off";
+    options.frame_interval = std::chrono::seconds(1);
+    return options;
+  }
+  static constexpr Placement kPlacements[] = {Placement::kRecorded,
+                                              Placement::kNative};
+};
+
+TEST_F(UnmanagedReplayTest, ItIsNeitherInUseNorResident) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  for (const Placement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
+    EXPECT_EQ(result.unmanaged.added, 0u);
+    EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
+    EXPECT_EQ(result.samples.front().resident_bytes, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+    EXPECT_EQ(result.samples.back().free_bytes,
+              (kPages - kUnmanagedPages) * kPageSize);
+    EXPECT_EQ(result.footprint.in_use, 1024 * 1e6);
+    const std::string& blocks = result.frames.back().blocks;
+    EXPECT_EQ(blocks.substr(kUnmanaged / 512),
+              std::string(kUnmanagedPages / 512, '.'));
+  }
+}
+
+TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
+  constexpr uint64_t kSection = kSectionOrder.pages().value();
+  Alloc(10.0, kUnmanaged + 1024, 10);
+  Free(11.0, kUnmanaged + 1024, 10);
+  for (const Placement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
+    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
+    EXPECT_EQ(result.counters.outside_memory, 0u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.counters.unmatched_frees, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+    EXPECT_EQ(result.samples.back().free_bytes,
+              (kPages - kUnmanagedPages + kSection) * kPageSize);
+  }
+}
+
+// As a balloon that deflates, or a kernel that initializes struct pages.
+TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
+  Free(10.0, kUnmanaged, 10);
+  Alloc(11.0, kUnmanaged, 9);
+  for (const Placement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.added, 4 * kMiB);
+    EXPECT_EQ(result.counters.unmatched_frees, 0u);
+    EXPECT_EQ(result.counters.split_frees, 0u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
+  }
+}
+
+// deferred_grow_zone: zoneinfo.end says by how much, buddyinfo.log when.
+TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
+  constexpr uint64_t kSection = kSectionOrder.pages().value();
+  constexpr uint64_t kBlocks = (kPages - kUnmanagedPages) / 1024;
+  recording_.zones_at_end = {Zone(kPages - kUnmanagedPages + kSection)};
+  for (int second = 10; second <= 14; ++second) {
+    RecordedBuddyInfo& info = recording_.buddyinfo.emplace_back();
+    info.time = std::chrono::seconds(second);
+    info.zones.emplace_back().name = "DMA32";
+    info.zones.back().blocks[10] =
+        kBlocks + (second >= 12 ? kSection / 1024 : 0);
+  }
+  Alloc(10.0, kFirst, 0);
+  Free(14.5, kFirst, 0);
+  const uint64_t before = (kPages - kUnmanagedPages - 1) * kPageSize;
+  for (const Placement placement : kPlacements) {
+    ReplayOptions options = Off(placement);
+    options.sample_interval = std::chrono::seconds(1);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
+    ASSERT_EQ(result.samples.size(), 6u);
+    EXPECT_EQ(result.samples[2].free_bytes / kMiB, before / kMiB);
+    EXPECT_EQ(result.samples[3].free_bytes / kMiB,
+              (before + kSection * kPageSize) / kMiB);
+    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
+  }
+  recording_.buddyinfo.clear();
+  const ReplayResult result = Run(Off(Placement::kRecorded));
+  EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
+}
+
+// Its policies report what is added, and all is as in a smaller guest.
+TEST_F(UnmanagedReplayTest, WhatIsAddedIsReported) {
+  Alloc(10.0, kUnmanaged, 10);
+  Free(11.0, kUnmanaged, 10);
+  for (const char* const policy : {"v12", "linux", "adaptive"}) {
+    ReplayOptions options;
+    options.policy = policy;
+    options.tail = std::chrono::seconds(60);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.samples.back().resident_bytes, 0u) << policy;
+    EXPECT_EQ(result.needless_bytes, result.reported_bytes - 4 * kMiB);
+  }
+}
+
 // The policy "real" ----------------------------------------------------------
 
 TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {

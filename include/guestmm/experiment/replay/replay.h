@@ -118,6 +118,20 @@ struct ReplayCounters {
   uint64_t outside_memory = 0;
 };
 
+// Bytes of the memory map that the guest's page allocator did not have at the
+// start, by reason (/proc/kpageflags, and `managed` of /proc/zoneinfo). They
+// are neither in use nor resident until they are added.
+struct UnmanagedBytes {
+  // Struct pages not initialized yet (CONFIG_DEFERRED_STRUCT_PAGE_INIT).
+  uint64_t uninitialized = 0;
+  uint64_t offline = 0;  // ballooned, or unplugged by virtio-mem
+  uint64_t no_page = 0;  // no struct page
+  // Of all these, the bytes the guest turned out to have later.
+  uint64_t added = 0;
+
+  uint64_t at_start() const { return uninitialized + offline + no_page; }
+};
+
 // A report of the policy's, or of the real kernel's.
 struct ReplayReport {
   Nanoseconds time{0};  // by the trace's clock
@@ -163,7 +177,9 @@ struct ReplayResult {
   ReplayCounters counters;
   // What it failed of, and then this is what came before; empty if it did not.
   std::string error;
+  // The memory map, unmanaged memory included.
   uint64_t memory_bytes = 0;
+  UnmanagedBytes unmanaged;
   Nanoseconds start{0};
   Nanoseconds end{0};
   uint64_t reported_bytes = 0;

@@ -51,6 +51,14 @@ TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
             HasSubstr("\"buddyinfo_distance\""),
             HasSubstr("\"unmatched_frees\""),
             HasSubstr("\"forced_placements\"")));
+  const auto rows =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"];
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_GT(rows[1]["resident_mean_bytes"], 800 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["policy"], "real");
+  EXPECT_EQ(rows[2]["reported_bytes"], 294 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["needless_bytes"], 4 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["resident_end_bytes"], 810 * 1024 * 1024);
   EXPECT_THAT(Contents(out + "/series.csv"),
               AllOf(HasSubstr("\ntruth,"), HasSubstr("\nlinux,")));
   EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("</html>"));

@@ -1,6 +1,5 @@
 #include "tools/guestmm/replay_command.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +19,7 @@
 #include "guestmm/base/memory_map.h"
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/experiment/replay/replay.h"
+#include "guestmm/experiment/replay/replay_set.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/host/accounting/host_info.h"
@@ -98,49 +98,9 @@ std::string Percent(double unit, const std::optional<double>& value,
   return value ? absl::StrFormat("%.*f %%", decimals, unit * *value) : "-";
 }
 
-// Fails if the truth is of another time than the replays.
-absl::Status CheckTruthsTime(const Recording& recording,
-                             const ReplayResult& result) {
-  const auto in_time = [&](const auto& truth) {
-    return result.start <= truth.time && truth.time <= result.end;
-  };
-  if (std::any_of(recording.reports.begin(), recording.reports.end(),
-                  in_time) ||
-      std::any_of(recording.resident.begin(), recording.resident.end(),
-                  in_time)) {
-    return absl::OkStatus();
-  }
-  return absl::FailedPreconditionError(absl::StrFormat(
-      "--truth: the trace is from %.3f s to %.3f s, but reports.csv is from "
-      "%.3f s to %.3f s and rss.csv from %.3f s to %.3f s: their times must be "
-      "by the trace's clock",
-      ToSeconds(result.start), ToSeconds(result.end),
-      ToSeconds(recording.reports.front().time),
-      ToSeconds(recording.reports.back().time),
-      ToSeconds(recording.resident.front().time),
-      ToSeconds(recording.resident.back().time)));
-}
-
-// Of what the real kernel reported, what its host had already: as far as the
-// trace can be replayed.
-uint64_t RealNeedlessBytes(const Recording& recording,
-                           const std::vector<ReplayResult>& results) {
-  for (const ReplayResult& result : results) {
-    if (result.options.policy == kPolicyReal) return result.needless_bytes;
-  }
-  const ReplayOptions& options = results.front().options;
-  const ReplayOptions real = {.policy = std::string(kPolicyReal),
-                              .granule = options.granule,
-                              .touch = options.touch,
-                              .read = options.read};
-  ReplayResult result;
-  static_cast<void>(Replay(recording, real, &result));
-  return result.needless_bytes;
-}
-
 void PrintTables(const ReplayArguments& arguments, const Recording& recording,
-                 const std::vector<ReplayResult>& results,
-                 std::optional<uint64_t> real_needless_bytes) {
+                 const ReplaySet& set) {
+  const std::vector<ReplayResult>& results = set.results;
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
@@ -182,12 +142,10 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
     }
     table.AddRow(row);
   }
-  if (arguments.truth) {
-    const Fidelity truth = CompareToTruth(recording, first);
-    const std::optional<Residency> resident =
-        RealResidency(recording, first.start, first.end);
-    table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
-                  FormatBytes(real_needless_bytes.value_or(0)),
+  if (set.truth) {
+    const std::optional<Residency>& resident = set.truth->resident;
+    table.AddRow({"real guest", FormatBytes(set.truth->reported_bytes),
+                  FormatBytes(set.truth->needless_bytes),
                   resident ? FormatBytes(resident->mean_bytes) : "-",
                   resident ? FormatBytes(resident->end_bytes) : "-", "-", "-",
                   "-"});
@@ -260,17 +218,15 @@ absl::Status CheckRecording(const ReplayArguments& arguments,
 }
 
 absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
-                        const std::vector<ReplayResult>& results,
-                        std::optional<uint64_t> real_needless_bytes) {
+                        const ReplaySet& set) {
   absl::Status status =
-      out.Write("series.csv", ReplaySeriesCsv(recording, results));
+      out.Write("series.csv", ReplaySeriesCsv(recording, set.results));
+  status.Update(out.Write(
+      "summary.json", ReplaySummaryJson(recording, set.results, set.truth)));
+  status.Update(out.Write("report.html",
+                          ReplayReportHtml(recording, set.results, set.truth)));
   status.Update(
-      out.Write("summary.json", ReplaySummaryJson(recording, results)));
-  status.Update(
-      out.Write("report.html",
-                ReplayReportHtml(recording, results, real_needless_bytes)));
-  status.Update(
-      out.Write("trace.json", ReplayPerfettoJson(recording, results)));
+      out.Write("trace.json", ReplayPerfettoJson(recording, set.results)));
   if (!status.ok()) return status;
   std::cout << "\nwritten to " << out.path().string()
             << ": report.html, summary.json, series.csv, trace.json (for "
@@ -312,41 +268,23 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   }
   status = CheckRecording(arguments, *recording, options);
   if (!status.ok()) return Fail("replay", status);
-  std::vector<ReplayResult> results;
   ProgressLine line;
-  for (const std::string& policy : arguments.policies) {
-    options.policy = policy;
-    ReplayResult& result = results.emplace_back();
-    status.Update(Replay(*recording, options, &result,
-                         {.progress =
-                              [&](const ReplayProgress& progress) {
-                                line.Show(ProgressText(policy, progress));
-                              }})
-                      .status());
-    // A damaged trace is replayed up to the damage, under each policy.
-    if (!status.ok() && result.counters.events == 0) {
-      results.pop_back();
-      break;
-    }
-  }
+  const ReplaySet set = ReplayEach(
+      *recording,
+      {.replay = options,
+       .policies = arguments.policies,
+       .truth = arguments.truth},
+      [&](const std::string& policy, const ReplayProgress& progress) {
+        line.Show(ProgressText(policy, progress));
+      });
   line.Show("");
-  std::optional<uint64_t> real_needless_bytes;
-  if (!results.empty()) {
-    if (arguments.truth) {
-      real_needless_bytes = RealNeedlessBytes(*recording, results);
-    }
-    PrintTables(arguments, *recording, results, real_needless_bytes);
-    if (arguments.truth) {
-      status.Update(CheckTruthsTime(*recording, results.front()));
-    }
-  }
-  if (!status.ok()) FailReading("replay", status);
-  if (out && !results.empty()) {
-    const absl::Status written =
-        WriteFiles(*out, *recording, results, real_needless_bytes);
+  if (!set.results.empty()) PrintTables(arguments, *recording, set);
+  if (!set.status.ok()) FailReading("replay", set.status);
+  if (out && !set.results.empty()) {
+    const absl::Status written = WriteFiles(*out, *recording, set);
     if (!written.ok()) return Fail("replay", written, "--out ");
   }
-  return status.ok() ? kExitSuccess : kExitFailure;
+  return set.status.ok() ? kExitSuccess : kExitFailure;
 }
 
 }  // namespace

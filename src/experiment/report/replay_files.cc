@@ -1,4 +1,4 @@
-// The files that a replay leaves: summary.json and series.csv.
+// summary.json and series.csv of replays.
 
 #include <optional>
 #include <string>
@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/report/replay_report.h"
+#include "guestmm/mechanism/experiment.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/replay_json.h"
 #include "src/experiment/report/summary.h"
@@ -20,19 +21,36 @@ using Json = nlohmann::ordered_json;
 constexpr int kSchemaVersion = 1;
 
 Json RowJson(const Recording& recording, const ReplayResult& result) {
-  const std::optional<Residency> resident = ReplayedResidency(result);
+  const Residency resident = ReplayedResidency(result).value_or(Residency{});
   Json row = {{"policy", result.options.policy},
-              {"placement", Name(result.options.placement)}};
+              {"placement", Name(result.options.placement)},
+              {"source", "replay"},
+              {"memory_bytes", result.memory_bytes},
+              {"duration_seconds", ToSeconds(result.end - result.start)}};
   row.update(CountersJson(result.counters));
   row.update(UnmanagedJson(result.unmanaged));
   if (!result.error.empty()) row["error"] = result.error;
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},
               {"passes", result.passes.size()},
-              {"resident_end_bytes", resident ? resident->end_bytes : 0}});
+              {"resident_mean_bytes", resident.mean_bytes},
+              {"resident_end_bytes", resident.end_bytes}});
   const Json fidelity = FidelityJson(recording, result);
   if (!fidelity.is_null()) row.update(fidelity);
   return row;
+}
+
+// The real guest.
+Json TruthRowJson(const ReplayTruth& truth) {
+  const auto bytes = [&](uint64_t Residency::*member) {
+    return truth.resident ? Json((*truth.resident).*member) : Json(nullptr);
+  };
+  return {{"policy", kPolicyReal},
+          {"source", "recording"},
+          {"reported_bytes", truth.reported_bytes},
+          {"needless_bytes", truth.needless_bytes},
+          {"resident_mean_bytes", bytes(&Residency::mean_bytes)},
+          {"resident_end_bytes", bytes(&Residency::end_bytes)}};
 }
 
 // As ParseMemoryMap takes it.
@@ -47,13 +65,15 @@ std::string FormatMemory(const std::vector<GpaRange>& memory) {
 }  // namespace
 
 std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results) {
+                              std::span<const ReplayResult> results,
+                              const std::optional<ReplayTruth>& truth) {
   Json rows = Json::array();
   std::vector<std::string> policies;
   for (const ReplayResult& result : results) {
     rows.push_back(RowJson(recording, result));
     policies.push_back(result.options.policy);
   }
+  if (truth) rows.push_back(TruthRowJson(*truth));
   const ReplayOptions options =
       results.empty() ? ReplayOptions{} : results.front().options;
   Json config = {{"trace", recording.trace_path},

@@ -247,9 +247,10 @@ Json RunJson(const Recording& recording, const ReplayResult& result,
   return run;
 }
 
-// What the recording says of the window; null if that is nothing.
+// What the real kernel reported and its host held in the window; null if
+// neither was recorded.
 Json TruthJson(const Recording& recording, const Window& window,
-               std::optional<uint64_t> needless_bytes) {
+               const std::optional<ReplayTruth>& truth) {
   Json json = Json::object();
   if (!recording.reports.empty()) {
     uint64_t bytes = 0;
@@ -257,7 +258,7 @@ Json TruthJson(const Recording& recording, const Window& window,
       if (window.Has(report.time)) bytes += report.range.bytes;
     }
     json["reported_bytes"] = bytes;
-    if (needless_bytes) json["needless_bytes"] = *needless_bytes;
+    if (truth) json["needless_bytes"] = truth->needless_bytes;
   }
 
   std::vector<Recording::Resident> resident;
@@ -276,27 +277,30 @@ Json TruthJson(const Recording& recording, const Window& window,
     json["seconds"] = seconds;
     json["resident"] = bytes;
   }
+  return json.empty() ? Json(nullptr) : json;
+}
 
+// The real guest's free memory by order in the window; null if it was not
+// recorded.
+Json BuddyInfoJson(const Recording& recording, const Window& window) {
   std::vector<const RecordedBuddyInfo*> infos;
   for (const RecordedBuddyInfo& info : recording.buddyinfo) {
     if (window.Has(info.time)) infos.push_back(&info);
   }
-  if (!infos.empty()) {
-    Json seconds = Json::array();
-    Json free_blocks = Json::array();
-    Thin(infos.size(), Stride(infos.size(), kMostSamples), [&](size_t i) {
-      std::array<uint64_t, kMaxOrder.value() + 1> blocks = {};
-      for (const RecordedBuddyInfo::Zone& zone : infos[i]->zones) {
-        for (size_t order = 0; order < blocks.size(); ++order) {
-          blocks[order] += zone.blocks[order];
-        }
+  if (infos.empty()) return nullptr;
+  Json seconds = Json::array();
+  Json free_blocks = Json::array();
+  Thin(infos.size(), Stride(infos.size(), kMostSamples), [&](size_t i) {
+    std::array<uint64_t, kMaxOrder.value() + 1> blocks = {};
+    for (const RecordedBuddyInfo::Zone& zone : infos[i]->zones) {
+      for (size_t order = 0; order < blocks.size(); ++order) {
+        blocks[order] += zone.blocks[order];
       }
-      seconds.push_back(window.Seconds(infos[i]->time));
-      free_blocks.push_back(blocks);
-    });
-    json["buddyinfo"] = {{"seconds", seconds}, {"free_blocks", free_blocks}};
-  }
-  return json.empty() ? Json(nullptr) : json;
+    }
+    seconds.push_back(window.Seconds(infos[i]->time));
+    free_blocks.push_back(blocks);
+  });
+  return {{"seconds", seconds}, {"free_blocks", free_blocks}};
 }
 
 // The events of a trace.json, as its parts are added.
@@ -376,7 +380,7 @@ class PerfettoTrace {
 
 std::string ReplayReportHtml(const Recording& recording,
                              std::span<const ReplayResult> results,
-                             std::optional<uint64_t> truth_needless_bytes) {
+                             const std::optional<ReplayTruth>& truth) {
   const Window window = WindowOf(recording, results);
   const std::vector<std::string> names = NamesOf(results);
   Json runs = Json::array();
@@ -386,16 +390,16 @@ std::string ReplayReportHtml(const Recording& recording,
     memory_bytes = std::max(memory_bytes, results[i].memory_bytes);
   }
   const std::string name = NameOf(recording);
-  const Json data = {
-      {"recording", name},
-      {"version", GUESTMM_VERSION},
-      {"mode",
-       Name(results.empty() ? ReplayMode::kVirtual : results[0].options.mode)},
-      {"block_bytes", kPageblockOrder.bytes()},
-      {"page_bytes", kPageSize},
-      {"memory_bytes", memory_bytes},
-      {"truth", TruthJson(recording, window, truth_needless_bytes)},
-      {"runs", runs}};
+  const Json data = {{"recording", name},
+                     {"version", GUESTMM_VERSION},
+                     {"mode", Name(results.empty() ? ReplayMode::kVirtual
+                                                   : results[0].options.mode)},
+                     {"block_bytes", kPageblockOrder.bytes()},
+                     {"page_bytes", kPageSize},
+                     {"memory_bytes", memory_bytes},
+                     {"truth", TruthJson(recording, window, truth)},
+                     {"buddyinfo", BuddyInfoJson(recording, window)},
+                     {"runs", runs}};
   return Fill(ReplayReportPage(),
               {{"@TITLE@", ForHtml(ValidUtf8(name))},
                {"@DATA@", ForScript(data)},
@@ -428,10 +432,15 @@ std::string ReplayPerfettoJson(const Recording& recording,
       recording.reports.begin(), recording.reports.end(),
       std::back_inserter(reports),
       [&](const Recording::Report& report) { return window.Has(report.time); });
-  if (!reports.empty() || !recording.resident.empty()) {
+  std::vector<Recording::Resident> resident;
+  std::copy_if(recording.resident.begin(), recording.resident.end(),
+               std::back_inserter(resident),
+               [&](const Recording::Resident& sample) {
+                 return window.Has(sample.time);
+               });
+  if (!reports.empty() || !resident.empty()) {
     trace.AddProcess("truth");
-    for (const Recording::Resident& sample : recording.resident) {
-      if (!window.Has(sample.time)) continue;
+    for (const Recording::Resident& sample : resident) {
       trace.AddCounter("resident", sample.time, sample.bytes);
     }
     trace.AddGroups(reports);

@@ -73,15 +73,17 @@ TEST(ReplayReportTest, TheTruthIsThatOfTheReplaysTime) {
   const Json& truth = data["truth"];
   EXPECT_EQ(truth["reported_bytes"], 200 * kMiB);
   EXPECT_FALSE(truth.contains("needless_bytes"));
-  EXPECT_EQ(Data(ReplayReportHtml(Truth(), Replays(),
-                                  4 * kMiB))["truth"]["needless_bytes"],
-            4 * kMiB);
+  EXPECT_EQ(
+      Data(ReplayReportHtml(
+          Truth(), Replays(),
+          ReplayTruth{.needless_bytes = 4 * kMiB}))["truth"]["needless_bytes"],
+      4 * kMiB);
   EXPECT_EQ(truth["resident_end_bytes"], 320 * kMiB);
   EXPECT_EQ(truth["resident_mean_bytes"], 415 * kMiB);
   EXPECT_EQ(truth["seconds"].size(), 21u);
   EXPECT_EQ(truth["resident"][0], 520 * kMiB);
   // Of all zones.
-  EXPECT_EQ(truth["buddyinfo"]["free_blocks"][20][9], 101);
+  EXPECT_EQ(data["buddyinfo"]["free_blocks"][20][9], 101);
 
   const Json& linux = data["runs"][2]["fidelity"];
   EXPECT_EQ(linux["block_match"], 1.0);
@@ -93,6 +95,50 @@ TEST(ReplayReportTest, WithoutTruthThereIsNoRowOfIt) {
   const Json data = Data(ReplayReportHtml(Recording{}, Replays()));
   EXPECT_TRUE(data["truth"].is_null());
   EXPECT_TRUE(data["runs"][1]["fidelity"].is_null());
+}
+
+// Free memory by order is recorded inside the guest, the truth outside of it.
+TEST(ReplayReportTest, WithBuddyinfoAloneThePageClaimsNoTruth) {
+  Recording recording = Truth();
+  recording.reports.clear();
+  recording.resident.clear();
+  const Json data = Data(ReplayReportHtml(recording, Replays()));
+  EXPECT_TRUE(data["truth"].is_null());
+  EXPECT_EQ(data["buddyinfo"]["free_blocks"][20][9], 101);
+  EXPECT_TRUE(Data(ReplayReportHtml({}, Replays()))["buddyinfo"].is_null());
+}
+
+TEST(ReplayReportTest, PerfettoShowsNoTruthOfAnotherTime) {
+  Recording recording = Truth();
+  recording.reports.clear();
+  recording.resident = {{.time = MadeTime(-50), .bytes = 12345}};
+  EXPECT_THAT(ReplayPerfettoJson(recording, Replays()),
+              Not(HasSubstr("\"truth\"")));
+}
+
+TEST(ReplayReportTest, TheSummaryHasEachFigureThatIsPrinted) {
+  const std::vector<ReplayResult> results = Replays();
+  const Json rows = Json::parse(ReplaySummaryJson(
+      Truth(), results,
+      ReplayTruth{.reported_bytes = 200 * kMiB,
+                  .needless_bytes = 4 * kMiB,
+                  .resident = Residency{.mean_bytes = 415 * kMiB,
+                                        .end_bytes = 320 * kMiB}}))["rows"];
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[2]["policy"], "linux");
+  EXPECT_EQ(rows[2]["source"], "replay");
+  EXPECT_EQ(rows[2]["memory_bytes"], 512 * kMiB);
+  EXPECT_EQ(rows[2]["duration_seconds"], 20.0);
+  EXPECT_EQ(rows[2]["resident_mean_bytes"], 407 * kMiB);
+  EXPECT_EQ(rows[2]["resident_end_bytes"], 312 * kMiB);
+  EXPECT_EQ(rows[3]["policy"], "real");
+  EXPECT_EQ(rows[3]["source"], "recording");
+  EXPECT_EQ(rows[3]["reported_bytes"], 200 * kMiB);
+  EXPECT_EQ(rows[3]["needless_bytes"], 4 * kMiB);
+  EXPECT_EQ(rows[3]["resident_mean_bytes"], 415 * kMiB);
+  EXPECT_EQ(rows[3]["resident_end_bytes"], 320 * kMiB);
+  EXPECT_EQ(Json::parse(ReplaySummaryJson(Truth(), results))["rows"].size(),
+            3u);
 }
 
 TEST(ReplayReportTest, NothingReplayedIsAPageToo) {

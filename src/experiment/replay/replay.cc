@@ -78,9 +78,10 @@ class Run {
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         MakePolicy(options_.policy, parameters);
     if (!policy.ok()) return policy.status();
-    reporter_ = std::make_unique<Reporter>(
-        *allocator_, time_,
-        std::make_unique<PassLog>(*std::move(policy), time_, passes_));
+    auto log = std::make_unique<PassLog>(*std::move(policy), time_, passes_);
+    // Other policies were not at work before.
+    if (options_.policy == "linux") pass_log_ = log.get();
+    reporter_ = std::make_unique<Reporter>(*allocator_, time_, std::move(log));
     return reporter_->Enable(*device_);
   }
 
@@ -140,6 +141,12 @@ class Run {
     result_.start =
         recording_.start ? std::min(*recording_.start, first) : first;
     next_sample_ = result_.start;
+    if (pass_log_ != nullptr) {
+      if (const auto due =
+              TimeToNextPass(recording_, result_.start, pass_log_->delay())) {
+        pass_log_->SetFirstDelay(*due);
+      }
+    }
     if (options_.speed) {
       if (watch_.clock == nullptr) wall_.emplace();
       pace_.emplace(*options_.speed,
@@ -361,6 +368,7 @@ class Run {
   std::unique_ptr<ReplayDevice> device_;
   std::vector<ReplayPass> passes_;  // in virtual time
   std::unique_ptr<Reporter> reporter_;
+  PassLog* pass_log_ = nullptr;  // linux's, within reporter_
   std::optional<ThreadWorkqueue> wall_;
   std::optional<ReplayPace> pace_;
   bool started_ = false;

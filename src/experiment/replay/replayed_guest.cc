@@ -1,7 +1,6 @@
 #include "src/experiment/replay/replayed_guest.h"
 
 #include <cstddef>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 
@@ -77,6 +76,18 @@ bool WasSettled(const PageAllocator& allocator) {
     any_marked = any_marked || marked > 0;
   }
   return any_marked;
+}
+
+std::optional<Nanoseconds> TimeToNextPass(const Recording& recording,
+                                          Nanoseconds start,
+                                          Nanoseconds delay) {
+  std::optional<Nanoseconds> last;
+  for (const Recording::Report& report : recording.reports) {
+    if (report.time >= start) break;
+    last = report.time;
+  }
+  if (!last || start - *last >= delay) return std::nullopt;
+  return delay - (start - *last);
 }
 
 }  // namespace guestmm

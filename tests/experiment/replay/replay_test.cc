@@ -182,6 +182,29 @@ TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   EXPECT_FALSE(Run(options).passes.empty()) << "no one had reported anything";
 }
 
+// Its next pass is a delay after the last one, wherever the trace begins.
+TEST_F(ReplayTest, AReporterThatHadLeftWorkOverKeepsItsPhase) {
+  Alloc(10.0, kFirst, 10);
+  recording_.end = std::chrono::seconds(20);
+  const auto first_pass = [this](const std::string& policy) {
+    ReplayOptions options;
+    options.policy = policy;
+    return Run(options).passes.front().start;
+  };
+  const GpaRange block = {Gpa(kFirst * kPageSize), 4 * kMiB};
+  EXPECT_EQ(first_pass("linux"), std::chrono::seconds(12));
+  recording_.reports = {{std::chrono::milliseconds(5000), block},
+                        {std::chrono::milliseconds(9250), block},
+                        {std::chrono::milliseconds(15000), block}};
+  EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
+  recording_.start = std::chrono::milliseconds(9500);
+  EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
+  // Whatever it was asked for after that pass is of an unknown time.
+  recording_.start.reset();
+  recording_.reports[1].time = std::chrono::seconds(8);
+  EXPECT_EQ(first_pass("linux"), std::chrono::seconds(12));
+}
+
 // The kernel with transparent huge pages raises its watermarks, below which
 // nothing is reported.
 TEST_F(ReplayTest, TheWatermarksAreTheGuests) {

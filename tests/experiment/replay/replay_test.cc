@@ -563,8 +563,8 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   ReplayResult partial;
   EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
               HasSubstr("trace.txt: event 2 is 9000000000.0 s by the trace's "
-                        "clock, which began at 10.0 s: the most is 604800 s "
-                        "later"));
+                        "clock, which began at 10.0 s: must be at most "
+                        "604800 s later"));
   EXPECT_EQ(partial.counters.events, 1u);
   EXPECT_LT(partial.samples.size(), 10u);
 

@@ -300,10 +300,11 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "A trace, or the folder of a recording")
       ->type_name("PATH")
       ->required();
-  AddChoice<Placement>(
+  AddChoice<ReplayPlacement>(
       command, "--placement",
-      {{std::string(Name(Placement::kRecorded)), Placement::kRecorded},
-       {std::string(Name(Placement::kNative)), Placement::kNative}},
+      {{std::string(Name(ReplayPlacement::kRecorded)),
+        ReplayPlacement::kRecorded},
+       {std::string(Name(ReplayPlacement::kNative)), ReplayPlacement::kNative}},
       arguments->options.placement,
       "recorded: pages lie where the trace has them; guestmm: where our "
       "allocator puts them [recorded]");

@@ -32,19 +32,19 @@ absl::Status CheckReal(const Recording& recording,
         "policy real: the recording does not tell what its guest's kernel "
         "reported (reports.csv)");
   }
-  if (options.placement != Placement::kRecorded) {
+  if (options.placement != ReplayPlacement::kRecorded) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "policy real: with placement %s pages lie elsewhere than where they "
         "were reported; allowed is %s",
-        Name(options.placement), Name(Placement::kRecorded)));
+        Name(options.placement), Name(ReplayPlacement::kRecorded)));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-std::string_view Name(Placement placement) {
-  return placement == Placement::kRecorded ? "recorded" : "native";
+std::string_view Name(ReplayPlacement placement) {
+  return placement == ReplayPlacement::kRecorded ? "recorded" : "native";
 }
 
 PolicyParameters PolicyParametersOf(const ReplayOptions& options) {

@@ -7,7 +7,7 @@
 
 #include "guestmm/base/check.h"
 #include "guestmm/buddy/watermarks.h"
-#include "src/experiment/replay/own_placement.h"
+#include "src/experiment/replay/native_placement.h"
 #include "src/experiment/replay/recorded_placement.h"
 
 namespace guestmm {
@@ -42,13 +42,14 @@ const RecordedZone* FindZone(const std::vector<RecordedZone>& zones,
 }  // namespace
 
 std::unique_ptr<TracePlacement> TracePlacement::Create(
-    Placement placement, const Recording& recording, PageAllocator& allocator,
-    ReplayHost& host, ReplayCounters& counters) {
-  if (placement == Placement::kRecorded) {
+    ReplayPlacement placement, const Recording& recording,
+    PageAllocator& allocator, ReplayHost& host, ReplayCounters& counters) {
+  if (placement == ReplayPlacement::kRecorded) {
     return std::make_unique<RecordedPlacement>(recording, allocator, host,
                                                counters);
   }
-  return std::make_unique<OwnPlacement>(recording, allocator, host, counters);
+  return std::make_unique<NativePlacement>(recording, allocator, host,
+                                           counters);
 }
 
 TracePlacement::TracePlacement(const Recording& recording,

@@ -25,7 +25,7 @@ class TracePlacement {
 
   // Brings `allocator`, all of whose memory is free, to the recording's first
   // state. All must outlive it.
-  static std::unique_ptr<TracePlacement> Create(Placement placement,
+  static std::unique_ptr<TracePlacement> Create(ReplayPlacement placement,
                                                 const Recording& recording,
                                                 PageAllocator& allocator,
                                                 ReplayHost& host,

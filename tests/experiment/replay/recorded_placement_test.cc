@@ -29,7 +29,7 @@ class RecordedPlacementTest : public ::testing::Test {
     for (const uint64_t pfn : {kReported, kReported + 1024}) {
       recording_.first->reported.push_back(Pfn(pfn));
     }
-    placement_ = TracePlacement::Create(Placement::kRecorded, recording_,
+    placement_ = TracePlacement::Create(ReplayPlacement::kRecorded, recording_,
                                         *allocator_, *host_, counters_);
   }
   void Alloc(uint64_t pfn, int order = 0, int cpu = 0, int type = kMovable) {

@@ -34,7 +34,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kFirst = 0x1000;
 constexpr uint64_t kPages = 0x2000;
 
-class ReplayRealTest : public ::testing::TestWithParam<Placement> {
+class ReplayRealTest : public ::testing::TestWithParam<ReplayPlacement> {
  protected:
   ReplayRealTest()
       : folder_(fs::path(::testing::TempDir()) /
@@ -77,7 +77,7 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? *std::move(result) : ReplayResult{};
   }
-  static ReplayOptions Options(ReplayMode mode, Placement placement) {
+  static ReplayOptions Options(ReplayMode mode, ReplayPlacement placement) {
     ReplayOptions options;
     options.mode = mode;
     options.placement = placement;
@@ -98,8 +98,8 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
-                         ::testing::Values(Placement::kRecorded,
-                                           Placement::kNative),
+                         ::testing::Values(ReplayPlacement::kRecorded,
+                                           ReplayPlacement::kNative),
                          [](const auto& its) {
                            return std::string(Name(its.param));
                          });
@@ -162,7 +162,8 @@ TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
 TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(11), kFirst + 1024, 10);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   const ReplayResult before = Run(options);
   std::optional<Nanoseconds> reported;
   for (const ReplayReport& report : before.reports) {
@@ -235,7 +236,8 @@ TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
   Free(seconds(11), kFirst + 1024, 10);
   Free(seconds(11) + microseconds(5), kFirst + 2048, 10);
   Alloc(seconds(11) + microseconds(10), kFirst + 1024, 10);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   options.policy = "hasty";
   EXPECT_EQ(TryReplay(options).status(),
             absl::DataLossError(absl::StrCat(
@@ -249,16 +251,17 @@ TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
 
 TEST_F(ReplayRealTest, AGuestThatTheMachineHasNoRoomForIsRefused) {
   const ReplayOptions options =
-      Options(ReplayMode::kReal, Placement::kRecorded);
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB), absl::OkStatus());
   EXPECT_EQ(
       CheckReplay(recording_, options, 288 * kMiB - 1),
       absl::InvalidArgumentError(
           "a real guest of 32.00 MiB needs 288.00 MiB; allowed is what this "
           "machine has available, 288.00 MiB"));
-  EXPECT_EQ(CheckReplay(recording_,
-                        Options(ReplayMode::kVirtual, Placement::kRecorded), 0),
-            absl::OkStatus());
+  EXPECT_EQ(
+      CheckReplay(recording_,
+                  Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded), 0),
+      absl::OkStatus());
   recording_.memory = {{Gpa(0), 512 * kTiB}};
   EXPECT_THAT(TryReplay(options).status().ToString(),
               HasSubstr("a real guest of 512.00 TiB needs"));
@@ -270,7 +273,7 @@ TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
   for (const ReplayMode mode : {ReplayMode::kVirtual, ReplayMode::kReal}) {
-    ReplayOptions options = Options(mode, Placement::kRecorded);
+    ReplayOptions options = Options(mode, ReplayPlacement::kRecorded);
     const std::string fast = Series(Run(options));
     options.speed = 2;
     VirtualTime clock(1);
@@ -298,7 +301,8 @@ TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   options.speed = 2;
   VirtualTime clock(1);
   Alloc(std::chrono::hours(24 * 365), kFirst + 1024, 10);
@@ -320,7 +324,7 @@ TEST_F(ReplayRealTest, ASpeedThatIsNotAllowedIsRefused) {
 TEST_F(ReplayRealTest, ProgressWithoutAKnownEnd) {
   Alloc(seconds(10), kFirst + 1024, 10);
   int calls = 0;
-  Run(Options(ReplayMode::kVirtual, Placement::kRecorded),
+  Run(Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded),
       {.progress = [&](const ReplayProgress& progress) {
         ++calls;
         EXPECT_EQ(progress.whole, std::nullopt);

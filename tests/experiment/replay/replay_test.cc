@@ -77,7 +77,8 @@ class ReplayTest : public ::testing::Test {
 TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
-  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
+  for (const ReplayPlacement placement :
+       {ReplayPlacement::kRecorded, ReplayPlacement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     options.tail = std::chrono::seconds(10);
@@ -87,7 +88,7 @@ TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
     EXPECT_EQ(result.counters.forced_placements, 0u);
     EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
     EXPECT_EQ(result.start, std::chrono::seconds(10));
-    if (placement == Placement::kRecorded) {
+    if (placement == ReplayPlacement::kRecorded) {
       const GpaRange block = {Gpa(kFirst * kPageSize), 4 * kMiB};
       const auto report =
           std::find_if(result.reports.begin(), result.reports.end(),
@@ -243,21 +244,21 @@ class UnmanagedReplayTest : public ReplayTest {
     zone.managed = PageCount(managed);
     return zone;
   }
-  static ReplayOptions Off(Placement placement) {
+  static ReplayOptions Off(ReplayPlacement placement) {
     ReplayOptions options;
     options.placement = placement;
     options.policy = "off";
     options.frame_interval = std::chrono::seconds(1);
     return options;
   }
-  static constexpr Placement kPlacements[] = {Placement::kRecorded,
-                                              Placement::kNative};
+  static constexpr ReplayPlacement kPlacements[] = {ReplayPlacement::kRecorded,
+                                                    ReplayPlacement::kNative};
 };
 
 TEST_F(UnmanagedReplayTest, ItIsNeitherInUseNorResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
-  for (const Placement placement : kPlacements) {
+  for (const ReplayPlacement placement : kPlacements) {
     const ReplayResult result = Run(Off(placement));
     EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
     EXPECT_EQ(result.unmanaged.added, 0u);
@@ -277,7 +278,7 @@ TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
   constexpr uint64_t kSection = kSectionOrder.pages().value();
   Alloc(10.0, kUnmanaged + 1024, 10);
   Free(11.0, kUnmanaged + 1024, 10);
-  for (const Placement placement : kPlacements) {
+  for (const ReplayPlacement placement : kPlacements) {
     const ReplayResult result = Run(Off(placement));
     EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
     EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
@@ -294,7 +295,7 @@ TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
 TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
   Free(10.0, kUnmanaged, 10);
   Alloc(11.0, kUnmanaged, 9);
-  for (const Placement placement : kPlacements) {
+  for (const ReplayPlacement placement : kPlacements) {
     const ReplayResult result = Run(Off(placement));
     EXPECT_EQ(result.unmanaged.added, 4 * kMiB);
     EXPECT_EQ(result.counters.unmatched_frees, 0u);
@@ -319,7 +320,7 @@ TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
   Alloc(10.0, kFirst, 0);
   Free(14.5, kFirst, 0);
   const uint64_t before = (kPages - kUnmanagedPages - 1) * kPageSize;
-  for (const Placement placement : kPlacements) {
+  for (const ReplayPlacement placement : kPlacements) {
     ReplayOptions options = Off(placement);
     options.sample_interval = std::chrono::seconds(1);
     const ReplayResult result = Run(options);
@@ -331,7 +332,7 @@ TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
     EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
   }
   recording_.buddyinfo.clear();
-  const ReplayResult result = Run(Off(Placement::kRecorded));
+  const ReplayResult result = Run(Off(ReplayPlacement::kRecorded));
   EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
 }
 
@@ -468,7 +469,8 @@ TEST_F(ReplayTest, CountsWhatItCannotFollow) {
   Free(10.2, kFirst + 64, 0);  // never allocated
   Alloc(10.3, kFirst, 0);      // in use
   Alloc(10.4, 0x10, 0);        // no such memory
-  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
+  for (const ReplayPlacement placement :
+       {ReplayPlacement::kRecorded, ReplayPlacement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     const ReplayResult result = Run(options);
@@ -542,7 +544,7 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
                 "policy real: the recording does not tell what its guest's "
                 "kernel reported (reports.csv)"));
   recording_.reports.resize(1);
-  options.placement = Placement::kNative;
+  options.placement = ReplayPlacement::kNative;
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
                 "policy real: with placement native pages lie elsewhere than "

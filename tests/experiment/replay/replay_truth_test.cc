@@ -10,7 +10,7 @@
 namespace guestmm::replay_truth_test {
 namespace {
 
-ReplayResult ReplayUnder(const Recording& recording, Placement placement,
+ReplayResult ReplayUnder(const Recording& recording, ReplayPlacement placement,
                          const std::string& policy) {
   ReplayOptions options;
   options.placement = placement;
@@ -24,7 +24,7 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   ASSERT_TRUE(recording.has_truth());
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kRecorded, "linux");
+      ReplayUnder(recording, ReplayPlacement::kRecorded, "linux");
   EXPECT_EQ(result.counters.events, 374249u);
   EXPECT_LT(result.counters.unmatched_frees, result.counters.frees / 100);
   EXPECT_LT(result.counters.forced_placements,
@@ -43,7 +43,7 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
 TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kRecorded, "real");
+      ReplayUnder(recording, ReplayPlacement::kRecorded, "real");
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_EQ(fidelity.reported_bytes, fidelity.truth_reported_bytes);
   EXPECT_EQ(fidelity.block_match, 1);
@@ -56,7 +56,7 @@ TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
 TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kNative, "linux");
+      ReplayUnder(recording, ReplayPlacement::kNative, "linux");
   EXPECT_EQ(result.counters.failed_allocations, 0u);
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_LE(fidelity.resident_mae_percent.value(), 5);
@@ -67,12 +67,12 @@ TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
 TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const Fidelity off = CompareToTruth(
-      recording, ReplayUnder(recording, Placement::kRecorded, "off"));
+      recording, ReplayUnder(recording, ReplayPlacement::kRecorded, "off"));
   EXPECT_EQ(off.block_match, 0);
   EXPECT_EQ(off.reported_bytes, 0u);
   EXPECT_GT(off.resident_mae_percent.value(), 0.5);
   const Fidelity v12 = CompareToTruth(
-      recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
+      recording, ReplayUnder(recording, ReplayPlacement::kRecorded, "v12"));
   EXPECT_LT(v12.block_match.value(), 0.95);
 }
 

@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kEnd = 0x8000;
 constexpr uint64_t kHole = 0x1237;
 
-class TracePlacementTest : public ::testing::TestWithParam<Placement> {
+class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
  protected:
   TracePlacementTest() {
     recording_.first.emplace();
@@ -56,8 +56,8 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, TracePlacementTest,
-                         ::testing::Values(Placement::kRecorded,
-                                           Placement::kNative));
+                         ::testing::Values(ReplayPlacement::kRecorded,
+                                           ReplayPlacement::kNative));
 
 // Its block is in a vCPU's list by then, as a whole.
 TEST_P(TracePlacementTest, APartOfWhatWasFreedIsFreedAgain) {

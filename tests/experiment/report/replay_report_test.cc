@@ -152,7 +152,7 @@ TEST(ReplayReportTest, NothingReplayedIsAPageToo) {
 TEST(ReplayReportTest, ResultsOfOnePolicyAreToldApart) {
   std::vector<ReplayResult> results = {MadeReplay("linux"), MadeReplay("linux"),
                                        MadeReplay("linux")};
-  results[2].options.placement = Placement::kNative;
+  results[2].options.placement = ReplayPlacement::kNative;
   const Json runs = Data(ReplayReportHtml(Truth(), results))["runs"];
   EXPECT_EQ(runs[0]["name"], "linux, recorded");
   EXPECT_EQ(runs[1]["name"], "linux, recorded (2)");

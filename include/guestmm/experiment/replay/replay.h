@@ -33,7 +33,7 @@
 namespace guestmm {
 
 // Where the pages of the trace's allocations come to lie.
-enum class Placement {
+enum class ReplayPlacement {
   // On the trace's own pfns: the allocator is steered, so that its layout is
   // the guest's.
   kRecorded,
@@ -41,7 +41,7 @@ enum class Placement {
   kNative,
 };
 // "recorded", "native".
-std::string_view Name(Placement placement);
+std::string_view Name(ReplayPlacement placement);
 
 // The longest traced time, and the longest time after it: all of it is sampled,
 // and what is longer is rather a clock that was set.
@@ -59,7 +59,7 @@ std::string_view Name(ReplayMode mode);
 
 struct ReplayOptions {
   ReplayMode mode = ReplayMode::kVirtual;
-  Placement placement = Placement::kRecorded;
+  ReplayPlacement placement = ReplayPlacement::kRecorded;
   // As MakePolicy has it; "off"; or "real": what the guest's kernel reported,
   // as recorded, in the place of a policy (kPolicyReal).
   std::string policy = "linux";

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_OWN_PLACEMENT_H_
-#define GUESTMM_SRC_EXPERIMENT_REPLAY_OWN_PLACEMENT_H_
+#ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_NATIVE_PLACEMENT_H_
+#define GUESTMM_SRC_EXPERIMENT_REPLAY_NATIVE_PLACEMENT_H_
 
 #include <cstdint>
 #include <vector>
@@ -8,11 +8,11 @@
 
 namespace guestmm {
 
-// Where our allocator puts them (Placement::kNative).
-class OwnPlacement final : public TracePlacement {
+// Where our allocator puts them (ReplayPlacement::kNative).
+class NativePlacement final : public TracePlacement {
  public:
-  OwnPlacement(const Recording& recording, PageAllocator& allocator,
-               ReplayHost& host, ReplayCounters& counters);
+  NativePlacement(const Recording& recording, PageAllocator& allocator,
+                  ReplayHost& host, ReplayCounters& counters);
 
  private:
   static constexpr uint32_t kNone = ~uint32_t{0};
@@ -31,4 +31,4 @@ class OwnPlacement final : public TracePlacement {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_EXPERIMENT_REPLAY_OWN_PLACEMENT_H_
+#endif  // GUESTMM_SRC_EXPERIMENT_REPLAY_NATIVE_PLACEMENT_H_

@@ -136,7 +136,7 @@ TEST(ParseTouchTest, NamesOrAll) {
        {"", "none", "ALL", "GFP_KERNEL,", "GFP_KERNEL||__GFP_ZERO", "0x12",
         "__GFP_UNKNOWN", "GFP_KERNEL __GFP_ZERO"}) {
     EXPECT_THAT(ParseTouch(text).status().ToString(),
-                HasSubstr(text + ": there is no gfp flag \""));
+                HasSubstr(text + ": must be all, or gfp flags as in "));
   }
 }
 

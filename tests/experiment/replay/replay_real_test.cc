@@ -249,22 +249,21 @@ TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
               HasSubstr(": at 15.000000 s: pfn 0x1400 was in use"));
 }
 
-TEST_F(ReplayRealTest, AGuestThatTheMachineHasNoRoomForIsRefused) {
+TEST_F(ReplayRealTest, AGuestLargerThanTheMachineIsRefused) {
   const ReplayOptions options =
       Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB), absl::OkStatus());
-  EXPECT_EQ(
-      CheckReplay(recording_, options, 288 * kMiB - 1),
-      absl::InvalidArgumentError(
-          "a real guest of 32.00 MiB needs 288.00 MiB; allowed is what this "
-          "machine has available, 288.00 MiB"));
+  EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB - 1),
+            absl::InvalidArgumentError(
+                "--real: the guest's 32.00 MiB and 256.00 MiB besides must be "
+                "available on this machine, which has 288.00 MiB"));
   EXPECT_EQ(
       CheckReplay(recording_,
                   Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded), 0),
       absl::OkStatus());
   recording_.memory = {{Gpa(0), 512 * kTiB}};
   EXPECT_THAT(TryReplay(options).status().ToString(),
-              HasSubstr("a real guest of 512.00 TiB needs"));
+              HasSubstr("--real: the guest's 512.00 TiB and"));
 }
 
 // On another clock than the machine's, so that nothing waits here.
@@ -310,13 +309,13 @@ TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
   EXPECT_EQ(clock.Now(), seconds(2));
 }
 
-TEST_F(ReplayRealTest, ASpeedThatIsNotAllowedIsRefused) {
+TEST_F(ReplayRealTest, ASpeedOutOfBoundsIsRefused) {
   ReplayOptions options;
   for (const double speed : {0.0, -1.0, 0.009, 1.1e6, std::nan("")}) {
     options.speed = speed;
     EXPECT_THAT(TryReplay(options).status().ToString(),
                 testing::ContainsRegex(
-                    "speed -?[0-9.e+na]+: allowed is 0.01 to 1000000"));
+                    "--speed=-?[0-9.e+na]+: must be 0.01 to 1000000, or max"));
   }
 }
 

@@ -1,5 +1,4 @@
-// Replays of a trace that is written here: a guest of 512 MiB, of which each
-// page's fate is known.
+// Replays of small traces written here, of a guest of 512 MiB.
 
 #include "guestmm/experiment/replay/replay.h"
 
@@ -73,7 +72,7 @@ class ReplayTest : public ::testing::Test {
   std::string text_;
 };
 
-// 4 MiB that are taken and freed as one go back to the host two seconds later.
+// 4 MiB allocated and freed as one block are reported two seconds later.
 TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
@@ -100,7 +99,7 @@ TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   }
 }
 
-TEST_F(ReplayTest, TellsOfEachPass) {
+TEST_F(ReplayTest, LogsEachPass) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(20.0, kFirst, 10);
@@ -126,13 +125,13 @@ TEST_F(ReplayTest, TellsOfEachPass) {
   }
   EXPECT_EQ(reports, 0u);
   EXPECT_EQ(bytes, 0u);
-  // A delay after the last free.
+  // One delay after the last free.
   EXPECT_EQ(result.passes.back().start, std::chrono::seconds(23));
   EXPECT_EQ(result.passes.back().bytes, 4 * kMiB);
   EXPECT_GT(result.passes.back().end, result.passes.back().start);
 }
 
-TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
+TEST_F(ReplayTest, WithoutReportingTouchedMemoryStaysResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   ReplayOptions options;
@@ -144,7 +143,8 @@ TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
   EXPECT_EQ(result.samples.back().free_bytes, kPages * kPageSize);
 }
 
-// What is in use at first is resident, and what the host has is not reported.
+// Pages in use at the start are resident, and reported ones are not reported
+// again.
 TEST_F(ReplayTest, BeginsInTheRecordedState) {
   auto& states = recording_.first->states;
   for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
@@ -158,13 +158,13 @@ TEST_F(ReplayTest, BeginsInTheRecordedState) {
   options.tail = std::chrono::seconds(10);
   const ReplayResult result = Run(options);
   EXPECT_EQ(result.samples.front().resident_bytes, 2 * kMiB);
-  // The half that was freed, and the other, which never was reported.
+  // The half that was freed, and the other half, which had not been reported.
   EXPECT_EQ(result.reported_bytes, 4 * kMiB);
   EXPECT_EQ(result.needless_bytes, 0u);
 }
 
-// Only a free makes a block of the largest order, so that where each of them is
-// marked, the guest's reporter had nothing to do.
+// Only a free makes a block of the largest order. If all of them are marked as
+// reported, the guest's reporter had nothing to do.
 TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   auto& states = recording_.first->states;
   for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
@@ -180,10 +180,10 @@ TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   recording_.first->reported.pop_back();
   EXPECT_FALSE(Run(options).passes.empty());
   recording_.first->reported.clear();
-  EXPECT_FALSE(Run(options).passes.empty()) << "no one had reported anything";
+  EXPECT_FALSE(Run(options).passes.empty()) << "nothing had been reported";
 }
 
-// Its next pass is a delay after the last one, wherever the trace begins.
+// Its next pass is one delay after its last one, wherever the trace begins.
 TEST_F(ReplayTest, AReporterThatHadLeftWorkOverKeepsItsPhase) {
   Alloc(10.0, kFirst, 10);
   recording_.end = std::chrono::seconds(20);
@@ -200,13 +200,13 @@ TEST_F(ReplayTest, AReporterThatHadLeftWorkOverKeepsItsPhase) {
   EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
   recording_.start = std::chrono::milliseconds(9500);
   EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
-  // Whatever it was asked for after that pass is of an unknown time.
+  // When it was asked for a pass since then is unknown.
   recording_.start.reset();
   recording_.reports[1].time = std::chrono::seconds(8);
   EXPECT_EQ(first_pass("linux"), std::chrono::seconds(12));
 }
 
-// The kernel with transparent huge pages raises its watermarks, below which
+// With transparent huge pages the kernel raises its watermarks, below which
 // nothing is reported.
 TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
   Alloc(10.0, kFirst, 10);
@@ -222,7 +222,7 @@ TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
 
 // Memory that the guest's allocator does not have -----------------------------
 
-// Of the guest's 512 MiB the highest 144 have no initialized struct pages.
+// The struct pages of the highest 144 MiB of the guest are not initialized.
 class UnmanagedReplayTest : public ReplayTest {
  protected:
   static constexpr uint64_t kUnmanaged = 0x18000;
@@ -291,7 +291,7 @@ TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
   }
 }
 
-// As a balloon that deflates, or a kernel that initializes struct pages.
+// E.g. by a deflated balloon, or when struct pages are initialized.
 TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
   Free(10.0, kUnmanaged, 10);
   Alloc(11.0, kUnmanaged, 9);
@@ -305,7 +305,7 @@ TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
   }
 }
 
-// deferred_grow_zone: zoneinfo.end says by how much, buddyinfo.log when.
+// As by deferred_grow_zone: zoneinfo.end says by how much, buddyinfo.log when.
 TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
   constexpr uint64_t kSection = kSectionOrder.pages().value();
   constexpr uint64_t kBlocks = (kPages - kUnmanagedPages) / 1024;
@@ -336,7 +336,6 @@ TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
   EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
 }
 
-// Its policies report what is added, and all is as in a smaller guest.
 TEST_F(UnmanagedReplayTest, WhatIsAddedIsReported) {
   Alloc(10.0, kUnmanaged, 10);
   Free(11.0, kUnmanaged, 10);
@@ -398,8 +397,8 @@ TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
   EXPECT_EQ(off.discard_calls, 0u);
 }
 
-// The clocks of guest and VMM are not one.
-TEST_F(ReplayTest, WhatIsInUseWhenItIsSaidToBeReportedStays) {
+// The clocks of guest and VMM differ a little.
+TEST_F(ReplayTest, MemoryInUseWhenItIsReportedStaysResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(11.990, kFirst, 9);
@@ -414,7 +413,7 @@ TEST_F(ReplayTest, WhatIsInUseWhenItIsSaidToBeReportedStays) {
   EXPECT_EQ(result.needless_bytes, 0u);
 }
 
-TEST_F(ReplayTest, ARefaultIsWhatIsTakenRightAfterItsReport) {
+TEST_F(ReplayTest, AnAllocationRightAfterItsReportIsARefault) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(12.5, kFirst, 10);
@@ -427,7 +426,7 @@ TEST_F(ReplayTest, ARefaultIsWhatIsTakenRightAfterItsReport) {
   EXPECT_EQ(Run(options).refaults, 0u);
 }
 
-// Whatever reports.csv says, nothing but the guest's memory is touched.
+// A wrong reports.csv does no harm.
 TEST_F(ReplayTest, RealReportsMayLieOutsideOfMemory) {
   Alloc(10.0, kFirst + kPages - 1024, 10);
   Free(10.1, kFirst + kPages - 1024, 10);
@@ -541,23 +540,23 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
   options.policy = "real";
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
-                "policy real: the recording does not tell what its guest's "
+                "--policies=real: must have a recording of what the guest's "
                 "kernel reported (reports.csv)"));
   recording_.reports.resize(1);
   options.placement = ReplayPlacement::kNative;
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
-                "policy real: with placement native pages lie elsewhere than "
-                "where they were reported; allowed is recorded"));
+                "--placement=native: must be recorded with the policy real, as "
+                "pages lie elsewhere than where they were reported"));
   options.policy = "nonsense";
   EXPECT_THAT(TryReplay(options).status().ToString(), HasSubstr("nonsense"));
   recording_.memory.clear();
   EXPECT_THAT(TryReplay({}).status().ToString(),
-              HasSubstr("no memory map (iomem)"));
+              HasSubstr("the recording must have a memory map (iomem)"));
 }
 
-// Such as after the guest's clock was set. What there is of it is not waited
-// for.
+// E.g. after the guest's clock was set. The replay ends instead of running
+// there.
 TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   Alloc(10.0, kFirst, 10);
   Free(9'000'000'000.0, kFirst, 10);
@@ -583,10 +582,10 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   ReplayOptions options;
   options.tail = std::chrono::hours(24 * 365);
   EXPECT_THAT(Replay(recording_, options).status().ToString(),
-              HasSubstr("tail 31536000.0 s: allowed is 0 to 604800 s"));
+              HasSubstr("--tail=31536000: must be 0 to 604800 seconds"));
 }
 
-TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
+TEST_F(ReplayTest, ADamagedTraceIsReplayedUpToTheDamage) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";

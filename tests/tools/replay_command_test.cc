@@ -1,5 +1,4 @@
-// guestmm replay as a user runs it. GUESTMM_DATA is the folder of the recording
-// that is shipped.
+// guestmm replay, run as a program on the recording in data/.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -31,7 +30,7 @@ class ReplayCommandTest : public CommandTest {
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 
-TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
+TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const std::string out = (top_ / "out").string();
   const Outcome outcome =
       Replay(recording_ + " --policy off,linux --truth --out " + out);
@@ -65,7 +64,7 @@ TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
   EXPECT_GT(fs::file_size(out + "/trace.json"), 1000u);
 }
 
-TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
+TEST_F(ReplayCommandTest, RefusesBadArguments) {
   const auto expect = [&](const std::string& arguments, int status,
                           const std::string& text) {
     const Outcome outcome = Replay(arguments);
@@ -73,7 +72,8 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
     EXPECT_THAT(outcome.err, HasSubstr(text)) << arguments;
     EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
   };
-  expect("/nonexistent", 1, "/nonexistent: there is no such file or folder");
+  expect("/nonexistent", 1,
+         "/nonexistent: must be a trace or a recording's folder");
   expect(recording_ + " --policy nonsense", 2,
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
@@ -178,7 +178,7 @@ TEST_F(ReplayCommandTest, NamesTheFilesThatTheTruthNeeds) {
 }
 
 // As docs/fidelity.md has it.
-TEST_F(ReplayCommandTest, WhatTheRealKernelReportedIsAPolicy) {
+TEST_F(ReplayCommandTest, TheRealKernelsReportsAreAPolicy) {
   const std::string out = Path("out");
   const Outcome outcome =
       Replay(recording_ + " --policies real --truth --out " + out);
@@ -191,7 +191,7 @@ TEST_F(ReplayCommandTest, WhatTheRealKernelReportedIsAPolicy) {
                         "\"needless_bytes\":4194304,"));
 }
 
-TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
+TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {
   const std::string out = Path("out");
   const Outcome outcome = Replay(
       recording_ +
@@ -213,7 +213,7 @@ TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
   EXPECT_EQ(parameters["adaptive"]["floor"], 1);
 }
 
-TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
+TEST_F(ReplayCommandTest, ATruncatedTraceIsReplayedUpToItsEnd) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
       << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
@@ -233,7 +233,7 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
   EXPECT_TRUE(fs::exists(out + "/trace.json"));
 }
 
-TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
+TEST_F(ReplayCommandTest, CountsEventsThatCouldNotBeFollowed) {
   const std::string trace = Path("small.txt");
   const std::string at = "  task-1 [000] .....  10.00000";
   const std::string alloc = " migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n";
@@ -259,7 +259,7 @@ TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
 }
 
 // 16 MiB, of which a microVM initialized half of the struct pages.
-TEST_F(ReplayCommandTest, SaysWhichMemoryTheGuestNeverHad) {
+TEST_F(ReplayCommandTest, PrintsTheMemoryThatTheGuestNeverHad) {
   std::ofstream(Path("trace.txt"))
       << "  task-1 [000] .....  10.000000: mm_page_free: page=0 pfn=0x800 "
          "order=9\n";
@@ -286,7 +286,7 @@ TEST_F(ReplayCommandTest, SaysWhichMemoryTheGuestNeverHad) {
   EXPECT_EQ(row["resident_end_bytes"], 10 * 1024 * 1024);
 }
 
-TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsNone) {
+TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsAnError) {
   for (const char* file : {"iomem", "trace.gmtrace", "window.csv"}) {
     fs::copy(recording_ + "/" + file, top_ / file);
   }
@@ -334,7 +334,7 @@ TEST_F(ReplayCommandTest, OnRealRam) {
 }
 
 // A malformed file is not a usage error.
-TEST_F(ReplayCommandTest, AMalformedFileIsAFailureNotAUsageError) {
+TEST_F(ReplayCommandTest, AMalformedFileIsAFailure) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.txt") << "  task-1 [000] .....  12.000000: "
                                        "mm_page_alloc: page=0 pfn=nonsense\n";

@@ -9,7 +9,6 @@
 
 namespace guestmm {
 
-// What is in use at first lies where it lay.
 NativePlacement::NativePlacement(const Recording& recording,
                                  PageAllocator& allocator, ReplayHost& host,
                                  ReplayCounters& counters)

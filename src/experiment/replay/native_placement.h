@@ -8,7 +8,8 @@
 
 namespace guestmm {
 
-// Where our allocator puts them (ReplayPlacement::kNative).
+// Allocates the pages that the modelled allocator picks
+// (ReplayPlacement::kNative). Pages in use at the start lie where they lay.
 class NativePlacement final : public TracePlacement {
  public:
   NativePlacement(const Recording& recording, PageAllocator& allocator,
@@ -21,11 +22,12 @@ class NativePlacement final : public TracePlacement {
   void Free(const TraceEvent& event, Nanoseconds now) override;
   void OnAdded(PfnRange range) override;
 
-  // Frees what lies where these pages of the trace's do, as one block if it is
-  // one. Whether it was allocated as that. REQUIRES: all of them lie somewhere.
+  // Frees the pages that stand for the trace's block `theirs`, as one block if
+  // they are one. True if they had been allocated as that block. REQUIRES: each
+  // page of the block has one here.
   bool FreePages(int cpu, Pfn theirs, Order order, Nanoseconds now);
 
-  // By the trace's pfn: where it lies here.
+  // By the trace's pfn: the pfn here, or kNone.
   std::vector<uint32_t> ours_;
 };
 

@@ -8,10 +8,11 @@
 namespace guestmm {
 namespace {
 
-// One will do: a page that is lost has no stamp at all.
+// One stamp is enough, as a page that lost its contents has none.
 constexpr uint64_t kReplayStamp = 1;
 
-// A block may lie across two ranges of the map, but must be in one region.
+// Joins adjoining ranges: a block may cross two of them, but must be within one
+// region of guest RAM.
 std::vector<GpaRange> RegionsOf(const std::vector<MemoryRange>& memory) {
   std::vector<GpaRange> regions;
   for (const MemoryRange& range : memory) {

@@ -7,7 +7,7 @@
 namespace guestmm {
 namespace {
 
-// The vCPUs that the recording, or else any trace, may name.
+// The number of the guest's vCPUs, or if it is unknown a plausible upper bound.
 int CpusOf(const Recording& recording) {
   constexpr int kUnknown = 64;
   for (const RecordedZone& zone : recording.zones) {
@@ -16,8 +16,8 @@ int CpusOf(const Recording& recording) {
   return kUnknown;
 }
 
-// min_free_kbytes, which a kernel with transparent huge pages raises; none if
-// the recording does not tell.
+// min_free_kbytes, which a kernel with transparent huge pages raises; absent
+// without zoneinfo.
 std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
   uint64_t bytes = 0;
   for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();

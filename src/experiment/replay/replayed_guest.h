@@ -1,7 +1,8 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_REPLAYED_GUEST_H_
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_REPLAYED_GUEST_H_
 
-// The guest of a recording, as far as it is not what the trace did to it.
+// The guest of a recording: its memory, its allocator, and the state of its
+// reporter when the trace begins.
 
 #include <cstdint>
 #include <memory>
@@ -16,12 +17,12 @@
 
 namespace guestmm {
 
-// The whole pages of its RAM.
+// The whole pages of the guest's RAM.
 std::vector<MemoryRange> ReplayedMemory(const Recording& recording);
 uint64_t BytesOf(const std::vector<MemoryRange>& memory);
 
-// Its allocator, by the rules of Linux 6.1 and with its watermarks, all of
-// whose memory is free. The error of PageAllocator::Create.
+// Makes the guest's allocator, by the rules of Linux 6.1 and with the recorded
+// watermarks. All its memory is free. The error of PageAllocator::Create.
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
     const Recording& recording);
 

@@ -17,14 +17,14 @@
 
 namespace guestmm {
 
-// Does to an allocator what a trace says, and tells the host what the guest
-// has by it. Whatever the trace says, the allocator stays whole.
+// Applies a trace's events to an allocator, and notifies the host of pages
+// allocated and freed. No trace breaks the allocator's invariants.
 class TracePlacement {
  public:
   virtual ~TracePlacement() = default;
 
-  // Brings `allocator`, all of whose memory is free, to the recording's first
-  // state. All must outlive it.
+  // Brings `allocator` to the recording's first state. All arguments must
+  // outlive the placement. REQUIRES: all memory is free.
   static std::unique_ptr<TracePlacement> Create(ReplayPlacement placement,
                                                 const Recording& recording,
                                                 PageAllocator& allocator,
@@ -48,7 +48,7 @@ class TracePlacement {
   TracePlacement(const Recording& recording, PageAllocator& allocator,
                  ReplayHost& host, ReplayCounters& counters);
 
-  // Of a block that the allocator's memory has.
+  // REQUIRES for both: the allocator has all of the event's block.
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
   virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
 
@@ -56,7 +56,7 @@ class TracePlacement {
   virtual void OnAdded(PfnRange) {}
 
   static MigrateType TypeOf(const TraceEvent& event);
-  // The event's vCPU, or the last that there is.
+  // The event's vCPU, or the last one if it is out of bounds.
   int CpuOf(const TraceEvent& event) const;
 
   PageAllocator& allocator_;

@@ -316,7 +316,7 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   WriteOneBlock();
   fs::remove(folder_ / "iomem");
   EXPECT_THAT(TryRun(options).status().ToString(),
-              HasSubstr(path() + ", off: the recording has no memory map "
+              HasSubstr(path() + ", off: the recording must have a memory map "
                                  "(iomem)"));
 }
 

@@ -1,4 +1,4 @@
-// Replays on real RAM, of a guest of 32 MiB.
+// Replays on real RAM of a guest of 32 MiB.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -104,8 +104,8 @@ INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
                            return std::string(Name(its.param));
                          });
 
-// Blocks of many sizes come and go, across what is reported.
-TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
+// With blocks of many sizes allocated, freed and reported.
+TEST_P(ReplayRealTest, TheKernelAgreesWithTheLedger) {
   for (int round = 0; round < 4; ++round) {
     const Nanoseconds time = seconds(10 + 3 * round);
     for (uint64_t i = 0; i < 60; ++i) {
@@ -127,7 +127,7 @@ TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
   const ReplayResult in_virtual_time =
       Run(Options(ReplayMode::kVirtual, GetParam()));
   const ReplayResult for_real = Run(Options(ReplayMode::kReal, GetParam()));
-  // With the first allocation.
+  // In use at the start, and the first allocation.
   EXPECT_EQ(for_real.samples.front().resident_bytes, 601 * kPageSize);
   EXPECT_LT(for_real.samples.back().resident_bytes, 600 * kPageSize);
   EXPECT_EQ(Series(for_real), Series(in_virtual_time));
@@ -144,7 +144,7 @@ TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
   }
 }
 
-// Whether the host has huge pages or not.
+// On hosts with and without huge pages.
 TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(11), kFirst + 1024, 10);
@@ -158,8 +158,8 @@ TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
   EXPECT_LE(for_real.samples.back().resident_bytes, 1024 * kPageSize);
 }
 
-// It is the reporter's until it is back, and is no one's loss.
-TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
+// The page stays isolated until its report ends, and no contents are lost.
+TEST_F(ReplayRealTest, AnAllocationOfAnIsolatedPage) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(11), kFirst + 1024, 10);
   ReplayOptions options =
@@ -174,13 +174,14 @@ TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
   Free(seconds(20), kFirst + 1030, 0);
   const ReplayResult result = Run(options);
   EXPECT_EQ(result.counters.forced_placements, 1u);
-  // By then it is the guest's: as what was allocated unseen, it was touched.
+  // By its free the page is in use: as one allocated without an event, it was
+  // touched.
   EXPECT_EQ(result.counters.unmatched_frees, 1u);
   EXPECT_EQ(result.samples.back().resident_bytes, 601 * kPageSize);
 }
 
-// Takes a block back from a report as soon as another is freed, whether the
-// host is done with it or not.
+// A broken policy: takes a block back from its report as soon as another is
+// freed, before the report has ended.
 class HastyPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "hasty"; }
@@ -266,8 +267,8 @@ TEST_F(ReplayRealTest, AGuestLargerThanTheMachineIsRefused) {
               HasSubstr("--real: the guest's 512.00 TiB and"));
 }
 
-// On another clock than the machine's, so that nothing waits here.
-TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
+// Paced by virtual time, so that the test does not wait.
+TEST_F(ReplayRealTest, ASpeedPacesItAndChangesNoResult) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
@@ -296,7 +297,7 @@ TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
   }
 }
 
-TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
+TEST_F(ReplayRealTest, TimeAfterAnErrorIsNotWaitedFor) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
@@ -319,8 +320,7 @@ TEST_F(ReplayRealTest, ASpeedOutOfBoundsIsRefused) {
   }
 }
 
-// What is not known is not told.
-TEST_F(ReplayRealTest, ProgressWithoutAKnownEnd) {
+TEST_F(ReplayRealTest, ProgressHasNoEndWithoutAWindow) {
   Alloc(seconds(10), kFirst + 1024, 10);
   int calls = 0;
   Run(Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded),

@@ -380,7 +380,7 @@ TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
     EXPECT_EQ(sample.resident_bytes,
               sample.time <= std::chrono::seconds(12) ? 4 * kMiB : 0);
   }
-  // 4 MiB for two seconds, of which it was in use for one.
+  // 4 MiB resident for two seconds, and in use for one.
   const uint64_t seconds = 1024 * uint64_t{1'000'000};
   EXPECT_EQ(real.footprint.resident, 2 * seconds);
   EXPECT_EQ(real.footprint.in_use, seconds);
@@ -449,7 +449,7 @@ TEST_F(ReplayTest, OfReportsThereAreListsAndCalls) {
   for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
     recording_.first->reported.emplace_back(pfn);
   }
-  // Neighbours, and one that is on its own.
+  // Adjacent blocks, and a separate one.
   for (const uint64_t block : {0, 1, 4}) {
     Alloc(10.0, kFirst + 1024 * block, 10);
     Free(11.0, kFirst + 1024 * block, 10);
@@ -510,7 +510,7 @@ TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
   EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
 }
 
-// However long it is: every second one goes, and the interval doubles.
+// Of a long replay every second sample is dropped, and the interval doubles.
 TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
   Alloc(10.0, kFirst, 9);
   ReplayOptions options;
@@ -519,7 +519,7 @@ TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
   options.frame_interval = std::chrono::milliseconds(250);
   options.tail = std::chrono::seconds(450);
   const ReplayResult result = Run(options);
-  // Thinned at 200 s and at 400 s; and at 300 s.
+  // Thinned at 200 s and 400 s, and at 300 s.
   ASSERT_EQ(result.samples.size(), 112'501u);
   ASSERT_EQ(result.frames.size(), 901u);
   for (size_t i = 1; i < result.samples.size(); ++i) {
@@ -597,7 +597,7 @@ TEST_F(ReplayTest, ADamagedTraceIsReplayedUpToTheDamage) {
   EXPECT_EQ(partial.error, result.status().message());
 }
 
-// Time without events would count as time in which the guest did nothing.
+// Otherwise the guest would count as idle.
 TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);

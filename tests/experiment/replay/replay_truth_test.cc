@@ -1,4 +1,4 @@
-// The recording that is shipped, against what its guest's kernel really did.
+// Replays of the recording in data/, compared with what its guest's kernel did.
 
 #include <gtest/gtest.h>
 
@@ -38,8 +38,8 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   EXPECT_NEAR(share, 1, 0.02);
 }
 
-// What the real kernel reported it reported of free memory, and so our model of
-// its host comes to what its VMM held.
+// The real kernel reported free memory, so that with its reports the model of
+// the host comes to the resident memory of its VMM.
 TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
@@ -53,7 +53,7 @@ TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   EXPECT_GT(*result.host_share_of_reportable, 0.98);
 }
 
-TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
+TEST(ReplayTruthTest, TheModelledAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
       ReplayUnder(recording, ReplayPlacement::kNative, "linux");
@@ -62,8 +62,7 @@ TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
   EXPECT_LE(fidelity.resident_mae_percent.value(), 5);
 }
 
-// The measure has teeth: without reporting, and under another policy, it is not
-// what Linux did.
+// The measure can tell: other policies, and none, are farther from the truth.
 TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const Fidelity off = CompareToTruth(

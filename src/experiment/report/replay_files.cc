@@ -40,7 +40,7 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   return row;
 }
 
-// The real guest.
+// The row of the real guest.
 Json TruthRowJson(const ReplayTruth& truth) {
   const auto bytes = [&](uint64_t Residency::*member) {
     return truth.resident ? Json((*truth.resident).*member) : Json(nullptr);
@@ -53,7 +53,7 @@ Json TruthRowJson(const ReplayTruth& truth) {
           {"resident_end_bytes", bytes(&Residency::end_bytes)}};
 }
 
-// As ParseMemoryMap takes it.
+// The inverse of ParseMemoryMap.
 std::string FormatMemory(const std::vector<GpaRange>& memory) {
   return absl::StrJoin(
       memory, ",", [](std::string* out, const GpaRange& range) {

@@ -13,20 +13,15 @@
 namespace guestmm {
 namespace {
 
-// Calls visit(pfn, order) for the largest aligned blocks that make up `range`,
-// ascending.
-template <typename Visit>
-void ForEachAlignedBlock(PfnRange range, Order max_order, const Visit& visit) {
-  for (Pfn pfn = range.start; pfn < range.end;) {
-    Order order(0);
-    while (order < max_order) {
-      const Order next(order.value() + 1);
-      if (!pfn.IsAligned(next) || PagesOf(pfn, next).end > range.end) break;
-      order = next;
-    }
-    visit(pfn, order);
-    pfn += order.pages();
+// The largest order up to `max_order` of which a block at `pfn` ends by `end`.
+Order LargestOrder(Pfn pfn, Pfn end, Order max_order) {
+  Order order(0);
+  while (order < max_order) {
+    const Order next(order.value() + 1);
+    if (!pfn.IsAligned(next) || PagesOf(pfn, next).end > end) break;
+    order = next;
   }
+  return order;
 }
 
 const RecordedZone* FindZone(const std::vector<RecordedZone>& zones,
@@ -84,33 +79,28 @@ void TracePlacement::Follow(const TraceEvent& event, Nanoseconds now) {
 }
 
 void TracePlacement::TakeAllBut(const RecordedPages* first) {
-  enum class State { kFree, kInUse, kUnmanaged };
-  const auto state_of = [&](Pfn pfn) {
-    if (unmanaged_.Has(pfn)) return State::kUnmanaged;
+  enum class Use { kFree, kInUse, kUnmanaged };
+  const auto use_of = [&](Pfn pfn) {
+    if (unmanaged_.Has(pfn)) return Use::kUnmanaged;
     const bool is_free =
         first != nullptr && pfn.value() < first->states.size() &&
         first->states[pfn.value()] == RecordedPages::State::kFree;
-    return is_free ? State::kFree : State::kInUse;
+    return is_free ? Use::kFree : Use::kInUse;
   };
   for (const auto& zone : allocator_.zones()) {
     LockHolder hold(zone->lock());
     for (const PfnRange& range : zone->ranges()) {
       for (Pfn pfn = range.start; pfn < range.end;) {
-        const State state = state_of(pfn);
-        PfnRange run = PagesOf(pfn, Order(0));
-        while (run.end < range.end && state_of(run.end) == state) {
-          run.end += PageCount(1);
+        const Use use = use_of(pfn);
+        Pfn end = pfn + PageCount(1);
+        while (end < range.end && use_of(end) == use) end += PageCount(1);
+        while (use != Use::kFree && pfn < end) {
+          const Order order = LargestOrder(pfn, end, allocator_.max_order());
+          zone->TakeAt(pfn, order, MigrateType::kMovable);
+          if (use == Use::kInUse) host_.OnInUseAtFirst(pfn, order);
+          pfn += order.pages();
         }
-        pfn = run.end;
-        if (state == State::kFree) continue;
-        ForEachAlignedBlock(run, allocator_.max_order(),
-                            [&](Pfn head, Order order)
-                                ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone->lock()) {
-                                  zone->TakeAt(head, order,
-                                               MigrateType::kMovable);
-                                  if (state == State::kInUse)
-                                    host_.OnInUseAtFirst(head, order);
-                                });
+        pfn = end;
       }
     }
   }
@@ -180,18 +170,20 @@ void TracePlacement::AddGrownMemory(const RecordedBuddyInfo* info) {
 void TracePlacement::Add(const std::vector<PfnRange>& runs) {
   for (const PfnRange& run : runs) {
     OnAdded(run);
-    ForEachAlignedBlock(run, allocator_.max_order(), [&](Pfn pfn, Order order) {
+    for (Pfn pfn = run.start; pfn < run.end;) {
+      const Order order = LargestOrder(pfn, run.end, allocator_.max_order());
       Zone& zone = allocator_.ZoneOf(pfn);
       added_pages_[static_cast<size_t>(zone.index())] += order.pages().value();
       FreeBlockObserver* observer = nullptr;
       {
         LockHolder hold(zone.lock());
         const bool is_one = zone.Reshape(pfn, order);
-        GUESTMM_CHECK(is_one) << pfn << " was not managed";
+        GUESTMM_CHECK(is_one) << pfn << " was in use";
         observer = zone.Free(pfn, order);
       }
       if (observer != nullptr) observer->Wake();
-    });
+      pfn += order.pages();
+    }
   }
 }
 

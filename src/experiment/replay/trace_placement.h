@@ -52,7 +52,7 @@ class TracePlacement {
   virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
   virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
 
-  // Free pages of the zone that the placement had counted as allocated.
+  // Called before unmanaged pages, which were allocated so far, become free.
   virtual void OnAdded(PfnRange) {}
 
   static MigrateType TypeOf(const TraceEvent& event);
@@ -66,7 +66,8 @@ class TracePlacement {
  private:
   void TakeAllBut(const RecordedPages* first);
   void MarkReported(const RecordedPages& first);
-  // The watermarks of zones whose size is not that of their managed memory.
+  // Sets the zones' recorded watermarks: computed ones would count unmanaged
+  // memory.
   void UseRecordedWatermarks();
   // Adds the unmanaged pages that the event shows the guest to have. True if it
   // frees nothing else, which is done then.

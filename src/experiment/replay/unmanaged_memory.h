@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/trace/recording.h"

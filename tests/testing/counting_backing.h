@@ -55,7 +55,7 @@ class CountingBacking final : public Backing {
 struct CountingGuest {
   explicit CountingGuest(uint64_t bytes) {
     GuestOptions options;
-    options.memory = Guest::MemoryMap(bytes);
+    options.memory = MemoryMap::Pc(bytes);
     options.make_backing = [this](const GuestRam&) {
       auto made = std::make_unique<CountingBacking>();
       backing = made.get();

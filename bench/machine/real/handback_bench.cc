@@ -160,7 +160,7 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
   VirtualTime time(1);
   const bool is_virtual = host.vmm == Vmm::kSameThread;
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(kBytes),
+      Guest::Create({.memory = MemoryMap::Pc(kBytes),
                      .huge_pages = host.huge_pages,
                      .memory_source = host.source,
                      .memory_file = file != nullptr ? file->path() : "",

@@ -5,7 +5,8 @@
 #include <optional>
 
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/frame/frame_allocator.h"
+#include "guestmm/frame/gfp.h"
 #include "guestmm/machine/backing.h"
 
 namespace guestmm {
@@ -15,7 +16,7 @@ namespace guestmm {
 class Vcpu {
  public:
   // Both must outlive this. REQUIRES: 0 <= id < allocator.cpus().
-  Vcpu(int id, PageAllocator& allocator, Backing& backing)
+  Vcpu(int id, FrameAllocator& allocator, Backing& backing)
       : id_(id), allocator_(allocator), backing_(backing) {}
 
   int id() const { return id_; }
@@ -45,7 +46,7 @@ class Vcpu {
 
  private:
   const int id_;
-  PageAllocator& allocator_;
+  FrameAllocator& allocator_;
   Backing& backing_;
 };
 

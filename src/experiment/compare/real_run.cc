@@ -188,13 +188,12 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   const MonotonicClock clock;
   CoarseClock coarse;
   HoldTimer holds(clock);
-  GuestOptions guest_options = {.memory = Guest::MemoryMap(setup.guest_bytes),
+  GuestOptions guest_options = {.memory = MemoryMap::Pc(setup.guest_bytes),
                                 .huge_pages = setup.granule == Order(0)
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
                                 .vcpus = static_cast<int>(setup.vcpus)};
-  const GpaRange last = guest_options.memory.back();
-  HostLedger ledger(ToPfn(last.gpa + last.bytes), setup.granule);
+  HostLedger ledger(guest_options.memory.back().end, setup.granule);
   LedgerBacking* backing = nullptr;
   LedgerHypervisor* hypervisor = nullptr;
   guest_options.holds = &holds;

@@ -73,7 +73,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   // The same draws whatever the policy.
   Random random(options.seed);
   absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
-      {.memory = PcMemory(setup.guest_bytes, setup.recipe->workload.nodes),
+      {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
        .granule = setup.granule,
        .costs = options.costs,

@@ -28,7 +28,7 @@ class ReplayHost {
   // A host for a guest with this memory. In kReal, the error of
   // GuestRam::Create. REQUIRES: `memory` is not empty.
   static absl::StatusOr<std::unique_ptr<ReplayHost>> Create(
-      const std::vector<MemoryRange>& memory, const ReplayOptions& options);
+      const MemoryMap& memory, const ReplayOptions& options);
 
   // REQUIRES for all below: the pages are the guest's. `now` is virtual time.
 

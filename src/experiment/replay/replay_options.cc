@@ -111,18 +111,18 @@ absl::Status CheckReplay(const Recording& recording,
     const absl::Status status = CheckReal(recording, options);
     if (!status.ok()) return status;
   }
-  const std::vector<MemoryRange> memory = ReplayedMemory(recording);
+  const MemoryMap memory = MemoryMap::WholePages(recording.memory);
   if (memory.empty()) {
     return absl::InvalidArgumentError(
         "the recording must have a memory map (iomem), which says where the "
         "guest's RAM is");
   }
-  const uint64_t needed = BytesOf(memory) + kReplayMachineReserve;
+  const uint64_t needed = memory.bytes() + kReplayMachineReserve;
   if (options.mode == ReplayMode::kReal && needed > available_bytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--real: the guest's %s and %s besides must be available on this "
         "machine, which has %s",
-        FormatBytes(BytesOf(memory)), FormatBytes(kReplayMachineReserve),
+        FormatBytes(memory.bytes()), FormatBytes(kReplayMachineReserve),
         FormatBytes(available_bytes)));
   }
   return absl::OkStatus();

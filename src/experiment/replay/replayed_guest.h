@@ -17,10 +17,6 @@
 
 namespace guestmm {
 
-// The whole pages of the guest's RAM.
-std::vector<MemoryRange> ReplayedMemory(const Recording& recording);
-uint64_t BytesOf(const std::vector<MemoryRange>& memory);
-
 // Makes the guest's allocator, by the rules of Linux 6.1 and with the recorded
 // watermarks. All its memory is free. The error of PageAllocator::Create.
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(

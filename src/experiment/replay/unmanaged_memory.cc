@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "src/experiment/replay/replayed_guest.h"
-
 namespace guestmm {
 namespace {
 
@@ -17,9 +15,10 @@ State StateOf(const RecordedPages& first, Pfn pfn) {
 // Calls visit(pfn) for the pages of `memory` that are in `span`, from the
 // highest down.
 template <typename Visit>
-void ForEachPageDown(const std::vector<MemoryRange>& memory, PfnRange span,
+void ForEachPageDown(const MemoryMap& memory, PfnRange span,
                      const Visit& visit) {
-  for (auto range = memory.rbegin(); range != memory.rend(); ++range) {
+  for (auto range = memory.end(); range != memory.begin();) {
+    --range;
     const Pfn start = std::max(range->start, span.start);
     for (Pfn end = std::min(range->end, span.end); start < end;) {
       end = Pfn(end.value() - 1);
@@ -33,7 +32,7 @@ void ForEachPageDown(const std::vector<MemoryRange>& memory, PfnRange span,
 UnmanagedMemory::UnmanagedMemory(const Recording& recording) {
   if (!recording.first) return;
   const RecordedPages& first = *recording.first;
-  const std::vector<MemoryRange> memory = ReplayedMemory(recording);
+  const MemoryMap memory = MemoryMap::WholePages(recording.memory);
   if (memory.empty()) return;
   kinds_.assign(memory.back().end.value(), Kind::kNone);
   for (const RecordedZone& zone : recording.zones) {
@@ -58,9 +57,9 @@ UnmanagedMemory::UnmanagedMemory(const Recording& recording) {
   });
 }
 
-void UnmanagedMemory::FindUninitialized(
-    const RecordedPages& first, const RecordedZone& zone,
-    const std::vector<MemoryRange>& memory) {
+void UnmanagedMemory::FindUninitialized(const RecordedPages& first,
+                                        const RecordedZone& zone,
+                                        const MemoryMap& memory) {
   if (zone.present <= zone.managed) return;
   uint64_t left = (zone.present - zone.managed).value();
   ForEachPageDown(memory, zone.span, [&](Pfn pfn) {

@@ -73,7 +73,7 @@ class UnmanagedMemory {
   std::vector<PfnRange> RemoveIf(PfnRange range, PageCount most,
                                  const Takes& takes);
   void FindUninitialized(const RecordedPages& first, const RecordedZone& zone,
-                         const std::vector<MemoryRange>& memory);
+                         const MemoryMap& memory);
 
   std::vector<Kind> kinds_;  // by pfn; empty if all are kNone
   PageCount pages_;

@@ -53,7 +53,7 @@ Json TruthRowJson(const ReplayTruth& truth) {
           {"resident_end_bytes", bytes(&Residency::end_bytes)}};
 }
 
-// The inverse of ParseMemoryMap.
+// The inverse of MemoryMap::Parse.
 std::string FormatMemory(const std::vector<GpaRange>& memory) {
   return absl::StrJoin(
       memory, ",", [](std::string* out, const GpaRange& range) {

@@ -5,7 +5,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/frame/frame_allocator.h"
 
 namespace guestmm {
 
@@ -22,11 +22,11 @@ struct FreeMemory {
 using ResidentPages = absl::FunctionRef<PageCount(Pfn pfn, Order order)>;
 
 // Everything on free lists.
-FreeMemory CountFree(const PageAllocator& allocator, ResidentPages resident);
+FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident);
 
 // What a policy that reports blocks of `order` and above might have reported:
 // free blocks of that size in zones above their low watermark.
-FreeMemory CountReportable(const PageAllocator& allocator,
+FreeMemory CountReportable(const FrameAllocator& allocator,
                            ResidentPages resident, Order order);
 
 }  // namespace guestmm

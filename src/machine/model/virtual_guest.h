@@ -28,7 +28,7 @@
 namespace guestmm {
 
 struct VirtualGuestOptions {
-  std::vector<MemoryRange> memory;
+  MemoryMap memory;
   int vcpus = 1;
   // Of the host: Order(0) or kPageblockOrder.
   Order granule{0};

@@ -11,16 +11,6 @@
 namespace guestmm {
 namespace {
 
-std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
-  std::vector<MemoryRange> ranges;
-  ranges.reserve(memory.size());
-  for (const GpaRange& range : memory) {
-    const PfnRange pages = PagesOf(range);
-    ranges.push_back({pages.start, pages.end});
-  }
-  return ranges;
-}
-
 absl::Status CheckVmm(const GuestOptions& options) {
   if (options.vmm_socket.empty()) return absl::OkStatus();
   const auto refuse = [&](const std::string& why) {
@@ -44,10 +34,6 @@ absl::Status CheckVmm(const GuestOptions& options) {
 
 }  // namespace
 
-std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
-  return PcMemory(bytes);
-}
-
 absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
     const GuestOptions& options) {
   // PagePoison leaves alone what the host maps afresh, as the kernel does.
@@ -61,7 +47,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   std::unique_ptr<Guest> guest(new Guest);
 
   absl::StatusOr<std::unique_ptr<GuestRam>> ram =
-      GuestRam::Create({.regions = options.memory,
+      GuestRam::Create({.regions = options.memory.regions(),
                         .huge_pages = options.huge_pages,
                         .source = options.memory_source,
                         .file = options.memory_file});
@@ -85,7 +71,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
                                 : guest->guest_thread_.get();
 
   PageAllocatorOptions allocator_options = {
-      .memory = MemoryRanges(options.memory),
+      .memory = options.memory,
       .cpus = options.vcpus,
       .min_free_kbytes = options.min_free_kbytes,
       .wait_for_isolated =

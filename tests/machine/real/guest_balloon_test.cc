@@ -22,7 +22,7 @@ constexpr Order kHuge = kPageblockOrder;
 
 GuestOptions Options(VirtualTime& time) {
   return {
-      .memory = Guest::MemoryMap(128 * kMiB),
+      .memory = MemoryMap::Pc(128 * kMiB),
       .huge_pages = HugePages::kForbid,
       .make_policy = [] { return std::make_unique<V12Policy>(V12Options{}); },
       .virtual_time = &time};
@@ -141,9 +141,9 @@ TEST(GuestBalloonTest, SuspendsInTheMiddleOfAReportAndResumes) {
 
 TEST(GuestBalloonTest, WithoutABalloonThereIsNothingToSuspend) {
   VirtualTime time(1);
-  const auto guest = Guest::Create({.memory = Guest::MemoryMap(32 * kMiB),
-                                    .virtual_time = &time})
-                         .value();
+  const auto guest =
+      Guest::Create({.memory = MemoryMap::Pc(32 * kMiB), .virtual_time = &time})
+          .value();
   EXPECT_EQ(guest->Suspend(),
             absl::FailedPreconditionError("the guest has no balloon"));
   EXPECT_EQ(guest->Resume(),

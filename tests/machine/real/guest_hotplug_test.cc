@@ -23,7 +23,7 @@ constexpr Pfn kBootEnd = ToPfn(Gpa(2 * kBlockBytes));
 constexpr PfnRange kAdded = {kBootEnd, kBootEnd + kSectionOrder.pages()};
 
 std::unique_ptr<Guest> MakeGuest(VirtualTime& time) {
-  return Guest::Create({.memory = {{Gpa(0), 2 * kBlockBytes}},
+  return Guest::Create({.memory = MemoryMap::Pc(2 * kBlockBytes),
                         .hotplug_end = Gpa(4 * kBlockBytes),
                         .make_policy =
                             [] {

@@ -191,7 +191,7 @@ class GuestHotplugThreadsTest : public testing::Test {
 
   CountingHypervisor* hypervisor_ = nullptr;
   const std::unique_ptr<Guest> guest_ =
-      Guest::Create({.memory = {ToGpaRange(MemoryBlock(0))},
+      Guest::Create({.memory = {{MemoryBlock(0).start, MemoryBlock(0).end}},
                      .huge_pages = HugePages::kForbid,
                      .vcpus = kVcpus,
                      .hotplug_end = ToGpa(MemoryBlock(kMemoryBlocks).start),

@@ -43,7 +43,7 @@ std::unique_ptr<ReportingPolicy> ReportAll() {
 class GuestMemorySourceTest : public testing::TestWithParam<Way> {
  protected:
   void SetUp() override {
-    GuestOptions options = {.memory = Guest::MemoryMap(kBytes),
+    GuestOptions options = {.memory = MemoryMap::Pc(kBytes),
                             .huge_pages = HugePages::kForbid,
                             .memory_source = GetParam().source,
                             .make_policy = ReportAll,
@@ -135,7 +135,7 @@ TEST_P(GuestMemorySourceTest, WhatIsFreedIsGoneAndTheRestIsThere) {
 
 TEST(GuestMemorySourceErrorTest, AMethodThatDoesNotFit) {
   const absl::Status status =
-      Guest::Create({.memory = Guest::MemoryMap(kBytes),
+      Guest::Create({.memory = MemoryMap::Pc(kBytes),
                      .memory_source = MemorySource::kSharedMemfd,
                      .discard = {.method = DiscardMethod::kDontNeed}})
           .status();
@@ -146,7 +146,7 @@ TEST(GuestMemorySourceErrorTest, AMethodThatDoesNotFit) {
 
 TEST(GuestMemorySourceErrorTest, FreeMemoryThatMustBeZeroAndIsAFiles) {
   const absl::Status status =
-      Guest::Create({.memory = Guest::MemoryMap(kBytes),
+      Guest::Create({.memory = MemoryMap::Pc(kBytes),
                      .memory_source = MemorySource::kPrivateFile,
                      .memory_file = "/some/file",
                      .page_poison = {.mode = PagePoisonMode::kInitOnFree}})

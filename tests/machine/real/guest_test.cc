@@ -25,7 +25,7 @@ std::unique_ptr<ReportingPolicy> MakeV12() {
 }
 
 GuestOptions SmallGuest(VirtualTime& time) {
-  return {.memory = Guest::MemoryMap(128 * kMiB),
+  return {.memory = MemoryMap::Pc(128 * kMiB),
           .huge_pages = HugePages::kForbid,
           .make_policy = MakeV12,
           .virtual_time = &time};
@@ -44,14 +44,6 @@ std::vector<Pfn> AllocateTouched(Guest& guest, int blocks) {
     guest.vcpu(0).Touch(pfns.back(), kHuge, /*stamp=*/1);
   }
   return pfns;
-}
-
-TEST(GuestTest, MemoryMapLeavesTheHoleBelow4GiB) {
-  using Ranges = std::vector<GpaRange>;
-  EXPECT_EQ(Guest::MemoryMap(kGiB), (Ranges{{Gpa(0), kGiB}}));
-  EXPECT_EQ(Guest::MemoryMap(3 * kGiB), (Ranges{{Gpa(0), 3 * kGiB}}));
-  EXPECT_EQ(Guest::MemoryMap(5 * kGiB),
-            (Ranges{{Gpa(0), 3 * kGiB}, {Gpa(4 * kGiB), 2 * kGiB}}));
 }
 
 // A quarter of the blocks is kept: after reporting, the kernel says that the
@@ -106,7 +98,7 @@ TEST(GuestTest, WithoutTheDiscardNothingIsGone) {
 }
 
 TEST(GuestTest, WithoutAPolicyNothingIsReported) {
-  const auto guest = Guest::Create({.memory = Guest::MemoryMap(128 * kMiB),
+  const auto guest = Guest::Create({.memory = MemoryMap::Pc(128 * kMiB),
                                     .huge_pages = HugePages::kForbid})
                          .value();
   EXPECT_EQ(guest->reporter(), nullptr);
@@ -252,7 +244,7 @@ TEST(GuestTest, InVirtualTimeTheSameSeedIsTheSameRun) {
 TEST(GuestTest, ALargeReportFitsTheQueue) {
   VirtualTime time(1);
   GuestOptions options = SmallGuest(time);
-  options.memory = Guest::MemoryMap(256 * kMiB);
+  options.memory = MemoryMap::Pc(256 * kMiB);
   options.make_policy = [] {
     return std::make_unique<V12Policy>(
         V12Options{.threshold = 40, .capacity = 100});
@@ -274,14 +266,14 @@ TEST(GuestTest, ALargeReportFitsTheQueue) {
 
 TEST(GuestTest, CreateSaysWhatWasWrong) {
   EXPECT_EQ(Guest::Create({}).status().message(), "guest RAM has no region");
-  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(kMiB), .vcpus = 0})
+  EXPECT_EQ(Guest::Create({.memory = MemoryMap::Pc(kMiB), .vcpus = 0})
                 .status()
                 .message(),
             "cpus is 0; at least 1 is needed");
 }
 
 TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
-  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(16 * kMiB),
+  EXPECT_EQ(Guest::Create({.memory = MemoryMap::Pc(16 * kMiB),
                            .make_policy = [] { return nullptr; }})
                 .status()
                 .message(),
@@ -290,7 +282,7 @@ TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
 
 TEST(GuestTest, PagePoisoningFindsWritesToFreeMemory) {
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB),
+      Guest::Create({.memory = MemoryMap::Pc(32 * kMiB),
                      .huge_pages = HugePages::kForbid,
                      .page_poison = {.mode = PagePoisonMode::kPoison}})
           .value();
@@ -309,7 +301,7 @@ TEST(GuestTest, PagePoisoningFindsWritesToFreeMemory) {
 
 TEST(GuestTest, WithoutPagePoisoningThereIsNone) {
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB)}).value();
+      Guest::Create({.memory = MemoryMap::Pc(32 * kMiB)}).value();
   EXPECT_EQ(guest->page_poison(), nullptr);
 }
 

@@ -61,13 +61,12 @@ constexpr int kVcpus = 3;
 constexpr uint64_t kSeed = 20190812;
 
 GuestOptions ThreadedGuest() {
-  return {.memory = Guest::MemoryMap(192 * kMiB),
-          .vcpus = kVcpus,
-          .make_policy = [] {
-            // Eager, so that much is in flight at any time.
-            return std::make_unique<V12Policy>(
-                V12Options{.threshold = 2, .capacity = 4});
-          }};
+  return {
+      .memory = MemoryMap::Pc(192 * kMiB), .vcpus = kVcpus, .make_policy = [] {
+        // Eager, so that much is in flight at any time.
+        return std::make_unique<V12Policy>(
+            V12Options{.threshold = 2, .capacity = 4});
+      }};
 }
 
 // The first vCPUs of a guest, each on a thread of its own.

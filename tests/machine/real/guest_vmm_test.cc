@@ -42,7 +42,7 @@ class GuestVmmTest : public testing::Test {
   std::string path() const { return (folder_ / "socket").string(); }
   GuestOptions Options() const {
     GuestOptions options;
-    options.memory = {{Gpa(0), kBlockBytes}};
+    options.memory = MemoryMap::Pc(kBlockBytes);
     options.memory_source = MemorySource::kSharedMemfd;
     options.hotplug_end = Gpa(4 * kBlockBytes);
     // Not v12, which forgets what is freed while it reports.

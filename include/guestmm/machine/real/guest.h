@@ -5,7 +5,7 @@
 // hypervisor, put together.
 //
 //   auto guest = Guest::Create({
-//       .memory = Guest::MemoryMap(kGiB),
+//       .memory = MemoryMap::Pc(kGiB),
 //       .make_policy = [] {
 //         return std::make_unique<V12Policy>(V12Options{});
 //       }});
@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/base/workqueue.h"
@@ -47,8 +48,8 @@
 namespace guestmm {
 
 struct GuestOptions {
-  // Where RAM is, as GuestRamOptions wants it; see Guest::MemoryMap.
-  std::vector<GpaRange> memory = {};
+  // Where RAM is, e.g. MemoryMap::Pc(kGiB).
+  MemoryMap memory = {};
   HugePages huge_pages = HugePages::kHostDefault;
   // What RAM is made of; see GuestRamOptions. With a private file the guest
   // finds in its free memory what the file has there.
@@ -96,10 +97,6 @@ struct GuestOptions {
 
 class Guest {
  public:
-  // Where a PC with `bytes` of RAM has it: up to 3 GiB below 4 GiB, the rest
-  // from 4 GiB upwards.
-  static std::vector<GpaRange> MemoryMap(uint64_t bytes);
-
   // The error of the room that could not be set up. InvalidArgument for a
   // policy with a balloon that does not offer PAGE_REPORTING, for kInitOnFree
   // with kPrivateFile, since free memory is not zero there, and for what does

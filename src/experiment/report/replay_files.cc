@@ -20,9 +20,17 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 
+// A replay's mechanism as users write it. A policy's text may set parameters.
+std::string MechanismOf(const std::string& policy) {
+  if (policy == kPolicyOff || policy == kPolicyReal) return policy;
+  return absl::StrCat("reporting:", policy);
+}
+
 Json RowJson(const Recording& recording, const ReplayResult& result) {
   const Residency resident = ReplayedResidency(result).value_or(Residency{});
-  Json row = {{"policy", result.options.policy},
+  const std::string& policy = result.options.policy;
+  Json row = {{"mechanism", MechanismOf(policy)},
+              {"policy", policy.substr(0, policy.find(':'))},
               {"placement", Name(result.options.placement)},
               {"source", "replay"},
               {"memory_bytes", result.memory_bytes},
@@ -45,7 +53,8 @@ Json TruthRowJson(const ReplayTruth& truth) {
   const auto bytes = [&](uint64_t Residency::*member) {
     return truth.resident ? Json((*truth.resident).*member) : Json(nullptr);
   };
-  return {{"policy", kPolicyReal},
+  return {{"mechanism", kPolicyReal},
+          {"policy", kPolicyReal},
           {"source", "recording"},
           {"reported_bytes", truth.reported_bytes},
           {"needless_bytes", truth.needless_bytes},

@@ -125,12 +125,15 @@ TEST(ReplayReportTest, TheSummaryHasEachFigureThatIsPrinted) {
                   .resident = Residency{.mean_bytes = 415 * kMiB,
                                         .end_bytes = 320 * kMiB}}))["rows"];
   ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0]["mechanism"], "off");
+  EXPECT_EQ(rows[2]["mechanism"], "reporting:linux");
   EXPECT_EQ(rows[2]["policy"], "linux");
   EXPECT_EQ(rows[2]["source"], "replay");
   EXPECT_EQ(rows[2]["memory_bytes"], 512 * kMiB);
   EXPECT_EQ(rows[2]["duration_seconds"], 20.0);
   EXPECT_EQ(rows[2]["resident_mean_bytes"], 407 * kMiB);
   EXPECT_EQ(rows[2]["resident_end_bytes"], 312 * kMiB);
+  EXPECT_EQ(rows[3]["mechanism"], "real");
   EXPECT_EQ(rows[3]["policy"], "real");
   EXPECT_EQ(rows[3]["source"], "recording");
   EXPECT_EQ(rows[3]["reported_bytes"], 200 * kMiB);

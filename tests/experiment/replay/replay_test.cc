@@ -336,10 +336,10 @@ TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
   EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
 }
 
-TEST_F(UnmanagedReplayTest, WhatIsAddedIsReported) {
+TEST_F(UnmanagedReplayTest, AddedMemoryIsReported) {
   Alloc(10.0, kUnmanaged, 10);
   Free(11.0, kUnmanaged, 10);
-  for (const char* const policy : {"v12", "linux", "adaptive"}) {
+  for (const char* const policy : {"linux", "adaptive"}) {
     ReplayOptions options;
     options.policy = policy;
     options.tail = std::chrono::seconds(60);

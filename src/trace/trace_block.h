@@ -16,7 +16,7 @@
 // The decompressed bytes of a block, which does not depend on those before it:
 //
 //   width (1)         bytes of a key: 1 or 2
-//   unit              varint: all its times are multiples of so many ns
+//   unit              varint: a number of ns that divides all its times
 //   keys              varint: their number
 //   each key          kind, order, migratetype (1 each), varints cpu and gfp
 //   bytes of times    varint

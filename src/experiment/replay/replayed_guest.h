@@ -11,7 +11,6 @@
 
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
-#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/trace/recording.h"
 

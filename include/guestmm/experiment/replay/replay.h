@@ -59,8 +59,8 @@ std::string_view Name(ReplayMode mode);
 struct ReplayOptions {
   ReplayMode mode = ReplayMode::kVirtual;
   ReplayPlacement placement = ReplayPlacement::kRecorded;
-  // As MakePolicy has it; "off"; or "real": what the guest's kernel reported,
-  // as recorded, in the place of a policy (kPolicyReal).
+  // A policy by its name, as for MakePolicy; "off"; or "real": the recorded
+  // reports of the guest's own kernel in place of a policy (kPolicyReal).
   std::string policy = "linux";
   PolicyParameters policy_parameters = {};
   // The unit in which the host maps memory, and so the least that a discard
@@ -89,7 +89,7 @@ struct ReplayOptions {
   TraceReadOptions read = {};
 };
 
-// What the policy is made with: policy_parameters, the granule among them.
+// The parameters the policy is made with: policy_parameters, and the granule.
 PolicyParameters PolicyParametersOf(const ReplayOptions& options);
 
 // How much of a trace could be followed. Shares are of all frees, all

@@ -213,6 +213,19 @@ TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {
   EXPECT_EQ(parameters["adaptive"]["floor"], 1);
 }
 
+TEST_F(ReplayCommandTest, CostsAreReadFromAFile) {
+  std::ofstream(Path("costs.json")) << R"({"costs_ns": {"kick": 12345}})";
+  const std::string out = Path("out");
+  const std::string arguments = recording_ + " --policies off --costs ";
+  EXPECT_EQ(Replay(arguments + Path("costs.json") + " --out " + out).status, 0);
+  EXPECT_EQ(nlohmann::json::parse(
+                Contents(out + "/summary.json"))["config"]["costs_ns"]["kick"],
+            12345);
+  const Outcome missing = Replay(arguments + Path("none.json"));
+  EXPECT_EQ(missing.status, 2);
+  EXPECT_THAT(missing.err, HasSubstr("--costs=" + Path("none.json")));
+}
+
 TEST_F(ReplayCommandTest, ATruncatedTraceIsReplayedUpToItsEnd) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)

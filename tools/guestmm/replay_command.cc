@@ -25,6 +25,7 @@
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/host/accounting/host_info.h"
+#include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/recording.h"
 #include "tools/guestmm/arguments.h"
@@ -46,6 +47,7 @@ struct ReplayArguments {
   std::optional<uint64_t> skip_bad;
   std::optional<Nanoseconds> tail;
   bool truth = false;
+  std::string costs;
   std::string out;
 };
 
@@ -260,6 +262,15 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   options.policy_parameters = arguments.policy.ToParameters();
   options.read.skip_bad = arguments.skip_bad.value_or(0);
   options.tail = arguments.tail.value_or(Nanoseconds(0));
+  if (!arguments.costs.empty()) {
+    const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
+    if (!costs.ok()) {
+      return Fail("replay",
+                  absl::InvalidArgumentError(costs.status().message()),
+                  "--costs=");
+    }
+    options.costs = *costs;
+  }
   if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
   absl::Status status =
       CheckPolicies(arguments.policies, PolicyParametersOf(options),
@@ -363,6 +374,11 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
              "The most malformed lines to skip [0]");
   AddSeconds(command, "--tail", Nanoseconds(0), kLongestReplay, arguments->tail,
              "Seconds to continue after the trace's end [0]");
+  command
+      .add_option("--costs", arguments->costs,
+                  "The time that reports take, as guestmm calibrate --out "
+                  "writes it [built in]")
+      ->type_name("FILE");
   command.add_flag("--truth", arguments->truth,
                    "Compare with the real guest: its kernel's reports and its "
                    "resident memory");

@@ -57,7 +57,7 @@ class ReplayRun {
     at_start_ = host_->ledger().counters();
     sampler_ = std::make_unique<ReplaySampler>(
         *allocator_, *host_, placement_->unmanaged(), result_);
-    device_ = std::make_unique<ReplayDevice>(time_, *host_);
+    device_ = std::make_unique<ReplayDevice>(options_.costs, time_, *host_);
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
     return StartReporter();
   }

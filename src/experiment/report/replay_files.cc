@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/report/replay_report.h"
+#include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/experiment.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/replay_json.h"
@@ -94,6 +95,9 @@ std::string ReplaySummaryJson(const Recording& recording,
                  {"touch", FormatTouch(options.touch)},
                  {"tail_s", ToSeconds(options.tail)},
                  {"skip_bad", options.read.skip_bad}};
+  for (const CostField& field : CostFields()) {
+    config["costs_ns"][std::string(field.name)] = options.costs.*field.value;
+  }
   if (options.speed) config["speed"] = *options.speed;
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "replay",

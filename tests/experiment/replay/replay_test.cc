@@ -131,6 +131,18 @@ TEST_F(ReplayTest, LogsEachPass) {
   EXPECT_GT(result.passes.back().end, result.passes.back().start);
 }
 
+// A report takes its kick, its interrupt and its discards.
+TEST_F(ReplayTest, CostsDelayReports) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const Nanoseconds cheap = Run(options).reports.front().time;
+  options.costs.kick += 1'000'000;
+  EXPECT_EQ(Run(options).reports.front().time,
+            cheap + std::chrono::milliseconds(1));
+}
+
 TEST_F(ReplayTest, WithoutReportingTouchedMemoryStaysResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);

@@ -26,6 +26,7 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
+#include "guestmm/machine/model/cost_model.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_reader.h"
@@ -68,6 +69,8 @@ struct ReplayOptions {
   Order granule = kPageblockOrder;
   // The smallest block that ReplayResult::host_share_of_reportable counts.
   Order reportable_order = kPageblockOrder;
+  // The time that a report takes: its kick, interrupt and discards.
+  CostModel costs = {};
   // Which allocations the guest touches, as a whole and at once: those that
   // have all gfp flags (GfpFlags) of one of these sets. Empty: all allocations.
   // Others are never touched, so that resident memory is a lower bound. Pages

@@ -81,12 +81,13 @@ TEST_F(CompareCommandTest, ABadRecordingIsNotAUsageError) {
     EXPECT_THAT(outcome.out, IsEmpty()) << path;
     EXPECT_TRUE(fs::is_empty(out)) << path;
   };
-  expect("/nonexistent", "/nonexistent: there is no such file or folder\n");
+  expect("/nonexistent",
+         "/nonexistent: must be a trace or a recording's folder");
   fs::create_directory(top_ / "bare");
   const std::string bare = Path("bare");
-  expect(bare, bare + ": there is no trace in this folder");
+  expect(bare, bare + ": must have a trace: trace.gmtrace");
   std::ofstream(top_ / "bare" / "trace.txt") << "# tracer: nop\nnonsense\n";
-  expect(bare, bare + ", off: the recording has no memory map (iomem)");
+  expect(bare, bare + ", off: the recording must have a memory map (iomem)");
   fs::copy(recording_ + "/iomem", top_ / "bare" / "iomem");
   expect(bare, bare + ", off: " + bare + "/trace.txt:2: ");
 }

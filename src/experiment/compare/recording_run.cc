@@ -12,7 +12,7 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const std::string& policy,
                                         const RunProgress& progress) {
   const ReplayOptions replay = {
-      .placement = Placement::kRecorded,
+      .placement = ReplayPlacement::kRecorded,
       .policy = policy,
       .policy_parameters = ParametersFor(options, setup.granule),
       .granule = setup.granule,

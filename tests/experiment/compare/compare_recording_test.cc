@@ -298,11 +298,12 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   CompareOptions options = Options();
   EXPECT_THAT(TryRun(options).status().ToString(),
-              HasSubstr(path() + ": there is no trace in this folder"));
+              HasSubstr(path() + ": must have a trace: trace.gmtrace"));
   options.workloads = {path() + "/none"};
   EXPECT_EQ(
       TryRun(options).status(),
-      absl::NotFoundError(path() + "/none: there is no such file or folder"));
+      absl::NotFoundError(path() + "/none: must be a trace or a recording's "
+                                   "folder; none is there"));
   WriteOneBlock();
   options = Options();
   Write("window.csv", "from,to\n");
@@ -317,7 +318,7 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   WriteOneBlock();
   fs::remove(folder_ / "iomem");
   EXPECT_THAT(TryRun(options).status().ToString(),
-              HasSubstr(path() + ", off: the recording has no memory map "
+              HasSubstr(path() + ", off: the recording must have a memory map "
                                  "(iomem)"));
 }
 

@@ -1,4 +1,4 @@
-#include "src/experiment/replay/own_placement.h"
+#include "src/experiment/replay/native_placement.h"
 
 #include <algorithm>
 #include <cstddef>
@@ -9,9 +9,9 @@
 
 namespace guestmm {
 
-// What is in use at first lies where it lay.
-OwnPlacement::OwnPlacement(const Recording& recording, PageAllocator& allocator,
-                           ReplayHost& host, ReplayCounters& counters)
+NativePlacement::NativePlacement(const Recording& recording,
+                                 PageAllocator& allocator, ReplayHost& host,
+                                 ReplayCounters& counters)
     : TracePlacement(recording, allocator, host, counters),
       ours_(allocator.pages().end().value()) {
   std::iota(ours_.begin(), ours_.end(), 0);
@@ -29,7 +29,7 @@ OwnPlacement::OwnPlacement(const Recording& recording, PageAllocator& allocator,
   }
 }
 
-void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
+void NativePlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   const int cpu = CpuOf(event);
   bool is_forced = false;
@@ -54,7 +54,7 @@ void OwnPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   }
 }
 
-void OwnPlacement::Free(const TraceEvent& event, Nanoseconds now) {
+void NativePlacement::Free(const TraceEvent& event, Nanoseconds now) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) {
@@ -67,8 +67,13 @@ void OwnPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   }
 }
 
-bool OwnPlacement::FreePages(int cpu, Pfn theirs, Order order,
-                             Nanoseconds now) {
+void NativePlacement::OnAdded(PfnRange range) {
+  std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(range.start.value()),
+              range.pages().value(), kNone);
+}
+
+bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order,
+                                Nanoseconds now) {
   const Pfn ours(ours_[theirs.value()]);
   bool is_one = ours.IsAligned(order);
   for (uint64_t i = 0; i < order.pages().value(); ++i) {

@@ -33,7 +33,9 @@
 #include <vector>
 
 #include "guestmm/base/check.h"
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"

@@ -8,19 +8,9 @@
 
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/machine/model/cost_kind.h"
 
 namespace guestmm {
-
-// What vCPUs spend their time on.
-enum class CostKind {
-  kBase,       // the allocator, faults and clearing of the guest itself
-  kHook,       // telling the policy
-  kIsolation,  // the reporter's own work, and waiting for its holds of locks
-  kDiscard,  // kicks, interrupts, and being interrupted by the host's discards
-  kFaultBack,  // the host's faults: exits and mapping
-  kZeroing,    // the host's clearing of what it maps
-};
-inline constexpr size_t kCostKinds = 6;
 
 // Where the time of vCPUs goes, in a guest in virtual time. A vCPU's step runs
 // at one instant; what it costs is added up here, and the vCPU's next step is

@@ -8,9 +8,9 @@
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/reporting/zone_lock_guard.h"
-#include "src/host/accounting/hold_times.h"
 #include "src/machine/model/vcpu_times.h"
 
 namespace guestmm {
@@ -34,8 +34,10 @@ class ZoneLockModel final : public LockHoldObserver {
   ZoneLockModel(const CostModel& costs, const Clock& clock,
                 const PageAllocator& allocator, VcpuTimes& times);
 
-  // vCPU `vcpu` allocated or freed a block of `order`, and may have taken
-  // zones' locks for that: where their free pages changed.
+  // vCPU `vcpu` allocated or freed a block of `order`. It took the locks of the
+  // zones whose free pages changed. Those are compared after each operation,
+  // since a hook in the allocator would cost every other user of it; in all
+  // zones, since an operation may drain the per-CPU lists of any.
   void OnVcpuUsedAllocator(int vcpu, Order order);
   // A step of the vCPU begins.
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
@@ -77,7 +79,7 @@ class ZoneLockModel final : public LockHoldObserver {
   const Clock& clock_;
   VcpuTimes& times_;
   std::vector<ZoneState> zones_;
-  // Those with memory, by index.
+  // Zones with memory, by index.
   std::vector<size_t> populated_;
   std::vector<std::vector<Use>> uses_;
 

@@ -11,9 +11,14 @@
 #include <tuple>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/linux_policy.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
+#include "guestmm/virtio/wire/balloon.h"
 
 namespace guestmm::guest_balloon_test {
 namespace {

@@ -12,6 +12,8 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/dma_device.h"
 

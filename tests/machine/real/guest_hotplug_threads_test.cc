@@ -20,7 +20,10 @@
 #include "guestmm/base/random.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 
 namespace guestmm::guest_hotplug_threads_test {
 namespace {

@@ -13,8 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 

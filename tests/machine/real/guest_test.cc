@@ -11,9 +11,14 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/wire/balloon.h"
 
 namespace guestmm::guest_test {
 namespace {
@@ -319,8 +324,8 @@ TEST(GuestTest, CreateRefusesAPolicyWithABalloonThatTakesNoReports) {
   options.balloon_features = kBalloonFStatsVq;
   EXPECT_EQ(Guest::Create(options).status(),
             absl::InvalidArgumentError(
-                "balloon_features is 0x2, without PAGE_REPORTING, and "
-                "make_policy asks for reporting"));
+                "balloon_features is 0x2: must have PAGE_REPORTING, since the "
+                "guest is to report"));
 }
 
 // A guest that goes away while its blocks are at the host takes them along.

@@ -17,7 +17,10 @@
 #include "guestmm/host/discard/discard_inhibitor.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/testing/dma_device.h"
 
 namespace guestmm::guest_threads_test {

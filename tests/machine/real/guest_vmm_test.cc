@@ -13,9 +13,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/host/discard/test_hypervisors.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"

@@ -16,6 +16,7 @@
 //   (*guest)->WaitUntilAtRest(std::chrono::seconds(1));
 //   std::cout << FormatBytes(*(*guest)->ram().ResidentBytes()) << "\n";
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,24 +28,30 @@
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
-#include "guestmm/base/virtual_time.h"
-#include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/machine/backing.h"
+#include "guestmm/machine/machine.h"
 #include "guestmm/machine/vcpu.h"
-#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/ram/guest_ram.h"
-#include "guestmm/reporting/reporter.h"
-#include "guestmm/reporting/reporting_policy.h"
-#include "guestmm/reporting/zone_lock_guard.h"
-#include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/driver/balloon_driver.h"
 #include "guestmm/virtio/vhost_user/front_end/vhost_user_device.h"
 
 namespace guestmm {
+
+// Included by those who use them.
+class BalloonDevice;
+class BalloonDriver;
+class HoldTimer;
+class Hypervisor;
+class LedgerBacking;
+class LedgerHypervisor;
+class LockHoldObserver;
+class MemoryHotplug;
+class Reporter;
+class ReportingPolicy;
+class VirtualTime;
+class Workqueue;
 
 struct GuestOptions {
   // Where RAM is, as GuestRamOptions wants it; see Guest::MemoryMap.
@@ -88,13 +95,23 @@ struct GuestOptions {
   VhostUserDeviceOptions vmm = {};
   // What its vCPUs work on. Absent: RamBacking.
   std::function<std::unique_ptr<Backing>(const GuestRam&)> make_backing = {};
+  // Keeps a HostLedger of the guest in granules of this order (Order(0) or
+  // kPageblockOrder, as the host maps RAM), clears what vCPUs touch as the
+  // guest's kernel does, and measures the reporter's holds of zone locks unless
+  // `holds` is set. Unset: Machine::ledger() is null. Requires make_backing and
+  // vmm_socket to be unset.
+  std::optional<Order> ledger_granule = {};
+  // Started by Create. Unset: none; Machine::StartMechanism may start one
+  // later, but then neither hotplug nor wait_for_isolated waits for the memory
+  // that it has isolated. Requires make_policy to be unset.
+  std::function<std::unique_ptr<Mechanism>()> make_mechanism = {};
   // Given: the guest's and the device's work run there, in simulated time, on
   // the thread that drives it. It must outlive the guest. Else each has a
   // thread.
   VirtualTime* virtual_time = nullptr;
 };
 
-class Guest {
+class Guest final : public Machine {
  public:
   // Where a PC with `bytes` of RAM has it: up to 3 GiB below 4 GiB, the rest
   // from 4 GiB upwards.
@@ -109,26 +126,15 @@ class Guest {
 
   // Ends reporting and removes the balloon first; a VMM that does not answer is
   // left alone with what memory it has. REQUIRES: no vCPU is in use.
-  ~Guest();
-  Guest(const Guest&) = delete;
-  Guest& operator=(const Guest&) = delete;
-
-  int vcpus() const { return static_cast<int>(vcpus_.size()); }
-  // REQUIRES: 0 <= id < vcpus().
-  Vcpu& vcpu(int id) { return *vcpus_[static_cast<size_t>(id)]; }
-  // All, by id.
-  std::span<const std::unique_ptr<Vcpu>> all_vcpus() const { return vcpus_; }
+  ~Guest() override;
 
   const GuestRam& ram() const { return *ram_; }
   // Null if free memory is left alone, and what is allocated too.
   const PagePoison* page_poison() const { return page_poison_.get(); }
-  PageAllocator& allocator() { return *allocator_; }
   // Adds and removes memory, guest RAM included.
   MemoryHotplug& hotplug() { return *hotplug_; }
   // REQUIRES: no vmm_socket, whose VMM has it.
   const Hypervisor& hypervisor() const { return *hypervisor_; }
-  // Null without reporting.
-  Reporter* reporter() { return reporter_.get(); }
   // Null without a balloon; the device is the host's side of it.
   const BalloonDriver* driver() const { return driver_.get(); }
   // Null without one, and with a vmm_socket.
@@ -149,25 +155,55 @@ class Guest {
   // REQUIRES: vmm() is not null.
   absl::Status ReconnectVmm();
 
-  // Waits until nothing is being reported or about to be. False if `timeout`
-  // passed first.
-  bool WaitUntilAtRest(Nanoseconds timeout);
-
-  // Every invariant of docs/invariants.md that a look at the guest can tell.
-  // REQUIRES: no vCPU, reporter or device is running on another thread.
-  absl::Status CheckInvariants() const;
+  // Machine:
+  PageAllocator& allocator() override { return *allocator_; }
+  std::span<const std::unique_ptr<Vcpu>> all_vcpus() const override {
+    return vcpus_;
+  }
+  const HostLedger* ledger() const override { return ledger_.get(); }
+  std::vector<DiscardedUntil> discards() const override;
+  // discard_calls is 0 with a vmm_socket.
+  MachineCounters counters() const override;
+  absl::Status status() const override;
+  Nanoseconds Now() const override { return clock_->Now(); }
+  void RunUntil(Nanoseconds time) override;
+  // Also for reporting that make_policy started.
+  bool WaitUntilAtRest(Nanoseconds timeout) override;
+  absl::Status StartReporting(std::unique_ptr<ReportingPolicy> policy) override;
+  void StopReporting() override;
+  Reporter* reporter() override { return reporter_.get(); }
+  const Reporter* reporter() const override { return reporter_.get(); }
+  absl::Status CheckInvariants() const override;
 
  private:
-  Guest() = default;
+  explicit Guest(const GuestOptions& options);
 
-  // What of Create is about the balloon.
-  absl::Status SetUpBalloon(const GuestOptions& options);
+  uint64_t balloon_features() const;
+  // The steps of Create.
+  void StartQueues();
+  absl::Status SetUpAllocator();
+  void SetUpBacking();
+  absl::Status SetUpHypervisor();
+  // A balloon whose reports have as many as `capacity` ranges.
+  absl::Status SetUpBalloon(size_t capacity);
 
+  const GuestOptions options_;
+  const MonotonicClock monotonic_;
+  // virtual_time, or monotonic_.
+  const Clock* const clock_;
+  std::unique_ptr<HostLedger> ledger_;
+  // Null without a ledger.
+  std::unique_ptr<HoldTimer> hold_timer_;
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<PagePoison> page_poison_;
   std::unique_ptr<PageAllocator> allocator_;
   std::unique_ptr<MemoryHotplug> hotplug_;
   std::unique_ptr<Hypervisor> hypervisor_;
+  // hypervisor_ and backing_, with a ledger; else null.
+  LedgerHypervisor* ledger_hypervisor_ = nullptr;
+  LedgerBacking* ledger_backing_ = nullptr;
+  // RunUntil's.
+  std::unique_ptr<Workqueue> timer_;
   // Owned unless in virtual time.
   std::unique_ptr<Workqueue> guest_thread_;
   std::unique_ptr<Workqueue> device_thread_;

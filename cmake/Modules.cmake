@@ -23,18 +23,18 @@ set(GUESTMM_CORE_MODULES
     "virtio/vhost_user/back_end: base ram host/discard virtio/wire virtio/vhost_user"
     "vmm: base ram host/discard virtio/wire virtio/device virtio/vhost_user/back_end"
     # The host.
-    "host/accounting: base frame ram buddy host/discard")
+    "host/accounting: base frame ram host/discard")
 
 set(GUESTMM_MODULES
     ${GUESTMM_CORE_MODULES}
     "trace: base"
     # A machine.
-    "machine: base frame ram buddy host/accounting"
+    "machine: base frame ram host/accounting"
     "machine/model: base frame ram buddy reporting host/discard host/accounting machine"
     "machine/real: base frame ram buddy mm/migrate reporting virtio/wire virtio/driver virtio/device virtio/vhost_user/front_end host/discard host/accounting machine"
-    "workload: base frame buddy machine"
+    "workload: base frame machine"
     # What it is for.
-    "mechanism: base buddy reporting machine"
+    "mechanism: base reporting machine"
     "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
     "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/real workload mechanism"
     "experiment/compare: base frame ram buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"

@@ -12,7 +12,7 @@ using namespace guestmm;
 int main() {
   VirtualTime time(/*seed=*/1);  // without it, reporting runs on threads
   const auto guest = Guest::Create(
-      {.memory = Guest::MemoryMap(kGiB),
+      {.memory = MemoryMap::Pc(kGiB),
        .make_policy = [] { return std::make_unique<V12Policy>(V12Options{}); },
        .virtual_time = &time});
   if (!guest.ok()) return std::cerr << guest.status() << "\n", 1;

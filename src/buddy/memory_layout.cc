@@ -11,8 +11,8 @@ constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
 constexpr Pfn kNoEnd{~uint64_t{0}};
 
 // Where each node's ZONE_MOVABLE begins.
-std::map<int, Pfn> MovableStarts(const std::vector<MemoryRange>& memory,
-                                 PageCount movable, Order alignment) {
+std::map<int, Pfn> MovableStarts(const MemoryMap& memory, PageCount movable,
+                                 Order alignment) {
   std::map<int, Pfn> starts;
   PageCount total;
   Pfn end(0);
@@ -78,8 +78,8 @@ Pfn EndOfZoneType(ZoneType type) {
   }
 }
 
-std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
-                                   PageCount movable, Order alignment) {
+std::vector<ZoneRange> LayOutZones(const MemoryMap& memory, PageCount movable,
+                                   Order alignment) {
   std::map<int, Pfn> movable_starts = MovableStarts(memory, movable, alignment);
   std::vector<ZoneRange> ranges;
   for (const MemoryRange& range : memory) {

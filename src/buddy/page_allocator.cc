@@ -355,6 +355,23 @@ void PageAllocator::RemoveReclaimer(Reclaimer& reclaimer) {
   std::erase(reclaimers_, &reclaimer);
 }
 
+bool PageAllocator::AllocateAt(Pfn pfn, Order order, MigrateType type) {
+  if (!IsRequest(/*cpu=*/0, order, {.type = type})) {
+    RejectRequest(/*cpu=*/0, order, {.type = type});
+  }
+  const uint8_t zone = pfn < pages_->end() ? pages_->pageblock(pfn).zone
+                                           : PageMap::Pageblock::kNoZone;
+  if (zone == PageMap::Pageblock::kNoZone) return false;
+  {
+    LockHolder hold(zones_[zone]->lock());
+    if (!zones_[zone]->TakeAt(pfn, order, type)) return false;
+  }
+  if (options_.poison != nullptr) {
+    options_.poison->PrepareAllocated(pfn, order);
+  }
+  return true;
+}
+
 // Freeing --------------------------------------------------------------------
 
 Zone& PageAllocator::ZoneOf(Pfn pfn) const {

@@ -1,13 +1,33 @@
 // What PageAllocator knows of itself: counts, /proc/vmstat, invariants.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/buddy/page_allocator.h"
 
 namespace guestmm {
+namespace {
+
+std::vector<Zone::Block> FreeBlocks(const Zone& zone, Order min_order) {
+  std::vector<Zone::Block> blocks;
+  LockHolder hold(zone.lock());
+  for (int type = 0; type < kMigrateTypes; ++type) {
+    for (int order = min_order.value(); order < Zone::kOrders; ++order) {
+      zone.ForEachFreeBlock(
+          Order(order), static_cast<MigrateType>(type), [&](Pfn pfn) {
+            blocks.push_back({.pfn = pfn, .order = Order(order)});
+          });
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
 
 PageCounts PageAllocator::Counts() const {
   PageCounts counts;
@@ -30,6 +50,28 @@ PageCount PageAllocator::FreePagesAboveLow() const {
     if (zone->free_pages() > low) pages += zone->free_pages() - low;
   }
   return pages;
+}
+
+bool PageAllocator::HasFreeAboveLow(PageCount pages, ZoneType highest) const {
+  return std::any_of(
+      zones_.begin(), zones_.end(), [&](const std::unique_ptr<Zone>& zone) {
+        return zone->free_pages() >=
+               zone->watermarks().low + zone->lowmem_reserve(highest) + pages;
+      });
+}
+
+void PageAllocator::ForEachFreeBlock(
+    Order min_order, FreeBlocksOf zones,
+    absl::FunctionRef<void(Pfn pfn, Order order)> visit) const {
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    if (zones == FreeBlocksOf::kZonesAboveLow &&
+        zone->free_pages() <= zone->watermarks().low) {
+      continue;
+    }
+    for (const Zone::Block& block : FreeBlocks(*zone, min_order)) {
+      visit(block.pfn, block.order);
+    }
+  }
 }
 
 VmStat PageAllocator::vmstat(const Zone& zone) const {

@@ -8,36 +8,6 @@
 
 namespace guestmm {
 
-std::string_view Name(ZoneType type) {
-  switch (type) {
-    case ZoneType::kDma:
-      return "DMA";
-    case ZoneType::kDma32:
-      return "DMA32";
-    case ZoneType::kNormal:
-      return "Normal";
-    case ZoneType::kMovable:
-      return "Movable";
-  }
-  return "unknown";
-}
-
-std::string_view Name(MigrateType type) {
-  switch (type) {
-    case MigrateType::kUnmovable:
-      return "Unmovable";
-    case MigrateType::kMovable:
-      return "Movable";
-    case MigrateType::kReclaimable:
-      return "Reclaimable";
-    case MigrateType::kHighAtomic:
-      return "HighAtomic";
-    case MigrateType::kIsolate:
-      return "Isolate";
-  }
-  return "unknown";
-}
-
 Zone::Zone(const Options& options, PageMap& pages)
     : options_(options), pages_(pages), lists_(pages.MakeLists(kListHeads)) {
   GUESTMM_CHECK(pages.pageblock_order() <= options.max_order);

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "guestmm/base/check.h"
-#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/frame/frame_allocator.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/machine/machine.h"
 

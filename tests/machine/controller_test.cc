@@ -10,8 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/machine/model/model_machine.h"
 
 namespace guestmm::controller_test {
@@ -60,7 +60,7 @@ class ControllerTest : public testing::Test {
   HalfOfAvailable controller_;
   HostView host_ = {.capacity = kGiB, .available = kGiB};
   std::unique_ptr<ModelMachine> machine_ =
-      ModelMachine::Create({.memory = PcMemory(64 * kMiB, 1)}, time_).value();
+      ModelMachine::Create({.memory = MemoryMap::Pc(64 * kMiB)}, time_).value();
 };
 
 TEST_F(ControllerTest, EachNewTargetGoesToTheMechanismOnce) {

@@ -8,8 +8,8 @@
 #include <memory>
 #include <string>
 
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/machine/machine.h"
 #include "guestmm/machine/model/model_machine.h"
@@ -81,13 +81,13 @@ void HandsFreeMemoryBack(Machine& machine) {
 TEST(MechanismsTest, ReportingHandsFreeMemoryBackInAModel) {
   VirtualTime time(1);
   const auto machine =
-      ModelMachine::Create({.memory = PcMemory(64 * kMiB, 1)}, time).value();
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time).value();
   HandsFreeMemoryBack(*machine);
 }
 
 TEST(MechanismsTest, ReportingHandsFreeMemoryBackForReal) {
   VirtualTime time(1);
-  GuestOptions options = {.memory = Guest::MemoryMap(64 * kMiB)};
+  GuestOptions options = {.memory = MemoryMap::Pc(256 * kMiB)};
   options.ledger_granule = Order(0);
   options.virtual_time = &time;
   const auto machine = Guest::Create(options).value();
@@ -97,7 +97,7 @@ TEST(MechanismsTest, ReportingHandsFreeMemoryBackForReal) {
 TEST(MechanismsTest, OffHandsNothingBack) {
   VirtualTime time(1);
   const auto machine =
-      ModelMachine::Create({.memory = PcMemory(64 * kMiB, 1)}, time).value();
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time).value();
   ASSERT_TRUE(machine->StartMechanism(Make("off")).ok());
   EXPECT_EQ(machine->mechanism()->text(), "off");
   TouchAndFree(*machine, 16 * kMiB);
@@ -165,7 +165,7 @@ TEST(MechanismsTest, NoMachineRunsLimitOrReal) {
 TEST(MechanismsTest, APolicyThatCannotBeMadeIsStartsError) {
   VirtualTime time(1);
   const auto machine =
-      ModelMachine::Create({.memory = PcMemory(64 * kMiB, 1)}, time).value();
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time).value();
   const absl::Status status = machine->StartMechanism(
       std::make_unique<ReportingMechanism>("reporting:broken", [] {
         return absl::StatusOr<std::unique_ptr<ReportingPolicy>>(

@@ -259,7 +259,7 @@ TEST(AdaptivePolicyTest, AZoneOfSmallerBlocksIsRefused) {
 }
 
 // Looks at free blocks for each that is reported.
-double LooksPerBlock(const std::vector<MemoryRange>& memory) {
+double LooksPerBlock(const MemoryMap& memory) {
   VirtualTime time(1);
   const auto allocator = PageAllocator::Create({.memory = memory}).value();
   FakeDevice device(time);

@@ -282,8 +282,8 @@ TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
 TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
   ExpectRefused("info --memory 0-2G,4Q-5G",
                 "guestmm info: --memory 0-2G,4Q-5G: \"4Q\" at character 6: "
-                "allowed is a number of bytes, K, M, G or T, decimal or 0x and "
-                "hex, as in 4G or 0x100000000");
+                "must be a number of bytes, decimal or hexadecimal, optionally "
+                "with K, M, G or T, as in 4G or 0x100000000");
   ExpectRefused("info --movable 5000",
                 "guestmm info: --movable 5000: allowed are whole pages of 4 "
                 "KiB, as in 8K or 1GiB");

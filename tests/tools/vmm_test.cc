@@ -204,7 +204,7 @@ class VmmTest : public testing::Test {
   std::unique_ptr<Guest> StartGuest(
       Nanoseconds timeout = std::chrono::seconds(5)) const {
     GuestOptions options;
-    options.memory = Guest::MemoryMap(64 * kMiB);
+    options.memory = MemoryMap::Pc(64 * kMiB);
     options.memory_source = MemorySource::kSharedMemfd;
     options.make_policy = [] {
       return std::make_unique<V12Policy>(V12Options{.threshold = 1});

@@ -43,9 +43,7 @@ std::vector<Text> AllTexts() {
 // What the command line said.
 struct InfoArguments {
   // A PC's 4 GiB: the fourth is above the hole for devices.
-  std::vector<MemoryRange> memory = {
-      {.start = Pfn(0), .end = ToPfn(Gpa(3 * kGiB))},
-      {.start = ToPfn(Gpa(4 * kGiB)), .end = ToPfn(Gpa(5 * kGiB))}};
+  MemoryMap memory = MemoryMap::Pc(4 * kGiB);
   PageCount movable;
   NodeDistances distances;
   std::optional<uint64_t> cpus;
@@ -175,7 +173,7 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
       "pagetypeinfo, zoneinfo and vmstat. Takes no guest memory, only the "
       "allocator's 9 bytes a page.");
   const auto arguments = std::make_shared<InfoArguments>();
-  AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
+  AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
             "Where memory is, each range with its node if that is not 0, as in "
             "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
   AddParsed(

@@ -40,7 +40,7 @@ struct ReplayArguments {
   std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
   PolicyArguments policy;
   // Empty: the recording's.
-  std::vector<MemoryRange> memory;
+  MemoryMap memory;
   std::optional<uint64_t> skip_bad;
   std::optional<Nanoseconds> tail;
   bool truth = false;
@@ -284,11 +284,7 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   status = CheckReadOften(arguments, recording->trace_path);
   if (!status.ok()) return Fail("replay", status);
   if (!arguments.memory.empty()) {
-    recording->memory.clear();
-    for (const MemoryRange& range : arguments.memory) {
-      recording->memory.push_back(
-          {ToGpa(range.start), (range.end - range.start).bytes()});
-    }
+    recording->memory = arguments.memory.regions();
   }
   status = CheckRecording(arguments, *recording, options);
   if (!status.ok()) return Fail("replay", status);
@@ -378,7 +374,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
             "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: of what commas "
             "separate one, of what '|' joins all; with less than all what is "
             "resident is a lower bound [all]");
-  AddParsed(command, "--memory", "MAP", ParseMemoryMap, arguments->memory,
+  AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
             "Where RAM is, in place of the iomem beside the trace, as in "
             "0-2G,4G-5G");
   AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,

@@ -22,8 +22,8 @@ struct ZoneRange {
 // highest zone can be movable (Linux 5.3, movablecore=,
 // find_zone_movable_pfns_for_nodes). The border is a multiple of `alignment`.
 // As there, `movable` of all memory or more is taken for none.
-std::vector<ZoneRange> LayOutZones(const std::vector<MemoryRange>& memory,
-                                   PageCount movable, Order alignment);
+std::vector<ZoneRange> LayOutZones(const MemoryMap& memory, PageCount movable,
+                                   Order alignment);
 
 // The zone that a page of address `pfn` has at boot, ZONE_MOVABLE apart.
 ZoneType ZoneTypeOf(Pfn pfn);

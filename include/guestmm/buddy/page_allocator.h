@@ -29,18 +29,19 @@
 #include "guestmm/buddy/page_poison.h"
 #include "guestmm/buddy/per_cpu_pages.h"
 #include "guestmm/buddy/placement.h"
-#include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/buddy/zonelist.h"
+#include "guestmm/frame/frame_allocator.h"
 #include "guestmm/frame/gfp.h"
 #include "guestmm/frame/reclaimer.h"
+#include "guestmm/frame/vmstat.h"
 
 namespace guestmm {
 
 struct PageAllocatorOptions {
   // The pages that are there: non-empty, ascending, disjoint. Two nodes do not
   // share a pageblock.
-  std::vector<MemoryRange> memory = {};
+  MemoryMap memory = {};
   // Pages to be set aside in ZONE_MOVABLE (movablecore=); see LayOutZones.
   PageCount movable = {};
   // One past the highest page that may be hot-added; absent: no more than there
@@ -83,29 +84,16 @@ struct PageAllocatorOptions {
   PagePoison* poison = nullptr;
 };
 
-// Every page by its state (docs/invariants.md, P2).
-struct PageCounts {
-  PageCount managed;
-  PageCount free;
-  PageCount offlining;
-  PageCount cached;
-  PageCount isolated;
-
-  PageCount allocated() const {
-    return managed - free - offlining - cached - isolated;
-  }
-};
-
-class PageAllocator {
+class PageAllocator final : public FrameAllocator {
  public:
   // All memory free, in each node's zones. InvalidArgument names the option
   // that is out of bounds, or the page that `poison` does not find in its RAM.
   static absl::StatusOr<std::unique_ptr<PageAllocator>> Create(
       const PageAllocatorOptions& options);
 
-  PageAllocator(const PageAllocator&) = delete;
-  PageAllocator& operator=(const PageAllocator&) = delete;
-
+  // Hides FrameAllocator::Allocate, so that a caller who knows the class needs
+  // no virtual call.
+  //
   // Takes a block for vCPU `cpu`, from the first zone of its zonelist that
   // stays above its low watermark and what it keeps back for others; else above
   // min, less what the request may dip into; else, if it may wait, after
@@ -122,7 +110,9 @@ class PageAllocator {
   // If it is pinned, that happens when its last pin goes. REQUIRES: as
   // Allocate; `pfn` is a block allocated at `order` (CHECKed, but for two vCPUs
   // that free it at the same moment).
-  void Free(int cpu, Pfn pfn, Order order);
+  void Free(int cpu, Pfn pfn, Order order) override;
+
+  bool AllocateAt(Pfn pfn, Order order, MigrateType type) override;
 
   // Pins the block at `pfn`: a device may write to it at any time, so it is not
   // free, whatever its owner does, before Unpin was called as often (pin_user_
@@ -131,13 +121,12 @@ class PageAllocator {
   // REQUIRES: pinned (CHECKed).
   void Unpin(int cpu, Pfn pfn);
 
-  // Gives all per-CPU pages back to their zones (drain_all_pages).
-  void DrainPerCpuPages();
+  void DrainPerCpuPages() override;
 
-  // Who is asked for memory when it is out, in the order in which they were
-  // added. `reclaimer` must live until it is removed.
-  void AddReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
-  void RemoveReclaimer(Reclaimer& reclaimer) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  void AddReclaimer(Reclaimer& reclaimer) override
+      ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  void RemoveReclaimer(Reclaimer& reclaimer) override
+      ABSL_LOCKS_EXCLUDED(reclaim_lock_);
 
   // Sets the observer of every zone, after it was told of all memory that is
   // online; null for no one. See Zone::SetObserver.
@@ -145,14 +134,13 @@ class PageAllocator {
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(memory_lock_);
 
-  int cpus() const { return static_cast<int>(cpus_); }
+  int cpus() const override { return static_cast<int>(cpus_); }
   int nodes() const { return static_cast<int>(distances_.size()); }
   // REQUIRES: 0 <= cpu < cpus().
   int NodeOf(int cpu) const { return cpu_nodes_[static_cast<size_t>(cpu)]; }
-  Order max_order() const { return options_.max_order; }
+  Order max_order() const override { return options_.max_order; }
   Order section_order() const { return options_.section_order; }
-  // One past the highest page that may be hot-added.
-  Pfn hotplug_end() const { return *options_.hotplug_end; }
+  Pfn hotplug_end() const override { return *options_.hotplug_end; }
   const PageMap& pages() const { return *pages_; }
   // Every zone, by node and then by type; some may have no memory (yet).
   std::span<const std::unique_ptr<Zone>> zones() const { return zones_; }
@@ -168,19 +156,19 @@ class PageAllocator {
   }
 
   uint64_t min_free_kbytes() const { return min_free_kbytes_.Get(); }
-  // A consistent count only while no other thread is in the allocator.
-  PageCounts Counts() const;
-  // Free pages above the low watermarks, those in per-CPU lists left out: what
-  // can be had without dipping into reserves.
-  PageCount FreePagesAboveLow() const;
-  // What was counted so far: of all zones, or of one, where numa_… count what
-  // was served from it and the rest is the requests' whose first zone it was. A
-  // snapshot.
-  VmStat vmstat() const;
+  PageCounts Counts() const override;
+  PageCount FreePagesAboveLow() const override;
+  bool HasFreeAboveLow(PageCount pages, ZoneType highest) const override;
+  void ForEachFreeBlock(
+      Order min_order, FreeBlocksOf zones,
+      absl::FunctionRef<void(Pfn pfn, Order order)> visit) const override;
+  VmStat vmstat() const override;
+  // The same for one zone: numa_… count pages served from it; the other events
+  // are of requests whose preferred zone it was.
   VmStat vmstat(const Zone& zone) const;
 
-  // Checks every invariant of docs/invariants.md, P and Z, holding all locks.
-  absl::Status CheckInvariants() const;
+  // Checks P and Z of docs/invariants.md.
+  absl::Status CheckInvariants() const override;
 
  private:
   friend class MemoryHotplug;
@@ -227,7 +215,7 @@ class PageAllocator {
   enum class Keep { kLow, kMin, kMinForSure, kNothing };
 
   // These return kNoPfn where Allocate returns none.
-  Pfn Take(int cpu, Order order, Gfp gfp);
+  Pfn Take(int cpu, Order order, Gfp gfp) override;
   // The requests of nearly all: local, of a zone that has enough, where the
   // vCPU has a block listed. kNoPfn for the others.
   Pfn TakeListed(int cpu, Order order, Gfp gfp);

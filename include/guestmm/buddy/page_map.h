@@ -32,6 +32,7 @@
 #include "absl/status/statusor.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/migratetype.h"
+#include "guestmm/frame/no_pfn.h"
 
 namespace guestmm {
 
@@ -61,19 +62,6 @@ struct PageInfo {
 };
 
 std::ostream& operator<<(std::ostream& os, PageInfo info);
-
-// "No page" among the allocator's own calls; its users see std::optional. That
-// one comes back in memory from behind a call, written in two pieces and read
-// in one, and the stall costs more than the rest of an allocation (gcc 12).
-inline constexpr Pfn kNoPfn{~uint64_t{0}};
-
-// Written so that, inlined, it stays in registers: one object, returned by
-// name.
-inline std::optional<Pfn> ToOptional(Pfn pfn) {
-  std::optional<Pfn> result(pfn);
-  if (pfn == kNoPfn) result.reset();
-  return result;
-}
 
 class PageMap {
  public:

@@ -15,9 +15,9 @@
 #include "guestmm/base/counter.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/allocation_events.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/placement.h"
-#include "guestmm/buddy/vmstat.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/frame/migratetype.h"
 

@@ -6,7 +6,7 @@
 // (ModelMachine, guestmm/machine/model/model_machine.h).
 //
 //   VirtualTime time(/*seed=*/1);
-//   auto machine = ModelMachine::Create({.memory = PcMemory(kGiB, 1)}, time);
+//   auto machine = ModelMachine::Create({.memory = MemoryMap::Pc(kGiB)}, time);
 //   (*machine)->StartMechanism(std::make_unique<ReportingMechanism>(...));
 //   (*machine)->RunUntil(std::chrono::seconds(10));
 
@@ -25,7 +25,6 @@
 namespace guestmm {
 
 class HostLedger;
-class PageAllocator;
 class Reporter;
 class ReportingPolicy;
 
@@ -46,7 +45,7 @@ class Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  virtual PageAllocator& allocator() = 0;
+  virtual FrameAllocator& allocator() = 0;
   // All vCPUs, by id.
   virtual std::span<const std::unique_ptr<Vcpu>> all_vcpus() const = 0;
   // REQUIRES: 0 <= id < vcpus().

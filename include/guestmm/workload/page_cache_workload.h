@@ -12,7 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/frame/frame_allocator.h"
 #include "guestmm/frame/reclaimer.h"
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/machine/workload.h"
@@ -42,7 +42,7 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
   // Adds itself to the allocator's reclaimers, until it is destroyed; pages
   // that it holds then stay allocated. `allocator` and its `vcpus`, by id, must
   // outlive it.
-  PageCacheWorkload(const PageCacheOptions& options, PageAllocator& allocator,
+  PageCacheWorkload(const PageCacheOptions& options, FrameAllocator& allocator,
                     std::span<const std::unique_ptr<Vcpu>> vcpus);
   ~PageCacheWorkload() override;
 
@@ -61,15 +61,12 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
 
  private:
   PageCount Reclaim(int cpu, PageCount wanted) override;
-  // Whether a zone stays above its low watermark, and above what it keeps back
-  // for others.
-  bool HasRoom() const;
   // False if memory was out.
   bool ReadAhead(Vcpu& vcpu);
   std::vector<Pfn> RemoveOldest(PageCount most) ABSL_LOCKS_EXCLUDED(lock_);
 
   const PageCacheOptions options_;
-  PageAllocator& allocator_;
+  FrameAllocator& allocator_;
   const std::span<const std::unique_ptr<Vcpu>> vcpus_;
   const uint64_t max_bytes_;
   // Of its own steps, without what they themselves took.

@@ -9,8 +9,7 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
-#include "guestmm/buddy/memory_layout.h"
-#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/frame/frame_allocator.h"
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/machine/workload.h"
 
@@ -35,7 +34,7 @@ std::vector<WorkloadInfo> WorkloadInfos();
 
 // A guest that has booted, for which a workload is made.
 struct BootedGuest {
-  PageAllocator& allocator;
+  FrameAllocator& allocator;
   std::span<const std::unique_ptr<Vcpu>> vcpus;
   uint64_t guest_bytes;
   Nanoseconds duration;

@@ -15,7 +15,6 @@
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/reporting/reporter.h"
-#include "guestmm/virtio/driver/balloon_driver.h"
 #include "src/experiment/compare/compare_run.h"
 #include "src/host/accounting/ledger_hypervisor.h"
 #include "src/machine/ledger_backing.h"
@@ -194,13 +193,12 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   const MonotonicClock clock;
   CoarseClock coarse;
   HoldTimer holds(clock);
-  GuestOptions guest_options = {.memory = Guest::MemoryMap(setup.guest_bytes),
+  GuestOptions guest_options = {.memory = MemoryMap::Pc(setup.guest_bytes),
                                 .huge_pages = setup.granule == Order(0)
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
                                 .vcpus = static_cast<int>(setup.vcpus)};
-  const GpaRange last = guest_options.memory.back();
-  HostLedger ledger(ToPfn(last.gpa + last.bytes), setup.granule);
+  HostLedger ledger(guest_options.memory.back().end, setup.granule);
   LedgerBacking* backing = nullptr;
   LedgerHypervisor* hypervisor = nullptr;
   guest_options.holds = &holds;
@@ -263,7 +261,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                      ToSeconds(setup.duration - setup.warmup) /
                                      ToSeconds(measured));
   }
-  row.kicks = guest.driver() != nullptr ? guest.driver()->kicks() : 0;
+  row.kicks = guest.counters().kicks;
   row.discard_calls = guest.hypervisor().counters().calls;
   status = FillMeasuredShares(options, guest, row);
   if (!status.ok()) return status;

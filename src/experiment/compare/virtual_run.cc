@@ -78,7 +78,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   Random random(options.seed);
   VirtualTime time(random.Next());
   absl::StatusOr<std::unique_ptr<ModelMachine>> made = ModelMachine::Create(
-      {.memory = PcMemory(setup.guest_bytes, setup.recipe->workload.nodes),
+      {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
        .granule = setup.granule,
        .costs = options.costs},

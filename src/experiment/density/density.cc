@@ -137,7 +137,7 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
                                                  const std::string& policy,
                                                  bool touch) {
   GuestOptions guest_options;
-  guest_options.memory = Guest::MemoryMap(options.guest_bytes);
+  guest_options.memory = MemoryMap::Pc(options.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
   guest_options.vmm_socket = options.vmm_socket;
   if (!options.vmm_socket.empty()) {

@@ -58,8 +58,8 @@ class Run {
 
   // REQUIRES: CheckReplay.
   absl::Status Start() {
-    const std::vector<MemoryRange> memory = ReplayedMemory(recording_);
-    result_.memory_bytes = BytesOf(memory);
+    const MemoryMap memory = MemoryMap::WholePages(recording_.memory);
+    result_.memory_bytes = memory.bytes();
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
         MakeReplayedGuest(recording_);
     if (!allocator.ok()) return allocator.status();

@@ -28,7 +28,7 @@ class ReplayHost {
   // Of a guest with this memory. For real the error of GuestRam::Create.
   // REQUIRES: `memory` is not empty.
   static absl::StatusOr<std::unique_ptr<ReplayHost>> Create(
-      const std::vector<MemoryRange>& memory, const ReplayOptions& options);
+      const MemoryMap& memory, const ReplayOptions& options);
 
   // REQUIRES for all below: the pages are the guest's. `now` is virtual time.
 

@@ -109,18 +109,18 @@ absl::Status CheckReplay(const Recording& recording,
     const absl::Status status = CheckReal(recording, options);
     if (!status.ok()) return status;
   }
-  const std::vector<MemoryRange> memory = ReplayedMemory(recording);
+  const MemoryMap memory = MemoryMap::WholePages(recording.memory);
   if (memory.empty()) {
     return absl::InvalidArgumentError(
         "the recording has no memory map (iomem): where the guest's RAM is "
         "must be known");
   }
-  const uint64_t needed = BytesOf(memory) + kReplayMachineReserve;
+  const uint64_t needed = memory.bytes() + kReplayMachineReserve;
   if (options.mode == ReplayMode::kReal && needed > available_bytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "a real guest of %s needs %s; allowed is what this machine has "
         "available, %s",
-        FormatBytes(BytesOf(memory)), FormatBytes(needed),
+        FormatBytes(memory.bytes()), FormatBytes(needed),
         FormatBytes(available_bytes)));
   }
   return absl::OkStatus();

@@ -28,27 +28,10 @@ std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
 
 }  // namespace
 
-std::vector<MemoryRange> ReplayedMemory(const Recording& recording) {
-  std::vector<MemoryRange> ranges;
-  for (const GpaRange& range : recording.memory) {
-    const Pfn start = ToPfn(range.gpa + (kPageSize - 1));
-    const Pfn end = ToPfn(range.gpa + range.bytes);
-    if (start < end) ranges.push_back({start, end});
-  }
-  return ranges;
-}
-
-uint64_t BytesOf(const std::vector<MemoryRange>& memory) {
-  uint64_t bytes = 0;
-  for (const MemoryRange& range : memory)
-    bytes += range.pages().pages().bytes();
-  return bytes;
-}
-
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
     const Recording& recording) {
   absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
-      PageAllocator::Create({.memory = ReplayedMemory(recording),
+      PageAllocator::Create({.memory = MemoryMap::WholePages(recording.memory),
                              .cpus = CpusOf(recording),
                              .min_free_kbytes = MinFreeKbytesOf(recording),
                              .per_cpu_lists = KernelVersion::kV6_1,

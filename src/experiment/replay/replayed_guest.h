@@ -14,10 +14,6 @@
 
 namespace guestmm {
 
-// The whole pages of its RAM.
-std::vector<MemoryRange> ReplayedMemory(const Recording& recording);
-uint64_t BytesOf(const std::vector<MemoryRange>& memory);
-
 // Its allocator, by the rules of Linux 6.1 and with its watermarks, all of
 // whose memory is free. The error of PageAllocator::Create.
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(

@@ -34,7 +34,7 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
   return row;
 }
 
-// As ParseMemoryMap takes it.
+// As MemoryMap::Parse takes it.
 std::string FormatMemory(const std::vector<GpaRange>& memory) {
   return absl::StrJoin(
       memory, ",", [](std::string* out, const GpaRange& range) {

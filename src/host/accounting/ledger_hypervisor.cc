@@ -4,7 +4,7 @@ namespace guestmm {
 
 absl::Status LedgerHypervisor::Discard(std::span<const GpaRange> ranges) {
   absl::Status status = next_->Discard(ranges);
-  // What a failed one discarded of several is not known.
+  // After a failure it is unknown which of the ranges were discarded.
   if (status.ok()) ledger_.OnReported(ranges, clock_.Now());
   LockHolder hold(mutex_);
   discards_.push_back(

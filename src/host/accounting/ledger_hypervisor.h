@@ -16,7 +16,7 @@
 
 namespace guestmm {
 
-// Passes discards on, and then enters them.
+// Passes discards on to another hypervisor, and enters them in a HostLedger.
 class LedgerHypervisor final : public Hypervisor {
  public:
   // The references must outlive this.
@@ -27,6 +27,7 @@ class LedgerHypervisor final : public Hypervisor {
   absl::Status Discard(std::span<const GpaRange> ranges) override;
   DiscardCounters counters() const override { return next_->counters(); }
 
+  // The total discarded so far, after each Discard.
   std::vector<DiscardedUntil> discards() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

@@ -8,7 +8,7 @@
 
 namespace guestmm {
 
-// The time as whoever sets it says: for those who cannot afford to look.
+// The time that was last set: for callers that cannot afford to read a clock.
 class CoarseClock final : public Clock {
  public:
   Nanoseconds Now() const override {

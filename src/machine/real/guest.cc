@@ -26,33 +26,26 @@
 namespace guestmm {
 namespace {
 
-std::vector<MemoryRange> MemoryRanges(const std::vector<GpaRange>& memory) {
-  std::vector<MemoryRange> ranges;
-  ranges.reserve(memory.size());
-  for (const GpaRange& range : memory) {
-    const PfnRange pages = PagesOf(range);
-    ranges.push_back({pages.start, pages.end});
-  }
-  return ranges;
-}
-
 absl::Status CheckVmm(const GuestOptions& options) {
   if (options.vmm_socket.empty()) return absl::OkStatus();
   const auto refuse = [&](const std::string& why) {
     return absl::InvalidArgumentError(
-        absl::StrCat("vmm_socket is \"", options.vmm_socket, "\", and ", why));
+        absl::StrCat("vmm_socket is \"", options.vmm_socket, "\": ", why));
   };
   if (options.memory_source != MemorySource::kSharedMemfd &&
       options.memory_source != MemorySource::kHugetlb) {
-    return refuse(absl::StrCat(
-        "memory_source is ", std::string(Name(options.memory_source)),
-        ": another process can map only a shared memfd or a hugetlb memfd"));
+    return refuse(absl::StrCat("memory_source is ",
+                               std::string(Name(options.memory_source)),
+                               ", must be a shared memfd or a hugetlb memfd, "
+                               "which another process can "
+                               "map"));
   }
   if (options.virtual_time != nullptr) {
-    return refuse("virtual_time is given: another process runs in real time");
+    return refuse(
+        "virtual_time must be unset: another process runs in real time");
   }
   if (options.make_hypervisor) {
-    return refuse("make_hypervisor is given: the VMM has the hypervisor");
+    return refuse("make_hypervisor must be unset: the VMM has the hypervisor");
   }
   return absl::OkStatus();
 }
@@ -76,18 +69,14 @@ absl::Status CheckParts(const GuestOptions& options) {
 
 }  // namespace
 
-std::vector<GpaRange> Guest::MemoryMap(uint64_t bytes) {
-  return PcMemory(bytes);
-}
-
 absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
     const GuestOptions& options) {
-  // PagePoison leaves alone what the host maps afresh, as the kernel does.
+  // PagePoison assumes that fresh memory is zero, as the kernel does.
   if (options.memory_source == MemorySource::kPrivateFile &&
       options.page_poison.mode == PagePoisonMode::kInitOnFree) {
     return absl::InvalidArgumentError(
-        "page_poison.mode is kInitOnFree, and memory_source is kPrivateFile: "
-        "what is free at first is not zero");
+        "page_poison.mode is kInitOnFree: must be another with memory_source "
+        "kPrivateFile, whose free memory is not zero initially");
   }
   absl::Status status = CheckVmm(options);
   status.Update(CheckParts(options));
@@ -95,7 +84,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   std::unique_ptr<Guest> guest(new Guest(options));
 
   absl::StatusOr<std::unique_ptr<GuestRam>> ram =
-      GuestRam::Create({.regions = options.memory,
+      GuestRam::Create({.regions = options.memory.regions(),
                         .huge_pages = options.huge_pages,
                         .source = options.memory_source,
                         .file = options.memory_file});
@@ -148,7 +137,7 @@ absl::Status Guest::SetUpAllocator() {
     page_poison_ = std::make_unique<PagePoison>(*ram_, options_.page_poison);
   }
   PageAllocatorOptions allocator_options = {
-      .memory = MemoryRanges(options_.memory),
+      .memory = options_.memory,
       .cpus = options_.vcpus,
       .min_free_kbytes = options_.min_free_kbytes,
       .wait_for_isolated =
@@ -271,7 +260,7 @@ absl::Status Guest::Suspend() {
   if (driver_ == nullptr) {
     return absl::FailedPreconditionError("the guest has no balloon");
   }
-  // The reset first: it ends a report that the device would never end.
+  // The reset comes first: it ends a report that the device would never end.
   driver_->Freeze();
   return reporter_ == nullptr ? absl::OkStatus() : reporter_->Disable(*driver_);
 }
@@ -286,8 +275,9 @@ absl::Status Guest::Resume() {
 }
 
 Guest::~Guest() {
-  // The reset ends a report that a broken device would never end. What a VMM
-  // that does not answer may do to the guest's memory does not matter any more.
+  // The reset ends a report that a broken device would never end. A VMM that
+  // does not answer may still write to the guest's memory, which is about to
+  // go.
   if (driver_ != nullptr && !driver_->Remove() && vmm_ != nullptr) {
     vmm_->Abandon();
   }

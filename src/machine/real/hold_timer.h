@@ -9,7 +9,7 @@
 
 namespace guestmm {
 
-// Measures the reporter's holds of zones' locks.
+// Measures the reporter's holds of zone locks.
 class HoldTimer final : public LockHoldObserver {
  public:
   // `clock` must outlive this.
@@ -24,7 +24,7 @@ class HoldTimer final : public LockHoldObserver {
 
  private:
   const Clock& clock_;
-  // A policy holds one lock at a time, on one thread at a time.
+  // Not guarded: a policy holds one lock at a time, on one thread at a time.
   Nanoseconds locked_at_{0};
   mutable SpinLock mutex_;
   HoldTimes times_ ABSL_GUARDED_BY(mutex_);

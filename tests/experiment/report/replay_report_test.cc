@@ -110,7 +110,7 @@ TEST(ReplayReportTest, ResultsOfOnePolicyAreToldApart) {
   const Json runs = Data(ReplayReportHtml(Truth(), results))["runs"];
   EXPECT_EQ(runs[0]["name"], "linux, recorded");
   EXPECT_EQ(runs[1]["name"], "linux, recorded (2)");
-  EXPECT_EQ(runs[2]["name"], "linux, adaptive");
+  EXPECT_EQ(runs[2]["name"], "linux, native");
 }
 
 // A folder's name is whatever someone called it.

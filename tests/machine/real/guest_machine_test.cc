@@ -33,7 +33,7 @@ class GuestMachineTest : public testing::Test {
   VirtualTime time_{1};
   GuestOptions options_ = [] {
     GuestOptions options;
-    options.memory = Guest::MemoryMap(32 * kMiB);
+    options.memory = MemoryMap::Pc(256 * kMiB);
     return options;
   }();
 };

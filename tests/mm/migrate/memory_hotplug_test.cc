@@ -302,10 +302,9 @@ TEST(MemoryHotplugZoneTest, WhatDependsOnSizesFollows) {
   constexpr uint64_t kPages = 16 * 1024;
   const auto options = [](bool all) {
     return PageAllocatorOptions{
-        .memory =
-            all ? std::vector<MemoryRange>{PagesFrom(kDma32Start, kPages),
-                                           PagesFrom(kNormalStart, kPages)}
-                : std::vector<MemoryRange>{PagesFrom(kDma32Start, kPages)},
+        .memory = all ? MemoryMap{PagesFrom(kDma32Start, kPages),
+                                  PagesFrom(kNormalStart, kPages)}
+                      : MemoryMap{PagesFrom(kDma32Start, kPages)},
         .hotplug_end = kNormalStart + PageCount(kPages),
         .cpus = 2,
         .section_order = Order(10)};

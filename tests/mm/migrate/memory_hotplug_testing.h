@@ -32,7 +32,7 @@ inline PfnRange Section(uint64_t number, uint64_t count = 1) {
   return {start, start + PageCount(count * kSectionPages)};
 }
 
-inline PageAllocatorOptions HotplugOptions(std::vector<MemoryRange> memory) {
+inline PageAllocatorOptions HotplugOptions(MemoryMap memory) {
   return {.memory = std::move(memory),
           .hotplug_end = Pfn(8 * kSectionPages),
           .max_order = Order(3),

@@ -6,7 +6,7 @@
 // (CostModel) on the vCPU that it delays.
 //
 //   VirtualTime time(/*seed=*/7);
-//   auto machine = ModelMachine::Create({.memory = PcMemory(kGiB, 1)}, time);
+//   auto machine = ModelMachine::Create({.memory = MemoryMap::Pc(kGiB)}, time);
 //   (*machine)->StartMechanism(std::make_unique<ReportingMechanism>(...));
 //   (*machine)->StartWorkloads(workloads);
 //   (*machine)->RunUntil(std::chrono::minutes(1));
@@ -21,9 +21,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/host/accounting/footprint.h"
 #include "guestmm/machine/machine.h"
@@ -35,7 +35,7 @@
 namespace guestmm {
 
 struct ModelMachineOptions {
-  std::vector<MemoryRange> memory = {};
+  MemoryMap memory = {};
   int vcpus = 1;
   // The unit in which the host maps and discards: Order(0) or kPageblockOrder.
   Order granule{0};

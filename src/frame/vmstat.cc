@@ -1,4 +1,4 @@
-#include "guestmm/buddy/vmstat.h"
+#include "guestmm/frame/vmstat.h"
 
 namespace guestmm {
 

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_BUDDY_VMSTAT_H_
-#define GUESTMM_BUDDY_VMSTAT_H_
+#ifndef GUESTMM_FRAME_VMSTAT_H_
+#define GUESTMM_FRAME_VMSTAT_H_
 
 #include <array>
 #include <cstdint>
@@ -40,20 +40,6 @@ struct VmStat {
   VmStat& operator+=(const VmStat& other);
 };
 
-// How many requests and pages went through a list or a zone so far.
-struct AllocationEvents {
-  uint64_t allocations = 0;
-  uint64_t allocated_pages = 0;
-  uint64_t freed_pages = 0;
-
-  AllocationEvents& operator+=(const AllocationEvents& other) {
-    allocations += other.allocations;
-    allocated_pages += other.allocated_pages;
-    freed_pages += other.freed_pages;
-    return *this;
-  }
-};
-
 }  // namespace guestmm
 
-#endif  // GUESTMM_BUDDY_VMSTAT_H_
+#endif  // GUESTMM_FRAME_VMSTAT_H_

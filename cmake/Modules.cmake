@@ -41,7 +41,7 @@ set(GUESTMM_MODULES
     "machine/real: base frame ram buddy mm/migrate reporting virtio/wire virtio/driver virtio/device virtio/vhost_user/front_end host/discard host/accounting machine"
     "workload: base frame machine"
     # Mechanisms, and the experiments that compare them.
-    "mechanism: base reporting"
+    "mechanism: base reporting machine"
     "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
     "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/real workload mechanism"
     "experiment/compare: base frame ram buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
 

@@ -28,7 +28,9 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/testing/await.h"
 
 #ifndef SYS_pidfd_open

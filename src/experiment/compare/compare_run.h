@@ -20,16 +20,16 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/host/accounting/discard_log.h"
+#include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/machine/model/cost_kind.h"
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/work_meter.h"
-#include "src/host/accounting/discard_log.h"
 #include "src/host/accounting/free_memory.h"
-#include "src/host/accounting/hold_times.h"
-#include "src/machine/model/vcpu_times.h"
 
 namespace guestmm {
 

@@ -11,10 +11,15 @@
 #include "absl/functional/function_ref.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
+#include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "src/experiment/compare/compare_run.h"
-#include "src/machine/real/ledger_parts.h"
+#include "src/host/accounting/ledger_hypervisor.h"
+#include "src/machine/ledger_backing.h"
+#include "src/machine/real/coarse_clock.h"
+#include "src/machine/real/hold_timer.h"
 
 namespace guestmm {
 namespace {
@@ -190,7 +195,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   LedgerHypervisor* hypervisor = nullptr;
   guest_options.holds = &holds;
   guest_options.make_backing = [&](const GuestRam& ram) {
-    auto made = std::make_unique<LedgerBacking>(ram, ledger, coarse);
+    auto made = std::make_unique<LedgerBacking>(&ram, ledger, coarse);
     backing = made.get();
     return made;
   };
@@ -254,7 +259,7 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   row.workload = setup.name;
   row.policy = policy;
   FillWork(meter, row);
-  row.kicks = guest.driver() != nullptr ? guest.driver()->kicks() : 0;
+  row.kicks = guest.counters().kicks;
   row.discard_calls = guest.hypervisor().counters().calls;
   status = FillMeasuredShares(options, guest, row);
   if (!status.ok()) return status;

@@ -7,8 +7,12 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/machine/model/model_machine.h"
+#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "src/experiment/compare/compare_run.h"
-#include "src/machine/model/virtual_guest.h"
 
 namespace guestmm {
 namespace {
@@ -24,7 +28,7 @@ auto ResidentIn(const HostLedger& ledger) {
 class VirtualRun {
  public:
   VirtualRun(const CompareSetup& setup, std::string policy,
-             const RunProgress& progress, VirtualGuest& guest)
+             const RunProgress& progress, ModelMachine& guest)
       : setup_(setup),
         policy_(std::move(policy)),
         progress_(progress),
@@ -44,12 +48,12 @@ class VirtualRun {
 
   void Sample() {
     const FreeMemory free =
-        CountFree(guest_.allocator(), ResidentIn(guest_.ledger()));
+        CountFree(guest_.allocator(), ResidentIn(*guest_.ledger()));
     samples_.push_back(
         {.workload = setup_.name,
          .policy = policy_,
          .seconds = ToSeconds(guest_.Now()),
-         .resident_bytes = guest_.ledger().resident_pages().bytes(),
+         .resident_bytes = guest_.ledger()->resident_pages().bytes(),
          .free_bytes = free.pages.bytes(),
          .host_share_of_free = free.share()});
   }
@@ -72,7 +76,7 @@ class VirtualRun {
   const CompareSetup& setup_;
   const std::string policy_;
   const RunProgress& progress_;
-  VirtualGuest& guest_;
+  ModelMachine& guest_;
   std::vector<CompareSample> samples_;
 };
 
@@ -85,26 +89,29 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const RunProgress& progress) {
   // Every policy has the same draws.
   Random random(options.seed);
-  absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
+  VirtualTime time(random.Next());
+  absl::StatusOr<std::unique_ptr<ModelMachine>> made = ModelMachine::Create(
       {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
        .granule = setup.granule,
-       .costs = options.costs,
-       .seed = random.Next()});
+       .costs = options.costs},
+      time);
   if (!made.ok()) return made.status();
-  VirtualGuest& guest = **made;
-  absl::Status status = BootGuest(*guest.vcpus().front(), setup.guest_bytes);
+  ModelMachine& guest = **made;
+  absl::Status status = BootGuest(guest.vcpu(0), setup.guest_bytes);
   if (!status.ok()) return status;
   BootedGuest world{.allocator = guest.allocator(),
-                    .vcpus = guest.vcpus(),
+                    .vcpus = guest.all_vcpus(),
                     .guest_bytes = setup.guest_bytes,
                     .duration = setup.duration,
                     .random = random.Fork()};
   const GuestLoad load = setup.recipe->make(world);
-  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(options, setup, policy);
-  if (!reporting.ok()) return reporting.status();
-  status = guest.StartReporting(*std::move(reporting));
+  std::unique_ptr<Mechanism> mechanism = std::make_unique<OffMechanism>();
+  if (policy != kPolicyOff) {
+    mechanism = std::make_unique<ReportingMechanism>(
+        policy, [&] { return PolicyFor(options, setup, policy); });
+  }
+  status = guest.StartMechanism(std::move(mechanism));
   if (!status.ok()) return status;
 
   WorkMeter meter(
@@ -125,26 +132,26 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   const Nanoseconds work_end = *meter.end();
   run.RunUntil(work_end + setup.rest);
   if (guest.Now() % kSampleEvery > Nanoseconds(0)) run.Sample();
-  if (!guest.device().status().ok()) return guest.device().status();
+  if (!guest.status().ok()) return guest.status();
 
   CompareRun result;
   CompareRow& row = result.row;
   row.workload = setup.name;
   row.policy = policy;
   FillWork(meter, row);
-  row.kicks = guest.device().kicks();
-  row.discard_calls = guest.device().discard_calls();
-  FillShares(options, guest.allocator(), ResidentIn(guest.ledger()), row);
-  FillRow(guest.allocator(), guest.ledger(), guest.reporter(),
-          guest.hold_times(), row);
+  row.kicks = guest.counters().kicks;
+  row.discard_calls = guest.counters().discard_calls;
+  FillShares(options, guest.allocator(), ResidentIn(*guest.ledger()), row);
+  FillRow(guest.allocator(), *guest.ledger(), guest.reporter(),
+          guest.counters().holds, row);
   FillTimes(work_end, guest.discards(), row);
-  const VirtualGuest::Footprint footprint = guest.footprint();
-  row.footprint_gib_min = GibMinutes(static_cast<double>(footprint.resident));
-  result.in_use_gib_min = GibMinutes(static_cast<double>(footprint.allocated));
+  const ModelMachine::Footprint footprint = guest.footprint();
+  row.footprint_gib_min = footprint.resident.gib_minutes();
+  result.in_use_gib_min = footprint.allocated.gib_minutes();
   if (amount == nullptr) result.amount = meter.amount();
   result.work_end = work_end;
   for (size_t kind = 0; kind < kCostKinds; ++kind) {
-    result.spent[kind] = guest.times().spent(static_cast<CostKind>(kind));
+    result.spent[kind] = guest.spent(static_cast<CostKind>(kind));
   }
   result.samples = run.TakeSamples();
   return result;

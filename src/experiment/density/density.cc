@@ -16,6 +16,7 @@
 #include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/workload/burst_workload.h"
 #include "guestmm/workload/idle_workload.h"
 

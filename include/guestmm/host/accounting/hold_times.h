@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_HOST_ACCOUNTING_HOLD_TIMES_H_
-#define GUESTMM_SRC_HOST_ACCOUNTING_HOLD_TIMES_H_
+#ifndef GUESTMM_HOST_ACCOUNTING_HOLD_TIMES_H_
+#define GUESTMM_HOST_ACCOUNTING_HOLD_TIMES_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -21,4 +21,4 @@ struct HoldTimes {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_HOST_ACCOUNTING_HOLD_TIMES_H_
+#endif  // GUESTMM_HOST_ACCOUNTING_HOLD_TIMES_H_

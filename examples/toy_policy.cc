@@ -55,6 +55,6 @@ class ToyPolicy final : public ReportingPolicy {
 };
 
 int main(int argc, char** argv) {
-  RegisterPolicy("toy", [] { return std::make_unique<ToyPolicy>(); });
+  RegisterPolicy("toy", [](auto&) { return std::make_unique<ToyPolicy>(); });
   return tools::GuestmmMain(argc, argv);
 }

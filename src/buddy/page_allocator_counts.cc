@@ -1,13 +1,33 @@
-// What PageAllocator knows of itself: counts, /proc/vmstat, invariants.
+// PageAllocator's counts, /proc/vmstat and invariants.
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/buddy/page_allocator.h"
 
 namespace guestmm {
+namespace {
+
+std::vector<Zone::Block> FreeBlocks(const Zone& zone, Order min_order) {
+  std::vector<Zone::Block> blocks;
+  LockHolder hold(zone.lock());
+  for (int type = 0; type < kMigrateTypes; ++type) {
+    for (int order = min_order.value(); order < Zone::kOrders; ++order) {
+      zone.ForEachFreeBlock(
+          Order(order), static_cast<MigrateType>(type), [&](Pfn pfn) {
+            blocks.push_back({.pfn = pfn, .order = Order(order)});
+          });
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
 
 PageCounts PageAllocator::Counts() const {
   PageCounts counts;
@@ -32,13 +52,35 @@ PageCount PageAllocator::FreePagesAboveLow() const {
   return pages;
 }
 
+bool PageAllocator::HasFreeAboveLow(PageCount pages, ZoneType highest) const {
+  return std::any_of(
+      zones_.begin(), zones_.end(), [&](const std::unique_ptr<Zone>& zone) {
+        return zone->free_pages() >=
+               zone->watermarks().low + zone->lowmem_reserve(highest) + pages;
+      });
+}
+
+void PageAllocator::ForEachFreeBlock(
+    Order min_order, FreeBlocksOf zones,
+    absl::FunctionRef<void(Pfn pfn, Order order)> visit) const {
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    if (zones == FreeBlocksOf::kZonesAboveLow &&
+        zone->free_pages() <= zone->watermarks().low) {
+      continue;
+    }
+    for (const Zone::Block& block : FreeBlocks(*zone, min_order)) {
+      visit(block.pfn, block.order);
+    }
+  }
+}
+
 VmStat PageAllocator::vmstat(const Zone& zone) const {
   const auto get = [](const std::atomic<uint64_t>& count) {
     return count.load(std::memory_order_relaxed);
   };
   const RareEvents& rare = events(zone);
   const auto type = static_cast<size_t>(zone.type());
-  // The exceptions first: there are never more of them than requests.
+  // Misses are read before requests, so that they are never more.
   const uint64_t numa_miss = get(rare.numa_miss);
   const uint64_t numa_other = get(rare.numa_other);
   AllocationEvents through = zone.events();
@@ -53,7 +95,7 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   stat.numa_miss = numa_miss;
   stat.numa_foreign = get(rare.numa_foreign);
   stat.numa_other = numa_other;
-  // The rule is counted by its exceptions.
+  // Hits are counted as requests less misses.
   stat.numa_hit = through.allocations - stat.numa_miss;
   stat.numa_local = through.allocations - stat.numa_other;
   stat.alloc_failed = get(rare.alloc_failed);
@@ -77,9 +119,10 @@ absl::Status PageAllocator::CheckInvariants() const
   for (const auto& zone : zones_) zone->lock().LockAsVisitor();
 
   absl::Status status;
-  PageCount listed;
+  PageCount on_lists;
   for (const auto& zone : zones_) status.Update(zone->CheckInvariants());
-  for (const auto& per_cpu : per_cpu_) listed += per_cpu->CheckedCount(status);
+  for (const auto& per_cpu : per_cpu_)
+    on_lists += per_cpu->CheckedCount(status);
   PageCount cached;
   for (const auto& zone : zones_) {
     for (const PfnRange& range : zone->ranges()) {
@@ -89,11 +132,11 @@ absl::Status PageAllocator::CheckInvariants() const
       }
     }
   }
-  if (cached != listed) {
+  if (cached != on_lists) {
     status.Update(absl::InternalError(
         absl::StrFormat("P3: %d pages cached by their states, %d on per-CPU "
                         "lists",
-                        cached.value(), listed.value())));
+                        cached.value(), on_lists.value())));
   }
 
   for (const auto& zone : zones_) zone->lock().Unlock();

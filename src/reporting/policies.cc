@@ -80,13 +80,15 @@ PolicyRegistry::PolicyRegistry() {
   Register("adaptive", AdaptiveFields(), MakeAdaptive);
 }
 
-void PolicyRegistry::Register(
-    std::string name, std::function<std::unique_ptr<ReportingPolicy>()> make) {
+void PolicyRegistry::Register(std::string name,
+                              std::function<std::unique_ptr<ReportingPolicy>(
+                                  const PolicyContext& context)>
+                                  make) {
   Add({.name = std::move(name),
        .parameters = {},
        .make = [make = std::move(make)](
                    const PolicySpec&, const std::vector<Given>&,
-                   const PolicyContext&) { return make(); }});
+                   const PolicyContext& context) { return make(context); }});
 }
 
 std::vector<std::string> PolicyRegistry::Names() const {
@@ -106,7 +108,8 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
   const Kind* const kind = Find(spec.name);
   if (kind == nullptr) {
     return SpecError(
-        spec, absl::StrCat("must be one of ", absl::StrJoin(Names(), ", ")));
+        spec, absl::StrCat(spec.written.empty() ? "" : "the policy ",
+                           "must be one of ", absl::StrJoin(Names(), ", ")));
   }
   std::vector<Given> given;
   for (const PolicyParameter& parameter : spec.defaults) {

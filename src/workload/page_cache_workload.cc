@@ -16,7 +16,7 @@ constexpr PageCount kReadAhead(32);
 constexpr PageCount kDropAtATime(512);
 constexpr std::chrono::milliseconds kNothingToDo(10);
 
-// Readahead gives up at once (readahead_gfp_mask: __GFP_NORETRY).
+// Readahead fails immediately (readahead_gfp_mask: __GFP_NORETRY).
 constexpr Gfp kGfpReadAhead = [] {
   Gfp gfp = kGfpUser;
   gfp.may_reclaim = false;
@@ -26,7 +26,7 @@ constexpr Gfp kGfpReadAhead = [] {
 }  // namespace
 
 PageCacheWorkload::PageCacheWorkload(
-    const PageCacheOptions& options, PageAllocator& allocator,
+    const PageCacheOptions& options, FrameAllocator& allocator,
     std::span<const std::unique_ptr<Vcpu>> vcpus)
     : options_(options),
       allocator_(allocator),
@@ -46,7 +46,8 @@ std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
     return Nanoseconds(0);
   }
   Nanoseconds pause = kNothingToDo;
-  if (cached_bytes() + kReadAhead.bytes() <= max_bytes_ && HasRoom() &&
+  if (cached_bytes() + kReadAhead.bytes() <= max_bytes_ &&
+      allocator_.HasFreeAboveLow(kReadAhead, kGfpReadAhead.highest) &&
       ReadAhead(vcpu)) {
     pause = Nanoseconds(kReadAhead.bytes() * std::nano::den /
                         options_.read_bytes_per_second);
@@ -56,16 +57,6 @@ std::optional<Nanoseconds> PageCacheWorkload::Step(Vcpu& vcpu) {
   }
   now_ += pause;
   return pause;
-}
-
-bool PageCacheWorkload::HasRoom() const {
-  const auto has_room = [](const std::unique_ptr<Zone>& zone) {
-    return zone->free_pages() >=
-           zone->watermarks().low +
-               zone->lowmem_reserve(kGfpReadAhead.highest) + kReadAhead;
-  };
-  const auto zones = allocator_.zones();
-  return std::any_of(zones.begin(), zones.end(), has_room);
 }
 
 bool PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
@@ -78,7 +69,7 @@ bool PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
     pages.push_back(*pfn);
   }
   read_.fetch_add(pages.size(), std::memory_order_relaxed);
-  // Only now can they be reclaimed: they are written.
+  // Reclaimable from now on: the pages are written.
   LockHolder hold(lock_);
   cached_.insert(cached_.end(), pages.begin(), pages.end());
   return !pages.empty();

@@ -6,8 +6,7 @@
 
 int main() {
   const auto guest = guestmm::Guest::Create(
-      {.memory = guestmm::Guest::MemoryMap(16 * guestmm::kMiB),
-       .make_policy = [] {
+      {.memory = guestmm::MemoryMap::Pc(16 * guestmm::kMiB), .make_policy = [] {
          return std::make_unique<guestmm::V12Policy>(guestmm::V12Options{});
        }});
   std::printf("%s\n", guest.status().ToString().c_str());

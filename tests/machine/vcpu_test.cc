@@ -12,7 +12,7 @@ namespace {
 class VcpuTest : public testing::Test {
  protected:
   std::unique_ptr<Guest> guest_ =
-      Guest::Create({.memory = Guest::MemoryMap(16 * kMiB)}).value();
+      Guest::Create({.memory = MemoryMap::Pc(16 * kMiB)}).value();
   Vcpu& vcpu_ = guest_->vcpu(0);
 };
 

@@ -271,7 +271,7 @@ class WorkCounter final : public LockHoldObserver {
 };
 
 // Free blocks scanned for each block that is reported.
-double ScansPerBlock(const std::vector<MemoryRange>& memory) {
+double ScansPerBlock(const MemoryMap& memory) {
   VirtualTime time(1);
   const auto allocator = PageAllocator::Create({.memory = memory}).value();
   FakeDevice device(time);

@@ -49,11 +49,11 @@ Shape ShapeOf(uint64_t seed) {
   world.max_order = max_order;
   world.section_order = max_order;
   world.pageblock_order = Order(max_order.value() - static_cast<int>(below(2)));
-  world.hotplug_end =
-      world.memory[0].end.AlignUp(max_order) + max_order.pages() * kSections;
+  world.hotplug_end = world.memory.front().end.AlignUp(max_order) +
+                      max_order.pages() * kSections;
   if (random.OneIn(3)) {
     const Pfn high = ToPfn(Gpa(4 * kGiB)) + PageCount(below(8));
-    world.memory.push_back({high, high + PageCount(kPages)});
+    world.memory = {world.memory.front(), {high, high + PageCount(kPages)}};
     world.hotplug_end = high + PageCount(kPages);
   }
   world.per_cpu_limits = {.batch = static_cast<uint32_t>(1 + below(4)),
@@ -135,7 +135,7 @@ class LinuxModelTest : public testing::TestWithParam<uint64_t> {
   // Adds or removes a section. A section that is in use stays.
   void PlugMemory() {
     const Order order = shape_.world.section_order;
-    const Pfn start = shape_.world.memory[0].end.AlignUp(order) +
+    const Pfn start = shape_.world.memory.front().end.AlignUp(order) +
                       order.pages() * random_.Below(kSections);
     const PfnRange section = {start, start + order.pages()};
     if (world_.hotplug.StateOf(start) == "absent") {

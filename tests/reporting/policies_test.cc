@@ -165,6 +165,17 @@ TEST(PoliciesTest, AnErrorNamesTheOptionThatTheSpecIsOf) {
                 "capacity, delay"));
 }
 
+TEST(PoliciesTest, AnUnknownPolicyOfAMechanismIsNamedSo) {
+  EXPECT_EQ(
+      MakePolicy(
+          {.name = "v13", .option = "mechanisms", .written = "reporting:v13"},
+          kSmallPages)
+          .status(),
+      absl::InvalidArgumentError(
+          "--mechanisms=reporting:v13: the policy must be one of v12, "
+          "v12-hotplug, linux, adaptive"));
+}
+
 TEST(PoliciesTest, AValueOutOfBoundsIsRefusedWithItsRule) {
   for (const auto& [text, rule] : std::map<std::string, std::string>{
            {"v12:order=11", "order must be 0 to 10"},
@@ -225,8 +236,9 @@ TEST(PoliciesTest, ARegisteredPolicyIsKnownByItsNameAndParameters) {
         granule = context.granule;
         return std::make_unique<LinuxPolicy>(LinuxOptions{});
       });
-  registry.Register(
-      "plain", [] { return std::make_unique<LinuxPolicy>(LinuxOptions{}); });
+  registry.Register("plain", [](auto&) {
+    return std::make_unique<LinuxPolicy>(LinuxOptions{});
+  });
   EXPECT_THAT(registry.Names(), Contains("custom"));
   EXPECT_THAT(registry.ParametersOf("custom"), ElementsAre("size"));
   EXPECT_THAT(registry.ParametersOf("plain"), IsEmpty());
@@ -247,13 +259,15 @@ TEST(PoliciesTest, ARegisteredPolicyIsKnownByItsNameAndParameters) {
                 "--policies=custom:size=9: size must be 1 to 8"));
   EXPECT_DEATH(
       registry.Register(
-          "linux", [] { return std::make_unique<V12Policy>(V12Options{}); }),
+          "linux",
+          [](auto&) { return std::make_unique<V12Policy>(V12Options{}); }),
       "there is a policy linux already");
 }
 
 TEST(PoliciesTest, RegisterPolicyMakesItKnownToAll) {
-  RegisterPolicy("of-a-test",
-                 [] { return std::make_unique<LinuxPolicy>(LinuxOptions{}); });
+  RegisterPolicy("of-a-test", [](auto&) {
+    return std::make_unique<LinuxPolicy>(LinuxOptions{});
+  });
   EXPECT_THAT(PolicyNames(), Contains("of-a-test"));
   EXPECT_EQ((*Make("of-a-test"))->name(), "linux");
 }

@@ -30,7 +30,7 @@ namespace guestmm {
 struct AdaptiveWorldOptions {
   // One page more than the blocks have: without it the last free block could
   // not be isolated, even with a min watermark of zero.
-  std::vector<MemoryRange> memory = {{Pfn(0), Pfn(257)}};
+  MemoryMap memory = {{Pfn(0), Pfn(257)}};
   AdaptiveOptions policy = {.order = Order(3),
                             .floor = Order(1),
                             .delay = std::chrono::milliseconds(500)};

@@ -1,4 +1,4 @@
-// A page cache reads on one vCPU while others take its pages from it.
+// A page cache reads on one vCPU while others reclaim its pages.
 
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ namespace {
 TEST(PageCacheWorkloadThreadsTest, GivesBackWhileItReads) {
   constexpr uint64_t kBytes = 64 * kMiB;
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(kBytes), .vcpus = 3}).value();
+      Guest::Create({.memory = MemoryMap::Pc(kBytes), .vcpus = 3}).value();
   PageCacheWorkload cache({}, guest->allocator(), guest->all_vcpus());
   // Until memory is full.
   while (cache.Step(guest->vcpu(0)) < std::chrono::milliseconds(10)) {

@@ -13,7 +13,7 @@ namespace guestmm::workloads_test {
 namespace {
 
 std::unique_ptr<Guest> SmallGuest() {
-  return Guest::Create({.memory = Guest::MemoryMap(64 * kMiB),
+  return Guest::Create({.memory = MemoryMap::Pc(64 * kMiB),
                         .huge_pages = HugePages::kForbid})
       .value();
 }
@@ -53,7 +53,7 @@ TEST(BurstWorkloadTest, MixesOrders) {
     EXPECT_GT(heads[order], 0) << order;
 }
 
-// A workload larger than memory takes what there is, and no more is asked for.
+// A workload larger than memory takes what there is and then stops allocating.
 TEST(BurstWorkloadTest, StopsGrowingWhereMemoryEnds) {
   const auto guest = SmallGuest();
   BurstWorkload workload(kGiB, /*seed=*/1);
@@ -85,7 +85,7 @@ TEST(IdleWorkloadTest, LeavesNothingAllocated) {
     EXPECT_GT(workload.Step(guest->vcpu(0)).value(), Nanoseconds(0));
     EXPECT_EQ(guest->allocator().Counts().allocated(), PageCount(0));
   }
-  // It did free a block of the size that reporting starts at.
+  // It freed a block large enough to be reported.
   EXPECT_GT(guest->ram().ResidentBytes().value(), 2 * kMiB);
 }
 

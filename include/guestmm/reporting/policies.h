@@ -55,16 +55,15 @@ struct PolicySpec {
 absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
                                        PolicyDefaults defaults = {});
 
-// Where a policy is to work. The same for all rows of a comparison; users do
-// not set it.
+// The host that a policy works on. Users do not set it.
 struct PolicyContext {
   explicit PolicyContext(Order host_granule) : granule(host_granule) {}
 
   // What the host maps at a time: the least that it can take back.
   Order granule;
 
-  // Reporting was at work before and continues: Enable asks for no first pass.
-  // Unset: it starts anew. linux alone heeds it.
+  // The state of a policy that was at work before, which it continues from.
+  // Unset: it starts anew. Only linux uses it.
   std::optional<ResumedReporting> resumed = {};
 };
 
@@ -102,7 +101,9 @@ class PolicyRegistry {
   }
   // Adds a policy without parameters.
   void Register(std::string name,
-                std::function<std::unique_ptr<ReportingPolicy>()> make);
+                std::function<std::unique_ptr<ReportingPolicy>(
+                    const PolicyContext& context)>
+                    make);
 
   // The library's first, then in the order of registration.
   std::vector<std::string> Names() const;

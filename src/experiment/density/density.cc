@@ -13,9 +13,10 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/workload/burst_workload.h"
 #include "guestmm/workload/idle_workload.h"
 
@@ -132,11 +133,33 @@ bool AllocateFootprint(Vcpu& vcpu, uint64_t bytes, bool touch) {
   return true;
 }
 
+// What the host maps at a time behind a guest's RAM, as far as it can.
+Order HostGranule(HugePages huge_pages) {
+  if (huge_pages == HugePages::kForbid) return Order(0);
+  const std::string thp = ReadHostInfo().thp;
+  const bool huge =
+      thp == "always" || (thp == "madvise" && huge_pages == HugePages::kAdvise);
+  return huge ? kPageblockOrder : Order(0);
+}
+
+// Null for off.
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
+    const DensityOptions& options, const std::string& policy) {
+  if (policy == kPolicyOff) return nullptr;
+  absl::StatusOr<PolicySpec> spec =
+      ParsePolicy(policy, options.policy_parameters);
+  if (!spec.ok()) return spec.status();
+  return MakePolicy(*spec, PolicyContext(HostGranule(options.huge_pages)));
+}
+
 absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
                                                  const std::string& policy,
                                                  bool touch) {
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
+      PolicyFor(options, policy);
+  if (!reporting.ok()) return reporting.status();
   GuestOptions guest_options;
-  guest_options.memory = Guest::MemoryMap(options.guest_bytes);
+  guest_options.memory = MemoryMap::Pc(options.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
   guest_options.vmm_socket = options.vmm_socket;
   if (!options.vmm_socket.empty()) {
@@ -144,11 +167,8 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
   }
   // So that discard_calls are the same on every kernel.
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
-  if (policy != kPolicyOff) {
-    guest_options.make_policy = [&] {
-      return *MakePolicy(*ParsePolicy(policy, options.policy_parameters),
-                         PolicyContext(Order(0)));
-    };
+  if (*reporting != nullptr) {
+    guest_options.make_policy = [&] { return *std::move(reporting); };
   }
   if (options.hypervisor == HypervisorKind::kNone) {
     guest_options.make_hypervisor = [](const GuestRam&) {
@@ -406,8 +426,9 @@ absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
     return absl::InvalidArgumentError(
         "policies: none given; allowed is one or more, separated by commas");
   }
-  absl::Status status = CheckPolicies(
-      options.policies, options.policy_parameters, PolicyContext(Order(0)));
+  absl::Status status =
+      CheckPolicies(options.policies, options.policy_parameters,
+                    PolicyContext(HostGranule(options.huge_pages)));
   if (status.ok()) status = CheckSizes(options, scale);
   if (status.ok()) status = CheckLimits(options);
   if (!status.ok()) return status;

@@ -8,29 +8,16 @@
 namespace guestmm {
 namespace {
 
-// One will do: a page that is lost has no stamp at all.
+// One stamp is enough, as a page that lost its contents has none.
 constexpr uint64_t kReplayStamp = 1;
-
-// A block may lie across two ranges of the map, but must be in one region.
-std::vector<GpaRange> RegionsOf(const std::vector<MemoryRange>& memory) {
-  std::vector<GpaRange> regions;
-  for (const MemoryRange& range : memory) {
-    const Gpa start = ToGpa(range.start);
-    if (regions.empty() || regions.back().gpa + regions.back().bytes != start) {
-      regions.push_back({.gpa = start, .bytes = 0});
-    }
-    regions.back().bytes += range.pages().pages().bytes();
-  }
-  return regions;
-}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ReplayHost>> ReplayHost::Create(
-    const std::vector<MemoryRange>& memory, const ReplayOptions& options) {
+    const MemoryMap& memory, const ReplayOptions& options) {
   std::unique_ptr<ReplayHost> host(new ReplayHost(memory.back().end, options));
   if (options.mode == ReplayMode::kVirtual) return host;
-  host->regions_ = RegionsOf(memory);
+  host->regions_ = memory.regions();
   absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::Create(
       {.regions = host->regions_,
        .huge_pages = options.granule == Order(0) ? HugePages::kForbid

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
 #define GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
 
-// Policies with one fault each, which a comparison must bring to light; and the
-// same without.
+// Policies with one known fault each, which a comparison must show, and the
+// same policy without a fault.
 
 #include <chrono>
 #include <cstdint>
@@ -21,12 +21,12 @@ namespace guestmm {
 
 enum class Fault {
   kNone,
-  kForgets,  // one block in ten, by its place
-  kRepeats,  // reports what it has reported already
+  kForgets,  // never reports one block in ten, chosen by its pfn
+  kRepeats,  // reports blocks again that are reported
 };
 
-// Looks through all free blocks of order 9 and above once a second and reports
-// those that are not marked.
+// Scans all free blocks of order 9 and above once a second and reports those
+// that are not marked as reported.
 class SweepingPolicy final : public ReportingPolicy {
  public:
   explicit SweepingPolicy(Fault fault) : fault_(fault) {}
@@ -92,7 +92,7 @@ class SweepingPolicy final : public ReportingPolicy {
   std::set<Pfn> seen_;  // in this pass
 };
 
-// Reports every block of any order as soon as it is free.
+// Reports every free block, of any order, as soon as it is freed.
 class EagerPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "eager"; }
@@ -132,17 +132,28 @@ class EagerPolicy final : public ReportingPolicy {
   std::vector<std::pair<ReportableZone*, Pfn>> freed_;
 };
 
-// Makes them known by name: sweeping, forgetful, repeating, eager. Any number
-// of times.
+// The granule that the newest policy "observed" was made with.
+inline std::optional<Order>& ObservedGranule() {
+  static std::optional<Order> granule;
+  return granule;
+}
+
+// Registers sweeping, forgetful, repeating, eager, and observed, which is
+// sweeping that records its granule. Idempotent.
 inline void RegisterPlantedPolicies() {
   static const bool registered = [] {
     const auto sweeping = [](Fault fault) {
-      return [fault] { return std::make_unique<SweepingPolicy>(fault); };
+      return [fault](auto&) { return std::make_unique<SweepingPolicy>(fault); };
     };
     RegisterPolicy("sweeping", sweeping(Fault::kNone));
     RegisterPolicy("forgetful", sweeping(Fault::kForgets));
     RegisterPolicy("repeating", sweeping(Fault::kRepeats));
-    RegisterPolicy("eager", [] { return std::make_unique<EagerPolicy>(); });
+    RegisterPolicy("eager",
+                   [](auto&) { return std::make_unique<EagerPolicy>(); });
+    RegisterPolicy("observed", [](const PolicyContext& context) {
+      ObservedGranule() = context.granule;
+      return std::make_unique<SweepingPolicy>(Fault::kNone);
+    });
     return true;
   }();
   static_cast<void>(registered);

@@ -1,5 +1,5 @@
-// The whole path: what a guest frees, the host has back; what it did not free,
-// it keeps.
+// The whole path: the host gets back the memory that a guest frees, and no
+// other.
 
 #include "guestmm/machine/real/guest.h"
 
@@ -11,9 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/wire/balloon.h"
+#include "tests/testing/test_hypervisors.h"
 
 namespace guestmm::guest_test {
 namespace {
@@ -25,7 +31,7 @@ std::unique_ptr<ReportingPolicy> MakeV12() {
 }
 
 GuestOptions SmallGuest(VirtualTime& time) {
-  return {.memory = Guest::MemoryMap(128 * kMiB),
+  return {.memory = MemoryMap::Pc(128 * kMiB),
           .huge_pages = HugePages::kForbid,
           .make_policy = MakeV12,
           .virtual_time = &time};
@@ -46,17 +52,9 @@ std::vector<Pfn> AllocateTouched(Guest& guest, int blocks) {
   return pfns;
 }
 
-TEST(GuestTest, MemoryMapLeavesTheHoleBelow4GiB) {
-  using Ranges = std::vector<GpaRange>;
-  EXPECT_EQ(Guest::MemoryMap(kGiB), (Ranges{{Gpa(0), kGiB}}));
-  EXPECT_EQ(Guest::MemoryMap(3 * kGiB), (Ranges{{Gpa(0), 3 * kGiB}}));
-  EXPECT_EQ(Guest::MemoryMap(5 * kGiB),
-            (Ranges{{Gpa(0), 3 * kGiB}, {Gpa(4 * kGiB), 2 * kGiB}}));
-}
-
-// A quarter of the blocks is kept: after reporting, the kernel says that the
-// freed ones are gone and the others all there. `gone` is false where the host
-// discards nothing: without the discard the same test must fail.
+// Keeps a quarter of the blocks. After reporting, the freed ones are not
+// resident by the kernel's account, and the others are. `gone` is false if the
+// host discards nothing; then all are resident, so the check can fail.
 void FreedBlocksAreGone(Guest& guest, VirtualTime& time, bool gone) {
   const uint64_t queues = guest.ram().ResidentBytes().value();
   const std::vector<Pfn> blocks = AllocateTouched(guest, 40);
@@ -78,9 +76,9 @@ void FreedBlocksAreGone(Guest& guest, VirtualTime& time, bool gone) {
     }
   }
   if (gone) {
-    // Fewer than the threshold wait for more.
+    // Fewer blocks than the threshold may remain unreported.
     EXPECT_LT(still_there, 16);
-    // More where a block had merged with memory that was never touched.
+    // More if a block merged with memory that was never touched.
     EXPECT_GE(guest.hypervisor().counters().bytes,
               static_cast<uint64_t>(30 - still_there) * kHuge.bytes());
   } else {
@@ -106,7 +104,7 @@ TEST(GuestTest, WithoutTheDiscardNothingIsGone) {
 }
 
 TEST(GuestTest, WithoutAPolicyNothingIsReported) {
-  const auto guest = Guest::Create({.memory = Guest::MemoryMap(128 * kMiB),
+  const auto guest = Guest::Create({.memory = MemoryMap::Pc(128 * kMiB),
                                     .huge_pages = HugePages::kForbid})
                          .value();
   EXPECT_EQ(guest->reporter(), nullptr);
@@ -119,7 +117,7 @@ TEST(GuestTest, WithoutAPolicyNothingIsReported) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
 }
 
-// Passes on to madvise, after a hook.
+// Calls a hook, then discards with madvise.
 class HookedHypervisor final : public Hypervisor {
  public:
   HookedHypervisor(const GuestRam& ram, RecordingHypervisor::Hook hook)
@@ -134,9 +132,9 @@ class HookedHypervisor final : public Hypervisor {
   RecordingHypervisor recording_;
 };
 
-// Safety (S1): at the instant of a discard every page of it is isolated, also
-// while vCPUs go on allocating, writing and freeing, as they do here from
-// inside the discard; and nothing that they wrote is lost.
+// Safety (S1): at the instant of a discard every page of it is isolated, even
+// while vCPUs allocate, write and free, which they do here from inside the
+// discard. Nothing that they wrote is lost.
 TEST(GuestTest, WhatTheHostDiscardsIsIsolatedWhateverVcpusDo) {
   constexpr uint64_t kSeed = 1;
   SCOPED_TRACE(kSeed);
@@ -189,7 +187,7 @@ TEST(GuestTest, WhatTheHostDiscardsIsIsolatedWhateverVcpusDo) {
   }
 }
 
-// A run of random steps; what the host was told, and the free lists at the end.
+// Runs random steps. Returns what was reported, and the free lists at the end.
 std::string RunOf(uint64_t seed) {
   VirtualTime time(seed);
   RecordingHypervisor* recording = nullptr;
@@ -204,7 +202,7 @@ std::string RunOf(uint64_t seed) {
   Random random(seed);
   std::vector<std::pair<Pfn, Order>> blocks;
   std::vector<std::unique_ptr<Work>> steps;
-  // Each vCPU takes its turns as events among the reporter's and the device's.
+  // The vCPUs' steps are events among those of the reporter and the device.
   for (int id = 0; id < 2; ++id) {
     for (int i = 0; i < 400; ++i) {
       steps.push_back(std::make_unique<Work>([&, id] {
@@ -252,14 +250,14 @@ TEST(GuestTest, InVirtualTimeTheSameSeedIsTheSameRun) {
 TEST(GuestTest, ALargeReportFitsTheQueue) {
   VirtualTime time(1);
   GuestOptions options = SmallGuest(time);
-  options.memory = Guest::MemoryMap(256 * kMiB);
+  options.memory = MemoryMap::Pc(256 * kMiB);
   options.make_policy = [] {
     return std::make_unique<V12Policy>(
         V12Options{.threshold = 40, .capacity = 100});
   };
   const auto guest = Guest::Create(options).value();
   const std::vector<Pfn> blocks = AllocateTouched(*guest, 110);
-  // Every other one, so that they stay apart and each is an entry.
+  // Every other one, so that they do not merge and each is an entry.
   for (const Pfn block : blocks) {
     if ((block.value() >> kHuge.value()) % 2 == 1) {
       guest->vcpu(0).Free(block, kHuge);
@@ -267,21 +265,21 @@ TEST(GuestTest, ALargeReportFitsTheQueue) {
   }
   time.RunUntilIdle();
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  // In one report, of more entries than the queue has by default.
+  // One report has more entries than the queue has by default.
   EXPECT_EQ(guest->reporter()->counters().reports, 1u);
   EXPECT_GT(guest->reporter()->counters().reported_blocks, 32u);
 }
 
 TEST(GuestTest, CreateSaysWhatWasWrong) {
   EXPECT_EQ(Guest::Create({}).status().message(), "guest RAM has no region");
-  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(kMiB), .vcpus = 0})
+  EXPECT_EQ(Guest::Create({.memory = MemoryMap::Pc(kMiB), .vcpus = 0})
                 .status()
                 .message(),
             "cpus is 0; at least 1 is needed");
 }
 
 TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
-  EXPECT_EQ(Guest::Create({.memory = Guest::MemoryMap(16 * kMiB),
+  EXPECT_EQ(Guest::Create({.memory = MemoryMap::Pc(16 * kMiB),
                            .make_policy = [] { return nullptr; }})
                 .status()
                 .message(),
@@ -290,7 +288,7 @@ TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {
 
 TEST(GuestTest, PagePoisoningFindsWritesToFreeMemory) {
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB),
+      Guest::Create({.memory = MemoryMap::Pc(32 * kMiB),
                      .huge_pages = HugePages::kForbid,
                      .page_poison = {.mode = PagePoisonMode::kPoison}})
           .value();
@@ -309,7 +307,7 @@ TEST(GuestTest, PagePoisoningFindsWritesToFreeMemory) {
 
 TEST(GuestTest, WithoutPagePoisoningThereIsNone) {
   const auto guest =
-      Guest::Create({.memory = Guest::MemoryMap(32 * kMiB)}).value();
+      Guest::Create({.memory = MemoryMap::Pc(32 * kMiB)}).value();
   EXPECT_EQ(guest->page_poison(), nullptr);
 }
 
@@ -319,25 +317,25 @@ TEST(GuestTest, CreateRefusesAPolicyWithABalloonThatTakesNoReports) {
   options.balloon_features = kBalloonFStatsVq;
   EXPECT_EQ(Guest::Create(options).status(),
             absl::InvalidArgumentError(
-                "balloon_features is 0x2, without PAGE_REPORTING, and "
-                "make_policy asks for reporting"));
+                "balloon_features is 0x2: must have PAGE_REPORTING, since the "
+                "guest is to report"));
 }
 
-// A guest that goes away while its blocks are at the host takes them along.
+// A guest may be destroyed while a report is in flight.
 TEST(GuestTest, EndsWithAReportInFlight) {
   VirtualTime time(1);
   const auto guest = Guest::Create(SmallGuest(time)).value();
   for (const Pfn pfn : AllocateTouched(*guest, 40)) {
     guest->vcpu(0).Free(pfn, kHuge);
   }
-  // The reporter runs, the device has not yet.
+  // The reporter has run, the device has not.
   time.WaitUntil(
       [&] { return guest->allocator().Counts().isolated > PageCount(0); });
   EXPECT_GT(guest->allocator().Counts().isolated, PageCount(0));
 }
 
-// All memory is in use or, sixteen blocks of it, at the host, when one more
-// block is asked for.
+// All memory is allocated except for sixteen blocks in a report in flight when
+// another block is requested.
 class GuestWaitTest : public testing::TestWithParam<bool> {
  protected:
   GuestWaitTest() {
@@ -345,7 +343,7 @@ class GuestWaitTest : public testing::TestWithParam<bool> {
     while (const std::optional<Pfn> pfn = vcpu_.Allocate(kHuge)) {
       taken.push_back(*pfn);
     }
-    // Every other one, so that they stay apart.
+    // Every other one, so that they do not merge.
     for (const Pfn pfn : taken) {
       if (freed_ < 16 && (pfn.value() >> kHuge.value()) % 2 == 1) {
         vcpu_.Free(pfn, kHuge);
@@ -385,13 +383,13 @@ TEST_P(GuestWaitTest, ForMemoryThatIsIsolated) {
   EXPECT_EQ(
       stat.alloc_failed_isolated_pages - before_.alloc_failed_isolated_pages,
       waits ? 0u : isolated.value());
-  // The batch came back to who waited for it; else it is out still.
+  // A waiter gets the returned batch; without one it is still in flight.
   EXPECT_EQ(guest_->allocator().Counts().isolated,
             waits ? PageCount(0) : isolated);
   EXPECT_EQ(guest_->reporter()->counters().reports, waits ? 1u : 0u);
   EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
   time_.RunUntilIdle();
-  // Once it is back both have it.
+  // Once it has returned, either kind of request succeeds.
   EXPECT_TRUE(vcpu_.Allocate(kHuge).has_value());
   EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
 }

@@ -1,0 +1,100 @@
+#include "guestmm/mechanism/mechanisms.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "guestmm/base/check.h"
+#include "guestmm/base/option_error.h"
+#include "guestmm/machine/machine.h"
+#include "guestmm/reporting/reporter.h"
+
+namespace guestmm {
+ReportingMechanism::ReportingMechanism(std::string text,
+                                       MakeReportingPolicy make_policy)
+    : text_(std::move(text)), make_policy_(std::move(make_policy)) {}
+
+ReportingMechanism::~ReportingMechanism() { Stop(); }
+
+absl::Status ReportingMechanism::Start(Machine& machine) {
+  GUESTMM_CHECK(machine_ == nullptr) << text_ << " is started already";
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy = make_policy_();
+  if (!policy.ok()) return policy.status();
+  absl::Status status = machine.StartReporting(*std::move(policy));
+  if (status.ok()) machine_ = &machine;
+  return status;
+}
+
+void ReportingMechanism::Stop() {
+  if (machine_ != nullptr) std::exchange(machine_, nullptr)->StopReporting();
+}
+
+const Reporter* ReportingMechanism::reporter() const {
+  return machine_ == nullptr ? nullptr : machine_->reporter();
+}
+
+bool ReportingMechanism::AtRest() const {
+  return reporter() == nullptr || reporter()->AtRest();
+}
+
+MechanismCounters ReportingMechanism::counters() const {
+  if (reporter() == nullptr) return {};
+  const ReporterCounters counters = reporter()->counters();
+  return {.requests = counters.reports,
+          .failed_requests = counters.failed_reports,
+          .bytes = counters.reported_bytes};
+}
+
+absl::Status ReportingMechanism::CheckInvariants() const {
+  return reporter() == nullptr ? absl::OkStatus()
+                               : reporter()->policy().CheckInvariants();
+}
+
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
+    std::string_view option, const MechanismSpec& spec,
+    const MechanismContext& context) {
+  GUESTMM_CHECK(spec.is_reporting()) << spec.text() << " has no policy";
+  PolicySpec policy = {.name = spec.choice,
+                       .defaults = context.defaults,
+                       .option = std::string(option),
+                       .written = spec.text()};
+  for (const auto& [key, value] : spec.parameters) {
+    policy.parameters.push_back({.name = key, .value = value});
+  }
+  return MakePolicy(policy, context.policy);
+}
+
+absl::StatusOr<std::unique_ptr<Mechanism>> MakeMechanism(
+    std::string_view option, const MechanismSpec& spec,
+    const MechanismContext& context) {
+  if (spec.is_reporting()) {
+    return std::make_unique<ReportingMechanism>(
+        spec.text(), [option = std::string(option), spec, context] {
+          return MakePolicy(option, spec, context);
+        });
+  }
+  if (spec.name == kMechanismOff) return std::make_unique<OffMechanism>();
+  return OptionError(option, spec.text(),
+                     "must be off or reporting: no machine runs the others");
+}
+
+absl::Status CheckMechanisms(std::string_view option,
+                             std::span<const MechanismSpec> specs,
+                             std::span<const std::string_view> names,
+                             const MechanismContext& context) {
+  for (const MechanismSpec& spec : specs) {
+    if (std::find(names.begin(), names.end(), spec.name) == names.end()) {
+      std::vector<std::string> allowed(names.begin(), names.end());
+      return OptionError(
+          option, spec.text(),
+          absl::StrCat("must be one of ", absl::StrJoin(allowed, ", ")));
+    }
+    if (!spec.is_reporting()) continue;
+    absl::Status status = MakePolicy(option, spec, context).status();
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace guestmm

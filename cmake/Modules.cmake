@@ -36,7 +36,7 @@ set(GUESTMM_MODULES
     # What it is for.
     "mechanism: base reporting"
     "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
-    "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/real workload mechanism"
+    "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/model machine/real workload mechanism"
     "experiment/compare: base frame ram buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"
     "experiment/report: base frame buddy reporting trace host/accounting machine machine/model workload mechanism experiment/replay experiment/density experiment/compare")
 

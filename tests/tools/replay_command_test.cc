@@ -69,26 +69,25 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   expect(recording_ + " --policy nonsense", 2,
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
-         "--placement here: allowed is recorded, native");
+         "--placement=here: must be one of recorded, native");
   expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
-         "--touch GFP_USER,GFP_NONSENSE: there is no gfp flag "
+         "--touch=GFP_USER,GFP_NONSENSE: there is no gfp flag "
          "\"GFP_NONSENSE\"; allowed is all, or names, as in ");
   expect(recording_ + " --speed fast", 2,
-         "--speed fast: allowed is a number, as in 10, or max");
+         "--speed=fast: allowed is a number, as in 10, or max");
   expect(recording_ + " --speed 0", 2, "speed 0: allowed is 0.01 to 1000000");
   expect(recording_ + " --real --virtual", 2, "--virtual");
   expect(recording_ + " --real --memory 0-64T", 2,
          "a real guest of 64.00 TiB needs 64.00 TiB; allowed is what this "
          "machine has available, ");
   for (const std::string tail : {"1e300", "-1e300", "604801", "-1", "nan"}) {
-    expect(
-        recording_ + " --tail " + tail, 2,
-        "--tail " + tail + ": allowed is a number of seconds from 0 to 604800");
+    expect(recording_ + " --tail " + tail, 2,
+           "--tail=" + tail + ": must be a number of seconds from 0 to 604800");
   }
   expect(recording_ + " --delay 1e300", 2,
-         "--delay 1e300: allowed is a number of seconds from 0 to 3600");
+         "--delay=1e300: must be a number of seconds from 0 to 3600");
   expect(recording_ + " --granule 2GiB", 2,
-         "--granule 2GiB: allowed is 4KiB, 2MiB");
+         "--granule=2GiB: must be one of 4KiB, 2MiB");
   expect(recording_ + " --order 5", 2,
          "--order 5: allowed for guestmm with a granule of 2.00 MiB is 9 to "
          "10");

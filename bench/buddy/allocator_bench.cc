@@ -1,7 +1,7 @@
-// What one allocation and one free cost: 4 GiB of 4 KiB pages, no memory behind
-// them. Each row is one loop, run over the library with the per-CPU lists of
-// Linux 5.3 and with those of 6.1, over a textbook buddy, and over nothing at
-// all, which is what the loop itself costs.
+// The cost of an allocation and a free: 4 GiB of 4 KiB pages, without memory
+// behind them. Each row is one loop, run over the library with the per-CPU
+// lists of Linux 5.3 and with those of 6.1, over a textbook buddy, and without
+// an allocator, which is the cost of the loop.
 //
 // Read the counters: `ns` per single operation, the median of slices of 2,040
 // operations, and `mean_ns`. Time is that of one whole pass.
@@ -9,8 +9,8 @@
 //   pair       allocate then free one block, over and over
 //   bulk       allocate all of the memory, block by block
 //   seq_free   free it in the order in which it was allocated
-//   rand_free  free it in random order; `merged` order-10 blocks are to be had
-//              afterwards, of 1,024
+//   rand_free  free it in random order; afterwards `merged` of 1,024
+//              order-10 blocks can be allocated
 //   churn      about half full: while under half, allocate an order that is the
 //              number of trailing zeros of a random number; else free a random
 //              live block
@@ -43,7 +43,7 @@ namespace {
 
 constexpr uint64_t BlocksOf(int order) { return kPages >> order; }
 
-// Everything was touched once before anything is timed.
+// Touches everything once before anything is timed.
 template <typename Allocator>
 class Warm {
  public:
@@ -60,7 +60,7 @@ class Warm {
   Allocator allocator_;
 };
 
-// How many blocks of order 10 can be had now.
+// The number of blocks of order 10 that can be allocated now.
 template <typename Allocator>
 double Merged(Allocator& allocator) {
   allocator.Drain();
@@ -122,7 +122,7 @@ void AllocateAllFreeAll(benchmark::State& state) {
       static_cast<double>(allocator->MetadataBytes());
 }
 
-// The state of a churn: call Step as often as wanted.
+// The state of a churn; call Step repeatedly.
 template <typename Allocator>
 class Churn {
  public:
@@ -133,7 +133,7 @@ class Churn {
   void Step() {
     Step([this](int order) { return allocator_->Allocate(0, order); });
   }
-  // `allocate(order)` allocates, where it is an allocation's turn.
+  // Calls `allocate(order)` when it is an allocation's turn.
   template <typename Allocate>
   void Step(Allocate allocate) {
     const uint64_t random = random_.Next();
@@ -211,7 +211,7 @@ void TailRow(benchmark::State& state) {
       static_cast<double>(times[times.size() - 1 - times.size() / 1000]);
 }
 
-// Two vCPUs, each a thread of its own as long as this lives.
+// Two vCPUs, each with its own thread for the lifetime of this object.
 class TwoThreads {
  public:
   TwoThreads() = default;
@@ -223,7 +223,7 @@ class TwoThreads {
     other_.join();
   }
 
-  // Runs `work(cpu, slices)`, which returns seconds, on both, which start
+  // Runs `work(cpu, slices)`, which returns seconds, on both vCPUs, started
   // together; returns the longer time.
   double Run(Slices& slices, std::function<double(int, Slices&)> work) {
     work_ = std::move(work);

@@ -1,7 +1,7 @@
-// What an operation costs as memory grows: 1 GiB to 1 TiB of 4 KiB pages, no
-// memory behind them. The rows of allocator_bench.cc whose work does not grow
-// with it, so that what grows is what caches miss. Of 1 TiB the metadata takes
-// up to 2.3 GiB.
+// The cost of an operation as memory grows: 1 GiB to 1 TiB of 4 KiB pages,
+// without memory behind them. These are the rows of allocator_bench.cc whose
+// work does not grow with memory, so only cache misses grow. The metadata of 1
+// TiB takes up to 2.3 GiB.
 //
 // Read the counters: `ns` per single operation, the median of slices of 2,040;
 // `metadata_bytes`, resident after the run. The argument is in GiB.
@@ -27,7 +27,7 @@ uint64_t PagesOf(const benchmark::State& state) {
   return static_cast<uint64_t>(state.range(0)) * (kGiB / kPageSize);
 }
 
-// From 4 GiB on, so that all of it is in zone Normal.
+// From 4 GiB on, so that all memory is in zone Normal.
 std::unique_ptr<PageAllocator> MakeAllocator(uint64_t pages) {
   constexpr Pfn kStart(4 * kGiB / kPageSize);
   return PageAllocator::Create({.memory = {{kStart, kStart + PageCount(pages)}},
@@ -52,9 +52,9 @@ void Pair(benchmark::State& state) {
   ReportMetadata(state, *allocator);
 }
 
-// Half full of blocks of random orders, small ones more often, all over the
-// memory; each step allocates one or frees any. Without an allocator, what the
-// loop itself costs, which misses caches too.
+// Half full of blocks of random orders, mostly small, everywhere in memory;
+// each step allocates one or frees a random one. Without an allocator: the cost
+// of the loop, which misses caches too.
 enum class Over { kGuestmm, kNothing };
 
 template <Over kOver>
@@ -84,7 +84,7 @@ void Churn(benchmark::State& state) {
     }
   };
   while (used < pages / 2) step(0);
-  // Until the free lists are in no order any more.
+  // Until the free lists are in random order.
   const size_t settle = std::min<size_t>(live.size(), 4'000'000);
   for (size_t i = 0; i < settle; ++i) step(i);
   Slices slices;

@@ -1,15 +1,15 @@
 #ifndef GUESTMM_BENCH_BUDDY_BENCH_ALLOCATORS_H_
 #define GUESTMM_BENCH_BUDDY_BENCH_ALLOCATORS_H_
 
-// What allocator_bench.cc compares, behind one interface: 4 GiB of pages
-// without memory behind them, two vCPUs.
+// The allocators that allocator_bench.cc compares, with one interface: 4 GiB of
+// pages without memory behind them, two vCPUs.
 //
-//   Guestmm         the library, through its front door, with the per-CPU lists
-//                   of Linux 5.3
-//   Guestmm61       the same with those of 6.1, which have orders 0 to 3 and 9
+//   Guestmm         the library (PageAllocator) with the per-CPU lists of Linux
+//                   5.3
+//   Guestmm61       the same with those of 6.1, of orders 0 to 3 and 9
 //   Textbook        a plain buddy of lists over 64-byte page structs, no locks
 //   LockedTextbook  the same behind one lock, for the rows of two threads
-//   Nothing         no allocator: what the loops themselves cost
+//   Nothing         no allocator: the cost of the loops
 
 #include <array>
 #include <cstddef>

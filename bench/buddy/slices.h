@@ -10,14 +10,14 @@
 
 namespace guestmm::bench {
 
-// Times operations in slices of 2,040, so that the median tells what one costs
-// on a machine whose neighbours come and go.
+// Times operations in slices of 2,040, so that the median is robust against
+// noise from other load on the machine.
 class Slices {
  public:
   static constexpr size_t kOperations = 2040;
 
-  // Calls `step(i)` for i in [0, steps), each of them `operations` operations.
-  // Returns the seconds it took.
+  // Calls `step(i)` for i in [0, steps), each of `operations` operations.
+  // Returns the elapsed seconds.
   template <typename Step>
   double Run(size_t steps, size_t operations, Step step) {
     using Clock = std::chrono::steady_clock;
@@ -30,7 +30,7 @@ class Slices {
       for (; i < end; ++i) step(i);
       const std::chrono::duration<double> elapsed = Clock::now() - start;
       seconds += elapsed.count();
-      // What is left for a last slice may be too little to time.
+      // The rest may be too short to time as a last slice.
       if (done >= kOperations / 2) {
         per_operation_.push_back(elapsed.count() / static_cast<double>(done));
       }
@@ -40,7 +40,7 @@ class Slices {
     return seconds;
   }
 
-  // Adds another thread's.
+  // Adds the slices of another thread.
   void Merge(const Slices& other) {
     per_operation_.insert(per_operation_.end(), other.per_operation_.begin(),
                           other.per_operation_.end());
@@ -48,8 +48,8 @@ class Slices {
     operations_ += other.operations_;
   }
 
-  // Nanoseconds per operation as counters `ns` (median of slices) and
-  // `mean_ns`; the iterations' items.
+  // Sets the counters `ns` (nanoseconds per operation, median of slices) and
+  // `mean_ns`, and the iterations' items.
   void Report(benchmark::State& state) {
     if (per_operation_.empty()) return;
     const auto middle = per_operation_.begin() +

@@ -10,7 +10,7 @@ constexpr Pfn kDmaEnd = ToPfn(Gpa(16 * kMiB));
 constexpr Pfn kDma32End = ToPfn(Gpa(4 * kGiB));
 constexpr Pfn kNoEnd{~uint64_t{0}};
 
-// Where each node's ZONE_MOVABLE begins.
+// The start of each node's ZONE_MOVABLE; kNoEnd for none.
 std::map<int, Pfn> MovableStarts(const MemoryMap& memory, PageCount movable,
                                  Order alignment) {
   std::map<int, Pfn> starts;
@@ -28,8 +28,9 @@ std::map<int, Pfn> MovableStarts(const MemoryMap& memory, PageCount movable,
   const Pfn usable_from = highest == ZoneType::kDma     ? Pfn(0)
                           : highest == ZoneType::kDma32 ? kDmaEnd
                                                         : kDma32End;
-  // What the kernel still wants for itself, spread over the nodes that can give
-  // some, until no more is wanted; if that is nothing, it did not say.
+  // Pages still to be given to the kernel (required_kernelcore): spread over
+  // the nodes that have some left, until none are wanted. Initially none means
+  // no ZONE_MOVABLE.
   PageCount wanted = rounded < total ? total - rounded : PageCount(0);
   if (wanted == PageCount(0)) return starts;
   size_t nodes = starts.size();
@@ -43,7 +44,7 @@ std::map<int, Pfn> MovableStarts(const MemoryMap& memory, PageCount movable,
       for (const MemoryRange& range : memory) {
         if (range.node != node || range.end <= from) continue;
         const Pfn start = std::max(range.start, from);
-        // What only the kernel can use counts as its own, wanted or not.
+        // Memory that cannot be movable counts as the kernel's, wanted or not.
         const Pfn must_end = std::clamp(usable_from, start, range.end);
         const PageCount must = must_end - start;
         const PageCount more =

@@ -71,13 +71,13 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   first_choices_ =
       std::make_unique<std::atomic<PerCpuPages*>[]>(size_t{cpus_} * kZoneTypes);
   LockHolder hold(memory_lock_);
-  // No one observes yet.
+  // There is no observer yet.
   static_cast<void>(ZonesResized());
 }
 
 // Allocating -----------------------------------------------------------------
 
-// The analysis cannot follow a lock that is held or not.
+// The analysis cannot follow a lock that is held conditionally.
 inline Pfn PageAllocator::TakeFrom(
     PerCpuPages& per_cpu, Order order, MigrateType type, Mixing mixing,
     PerCpuLocks locks) ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -90,7 +90,7 @@ inline Pfn PageAllocator::TakeFrom(
   return zone.Take(order, type, mixing);
 }
 
-[[gnu::always_inline]] inline Pfn PageAllocator::TakeListed(int cpu,
+[[gnu::always_inline]] inline Pfn PageAllocator::TakeCached(int cpu,
                                                             Order order,
                                                             Gfp gfp) {
   if (!IsRequest(cpu, order, gfp) || gfp.node != Gfp::kLocalNode ||
@@ -102,22 +102,22 @@ inline Pfn PageAllocator::TakeFrom(
     return kNoPfn;
   const Zone& zone = per_cpu->zone();
   return zone.WatermarkOk(order, zone.low_mark())
-             ? per_cpu->TakeListed(order, gfp.type)
+             ? per_cpu->TakeCached(order, gfp.type)
              : kNoPfn;
 }
 
-// One copy of the way for single pages, one for the rest.
+// Two copies of the fast path: one for single pages, one for the other orders.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
   if (options_.poison == nullptr) [[likely]] {
-    const Pfn pfn = order == Order(0) ? TakeListed(cpu, Order(0), gfp)
-                                      : TakeListed(cpu, order, gfp);
+    const Pfn pfn = order == Order(0) ? TakeCached(cpu, Order(0), gfp)
+                                      : TakeCached(cpu, order, gfp);
     if (pfn != kNoPfn) [[likely]]
       return pfn;
   }
-  return TakeUnlisted(cpu, order, gfp);
+  return TakeUncached(cpu, order, gfp);
 }
 
-Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
+Pfn PageAllocator::TakeUncached(int cpu, Order order, Gfp gfp) {
   if (!IsRequest(cpu, order, gfp)) RejectRequest(cpu, order, gfp);
   Pfn pfn = kNoPfn;
   const Zone* tried = nullptr;
@@ -132,7 +132,7 @@ Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
     }
   }
   if (pfn == kNoPfn) pfn = TakeFromZonelist(cpu, order, gfp, tried);
-  // Outside of all locks.
+  // Outside all locks.
   if (options_.poison != nullptr && pfn != kNoPfn) {
     options_.poison->PrepareAllocated(pfn, order);
   }
@@ -140,16 +140,20 @@ Pfn PageAllocator::TakeUnlisted(int cpu, Order order, Gfp gfp) {
 }
 
 void PageAllocator::RejectRequest(int cpu, Order order, Gfp gfp) const {
-  GUESTMM_CHECK(0 <= cpu && cpu < cpus()) << "there is no cpu " << cpu;
-  GUESTMM_CHECK(order <= max_order()) << order << " is above the largest";
+  GUESTMM_CHECK(0 <= cpu && cpu < cpus())
+      << "cpu " << cpu << " must be 0 to " << cpus() - 1;
+  GUESTMM_CHECK(order <= max_order())
+      << order << " must be at most " << max_order();
   GUESTMM_CHECK(static_cast<int>(gfp.type) < kRequestTypes)
-      << "a request of type " << Name(gfp.type);
+      << "type " << Name(gfp.type)
+      << " of a request must be Unmovable, Movable or Reclaimable";
 }
 
-// get_page_from_freelist, and what __alloc_pages_nodemask does about it.
+// __alloc_pages_nodemask: get_page_from_freelist, then the slow path.
 Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
                                     const Zone* tried) {
-  GUESTMM_CHECK(gfp.node < nodes()) << "there is no node " << int{gfp.node};
+  GUESTMM_CHECK(gfp.node < nodes())
+      << "node " << int{gfp.node} << " must be at most " << nodes() - 1;
   const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
   const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
   const Request request = {.cpu = cpu,
@@ -163,7 +167,7 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid,
                              PerCpuLocks::kFree, tried);
     if (pfn != kNoPfn) return pfn;
-    // It may have something of another type.
+    // It may have a block of another type.
     tried = nullptr;
   }
   const Pfn pfn =
@@ -173,8 +177,8 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
 
 inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
                                    Keep keep) {
-  // 5.3, ac_classzone_idx: what is kept back is for those who cannot use the
-  // first zone's type.
+  // 5.3, ac_classzone_idx: the reserve depends on the type of the preferred
+  // zone, not on gfp.highest.
   const PageCount reserve = zone.lowmem_reserve(request.zones.front()->type());
   switch (keep) {
     case Keep::kLow:
@@ -182,7 +186,8 @@ inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
     case Keep::kMin:
     case Keep::kMinForSure: {
       PageCount min = zone.watermarks().min;
-      // Not for kAll, which first looks in every zone for what is above min.
+      // Not for kAll, which tries all zones above min before it ignores the
+      // watermarks.
       const bool atomic = request.gfp.reserves == Reserves::kAtomic;
       if (atomic || request.gfp.reserves == Reserves::kHigh) {
         min -= PageCount(min.value() / 2);
@@ -200,22 +205,22 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
                             PerCpuLocks locks, const Zone* tried) {
   for (Zone* const zone : request.zones) {
     if (zone == tried) continue;
-    // A remote node is worse than a mix of types.
+    // Mixing types is better than using a remote node.
     if (mixing == Mixing::kAvoid &&
         zone->node() != request.zones.front()->node()) {
       return kNoPfn;
     }
     if (!MayTake(*zone, request, keep)) {
       if (keep != Keep::kMinForSure) continue;
-      // A look without the lock misses blocks that are being split or merged.
+      // Without the lock a block that is being split or merged may be missed.
       LockHolder hold(zone->lock());
       if (!MayTake(*zone, request, keep)) continue;
     }
     const Pfn pfn = TakeFrom(per_cpu(request.cpu, *zone), request.order,
                              request.gfp.type, mixing, locks);
     if (pfn == kNoPfn) continue;
-    // What counts is the node it would be served from were there enough, which
-    // need not be the one asked for (zone_statistics).
+    // A miss is relative to the preferred zone's node, which need not be the
+    // requested one (zone_statistics).
     const Zone& preferred = *request.zones.front();
     if (zone->node() != preferred.node()) [[unlikely]] {
       events(*zone).numa_miss.fetch_add(1, std::memory_order_relaxed);
@@ -264,8 +269,8 @@ Pfn PageAllocator::AllocateSlowPath(const Request& request) {
 }
 
 Pfn PageAllocator::TakeReclaimed(const Request& request) {
-  // Above order 3 memory may be given back and never be in one piece
-  // (MAX_RECLAIM_RETRIES, PAGE_ALLOC_COSTLY_ORDER).
+  // Above order 3, reclaim may make progress for ever without freeing a block
+  // of the order (MAX_RECLAIM_RETRIES, PAGE_ALLOC_COSTLY_ORDER).
   constexpr int kMostRounds = 16;
   constexpr Order kCostlyOrder(3);
   events(*request.zones.front())
@@ -283,7 +288,7 @@ Pfn PageAllocator::WaitForIsolated(const Request& request) {
   if (options_.wait_for_isolated == nullptr) return kNoPfn;
   bool waited = false;
   while (true) {
-    // Looked up before the attempt, which so finds all that is back by then.
+    // Read before the attempt, which then sees all that has returned by now.
     const PageCount isolated = IsolatedPages(request);
     const Pfn pfn = TakeDrained(request, Keep::kMinForSure);
     if (pfn != kNoPfn || isolated == PageCount(0)) return pfn;
@@ -292,7 +297,8 @@ Pfn PageAllocator::WaitForIsolated(const Request& request) {
       events(*request.zones.front())
           .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
     }
-    // The next batch may be as large as the one that came back.
+    // The count alone is not enough: the next batch may be as large as the one
+    // that returned.
     if (!options_.wait_for_isolated->WaitUntil([&] {
           return IsolatedPages(request) != isolated ||
                  std::any_of(request.zones.begin(), request.zones.end(),
@@ -305,9 +311,9 @@ Pfn PageAllocator::WaitForIsolated(const Request& request) {
   }
 }
 
-// With all lists held none can be refilled with what was just drained: there is
-// a moment at which what is not in a zone is in no list either. The analysis
-// cannot follow locks taken in a loop.
+// Holds the locks of all per-CPU lists, so that no vCPU refills its lists with
+// the drained pages before they are tried. The analysis cannot follow locks
+// taken in a loop.
 Pfn PageAllocator::TakeDrained(const Request& request,
                                Keep keep) ABSL_NO_THREAD_SAFETY_ANALYSIS {
   for (const auto& per_cpu : per_cpu_) per_cpu->lock().LockAsVisitor();
@@ -381,28 +387,28 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   return *zones_[zone];
 }
 
-[[gnu::always_inline]] inline bool PageAllocator::FreeListed(int cpu, Pfn pfn,
-                                                             Order order) {
+[[gnu::always_inline]] inline bool PageAllocator::FreeToCache(int cpu, Pfn pfn,
+                                                              Order order) {
   if (!IsFreeable(cpu, pfn, order) || !IsPerCpuOrder(order)) [[unlikely]] {
     return false;
   }
   const uint8_t zone = pages_->pageblock(pfn).zone;
   if (zone == PageMap::Pageblock::kNoZone) [[unlikely]]
     return false;
-  return per_cpu(cpu, zone).FreeListed(pfn, order);
+  return per_cpu(cpu, zone).FreeToCache(pfn, order);
 }
 
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
   if (options_.poison == nullptr) [[likely]] {
-    if (order == Order(0) ? FreeListed(cpu, pfn, Order(0))
-                          : FreeListed(cpu, pfn, order)) [[likely]] {
+    if (order == Order(0) ? FreeToCache(cpu, pfn, Order(0))
+                          : FreeToCache(cpu, pfn, order)) [[likely]] {
       return;
     }
   }
-  FreeUnlisted(cpu, pfn, order);
+  FreeUncached(cpu, pfn, order);
 }
 
-void PageAllocator::FreeUnlisted(int cpu, Pfn pfn, Order order) {
+void PageAllocator::FreeUncached(int cpu, Pfn pfn, Order order) {
   if (options_.poison != nullptr) {
     if (IsFreeable(cpu, pfn, order) && !FillFreed(pfn, order)) return;
   }
@@ -422,9 +428,10 @@ void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
 }
 
 bool PageAllocator::FillFreed(Pfn pfn, Order order) {
-  // In this order: the last pin may go in between, and leave the block to us.
+  // In this order: if the last pin is dropped in between, this call frees the
+  // block.
   if (pages_->FreePinned(pfn, order)) return false;
-  // What is not allocated is not written to either: the caller will be told.
+  // A block that is not allocated is not written to; the caller rejects it.
   if (pages_->IsAllocated(pfn, order)) options_.poison->FillFreed(pfn, order);
   return true;
 }
@@ -453,8 +460,8 @@ void PageAllocator::Unpin(int cpu, Pfn pfn) {
 }
 
 void PageAllocator::DrainPerCpuPages() {
-  // Those that look empty too: their vCPU may be about to put something there,
-  // and is waited for.
+  // Drains lists that look empty too: their lock waits for a vCPU that is about
+  // to add a block.
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
     if (FreeBlockObserver* observer = per_cpu->Drain()) observer->Wake();
   }

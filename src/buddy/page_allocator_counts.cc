@@ -1,4 +1,4 @@
-// What PageAllocator knows of itself: counts, /proc/vmstat, invariants.
+// PageAllocator's counts, /proc/vmstat and invariants.
 
 #include <algorithm>
 #include <atomic>
@@ -80,7 +80,7 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   };
   const RareEvents& rare = events(zone);
   const auto type = static_cast<size_t>(zone.type());
-  // The exceptions first: there are never more of them than requests.
+  // Misses are read before requests, so that they are never more.
   const uint64_t numa_miss = get(rare.numa_miss);
   const uint64_t numa_other = get(rare.numa_other);
   AllocationEvents through = zone.events();
@@ -95,7 +95,7 @@ VmStat PageAllocator::vmstat(const Zone& zone) const {
   stat.numa_miss = numa_miss;
   stat.numa_foreign = get(rare.numa_foreign);
   stat.numa_other = numa_other;
-  // The rule is counted by its exceptions.
+  // Hits are counted as requests less misses.
   stat.numa_hit = through.allocations - stat.numa_miss;
   stat.numa_local = through.allocations - stat.numa_other;
   stat.alloc_failed = get(rare.alloc_failed);
@@ -119,9 +119,10 @@ absl::Status PageAllocator::CheckInvariants() const
   for (const auto& zone : zones_) zone->lock().LockAsVisitor();
 
   absl::Status status;
-  PageCount listed;
+  PageCount on_lists;
   for (const auto& zone : zones_) status.Update(zone->CheckInvariants());
-  for (const auto& per_cpu : per_cpu_) listed += per_cpu->CheckedCount(status);
+  for (const auto& per_cpu : per_cpu_)
+    on_lists += per_cpu->CheckedCount(status);
   PageCount cached;
   for (const auto& zone : zones_) {
     for (const PfnRange& range : zone->ranges()) {
@@ -131,11 +132,11 @@ absl::Status PageAllocator::CheckInvariants() const
       }
     }
   }
-  if (cached != listed) {
+  if (cached != on_lists) {
     status.Update(absl::InternalError(
         absl::StrFormat("P3: %d pages cached by their states, %d on per-CPU "
                         "lists",
-                        cached.value(), listed.value())));
+                        cached.value(), on_lists.value())));
   }
 
   for (const auto& zone : zones_) zone->lock().Unlock();

@@ -1,4 +1,5 @@
-// Memory that is online, and what depends on how much each zone has.
+// Brings memory online and offline, and updates what depends on the sizes of
+// zones.
 
 #include <algorithm>
 #include <array>
@@ -89,8 +90,8 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
         ComputeWatermarks(min_free_kbytes(), zone->managed_pages(),
                           std::max(managed, PageCount(1))),
         ComputeLowmemReserve(zone->type(), of_node));
-    // ALLOC_NOFRAGMENT: rather DMA32 than a mix of types in Normal; among
-    // several nodes only on one that has DMA32 (alloc_flags_nofragment).
+    // ALLOC_NOFRAGMENT: prefers DMA32 to mixing types in Normal; with several
+    // nodes only on a node that has DMA32 (alloc_flags_nofragment).
     const bool avoid =
         zone->type() == ZoneType::kNormal &&
         (nodes() == 1 ||
@@ -108,8 +109,8 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
       }
     }
   }
-  // One that was in use before is used again: they only differ in which zones
-  // are empty, and none can be freed.
+  // Reuses earlier zonelists that are equal. Zonelists differ only in which
+  // zones are empty, and cannot be freed while a request may read them.
   auto made = std::make_unique<const Zonelists>(zones_, distances_);
   auto known =
       std::find_if(all_zonelists_.begin(), all_zonelists_.end(),

@@ -9,13 +9,13 @@
 namespace guestmm {
 namespace {
 
-// 4 GiB in single pages: beyond any use, and what rings are made for.
+// 4 GiB in single pages: more than is useful; bounds the size of the rings.
 constexpr uint32_t kMaxPerCpuPages = 1 << 20;
 
-// 1 TiB: what is above would not fit the watermarks' arithmetic.
+// 1 TiB: more would overflow the computation of watermarks.
 constexpr uint64_t kMaxMinFreeKbytes = uint64_t{1} << 30;
 
-// What a pageblock's zone index has room for.
+// Limited by the 8-bit zone index of a pageblock.
 constexpr int kMaxNodes = 60;
 
 template <typename... Parts>
@@ -25,26 +25,25 @@ absl::Status Invalid(const Parts&... parts) {
 
 absl::Status CheckOrders(const PageAllocatorOptions& options) {
   if (options.max_order > kMaxOrder) {
-    return Invalid("max_order is ", options.max_order.value(), "; at most ",
-                   kMaxOrder.value(), " is allowed");
+    return Invalid("max_order=", options.max_order.value(),
+                   ": must be at most ", kMaxOrder.value());
   }
   if (*options.pageblock_order > options.max_order) {
-    return Invalid("pageblock_order is ", options.pageblock_order->value(),
-                   "; at most max_order, ", options.max_order.value(),
-                   ", is allowed");
+    return Invalid("pageblock_order=", options.pageblock_order->value(),
+                   ": must be at most max_order, ", options.max_order.value());
   }
   if (options.section_order < options.max_order ||
       options.section_order > Order(24)) {
-    return Invalid("section_order is ", options.section_order.value(),
-                   "; max_order, ", options.max_order.value(),
-                   ", to 24 is allowed");
+    return Invalid("section_order=", options.section_order.value(),
+                   ": must be max_order, ", options.max_order.value(),
+                   ", to 24");
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckMemory(const PageAllocatorOptions& options) {
   if (options.memory.empty()) {
-    return Invalid("the allocator was given no memory");
+    return Invalid("memory: must not be empty");
   }
   const MemoryRange* before = nullptr;
   for (const MemoryRange& range : options.memory) {
@@ -54,17 +53,16 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
     };
     if ((before != nullptr && range.start < before->end) ||
         range.end <= range.start) {
-      return Invalid(text(),
-                     ": ranges must be non-empty, ascending and disjoint");
+      return Invalid(text(), ": must be non-empty, ascending and disjoint");
     }
     if (range.node < 0 || range.node >= kMaxNodes) {
-      return Invalid(text(), ": node ", range.node, "; 0 to ", kMaxNodes - 1,
-                     " is allowed");
+      return Invalid(text(), ": node ", range.node, " must be 0 to ",
+                     kMaxNodes - 1);
     }
     if (before != nullptr && before->node != range.node &&
         before->end.AlignUp(*options.pageblock_order) >
             range.start.AlignDown(*options.pageblock_order)) {
-      return Invalid(text(), ": shares a block of ",
+      return Invalid(text(), ": must not share a pageblock of ",
                      options.pageblock_order->pages().value(),
                      " pages with node ", before->node);
     }
@@ -72,7 +70,7 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
   }
   if (*options.hotplug_end < options.memory.back().end) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "hotplug_end is pfn 0x%x; memory ends at 0x%x",
+        "hotplug_end=pfn 0x%x: must be at least the end of memory, 0x%x",
         options.hotplug_end->value(), options.memory.back().end.value()));
   }
   return absl::OkStatus();
@@ -81,34 +79,34 @@ absl::Status CheckMemory(const PageAllocatorOptions& options) {
 absl::Status CheckNodes(const PageAllocatorOptions& options) {
   const size_t nodes = options.distances.size();
   if (nodes > kMaxNodes) {
-    return Invalid("distances for ", nodes, " nodes; at most ", kMaxNodes,
-                   " is allowed");
+    return Invalid("distances: must be of at most ", kMaxNodes, " nodes, not ",
+                   nodes);
   }
   for (size_t node = 0; node < nodes; ++node) {
     const size_t entries = options.distances[node].size();
     if (entries != nodes) {
-      return Invalid("distances has a row of ", entries, " for ", nodes,
-                     " nodes, that of node ", node);
+      return Invalid("distances: the row of node ", node, " must have ", nodes,
+                     " entries, not ", entries);
     }
   }
   for (const MemoryRange& range : options.memory) {
     if (static_cast<size_t>(range.node) >= nodes) {
-      return Invalid("memory of node ", range.node, ", but distances for ",
-                     nodes, " nodes");
+      return Invalid("distances: must have a row for node ", range.node,
+                     ", which has memory");
     }
   }
   if (options.cpus < 1) {
-    return Invalid("cpus is ", options.cpus, "; at least 1 is needed");
+    return Invalid("cpus=", options.cpus, ": must be at least 1");
   }
   if (options.cpu_nodes.size() != static_cast<size_t>(options.cpus)) {
-    return Invalid("cpu_nodes has ", options.cpu_nodes.size(), " entries for ",
-                   options.cpus, " cpus");
+    return Invalid("cpu_nodes: must have an entry for each of ", options.cpus,
+                   " cpus, not ", options.cpu_nodes.size());
   }
   for (size_t cpu = 0; cpu < options.cpu_nodes.size(); ++cpu) {
     const int node = options.cpu_nodes[cpu];
     if (node < 0 || static_cast<size_t>(node) >= nodes) {
-      return Invalid("cpu ", cpu, " is on node ", node, "; there are ", nodes,
-                     " nodes");
+      return Invalid("cpu_nodes: node ", node, " of cpu ", cpu,
+                     " must be 0 to ", nodes - 1);
     }
   }
   return absl::OkStatus();
@@ -116,18 +114,18 @@ absl::Status CheckNodes(const PageAllocatorOptions& options) {
 
 absl::Status CheckLimits(const PageAllocatorOptions& options) {
   if (options.min_free_kbytes && *options.min_free_kbytes > kMaxMinFreeKbytes) {
-    return Invalid("min_free_kbytes is ", *options.min_free_kbytes,
-                   "; at most ", kMaxMinFreeKbytes, " is allowed");
+    return Invalid("min_free_kbytes=", *options.min_free_kbytes,
+                   ": must be at most ", kMaxMinFreeKbytes);
   }
   if (!options.per_cpu_limits) return absl::OkStatus();
   if (options.per_cpu_limits->batch == 0) {
-    return Invalid("per_cpu_limits.batch is 0; at least 1 is needed");
+    return Invalid("per_cpu_limits.batch=0: must be at least 1");
   }
   const uint32_t largest =
       std::max(options.per_cpu_limits->batch, options.per_cpu_limits->high);
   if (largest > kMaxPerCpuPages) {
-    return Invalid("per_cpu_limits has a limit of ", largest,
-                   " pages; at most ", kMaxPerCpuPages, " is allowed");
+    return Invalid("per_cpu_limits=", largest, " pages: must be at most ",
+                   kMaxPerCpuPages);
   }
   return absl::OkStatus();
 }

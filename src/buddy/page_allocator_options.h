@@ -6,8 +6,8 @@
 
 namespace guestmm {
 
-// The options with every default filled in, but for what depends on the zones'
-// sizes. InvalidArgument names the one that is out of bounds.
+// Fills in every default except those that depend on the sizes of zones.
+// InvalidArgument, naming the option, if one is out of bounds.
 absl::StatusOr<PageAllocatorOptions> Resolve(PageAllocatorOptions options);
 
 }  // namespace guestmm

@@ -13,7 +13,7 @@
 namespace guestmm {
 namespace {
 
-// What a poisoned page is compared with: memcmp is as fast as it gets.
+// For memcmp, which is the fastest way to check a poisoned page.
 constexpr std::array<std::byte, kPageSize> kPoisonedPage = [] {
   std::array<std::byte, kPageSize> page{};
   page.fill(PagePoison::kPoison);
@@ -56,8 +56,8 @@ absl::Status PagePoison::FillFresh(PfnRange range) {
     const auto bytes = ram_.Translate({.gpa = ToGpa(pfn), .bytes = kPageSize});
     if (!bytes) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "memory of pages [0x%x, 0x%x): pfn 0x%x is not in the guest RAM that "
-          "poison was given",
+          "memory of pages [0x%x, 0x%x): pfn 0x%x must be in the guest RAM of "
+          "the page poison",
           range.start.value(), range.end.value(), pfn.value()));
     }
     if (options_.mode == PagePoisonMode::kPoison) Fill(bytes->bytes(), kPoison);
@@ -98,7 +98,7 @@ void PagePoison::Check(Pfn pfn, std::span<const std::byte> bytes) {
 void PagePoison::Report(Pfn pfn, std::span<const std::byte> page) {
   const auto wrong = [](std::byte byte) { return byte != kPoison; };
   const auto first = std::find_if(page.begin(), page.end(), wrong);
-  // Someone writes to it right now, and made good what was wrong.
+  // A concurrent write has restored the bytes.
   if (first == page.end()) return;
   const auto behind = std::find_if(page.rbegin(), page.rend(), wrong).base();
   corrupted_pages_.fetch_add(1, std::memory_order_relaxed);

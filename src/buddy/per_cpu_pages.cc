@@ -12,7 +12,7 @@ PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
   constexpr uint64_t kMaxBatch = kMiB / kPageSize;
   const uint64_t quarter =
       std::max<uint64_t>(std::min(managed.value() / 1024, kMaxBatch) / 4, 1);
-  // 0 for a small zone, whose lists then hold nothing.
+  // 0 for a small zone, whose lists then stay empty.
   const uint64_t size = std::bit_floor(quarter + quarter / 2) - 1;
   const uint64_t batch = std::max<uint64_t>(size, 1);
   const uint64_t high =
@@ -62,14 +62,14 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
 
 void PerCpuPages::MakeRings() {
   GUESTMM_CHECK(limits_.batch > 0);
-  // Over the high mark there may be one block more, and a refill.
+  // Above `high` there may be one more block, and a refill.
   const uint64_t pages = uint64_t{limits_.high} + limits_.batch +
                          pages_.pageblock_order().pages().value() + 2;
   mask_ = std::bit_ceil(pages) - 1;
   const uint32_t orders = CachedOrders(version_, pages_.pageblock_order());
   for (size_t i = 0; i < lists_.size(); ++i) {
     if ((orders >> OrderOf(i).value() & 1) == 0) continue;
-    // Memory only once it is used.
+    // Takes memory only where it is written.
     lists_[i].ring = std::make_unique_for_overwrite<uint32_t[]>(mask_ + 1);
   }
   refill_.resize(std::max<uint32_t>(limits_.batch, 2));
@@ -132,7 +132,7 @@ bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
 
 FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   if (pages_.FreePinned(pfn, order)) return nullptr;
-  // Its last pin may have gone in between.
+  // The last pin may have been dropped in between.
   GUESTMM_CHECK(pages_.IsAllocated(pfn, order) &&
                 pages_.pageblock(pfn).zone == zone_index_)
       << "free of " << pfn << ", " << order << ", which is " << pages_.Get(pfn);
@@ -142,10 +142,10 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
 
 FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
   if (version_ == KernelVersion::kV5_3) {
-    return GiveBack(std::min<uint64_t>(limits_.batch, count_.Get()), index);
+    return ReturnToZone(std::min<uint64_t>(limits_.batch, count_.Get()), index);
   }
-  return GiveBack(PagesToGiveBack61(limits_, order, count_.Get(), free_factor_),
-                  index);
+  return ReturnToZone(
+      PagesToGiveBack61(limits_, order, count_.Get(), free_factor_), index);
 }
 
 FreeBlockObserver* PerCpuPages::Drain() {
@@ -154,10 +154,11 @@ FreeBlockObserver* PerCpuPages::Drain() {
 }
 
 FreeBlockObserver* PerCpuPages::DrainHeld() {
-  return GiveBack(count_.Get(), /*first_list=*/0);
+  return ReturnToZone(count_.Get(), /*first_list=*/0);
 }
 
-FreeBlockObserver* PerCpuPages::GiveBack(uint64_t pages, size_t first_list) {
+FreeBlockObserver* PerCpuPages::ReturnToZone(uint64_t pages,
+                                             size_t first_list) {
   if (pages == 0) return nullptr;
   batch_.clear();
   if (version_ == KernelVersion::kV5_3) {
@@ -184,8 +185,9 @@ inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
   count_.Subtract(blocks * order.pages().value());
 }
 
-// free_pcppages_bulk: round the lists, one block more from the next for each
-// empty one that was passed, so that full lists give more.
+// free_pcppages_bulk: round-robin over the lists; each empty list that is
+// skipped adds one block to the next list's turn, so that full lists return
+// more.
 void PerCpuPages::Pick53(uint64_t pages) {
   uint64_t left = pages;
   uint64_t turn = 0;
@@ -195,7 +197,7 @@ void PerCpuPages::Pick53(uint64_t pages) {
       ++turn;
       if (++list == kRequestTypes) list = 0;
     } while (lists_[list].empty());
-    // The only one that is not empty.
+    // All other lists are empty.
     if (turn == kRequestTypes) turn = left;
     const uint64_t picked = std::min({left, turn, lists_[list].blocks()});
     PickOldest(list, picked);
@@ -204,8 +206,8 @@ void PerCpuPages::Pick53(uint64_t pages) {
   }
 }
 
-// free_pcppages_bulk: each list down to nothing, from the one that was freed
-// to.
+// free_pcppages_bulk of 6.1: empties one list after the other, beginning with
+// the one that was freed to.
 void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   uint64_t left = pages;
   for (size_t i = 0; i < kLists && left > 0; ++i) {
@@ -219,18 +221,17 @@ void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
 }
 
 AllocationEvents PerCpuPages::events() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  // Of the lists only counters are read, which need no lock.
+  // Reads only counters, which need no lock.
   AllocationEvents events;
   for (size_t i = 0; i < kLists; ++i) {
     const uint64_t pages = OrderOf(i).pages().value();
-    // In this order, and Pop's, there are never more blocks out of the list
-    // than were allocated.
+    // Pop writes the two in the opposite order, so `first` cannot be ahead of
+    // the allocations.
     const uint64_t first = lists_[i].first.Get();
     const uint64_t allocations = lists_[i].allocations.Get();
     events.allocations += allocations;
     events.allocated_pages += allocations * pages;
-    // Less than none only where a processor shows another's writes out of
-    // order.
+    // Negative only if another processor's writes are seen out of order.
     const auto freed = static_cast<int64_t>(allocations - first);
     events.freed_pages +=
         static_cast<uint64_t>(std::max<int64_t>(freed, 0)) * pages;
@@ -239,12 +240,12 @@ AllocationEvents PerCpuPages::events() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
 }
 
 PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
-  PageCount listed;
+  PageCount cached;
   for (size_t i = 0; i < kLists; ++i) {
     const List& list = lists_[i];
     for (uint64_t at = list.first.Get(); at != list.end; ++at) {
       const Pfn pfn(At(list, at));
-      listed += OrderOf(i).pages();
+      cached += OrderOf(i).pages();
       if (pages_.pageblock(pfn).zone != zone_.index() ||
           pages_.Get(pfn) != PageInfo{PageState::kCached, OrderOf(i)}) {
         std::ostringstream text;
@@ -254,13 +255,13 @@ PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
       }
     }
   }
-  if (listed != cached_pages()) {
+  if (cached != cached_pages()) {
     std::ostringstream text;
-    text << "P3: " << listed << " on per-CPU lists, " << cached_pages()
+    text << "P3: " << cached << " on per-CPU lists, " << cached_pages()
          << " counted";
     status.Update(absl::InternalError(text.str()));
   }
-  return listed;
+  return cached;
 }
 
 }  // namespace guestmm

@@ -32,7 +32,7 @@ std::vector<const Zone*> ZonesWithMemory(const PageAllocator& allocator,
   return zones;
 }
 
-// How a zone's lines begin, but for those of pagetypeinfo's upper half.
+// The start of a zone's lines, except in the upper half of pagetypeinfo.
 std::string ZonePrefix(const Zone& zone) {
   return absl::StrFormat("Node %d, zone %8s", zone.node(), Name(zone.type()));
 }
@@ -176,7 +176,7 @@ std::string VmStatText(const PageAllocator& allocator) {
   const auto line = [&text](std::string_view name, uint64_t value) {
     absl::StrAppendFormat(&text, "%s %d\n", name, value);
   };
-  // A line for each zone type, as in pgalloc_dma32.
+  // Appends a line for each zone type, e.g. pgalloc_dma32.
   const auto line_by_type = [&](std::string_view name, const auto& values) {
     for (const ZoneType type : kAllZoneTypes) {
       line(absl::StrFormat("%s_%s", name,

@@ -38,7 +38,7 @@ Watermarks ComputeWatermarks(uint64_t min_free_kbytes, PageCount zone_managed,
 
 LowmemReserve ComputeLowmemReserve(
     ZoneType type, const std::array<PageCount, kZoneTypes>& managed) {
-  // sysctl_lowmem_reserve_ratio; 0 for none.
+  // sysctl_lowmem_reserve_ratio; 0 for no reserve.
   constexpr std::array<uint64_t, kZoneTypes> kRatio = {256, 256, 32, 0};
   LowmemReserve reserve{};
   const auto zone = static_cast<size_t>(type);

@@ -65,7 +65,7 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order,
     change.Reload();
     pfn = TakeSmallest(change, order, type);
   }
-  pages_.SetOut(pfn, order);
+  pages_.SetOffList(pfn, order);
   return pfn;
 }
 
@@ -115,8 +115,9 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
     const bool shuffled = shuffle_ && order == max_order();
     return shuffled && shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
   }
-  // If the buddy is likely to be freed soon, since the pair's own buddy is free
-  // already, the block waits at the tail so as not to be taken before that.
+  // If the merged pair's own buddy is already free, this block's buddy is
+  // likely to be freed soon. The block then goes to the tail, so that it is
+  // still free by then (buddy_merge_likely).
   const Order above(order.value() + 1);
   const Pfn other = pfn.AlignDown(above).Buddy(above);
   bool likely = pages_.IsFree(other, above);
@@ -140,7 +141,7 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
       break;
     }
     change.Remove(buddy, Order(at));
-    // Which of the two is the lower is hard to foresee: no branch on it.
+    // Branch-free, since which of the two is the lower is hard to predict.
     pfn = pfn.AlignDown(Order(at + 1));
     lists.SetTail(pfn + Order(at).pages());
     ++at;
@@ -152,17 +153,20 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeBlock(
-    ListChange& change, Pfn pfn, Order order, MigrateType type, bool to_tail) {
+    ListChange& change, Pfn pfn, Order order, MigrateType type, bool to_tail,
+    Notify notify) {
   const Block merged = Merge(change, pfn, order, type, to_tail);
   if (merged.order.value() < observer_min_order_) [[likely]] {
     return nullptr;
   }
+  if (notify == Notify::kNo) return nullptr;
   change.Publish();
   return observer_->OnBlockFreed(*this, merged.pfn, merged.order) ? observer_
                                                                   : nullptr;
 }
 
-FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
+[[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeAllocated(
+    Pfn pfn, Order order, Notify notify) {
   if (order > max_order() || pfn >= pages_.end() ||
       !pages_.IsAllocated(pfn, order) || !IsOurs(pfn)) [[unlikely]] {
     RejectFree(pfn, order);
@@ -171,7 +175,16 @@ FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
   pages_.SetCached(pfn);
   ListChange change(*this);
   return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
-                   /*to_tail=*/false);
+                   /*to_tail=*/false, notify);
+}
+
+FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
+  return FreeAllocated(pfn, order, Notify::kYes);
+}
+
+FreeBlockObserver* Zone::PutBackAt(Pfn pfn, Order order) {
+  return FreeAllocated(pfn, order,
+                       taken_observer_ != nullptr ? Notify::kYes : Notify::kNo);
 }
 
 void Zone::RejectFree(Pfn pfn, Order order) const {
@@ -184,7 +197,8 @@ void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {
   const PageMap::Lists lists = pages_.lists();
   for (const CachedBlock& block : blocks) {
     const Pfn buddy = block.pfn.Buddy(block.order);
-    // A list's head, which is at hand, instead: no branch to be foreseen.
+    // Branch-free: if the buddy is not free, prefetches a list head, which is
+    // in the cache anyway.
     const Pfn none(lists_);
     lists.PrefetchNeighbours(lists.IsFree(buddy, block.order) ? buddy : none);
   }
@@ -231,7 +245,7 @@ std::optional<Zone::Block> Zone::FreeBlockAround(Pfn pfn) const {
   return Block{.pfn = head, .order = *found};
 }
 
-void Zone::CheckListed(Pfn pfn, Order order) const {
+void Zone::CheckOnFreeList(Pfn pfn, Order order) const {
   GUESTMM_CHECK(OrderOfFree(pfn) == order)
       << pfn << " is not on the free lists of " << order;
 }
@@ -245,14 +259,14 @@ std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
 
 std::optional<Pfn> Zone::NextFreeBlock(Pfn pfn, Order order,
                                        MigrateType type) const {
-  CheckListed(pfn, order);
+  CheckOnFreeList(pfn, order);
   const PageMap::Index next =
       pages_.lists().Next(static_cast<PageMap::Index>(pfn.value()));
   return ToOptional(next == List(order, type) ? kNoPfn : Pfn(next));
 }
 
 void Zone::RotateFreeList(Order order, MigrateType type, Pfn first) {
-  CheckListed(first, order);
+  CheckOnFreeList(first, order);
   pages_.lists().RotateToFront(List(order, type), first);
 }
 
@@ -264,8 +278,7 @@ void Zone::MarkReported(Pfn pfn) {
 std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
   const Order order = OrderOfFree(pfn);
   if (pageblock_type(pfn) == MigrateType::kIsolate) return std::nullopt;
-  // The free pages are compared before the block is taken, so the block's size
-  // is added to the mark.
+  // The block still counts as free here, so its size is added to the mark.
   if (!WatermarkOk(Order(0), watermarks().min + order.pages())) {
     return std::nullopt;
   }
@@ -274,7 +287,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
     change.Remove(pfn, order);
     change.SubtractPages(MigrateType::kMovable, order.pages());
   }
-  pages_.SetOut(pfn, order);
+  pages_.SetOffList(pfn, order);
   pages_.SetIsolated(pfn);
   isolated_pages_.Add(order.pages().value());
   ++reporting_work_.isolated;

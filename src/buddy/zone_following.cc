@@ -1,7 +1,7 @@
-// A zone that follows a trace: what another allocator did, block by block.
+// The operations with which a zone follows a recorded allocator, block by
+// block.
 
 #include <span>
-#include <utility>
 
 #include "guestmm/buddy/zone.h"
 #include "src/buddy/zone_lists.h"
@@ -15,13 +15,13 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
   {
     ListChange change(*this);
     change.Remove(around->pfn, around->order);
-    // The half that the block is in is halved again, the other is free.
+    // Splits the half that contains the block again; frees the other half.
     for (int at = around->order.value() - 1; at >= order.value(); --at) {
       const Order half(at);
       change.Add(pfn.AlignDown(half).Buddy(half), half, list_type,
                  ListEnd::kHead);
     }
-    pages_.SetOut(pfn, order);
+    pages_.SetOffList(pfn, order);
     change.SubtractPages(list_type, order.pages());
   }
   allocations_.Add(1);
@@ -33,14 +33,6 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
   return true;
 }
 
-FreeBlockObserver* Zone::PutBackAt(Pfn pfn, Order order) {
-  if (taken_observer_ != nullptr) return Free(pfn, order);
-  const int told_from = std::exchange(observer_min_order_, kOrders);
-  static_cast<void>(Free(pfn, order));
-  observer_min_order_ = told_from;
-  return nullptr;
-}
-
 bool Zone::Reshape(Pfn pfn, Order order) {
   const PfnRange range = PagesOf(pfn, order);
   const Pfn head = pages_.HeadOf(pfn);
@@ -49,7 +41,7 @@ bool Zone::Reshape(Pfn pfn, Order order) {
   if (head + around.order.pages() <= pfn) return false;
   const MigrateType type = pages_.AllocatedAs(head);
   const auto allocate = [&](Pfn block, Order block_order) {
-    pages_.SetOut(block, block_order);
+    pages_.SetOffList(block, block_order);
     pages_.SetAllocated(block, block_order, type);
   };
   if (around.order > order) {
@@ -65,7 +57,7 @@ bool Zone::Reshape(Pfn pfn, Order order) {
   for (Pfn page = pfn + PageCount(1); page < range.end; page += PageCount(1)) {
     if (pages_.IsOffline(page)) return false;
     pages_.SetTail(page);
-    // No one's any more, in its own right.
+    // No longer the head of an allocated block.
     pages_.SetCached(page);
   }
   allocate(pfn, order);

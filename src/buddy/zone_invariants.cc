@@ -1,4 +1,4 @@
-// Zone::CheckInvariants: what docs/invariants.md says of a zone, as code.
+// Zone::CheckInvariants: the invariants of a zone in docs/invariants.md.
 
 #include <bit>
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace guestmm {
 namespace {
 
-// "P1: " and the rest, streamed.
+// Makes an error of an invariant's name and streamed parts.
 template <typename... Parts>
 absl::Status Violated(const char* invariant, const Parts&... parts) {
   std::ostringstream text;
@@ -35,7 +35,7 @@ absl::Status Zone::CheckBlocks() const {
     for (Pfn pfn = range.start; pfn < range.end;) {
       const PageInfo info = pages_.Get(pfn);
       if (info.state == PageState::kOffline) {
-        return Violated("P1", pfn, " is the zone's but offline");
+        return Violated("P1", pfn, " is in the zone but offline");
       }
       if (info.state == PageState::kTail) {
         return Violated("P1", pfn, " is a tail of no block");
@@ -62,13 +62,13 @@ absl::Status Zone::CheckBlocks() const {
         }
         if (!IsOurs(page)) {
           return Violated("Z5", "the pageblock of ", page,
-                          " is not the zone's");
+                          " is not in the zone");
         }
         const MigrateType here = pages_.pageblock(page).type;
         if (info.state == PageState::kFree && here != type &&
             (here == MigrateType::kIsolate || type == MigrateType::kIsolate)) {
-          return Violated("Z6", "the free block at ", pfn,
-                          " is half on its way offline");
+          return Violated("Z6", "only part of the free block at ", pfn,
+                          " is being offlined");
         }
       }
       managed += info.order.pages();
@@ -93,7 +93,7 @@ absl::Status Zone::CheckBlocks() const {
                     " counted");
   }
   if (offlining != offlining_pages()) {
-    return Violated("Z6", offlining, " free on their way offline, ",
+    return Violated("Z6", offlining, " free and being offlined, ",
                     offlining_pages(), " counted");
   }
   if (isolated != isolated_pages()) {
@@ -114,7 +114,7 @@ absl::Status Zone::CheckBlocks() const {
 }
 
 absl::Status Zone::CheckFreeLists() const {
-  PageCount listed;
+  PageCount on_lists;
   const PageMap::Lists lists = pages_.lists();
   for (int value = 0; value <= kMaxOrder.value(); ++value) {
     const Order order(value);
@@ -123,7 +123,7 @@ absl::Status Zone::CheckFreeLists() const {
       const auto type = static_cast<MigrateType>(t);
       const PageMap::Index list = List(order, type);
       PageMap::Index prev = list;
-      // Ends even where the links go round in circles.
+      // Ends even if the links form a cycle.
       for (PageMap::Index at = lists.First(list); at != list;
            prev = at, at = lists.Next(at)) {
         const Pfn pfn(at);
@@ -136,7 +136,7 @@ absl::Status Zone::CheckFreeLists() const {
                           order, " but is ", pages_.Get(pfn));
         }
         if (lists.Prev(at) != prev) {
-          return Violated("Z7", pfn, " does not link back to the one before");
+          return Violated("Z7", pfn, " does not link back to its predecessor");
         }
         if ((pages_.pageblock(pfn).type == MigrateType::kIsolate) !=
             (type == MigrateType::kIsolate)) {
@@ -163,10 +163,10 @@ absl::Status Zone::CheckFreeLists() const {
       return Violated("Z3", blocks, " blocks on the lists of ", order, ", ",
                       free_blocks(order), " counted");
     }
-    listed += order.pages() * blocks;
+    on_lists += order.pages() * blocks;
   }
-  if (listed != free_pages() + offlining_pages()) {
-    return Violated("Z3", listed, " on the free lists, ",
+  if (on_lists != free_pages() + offlining_pages()) {
+    return Violated("Z3", on_lists, " on the free lists, ",
                     free_pages() + offlining_pages(), " counted");
   }
   return absl::OkStatus();

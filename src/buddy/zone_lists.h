@@ -1,17 +1,16 @@
 #ifndef GUESTMM_SRC_BUDDY_ZONE_LISTS_H_
 #define GUESTMM_SRC_BUDDY_ZONE_LISTS_H_
 
-// What the files that make up Zone have in common: its free lists, inlined.
+// Free-list helpers shared by the sources of Zone.
 
 #include "guestmm/buddy/zone.h"
 
 namespace guestmm {
 
-// Changes to the free lists that others see all at once, or not yet: meanwhile
-// which lists have a block, and how many pages came or went, is kept in
-// registers. One at a time. For the hot paths all of it, and what it is handed
-// to, is inlined: in memory, it would be read again after each store to an
-// entry.
+// A batch of changes to the free lists. Keeps the bitmap of non-empty lists and
+// the page counts in registers, and publishes them together. At most one exists
+// per zone at a time. On hot paths it is inlined, and so are the functions that
+// take it: from memory it would be reloaded after each store to an entry.
 class Zone::ListChange {
  public:
   explicit ListChange(Zone& zone)
@@ -37,7 +36,7 @@ class Zone::ListChange {
     zone_.blocks_[static_cast<size_t>(order.value())].Subtract(1);
   }
 
-  // move_to_free_area in 5.3, move_to_free_list in 6.1. Keeps its mark.
+  // Keeps the reported mark (5.3: move_to_free_area; 6.1: move_to_free_list).
   [[gnu::always_inline]] void Move(Pfn pfn, Order order, MigrateType type) {
     const bool reported = zone_.pages_.IsReported(pfn);
     Remove(pfn, order);
@@ -46,8 +45,8 @@ class Zone::ListChange {
     if (reported) zone_.pages_.SetReported(pfn);
   }
 
-  // Pages that are more, or fewer, in free blocks of `type`. Apart from Add and
-  // Remove, since most of those only split and merge.
+  // Adjust the count of pages in free blocks of `type`. Separate from Add and
+  // Remove, most of which only split and merge.
   [[gnu::always_inline]] void AddPages(MigrateType type, PageCount pages) {
     (type == MigrateType::kIsolate ? offlining_ : free_) += pages.value();
   }
@@ -55,24 +54,25 @@ class Zone::ListChange {
     (type == MigrateType::kIsolate ? offlining_ : free_) -= pages.value();
   }
 
-  // The orders that have a free block of `type`, a bit each.
+  // One bit per order: set if there is a free block of that order and `type`.
   uint64_t NonemptyOrders(MigrateType type) const {
     return nonempty_ >> Bit(Order(0), type) & kAllOrders;
   }
-  // The first block on a list, or kNoPfn.
+  // The first block on a list; kNoPfn if it is empty.
   Pfn First(Order order, MigrateType type) const {
     const PageMap::Index list = ListOf(order, type);
     return lists_.Empty(list) ? kNoPfn : Pfn(lists_.First(list));
   }
   const PageMap::Lists& lists() const { return lists_; }
 
-  // Lets others see what changed so far; sees what they changed after that.
+  // Makes the changes so far visible in the zone's counters.
   [[gnu::always_inline]] void Publish() {
     zone_.nonempty_.Set(nonempty_);
     zone_.free_pages_.Add(free_);
     if (offlining_ != 0) zone_.offlining_pages_.Add(offlining_);
     free_ = offlining_ = 0;
   }
+  // Reads the zone's bitmap again, after another batch has changed it.
   void Reload() { nonempty_ = zone_.nonempty_.Get(); }
 
  private:
@@ -84,22 +84,22 @@ class Zone::ListChange {
   const PageMap::Lists lists_;
   const PageMap::Index first_list_;
   uint64_t nonempty_;
-  // More than before; modulo 2^64, fewer.
+  // Changes to the counts, modulo 2^64.
   uint64_t free_ = 0;
   uint64_t offlining_ = 0;
 };
 
-// Goes from block to block in a range, holes passed over:
+// Visits each block in a range, skipping holes:
 //
 //   for (BlockWalk walk(pages, range); walk.Next();) Use(walk.pfn());
 //
-// The block it is at may be changed meanwhile. REQUIRES: the zone's lock.
+// The caller may change the current block. REQUIRES: the zone's lock is held.
 class BlockWalk {
  public:
   BlockWalk(const PageMap& pages, PfnRange range)
       : pages_(pages), next_(range.start), end_(range.end) {}
 
-  // Moves to the next head of a block. False at the end.
+  // Advances to the head of the next block. False at the end.
   bool Next() {
     while (next_ < end_) {
       pfn_ = next_;

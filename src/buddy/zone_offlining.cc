@@ -1,8 +1,8 @@
-// The way of a zone's memory offline: its pageblocks are isolated, so that what
-// is freed there stays; once all of it is free it leaves the zone (Linux 5.3,
+// Offlining: isolates the pageblocks of a range, so that pages freed there stay
+// free, and removes the range from the zone once all of it is free (Linux 5.3,
 // start_isolate_page_range, __offline_isolated_pages).
 //
-// The range is in whole blocks of the largest order, so no block and no merge
+// The range consists of whole blocks of max_order, so no block and no merge
 // crosses its ends.
 
 #include "guestmm/base/check.h"
@@ -59,7 +59,8 @@ Zone::Busy Zone::FindBusy(PfnRange range) const {
 void Zone::RemoveMemory(PfnRange range) {
   const Busy busy = FindBusy(range);
   GUESTMM_CHECK(!busy.in_use && !busy.isolated)
-      << busy.in_use.value_or(busy.isolated.value_or(Pfn(0))) << " is busy";
+      << busy.in_use.value_or(busy.isolated.value_or(Pfn(0)))
+      << " must be free to be removed";
   ListChange change(*this);
   for (BlockWalk walk(pages_, range); walk.Next();) {
     change.Remove(walk.pfn(), walk.order());

@@ -1,8 +1,8 @@
-// What Zone does where it has no block of the type that is asked for
+// Stealing: how Zone serves a request if it has no block of the requested type
 // (Linux 5.3, __rmqueue_fallback, find_suitable_fallback,
-// steal_suitable_fallback): it takes one of another type, as large as there is,
-// and with a large one the whole pageblock, so that types mix as little as may
-// be.
+// steal_suitable_fallback). It takes the largest block of another type, and
+// with a large block the whole pageblock, so that types mix as little as
+// possible.
 
 #include <algorithm>
 #include <array>
@@ -12,14 +12,15 @@
 namespace guestmm {
 namespace {
 
-// Whom a request of a type takes from, the first that has something.
+// By type of the request: the types to steal from, in order.
 constexpr std::array<std::array<MigrateType, 2>, kRequestTypes> kFallbacks = {
     {{MigrateType::kReclaimable, MigrateType::kMovable},    // unmovable
      {MigrateType::kReclaimable, MigrateType::kUnmovable},  // movable
      {MigrateType::kUnmovable, MigrateType::kMovable}}};    // reclaimable
 
-// can_steal_fallback: movable pages in a pageblock of others' do no lasting
-// harm, so they take a pageblock only along with a large block.
+// can_steal_fallback: movable pages in a pageblock of another type do no
+// lasting harm, so a movable request converts a pageblock only when it takes a
+// large block.
 bool TakesWholePageblock(Order order, MigrateType type, Order pageblock) {
   return order.value() >= pageblock.value() / 2 ||
          type != MigrateType::kMovable;
@@ -32,7 +33,8 @@ bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
   const Order smallest =
       mixing == Mixing::kAvoid ? std::max(order, pageblock_order()) : order;
   const auto& fallbacks = kFallbacks[static_cast<size_t>(type)];
-  // The first block on the first fallback's list of `of`, or kNoPfn.
+  // The first block of order `of` of the first fallback that has one; else
+  // kNoPfn.
   const auto find = [&](Order of) {
     for (const MigrateType fallback : fallbacks) {
       const Pfn pfn = change.First(of, fallback);
@@ -46,7 +48,7 @@ bool Zone::Steal(Order order, MigrateType type, Mixing mixing) {
     if (pfn == kNoPfn) continue;
     const bool whole = TakesWholePageblock(found, type, pageblock_order());
     if (!whole && found > order) {
-      // It keeps its type, so the smallest that will do is best.
+      // The pageblock keeps its type, so the smallest sufficient block is best.
       found = order;
       while ((pfn = find(found)) == kNoPfn) found = Order(found.value() + 1);
     }
@@ -77,7 +79,7 @@ void Zone::StealBlock(ListChange& change, Pfn pfn, Order order,
     change.Move(pfn, order, type);
     return;
   }
-  // Pages in use that are, by their looks, of the new type.
+  // Pages in use that presumably are of the new type.
   PageCount alike;
   if (type == MigrateType::kMovable) {
     alike = moved.movable;
@@ -93,7 +95,7 @@ void Zone::StealBlock(ListChange& change, Pfn pfn, Order order,
 Zone::Moved Zone::MovePageblock(ListChange& change, Pfn pfn, MigrateType type) {
   const Pfn start = pfn.AlignDown(pageblock_order());
   PfnRange block = {start, start + pageblock_order().pages()};
-  // At a zone's edges (move_freepages_block).
+  // At the edges of the zone the pageblock is partial (move_freepages_block).
   if (block.end > span().end) return {};
   if (block.start < span().start) block.start = pfn;
   Moved moved;

@@ -12,7 +12,8 @@ Zonelists::Zonelists(std::span<const std::unique_ptr<Zone>> zones,
   for (int node = 0; node < nodes; ++node) {
     std::vector<int> order(distances.size());
     std::iota(order.begin(), order.end(), 0);
-    // Of equally near nodes the next one first (find_next_best_node).
+    // Among equally near nodes, the next higher one first
+    // (find_next_best_node).
     const auto& from_here = distances[static_cast<size_t>(node)];
     std::sort(order.begin(), order.end(), [&](int a, int b) {
       const auto key = [&](int n) {

@@ -1,4 +1,4 @@
-// As allocator_exhaustive_test.cc, a step further.
+// As allocator_exhaustive_test.cc, with programs one operation longer.
 
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
-// Every program up to some length over 16 pages: of allocating alone, with
-// per-CPU lists, with every type of request, with marks and returns to the
-// tail, with hotplug and pins. allocator_exhaustive_long_test.cc goes a step
-// further.
+// Runs every program up to a given length over 16 pages: allocations only; with
+// per-CPU lists; with all request types; with marks and returns to the tail;
+// with hotplug and pins. allocator_exhaustive_long_test.cc runs programs one
+// operation longer.
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,5 @@
-// Bytes to a world and a program; the model says what must come of it.
+// Decodes the input to a world and a program, and compares each step with the
+// model.
 
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Random programs, compared with the model after every step, and the programs
-// that failed once.
+// Compares random programs with the model after every step, and reruns programs
+// that failed in the past.
 
 #include <gtest/gtest.h>
 
@@ -18,7 +18,7 @@ namespace {
 class AllocatorModelTest : public ::testing::TestWithParam<const BuddyWorld*> {
 };
 
-// To try one seed again: RandomProgram with it, at the length below.
+// To rerun one seed, call RandomProgram with it, at the length below.
 TEST_P(AllocatorModelTest, RandomPrograms) {
   constexpr uint64_t kSeeds = 100;
   constexpr size_t kLength = 400;
@@ -35,8 +35,8 @@ INSTANTIATE_TEST_SUITE_P(Worlds, AllocatorModelTest,
                            return std::string(param.param->name);
                          });
 
-// Random programs reach what they are for: full and empty memory, lists that
-// refill and overflow, refused isolations, blocks put at tails.
+// The random programs cover full and empty memory, lists that refill and
+// overflow, refused isolations, and blocks inserted at tails.
 TEST(RandomProgramTest, HasEveryOperation) {
   Random random(1);
   std::vector<size_t> counts(std::variant_size_v<Operation>);
@@ -64,7 +64,7 @@ TEST(RandomProgramTest, PrintsAsCode) {
   EXPECT_EQ(ToCode(Program{}), "{}");
 }
 
-// A request that prints as "?" could not be pasted.
+// A request that prints as "?" could not be pasted into a test.
 TEST(RandomProgramTest, EveryRequestHasAName) {
   for (const NamedGfp& named : AllGfps()) {
     EXPECT_EQ(ToCode(Alloc{0, 0, named.gfp}),
@@ -84,7 +84,7 @@ TEST(RandomProgramTest, AnyBytesAreAProgram) {
             "Rotate{6}}");
 }
 
-// A freed pair that waited at the tail is taken last.
+// A freed pair that was inserted at the tail is allocated last.
 TEST(AllocatorRegressionTest, ATailBlockIsAllocatedLast) {
   EXPECT_EQ(RunBuddyProgram(
                 kBareWorld,
@@ -100,9 +100,9 @@ TEST(AllocatorRegressionTest, AReturnedBlockMergesWithOneFreedMeanwhile) {
             "");
 }
 
-// 6.1: each look into a vCPU's lists halves how much they give back. What it
-// gives back at the end was once too little, after two looks in place of one.
-TEST(AllocatorRegressionTest, WhoFindsNothingInTheFirstZoneLookedThereOnce) {
+// 6.1: each allocation from a vCPU's lists halves the number of pages they
+// return next. After two allocations the number was once too small.
+TEST(AllocatorRegressionTest, ARequestTriesItsFirstZoneOnlyOnce) {
   EXPECT_EQ(RunBuddyProgram(
                 kLinux61World,
                 {Alloc{1, 0, kGfpDma32}, Alloc{1, 4}, Drain{}, Alloc{0, 0},

@@ -1,6 +1,6 @@
-// Several vCPUs on threads of their own, a thread that drains and isolates, and
-// what must hold afterwards. Meant for ThreadSanitizer too: what a page's owner
-// writes to it is plain memory, handed over by the allocator's locks alone.
+// Several vCPUs on their own threads, and a thread that drains and isolates;
+// checks the state afterwards. Also for ThreadSanitizer: owners write to their
+// pages without synchronization other than the allocator's locks.
 
 #include <gtest/gtest.h>
 
@@ -36,8 +36,8 @@ std::unique_ptr<PageAllocator> MakeAllocator() {
       .value();
 }
 
-// As a program on `cpu` does: takes blocks, uses them, frees what it took or
-// what another gave it.
+// Acts as a program on `cpu`: allocates blocks, uses them, and frees blocks
+// that it allocated or was handed by the other vCPU.
 void RunVcpu(PageAllocator& allocator, PageOwners& owners,
              BlockExchange& exchange, int cpu) {
   Random random(static_cast<uint64_t>(cpu) + 1);
@@ -80,7 +80,7 @@ void RunVcpu(PageAllocator& allocator, PageOwners& owners,
   }
 }
 
-// As the reporter does: isolates free blocks, "discards" them, returns them.
+// Acts as the reporter: isolates free blocks, "discards" them, returns them.
 void Report(PageAllocator& allocator, PageOwners& owners, Random& random) {
   Zone& zone = *allocator.zones()[0];
   std::vector<IsolatedBlock> isolated;
@@ -109,7 +109,7 @@ void Report(PageAllocator& allocator, PageOwners& owners, Random& random) {
 
 class CountingObserver final : public FreeBlockObserver {
  public:
-  // Under the zone's lock, so a plain counter will do.
+  // Guarded by the zone's lock, so a plain counter suffices.
   bool OnBlockFreed(Zone&, Pfn, Order) override { return ++told_ % 8 == 0; }
   void Wake() override { wakes_.fetch_add(1); }
   int wakes() const { return wakes_.load(); }
@@ -157,8 +157,8 @@ TEST(AllocatorThreadsTest, NoPageIsHandedOutTwice) {
   EXPECT_EQ(allocator->zones()[0]->free_blocks(kMaxOrder), 1);
 }
 
-// A handle of one vCPU is meant for one thread at a time, but two at once must
-// only be slow, not wrong.
+// A vCPU is meant for one thread at a time; two threads at once must be slow at
+// worst, not wrong.
 TEST(AllocatorThreadsTest, ThreadsMayShareACpu) {
   const auto allocator = MakeAllocator();
   PageOwners owners(Pfn(0), Pfn(kPages));
@@ -181,8 +181,8 @@ TEST(AllocatorThreadsTest, ThreadsMayShareACpu) {
   EXPECT_EQ(allocator->zones()[0]->free_blocks(kMaxOrder), 1);
 }
 
-// While one thread splits or merges a block, others must not take the memory
-// for gone. Each thread here has at most one block of the many there are.
+// While one thread splits or merges a block, other threads must not see too
+// little memory. Each thread holds at most one of the many blocks.
 TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
   for (const int order : {0, 1, 5}) {
     const auto allocator =
@@ -210,8 +210,8 @@ TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
   }
 }
 
-// Two vCPUs take all there is between them: what one has refilled its list with
-// is the other's too in the end.
+// Two vCPUs allocate all memory: blocks that one has cached on its list are
+// drained for the other in the end.
 TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
   for (const KernelVersion lists :
        {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
@@ -238,7 +238,7 @@ TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
   }
 }
 
-// Of four blocks of 2 MiB two vCPUs hold one each at most: one is always free,
+// Two vCPUs hold at most one of four blocks of 2 MiB each: one is always free,
 // if only on the other's list.
 TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
   for (const KernelVersion lists :

@@ -76,7 +76,6 @@ TEST(MemoryLayoutTest, ZoneTypeOfAndItsEndAgreeAtTheBorders) {
 }
 
 // movablecore=
-// -----------------------------------------------------------------
 
 // 8 GiB, of them 1 GiB movable: the kernel's 7 GiB are the lowest.
 TEST(MovableCoreTest, IsTheTopOfOneNode) {
@@ -108,15 +107,14 @@ TEST(MovableCoreTest, IsTakenFromTheHighestZoneThereIs) {
               ElementsAre("0 DMA [0x0, 0xc00)", "0 Movable [0xc00, 0x1000)"));
 }
 
-// 3 GiB of 5 are asked for, but only 1 is above 4 GiB.
+// Of 5 GiB, 3 are requested, but only 1 is above 4 GiB.
 TEST(MovableCoreTest, CannotBeMoreThanTheHighestZone) {
   EXPECT_THAT(Layout({{Pfn(0), Pfn(0x140000)}}, 3 * kGibPages),
               ElementsAre("0 DMA [0x0, 0x1000)", "0 DMA32 [0x1000, 0x100000)",
                           "0 Movable [0x100000, 0x140000)"));
 }
 
-// A kernel that wants nothing for itself is taken for one that did not say: the
-// option has no effect.
+// If the kernel keeps nothing for itself, the option has no effect.
 TEST(MovableCoreTest, OfAllMemoryOrMoreIsNone) {
   for (const uint64_t movable : {5 * kGibPages, 6 * kGibPages}) {
     EXPECT_THAT(Layout({{Pfn(0), Pfn(0x140000)}}, movable),
@@ -125,8 +123,8 @@ TEST(MovableCoreTest, OfAllMemoryOrMoreIsNone) {
   }
 }
 
-// Two nodes of 6 GiB, 4 GiB movable: the kernel wants 4 GiB of each, which on
-// node 0 is all below the border.
+// Two nodes of 6 GiB, 4 GiB movable: the kernel wants 4 GiB of each node; on
+// node 0 all of that is below 4 GiB.
 TEST(MovableCoreTest, TheKernelsShareIsTheSameOnEachNode) {
   EXPECT_THAT(
       Layout({{Pfn(0), Pfn(0x180000), 0}, {Pfn(0x180000), Pfn(0x300000), 1}},
@@ -149,8 +147,8 @@ TEST(MovableCoreTest, ANodeMakesUpForASmallerOne) {
                   "1 Movable [0x300000, 0x400000)"));
 }
 
-// 8 and 9 pages, 8 of them movable: the kernel's 9 are 4 for each node, and the
-// one that is left over is let go.
+// 8 and 9 pages, 8 of them movable: of the kernel's 9 pages, each node gives 4;
+// the remaining one is dropped.
 TEST(MovableCoreTest, WhatDoesNotDivideEvenlyIsNotSpread) {
   EXPECT_THAT(
       Layout({{kNormalStart, kNormalStart + PageCount(8), 0},
@@ -172,10 +170,9 @@ TEST(MovableCoreTest, HolesInTheMovablePartStayHoles) {
           "0 Movable [0x100028, 0x100030)", "0 Movable [0x100040, 0x100050)"));
 }
 
-// Property: the same as find_zone_movable_pfns_for_nodes, told page by page
-// -----
+// Property: agrees with find_zone_movable_pfns_for_nodes, computed page by page
 
-// Where ZONE_MOVABLE begins on each node.
+// The start of ZONE_MOVABLE on each node.
 class PageByPage {
  public:
   PageByPage(const std::vector<MemoryRange>& memory, uint64_t movable,
@@ -221,7 +218,7 @@ class PageByPage {
       for (uint64_t page = std::max(range.start.value(), start);
            page < range.end.value(); ++page) {
         if (page >= usable_ && share == 0) {
-          // Behind what the kernel has on this node.
+          // Above the kernel's pages on this node.
           if (start < range.start.value()) start = page;
           return;
         }

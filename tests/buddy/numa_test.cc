@@ -1,5 +1,5 @@
-// Where requests are served on several nodes, and how that is counted; and the
-// big guest of the recordings as metadata.
+// Which node serves a request, how that is counted, and the large guest of the
+// recordings as metadata only.
 
 #include <gtest/gtest.h>
 
@@ -42,7 +42,7 @@ TEST(NumaTest, ThePreferredNodeComesFirst) {
   EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 1);
 }
 
-TEST(NumaTest, WhereTheNodeIsFullTheOtherServes) {
+TEST(NumaTest, TheOtherNodeServesIfItsNodeIsFull) {
   const auto allocator = MakeTwoNodes();
   for (int i = 0; i < 16; ++i) {
     EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 1);
@@ -61,7 +61,7 @@ TEST(NumaTest, ThisNodeOnlyFailsWhereTheNodeIsFull) {
   }
   EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.OnlyFrom(1)), -1);
   EXPECT_EQ(allocator->Counts().free, PageCount(16));
-  // Counted where it looked.
+  // Counted at the zone that the request tried first.
   EXPECT_EQ(
       allocator->vmstat(allocator->zone(1, ZoneType::kNormal)).alloc_failed, 1);
 }
@@ -74,11 +74,11 @@ TEST(NumaTest, ARequestThatNoZoneCanServeIsCountedAsFailed) {
             1);
 }
 
-// A remote node is worse than a mix of types: Normal of node 0 has no unmovable
-// pageblock left, but node 0 serves all the same.
+// Mixing types is better than a remote node: Normal of node 0 has no unmovable
+// pageblock left, but node 0 serves the request.
 TEST(NumaTest, ARequestMixesTypesRatherThanGoToAnotherNode) {
   const auto allocator = MakeTwoNodes();
-  // Movable memory in use on node 0, a page free in each of its pageblocks.
+  // Movable memory in use on node 0, with one free page in each pageblock.
   std::vector<Pfn> pages;
   for (int i = 0; i < 16; ++i) {
     pages.push_back(*allocator->Allocate(0, Order(0), kGfpUser));
@@ -91,7 +91,6 @@ TEST(NumaTest, ARequestMixesTypesRatherThanGoToAnotherNode) {
 }
 
 // How it is counted
-// --------------------------------------------------------------
 
 struct NumaCounts {
   uint64_t hit, miss, foreign, local, other;
@@ -115,32 +114,33 @@ NumaCounts CountsOfNode(const PageAllocator& allocator, int node) {
 // Linux 5.3, zone_statistics, a row for each case.
 TEST(NumaStatTest, ByHand) {
   const auto allocator = MakeTwoNodes();
-  // At home.
+  // Served on the vCPU's node.
   EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser), 0);
   EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 0, 0, 1, 0}));
   EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{0, 0, 0, 0, 0}));
-  // Asked for, and had, on another node: a hit there, but not local.
+  // Requested from another node and served there: a hit there, but not local.
   EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 1);
   EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 0, 0, 1, 0}));
   EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{1, 0, 0, 0, 1}));
-  // Fill node 1 from its own vCPU: 15 hits more.
+  // Fills node 1 from its own vCPU: 15 more hits.
   for (int i = 0; i < 15; ++i) {
     EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 1);
   }
   EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 0, 15, 1}));
-  // Its next request goes abroad: foreign at home, a miss and other there.
+  // The next request is served remotely: foreign on its node, a miss and other
+  // on the remote one.
   EXPECT_EQ(NodeServing(*allocator, 1, kGfpUser), 0);
   EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 1, 0, 1, 1}));
   EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 1, 15, 1}));
-  // Node 0's vCPU prefers node 1, but lands at home: a miss, and local.
+  // Node 0's vCPU prefers node 1, but is served on node 0: a miss, and local.
   EXPECT_EQ(NodeServing(*allocator, 0, kGfpUser.PreferablyFrom(1)), 0);
   EXPECT_EQ(CountsOfNode(*allocator, 0), (NumaCounts{1, 2, 0, 2, 1}));
   EXPECT_EQ(CountsOfNode(*allocator, 1), (NumaCounts{16, 0, 2, 15, 1}));
   EXPECT_EQ(CountsOf(allocator->vmstat()), (NumaCounts{17, 2, 2, 17, 2}));
 }
 
-// What is asked for is where the zonelist begins: for a node that has no memory
-// of the kind, another.
+// The preferred node is that of the first zone in the zonelist: another one if
+// the requested node has no memory of the type.
 TEST(NumaStatTest, ANodeWithoutSuchMemoryMissesNothing) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(Pfn(0), 16, 0), PagesFrom(kNormalStart, 16, 1)},
@@ -153,7 +153,7 @@ TEST(NumaStatTest, ANodeWithoutSuchMemoryMissesNothing) {
   EXPECT_EQ(CountsOf(allocator->vmstat()), (NumaCounts{1, 0, 0, 0, 1}));
 }
 
-TEST(NumaStatTest, WhatComesFromPerCpuListsIsCountedRequestByRequest) {
+TEST(NumaStatTest, PerCpuListsCountEachRequest) {
   const auto allocator =
       MakeAllocator({.memory = {PagesFrom(kNormalStart, 64, 0)},
                      .max_order = Order(3),
@@ -180,14 +180,14 @@ TEST(NumaTest, VcpusGoToTheNodesTheyAreGiven) {
   EXPECT_EQ(NodeServing(*allocator, 2, kGfpUser), 1);
 }
 
-TEST(NumaDeathTest, ANodeThatIsNotThere) {
+TEST(NumaDeathTest, AnAbsentNode) {
   const auto allocator = MakeTwoNodes();
   EXPECT_DEATH(static_cast<void>(allocator->Allocate(
                    0, Order(0), kGfpUser.PreferablyFrom(2))),
-               "there is no node 2");
+               "node 2 must be at most 1");
 }
 
-// 60 GiB on two nodes, 24 vCPUs: metadata only, and little of that before the
+// 60 GiB on two nodes, 24 vCPUs: metadata only, most of it not resident before
 // memory is used.
 TEST(NumaTest, TheBigGuestIsMadeAndUsedAndStaysSmall) {
   constexpr uint64_t kGibPages = kGiB / kPageSize;
@@ -219,7 +219,7 @@ TEST(NumaTest, TheBigGuestIsMadeAndUsedAndStaysSmall) {
   constexpr uint64_t kPages = 60 * kGibPages;
   const absl::StatusOr<uint64_t> resident = allocator->pages().ResidentBytes();
   ASSERT_TRUE(resident.ok()) << resident.status();
-  // A state each, and of entries a page of the host's for each largest block.
+  // One state per page, and one host page of entries for each largest block.
   EXPECT_LE(*resident, kPages + (kPages >> 10) * 4 * kKiB + 2 * kMiB);
 }
 

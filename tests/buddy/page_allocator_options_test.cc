@@ -29,33 +29,30 @@ void ExpectRefused(const PageAllocatorOptions& options,
 TEST(PageAllocatorOptionsTest, MaxOrderAboveTheKernels) {
   PageAllocatorOptions options = Valid();
   options.max_order = Order(11);
-  ExpectRefused(options, "max_order is 11; at most 10 is allowed");
+  ExpectRefused(options, "max_order=11: must be at most 10");
 }
 
 TEST(PageAllocatorOptionsTest, PageblockOrderAboveMaxOrder) {
   PageAllocatorOptions options = Valid();
   options.max_order = Order(4);
   options.pageblock_order = Order(5);
-  ExpectRefused(options,
-                "pageblock_order is 5; at most max_order, 4, is allowed");
+  ExpectRefused(options, "pageblock_order=5: must be at most max_order, 4");
 }
 
 TEST(PageAllocatorOptionsTest, SectionOrderOutOfBounds) {
   PageAllocatorOptions options = Valid();
   options.section_order = Order(9);
-  ExpectRefused(options, "section_order is 9; max_order, 10, to 24 is allowed");
+  ExpectRefused(options, "section_order=9: must be max_order, 10, to 24");
   options.section_order = Order(25);
-  ExpectRefused(options,
-                "section_order is 25; max_order, 10, to 24 is allowed");
+  ExpectRefused(options, "section_order=25: must be max_order, 10, to 24");
 }
 
 TEST(PageAllocatorOptionsTest, NoMemory) {
-  ExpectRefused({}, "the allocator was given no memory");
+  ExpectRefused({}, "memory: must not be empty");
 }
 
 TEST(PageAllocatorOptionsTest, RangesThatAreEmptyOrOverlapOrDescend) {
-  constexpr const char* kText =
-      ": ranges must be non-empty, ascending and disjoint";
+  constexpr const char* kText = ": must be non-empty, ascending and disjoint";
   ExpectRefused({.memory = {{Pfn(8), Pfn(8)}}},
                 std::string("memory range of pages [0x8, 0x8)") + kText);
   ExpectRefused({.memory = {{Pfn(8), Pfn(4)}}},
@@ -68,16 +65,17 @@ TEST(PageAllocatorOptionsTest, RangesThatAreEmptyOrOverlapOrDescend) {
 
 TEST(PageAllocatorOptionsTest, NodesOutOfBounds) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(8), -1}}},
-                "pages [0x0, 0x8): node -1; 0 to 59 is allowed");
+                "pages [0x0, 0x8): node -1 must be 0 to 59");
   ExpectRefused({.memory = {{Pfn(0), Pfn(8), 60}}},
-                "pages [0x0, 0x8): node 60; 0 to 59 is allowed");
+                "pages [0x0, 0x8): node 60 must be 0 to 59");
 }
 
 TEST(PageAllocatorOptionsTest, TwoNodesInOnePageblock) {
   ExpectRefused(
       {.memory = {{Pfn(0), Pfn(700), 0}, {Pfn(800), Pfn(2048), 1}}},
-      "pages [0x320, 0x800): shares a block of 512 pages with node 0");
-  // The same node may.
+      "pages [0x320, 0x800): must not share a pageblock of 512 pages with node "
+      "0");
+  // Ranges of one node may share a pageblock.
   EXPECT_TRUE(
       Resolve({.memory = {{Pfn(0), Pfn(700), 0}, {Pfn(800), Pfn(2048), 0}}})
           .ok());
@@ -86,81 +84,82 @@ TEST(PageAllocatorOptionsTest, TwoNodesInOnePageblock) {
 TEST(PageAllocatorOptionsTest, HotplugEndBelowMemory) {
   PageAllocatorOptions options = Valid();
   options.hotplug_end = Pfn(1023);
-  ExpectRefused(options, "hotplug_end is pfn 0x3ff; memory ends at 0x400");
+  ExpectRefused(options,
+                "hotplug_end=pfn 0x3ff: must be at least the end of memory, "
+                "0x400");
 }
 
-TEST(PageAllocatorOptionsTest, MemoryBeyondWhatLinksReach) {
-  // 4 TiB are 2^30 pages, less the list heads of a node's four zones, 55 each:
-  // down to a multiple of 1,024 pages.
+TEST(PageAllocatorOptionsTest, MemoryBeyondTheLinks) {
+  // 4 TiB are 2^30 pages. Subtracts the list heads of a node's four zones, 55
+  // each, and rounds down to a multiple of 1,024 pages.
   PageAllocatorOptions options = Valid();
   options.hotplug_end = Pfn(uint64_t{1} << 30);
   ExpectRefused(options,
-                "memory or hotplug_end ends at pfn 0x40000000; 30-bit page "
-                "links allow 0x1 to 0x3ffffc00");
+                "the end of memory or hotplug_end, pfn 0x40000000, must be 0x1 "
+                "to 0x3ffffc00, for 30-bit page links");
 }
 
 TEST(PageAllocatorOptionsTest, DistancesThatAreNotASquare) {
   PageAllocatorOptions options = Valid();
   options.distances = {{10, 20}, {20}};
   ExpectRefused(options,
-                "distances has a row of 1 for 2 nodes, that of node 1");
+                "distances: the row of node 1 must have 2 entries, not 1");
 }
 
 TEST(PageAllocatorOptionsTest, DistancesForFewerNodesThanThereAre) {
   ExpectRefused(
       {.memory = {{Pfn(0), Pfn(8), 2}}, .distances = {{10, 20}, {20, 10}}},
-      "memory of node 2, but distances for 2 nodes");
+      "distances: must have a row for node 2, which has memory");
 }
 
-// A pageblock's zone index would not hold the zones of the last one.
+// The zones of the 61st node would overflow a pageblock's zone index.
 TEST(PageAllocatorOptionsTest, DistancesForTooManyNodes) {
   PageAllocatorOptions options = Valid();
   options.distances.assign(61, std::vector<int>(61, 20));
-  ExpectRefused(options, "distances for 61 nodes; at most 60 is allowed");
+  ExpectRefused(options, "distances: must be of at most 60 nodes, not 61");
 }
 
 TEST(PageAllocatorOptionsTest, NoCpus) {
   PageAllocatorOptions options = Valid();
   options.cpus = 0;
-  ExpectRefused(options, "cpus is 0; at least 1 is needed");
+  ExpectRefused(options, "cpus=0: must be at least 1");
 }
 
-TEST(PageAllocatorOptionsTest, CpuNodesForOtherThanTheCpus) {
+TEST(PageAllocatorOptionsTest, CpuNodesForADifferentNumberOfCpus) {
   PageAllocatorOptions options = Valid();
   options.cpus = 2;
   options.cpu_nodes = {0};
-  ExpectRefused(options, "cpu_nodes has 1 entries for 2 cpus");
+  ExpectRefused(options,
+                "cpu_nodes: must have an entry for each of 2 cpus, not 1");
 }
 
-TEST(PageAllocatorOptionsTest, ACpuOnANodeThatIsNotThere) {
+TEST(PageAllocatorOptionsTest, ACpuOnAnAbsentNode) {
   PageAllocatorOptions options = Valid();
   options.cpu_nodes = {1};
-  ExpectRefused(options, "cpu 0 is on node 1; there are 1 nodes");
+  ExpectRefused(options, "cpu_nodes: node 1 of cpu 0 must be 0 to 0");
   options.cpu_nodes = {-1};
-  ExpectRefused(options, "cpu 0 is on node -1; there are 1 nodes");
+  ExpectRefused(options, "cpu_nodes: node -1 of cpu 0 must be 0 to 0");
 }
 
 TEST(PageAllocatorOptionsTest, MinFreeKbytesOf1TiB) {
   PageAllocatorOptions options = Valid();
   options.min_free_kbytes = (uint64_t{1} << 30) + 1;
   ExpectRefused(options,
-                "min_free_kbytes is 1073741825; at most 1073741824 is allowed");
+                "min_free_kbytes=1073741825: must be at most 1073741824");
 }
 
 TEST(PageAllocatorOptionsTest, PerCpuLimitsOutOfBounds) {
   PageAllocatorOptions options = Valid();
   options.per_cpu_limits = PerCpuLimits{.batch = 0, .high = 1};
-  ExpectRefused(options, "per_cpu_limits.batch is 0; at least 1 is needed");
+  ExpectRefused(options, "per_cpu_limits.batch=0: must be at least 1");
   options.per_cpu_limits = PerCpuLimits{.batch = 1, .high = 1 << 21};
   ExpectRefused(options,
-                "per_cpu_limits has a limit of 2097152 pages; at most 1048576 "
-                "is allowed");
+                "per_cpu_limits=2097152 pages: must be at most 1048576");
   options.per_cpu_limits = PerCpuLimits{.batch = 1 << 21, .high = 1};
-  ExpectRefused(options, "per_cpu_limits has a limit of 2097152 pages");
+  ExpectRefused(options, "per_cpu_limits=2097152 pages");
 }
 
 // What is filled in
-// -------------------------------------------------------------
 
 TEST(PageAllocatorOptionsTest, PageblocksAreOf2MiBOrTheLargestBlocks) {
   EXPECT_EQ(Resolve(Valid())->pageblock_order, Order(9));

@@ -18,7 +18,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-// Where ZONE_DMA ends, and where ZONE_DMA32 ends and ZONE_NORMAL begins.
+// The end of ZONE_DMA; the end of ZONE_DMA32 and start of ZONE_NORMAL.
 constexpr uint64_t kDmaEnd = 16 * kMiB / kPageSize;
 constexpr uint64_t kBorder = 4 * kGiB / kPageSize;
 constexpr PerCpuLimits kNoCache = {.batch = 1, .high = 0};
@@ -54,12 +54,12 @@ void ExpectRefused(const PageAllocatorOptions& options,
 }
 
 TEST(PageAllocatorCreateTest, RefusesNoMemory) {
-  ExpectRefused({}, "the allocator was given no memory");
+  ExpectRefused({}, "memory: must not be empty");
 }
 
 TEST(PageAllocatorCreateTest, RefusesRangesThatOverlap) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(8)}, {Pfn(7), Pfn(16)}}},
-                "memory range of pages [0x7, 0x10): ranges must be non-empty, "
+                "memory range of pages [0x7, 0x10): must be non-empty, "
                 "ascending and disjoint");
 }
 
@@ -116,7 +116,7 @@ std::vector<uint64_t> Managed(const PageAllocator& allocator) {
   return managed;
 }
 
-// All four, whether they have memory or not.
+// All four zones, with or without memory.
 TEST(PageAllocatorCreateTest, MemoryIsInTheZoneOfItsAddress) {
   EXPECT_THAT(Managed(*MakeTiny(16)), ElementsAre(16, 0, 0, 0));
   EXPECT_THAT(Managed(*Make({.memory = {{Pfn(kDmaEnd), Pfn(kDmaEnd + 16)}}})),
@@ -149,18 +149,18 @@ TEST(PageAllocatorCreateTest, AZoneSpansItsHoles) {
   EXPECT_EQ(allocator->Counts().managed, PageCount(12));
 }
 
-// 8 GiB, of them 3 below the border, as a PC has it.
+// 8 GiB, 3 of them below 4 GiB, as in a PC.
 TEST(PageAllocatorCreateTest, WatermarksAreSharedOutBySize) {
   constexpr uint64_t kGib = kGiB / kPageSize;
   const auto allocator = Make(
       {.memory = {{Pfn(0), Pfn(3 * kGib)}, {Pfn(4 * kGib), Pfn(9 * kGib)}}});
-  // min_free_kbytes 11,585 is 2,896 pages; DMA has 16 MiB of the 3 GiB.
+  // min_free_kbytes 11,585 is 2,896 pages; DMA has 16 MiB of 3 GiB.
   EXPECT_EQ(allocator->zones()[0]->watermarks().min, PageCount(5));
   EXPECT_EQ(allocator->zones()[1]->watermarks().min, PageCount(1080));
   EXPECT_EQ(allocator->zones()[2]->watermarks().min, PageCount(1810));
 }
 
-// Which zone
+// Choice of the zone
 
 TEST(PageAllocatorTest, NormalIsUsedBeforeDma32) {
   const auto allocator = MakeTwoZones();
@@ -179,8 +179,8 @@ TEST(PageAllocatorTest, ABlockGoesBackToItsOwnZone) {
   EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).free_pages(), PageCount(0));
 }
 
-// Each zone: 16 pages, min 4, low 8. Normal down to low, then DMA32 down to
-// low, then Normal down to min, then DMA32 down to min.
+// Each zone has 16 pages, min 4, low 8. Served from Normal down to low, DMA32
+// down to low, Normal down to min, DMA32 down to min.
 TEST(PageAllocatorTest, EveryZonesLowMarkBeforeAnyZonesMin) {
   const auto allocator = MakeTwoZones();
   for (const auto& zone : allocator->zones()) {
@@ -224,7 +224,7 @@ TEST(PageAllocatorTest, LargerBlocksDoNot) {
   EXPECT_EQ(allocator->zones()[0]->free_blocks(Order(4)), 1);
 }
 
-// Page 0 and 1 on the list of CPU 0 keep 16 pages from being one block.
+// Pages 0 and 1, on the list of CPU 0, keep 16 pages from merging.
 TEST(PageAllocatorTest, DrainsAllPerCpuListsBeforeItFails) {
   const auto allocator = MakeTiny(16, 2);
   allocator->Allocate(0, Order(0));
@@ -291,7 +291,7 @@ TEST(PageAllocatorTest, TellsItsOptions) {
   EXPECT_EQ(allocator->section_order(), kSectionOrder);
 }
 
-// Which zones 32 single pages come from, by the first letter of their names;
+// Allocates 32 single pages; returns the first letters of their zones' names.
 // Normal has min and low 8, DMA32 has min 0 and low 8.
 std::string ZonesUsed(Reserves reserves) {
   const auto allocator = MakeTwoZones();
@@ -309,18 +309,18 @@ std::string ZonesUsed(Reserves reserves) {
 
 TEST(PageAllocatorReservesTest, RequestsMayDipBelowMinAsFarAsTheyAreAllowed) {
   EXPECT_EQ(ZonesUsed(Reserves::kNone), "NNNNNNNNDDDDDDDDDDDDDDDD");
-  // To 4 of 8, and to 3.
+  // Down to 4 of 8, and to 3.
   EXPECT_EQ(ZonesUsed(Reserves::kHigh), "NNNNNNNNDDDDDDDDNNNNDDDDDDDD");
   EXPECT_EQ(ZonesUsed(Reserves::kAtomic), "NNNNNNNNDDDDDDDDNNNNNDDDDDDDD");
 }
 
-// __GFP_MEMALLOC alone is not __GFP_HIGH: DMA32, still above min, comes first.
+// __GFP_MEMALLOC without __GFP_HIGH: DMA32, still above min, comes first.
 TEST(PageAllocatorReservesTest, MemallocTakesTheLastPageButAboveMinFirst) {
   EXPECT_EQ(ZonesUsed(Reserves::kAll), "NNNNNNNNDDDDDDDDDDDDDDDDNNNNNNNN");
 }
 
-// Two nodes with a vCPU each: the first has DMA32 and Normal, the second Normal
-// alone, 16 pages in each zone, in pageblocks of eight.
+// Two nodes with a vCPU each: node 0 has DMA32 and Normal, node 1 Normal only;
+// 16 pages per zone, in pageblocks of 8.
 std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
   return Make({.memory = {{Pfn(kBorder - 16), Pfn(kBorder + 16), 0},
                           {Pfn(kBorder + 16), Pfn(kBorder + 32), 1}},
@@ -330,7 +330,7 @@ std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
                .per_cpu_limits = limits});
 }
 
-// Node 1 has no DMA32, so node 0 is not used in its place (zone_statistics).
+// Node 1 has no DMA32; node 0 is not used in its place (zone_statistics).
 TEST(PageAllocatorNumaTest, WhatOnlyAnotherNodeCanHaveIsNoMiss) {
   const auto allocator = MakeTwoNodes();
   EXPECT_TRUE(allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
@@ -351,16 +351,17 @@ TEST(PageAllocatorNumaTest, ANodeInPlaceOfAnotherIsAMissThereAndForeignHere) {
   EXPECT_EQ(node0.numa_other, 1);
 }
 
-// There is no zone that it could use, so none to count at but the one it names.
+// No zone can serve the request, so it is counted at the zone that it names.
 TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
   const auto allocator = MakeTwoNodes();
   EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpDma32.OnlyFrom(1)));
   EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
 }
 
-// Of a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU wants
-// four unmovable pages. Where DMA32 is there to go to next, it is given the two
-// that there are; else the movable pageblock is broken up for the other two.
+// From a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU
+// allocates four unmovable pages. If there is DMA32 to fall back to, it gets
+// the two free unmovable ones; otherwise the movable pageblock is broken up for
+// the other two.
 TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
   const auto allocator = MakeTwoNodes({.batch = 4, .high = 8});
   for (const int node : {0, 1}) {
@@ -384,7 +385,7 @@ TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
 class FakeObserver final : public FreeBlockObserver {
  public:
   bool OnBlockFreed(Zone&, Pfn, Order) override {
-    ++told;
+    ++freed;
     return true;
   }
   void Wake() override {
@@ -392,7 +393,7 @@ class FakeObserver final : public FreeBlockObserver {
     if (on_wake) on_wake();
   }
 
-  int told = 0;
+  int freed = 0;
   int wakes = 0;
   std::function<void()> on_wake;
 };
@@ -405,14 +406,14 @@ TEST(PageAllocatorTest, WakesTheObserverOncePerBatch) {
   for (const uint64_t pfn : {0, 2, 4}) allocator->Free(0, Pfn(pfn), Order(0));
   EXPECT_EQ(observer.wakes, 0);
   allocator->Free(0, Pfn(6), Order(0));
-  EXPECT_EQ(observer.told, 2);
+  EXPECT_EQ(observer.freed, 2);
   EXPECT_EQ(observer.wakes, 1);
   allocator->DrainPerCpuPages();
-  EXPECT_EQ(observer.told, 4);
+  EXPECT_EQ(observer.freed, 4);
   EXPECT_EQ(observer.wakes, 2);
 }
 
-TEST(PageAllocatorTest, TheObserverHearsOfEveryZone) {
+TEST(PageAllocatorTest, TheObserverIsNotifiedOfEveryZone) {
   const auto allocator = MakeTwoZones();
   FakeObserver observer;
   allocator->SetObserver(&observer, Order(4));
@@ -420,11 +421,11 @@ TEST(PageAllocatorTest, TheObserverHearsOfEveryZone) {
   for (const ZoneType type : {ZoneType::kDma32, ZoneType::kNormal}) {
     allocator->Free(0, allocator->zone(0, type).span().start, Order(4));
   }
-  EXPECT_EQ(observer.told, 2);
+  EXPECT_EQ(observer.freed, 2);
   EXPECT_EQ(observer.wakes, 2);
 }
 
-// With any lock held during Wake, this would never end.
+// Would deadlock if a lock were held during Wake.
 TEST(PageAllocatorTest, WakeMayCallTheAllocator) {
   const auto allocator = MakeTiny(64, 2);
   FakeObserver observer;
@@ -459,16 +460,16 @@ TEST(PageAllocatorTest, WakeMayCallTheAllocator) {
 
 TEST(PageAllocatorDeathTest, NoSuchCpu) {
   const auto allocator = MakeTiny(16, 2);
-  EXPECT_DEATH(allocator->Allocate(2, Order(0)), "there is no cpu 2");
-  EXPECT_DEATH(allocator->Allocate(-1, Order(0)), "there is no cpu -1");
-  EXPECT_DEATH(allocator->Free(2, Pfn(0), Order(0)), "there is no cpu 2");
+  EXPECT_DEATH(allocator->Allocate(2, Order(0)), "cpu 2 must be 0 to 1");
+  EXPECT_DEATH(allocator->Allocate(-1, Order(0)), "cpu -1 must be 0 to 1");
+  EXPECT_DEATH(allocator->Free(2, Pfn(0), Order(0)), "cpu 2 must be 0 to 1");
 }
 
 TEST(PageAllocatorDeathTest, NoSuchOrder) {
   const auto allocator =
       Make({.memory = {{Pfn(0), Pfn(16)}}, .max_order = Order(3)});
   EXPECT_DEATH(allocator->Allocate(0, Order(4)),
-               "order 4 is above the largest");
+               "order 4 must be at most order 3");
 }
 
 TEST(PageAllocatorDeathTest, FreeOfAPageOfNoZone) {
@@ -499,10 +500,10 @@ TEST(PageAllocatorDeathTest, FreeAtAnOrderThatNoPageCanHave) {
   const auto allocator = MakeTiny(16);
   allocator->Allocate(0, Order(0));
   EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(16)),
-               "order 16 is above the largest");
+               "order 16 must be at most order 10");
 }
 
-// GFP_DMA32: a device that reaches 4 GiB gets nothing above.
+// GFP_DMA32: a device that reaches 4 GiB gets no memory above.
 TEST(PageAllocatorZoneTest, AllocatesOnlyUpToTheHighestZoneAsked) {
   constexpr Pfn kFourGiB(kBorder);
   const auto allocator =

@@ -47,15 +47,15 @@ TEST(PageMapTest, CreateRefusesNoPages) {
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(
       map.status().ToString(),
-      HasSubstr("memory or hotplug_end ends at pfn 0x0; 30-bit page links "
-                "allow 0x1 to 0x3ffffc00"));
+      HasSubstr("the end of memory or hotplug_end, pfn 0x0, must be 0x1 to "
+                "0x3ffffc00, for 30-bit page links"));
 }
 
-TEST(PageMapTest, CreateRefusesWhatLinksCannotHold) {
+TEST(PageMapTest, CreateRefusesAnEndBeyondTheLinks) {
   const auto map = PageMap::Create({.end = Pfn(1073740801), .list_heads = 2});
   EXPECT_EQ(map.status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(map.status().ToString(),
-              HasSubstr("memory or hotplug_end ends at pfn 0x3ffffc01"));
+              HasSubstr("the end of memory or hotplug_end, pfn 0x3ffffc01"));
 }
 
 TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {
@@ -66,8 +66,8 @@ TEST(PageMapTest, ATebibyteCostsOnlyWhatIsTouched) {
   EXPECT_THAT(Elements(*map, list), ElementsAre(last.value()));
 }
 
-// In a child process, since the limit is for good. A sanitizer's own mappings
-// are under the limit too, but small beside the metadata of 2 TiB.
+// In a child process, since the limit cannot be raised again. It includes a
+// sanitizer's own mappings, which are small compared to the metadata of 2 TiB.
 TEST(PageMapDeathTest, CreateSaysWhenThereIsNoAddressSpace) {
   const auto create_in_a_small_space = [] {
     uint64_t pages_now = 0;
@@ -97,7 +97,7 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
   const std::unique_ptr<PageMap> map = MakeMap(3);
   const PageMap::Index list = map->MakeLists(1);
   const Pfn page(1);
-  // Of all that IsFree, IsAllocated, ... ask, `state` and `order` alone are so.
+  // Only the predicate for `state` and `order` is true.
   const auto expect_only = [&](PageState state, Order order) {
     EXPECT_EQ(map->Get(page), (PageInfo{state, order}));
     for (int other = 0; other <= kMaxOrder.value(); ++other) {
@@ -118,7 +118,7 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
     map->lists().Push(list, page, order, ListEnd::kHead);
     expect_only(PageState::kFree, order);
     EXPECT_EQ(map->lists().Remove(page), list);
-    map->SetOut(page, order);
+    map->SetOffList(page, order);
     expect_only(PageState::kCached, order);
     for (int type = 0; type < kMigrateTypes; ++type) {
       map->SetAllocated(page, order, static_cast<MigrateType>(type));
@@ -143,12 +143,12 @@ TEST(PageMapTest, EveryPageOfABlockHasItsHead) {
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
       map->SetTail(page);
     }
-    map->SetOut(block.start, Order(i));
+    map->SetOffList(block.start, Order(i));
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
       ASSERT_EQ(map->HeadOf(page), block.start) << page;
     }
   }
-  // One that is offline is its own.
+  // An offline page is its own head.
   EXPECT_EQ(map->HeadOf(Pfn(1)), Pfn(1));
 }
 
@@ -221,7 +221,7 @@ TEST(PageMapTest, AFreeBlocksOrderAndItsLinksAreApart) {
               ElementsAre(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024));
 }
 
-// All 30 bits of a link are in use there.
+// Uses all 30 bits of a link.
 TEST(PageMapTest, TheHighestPagesLinkToEachOther) {
   const std::unique_ptr<PageMap> map = MakeMap(1073740800);
   const PageMap::Index list = map->MakeLists(1);
@@ -245,7 +245,7 @@ TEST(PageMapTest, RotateToFrontPutsWhatWasBeforeBehindTheRest) {
   EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
   map->lists().RotateToFront(list, Pfn(2));
   EXPECT_THAT(Elements(*map, list), ElementsAre(2, 3, 4, 5, 1));
-  // The links back are as good.
+  // The backward links agree.
   for (const uint64_t pfn : {1, 5, 4, 3, 2}) map->lists().Remove(Pfn(pfn));
   EXPECT_TRUE(map->lists().Empty(list));
 }
@@ -292,7 +292,7 @@ using Unpinned = PageMap::Unpinned;
 constexpr MigrateType kReclaimable = MigrateType::kReclaimable;
 
 void SetAllocated(PageMap& map, Pfn pfn, Order order) {
-  map.SetOut(pfn, order);
+  map.SetOffList(pfn, order);
   map.SetAllocated(pfn, order, kReclaimable);
 }
 
@@ -321,7 +321,7 @@ TEST(PageMapPinTest, TheLastPinOfAFreedBlockFreesIt) {
   EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kStillInUse);
   EXPECT_FALSE(map->IsAllocated(Pfn(4), Order(2)));
   EXPECT_EQ(map->Unpin(Pfn(4)), Unpinned::kLastPinOfFreedBlock);
-  // Now it is the caller's, to free like any other.
+  // The caller may now free it like any other block.
   EXPECT_TRUE(map->IsAllocated(Pfn(4), Order(2)));
   EXPECT_EQ(map->pins(Pfn(4)), 0);
 }
@@ -332,7 +332,7 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetTail(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->SetOut(Pfn(4), Order(0));
+  map->SetOffList(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetIsolated(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
@@ -356,8 +356,8 @@ TEST(PageMapPinTest, APinnedBlockIsFreedOnceAndAtItsOrder) {
   EXPECT_FALSE(map->FreePinned(Pfn(4), Order(1)));
 }
 
-// Of an owner that frees and a device that unpins at the same time, exactly one
-// is told that the block is its to free.
+// An owner frees a block while a device unpins it: exactly one of the two must
+// free the block.
 TEST(PageMapPinTest, OwnerAndDeviceAgreeWhoFrees) {
   constexpr int kRounds = 20'000;
   const std::unique_ptr<PageMap> map = MakeMap(8);
@@ -407,7 +407,7 @@ TEST(PageMapPinTest, PinsOfManyThreadsAreAllCounted) {
 
 // Memory
 
-// Of 4 MiB of entries the range that is released leaves, and nothing else.
+// Releases half of 4 MiB of metadata; the rest stays.
 TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
   constexpr uint64_t kPages = 4 * kMiB / PageMap::kBytesPerPage;
   const std::unique_ptr<PageMap> map = MakeMap(kPages);
@@ -418,7 +418,7 @@ TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
   }
   const uint64_t full = map->ResidentBytes().value();
   EXPECT_GE(full - before, 4 * kMiB - 64 * kKiB);
-  // Not from the start of a page, nor to the end of one.
+  // Starts and ends within a host page.
   const PfnRange range = {Pfn(kPages / 4 + 1), Pfn(kPages / 4 * 3 - 1)};
   for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
     map->SetOffline(pfn);

@@ -1,4 +1,5 @@
-// What every page of a guest holds after each step of a random program.
+// Checks the contents of every page of a guest after each step of a random
+// program.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -60,7 +61,7 @@ class PagePoisonProgram : public TestWithParam<ProgramOptions> {
     world_.Write(block.pfn, block.order, value);
     std::memset(Shadow(block.pfn), value, block.order.bytes());
   }
-  // Anywhere, whosever it is.
+  // Writes anywhere, to pages with or without an owner.
   void WriteAnywhere() {
     const Pfn pfn(random_.Below(kPages));
     const uint64_t offset = random_.Below(kPageSize);
@@ -84,7 +85,7 @@ class PagePoisonProgram : public TestWithParam<ProgramOptions> {
       std::memset(Shadow(*pfn), 0, order.bytes());
     }
   }
-  // Adds to what must have been found.
+  // Adds to the corruptions that must be found.
   void ExpectFound(Pfn pfn, Order order) {
     for (const Pfn end = pfn + order.pages(); pfn < end; pfn += PageCount(1)) {
       PageCorruption corruption = {.pfn = pfn};

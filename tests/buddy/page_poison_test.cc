@@ -1,4 +1,4 @@
-// Free memory with real bytes in it: what is written there, and what is found.
+// Page poisoning with real guest RAM: what is written, and what is detected.
 
 #include "guestmm/buddy/page_poison.h"
 
@@ -29,7 +29,7 @@ using ::testing::IsEmpty;
 using ::testing::TestWithParam;
 using ::testing::Values;
 
-// What is written ------------------------------------------------------------
+// Writes ---------------------------------------------------------------------
 
 TEST(PagePoisonTest, OffTouchesNothing) {
   PoisonWorld world({});
@@ -125,7 +125,7 @@ TEST(PagePoisonTest, InitOnAllocWithPoisonChecksFirst) {
               ElementsAre(PageCorruption{pfn, 5, 5, 0, false}));
 }
 
-// What is cleared when it is freed is not cleared again.
+// Memory that was zeroed when freed is not zeroed again.
 TEST(PagePoisonTest, InitOnAllocWithInitOnFreeWritesNothingMore) {
   PoisonWorld world(
       {.mode = PagePoisonMode::kInitOnFree, .init_on_alloc = true});
@@ -134,7 +134,7 @@ TEST(PagePoisonTest, InitOnAllocWithInitOnFreeWritesNothingMore) {
   EXPECT_TRUE(world.Holds(pfn, kHuge, 0));
 }
 
-// What is found --------------------------------------------------------------
+// Detection ------------------------------------------------------------------
 
 class WriteAfterFree : public TestWithParam<int> {
  protected:
@@ -162,7 +162,7 @@ TEST_P(WriteAfterFree, IsFoundAtEveryPlace) {
   }
 }
 
-TEST_P(WriteAfterFree, OfOneBitIsToldApart) {
+TEST_P(WriteAfterFree, OfOneBitIsDistinguished) {
   const Pfn pfn = world_.Allocate(order_);
   for (int bit = 0; bit < 8; ++bit) {
     world_.Free(pfn, order_);
@@ -181,7 +181,7 @@ TEST_P(WriteAfterFree, OfTwoBitsIsNotASingleBit) {
   world_.At(pfn)[9] ^= 0x81;
   ASSERT_EQ(world_.Allocate(order_), pfn);
   world_.Free(pfn, order_);
-  // A bit in one byte, and one far away.
+  // One bit in one byte, and another in a distant byte.
   world_.At(pfn)[9] ^= 1;
   world_.At(pfn)[4000] ^= 1;
   ASSERT_EQ(world_.Allocate(order_), pfn);
@@ -234,7 +234,7 @@ TEST(PagePoisonTest, ACorruptionReadsAsText) {
             "0xab first");
 }
 
-// On its way through the allocator -------------------------------------------
+// Through the allocator ------------------------------------------------------
 
 TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
   PoisonWorld world(kPoisoned, {1024},
@@ -247,7 +247,7 @@ TEST(PagePoisonTest, HoldsOnPerCpuListsAndAcrossThem) {
     world.Free(pfn, order, /*cpu=*/1);
     ASSERT_EQ(world.allocator().pages().Get(pfn).state, PageState::kCached);
     EXPECT_TRUE(world.Holds(pfn, order, kPoison));
-    // Corrupted there, and given out from there.
+    // Corrupted on a per-CPU list, and allocated from there.
     world.At(pfn)[1] = 0;
     ASSERT_EQ(world.Allocate(order, /*cpu=*/1), pfn);
     EXPECT_EQ(world.poison().corruptions().back().pfn, pfn);
@@ -291,7 +291,8 @@ TEST(PagePoisonTest, ABlockWhosePinsWentFirstIsFilledByItsOwnersFree) {
 }
 
 TEST(PagePoisonTest, SeesBlocksThatReclaimAndTheSlowPathGive) {
-  // All of it below the low watermark, so that no request is served at once.
+  // All memory is below the low watermark, so every request takes the slow
+  // path.
   PoisonWorld world(kPoisoned);
   class Cache final : public Reclaimer {
    public:
@@ -338,7 +339,7 @@ TEST(PagePoisonTest, BlocksReachAcrossRegions) {
                           PageCorruption{Pfn(603), 0, 0, 0, false}));
 }
 
-// Memory that comes ----------------------------------------------------------
+// Onlined memory -------------------------------------------------------------
 
 TEST(PagePoisonTest, MemoryThatIsNotInRamIsRefused) {
   const auto ram =
@@ -370,7 +371,7 @@ TEST(PagePoisonTest, MemoryIsFilledEachTimeItIsOnlined) {
   EXPECT_EQ(world.ResidentBytes(), PageCount(2048).bytes());
   world.AllocateEverything();
 
-  // What is written to it while it is offline is no one's business.
+  // Writes to offline memory are not detected.
   ASSERT_EQ(hotplug.Offline(added), absl::OkStatus());
   world.Write(Pfn(1024), Order(10), 7);
   ASSERT_EQ(hotplug.Online(added, ZoneType::kMovable), absl::OkStatus());

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_BUDDY_PAGE_POISON_TESTING_H_
 #define GUESTMM_TESTS_BUDDY_PAGE_POISON_TESTING_H_
 
-// A guest with real bytes in its memory.
+// A guest with real guest RAM.
 
 #include <gtest/gtest.h>
 
@@ -22,7 +22,8 @@ inline constexpr Order kPage{0};
 inline constexpr Order kHuge = kPageblockOrder;
 inline constexpr uint8_t kPoison = 0xaa;
 
-// RAM, and an allocator that has all of it, in regions of so many pages.
+// Guest RAM in regions of the given numbers of pages, and an allocator that
+// owns all of it.
 class PoisonWorld {
  public:
   PoisonWorld(const PagePoisonOptions& options,
@@ -56,13 +57,13 @@ class PoisonWorld {
     allocator_->Free(cpu, pfn, order);
   }
 
-  // A page's bytes.
+  // The bytes of a page.
   uint8_t* At(Pfn pfn) const {
     const auto bytes = ram_->Translate({.gpa = ToGpa(pfn), .bytes = kPageSize});
     return reinterpret_cast<uint8_t*>(bytes->bytes().data());
   }
-  // By calls of memset, which ThreadSanitizer sees: of a constant size it would
-  // be inlined.
+  // Calls memset with a variable size: with a constant one it would be inlined,
+  // and ThreadSanitizer would not see it.
   void Write(Pfn pfn, Order order, uint8_t value) const {
     for (uint64_t i = 0; i < order.pages().value(); ++i) {
       const volatile size_t bytes = kPageSize;
@@ -79,7 +80,7 @@ class PoisonWorld {
 
   uint64_t ResidentBytes() const { return ram_->ResidentBytes().value(); }
 
-  // Takes every page there is, one by one, and frees them again.
+  // Allocates all pages, one by one, and frees them again.
   void AllocateEverything() {
     Gfp gfp = kGfpUser;
     gfp.reserves = Reserves::kAll;

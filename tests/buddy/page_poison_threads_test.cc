@@ -1,4 +1,4 @@
-// Fills, checks and pins on several threads.
+// Fills, checks and pins blocks on several threads.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ using ::testing::IsEmpty;
 using ::testing::TestWithParam;
 using ::testing::Values;
 
-// Blocks on their way from one thread to another.
+// Blocks in transit from one thread to another.
 class Mailbox {
  public:
   void Put(Pfn pfn, Order order) {
@@ -43,8 +43,8 @@ class Mailbox {
   std::vector<std::pair<Pfn, Order>> blocks_ ABSL_GUARDED_BY(lock_);
 };
 
-// vCPUs write to what they have, and pass every fourth block to a device, which
-// writes to it under a pin, whatever its owner does meanwhile.
+// vCPUs write to their blocks and pass every fourth one to a device, which
+// writes to it under a pin, even after its owner freed it.
 using PagePoisonThreadsTest = TestWithParam<PagePoisonMode>;
 INSTANTIATE_TEST_SUITE_P(Modes, PagePoisonThreadsTest,
                          Values(PagePoisonMode::kOff, PagePoisonMode::kPoison));
@@ -106,8 +106,8 @@ TEST_P(PagePoisonThreadsTest,
   EXPECT_EQ(world.allocator().CheckInvariants(), absl::OkStatus());
 }
 
-// Nothing but the pin tells the owner that the device is done; what the two
-// write must not race all the same (a finding of ThreadSanitizer's).
+// Only the pin tells the owner that the device has finished; their writes must
+// not race (found by ThreadSanitizer).
 TEST_P(PagePoisonThreadsTest, WhatADeviceWroteComesBeforeTheFreeThatSeesNoPin) {
   for (const Order order : {kPage, kHuge}) {
     PoisonWorld world({.mode = GetParam()});

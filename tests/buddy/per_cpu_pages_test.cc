@@ -43,7 +43,7 @@ TEST(PerCpuLimitsTest, ShrinkWithTheZone) {
   ExpectLimits(Mib(48), 3, 18);  // 3 + 1 rounds down to a power of two: 4
 }
 
-// A list of high 0 gives each page to the zone at once.
+// A list with high 0 returns each page to the zone at once.
 TEST(PerCpuLimitsTest, OfATinyZoneCacheNothing) {
   ExpectLimits(Mib(32), 1, 6 * 1);
   ExpectLimits(Mib(16), 1, 0);
@@ -51,7 +51,7 @@ TEST(PerCpuLimitsTest, OfATinyZoneCacheNothing) {
   ExpectLimits(PageCount(0), 1, 0);
 }
 
-// A vCPU's single movable pages, all that 5.3 caches here.
+// A vCPU's single movable pages; 5.3 caches no other orders.
 class SinglePages : public PerCpuPages {
  public:
   SinglePages(TinyZone& zone, PerCpuLimits limits)
@@ -93,7 +93,7 @@ TEST(PerCpuPagesTest, AtTheHighMarkTheOldestBatchGoesBack) {
   for (const uint64_t pfn : {7, 1, 4}) EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
   EXPECT_EQ(zone.Picture(), "ACAACAACF-------");
   EXPECT_EQ(list.Free(Pfn(2)), nullptr);
-  // The fourth reached the mark: 7 first, then 1.
+  // The fourth page reaches high: 7 is returned first, then 1.
   EXPECT_EQ(zone.Picture(), "AFCACAAFF-------");
   EXPECT_THAT(zone.List(0), ElementsAre(1, 7));
   EXPECT_EQ(list.cached_pages(), PageCount(2));
@@ -135,7 +135,7 @@ TEST(PerCpuPagesTest, KeepsItsOrderWhenTheRingWrapsAround) {
   TinyZone zone(16);
   SinglePages list(zone, {.batch = 1, .high = 3});
   zone.AllocatePages(16);
-  // Two stay; each further page pushes out the one freed two before.
+  // Two stay; each further page evicts the one freed two before it.
   for (uint64_t pfn = 0; pfn < 16; ++pfn) {
     EXPECT_EQ(list.Free(Pfn(pfn)), nullptr);
   }
@@ -184,7 +184,7 @@ TEST(PerCpuPagesTest, APageMayBeFreedOnAnotherCpu) {
   EXPECT_EQ(cpu1.Allocate(), Pfn(0));
 }
 
-TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
+TEST(PerCpuPagesTest, TheObserverIsNotifiedOfReturnedBatches) {
   class Observer final : public FreeBlockObserver {
    public:
     bool OnBlockFreed(Zone&, Pfn pfn, Order) override {
@@ -208,8 +208,8 @@ TEST(PerCpuPagesTest, TheObserverHearsOfBatchesNotOfCachedPages) {
   EXPECT_THAT(observer.freed, ElementsAre(1, 3, 5));
 }
 
-// Of each of three lists a page in turn, from the one behind unmovable; once
-// unmovable has none left, its turn is another page of the next.
+// Returns a page from each of three lists in turn, beginning after unmovable;
+// once unmovable is empty, the next list returns one more.
 TEST(PerCpuPagesTest, GivesBackRoundTheTypes) {
   class Observer final : public FreeBlockObserver {
    public:
@@ -259,12 +259,13 @@ TEST(PerCpuPagesTest, EachTypeHasAListOfItsOwn) {
   EXPECT_EQ(zone.Picture(), "ACF-F---ACF-F---");
   EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kUnmovable), Pfn(9));
   EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kMovable), Pfn(1));
-  // Back to the list of its pageblock's type, whatever it was asked for as.
+  // Goes to the list of its pageblock's type, whatever type it was allocated
+  // as.
   EXPECT_EQ(list.Free(Pfn(1)), nullptr);
   EXPECT_EQ(list.PerCpuPages::Allocate(page, MigrateType::kMovable), Pfn(1));
 }
 
-// It would be cached while its pageblock leaves.
+// Otherwise it would be cached while its pageblock is offlined.
 TEST(PerCpuPagesTest, APageOnItsWayOfflineIsNotCached) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
                  .memory = {{Pfn(0), Pfn(16)}},
@@ -324,8 +325,8 @@ TEST(PerCpuPagesDeathTest, DoubleFreeOfAPinnedPage) {
 
 // Linux 6.1
 
-// zone_highsize: the low watermark, shared by the node's vCPUs, but four
-// batches at least.
+// zone_highsize: the low watermark, divided among the node's vCPUs, but at
+// least four batches.
 TEST(PerCpuLimitsTest, High61IsAShareOfTheLowWatermark) {
   const PageCount low(4000);
   const auto limits = [&](int cpus) {
@@ -353,7 +354,7 @@ TEST(PerCpuPagesTest, CachesOrders0To3AndAPageblocksIn6_1) {
             0b10'0000'1111);
 }
 
-// A zone of 64 pages in pageblocks of 16, and one vCPU's lists by 6.1's rules.
+// A zone of 64 pages in pageblocks of 16, and one vCPU's lists of 6.1.
 class PerCpuPages61Test : public ::testing::Test {
  protected:
   PerCpuPages61Test() : lists_(MakeLists({.batch = 3, .high = 9})) {}
@@ -378,8 +379,9 @@ class PerCpuPages61Test : public ::testing::Test {
   std::unique_ptr<PerCpuPages> lists_;
 };
 
-// Nine are high: a batch goes back, which counts as freeing in a row. From then
-// on a pair is not kept, and takes along all there is.
+// high is nine: a batch is returned, which counts as a consecutive return.
+// After that a freed pair is not kept, and all other pages are returned with
+// it.
 TEST_F(PerCpuPages61Test, SmallBlocksFreedInARowDoNotStayEvenBelowHigh) {
   zone_.AllocatePages(16);
   ASSERT_EQ(zone_.Allocate(1), Pfn(16));
@@ -389,7 +391,7 @@ TEST_F(PerCpuPages61Test, SmallBlocksFreedInARowDoNotStayEvenBelowHigh) {
   EXPECT_EQ(cached(), 0);
 }
 
-// An allocation ends the row.
+// An allocation ends the consecutive returns.
 TEST_F(PerCpuPages61Test, SmallBlocksStayAfterAnAllocation) {
   zone_.AllocatePages(16);
   ASSERT_EQ(zone_.Allocate(1), Pfn(16));
@@ -399,7 +401,8 @@ TEST_F(PerCpuPages61Test, SmallBlocksStayAfterAnAllocation) {
   EXPECT_EQ(cached(), 7);
 }
 
-// Of larger blocks fewer, but two at least; never as many pages as a batch.
+// Refills of larger blocks are fewer blocks, but at least two; never more pages
+// than a batch.
 TEST_F(PerCpuPages61Test, ABatchIsSmallerOfLargerBlocks) {
   lists_ = MakeLists({.batch = 8, .high = 60});
   for (const auto& [order, blocks] :
@@ -416,8 +419,8 @@ TEST_F(PerCpuPages61Test, ABatchOfOneIsOneBlock) {
   EXPECT_EQ(cached(), 0);
 }
 
-// Each time high is reached twice as many go back, but not below a batch, until
-// something is allocated.
+// Each time high is reached, twice as many pages are returned as before, at
+// least a batch, until an allocation.
 TEST_F(PerCpuPages61Test, GivesBackTwiceAsMuchEachTime) {
   lists_ = MakeLists({.batch = 3, .high = 20});
   zone_.AllocatePages(64);
@@ -445,7 +448,7 @@ TEST_F(PerCpuPages61Test, WhereHighIsBelowABatchOnePageGoesBack) {
   EXPECT_EQ(cached(), 3);
 }
 
-// The list that was freed to comes first, the oldest of it.
+// The list that was freed to comes first, its oldest block first.
 TEST_F(PerCpuPages61Test, TheListThatIsFreedToGivesBackFirst) {
   zone_.AllocatePages(16);
   ASSERT_EQ(zone_.Allocate(1), Pfn(16));
@@ -458,14 +461,14 @@ TEST_F(PerCpuPages61Test, TheListThatIsFreedToGivesBackFirst) {
   EXPECT_EQ(cached(), 6);
 }
 
-// A huge page is no small block: it may stay though others were freed before.
-TEST_F(PerCpuPages61Test, APageblockFreedInARowIsNotSentAway) {
+// A huge page is not a small block: it may stay after consecutive returns.
+TEST_F(PerCpuPages61Test, APageblockStaysAfterConsecutiveReturns) {
   lists_ = MakeLists({.batch = 3, .high = 30});
   zone_.AllocatePages(32);
   ASSERT_EQ(zone_.Allocate(4), Pfn(32));
   FreePages(0, 30);
   EXPECT_EQ(cached(), 27);
-  // 43 are above 30; of the six that have to go it is the first and only one.
+  // 43 pages exceed high, 30; of the six to be returned, it is the only block.
   EXPECT_EQ(lists_->Free(Pfn(32), Order(4)), nullptr);
   EXPECT_EQ(cached(), 27);
 }
@@ -480,7 +483,7 @@ TEST_F(PerCpuPages61Test, APageblockIsCached) {
   EXPECT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));
 }
 
-// drain_pages_zone: from the list of unmovable single pages on, to that of
+// drain_pages_zone: from the list of unmovable single pages to that of
 // reclaimable pageblocks.
 TEST_F(PerCpuPages61Test, DrainsListByListFromTheFirstOn) {
   class Observer final : public FreeBlockObserver {
@@ -532,7 +535,7 @@ TEST(PerCpuPagesDeathTest, FreeOfALargerBlock) {
                "free of pfn 0x1, order 0, which is tail, order 0");
 }
 
-// A page behind the map is the front door's to refuse.
+// A page beyond the map is rejected by PageAllocator.
 TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
   TinyZone zone({.span = {Pfn(0), Pfn(8)},
                  .memory = {{Pfn(0), Pfn(8)}},
@@ -546,7 +549,7 @@ TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
                "free of pfn 0x9, order 0, which is offline");
 }
 
-// As two kinds of list have it (6.1.97).
+// As the two kinds of lists hold them (6.1.97).
 TEST_F(PerCpuPages61Test, AMovablePageblockIsNotHandedOutForAnother) {
   lists_ = MakeLists({.batch = 1, .high = 60});
   ASSERT_EQ(lists_->Allocate(Order(4), MigrateType::kMovable), Pfn(0));

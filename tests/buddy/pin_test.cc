@@ -1,5 +1,5 @@
-// A pinned block is a device's as much as its owner's: freed or not, no page of
-// it is free, cached or isolated before the last pin is gone.
+// A pinned block belongs to a device as well as to its owner: freed or not,
+// none of its pages is free, cached or isolated before the last pin is dropped.
 
 #include <gtest/gtest.h>
 
@@ -46,7 +46,7 @@ TEST(PinTest, APinnedBlockIsStillItsOwners) {
   EXPECT_EQ(allocator->Counts().free, PageCount(64));
 }
 
-// By way of a per-CPU list, and straight to the zone.
+// Through a per-CPU list, and directly to the zone.
 TEST(PinTest, FreedWhilePinnedItIsFreeOnlyAfterTheLastPin) {
   for (const int order : {0, 3}) {
     SCOPED_TRACE(Order(order));
@@ -78,7 +78,7 @@ TEST(PinTest, ItGoesToTheListsOfTheVcpuThatUnpinsIt) {
   allocator->Unpin(1, pfn);
   EXPECT_EQ(allocator->per_cpu_pages(1, zone).cached_pages(), PageCount(1));
   EXPECT_EQ(allocator->per_cpu_pages(0, zone).cached_pages(), PageCount(0));
-  // And is the first one that it hands out.
+  // It is also the first one to be allocated.
   EXPECT_EQ(allocator->Allocate(1, Order(0)), pfn);
 }
 
@@ -149,8 +149,7 @@ TEST(PinDeathTest, FreeingAPinnedBlockAtAnotherOrder) {
   EXPECT_DEATH(allocator->Free(0, pfn, Order(2)), "free of");
 }
 
-// Any program
-// -----------------------------------------------------------------------
+// Random programs -------------------------------------------------------------
 
 void RunRandomProgram(KernelVersion lists, uint64_t seed) {
   SCOPED_TRACE(testing::Message() << "seed " << seed);
@@ -235,7 +234,7 @@ void RunRandomProgram(KernelVersion lists, uint64_t seed) {
       ASSERT_EQ(allocator->pages().pins(pfn),
                 static_cast<uint64_t>(block.pins));
     }
-    // All that is neither held nor pinned is free for others.
+    // All blocks neither held nor pinned are free.
     ASSERT_EQ(allocator->Counts().allocated(), held) << "step " << step;
     ASSERT_EQ(allocator->CheckInvariants(), absl::OkStatus());
   }
@@ -250,17 +249,16 @@ TEST(PinTest, NoPinnedPageIsEverFreeCachedOrIsolated) {
 }
 
 // Threads
-// ---------------------------------------------------------------------------
 
-// Waits for the other thread, which is next to come; a little without yielding,
-// so that both go on at the same time.
+// Waits for the other thread, which is about to arrive; spins for a while
+// before yielding, so that both continue at the same time.
 void WaitFor(const std::atomic<int>& turn, int wanted) {
   for (int spins = 0; turn.load(std::memory_order_acquire) != wanted; ++spins) {
     if (spins > 1000) std::this_thread::yield();
   }
 }
 
-// Passes some time, a few instructions.
+// Spins for a few instructions.
 void Dawdle(uint64_t turns) {
   std::atomic<uint64_t> count{0};
   while (count.load(std::memory_order_relaxed) < turns) {
@@ -268,14 +266,15 @@ void Dawdle(uint64_t turns) {
   }
 }
 
-// The owner frees while the device lets go: whoever comes last frees the block.
+// The owner frees while the device unpins: the later of the two frees the
+// block.
 TEST(PinThreadsTest, TheOwnerFreesWhileTheDeviceUnpins) {
   for (const int order : {0, 3}) {
     const auto allocator =
         MakePinAllocator(2, PerCpuLimits{.batch = 2, .high = 4});
     const int kRounds = order == 0 ? 2000 : 500;
     Pfn pfn;
-    // Odd: the block is pinned, and both may begin; even: both are done.
+    // Odd: the block is pinned, and both may begin. Even: both have finished.
     std::atomic<int> turn{0};
     std::thread device([&] {
       Random random(1);

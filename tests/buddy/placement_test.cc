@@ -1,4 +1,4 @@
-// Where on its free list a block goes: by 5.3's rules, by 6.1's, shuffled.
+// The free-list placement of blocks: by the rules of 5.3, of 6.1, and shuffled.
 
 #include "guestmm/buddy/placement.h"
 
@@ -30,7 +30,7 @@ TinyZone::Options FourPageblocks(PlacementOptions placement) {
 constexpr PlacementOptions k53 = {.rules = KernelVersion::kV5_3};
 constexpr PlacementOptions k61 = {.rules = KernelVersion::kV6_1};
 
-// What is given first is used first in 6.1, and last in 5.3.
+// Memory added first is allocated first in 6.1, and last in 5.3.
 TEST(PlacementTest, NewMemoryGoesToTheHeadIn5_3AndToTheTailIn6_1) {
   EXPECT_THAT(TinyZone(FourPageblocks(k53)).List(3), ElementsAre(24, 16, 8, 0));
   EXPECT_THAT(TinyZone(FourPageblocks(k61)).List(3), ElementsAre(0, 8, 16, 24));
@@ -58,8 +58,8 @@ TEST(PlacementTest, ABlockLikelyToMergeGoesToTheTailInBoth) {
   }
 }
 
-// So that the host's own is used last, and a fault in the host is put off.
-TEST(PlacementTest, WhatTheHostReturnsGoesToTheTailIn6_1) {
+// Returned blocks are allocated last, so that faults in the host are deferred.
+TEST(PlacementTest, ReturnedBlocksGoToTheTailIn6_1) {
   TinyZone zone5_3(FourPageblocks(k53));
   zone5_3.Return(std::move(*zone5_3.Isolate(16)));
   EXPECT_THAT(zone5_3.List(3), ElementsAre(16, 24, 8, 0));
@@ -68,8 +68,8 @@ TEST(PlacementTest, WhatTheHostReturnsGoesToTheTailIn6_1) {
   EXPECT_THAT(zone6_1.List(3), ElementsAre(0, 16, 24, 8));
 }
 
-// Unmovable pages take the pageblock [0, 8), of which 1, 4 and 6 are free
-// beside 3, which is unmovable already.
+// Unmovable requests take the pageblock [0, 8), where 1, 4 and 6 are free
+// besides 3, which is unmovable already.
 TEST(PlacementTest, StolenBlocksGoToTheTailIn6_1) {
   for (const PlacementOptions& placement : {k53, k61}) {
     TinyZone zone({.span = {Pfn(0), Pfn(8)},
@@ -81,7 +81,7 @@ TEST(PlacementTest, StolenBlocksGoToTheTailIn6_1) {
     for (const uint64_t page : {1, 3, 4, 6}) zone.Free(page, 0);
     EXPECT_THAT(zone.List(0), ElementsAre(6, 4, 3, 1));
     const bool is5_3 = placement.rules == KernelVersion::kV5_3;
-    // All four move, ascending; the first of the list is taken.
+    // All four move, ascending; the first of the list is allocated.
     EXPECT_EQ(zone.Allocate(0, kUnmovable), Pfn(is5_3 ? 6 : 1));
     if (is5_3) {
       EXPECT_THAT(zone.List(0, kUnmovable), ElementsAre(4, 3, 1));
@@ -102,7 +102,7 @@ std::vector<uint64_t> ShuffledList(uint64_t seed) {
   return shuffled.List(2);
 }
 
-TEST(ShuffleTest, BlocksOfTheLargestOrderAreInRandomOrderAtFirst) {
+TEST(ShuffleTest, BlocksOfTheLargestOrderAreInitiallyShuffled) {
   const std::vector<uint64_t> list = ShuffledList(1);
   std::vector<uint64_t> sorted = list;
   std::sort(sorted.begin(), sorted.end());
@@ -118,7 +118,7 @@ TEST(ShuffleTest, TheSeedDecides) {
   EXPECT_NE(ShuffledList(1), ShuffledList(2));
 }
 
-// To the head or to the tail: in twenty frees both happen.
+// To the head or to the tail: twenty frees include both.
 TEST(ShuffleTest, AFreedBlockOfTheLargestOrderGoesToEitherEnd) {
   TinyZone zone({.span = {Pfn(0), Pfn(32)},
                  .memory = {{Pfn(0), Pfn(32)}},

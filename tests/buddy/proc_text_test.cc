@@ -18,7 +18,7 @@ std::unique_ptr<PageAllocator> Make(const PageAllocatorOptions& options) {
   return PageAllocator::Create(options).value();
 }
 
-// A zone DMA of all pages below 2048 but the first: a block of each order.
+// A zone DMA of all pages below 2048 except the first: one block of each order.
 std::unique_ptr<PageAllocator> MakeOneOfEach() {
   return Make({.memory = {{Pfn(1), Pfn(2048)}},
                .cpus = 2,
@@ -26,7 +26,7 @@ std::unique_ptr<PageAllocator> MakeOneOfEach() {
                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 54}});
 }
 
-// 4 MiB on each of two nodes, the second one's in DMA32.
+// 4 MiB on each of two nodes; node 1's are DMA32.
 std::unique_ptr<PageAllocator> MakeTwoNodes() {
   return Make({.memory = {{Pfn(0), Pfn(1024)}, {Pfn(4096), Pfn(5120), 1}},
                .cpus = 2,
@@ -34,8 +34,8 @@ std::unique_ptr<PageAllocator> MakeTwoNodes() {
                .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 54}});
 }
 
-// A zone of 16 pages in which a pageblock is 4 and the largest block 8, next to
-// a node without memory.
+// A zone of 16 pages with pageblocks of 4 and largest blocks of 8, and a node
+// without memory.
 std::unique_ptr<PageAllocator> MakeTiny() {
   return Make({.memory = {{Pfn(0), Pfn(16)}},
                .distances = {{10, 20}, {20, 10}},
@@ -50,7 +50,7 @@ TEST(ProcTextTest, BuddyInfoHasAColumnForEachOrder) {
   EXPECT_EQ(BuddyInfo(*allocator),
             "Node 0, zone      DMA      1      1      1      1      1      1"
             "      1      1      1      1      1 \n");
-  // A per-CPU list takes pages 1 and 2, which leaves 3 of the block of two.
+  // A per-CPU list takes pages 1 and 2, which leaves 3 of the block [2, 4).
   EXPECT_EQ(allocator->Allocate(0, Order(0)), Pfn(1));
   EXPECT_EQ(BuddyInfo(*allocator),
             "Node 0, zone      DMA      1      0      1      1      1      1"
@@ -58,7 +58,7 @@ TEST(ProcTextTest, BuddyInfoHasAColumnForEachOrder) {
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
 }
 
-TEST(ProcTextTest, BuddyInfoAndPageTypeInfoLeaveOutWhatHasNoMemory) {
+TEST(ProcTextTest, BuddyInfoAndPageTypeInfoLeaveOutEmptyZones) {
   const auto allocator = MakeTiny();
   EXPECT_EQ(BuddyInfo(*allocator),
             "Node 0, zone      DMA      0      0      0      2 \n");
@@ -88,8 +88,8 @@ TEST(ProcTextTest, BuddyInfoAndPageTypeInfoLeaveOutWhatHasNoMemory) {
 
 TEST(ProcTextTest, PageTypeInfoStartsAnewForEachNode) {
   const auto allocator = MakeTwoNodes();
-  // The kernel's first page makes both pageblocks of its node unmovable:
-  // node 0  [U M]  ->  [U U]
+  // The kernel's first page makes both pageblocks of its node unmovable: node 0
+  // [U M] -> [U U].
   EXPECT_EQ(allocator->Allocate(0, Order(0), kGfpKernel), Pfn(0));
   Zone& remote = allocator->zone(1, ZoneType::kDma32);
   {
@@ -125,7 +125,7 @@ Node 1, zone    DMA32            0            0            0            0       
   EXPECT_EQ(allocator->CheckInvariants(), absl::OkStatus());
 }
 
-TEST(ProcTextTest, ZoneInfoTellsOfEmptyZonesOnlyTheirProtection) {
+TEST(ProcTextTest, ZoneInfoOfAnEmptyZoneIsItsProtection) {
   const auto allocator = MakeOneOfEach();
   ASSERT_EQ(allocator->Allocate(0, Order(0)), Pfn(1));
   EXPECT_EQ(ZoneInfo(*allocator), R"(Node 0, zone      DMA
@@ -183,7 +183,7 @@ Node 0, zone  Movable
 )");
 }
 
-// A paragraph of ZoneInfo.
+// A zone's paragraph of ZoneInfo.
 std::string ZoneParagraph(const PageAllocator& allocator,
                           const std::string& first_line) {
   const std::string text = ZoneInfo(allocator);
@@ -225,7 +225,7 @@ TEST(ProcTextTest, ZoneInfoCountsFarRequestsWhereTheyWereServed) {
 }
 
 TEST(ProcTextTest, ZoneInfoSpansHolesAndProtectsLowerZones) {
-  // DMA has 2 of its 3 MiB and keeps a 256th of DMA32's 8 MiB back.
+  // DMA has 2 of its 3 MiB and reserves a 256th of DMA32's 8 MiB.
   const auto allocator =
       Make({.memory = {{Pfn(256), Pfn(512)},
                        {Pfn(768), Pfn(1024)},

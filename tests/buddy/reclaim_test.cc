@@ -1,6 +1,6 @@
-// What a request does that finds no memory: it asks those who hold some, drains
-// the per-CPU lists, waits for what is isolated for the host; and how it is
-// counted if all of it was in vain.
+// The slow path of a request that finds no memory: it calls reclaimers, drains
+// the per-CPU lists, waits for memory that is isolated for the host; and the
+// counters if it fails.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -29,7 +29,7 @@ using ::testing::IsEmpty;
 
 constexpr size_t kDma = static_cast<size_t>(ZoneType::kDma);
 
-// `pages` pages of DMA, no watermarks, nothing cached.
+// `pages` pages of DMA, no watermarks, no caching.
 std::unique_ptr<PageAllocator> MakeTiny(uint64_t pages, int cpus = 1) {
   return MakeAllocator({.memory = {PagesFrom(Pfn(0), pages)},
                         .cpus = cpus,
@@ -39,7 +39,7 @@ std::unique_ptr<PageAllocator> MakeTiny(uint64_t pages, int cpus = 1) {
                         .per_cpu_limits = kNoCache});
 }
 
-// Does as the test says, and writes down what was wanted of it.
+// Runs the test's callback, and records the number of wanted pages.
 class FakeReclaimer final : public Reclaimer {
  public:
   explicit FakeReclaimer(std::function<PageCount(PageCount)> reclaim)
@@ -60,7 +60,7 @@ class FakeReclaimer final : public Reclaimer {
   std::vector<uint64_t> asked_;
 };
 
-// Frees single pages of `held`, as many as wanted, but at most `most` at a
+// Frees single pages of `held`: as many as wanted, but at most `most` at a
 // time.
 FakeReclaimer PageCache(PageAllocator& allocator, std::vector<Pfn>& held,
                         uint64_t most) {
@@ -118,7 +118,7 @@ TEST(ReclaimTest, NoProgressEndsIt) {
   EXPECT_EQ(allocator->vmstat().pgsteal_direct, 0);
 }
 
-// Pages that come back but never in one piece.
+// Reclaim that makes progress but never frees a whole block.
 FakeReclaimer Tireless(int rounds) {
   return FakeReclaimer(
       [rounds](PageCount) mutable { return PageCount(rounds-- > 0 ? 1 : 0); });
@@ -150,13 +150,13 @@ TEST(ReclaimTest, ItEndsWithTheRoundThatFreesEnough) {
   const auto allocator = MakeTiny(64);
   std::vector<Pfn> held = TakeAll(*allocator, 0, Order(0));
   const VmStat before = allocator->vmstat();
-  // Pages come back one at a time, ascending: the eighth completes a block.
+  // Pages are reclaimed one at a time, ascending: the eighth completes a block.
   std::sort(held.begin(), held.end(), std::greater<>());
   FakeReclaimer cache = PageCache(*allocator, held, 1);
   allocator->AddReclaimer(cache);
   EXPECT_EQ(allocator->Allocate(0, Order(3)), Pfn(0));
   EXPECT_EQ(cache.asked().size(), 8);
-  // One request, however many rounds.
+  // One request, however many rounds it takes.
   EXPECT_EQ(allocator->vmstat().allocstall[kDma], before.allocstall[kDma] + 1);
   EXPECT_EQ(allocator->vmstat().pgsteal_direct, 8);
 }
@@ -200,9 +200,8 @@ TEST(ReclaimTest, AReclaimerMayAllocateWithoutWaiting) {
 }
 
 // Draining
-// -------------------------------------------------------------------------
 
-// What another vCPU has cached is had before the request fails.
+// Pages cached by another vCPU are drained before the request fails.
 TEST(ReclaimTest, PerCpuListsAreDrained) {
   const auto allocator =
       MakeAllocator({.memory = {PagesFrom(Pfn(0), 16)},
@@ -224,12 +223,11 @@ TEST(ReclaimTest, PerCpuListsAreDrained) {
 }
 
 // Isolated memory
-// --------------------------------------------------------------------
 
 TEST(PrematureOomTest, AFailureIsCountedWithWhatWasIsolated) {
   const auto allocator = MakeTiny(64);
   EXPECT_TRUE(allocator->Allocate(0, Order(5)));
-  // What is left are blocks of 1, 2 and 4 pages.
+  // Blocks of 1, 2 and 4 pages remain.
   for (int i = 0; i < 25; ++i) EXPECT_TRUE(allocator->Allocate(0, Order(0)));
   IsolatedBlock block = Isolate(*allocator, Pfn(60));
   TakeAll(*allocator, 0, Order(0));
@@ -250,8 +248,8 @@ TEST(PrematureOomTest, AFailureIsCountedWithWhatWasIsolated) {
   EXPECT_EQ(stat.alloc_waited_isolated, 0);
 }
 
-// Four blocks of four pages and one page more, which stays free, so that the
-// last block can be isolated too; reported two at a time.
+// Four blocks of four pages, and one more page, which stays free so that the
+// last block can be isolated too; two blocks per report.
 struct World {
   explicit World(bool wait, Workqueue& queue, std::unique_ptr<FakeDevice> to)
       : allocator(
@@ -312,8 +310,8 @@ TEST(PrematureOomTest, WithItTheRequestWaitsUntilTheBatchIsBack) {
   time.RunUntilIdle();
 }
 
-// The next batch goes out in the same moment as the first comes back, and is as
-// large: what came back is seen all the same.
+// The next batch is isolated at the moment the first one returns, and is as
+// large: the returned memory is noticed all the same.
 TEST(PrematureOomTest, ItDoesNotWaitForTheNextBatchThatIsAsLarge) {
   VirtualTime time(1);
   const auto allocator = MakeAllocator(
@@ -332,7 +330,7 @@ TEST(PrematureOomTest, ItDoesNotWaitForTheNextBatchThatIsAsLarge) {
   for (int i = 0; i < 4; ++i) {
     blocks.push_back(*allocator->Allocate(0, Order(2), kGfpDma32));
   }
-  // From now on DMA32 is not for this request, although it counts.
+  // From here on DMA32 is closed to this request, although it is counted.
   LowmemReserve reserve{};
   reserve[static_cast<size_t>(ZoneType::kDma32)] = PageCount(100);
   allocator->zone(0, ZoneType::kDma32).SetWatermarks({}, reserve);
@@ -348,7 +346,7 @@ TEST(PrematureOomTest, ItDoesNotWaitForTheNextBatchThatIsAsLarge) {
   time.RunUntilIdle();
 }
 
-// With more than the reporter has out, there is nothing to wait for in the end.
+// If all isolated memory has returned and is too little, the wait ends.
 TEST(PrematureOomTest, ItFailsOnceNothingIsIsolatedAnyMore) {
   VirtualTime time(1);
   World world(/*wait=*/true, time,

@@ -1,5 +1,5 @@
-// How far down requests may take zones: watermarks, what lower zones keep back
-// for those who can use no other (lowmem_reserve), and who may dip below.
+// How far requests may deplete zones: watermarks, lowmem_reserve, and who may
+// use reserves.
 
 #include <gtest/gtest.h>
 
@@ -18,8 +18,8 @@ namespace {
 
 constexpr PageCount kNone;
 
-// 256 pages of DMA, of which min is 16: 64 KiB. Low is min + max(16 / 4,
-// 256 / 1000), high is as much again.
+// 256 pages of DMA with min 16: 64 KiB. low is min + max(16 / 4, 256 / 1000);
+// high is as much again.
 std::unique_ptr<PageAllocator> MakeMin16(int cpus = 1) {
   return MakeAllocator({.memory = {PagesFrom(Pfn(0), 256)},
                         .cpus = cpus,
@@ -36,7 +36,7 @@ TEST(MinFreeKbytesOptionTest, SetsTheMarks) {
             (Watermarks{PageCount(16), PageCount(20), PageCount(24)}));
 }
 
-// Two zones share it by their sizes: 96 and 32 pages of 128, 8 pages of min.
+// Two zones share min by size: 96 and 32 of 128 pages, 8 pages of min.
 TEST(MinFreeKbytesOptionTest, IsSharedByTheZones) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(kDma32Start, 96), PagesFrom(kNormalStart, 32)},
@@ -49,7 +49,7 @@ TEST(MinFreeKbytesOptionTest, IsSharedByTheZones) {
             PageCount(2));
 }
 
-// Absent, the root of 16 times the KiB below ZONE_MOVABLE: of 64 MiB,
+// Unset: the root of 16 times the KiB below ZONE_MOVABLE; for 64 MiB,
 // sqrt(65,536 * 16) = 1,024. Movable memory does not raise it, but takes its
 // share: 16 of 80 MiB.
 TEST(MinFreeKbytesOptionTest, WithoutItIsTheKernelsFormula) {
@@ -57,7 +57,7 @@ TEST(MinFreeKbytesOptionTest, WithoutItIsTheKernelsFormula) {
       MakeAllocator({.memory = {PagesFrom(kNormalStart, 80 * 256)},
                      .movable = PageCount(16 * 256)});
   EXPECT_EQ(allocator->min_free_kbytes(), 1024);
-  // 256 pages, of which Movable has a fifth.
+  // 256 pages, a fifth of them for Movable.
   EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).watermarks().min,
             PageCount(204));
   EXPECT_EQ(allocator->zone(0, ZoneType::kMovable).watermarks().min,
@@ -65,9 +65,8 @@ TEST(MinFreeKbytesOptionTest, WithoutItIsTheKernelsFormula) {
 }
 
 // lowmem_reserve
-// -----------------------------------------------------------------
 
-// 8 GiB, the uppermost of them movable.
+// 8 GiB, the highest of them movable.
 TEST(LowmemReserveTest, OfEachZoneByHand) {
   constexpr std::array<PageCount, kZoneTypes> kManaged = {
       PageCount(4096), PageCount(1044480), PageCount(786432),
@@ -100,7 +99,7 @@ TEST(LowmemReserveTest, OfAGuestOf3GiB) {
   }
 }
 
-// A node's zones are counted, not the machine's.
+// Counts the node's zones, not the machine's.
 TEST(LowmemReserveTest, IsOfTheNode) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(kDma32Start, 64, 0),
@@ -111,7 +110,7 @@ TEST(LowmemReserveTest, IsOfTheNode) {
       PageCount(10));
 }
 
-// 64 pages of DMA32, which keep 2,560 / 256 back from requests for Normal.
+// 64 pages of DMA32, which reserve 2,560 / 256 against requests for Normal.
 std::unique_ptr<PageAllocator> MakeReserve10() {
   return MakeAllocator(
       {.memory = {PagesFrom(kDma32Start, 64), PagesFrom(kNormalStart, 2560)},
@@ -128,7 +127,7 @@ TEST(LowmemReserveTest, ANormalRequestDoesNotEatDma32BelowIt) {
   EXPECT_EQ(dma32.free_pages(), PageCount(10));
   EXPECT_EQ(allocator->zone(0, ZoneType::kNormal).free_pages(), kNone);
   ExpectInvariants(*allocator);
-  // They are for who can use no other.
+  // A request that can use no other zone may use them.
   EXPECT_EQ(TakeAll(*allocator, 0, Order(0), kGfpDma32).size(), 10);
 }
 
@@ -142,14 +141,14 @@ TEST(LowmemReserveTest, DippingGoesToTheMarkNotIntoTheReserve) {
 TEST(LowmemReserveTest, HoldsForBlocksToo) {
   const auto allocator = MakeReserve10();
   const Zone& dma32 = allocator->zone(0, ZoneType::kDma32);
-  // A block of 8 is had while 18 pages are free: down to 16.
+  // A block of 8 can be allocated while 18 pages are free: down to 16.
   TakeAll(*allocator, 0, Order(3), kGfpKernel);
   EXPECT_EQ(dma32.free_pages(), PageCount(16));
 }
 
-// Node 1 alone has Movable, of which its Normal keeps back a 32nd. In 5.3 whose
-// first zone is a Normal one does not count as who could use Movable.
-TEST(LowmemReserveTest, IsForWhoCannotUseTheFirstZonesType) {
+// Only node 1 has Movable; its Normal reserves a 32nd of that. In 5.3 a request
+// whose preferred zone is Normal does not count as one that could use Movable.
+TEST(LowmemReserveTest, DependsOnThePreferredZonesType) {
   for (const auto& [cpu, taken] : {std::pair{0, 768}, {1, 748}}) {
     const auto allocator = MakeAllocator(
         {.memory = {PagesFrom(kNormalStart, 64, 0),
@@ -171,7 +170,6 @@ TEST(LowmemReserveTest, IsForWhoCannotUseTheFirstZonesType) {
 }
 
 // Reserves
-// ------------------------------------------------------------------------
 
 PageCount LeftBy(Reserves reserves, Order order = Order(0)) {
   const auto allocator = MakeMin16();
@@ -188,7 +186,7 @@ TEST(ReservesTest, NoneStopsAtMin) {
 TEST(ReservesTest, HighStopsAtAHalf) {
   EXPECT_EQ(LeftBy(Reserves::kHigh), PageCount(8));
 }
-// 16 - 8, and a quarter less of what is left.
+// 16 - 8, and a quarter less of the rest.
 TEST(ReservesTest, AtomicStopsAtThreeEighths) {
   EXPECT_EQ(LeftBy(Reserves::kAtomic), PageCount(6));
 }
@@ -197,7 +195,7 @@ TEST(ReservesTest, AllStopsAtNothing) {
   EXPECT_EQ(LeftBy(Reserves::kAll, Order(2)), kNone);
 }
 
-// A block of 8 leaves more than the mark: it is had at 24 free pages + 1.
+// A block of 8 leaves more than the mark: allocated at 24 + 1 free pages.
 TEST(ReservesTest, ABlockCountsAsAWhole) {
   EXPECT_EQ(LeftBy(Reserves::kNone, Order(3)), PageCount(16));
   EXPECT_EQ(LeftBy(Reserves::kHigh, Order(3)), PageCount(8));
@@ -208,11 +206,11 @@ TEST(ReservesTest, GfpAtomicMayDip) {
   const auto allocator = MakeMin16();
   TakeAll(*allocator, 0, Order(0), kGfpKernel);
   EXPECT_EQ(TakeAll(*allocator, 0, Order(0), kGfpAtomic).size(), 10);
-  // It cannot wait.
+  // The request cannot wait.
   EXPECT_EQ(allocator->vmstat().allocstall[0], 1);
 }
 
-// Between low and min a zone serves only after every zone was asked for more.
+// A zone is used between low and min only after all zones were tried above low.
 TEST(ReservesTest, AZoneBelowLowIsPassedOver) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(kDma32Start, 128), PagesFrom(kNormalStart, 128)},
@@ -232,7 +230,7 @@ TEST(ReservesTest, AZoneBelowLowIsPassedOver) {
   }
   EXPECT_EQ(normal.free_pages(), PageCount(10));
   EXPECT_EQ(dma32.free_pages(), PageCount(10));
-  // Now down to min, first in Normal.
+  // Now down to min, first from Normal.
   EXPECT_TRUE(allocator->Allocate(0, Order(0), kGfpKernel));
   EXPECT_EQ(normal.free_pages(), PageCount(9));
   EXPECT_EQ(TakeAll(*allocator, 0, Order(0), kGfpKernel).size(), 3);
@@ -241,10 +239,9 @@ TEST(ReservesTest, AZoneBelowLowIsPassedOver) {
 }
 
 // ALLOC_NOFRAGMENT
-// ------------------------------------------------------------------
 
-// Normal has a free page in each of its movable pageblocks, of 8 pages, and
-// nothing else; DMA32 is all free.
+// Normal has one free page in each of its movable pageblocks, of 8 pages; all
+// of DMA32 is free.
 std::unique_ptr<PageAllocator> MakeFragmentedNormal() {
   auto allocator = MakeAllocator(
       {.memory = {PagesFrom(kDma32Start, 16), PagesFrom(kNormalStart, 32)},
@@ -267,7 +264,7 @@ TEST(NoFragmentTest, ANormalRequestPrefersDma32OverMixing) {
   const auto allocator = MakeFragmentedNormal();
   const Zone& normal = allocator->zone(0, ZoneType::kNormal);
   const Zone& dma32 = allocator->zone(0, ZoneType::kDma32);
-  // Takes a pageblock of DMA32's as a whole, and then the other.
+  // Takes a whole pageblock of DMA32, then the other one.
   for (int i = 0; i < 16; ++i) {
     const auto pfn = allocator->Allocate(0, Order(0), kGfpKernel);
     ASSERT_TRUE(pfn.has_value());
@@ -276,7 +273,7 @@ TEST(NoFragmentTest, ANormalRequestPrefersDma32OverMixing) {
   EXPECT_EQ(dma32.stolen_pageblocks(), 2);
   EXPECT_EQ(normal.steals(), 0);
   EXPECT_EQ(normal.free_pages(), PageCount(4));
-  // Before it fails it mixes.
+  // Mixes types before it fails.
   EXPECT_EQ(TakeAll(*allocator, 0, Order(0), kGfpKernel).size(), 4);
   EXPECT_EQ(normal.steals(), 4);
   ExpectInvariants(*allocator);
@@ -289,7 +286,7 @@ TEST(NoFragmentTest, BlocksGoToDma32Too) {
   EXPECT_LT(*pfn, kNormalStart);
 }
 
-// Only where the first zone is Normal.
+// Only if the preferred zone is Normal.
 TEST(NoFragmentTest, ADma32RequestMixes) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(Pfn(0), 16), PagesFrom(kDma32Start, 16)},

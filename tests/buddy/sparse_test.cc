@@ -1,4 +1,5 @@
-// Metadata costs what memory there is, not what addresses it spans.
+// Metadata costs memory by the memory present, not by the address space
+// spanned.
 
 #include <gtest/gtest.h>
 
@@ -13,9 +14,9 @@ namespace guestmm::sparse_test {
 namespace {
 
 constexpr uint64_t kGibPages = kGiB / kPageSize;
-// 9 bytes a page, 2 a pageblock of 512.
+// 9 bytes per page, 2 per pageblock of 512.
 constexpr uint64_t kBytesPerGib = kGibPages * 9 + kGibPages / 512 * 2;
-// The host's pages at the ends of ranges, and of the list heads.
+// The host pages at the ends of ranges, and of the list heads.
 constexpr uint64_t kMargin = 64 * kKiB;
 
 uint64_t ResidentBytes(const PageAllocator& allocator) {
@@ -52,7 +53,7 @@ TEST(SparseTest, AZoneOf1GiBThatSpans1TiBCostsAsMuchAs1GiB) {
   EXPECT_EQ(zone.managed_pages(), PageCount(kGibPages));
   EXPECT_LE(ResidentBytes(*sparse), ResidentBytes(*dense) + kMargin);
   for (PageAllocator* const allocator : {dense.get(), sparse.get()}) {
-    // A page's links and uses take memory once it has some.
+    // Links and uses take memory once they are written.
     EXPECT_GE(ResidentBytes(*allocator), kGibPages);
     UseAll(*allocator);
     EXPECT_GE(ResidentBytes(*allocator), kBytesPerGib);
@@ -60,7 +61,7 @@ TEST(SparseTest, AZoneOf1GiBThatSpans1TiBCostsAsMuchAs1GiB) {
   }
 }
 
-// What walks the zone passes by the hole.
+// Walks of the zone skip the hole.
 TEST(SparseTest, ChecksAndCountsCostNothing) {
   const auto allocator = MakeSparse();
   UseAll(*allocator);
@@ -96,14 +97,14 @@ TEST(SparseTest, RemovedMemoryGivesItsMetadataBack) {
   EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
   ASSERT_EQ(hotplug.Online(added, ZoneType::kMovable), absl::OkStatus());
   const std::vector<Pfn> blocks = TakeAll(*allocator, 0, Order(0), kGfpUser);
-  // What Normal keeps back from movable requests is not used.
+  // Normal's reserve against movable requests stays unused.
   EXPECT_GE(ResidentBytes(*allocator), 3 * kBytesPerGib - kMargin);
   EXPECT_LE(ResidentBytes(*allocator), 3 * kBytesPerGib + kMargin);
   FreeAll(*allocator, 0, blocks, Order(0));
   allocator->DrainPerCpuPages();
   ASSERT_EQ(hotplug.Offline(added), absl::OkStatus());
   ASSERT_EQ(hotplug.Remove(added), absl::OkStatus());
-  // But for the pageblocks, 1 KiB a GiB.
+  // Except for the pageblocks, 1 KiB per GiB.
   EXPECT_LE(ResidentBytes(*allocator), kBytesPerGib + kMargin);
   ExpectInvariants(*allocator);
 }

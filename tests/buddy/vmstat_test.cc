@@ -15,7 +15,7 @@
 namespace guestmm::vmstat_test {
 namespace {
 
-// Every counter a number of its own, from `first` on.
+// Numbers every counter, from `first` on.
 VmStat Numbered(uint64_t first) {
   VmStat stat;
   for (uint64_t& count : stat.pgalloc) count = first++;
@@ -27,7 +27,7 @@ VmStat Numbered(uint64_t first) {
         &stat.alloc_failed_isolated_pages, &stat.alloc_waited_isolated}) {
     *count = first++;
   }
-  // Nothing was forgotten above.
+  // Checks that no counter is missing above.
   static_assert(sizeof(VmStat) == (2 * kZoneTypes + 11) * sizeof(uint64_t));
   return stat;
 }
@@ -35,7 +35,7 @@ VmStat Numbered(uint64_t first) {
 TEST(VmStatTest, SumsAddEveryCounter) {
   VmStat sum = Numbered(1);
   sum += Numbered(1001);
-  // (i + 1) + (i + 1001), for each.
+  // (i + 1) + (i + 1001) for each counter.
   VmStat expected = Numbered(0);
   for (uint64_t& count : expected.pgalloc) count = 2 * count + 1002;
   for (uint64_t& count : expected.allocstall) count = 2 * count + 1002;
@@ -74,7 +74,7 @@ TEST(VmStatTest, PagesAreCountedNotBlocksAndByTheZoneTheyCameFrom) {
   EXPECT_EQ(allocator->vmstat(allocator->zone(0, ZoneType::kDma32)).pgfree, 1);
 }
 
-// What goes between zones and per-CPU lists, or to the host and back, is
+// Pages moved between zones and per-CPU lists, or isolated and returned, are
 // neither allocated nor freed.
 TEST(VmStatTest, RefillsDrainsAndIsolationDoNotCount) {
   const auto allocator =
@@ -92,9 +92,8 @@ TEST(VmStatTest, RefillsDrainsAndIsolationDoNotCount) {
 }
 
 // Against a naive count
-// --------------------------------------------------------------
 
-// Two nodes, of all zones on the first, and 3 vCPUs.
+// Two nodes, all zones on the first, and 3 vCPUs.
 PageAllocatorOptions TwoNodes(KernelVersion lists) {
   return {.memory = {PagesFrom(Pfn(4096 - 32), 64, 0),
                      PagesFrom(kNormalStart, 64, 0),
@@ -193,7 +192,7 @@ void RunRandomProgram(KernelVersion lists, uint64_t seed) {
       } else {
         naive.Failed(cpu, gfp);
       }
-      // At most once a request, and always before one fails that could wait.
+      // At most once per request, and before every failure that may reclaim.
       uint64_t stalls = 0;
       for (size_t type = 0; type < kZoneTypes; ++type) {
         stalls +=
@@ -212,7 +211,7 @@ void RunRandomProgram(KernelVersion lists, uint64_t seed) {
     for (const std::unique_ptr<Zone>& zone : allocator->zones()) {
       VmStat stat = allocator->vmstat(*zone);
       sum += stat;
-      // Not counted naively.
+      // The naive count leaves these out.
       stat.allocstall = {};
       ASSERT_EQ(stat, std::as_const(naive).of(*zone))
           << "step " << step << ", zone " << Name(zone->type()) << " of node "

@@ -58,7 +58,7 @@ TEST(WatermarksTest, OneZoneOf4GiB) {
   ExpectWatermarks(ComputeWatermarks(8192, Gib(4), Gib(4)), 2048, 3096, 4144);
 }
 
-// Three quarters of the machine are in this zone, so are three quarters of min.
+// The zone has three quarters of the machine, and so three quarters of min.
 TEST(WatermarksTest, AZoneGetsItsShareOfMin) {
   ExpectWatermarks(ComputeWatermarks(16384, Gib(12), Gib(16)), 3072, 6217,
                    9362);

@@ -1,4 +1,4 @@
-// A zone that is told which blocks to take.
+// A zone that allocates given blocks.
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 namespace guestmm::zone_following_test {
 namespace {
 
-// Of 64 pages in one block of order 6.
+// 64 pages in one block of order 6.
 class ZoneFollowingTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kPages = 64;
@@ -69,7 +69,7 @@ TEST_F(ZoneFollowingTest, SplitsWhatWasAllocatedAsOne) {
   EXPECT_EQ(zone().free_pages(), PageCount(kPages - 15));
   EXPECT_EQ(CheckInvariants(), absl::OkStatus());
   EXPECT_FALSE(Reshape(36, 1)) << "a half of it is free";
-  // The pieces that the splits left.
+  // The remainders of the splits.
   Free(36, 0);
   Free(38, 1);
   Free(32, 2);
@@ -90,7 +90,7 @@ TEST_F(ZoneFollowingTest, JoinsWhatWasAllocatedInParts) {
   EXPECT_EQ(CheckInvariants(), absl::OkStatus());
 }
 
-// Hears of what is freed and, if it asks, of what is taken.
+// Counts the blocks freed and, with kTell, taken.
 class Listener final : public FreeBlockObserver {
  public:
   bool OnBlockFreed(Zone&, Pfn, Order) override {
@@ -121,7 +121,7 @@ TEST_F(ZoneFollowingTest, PutsBackAsIfNothingHadBeen) {
     }
     EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
     EXPECT_EQ(CheckInvariants(), absl::OkStatus());
-    // What is freed next is told as before.
+    // The next free is notified as before.
     ASSERT_TRUE(TakeAt(16, 4));
     listener.freed = 0;
     Free(16, 4);
@@ -130,7 +130,7 @@ TEST_F(ZoneFollowingTest, PutsBackAsIfNothingHadBeen) {
   }
 }
 
-// Random blocks, taken, reshaped and freed, against a naive list of pages.
+// Takes, reshapes and frees random blocks; compares with a naive list of pages.
 TEST_F(ZoneFollowingTest, AgreesWithAListOfPages) {
   constexpr uint64_t kSeed = 7;
   SCOPED_TRACE(kSeed);

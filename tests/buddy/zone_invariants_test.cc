@@ -1,5 +1,5 @@
-// Each invariant that CheckInvariants claims, broken behind the zone's back:
-// a check that cannot fail checks nothing.
+// Breaks each invariant that CheckInvariants checks: a check that cannot fail
+// checks nothing.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,10 +19,10 @@ using ::testing::HasSubstr;
 
 constexpr MigrateType kMovable = MigrateType::kMovable;
 
-// A zone makes its lists type by type, of each the orders ascending, behind the
-// last page.
+// A zone makes its lists by type, then by order, ascending, behind the last
+// page.
 void SetAllocated(PageMap& pages, Pfn pfn, Order order, MigrateType type) {
-  pages.SetOut(pfn, order);
+  pages.SetOffList(pfn, order);
   pages.SetAllocated(pfn, order, type);
 }
 
@@ -32,7 +32,7 @@ PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
                                      order);
 }
 
-// Makes `pfn` look free without the zone's knowing: on a list of no one.
+// Makes `pfn` look free behind the zone's back: on a list that is no zone's.
 void MakeFree(TinyZone& zone, uint64_t pfn, int order) {
   zone.pages().lists().Push(zone.pages().MakeLists(1), Pfn(pfn), Order(order),
                             ListEnd::kHead);
@@ -68,8 +68,8 @@ TEST_F(ZoneInvariantsTest, P1ABlockHasNothingElseInside) {
                   "0x8");
 }
 
-// As a page is that was merged before it was taken from its user.
-TEST_F(ZoneInvariantsTest, P1WhatIsNotOutIsInNoOnesUse) {
+// A page whose block merged before it was taken from its owner.
+TEST_F(ZoneInvariantsTest, P1OnlyAllocatedHeadsAreInUse) {
   zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "P1: pfn 0x9 is tail, order 0, but in use");
@@ -78,7 +78,7 @@ TEST_F(ZoneInvariantsTest, P1WhatIsNotOutIsInNoOnesUse) {
 TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
   zone_.pages().SetOffline(Pfn(5));
   ExpectViolation(zone_.CheckInvariants(),
-                  "P1: pfn 0x5 is the zone's but offline");
+                  "P1: pfn 0x5 is in the zone but offline");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsAlignedToItsSize) {
@@ -151,20 +151,20 @@ TEST_F(ZoneInvariantsTest, Z4IsolatedPagesAreCounted) {
                   "Z4: 1 pages isolated by their states, 0 pages counted");
 }
 
-// Pushed on the list of order 4, it is still the first of list 3.
+// Inserted into the list of order 4, it is still the first of list 3.
 TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnTwoLists) {
   zone_.pages().lists().Push(ListOf(zone_, 4), Pfn(8), Order(3),
                              ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z7: pfn 0x8 does not link back to the one before");
+                  "Z7: pfn 0x8 does not link back to its predecessor");
 }
 
-// Such a list goes round and round; the check must not.
+// Such a list has a cycle; the check must end all the same.
 TEST_F(ZoneInvariantsTest, Z7NoBlockIsOnAListTwice) {
   zone_.pages().lists().Push(ListOf(zone_, 3), Pfn(8), Order(3),
                              ListEnd::kHead);
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z7: pfn 0x8 does not link back to the one before");
+                  "Z7: pfn 0x8 does not link back to its predecessor");
 }
 
 TEST_F(ZoneInvariantsTest, Z7AnEmptyListIsNotMarked) {
@@ -173,7 +173,7 @@ TEST_F(ZoneInvariantsTest, Z7AnEmptyListIsNotMarked) {
                   "Z7: the list of order 3, Movable, is marked but empty");
 }
 
-// From one type's list to another's: as many blocks of the order as counted.
+// From one type's list to another's: the count by order stays right.
 TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
   zone_.pages().lists().Remove(Pfn(8));
   zone_.pages().lists().Push(ListOf(zone_, 3, MigrateType::kUnmovable), Pfn(8),
@@ -191,7 +191,7 @@ TEST_F(ZoneInvariantsTest, Z8OnlyAFreeBlockIsMarked) {
                   "Z8: pfn 0x1 is allocated, order 0, but marked as reported");
 }
 
-// Pageblocks of eight pages, four of them; all of the first is allocated.
+// Four pageblocks of eight pages; the first is all allocated.
 class PageblockInvariantsTest : public ::testing::Test {
  protected:
   PageblockInvariantsTest() {
@@ -214,14 +214,15 @@ TEST_F(PageblockInvariantsTest, HoldAtFirst) {
 TEST_F(PageblockInvariantsTest, Z5AZonesPageblocksAreItsOwn) {
   zone_.pages().SetPageblock(Pfn(0), {.zone = 1});
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z5: the pageblock of pfn 0x0 is not the zone's");
+                  "Z5: the pageblock of pfn 0x0 is not in the zone");
 }
 
 TEST_F(PageblockInvariantsTest, Z6AFreeBlockIsIsolatedAsAWholeOrNot) {
   zone_.pages().SetPageblock(Pfn(24),
                              {.zone = 0, .type = MigrateType::kIsolate});
   ExpectViolation(zone_.CheckInvariants(),
-                  "Z6: the free block at pfn 0x10 is half on its way offline");
+                  "Z6: only part of the free block at pfn 0x10 is being "
+                  "offlined");
 }
 
 TEST_F(PageblockInvariantsTest, Z6WhatIsFreeInAnIsolatedPageblockIsOnItsList) {
@@ -244,7 +245,7 @@ class AllocatorInvariantsTest : public ::testing::Test {
  protected:
   AllocatorInvariantsTest() { allocator_->Allocate(0, Order(0)); }
 
-  // The allocator's own map, to break it.
+  // Breaks the allocator's own map.
   PageMap& pages() { return const_cast<PageMap&>(allocator_->pages()); }
 
   std::unique_ptr<PageAllocator> allocator_ =

@@ -1,4 +1,4 @@
-// Watermarks, isolating free blocks and returning them, and the observer.
+// Watermarks, isolating and returning free blocks, and the observer.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -53,7 +53,7 @@ TEST(ZoneWatermarkTest, MoreThanTheMarkMustBeFree) {
   EXPECT_FALSE(zone->WatermarkOk(Order(0), PageCount(16)));
 }
 
-// free - (pages - 1) > mark: the block's first page counts as still there.
+// free - (pages - 1) > mark: the block's first page still counts as free.
 TEST(ZoneWatermarkTest, ALargerBlockCountsAllButOneOfItsPages) {
   TinyZone zone(16);
   EXPECT_TRUE(zone->WatermarkOk(Order(3), PageCount(8)));
@@ -129,8 +129,8 @@ TEST(ZoneIsolateTest, AFreedBlockDoesNotMergeWithAnIsolatedBuddy) {
   EXPECT_EQ(zone.Picture(), "F-------------------------------");
 }
 
-// A block of 8 of 16: refused with a min of 8, since 8 would be left.
-TEST(ZoneIsolateTest, IsRefusedWhereNoMoreThanMinWouldBeLeft) {
+// A block of 8 of 16: refused with min 8, since 8 would stay free.
+TEST(ZoneIsolateTest, IsRefusedIfAtMostMinWouldStayFree) {
   TinyZone zone(16, Order(3));
   zone->SetWatermarks({PageCount(8), PageCount(8), PageCount(8)});
   EXPECT_FALSE(zone.Isolate(0).has_value());
@@ -144,8 +144,8 @@ TEST(ZoneIsolateTest, IsRefusedWhereNoMoreThanMinWouldBeLeft) {
   zone.Return(std::move(*block));
 }
 
-// Even with no watermark one page stays: __isolate_free_page asks for more than
-// zero to be left.
+// Even without watermarks one page must stay: __isolate_free_page requires more
+// than zero free pages.
 TEST(ZoneIsolateTest, TheLastFreeBlockIsRefused) {
   TinyZone zone(16, Order(3));
   std::optional<IsolatedBlock> block = zone.Isolate(0);
@@ -175,7 +175,7 @@ TEST(ZoneIsolateDeathTest, OfWhatIsNotAFreeBlock) {
                "pfn 0x9 is not a free block of zone Normal");
 }
 
-// Far behind the page map, which must not be asked about it.
+// Far beyond the page map, which must not be read there.
 TEST(ZoneIsolateDeathTest, OfAPageOfAnotherZone) {
   TinyZone zone(16);
   EXPECT_DEATH(static_cast<void>(zone.Isolate(uint64_t{1} << 40)),
@@ -184,7 +184,7 @@ TEST(ZoneIsolateDeathTest, OfAPageOfAnotherZone) {
 
 // Returning
 
-TEST(ZoneReturnTest, MergesAndTellsTheOrderItHasThen) {
+TEST(ZoneReturnTest, ReturnsTheMergedOrder) {
   TinyZone zone(16);
   zone.Allocate(2);
   std::optional<IsolatedBlock> block = zone.Isolate(8);
@@ -196,7 +196,7 @@ TEST(ZoneReturnTest, MergesAndTellsTheOrderItHasThen) {
   EXPECT_EQ(zone->free_pages(), PageCount(16));
 }
 
-TEST(ZoneReturnTest, TellsItsOwnOrderWhereItDidNotMerge) {
+TEST(ZoneReturnTest, ReturnsItsOrderIfItDidNotMerge) {
   TinyZone zone(16);
   zone.Allocate(3);
   zone.Allocate(2);
@@ -205,8 +205,9 @@ TEST(ZoneReturnTest, TellsItsOwnOrderWhereItDidNotMerge) {
   EXPECT_EQ(zone.Picture(), "F-------A---F---");
 }
 
-// Returned as if freed: at the head, or at the tail where the kernel has it.
-TEST(ZoneReturnTest, GoesWhereAFreedBlockWouldGo) {
+// Returned as if freed: at the head, or at the tail where the kernel inserts
+// it.
+TEST(ZoneReturnTest, IsInsertedWhereAFreedBlockIs) {
   TinyZone zone(16);
   zone.AllocatePages(8);
   for (const uint64_t pfn : {5, 0, 2, 3}) zone.Free(pfn, 0);
@@ -232,7 +233,7 @@ TEST(IsolatedBlockTest, MayMoveOnItsWay) {
   TinyZone zone(16, Order(3));
   std::optional<IsolatedBlock> block = zone.Isolate(0);
   IsolatedBlock moved(std::move(*block));
-  block.reset();  // nothing is left in it
+  block.reset();  // moved from
   EXPECT_EQ(moved.pfn(), Pfn(0));
   EXPECT_EQ(moved.order(), Order(3));
   zone.Return(std::move(moved));
@@ -247,7 +248,7 @@ TEST(IsolatedBlockDeathTest, CannotBeForgotten) {
 
 // The observer
 
-TEST(ZoneObserverTest, HearsOfTheMergedBlock) {
+TEST(ZoneObserverTest, IsNotifiedOfTheMergedBlock) {
   TinyZone zone(16);
   zone.AllocatePages(2);
   FakeObserver observer;
@@ -257,10 +258,10 @@ TEST(ZoneObserverTest, HearsOfTheMergedBlock) {
   EXPECT_EQ(zone.Free(0, 0), &observer);
   EXPECT_THAT(observer.freed, ElementsAre(Pair(1, 0), Pair(0, 4)));
   EXPECT_EQ(observer.last_zone, &*zone);
-  EXPECT_EQ(observer.wakes, 0);  // that is the front door's
+  EXPECT_EQ(observer.wakes, 0);  // PageAllocator calls Wake
 }
 
-TEST(ZoneObserverTest, HearsOfBlocksFromItsOrderOn) {
+TEST(ZoneObserverTest, IsNotifiedOfBlocksFromItsOrderOn) {
   TinyZone zone(16);
   zone.AllocatePages(8);
   FakeObserver observer;
@@ -272,7 +273,7 @@ TEST(ZoneObserverTest, HearsOfBlocksFromItsOrderOn) {
   EXPECT_EQ(zone.Free(4, 0), nullptr);
 }
 
-TEST(ZoneObserverTest, SaysItselfWhetherItIsToBeWoken) {
+TEST(ZoneObserverTest, DecidesWhetherItIsWoken) {
   TinyZone zone(16);
   zone.AllocatePages(2);
   FakeObserver observer;
@@ -289,7 +290,7 @@ TEST(ZoneObserverTest, OneOfABatchIsEnoughForAWake) {
   zone->SetObserver(&observer, Order(1));
   LockHolder hold(zone->lock());
   zone->AllocateBulk(pages, Order(0), MigrateType::kMovable, Mixing::kAllow);
-  // F-CF: the pair is told, the page after it is not.
+  // F-CF: the observer is notified of the pair, not of the page after it.
   const std::array<Zone::CachedBlock, 3> freed = {
       {{.pfn = Pfn(0), .order = Order(0)},
        {.pfn = Pfn(1), .order = Order(0)},
@@ -310,7 +311,7 @@ TEST(ZoneObserverTest, NullIsNoObserver) {
   EXPECT_EQ(observer.freed.size(), 1);
 }
 
-TEST(ZoneObserverTest, HearsNothingOfReturnedBlocks) {
+TEST(ZoneObserverTest, IsNotNotifiedOfReturnedBlocks) {
   TinyZone zone(16);
   zone.Allocate(2);
   FakeObserver observer;
@@ -319,8 +320,8 @@ TEST(ZoneObserverTest, HearsNothingOfReturnedBlocks) {
   EXPECT_THAT(observer.freed, IsEmpty());
 }
 
-// Memory that is onlined is freed like any other.
-TEST(ZoneObserverTest, HearsOfNewMemory) {
+// Onlined memory is notified as if freed.
+TEST(ZoneObserverTest, IsNotifiedOfNewMemory) {
   TinyZone zone(PfnRange{Pfn(0), Pfn(32)}, {{Pfn(0), Pfn(8)}});
   FakeObserver observer;
   zone->SetObserver(&observer, Order(2));
@@ -331,9 +332,9 @@ TEST(ZoneObserverTest, HearsOfNewMemory) {
   EXPECT_THAT(observer.freed, IsEmpty());
 }
 
-// A block freed beside an isolated one is told alone; the return that merges
-// them is not told.
-TEST(ZoneObserverTest, AMergeAtReturnIsNotTold) {
+// A block freed beside an isolated one is notified without it; the return that
+// merges them is not notified.
+TEST(ZoneObserverTest, AMergeAtReturnIsNotNotified) {
   TinyZone zone(32);
   zone.Allocate(3);
   FakeObserver observer;

@@ -1,5 +1,5 @@
-// Pageblocks on their way offline, and memory that leaves its zone. Pictures
-// are as in tiny_zone.h.
+// Offlining pageblocks, and removing memory from its zone. Pictures are as in
+// tiny_zone.h.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -57,7 +57,7 @@ class ZoneOffliningTest : public ::testing::Test {
                   .pageblock_order = Order(3)}};
 };
 
-TEST_F(ZoneOffliningTest, WhatIsFreeCannotBeAllocatedAndDoesNotCount) {
+TEST_F(ZoneOffliningTest, FreePagesCannotBeAllocatedAndDoNotCount) {
   EXPECT_THAT(IsolatePageblocks(kHigh), ElementsAre(kMovable, kMovable));
   EXPECT_EQ(zone_.Types(), "MMII");
   EXPECT_EQ(zone_->free_pages(), PageCount(16));
@@ -70,7 +70,7 @@ TEST_F(ZoneOffliningTest, WhatIsFreeCannotBeAllocatedAndDoesNotCount) {
   EXPECT_FALSE(zone_->WatermarkOk(Order(0), PageCount(0)));
 }
 
-// The mark of a list that only offlining blocks are on is no block to take.
+// A list that has only blocks being offlined serves no request.
 TEST_F(ZoneOffliningTest, TheWatermarkFindsNoBlockThatIsOnItsWay) {
   IsolatePageblocks(kHigh);
   for (int i = 0; i < 2; ++i) zone_.Allocate(2);
@@ -79,7 +79,7 @@ TEST_F(ZoneOffliningTest, TheWatermarkFindsNoBlockThatIsOnItsWay) {
   EXPECT_FALSE(zone_->WatermarkOk(Order(4), PageCount(0)));
 }
 
-TEST_F(ZoneOffliningTest, WhatIsFreedThereStaysThere) {
+TEST_F(ZoneOffliningTest, PagesFreedThereStayIsolated) {
   ASSERT_EQ(zone_.Allocate(3), Pfn(16));
   ASSERT_EQ(zone_.Allocate(0), Pfn(24));
   IsolatePageblocks(kHigh);
@@ -92,9 +92,9 @@ TEST_F(ZoneOffliningTest, WhatIsFreedThereStaysThere) {
   EXPECT_EQ(zone_->offlining_pages(), PageCount(16));
 }
 
-// Two pageblocks make one block of the largest order. Of one of them, alone on
-// its way (which only a test does), no block comes to be that is half and half.
-TEST(ZoneOffliningMergeTest, WhatGoesAndWhatStaysDoNotMerge) {
+// Two pageblocks make one block of the largest order. If only one of them is
+// being offlined (which only a test does), no block spans both.
+TEST(ZoneOffliningMergeTest, BlocksBeingOfflinedDoNotMergeWithOthers) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
                  .memory = {{Pfn(0), Pfn(16)}},
                  .max_order = Order(4),
@@ -109,8 +109,9 @@ TEST(ZoneOffliningMergeTest, WhatGoesAndWhatStaysDoNotMerge) {
   EXPECT_TRUE(zone->CheckInvariants().ok());
 }
 
-// Cached when its pageblock was movable still, it comes back when that is on
-// its way offline: what counts is the pageblock (isolated_pageblocks).
+// A page that was cached while its pageblock was movable is returned while the
+// pageblock is being offlined: the pageblock's type counts
+// (isolated_pageblocks).
 TEST_F(ZoneOffliningTest, ACachedPageGoesWhereItsPageblockIs) {
   ASSERT_EQ(zone_.Allocate(4), Pfn(16));
   zone_.Free(16, 4);
@@ -125,7 +126,7 @@ TEST_F(ZoneOffliningTest, ACachedPageGoesWhereItsPageblockIs) {
   EXPECT_EQ(zone_->offlining_pages(), PageCount(16));
 }
 
-TEST_F(ZoneOffliningTest, TheHostGetsNothingThatIsOnItsWay) {
+TEST_F(ZoneOffliningTest, BlocksBeingOfflinedAreNotIsolated) {
   IsolatePageblocks(kHigh);
   EXPECT_EQ(zone_.FreeBlockAt(16), Order(4));
   EXPECT_FALSE(zone_.Isolate(16).has_value());
@@ -188,7 +189,7 @@ TEST_F(ZoneOffliningTest, FromTheMiddleItLeavesAHoleAndComesBack) {
   EXPECT_THAT(zone_->ranges(), ElementsAre(PfnRange{Pfn(0), Pfn(48)}));
 }
 
-// What was unmovable is movable when it is onlined again.
+// Memory that was unmovable is movable when it is onlined again.
 TEST_F(ZoneOffliningTest, MemoryComesBackMovable) {
   zone_.Allocate(4, kUnmovable);
   zone_.Free(16, 4);
@@ -204,7 +205,8 @@ TEST(ZoneOffliningDeathTest, MemoryInUseCannotBeRemoved) {
   ASSERT_EQ(zone.Allocate(0), Pfn(8));
   LockHolder hold(zone->lock());
   zone->IsolatePageblocks({Pfn(8), Pfn(16)});
-  EXPECT_DEATH(zone->RemoveMemory({Pfn(8), Pfn(16)}), "pfn 0x8 is busy");
+  EXPECT_DEATH(zone->RemoveMemory({Pfn(8), Pfn(16)}),
+               "pfn 0x8 must be free to be removed");
 }
 
 TEST(ZoneOffliningDeathTest, MemoryIsRemovedFromIsolatedPageblocksOnly) {

@@ -1,5 +1,5 @@
-// What Zone has for policies: the mark of a free block, a walk and a rotation
-// of a free list, the block around a page, and word of blocks taken.
+// Zone's interface for policies: the mark of a free block, walking and rotating
+// a free list, the block around a page, and notifications of blocks taken.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -135,7 +135,7 @@ TEST(ZoneWalkTest, ARotationMakesWhatWasFirstLast) {
   EXPECT_EQ(zone.CheckInvariants(), absl::OkStatus());
 }
 
-TEST(ZoneWalkDeathTest, ABlockOfAnotherListIsNoPlaceToGoOnFrom) {
+TEST(ZoneWalkDeathTest, NextOfABlockOnAnotherListEndsTheProcess) {
   TinyZone zone(16);
   zone.AllocatePages(1);  // AFF-F---F-------
   LockHolder hold(zone->lock());
@@ -161,7 +161,7 @@ TEST(ZoneAroundTest, FindsTheFreeBlockOfEveryPage) {
   }
 }
 
-TEST(ZoneAroundTest, ATailOfAnAllocatedBlockAndWhatIsNotThereAreInNone) {
+TEST(ZoneAroundTest, TailsOfAllocatedBlocksAndAbsentPagesAreInNone) {
   TinyZone zone(PfnRange{Pfn(0), Pfn(32)}, {{Pfn(0), Pfn(16)}}, Order(3));
   const std::optional<Pfn> taken = zone.Allocate(3);
   ASSERT_TRUE(taken);
@@ -171,7 +171,7 @@ TEST(ZoneAroundTest, ATailOfAnAllocatedBlockAndWhatIsNotThereAreInNone) {
   EXPECT_EQ(zone->FreeBlockAround(Pfn(1) + PageCount(1 << 20)), std::nullopt);
 }
 
-// Writes down what it is told was taken.
+// Records the blocks taken.
 class TakenRecorder final : public FreeBlockObserver {
  public:
   bool OnBlockFreed(Zone&, Pfn, Order) override { return false; }
@@ -183,11 +183,11 @@ class TakenRecorder final : public FreeBlockObserver {
   void Wake() override {}
 
   std::vector<std::pair<uint64_t, int>> taken;
-  // What the zone had left at each call.
+  // The zone's free pages at each call.
   std::vector<uint64_t> free_pages;
 };
 
-TEST(ZoneTakenTest, WhoAsksForItIsToldOfEachBlockOnceItIsGone) {
+TEST(ZoneTakenTest, WithTellEachTakenBlockIsNotified) {
   TinyZone zone(16);
   TakenRecorder recorder;
   zone->SetObserver(&recorder, Order(0), TakenBlocks::kTell);
@@ -196,7 +196,7 @@ TEST(ZoneTakenTest, WhoAsksForItIsToldOfEachBlockOnceItIsGone) {
   EXPECT_THAT(recorder.free_pages, ElementsAre(12));
 }
 
-TEST(ZoneTakenTest, ABatchIsToldAtOnce) {
+TEST(ZoneTakenTest, ABatchIsOneNotification) {
   TinyZone zone(16);
   TakenRecorder recorder;
   zone->SetObserver(&recorder, Order(0), TakenBlocks::kTell);
@@ -209,7 +209,7 @@ TEST(ZoneTakenTest, ABatchIsToldAtOnce) {
   EXPECT_THAT(recorder.free_pages, ElementsAre(13));
 }
 
-TEST(ZoneTakenTest, NoOneIsToldOfNothingTakenOrOfIsolation) {
+TEST(ZoneTakenTest, FailuresAndIsolationAreNotNotified) {
   TinyZone zone(16, Order(3));
   TakenRecorder recorder;
   zone->SetObserver(&recorder, Order(0), TakenBlocks::kTell);
@@ -224,7 +224,7 @@ TEST(ZoneTakenTest, NoOneIsToldOfNothingTakenOrOfIsolation) {
   EXPECT_THAT(recorder.taken, IsEmpty());
 }
 
-TEST(ZoneTakenTest, WhoDoesNotAskIsNotTold) {
+TEST(ZoneTakenTest, WithIgnoreNoTakenBlockIsNotified) {
   TinyZone zone(16);
   TakenRecorder recorder;
   zone->SetObserver(&recorder);

@@ -1,7 +1,7 @@
-// What a zone does where it has no block of the type that is asked for: from
-// whom it takes, how much, and whose pageblock it is then (Linux 5.3,
+// Stealing: which type a zone takes blocks from if it has none of the requested
+// type, how many, and when the pageblock changes its type (Linux 5.3,
 // __rmqueue_fallback, steal_suitable_fallback). Pictures are as in tiny_zone.h;
-// a | stands between pageblocks.
+// a | separates pageblocks.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,8 +23,8 @@ constexpr MigrateType kUnmovable = MigrateType::kUnmovable;
 constexpr MigrateType kMovable = MigrateType::kMovable;
 constexpr MigrateType kReclaimable = MigrateType::kReclaimable;
 
-// 32 pages in four pageblocks of eight, all of them movable at first; the free
-// list of order 3 is 24 16 8 0.
+// 32 pages in four pageblocks of eight, all initially movable; the free list of
+// order 3 is 24 16 8 0.
 class ZoneStealingTest : public ::testing::Test {
  protected:
   explicit ZoneStealingTest(int max_order = 3)
@@ -42,9 +42,9 @@ class ZoneStealingTest : public ::testing::Test {
     for (const size_t at : {24, 16, 8}) picture.insert(at, "|");
     return picture;
   }
-  // Allocates all 32 pages one by one, as a type for each pageblock.
+  // Allocates all 32 pages one by one, with a type for each pageblock.
   void TakeAll(const std::vector<MigrateType>& types) {
-    // Blocks come from the last pageblock to the first.
+    // Blocks are allocated from the last pageblock to the first.
     for (size_t i = types.size(); i-- > 0;) {
       ASSERT_EQ(zone_.Allocate(3, types[i]), Pfn(8 * i));
     }
@@ -93,8 +93,8 @@ TEST_F(ZoneStealingOfLargeBlocksTest, EveryPageblockOfABlockChangesItsType) {
   EXPECT_EQ(zone_->stolen_pageblocks(), 2);
 }
 
-// The largest block is taken, so that one pageblock is mixed and not many:
-// [24, 32) although [4, 8) would do.
+// Takes the largest block, so that one pageblock is mixed rather than many:
+// [24, 32) although [4, 8) would suffice.
 TEST_F(ZoneStealingTest, TheLargestBlockIsTakenFirst) {
   TakeAll({kMovable, kMovable, kMovable, kMovable});
   for (uint64_t page = 4; page < 8; ++page) zone_.Free(page, 0);
@@ -104,8 +104,8 @@ TEST_F(ZoneStealingTest, TheLargestBlockIsTakenFirst) {
   EXPECT_EQ(zone_.Types(), "MMMU");
 }
 
-// Of two pages free in a movable pageblock both become unmovable, but the other
-// six, in use by movable pages, are more than a half: it stays what it is.
+// Two free pages in a movable pageblock become unmovable; the other six, in use
+// by movable requests, are more than half, so the pageblock stays movable.
 TEST_F(ZoneStealingTest, WithLessThanHalfOfAPageblockItKeepsItsType) {
   TakeAll({kMovable, kMovable, kMovable, kMovable});
   zone_.Free(1, 0);
@@ -124,12 +124,12 @@ TEST_F(ZoneStealingTest, WithHalfOfAPageblockFreeItIsTaken) {
   EXPECT_EQ(Picture(), "AFAFFAFA|AAAAAAAA|AAAAAAAA|AAAAAAAA");
   EXPECT_EQ(zone_.Allocate(0, kUnmovable), Pfn(6));
   EXPECT_EQ(zone_.Types(), "UMMM");
-  // In ascending order to the head.
+  // In ascending order, each to the head.
   EXPECT_THAT(zone_.List(0, kUnmovable), ElementsAre(4, 3, 1));
 }
 
-// Pages in use that might be alike count as well. In a movable pageblock that
-// is, for an unmovable request, whatever is not movable.
+// Pages in use that may be of the new type count too. For an unmovable request
+// these are, in a movable pageblock, all that are not movable.
 TEST_F(ZoneStealingTest, PagesInUseThatAreNotMovableCountAsUnmovable) {
   TakeAll({kMovable, kMovable, kMovable, kMovable});
   // Two single pages become unmovable, and stay in use.
@@ -146,7 +146,7 @@ TEST_F(ZoneStealingTest, PagesInUseThatAreNotMovableCountAsUnmovable) {
   EXPECT_EQ(zone_.Types(), "UMMM");  // 1 free, 3 in use: a half
 }
 
-// Which of the two a page in use is no one knows, so it counts for neither.
+// A page in use may be of either type, so it counts for neither.
 TEST_F(ZoneStealingTest, BetweenUnmovableAndReclaimableOnlyFreePagesCount) {
   TakeAll({kUnmovable, kMovable, kMovable, kMovable});
   for (const uint64_t page : {1, 3, 6}) zone_.Free(page, 0);
@@ -155,10 +155,10 @@ TEST_F(ZoneStealingTest, BetweenUnmovableAndReclaimableOnlyFreePagesCount) {
   EXPECT_THAT(zone_.List(0, kReclaimable), ElementsAre(3, 1));
 }
 
-// A request for movable pages
+// Movable requests
 
-// The pages leave again, so one of them does not take along a pageblock: of
-// others' blocks the smallest is broken, and the rest stays theirs.
+// Movable pages can leave again, so one of them does not convert a pageblock:
+// it splits the smallest block of another type, and the rest keeps its type.
 TEST_F(ZoneStealingTest, AMovablePageTakesASmallBlockAlone) {
   TakeAll({kUnmovable, kUnmovable, kUnmovable, kUnmovable});
   for (const uint64_t page : {1, 3, 4, 6}) zone_.Free(page, 0);
@@ -168,8 +168,8 @@ TEST_F(ZoneStealingTest, AMovablePageTakesASmallBlockAlone) {
   EXPECT_THAT(zone_.List(0, kMovable), IsEmpty());
 }
 
-// Pageblocks of 16: a pair is too small to be taken with its pageblock, since
-// 1 < 4 / 2; a block of four is not.
+// Pageblocks of 16: a pair is too small to convert its pageblock, since 1 < 4 /
+// 2; a block of four is not.
 TEST(ZoneStealingOfMovableTest, TheSmallestBlockWhereNoneIsLarge) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
                  .memory = {{Pfn(0), Pfn(16)}},
@@ -200,7 +200,7 @@ TEST(ZoneStealingOfMovableTest, ALargeBlockTakesItsPageblockAlong) {
   EXPECT_THAT(zone.List(0, kUnmovable), IsEmpty());
 }
 
-// From whom
+// Which type
 
 struct FallbackCase {
   MigrateType wanted;
@@ -231,7 +231,7 @@ INSTANTIATE_TEST_SUITE_P(
                       FallbackCase{kReclaimable, kUnmovable, kMovable}),
     [](const auto& param) { return std::string(Name(param.param.wanted)); });
 
-// Size before type: reclaimable would be first, but has a page only.
+// Size before type: reclaimable comes first, but has only one page.
 TEST_F(ZoneStealingTest, ALargerBlockOfTheSecondChoiceComesFirst) {
   TakeAll({kReclaimable, kMovable, kMovable, kMovable});
   zone_.Free(0, 0);
@@ -250,7 +250,7 @@ TEST_F(ZoneStealingTest, NoneWhereOthersHaveNothingLargeEnough) {
   EXPECT_EQ(zone_->steals(), 0);
 }
 
-// Not where it would mix (ALLOC_NOFRAGMENT)
+// Not if types would mix (ALLOC_NOFRAGMENT)
 
 TEST_F(ZoneStealingTest, AvoidingToMixOnlyWholePageblocksAreTaken) {
   TakeAll({kMovable, kMovable, kMovable, kMovable});
@@ -263,7 +263,7 @@ TEST_F(ZoneStealingTest, AvoidingToMixOnlyWholePageblocksAreTaken) {
   EXPECT_EQ(zone_.Types(), "MUMM");
 }
 
-// At a zone's ends (move_freepages_block)
+// At the ends of a zone (move_freepages_block)
 
 TEST(ZoneStealingAtEdgesTest, BeforeTheBlockNothingGoesAlongAtTheStart) {
   TinyZone zone({.span = {Pfn(0), Pfn(16)},
@@ -275,7 +275,7 @@ TEST(ZoneStealingAtEdgesTest, BeforeTheBlockNothingGoesAlongAtTheStart) {
   // The largest is [4, 8); page 3 before it stays movable.
   EXPECT_EQ(zone.Allocate(0, kUnmovable), Pfn(4));
   EXPECT_THAT(zone.List(0, kMovable), ElementsAre(3));
-  // 4 free and the hole of 3 that no one knows not to be alike, 7 of 8.
+  // 4 free pages and the hole of 3, which may be of the new type: 7 of 8.
   EXPECT_EQ(zone.Types(), "UM");
 }
 
@@ -293,7 +293,8 @@ TEST(ZoneStealingAtEdgesTest, APageblockCutByTheEndIsLeftAlone) {
   EXPECT_THAT(zone.List(1, kUnmovable), ElementsAre(10));
 }
 
-// A block goes back to the lists of its pageblock, whoever had it.
+// A block is freed to the lists of its pageblock's type, whatever its
+// request's.
 TEST_F(ZoneStealingTest, AFreedPageIsOfThePageblocksType) {
   TakeAll({kUnmovable, kMovable, kMovable, kMovable});
   zone_.Free(3, 0);

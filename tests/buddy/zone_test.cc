@@ -21,7 +21,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// Movable pages, as many as there is room for.
+// Allocates movable pages until there is none.
 size_t AllocateBulk(Zone& zone, std::span<Pfn> pages)
     ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
   return zone.AllocateBulk(pages, Order(0), MigrateType::kMovable,
@@ -68,7 +68,8 @@ TEST(ZoneMemoryTest, BlocksEndAtTheLargestOrder) {
   EXPECT_EQ(zone.Picture(), "F---F---F---F---");
 }
 
-// Boot frees ascending and pushes at the head, so the highest comes first.
+// At boot, blocks are freed ascending and inserted at the head, so the highest
+// comes first.
 TEST(ZoneMemoryTest, TheHighestBlockOfBootIsFirst) {
   TinyZone zone(16, Order(2));
   EXPECT_THAT(zone.List(2), ElementsAre(12, 8, 4, 0));
@@ -123,7 +124,7 @@ TEST(ZoneMemoryTest, BlocksDoNotMergeAcrossAZonesBorder) {
   EXPECT_TRUE(zones.high.CheckInvariants().ok());
 }
 
-// [0, 4) was taken whole and comes back beside the free [4, 8) of zone high.
+// [0, 4) was allocated whole and is freed beside the free [4, 8) of zone high.
 TEST(ZoneMemoryTest, AFreedBlockDoesNotMergeAcrossAZonesBorder) {
   TwoZones zones(4, 8);
   LockHolder hold(zones.low.lock());
@@ -177,7 +178,7 @@ TEST(ZoneMemoryDeathTest, PageblocksAboveTheLargestOrder) {
                "pages.pageblock_order\\(\\) <= options.max_order");
 }
 
-// The span and the ranges follow the memory.
+// The span and the ranges follow the zone's memory.
 TEST(ZoneMemoryTest, TheSpanGrowsWithTheMemory) {
   TinyZone zone(PfnRange{Pfn(0), Pfn(32)}, {});
   EXPECT_EQ(zone->span(), PfnRange{});
@@ -194,7 +195,7 @@ TEST(ZoneMemoryTest, TheSpanGrowsWithTheMemory) {
 
 // Allocating
 
-// __rmqueue_smallest, expand: the lower half is kept, the upper halves go to
+// __rmqueue_smallest, expand: keeps the lower half; inserts the upper halves at
 // the heads of their lists, the largest first.
 TEST(ZoneAllocateTest, SplitsKeepTheLowerHalf) {
   TinyZone zone(16);
@@ -316,7 +317,8 @@ TEST(ZoneFreeTest, BulkFreesCachedPagesInOrder) {
   EXPECT_THAT(zone.List(0), ElementsAre(3, 1, 6));
 }
 
-// Where on its list a freed block goes (__free_one_page, done_merging)
+// Which end of its list a freed block is inserted at (__free_one_page,
+// done_merging)
 
 TEST(ZoneListOrderTest, AFreedBlockGoesToTheHead) {
   TinyZone zone(16);
@@ -326,8 +328,8 @@ TEST(ZoneListOrderTest, AFreedBlockGoesToTheHead) {
   EXPECT_THAT(zone.List(0), ElementsAre(2, 4, 0));
 }
 
-// Page 0's pair is [0, 2). Its buddy [2, 4) is free: once page 1 is freed too,
-// the two pairs merge, so page 0 waits at the tail.
+// Page 0's pair is [0, 2). Its buddy [2, 4) is free: if page 1 is freed too,
+// the two pairs merge, so page 0 is inserted at the tail.
 TEST(ZoneListOrderTest, ABlockLikelyToMergeGoesToTheTail) {
   TinyZone zone(16);
   zone.AllocatePages(8);
@@ -340,7 +342,7 @@ TEST(ZoneListOrderTest, ABlockLikelyToMergeGoesToTheTail) {
   EXPECT_EQ(zone.Allocate(0), Pfn(5));
 }
 
-// The upper page of the pair is no different from the lower.
+// The same holds for the upper page of the pair.
 TEST(ZoneListOrderTest, TheUpperHalfOfAPairWaitsAtTheTailToo) {
   TinyZone zone(16);
   zone.AllocatePages(8);
@@ -363,7 +365,7 @@ TEST(ZoneListOrderTest, HalfAFreePairIsNoReasonForTheTail) {
   EXPECT_THAT(zone.List(0), ElementsAre(0, 2, 5));
 }
 
-// A block that merged first is judged by the order it has then.
+// After a merge, the order of the merged block decides.
 TEST(ZoneListOrderTest, TheTailIsDecidedAfterMerging) {
   TinyZone zone(32);
   zone.AllocatePages(16);
@@ -397,8 +399,8 @@ TEST(ZoneListOrderTest, TwoBelowTheLargestOrderMayWaitAtTheTail) {
   EXPECT_THAT(zone.List(0), ElementsAre(4, 0));
 }
 
-// [4, 6) is zone low, the free [6, 8) zone high: the map is the same but page 4
-// does not wait for a merge that cannot be.
+// [4, 6) is in zone low, the free [6, 8) in zone high: page 4 is not inserted
+// at the tail for a merge that cannot happen.
 TEST(ZoneListOrderTest, AFreePairOfAnotherZoneIsNoReasonForTheTail) {
   TwoZones zones(6, 8);
   Zone& low = zones.low;
@@ -440,7 +442,7 @@ TEST(ZoneFreeDeathTest, AtAWrongOrder) {
   EXPECT_DEATH(zone.Free(0, 2), "free of pfn 0x0, order 2, which is not");
 }
 
-// 16 has no room in the four bits that a page's state has for its order.
+// The four order bits of a page's state cannot hold 16.
 TEST(ZoneFreeDeathTest, AtAnOrderThatNoPageCanHave) {
   TinyZone zone(16);
   zone.Allocate(0);
@@ -456,7 +458,7 @@ TEST(ZoneFreeDeathTest, OfATail) {
   EXPECT_DEATH(zone.Free(2, 1), "free of pfn 0x2, order 1, which is not");
 }
 
-TEST(ZoneFreeDeathTest, OfAPageOfNoOne) {
+TEST(ZoneFreeDeathTest, OfAPageOfNoZone) {
   TinyZone zone(PfnRange{Pfn(4), Pfn(16)}, {{Pfn(4), Pfn(8)}});
   EXPECT_DEATH(zone.Free(3, 0), "free of pfn 0x3, order 0, which is not");
   EXPECT_DEATH(zone.Free(9, 0), "free of pfn 0x9, order 0, which is not");

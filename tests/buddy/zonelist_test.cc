@@ -27,7 +27,7 @@ std::vector<std::string> Names(std::span<Zone* const> zones) {
   return names;
 }
 
-// One node with all four zones, the uppermost half of Normal's as Movable.
+// One node with all four zones; the upper half of Normal's memory is Movable.
 std::unique_ptr<PageAllocator> MakeOneNode() {
   return MakeAllocator(
       {.memory = {PagesFrom(Pfn(4080), 32), PagesFrom(kNormalStart, 32)},
@@ -67,7 +67,8 @@ TEST(ZonelistsTest, EmptyZonesAreLeftOut) {
   EXPECT_THAT(Names(lists.OnlyFrom(0, ZoneType::kDma32)), IsEmpty());
 }
 
-// All of a node's zones before any of the next one's, even if that is higher.
+// All of a node's zones come before any of the next node's, even if that is
+// higher.
 TEST(ZonelistsTest, NodesFollowAsAWhole) {
   const auto allocator = MakeAllocator(
       {.memory = {PagesFrom(Pfn(4080), 32, 0), PagesFrom(kNormalStart, 8, 1)},
@@ -82,7 +83,7 @@ TEST(ZonelistsTest, NodesFollowAsAWhole) {
 
 TEST(ZonelistsTest, NearerNodesComeFirst) {
   const auto allocator = MakeNodes(3);
-  // From node 0 node 2 is nearer than 1; the way back need not be as long.
+  // From node 0, node 2 is nearer than 1; distances need not be symmetric.
   const Zonelists lists(allocator->zones(),
                         {{10, 30, 20}, {40, 10, 41}, {20, 21, 10}});
   EXPECT_THAT(Names(lists.For(0, ZoneType::kMovable)),

@@ -47,6 +47,8 @@ class FrameAllocatorTest : public ::testing::Test {
   FrameAllocator& allocator_ = *page_allocator_;
 };
 
+using FrameAllocatorDeathTest = FrameAllocatorTest;
+
 TEST_F(FrameAllocatorTest, ReportsItsSpan) {
   EXPECT_EQ(allocator_.cpus(), 2);
   EXPECT_EQ(allocator_.max_order(), Order(4));
@@ -82,6 +84,12 @@ TEST_F(FrameAllocatorTest, AllocatesAtOnlyWhatIsInOneFreeBlock) {
   EXPECT_THAT(FreeBlocks(Order(4), FreeBlocksOf::kAllZones),
               ElementsAre(Pair(kDma32Start, Order(4))));
   allocator_.DrainPerCpuPages();
+}
+
+TEST_F(FrameAllocatorDeathTest, RefusesTypesThatNoRequestHas) {
+  EXPECT_DEATH(allocator_.AllocateAt(Pfn(0), Order(0), MigrateType::kIsolate),
+               "type Isolate of a request must be Unmovable, Movable or "
+               "Reclaimable");
 }
 
 TEST_F(FrameAllocatorTest, DrainsPerCpuPages) {

@@ -32,7 +32,8 @@ AllocatorModel::AllocatorModel(const PageAllocatorOptions& options,
                                          .pageblock_order = pageblock_order_,
                                          .placement = options.placement});
   }
-  // Where ZONE_MOVABLE is is the layout's business, which has tests of its own.
+  // The start of ZONE_MOVABLE is computed by LayOutZones, which has tests of
+  // its own.
   for (const ZoneRange& range :
        LayOutZones(options.memory, options.movable, options.max_order)) {
     const auto type =
@@ -45,7 +46,7 @@ AllocatorModel::AllocatorModel(const PageAllocatorOptions& options,
   }
   cpu_lists_.resize(static_cast<size_t>(options.cpus) * zones_.size());
   ZonesResized();
-  // The observer is told of all that is there, adjoining ranges as one.
+  // Notifies the observer of all memory present, with adjacent ranges merged.
   for (size_t zone = 0; zone < zones_.size(); ++zone) {
     std::vector<PfnRange> ranges;
     for (const auto& [pfn, block] : zones_[zone].blocks()) {
@@ -57,13 +58,13 @@ AllocatorModel::AllocatorModel(const PageAllocatorOptions& options,
       }
     }
     for (const PfnRange& range : ranges) {
-      told_.memory.push_back(ToldOfMemory(true, zone, range));
+      notifications_.memory.push_back(MemoryEvent(true, zone, range));
     }
   }
 }
 
-std::string AllocatorModel::ToldOfMemory(bool online, size_t zone,
-                                         PfnRange range) {
+std::string AllocatorModel::MemoryEvent(bool online, size_t zone,
+                                        PfnRange range) {
   return absl::StrCat(online ? "+" : "-", zone, ":", range.start.value(), "-",
                       range.end.value());
 }
@@ -98,7 +99,7 @@ size_t AllocatorModel::ZoneOf(uint64_t pfn) const {
   return zone;
 }
 
-// The first cpus are on the first node.
+// The first cpus are on node 0.
 size_t AllocatorModel::NodeOf(int cpu) const {
   return static_cast<size_t>(cpu) * nodes_ / static_cast<size_t>(options_.cpus);
 }
@@ -123,7 +124,7 @@ bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
   uint64_t mark = zone.marks.low.value();
   if (keep == Keep::kMin) {
     mark = zone.marks.min.value();
-    // __GFP_HIGH takes a half of it off, __GFP_ATOMIC a quarter of the rest.
+    // __GFP_HIGH subtracts a half, __GFP_ATOMIC a quarter of the rest.
     const bool atomic = gfp.reserves == Reserves::kAtomic;
     if (atomic || gfp.reserves == Reserves::kHigh) mark -= mark / 2;
     if (atomic) mark -= mark / 4;
@@ -137,7 +138,7 @@ bool AllocatorModel::IsCachedOrder(int order) const {
 }
 
 size_t AllocatorModel::CpuListOf(int order, MigrateType type) const {
-  // Those of a pageblock are in two: movable ones and all others.
+  // Blocks of the pageblock order have two lists: movable, and all other types.
   if (order > 3) return type == MigrateType::kMovable ? 13 : 12;
   return static_cast<size_t>(order * 3 + static_cast<int>(type));
 }
@@ -157,7 +158,7 @@ std::vector<uint64_t> AllocatorModel::Take(size_t zone, uint64_t count,
     blocks.push_back(*pfn);
   }
   if (!blocks.empty()) {
-    told_.taken.push_back({zone, blocks, order, from.free()});
+    notifications_.taken.push_back({zone, blocks, order, from.free()});
   }
   return blocks;
 }
@@ -176,7 +177,7 @@ std::optional<uint64_t> AllocatorModel::TakeFrom(int cpu, size_t zone,
   std::list<uint64_t>& list = lists.lists[CpuListOf(order, type)];
   if (list.empty()) {
     uint64_t wanted = options_.per_cpu_limits->batch;
-    // In whole blocks, as large as they may be; two at least.
+    // In whole blocks, at least two.
     if (order > 0 && wanted > 1) {
       wanted = std::max<uint64_t>(wanted / Pages(order), 2);
     }
@@ -198,13 +199,13 @@ std::optional<uint64_t> AllocatorModel::TryZones(int cpu, int order,
   for (const size_t zone : list) {
     const bool remote = zone / kZoneTypes != list.front() / kZoneTypes;
     if (remote && mixing == Mixing::kAvoid) return std::nullopt;
-    // What is kept back is for those who cannot use the first zone's type.
+    // The reserve depends on the type of the preferred zone (ac_classzone_idx).
     const size_t first_type = list.front() % kZoneTypes;
     if (!MayTake(zones_[zone], order, gfp, keep, first_type)) continue;
     const auto pfn = TakeFrom(cpu, zone, order, gfp.type, mixing);
     if (!pfn) continue;
     vmstat_.pgalloc[zone % kZoneTypes] += Pages(order);
-    // As zone_statistics: foreign and missed, or a hit; the vCPU's own or not.
+    // As zone_statistics: foreign and miss, or hit; local or other.
     ++(remote ? vmstat_.numa_miss : vmstat_.numa_hit);
     if (remote) ++vmstat_.numa_foreign;
     ++(zone / kZoneTypes == NodeOf(cpu) ? vmstat_.numa_local
@@ -221,8 +222,8 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
     ++vmstat_.alloc_failed;
     return std::nullopt;
   }
-  // Rather DMA32 than a mix of types in Normal; but where there are more nodes
-  // than one, that is for those that have both.
+  // Prefers DMA32 to mixing types in Normal; with several nodes only on a node
+  // that has both.
   const size_t first = list.front();
   const bool avoid = first % kZoneTypes == 2 &&
                      (nodes_ == 1 || zones_[first - 1].managed() > 0);
@@ -238,7 +239,7 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
     Drain();
     pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
   }
-  // What is cached anywhere is not to be missed.
+  // Drains all lists before it fails.
   if (!pfn && !gfp.may_reclaim) {
     Drain();
     pfn = TryZones(cpu, order, gfp, Keep::kMin, Mixing::kAllow);
@@ -258,14 +259,14 @@ std::optional<uint64_t> AllocatorModel::Allocate(int cpu, int order,
   return std::nullopt;
 }
 
-bool AllocatorModel::Tell(const FreeBlock& block) {
+bool AllocatorModel::Notify(const FreeBlock& block) {
   if (block.second < observed_from_) return false;
-  told_.freed.push_back(block);
+  notifications_.freed.push_back(block);
   return true;
 }
 
 bool AllocatorModel::FreeToZone(uint64_t pfn, MigrateType type) {
-  return Tell(zones_[ZoneOf(pfn)].Free(pfn, type));
+  return Notify(zones_[ZoneOf(pfn)].Free(pfn, type));
 }
 
 void AllocatorModel::Free(int cpu, uint64_t pfn) {
@@ -278,9 +279,9 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
   const int order = block.order;
   MigrateType type = zones_[zone].TypeAt(pfn);
   vmstat_.pgfree += Pages(order);
-  bool told = false;
+  bool wake = false;
   if (!IsCachedOrder(order) || type == kIsolate) {
-    told = FreeToZone(pfn, type);
+    wake = FreeToZone(pfn, type);
   } else {
     block.state = PageState::kCached;
     CpuListsModel& lists = CpuLists(cpu, zone);
@@ -291,24 +292,24 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
     const uint64_t batch = options_.per_cpu_limits->batch;
     if (options_.per_cpu_lists == KernelVersion::kV5_3) {
       if (count >= high) {
-        told = GiveBack53(cpu, zone, std::min(count, batch));
+        wake = GiveBack53(cpu, zone, std::min(count, batch));
       }
     } else if (lists.free_factor > 0 && order >= 1 && order <= 3) {
-      // Blocks that are freed in a row are not for keeping.
-      told = GiveBack61(cpu, zone, count, list);
+      // While blocks are returned in a row, small ones are not kept.
+      wake = GiveBack61(cpu, zone, count, list);
     } else if (count >= high) {
       uint64_t pages = 1;
       if (high > batch) {
-        // Twice as much each time, until something is allocated.
+        // Twice as many each time, until an allocation.
         const uint64_t most = high - batch;
         pages = batch << lists.free_factor;
         if (pages < most && lists.free_factor < 5) ++lists.free_factor;
         pages = std::min(std::max(pages, batch), most);
       }
-      told = GiveBack61(cpu, zone, pages, list);
+      wake = GiveBack61(cpu, zone, pages, list);
     }
   }
-  if (told) ++told_.wakes;
+  if (wake) ++notifications_.wakes;
 }
 
 void AllocatorModel::Unpin(int cpu, uint64_t pfn) {
@@ -324,19 +325,19 @@ bool AllocatorModel::GiveBackOldest(int cpu, size_t zone, size_t list) {
   pages.pop_back();
   MigrateType type = list >= 12 ? zones_[zone].TypeAt(pfn)
                                 : static_cast<MigrateType>(list % 3);
-  // While anything goes offline, by what its pageblock is now.
+  // While memory is being offlined, the pageblock's current type decides.
   for (const auto& [number, now] : zones_[zone].pageblocks()) {
     if (now == kIsolate) type = zones_[zone].TypeAt(pfn);
   }
   return FreeToZone(pfn, type);
 }
 
-// Round the types' lists, from the one behind the first: of each list that has
-// pages one more than of the one before for each empty list between them, and
-// all from the only one that has any.
+// Round-robin over the lists of types, beginning after the first: each list
+// that has pages returns one more for each empty list skipped; the only
+// non-empty list returns all.
 bool AllocatorModel::GiveBack53(int cpu, size_t zone, uint64_t pages) {
   const auto& lists = CpuLists(cpu, zone).lists;
-  bool told = false;
+  bool wake = false;
   uint64_t turns = 0;
   size_t at = 0;
   while (pages > 0) {
@@ -346,38 +347,38 @@ bool AllocatorModel::GiveBack53(int cpu, size_t zone, uint64_t pages) {
     } while (lists[at].empty());
     if (turns == 3) turns = pages;
     do {
-      told |= GiveBackOldest(cpu, zone, at);
+      wake |= GiveBackOldest(cpu, zone, at);
       --pages;
       --turns;
     } while (pages > 0 && turns > 0 && !lists[at].empty());
   }
-  return told;
+  return wake;
 }
 
-// From each list all there is, beginning with `first`.
+// Returns all blocks of each list, beginning with `first`.
 bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
                                 size_t first) {
   const auto& lists = CpuLists(cpu, zone).lists;
-  bool told = false;
+  bool wake = false;
   auto left = static_cast<int64_t>(pages);
   for (size_t i = 0; i < lists.size(); ++i) {
     const size_t at = (first + i) % lists.size();
     while (left > 0 && !lists[at].empty()) {
-      told |= GiveBackOldest(cpu, zone, at);
+      wake |= GiveBackOldest(cpu, zone, at);
       left -= static_cast<int64_t>(Pages(OrderOf(at)));
     }
   }
-  return told;
+  return wake;
 }
 
 void AllocatorModel::Drain() {
   for (int cpu = 0; cpu < options_.cpus; ++cpu) {
     for (size_t zone = 0; zone < zones_.size(); ++zone) {
       const uint64_t pages = CachedPages(cpu, zone);
-      const bool told = options_.per_cpu_lists == KernelVersion::kV5_3
+      const bool wake = options_.per_cpu_lists == KernelVersion::kV5_3
                             ? GiveBack53(cpu, zone, pages)
                             : GiveBack61(cpu, zone, pages, 0);
-      if (told) ++told_.wakes;
+      if (wake) ++notifications_.wakes;
     }
   }
 }
@@ -409,20 +410,20 @@ bool AllocatorModel::Offline(PfnRange range) {
     }
   }
   zone->RemoveMemory(range);
-  told_.memory.push_back(
-      ToldOfMemory(false, static_cast<size_t>(zone - zones_.data()), range));
+  notifications_.memory.push_back(
+      MemoryEvent(false, static_cast<size_t>(zone - zones_.data()), range));
   ZonesResized();
   return true;
 }
 
 void AllocatorModel::Online(size_t zone, PfnRange range) {
-  told_.memory.push_back(ToldOfMemory(true, zone, range));
-  bool told = false;
+  notifications_.memory.push_back(MemoryEvent(true, zone, range));
+  bool wake = false;
   for (const FreeBlock& block : zones_[zone].AddMemory(range)) {
-    told |= Tell(block);
+    wake |= Notify(block);
   }
   ZonesResized();
-  if (told) ++told_.wakes;
+  if (wake) ++notifications_.wakes;
 }
 
 uint64_t AllocatorModel::CachedPages(int cpu, size_t zone) const {

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_TESTING_ALLOCATOR_MODEL_H_
 #define GUESTMM_TESTS_TESTING_ALLOCATOR_MODEL_H_
 
-// The allocator's front door as zone_model.h has its zones: the other half of
-// the oracle.
+// A model of PageAllocator, on top of the zones of zone_model.h: the other half
+// of the oracle.
 
 #include <array>
 #include <cstdint>
@@ -19,8 +19,8 @@ namespace guestmm::buddy {
 
 // One vCPU's blocks of one zone.
 struct CpuListsModel {
-  // By order, 0 to 3 and a pageblock's, and then by type; the block freed last
-  // is in front.
+  // By order (0 to 3 and the pageblock order), then by type; the block freed
+  // last is in front.
   std::array<std::list<uint64_t>, 14> lists;
   int free_factor = 0;
 };
@@ -35,25 +35,25 @@ class AllocatorModel {
   void Unpin(int cpu, uint64_t pfn);
   void Drain();
   bool Isolate(uint64_t pfn);
-  // The order the block has on its free list.
+  // The block's order on its free list.
   int Return(uint64_t pfn, ReturnTo to);
   void Mark(uint64_t pfn) { zones_[ZoneOf(pfn)].Mark(pfn); }
   void Rotate(uint64_t pfn) { zones_[ZoneOf(pfn)].Rotate(pfn); }
 
-  // The zone that all of `range` is in; null if there is none.
+  // The zone that contains all of `range`; null if there is none.
   ZoneModel* ZoneWithAll(PfnRange range);
-  // False, with no effect but those of a drain, where something is in use.
+  // False, with no effect except that of a drain, if a page is in use.
   bool Offline(PfnRange range);
   void Online(size_t zone, PfnRange range);
 
-  // By node, and then by type.
+  // By node, then by type.
   const std::vector<ZoneModel>& zones() const { return zones_; }
   size_t ZoneOf(uint64_t pfn) const;
-  // Pages in a vCPU's lists of a zone.
+  // Pages on a vCPU's lists of a zone.
   uint64_t CachedPages(int cpu, size_t zone) const;
   uint64_t cached() const;
 
-  // Blocks taken off a zone's lists together, and what that left free.
+  // Blocks taken off a zone's lists together, and the free pages afterwards.
   struct Taken {
     size_t zone;
     std::vector<uint64_t> blocks;
@@ -61,23 +61,23 @@ class AllocatorModel {
     uint64_t free_after;
     bool operator==(const Taken&) const = default;
   };
-  // What the observer was told, in order, and how often it was woken.
-  struct Told {
+  // The observer's notifications, in order, and the number of wakes.
+  struct Notifications {
     std::vector<FreeBlock> freed;
     std::vector<Taken> taken;
-    // Memory that came, and that went.
+    // Memory brought online and offline.
     std::vector<std::string> memory;
     int wakes = 0;
-    bool operator==(const Told&) const = default;
+    bool operator==(const Notifications&) const = default;
   };
-  const Told& told() const { return told_; }
-  void ForgetTold() { told_ = {}; }
-  static std::string ToldOfMemory(bool online, size_t zone, PfnRange range);
+  const Notifications& notifications() const { return notifications_; }
+  void ClearNotifications() { notifications_ = {}; }
+  static std::string MemoryEvent(bool online, size_t zone, PfnRange range);
 
-  // What vmstat() is to say.
+  // The expected vmstat().
   const VmStat& vmstat() const { return vmstat_; }
 
-  // Everything that decides what happens next, as a key.
+  // The state that decides all further behaviour, as a key.
   std::string State() const;
 
  private:
@@ -96,21 +96,21 @@ class AllocatorModel {
   bool IsCachedOrder(int order) const;
   size_t CpuListOf(int order, MigrateType type) const;
   int OrderOf(size_t cpu_list) const;
-  // The zones that a request may use, first choice first.
+  // The zones that a request may use, the preferred one first.
   std::vector<size_t> Zonelist(int cpu, const Gfp& gfp) const;
   bool MayTake(const ZoneModel& zone, int order, const Gfp& gfp, Keep keep,
                size_t first_type) const;
-  // Up to `count` blocks off the zone's free lists.
+  // Takes up to `count` blocks off the zone's free lists.
   std::vector<uint64_t> Take(size_t zone, uint64_t count, int order,
                              MigrateType type, Mixing mixing, PageState state);
   std::optional<uint64_t> TakeFrom(int cpu, size_t zone, int order,
                                    MigrateType type, Mixing mixing);
   std::optional<uint64_t> TryZones(int cpu, int order, const Gfp& gfp,
                                    Keep keep, Mixing mixing);
-  // Frees to the zone and tells the observer; true if it heard of it.
+  // Frees to the zone and notifies the observer; true if it must be woken.
   bool FreeToZone(uint64_t pfn, MigrateType type);
-  bool Tell(const FreeBlock& block);
-  // Frees `pages` cached pages or a few more; true as FreeToZone.
+  bool Notify(const FreeBlock& block);
+  // Frees `pages` cached pages or a few more. Returns as FreeToZone.
   bool GiveBack53(int cpu, size_t zone, uint64_t pages);
   bool GiveBack61(int cpu, size_t zone, uint64_t pages, size_t first);
   bool GiveBackOldest(int cpu, size_t zone, size_t list);
@@ -122,7 +122,7 @@ class AllocatorModel {
   size_t nodes_ = 1;
   std::vector<ZoneModel> zones_;
   std::vector<CpuListsModel> cpu_lists_;
-  Told told_;
+  Notifications notifications_;
   VmStat vmstat_;
 };
 

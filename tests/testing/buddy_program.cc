@@ -181,7 +181,7 @@ std::vector<const BuddyWorld*> AllBuddyWorlds() {
 }
 
 std::span<const NamedGfp> AllGfps() {
-  // Half of the requests are programs', as in life.
+  // Half of the requests are for user memory.
   static constexpr std::array<NamedGfp, 24> kGfps = {{
       {"kGfpUser", kGfpUser},
       {"kGfpUser", kGfpUser},
@@ -298,7 +298,7 @@ Program RandomProgram(Random& random, size_t length) {
           random.OneIn(2) ? ReturnTo::kTail : ReturnTo::kItsPlace;
       program.push_back(Return{random.Below(8), to});
     } else if (kind == 8) {
-      // Often twice.
+      // Often two times.
       const Pin pin = {random.Below(64)};
       program.push_back(pin);
       if (random.OneIn(2)) program.push_back(pin);

@@ -1,14 +1,14 @@
 #ifndef GUESTMM_TESTS_TESTING_BUDDY_PROGRAM_H_
 #define GUESTMM_TESTS_TESTING_BUDDY_PROGRAM_H_
 
-// What a test does to an allocator, as values that print as C++:
+// Operations on an allocator, as values that print as C++:
 //
 //   const Program program = {Alloc{0, 3}, Free{0, 0}, Drain{}};
 //
-// The same programs serve random, exhaustive, fuzz and replay tests; what a
-// failing test prints can be pasted into a named regression test. Every program
-// means something in every world: numbers wrap around what there is, and an
-// operation that finds nothing to work on does nothing.
+// The same programs serve random, exhaustive, fuzz and replay tests; the output
+// of a failing test can be pasted into a regression test. Every program is
+// valid in every world: indices wrap around, and an operation without an
+// operand has no effect.
 
 #include <cstddef>
 #include <cstdint>
@@ -27,46 +27,47 @@
 
 namespace guestmm::buddy {
 
-// What requests ask for, one or more of each kind. Beside gfp.h's:
+// The gfp values of requests, at least one of each kind. In addition to
+// gfp.h's:
 inline constexpr Gfp kGfpHigh = {.reserves = Reserves::kHigh};
 inline constexpr Gfp kGfpMemalloc = {.reserves = Reserves::kAll,
                                      .may_reclaim = false};
-// By their names, as C++.
+// Prints a name of C++.
 struct NamedGfp {
   const char* name;
   Gfp gfp;
 };
 std::span<const NamedGfp> AllGfps();
 
-// Allocates; the block becomes the last live one.
+// Allocates; the block becomes the last live block.
 struct Alloc {
   int cpu = 0;
   int order = 0;
   Gfp gfp = kGfpUser;  // one of AllGfps; its node wraps around
 };
 
-// Frees the `slot`th live block, counted from the one allocated first.
+// Frees the `slot`th live block, counted from the oldest.
 struct Free {
   int cpu = 0;
   size_t slot = 0;
 };
 
-// Gives all per-CPU pages to their zones.
+// Drains all per-CPU lists.
 struct Drain {};
 
-// Isolates the `nth` free block: by zone, then order, then place on its list.
+// Isolates the `nth` free block: by zone, order, position on its list.
 struct Isolate {
   size_t nth = 0;
 };
 
-// Returns the `slot`th isolated block, counted from the one isolated first.
+// Returns the `slot`th isolated block, counted from the oldest.
 struct Return {
   size_t slot = 0;
   ReturnTo to = ReturnTo::kItsPlace;
 };
 
-// Marks the `nth` free block, counted as Isolate does, as reported; makes it
-// the first of its list.
+// Marks the `nth` free block, counted as in Isolate, as reported, and rotates
+// it to the head of its list.
 struct Mark {
   size_t nth = 0;
 };
@@ -80,15 +81,14 @@ struct Pin {
   size_t slot = 0;
 };
 
-// Undoes the `nth` pin, counted from the oldest there is.
+// Undoes the `nth` pin, counted from the oldest.
 struct Unpin {
   int cpu = 0;
   size_t nth = 0;
 };
 
-// Of the sections of the world's address space, those that are whole, the
-// `nth`: isolates its pageblocks, if all of it is one zone's, and they are not
-// isolated yet.
+// Isolates the pageblocks of the `nth` whole section of the world's address
+// space, if one zone contains all of it and they are not isolated.
 struct IsolateRange {
   size_t section = 0;
 };
@@ -98,8 +98,8 @@ struct RestoreRange {
   size_t nth = 0;
 };
 
-// Takes a section offline, and back online, to Normal or Movable; adds it
-// before where it was never there. Not if it is isolated as above.
+// Offlines a section and onlines it to Normal or Movable; adds it first if it
+// was never present. No effect if it is isolated as above.
 struct TakeOffline {
   size_t section = 0;
 };
@@ -113,7 +113,7 @@ using Operation =
                  IsolateRange, RestoreRange, TakeOffline, BringOnline>;
 using Program = std::vector<Operation>;
 
-// As C++: "Alloc{0, 3}", "{Alloc{0, 3, kGfpKernel}, Drain{}}".
+// Prints C++: "Alloc{0, 3}", "{Alloc{0, 3, kGfpKernel}, Drain{}}".
 std::string ToCode(const Operation& operation);
 std::string ToCode(const Program& program);
 
@@ -122,55 +122,56 @@ struct BuddyWorld {
   // The name of its constant below.
   const char* name;
   PageAllocatorOptions options;
-  // The observer hears of blocks from this order on, and of blocks taken.
+  // The lowest order that the observer is notified of; it is also notified of
+  // blocks taken.
   Order observed_from;
   TakenBlocks taken = TakenBlocks::kTell;
-  // What an exhaustive test asks for, and whether it pins; marks, rotates, and
-  // returns to the tail.
+  // What exhaustive tests request, and whether they pin; mark, rotate, and
+  // return to the tail.
   std::vector<Gfp> gfps = {kGfpUser};
   bool pins = false;
   bool reports = false;
 };
 
-// One zone of 16 pages; per-CPU lists that hold nothing.
+// One zone of 16 pages; per-CPU lists that cache nothing.
 extern const BuddyWorld kBareWorld;
-// The same, with one vCPU's list: batch 2, high 3.
+// As above, with one vCPU's list: batch 2, high 3.
 extern const BuddyWorld kCachedWorld;
 // 64 pages, two vCPUs, and a min watermark of 8 pages.
 extern const BuddyWorld kWatermarkWorld;
-// Memory with holes and crooked ends, blocks of at most 8 pages, two vCPUs.
+// Memory with holes and unaligned ends, blocks of at most 8 pages, two vCPUs.
 extern const BuddyWorld kHolesWorld;
-// 27 pages on either side of the border between DMA32 and Normal.
+// 27 pages on either side of the boundary between DMA32 and Normal.
 extern const BuddyWorld kTwoZonesWorld;
-// 16 pages in four pageblocks, and every type of request.
+// 16 pages in four pageblocks, and all request types.
 extern const BuddyWorld kTypesWorld;
 // Four free blocks on one list, to be marked, rotated, and returned to either
 // end.
 extern const BuddyWorld kReportingWorld;
-// Pageblocks of eight pages with crooked ends, in Normal and a little DMA32.
+// Pageblocks of eight pages with unaligned ends, in Normal and a little DMA32.
 extern const BuddyWorld kStealingWorld;
-// DMA32, Normal, and Movable, each with something to keep from the next.
+// DMA32, Normal and Movable, each with a lowmem_reserve.
 extern const BuddyWorld kReserveWorld;
-// Two nodes, one of which has DMA32 and Normal, with a vCPU on each. Where they
-// meet two pageblocks are buddies.
+// Two nodes with a vCPU each; node 0 has DMA32 and Normal. At their boundary
+// two pageblocks are buddies.
 extern const BuddyWorld kTwoNodesWorld;
 // The per-CPU lists and the placement of Linux 6.1.
 extern const BuddyWorld kLinux61World;
 // Page shuffle.
 extern const BuddyWorld kShuffledWorld;
-// Three of four sections of 16 pages are there, the last in Movable.
+// Three of four sections of 16 pages are present, the last in Movable.
 extern const BuddyWorld kHotplugWorld;
 extern const BuddyWorld kHotplug61World;
-// Two sections of 8 pages, for every program of hotplug.
+// Two sections of 8 pages, for exhaustive hotplug programs.
 extern const BuddyWorld kTinyHotplugWorld;
 
 std::vector<const BuddyWorld*> AllBuddyWorlds();
 
-// `length` operations, now more allocations, now more frees, so that memory
-// fills and empties.
+// A program of `length` operations: phases with more allocations alternate with
+// phases with more frees, so that memory fills and empties.
 Program RandomProgram(Random& random, size_t length);
 
-// Four bytes an operation; any bytes are a program.
+// Decodes four bytes per operation; any bytes are a program.
 Program ProgramFromBytes(std::span<const uint8_t> bytes);
 
 }  // namespace guestmm::buddy

@@ -11,7 +11,7 @@
 namespace guestmm::buddy {
 namespace {
 
-// Empty, or what went wrong and where.
+// Empty if all is well; else the error and its place.
 std::string RunOnce(const BuddyWorld& world, const Program& program) {
   BuddyRun run(world);
   std::string wrong = run.Compare();
@@ -29,7 +29,7 @@ std::string RunOnce(const BuddyWorld& world, const Program& program) {
 }  // namespace
 
 bool BuddyRun::Recorder::OnBlockFreed(Zone&, Pfn pfn, Order order) {
-  told.freed.emplace_back(pfn.value(), order.value());
+  notifications.freed.emplace_back(pfn.value(), order.value());
   return true;
 }
 
@@ -40,20 +40,20 @@ void BuddyRun::Recorder::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                                  .order = order.value(),
                                  .free_after = zone.free_pages().value()};
   for (const Pfn pfn : blocks) taken.blocks.push_back(pfn.value());
-  told.taken.push_back(std::move(taken));
+  notifications.taken.push_back(std::move(taken));
 }
 
 void BuddyRun::Recorder::OnMemoryOnline(Zone& zone, PfnRange range) {
-  told.memory.push_back(AllocatorModel::ToldOfMemory(
+  notifications.memory.push_back(AllocatorModel::MemoryEvent(
       true, static_cast<size_t>(zone.index()), range));
 }
 
 void BuddyRun::Recorder::OnMemoryOffline(Zone& zone, PfnRange range) {
-  told.memory.push_back(AllocatorModel::ToldOfMemory(
+  notifications.memory.push_back(AllocatorModel::MemoryEvent(
       false, static_cast<size_t>(zone.index()), range));
 }
 
-void BuddyRun::Recorder::Wake() { ++told.wakes; }
+void BuddyRun::Recorder::Wake() { ++notifications.wakes; }
 
 BuddyRun::BuddyRun(const BuddyWorld& world)
     : world_(world),
@@ -72,8 +72,8 @@ BuddyRun::~BuddyRun() {
 }
 
 std::string BuddyRun::Apply(const Operation& operation) {
-  recorder_.told = {};
-  model_.ForgetTold();
+  recorder_.notifications = {};
+  model_.ClearNotifications();
   return std::visit([this](const auto& op) { return Do(op); }, operation);
 }
 
@@ -253,7 +253,8 @@ std::string BuddyRun::Do(const BringOnline& op) {
   }
   const absl::Status status = hotplug_.Online(section, type);
   if (!status.ok()) return status.ToString();
-  // Kernel memory goes to the zone whose span it lies in, or else to Normal.
+  // Kernel memory is onlined to the zone whose span contains it, else to
+  // Normal.
   auto zone = static_cast<size_t>(type);
   for (size_t low = 0; low < 2 && !op.movable; ++low) {
     const PfnRange span = model_.zones()[low].span();
@@ -335,16 +336,17 @@ std::string BuddyRun::CompareCounts() const {
 }
 
 std::string BuddyRun::CompareTold() const {
-  const AllocatorModel::Told& ours = recorder_.told;
-  const AllocatorModel::Told& model = model_.told();
-  if (ours.freed != model.freed) return "the observer was told of other blocks";
+  const AllocatorModel::Notifications& ours = recorder_.notifications;
+  const AllocatorModel::Notifications& model = model_.notifications();
+  if (ours.freed != model.freed)
+    return "the observer was notified of other blocks";
   const bool tell = world_.taken == TakenBlocks::kTell;
   if (ours.taken !=
       (tell ? model.taken : std::vector<AllocatorModel::Taken>())) {
-    return "the observer was told of other blocks taken";
+    return "the observer was notified of other blocks taken";
   }
   if (ours.memory != model.memory) {
-    return "the observer was told of other memory";
+    return "the observer was notified of other memory";
   }
   return Differ("wakes", static_cast<uint64_t>(ours.wakes),
                 static_cast<uint64_t>(model.wakes));
@@ -379,7 +381,7 @@ std::vector<uint64_t> BuddyRun::FreeBlocks() const {
 std::vector<Operation> BuddyRun::Choices() const {
   std::vector<Operation> choices;
   for (int cpu = 0; cpu < allocator_->cpus(); ++cpu) {
-    // What is larger than all memory fails alike.
+    // Larger values fail alike.
     const uint64_t most = 2 * allocator_->Counts().managed.value();
     for (int order = 0; order <= allocator_->max_order().value() &&
                         Order(order).pages().value() <= most;
@@ -425,7 +427,7 @@ std::vector<Operation> BuddyRun::Choices() const {
 std::string RunBuddyProgram(const BuddyWorld& world, const Program& program) {
   std::string wrong = RunOnce(world, program);
   if (wrong.empty()) return "";
-  // Leave out operations, one at a time, as long as any can be.
+  // Removes operations, one at a time, while the program still fails.
   Program shortest = program;
   for (bool shorter_still = true; shorter_still;) {
     shorter_still = false;

@@ -21,24 +21,24 @@
 
 namespace guestmm::buddy {
 
-// One run: applies operations to both and says where they differ.
+// One run: applies operations to both and describes differences.
 class BuddyRun {
  public:
   explicit BuddyRun(const BuddyWorld& world);
-  // Returns what is isolated.
+  // Returns all isolated blocks.
   ~BuddyRun();
   BuddyRun(const BuddyRun&) = delete;
   BuddyRun& operator=(const BuddyRun&) = delete;
 
-  // Applies one operation; what came back otherwise than in the model, or "".
+  // Applies one operation. Returns the difference of its results, or "".
   std::string Apply(const Operation& operation);
-  // How the allocator's state, or what the observer was told since the last
-  // operation, differs from the model's; or which invariant does not hold; or
-  // "".
+  // Compares the allocator's state and the observer's notifications since the
+  // last operation with the model's, and checks the invariants. Returns the
+  // first difference, or "".
   std::string Compare() const;
 
   const AllocatorModel& model() const { return model_; }
-  // Every operation that does something different here.
+  // Every operation that has a distinct effect in the current state.
   std::vector<Operation> Choices() const;
 
  private:
@@ -50,7 +50,7 @@ class BuddyRun {
     void OnMemoryOnline(Zone& zone, PfnRange range) override;
     void OnMemoryOffline(Zone& zone, PfnRange range) override;
     void Wake() override;
-    AllocatorModel::Told told;
+    AllocatorModel::Notifications notifications;
   };
 
   std::string Do(const Alloc& op);
@@ -70,7 +70,7 @@ class BuddyRun {
   std::string CompareCounts() const;
   std::string CompareTold() const;
   int Cpu(int cpu) const { return cpu % allocator_->cpus(); }
-  // The free blocks in the order in which Isolate counts them.
+  // The free blocks, in the order in which Isolate counts them.
   std::vector<uint64_t> FreeBlocks() const;
   // The whole sections of the world's address space.
   std::vector<PfnRange> Sections() const;
@@ -78,7 +78,7 @@ class BuddyRun {
 
   struct IsolatedRange {
     PfnRange range;
-    std::vector<MigrateType> types;  // before
+    std::vector<MigrateType> types;  // before isolation
   };
 
   const BuddyWorld& world_;
@@ -92,8 +92,8 @@ class BuddyRun {
   std::vector<IsolatedRange> isolated_ranges_;
 };
 
-// Runs `program`, comparing after every step. "" if all is well; else what is
-// wrong, with a program to paste: the shortest found that still fails.
+// Runs `program`, comparing after every step. Returns "" if all is well; else
+// the difference, with a program to paste: the shortest found that still fails.
 std::string RunBuddyProgram(const BuddyWorld& world, const Program& program);
 
 }  // namespace guestmm::buddy

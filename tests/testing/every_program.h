@@ -1,14 +1,13 @@
 #ifndef GUESTMM_TESTS_TESTING_EVERY_PROGRAM_H_
 #define GUESTMM_TESTS_TESTING_EVERY_PROGRAM_H_
 
-// Every program up to some length over a small world, each step checked against
-// the model.
+// Runs every program up to a given length in a small world, and compares each
+// step with the model.
 //
-// Programs that lead the model to the same state have the same future, so
-// RunToEveryState continues each state once: that covers all programs of that
-// length, provided the allocator has no state that the model knows nothing of.
-// That is what RunEveryProgram leaves out: it runs every program, from the
-// start.
+// Programs that lead the model to one state have the same future, so
+// RunToEveryState continues each state once. That covers all programs of that
+// length, provided the allocator has no state that the model lacks.
+// RunEveryProgram does not rely on that: it runs every program from the start.
 
 #include <gtest/gtest.h>
 
@@ -24,7 +23,7 @@
 
 namespace guestmm::buddy {
 
-// A fresh run with `program` applied.
+// Makes a new run and applies `program`.
 inline std::unique_ptr<BuddyRun> After(const BuddyWorld& world,
                                        const Program& program) {
   auto run = std::make_unique<BuddyRun>(world);
@@ -35,8 +34,8 @@ inline std::unique_ptr<BuddyRun> After(const BuddyWorld& world,
   return run;
 }
 
-// Applies each choice after each of `programs`, and returns the programs longer
-// by one that are worth continuing: all, or those that reach a new state.
+// Applies each choice after each of `programs`. Returns the longer programs
+// that are worth continuing: all, or those that reach a new state.
 template <typename IsNew>
 std::vector<Program> Extend(const BuddyWorld& world,
                             const std::vector<Program>& programs,
@@ -69,7 +68,7 @@ inline void RunEveryProgram(const BuddyWorld& world, int length) {
   }
 }
 
-// Returns how many states were reached.
+// Returns the number of states reached.
 inline size_t RunToEveryState(const BuddyWorld& world, int length) {
   std::set<std::string> seen = {BuddyRun(world).model().State()};
   std::vector<Program> programs = {{}};

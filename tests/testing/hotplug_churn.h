@@ -1,10 +1,9 @@
 #ifndef GUESTMM_TESTS_TESTING_HOTPLUG_CHURN_H_
 #define GUESTMM_TESTS_TESTING_HOTPLUG_CHURN_H_
 
-// vCPUs on threads of their own that allocate and free, while memory comes and
-// goes and a reporter has blocks at the host. Meant for ThreadSanitizer too:
-// what a page's owner writes to it is plain memory, handed over by the
-// allocator's locks alone.
+// vCPUs on their own threads that allocate and free, while memory is hotplugged
+// and a reporter has blocks in flight. Also for ThreadSanitizer: owners write
+// to their pages without synchronization other than the allocator's locks.
 //
 //   RunHotplugChurn({.go_on = [](uint64_t step) { return step < 10'000; },
 //                    .make_reporter = MakeBlockReporter});
@@ -35,19 +34,19 @@
 
 namespace guestmm {
 
-// What reports while the vCPUs run: made when they start, destroyed after they
-// ended. It works on `queue` and must own the pages that it isolates.
+// The reporter while the vCPUs run: made when they start, destroyed after they
+// end. It works on `queue` and must own the pages that it isolates.
 class ChurnReporter {
  public:
   virtual ~ChurnReporter() = default;
-  // Batches that were at the host and came back.
+  // Batches reported and returned.
   virtual uint64_t batches() const = 0;
 };
 using MakeChurnReporter = std::function<std::unique_ptr<ChurnReporter>(
     PageAllocator& allocator, Workqueue& queue, PageOwners& owners)>;
 
-// The least that a reporter does: isolates some free blocks, and returns them
-// the next time it runs.
+// A minimal reporter: isolates some free blocks and returns them when it runs
+// next.
 class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
  public:
   BlockReporter(PageAllocator& allocator, Workqueue& queue, PageOwners& owners)
@@ -68,7 +67,7 @@ class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
 
  private:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override {
-    // Under the zone's lock it is what it is said to be.
+    // Under the zone's lock the block is as notified.
     GUESTMM_CHECK(allocator_.pages().IsFree(pfn, order));
     GUESTMM_CHECK(allocator_.pages().pageblock(pfn).zone == zone.index());
     return true;
@@ -83,7 +82,7 @@ class BlockReporter final : public ChurnReporter, private FreeBlockObserver {
         IsolateSome(*zone);
       }
     }
-    // Whoever waits for the batch must not wait for another free.
+    // Waiting for the batch must not depend on another free.
     if (!batch_.empty()) queue_.Queue(work_);
   }
   void IsolateSome(Zone& zone) {
@@ -133,12 +132,12 @@ inline std::unique_ptr<ChurnReporter> MakeBlockReporter(
   return std::make_unique<BlockReporter>(allocator, queue, owners);
 }
 
-// What happened.
+// Outcomes.
 struct HotplugChurnCounts {
   uint64_t onlined = 0;
   uint64_t offlined = 0;
   uint64_t removed = 0;
-  uint64_t refused = 0;  // since a page was in use
+  uint64_t refused = 0;  // because a page was in use
   uint64_t batches = 0;
 
   bool Reaches(const HotplugChurnCounts& other) const {
@@ -149,16 +148,16 @@ struct HotplugChurnCounts {
 };
 
 struct HotplugChurnOptions {
-  // Whether a vCPU takes its `step`th step. Called from its thread.
+  // Whether a vCPU goes on to its `step`th step. Called on its thread.
   std::function<bool(uint64_t step)> go_on;
-  // The vCPUs run on until all of this happened, within reason.
+  // The vCPUs run on until all of this has happened, up to a limit.
   HotplugChurnCounts at_least = {};
   MakeChurnReporter make_reporter = MakeBlockReporter;
   KernelVersion per_cpu_lists = KernelVersion::kV5_3;
   uint64_t seed = 1;
 };
 
-// Two nodes of two memory blocks of 64 pages at boot and room for 12 more.
+// Two nodes of two memory blocks of 64 pages at boot, and space for 12 more.
 class HotplugChurn {
  public:
   explicit HotplugChurn(const HotplugChurnOptions& options)
@@ -190,11 +189,11 @@ class HotplugChurn {
         running.fetch_sub(1);
       });
     }
-    // Whoever looks on: counts and invariants are there at any time.
+    // An observer thread: counts and invariants must be valid at any time.
     threads.emplace_back([this, &running] {
       for (uint64_t round = 0; running.load() > 0; ++round) {
         static_cast<void>(allocator_->Counts());
-        // Differences of counts that change: never below zero.
+        // Differences of counts that change concurrently: never below zero.
         const VmStat stat = allocator_->vmstat();
         EXPECT_LT(stat.numa_hit, uint64_t{1} << 63);
         EXPECT_LT(stat.numa_local, uint64_t{1} << 63);
@@ -231,15 +230,16 @@ class HotplugChurn {
   static constexpr int kCpus = 3;
   static constexpr uint64_t kSections = 16;
   static constexpr Order kSection{6};
-  // Of a vCPU, in wait of what is to happen.
+  // Steps of a vCPU that waits for the outcomes.
   static constexpr uint64_t kMostSteps = 10'000'000;
 
   static Pfn Start(uint64_t section) {
     return Pfn(1048576) + kSection.pages() * section;
   }
 
-  // As a program on `cpu` does: takes blocks of several kinds, uses them, frees
-  // what it took or what another gave it. Now it needs more, now less.
+  // Acts as a program on `cpu`: allocates blocks of several kinds, uses them,
+  // and frees blocks that it allocated or was handed. Its demand rises and
+  // falls.
   void RunVcpu(int cpu) {
     constexpr Gfp kKinds[] = {kGfpUser,   kGfpUser,        kGfpUser,
                               kGfpKernel, kGfpReclaimable, kGfpAtomic};
@@ -261,7 +261,7 @@ class HotplugChurn {
         if (!pfn) continue;
         owners_.Take(*pfn, order, cpu);
         if (random.OneIn(16)) {
-          // A device has it for a moment.
+          // A device pins it for a moment.
           allocator_->Pin(*pfn);
           allocator_->Unpin(cpu, *pfn);
         }
@@ -286,8 +286,8 @@ class HotplugChurn {
     }
   }
 
-  // One operation on one memory block. No one else does any, so that only pages
-  // in use can stand in its way.
+  // One operation on one memory block. There are no concurrent ones, so only
+  // pages in use can make it fail.
   void Hotplug(Random& random) {
     const uint64_t number = random.Below(kSections);
     const PfnRange range = {Start(number), Start(number + 1)};

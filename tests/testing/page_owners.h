@@ -1,9 +1,9 @@
 #ifndef GUESTMM_TESTS_TESTING_PAGE_OWNERS_H_
 #define GUESTMM_TESTS_TESTING_PAGE_OWNERS_H_
 
-// What vCPUs on threads of their own do with pages, for tests that run under
-// ThreadSanitizer: what an owner writes to its page is plain memory, handed
-// over by the allocator's locks alone.
+// Pages owned by vCPUs on their own threads, for tests under ThreadSanitizer:
+// owners write to their pages without synchronization other than the
+// allocator's locks.
 
 #include <atomic>
 #include <cstdint>
@@ -17,7 +17,7 @@
 
 namespace guestmm {
 
-// Who has each page. Not atomic on purpose.
+// The owner of each page. Deliberately not atomic.
 class PageOwners {
  public:
   static constexpr int kNobody = -1;
@@ -53,7 +53,7 @@ struct Block {
   Order order;
 };
 
-// A block on its way from one vCPU to another.
+// A block in transit from one vCPU to another.
 class BlockExchange {
  public:
   std::optional<Block> Swap(const Block& block) {

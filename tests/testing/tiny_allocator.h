@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_TESTING_TINY_ALLOCATOR_H_
 #define GUESTMM_TESTS_TESTING_TINY_ALLOCATOR_H_
 
-// What tests of the allocator's front door have in common.
+// Helpers for tests of PageAllocator.
 
 #include <gtest/gtest.h>
 
@@ -20,11 +20,11 @@
 
 namespace guestmm {
 
-// Where ZONE_DMA32 and ZONE_NORMAL begin: 16 MiB and 4 GiB.
+// The starts of ZONE_DMA32 and ZONE_NORMAL: 16 MiB and 4 GiB.
 inline constexpr Pfn kDma32Start{4096};
 inline constexpr Pfn kNormalStart{1048576};
 
-// Per-CPU lists that keep nothing, so that counts are exact.
+// Per-CPU lists that cache nothing, so that counts are exact.
 inline constexpr PerCpuLimits kNoCache = {.batch = 1, .high = 0};
 
 inline std::unique_ptr<PageAllocator> MakeAllocator(
@@ -57,7 +57,7 @@ inline void FreeAll(PageAllocator& allocator, int cpu,
   for (const Pfn pfn : blocks) allocator.Free(cpu, pfn, order);
 }
 
-// Isolates the free block at `pfn`. REQUIRES: there is one, and it may.
+// Isolates the free block at `pfn`. REQUIRES: Zone::Isolate succeeds (CHECKed).
 inline IsolatedBlock Isolate(PageAllocator& allocator, Pfn pfn) {
   Zone& zone = allocator.ZoneOf(pfn);
   LockHolder hold(zone.lock());

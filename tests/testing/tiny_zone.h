@@ -35,11 +35,11 @@ namespace guestmm {
 class TinyZone {
  public:
   struct Options {
-    // What the picture shows.
+    // The state that the picture shows.
     PfnRange span;
     std::vector<PfnRange> memory = {};
     Order max_order = kMaxOrder;
-    // Absent: 9, or max_order if that is less.
+    // Unset: 9, or max_order if that is less.
     std::optional<Order> pageblock_order = {};
     PlacementOptions placement = {};
   };
@@ -76,8 +76,7 @@ class TinyZone {
     LockHolder hold(zone_.lock());
     return zone_.Allocate(Order(order), type, mixing);
   }
-  // Allocates `count` single pages, which a fresh zone hands out in ascending
-  // order.
+  // Allocates `count` single pages, in ascending order in a fresh zone.
   void AllocatePages(int count, MigrateType type = MigrateType::kMovable) {
     for (int i = 0; i < count; ++i) Allocate(0, type);
   }
@@ -112,7 +111,7 @@ class TinyZone {
     return list;
   }
 
-  // From the first page of the span to its last.
+  // From the first to the last page of the span.
   std::string Picture() const {
     constexpr char kLetters[] = ".-FACI";
     std::string picture;
@@ -122,8 +121,8 @@ class TinyZone {
     return picture;
   }
 
-  // One letter a pageblock: U unmovable, M movable, R reclaimable, H kept for
-  // atomic requests, I on its way offline; . not the zone's.
+  // One letter per pageblock: U unmovable, M movable, R reclaimable, H reserved
+  // for atomic requests, I being offlined; . not in the zone.
   std::string Types() const {
     constexpr char kLetters[] = "UMRHI";
     std::string types;

@@ -52,8 +52,8 @@ std::string CompareLists(const Zone& zone, const ZoneModel& model) {
   return "";
 }
 
-// Of every page in the zone's span: which free block it is in, and the mark of
-// each.
+// For every page in the zone's span: the free block that contains it, and its
+// mark.
 std::string CompareFreeBlocks(const Zone& zone, const ZoneModel& model) {
   LockHolder hold(zone.lock());
   const PfnRange span = model.span();

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_TESTING_ZONE_COMPARE_H_
 #define GUESTMM_TESTS_TESTING_ZONE_COMPARE_H_
 
-// Where a zone differs from its model.
+// Compares a zone with its model.
 
 #include <cstdint>
 #include <string>
@@ -13,10 +13,10 @@
 
 namespace guestmm::buddy {
 
-// "WHAT: 1, by the model 2", or "" if they are equal.
+// "WHAT: 1, by the model 2"; "" if they are equal.
 std::string Differ(std::string_view what, uint64_t ours, uint64_t model);
 
-// The first difference found, or "".
+// The first difference found; "" if there is none.
 std::string CompareZone(const Zone& zone, const PageMap& pages,
                         const ZoneModel& model);
 

@@ -12,7 +12,7 @@ constexpr MigrateType kIsolate = MigrateType::kIsolate;
 
 uint64_t Pages(int order) { return uint64_t{1} << order; }
 
-// Whom a request takes from where its own type has nothing.
+// By type of the request: the types to steal from, in order.
 std::vector<MigrateType> FallbacksOf(MigrateType type) {
   if (type == kUnmovable) return {kReclaimable, kMovable};
   if (type == kMovable) return {kReclaimable, kUnmovable};
@@ -108,8 +108,8 @@ uint64_t ZoneModel::free() const {
   return pages;
 }
 
-// More than `mark` pages stay free, the block's first page counted as one of
-// them; and there is a block to take.
+// True if more than `mark` pages stay free, counting the block's first page,
+// and there is a sufficient block.
 bool ZoneModel::WatermarkOk(int order, uint64_t mark) const {
   const auto left =
       static_cast<int64_t>(free()) - static_cast<int64_t>(Pages(order) - 1);
@@ -131,7 +131,7 @@ std::optional<uint64_t> ZoneModel::Allocate(int order, MigrateType type,
   return pfn;
 }
 
-// The first block of the smallest order; its upper halves stay.
+// The first block of the smallest sufficient order; frees the upper halves.
 std::optional<uint64_t> ZoneModel::TakeSmallest(int order, MigrateType type) {
   for (int at = order; at <= rules_.max_order; ++at) {
     if (List(at, type).empty()) continue;
@@ -147,10 +147,9 @@ std::optional<uint64_t> ZoneModel::TakeSmallest(int order, MigrateType type) {
   return std::nullopt;
 }
 
-// Makes blocks of another type this type's: as large a block as there is, which
-// splits others' memory least often. A request for movable pages, which leave
-// again, may not take a small block's pageblock; it makes do with the smallest
-// block.
+// Steals a block of another type: the largest, so that pageblocks are mixed
+// least often. A movable request, whose pages can leave again, may not convert
+// a small block's pageblock; it takes the smallest block.
 bool ZoneModel::Steal(int order, MigrateType type, Mixing mixing) {
   const int pageblock = rules_.pageblock_order;
   const auto donor = [&](int of) -> std::optional<MigrateType> {
@@ -190,8 +189,9 @@ void ZoneModel::StealBlock(uint64_t pfn, MigrateType type,
     Move(pfn, type);
     return;
   }
-  // The free blocks of its pageblock go along. At the zone's start only what is
-  // behind the block; a pageblock that the zone's end cuts is left alone.
+  // The pageblock's other free blocks are stolen too. At the zone's start only
+  // those above the block; a pageblock that crosses the zone's end is left
+  // alone.
   const uint64_t size = Pages(rules_.pageblock_order);
   uint64_t start = pfn / size * size;
   const uint64_t end = start + size;
@@ -214,8 +214,8 @@ void ZoneModel::StealBlock(uint64_t pfn, MigrateType type,
       ++movable_pages;
     }
   }
-  // Pages in use that might be of the new type. Of what is not movable no one
-  // knows which of the other two it is.
+  // Pages in use that may be of the new type. One that is not movable may be of
+  // either of the other two.
   uint64_t alike = 0;
   if (type == kMovable) {
     alike = movable_pages;
@@ -262,7 +262,7 @@ FreeBlock ZoneModel::Free(uint64_t pfn, MigrateType type, bool to_tail) {
   while (order < rules_.max_order) {
     const uint64_t buddy = pfn ^ Pages(order);
     if (!IsFree(buddy, order)) break;
-    // What goes offline does not merge with what stays.
+    // Blocks being offlined do not merge with others.
     if (order >= rules_.pageblock_order &&
         (TypeAt(buddy) == kIsolate) != (type == kIsolate)) {
       break;
@@ -278,8 +278,8 @@ FreeBlock ZoneModel::Free(uint64_t pfn, MigrateType type, bool to_tail) {
     if (random_ && order == rules_.max_order) {
       to_tail = random_->OneIn(2);
     } else if (order + 1 < rules_.max_order) {
-      // If the block of the next order, which this is a half of, has its buddy
-      // free, all four quarters are likely to be one soon.
+      // If the buddy of the next larger block is free, all four quarters are
+      // likely to merge soon.
       const uint64_t twice = Pages(order + 1);
       to_tail = IsFree(pfn / twice * twice ^ twice, order + 1);
     }
@@ -307,7 +307,7 @@ bool ZoneModel::Isolate(uint64_t pfn) {
   Unlist(pfn);
   block.state = PageState::kIsolated;
   block.reported = false;
-  // Half a pageblock of free pages makes it one for movable pages.
+  // Isolating half a pageblock or more makes the pageblock movable.
   if (block.order >= rules_.pageblock_order - 1) {
     SetType(pfn, block.order, kMovable);
   }

@@ -1,9 +1,9 @@
 #ifndef GUESTMM_TESTS_TESTING_ZONE_MODEL_H_
 #define GUESTMM_TESTS_TESTING_ZONE_MODEL_H_
 
-// A zone's rules, written down as plainly as the standard library allows and
-// with no regard for speed: half of the oracle of the model tests. They are the
-// kernel's (Linux 5.3 and 6.1, mm/page_alloc.c), not those of src/buddy.
+// A zone's rules, written as plainly as possible and without regard for speed:
+// half of the oracle of the model tests. They follow the kernel (Linux 5.3 and
+// 6.1, mm/page_alloc.c), not src/buddy.
 
 #include <array>
 #include <cstdint>
@@ -21,7 +21,7 @@
 
 namespace guestmm::buddy {
 
-// A free block, by its first page and its order.
+// A free block: its first page and its order.
 using FreeBlock = std::pair<uint64_t, int>;
 
 class ZoneModel {
@@ -29,12 +29,12 @@ class ZoneModel {
   struct Block {
     PageState state;
     int order;
-    // Of an allocated block: what it was asked for as, by how many it is
-    // pinned, whether its owner freed it.
+    // For an allocated block: the request's type, the number of pins, whether
+    // its owner has freed it.
     MigrateType as = MigrateType::kMovable;
     int pins = 0;
     bool freed = false;
-    // Of a free block: marked as reported.
+    // For a free block: marked as reported.
     bool reported = false;
   };
   struct Rules {
@@ -47,26 +47,27 @@ class ZoneModel {
 
   explicit ZoneModel(const Rules& rules);
 
-  // Memory, in the largest blocks that fit. Returns what each became.
+  // Adds memory, in the largest blocks that fit. Returns the merged blocks.
   std::vector<FreeBlock> AddMemory(PfnRange range);
   void RemoveMemory(PfnRange range);
 
   bool WatermarkOk(int order, uint64_t mark) const;
-  // A block for a request of `type`, or none; `mixing` as in Zone.
+  // Allocates a block for a request of `type`; `mixing` as in Zone.
   std::optional<uint64_t> Allocate(int order, MigrateType type, Mixing mixing,
                                    PageState state);
-  // Merges and lists the block at `pfn` on a list of `type`; what it became.
+  // Merges the block at `pfn` and inserts it into a list of `type`; returns the
+  // merged block.
   FreeBlock Free(uint64_t pfn, MigrateType type, bool to_tail = false);
   FreeBlock Return(uint64_t pfn, ReturnTo to);
-  // False, with no effect, where the min watermark or its pageblock forbids it.
+  // False, with no effect, if the min watermark or the pageblock forbids it.
   bool Isolate(uint64_t pfn);
 
-  // The free block that `pfn` is in.
+  // The free block that contains `pfn`.
   std::optional<FreeBlock> FreeBlockAround(uint64_t pfn) const;
-  // The type of the list that the free block at `pfn` is on, which need not be
+  // The type of the list that holds the free block at `pfn`; it may differ from
   // its pageblock's.
   MigrateType ListTypeOf(uint64_t pfn) const;
-  // Makes it the first of its list, and what was before it the last.
+  // Rotates the list so that the block is its first.
   void Rotate(uint64_t pfn);
   void Mark(uint64_t pfn) { blocks_.at(pfn).reported = true; }
 
@@ -77,19 +78,19 @@ class ZoneModel {
     return pageblocks_.at(pfn >> rules_.pageblock_order);
   }
   bool Has(uint64_t pfn) const { return BlockOf(pfn) != blocks_.end(); }
-  // Whether all pages of `range` are the zone's.
+  // True if all pages of `range` are in the zone.
   bool HasAll(PfnRange range) const;
-  // From the first page to behind the last; {0, 0} if there is none.
+  // From the first page to one past the last; {0, 0} if there is none.
   PfnRange span() const;
   uint64_t managed() const;
   uint64_t PagesIn(PageState state) const;
-  // Free to be allocated, and free on their way offline.
+  // Pages that are free, and pages that are free but being offlined.
   uint64_t free() const;
   uint64_t offlining() const { return PagesIn(PageState::kFree) - free(); }
-  // Every block by its first page, whatever its state.
+  // Every block, by its first page, whatever its state.
   std::map<uint64_t, Block>& blocks() { return blocks_; }
   const std::map<uint64_t, Block>& blocks() const { return blocks_; }
-  // Every pageblock's type, by its number.
+  // The type of every pageblock, by its number.
   const std::map<uint64_t, MigrateType>& pageblocks() const {
     return pageblocks_;
   }
@@ -109,7 +110,7 @@ class ZoneModel {
   }
   bool IsFree(uint64_t pfn, int order) const;
   void Unlist(uint64_t pfn);
-  // Off its list and onto one of `type`.
+  // Moves a block to a list of `type`.
   void Move(uint64_t pfn, MigrateType type);
   void SetType(uint64_t pfn, int order, MigrateType type);
   std::optional<uint64_t> TakeSmallest(int order, MigrateType type);

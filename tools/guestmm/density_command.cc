@@ -76,7 +76,10 @@ int RunDensityCommand(const DensityArguments& arguments) {
   // Finds all errors of the command line before anything is written or run.
   const absl::StatusOr<DensitySetup> setup =
       ResolveDensity(arguments.ToOptions(), AvailableMemory());
-  if (!setup.ok()) return Fail("density", setup.status());
+  if (!setup.ok()) {
+    const bool named = setup.status().message().substr(0, 2) == "--";
+    return Fail("density", setup.status(), named ? "" : "--");
+  }
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =

@@ -26,7 +26,7 @@
 namespace guestmm::tools {
 namespace {
 
-// A text that can be shown.
+// A /proc text that --show can print.
 struct Text {
   std::string name;
   std::string (*make)(const PageAllocator&);
@@ -39,9 +39,9 @@ std::vector<Text> AllTexts() {
           {"vmstat", VmStatText}};
 }
 
-// What the command line said.
+// The options of the command line.
 struct InfoArguments {
-  // A PC's 4 GiB: the fourth is above the hole for devices.
+  // A PC with 4 GiB; the fourth is above the hole for devices.
   MemoryMap memory = MemoryMap::Pc(4 * kGiB);
   PageCount movable;
   NodeDistances distances;
@@ -73,7 +73,7 @@ absl::StatusOr<PageCount> ParsePages(const std::string& text) {
   const std::optional<uint64_t> bytes = ParseBytes(text);
   if (!bytes || *bytes % kPageSize != 0) {
     return absl::InvalidArgumentError(
-        text + ": allowed are whole pages of 4 KiB, as in 8K or 1GiB");
+        text + ": must be whole pages of 4 KiB, as in 8K or 1GiB");
   }
   return PageCount(*bytes / kPageSize);
 }
@@ -88,8 +88,8 @@ absl::StatusOr<NodeDistances> ParseDistances(const std::string& text) {
           distance > 255) {
         return absl::InvalidArgumentError(
             absl::StrCat(text, ": \"", word,
-                         "\": allowed are whole numbers from 10 to 255, "
-                         "a row for each node, as in \"10,20;20,10\""));
+                         "\" must be 10 to 255; rows are as in "
+                         "\"10,20;20,10\""));
       }
       distances.back().push_back(distance);
     }
@@ -108,17 +108,17 @@ absl::StatusOr<std::vector<Text>> ParseTexts(const std::string& text) {
       for (const Text& t : all) {
         absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", t.name);
       }
-      return absl::InvalidArgumentError(absl::StrCat(
-          text, ": there is no text \"", name, "\"; allowed are ", allowed));
+      return absl::InvalidArgumentError(
+          absl::StrCat(text, ": \"", name, "\" must be one of ", allowed));
     }
     texts.push_back(*found);
   }
   return texts;
 }
 
-// Takes and frees blocks, most of them small, as programs and the kernel would,
-// each on any vCPU. No request is a free at first, two of three are at the end:
-// memory fills, and then gets holes.
+// Allocates and frees blocks, mostly small ones, with the gfp of programs and
+// of the kernel, each on a random vCPU. The share of frees grows from none to
+// two thirds of the requests, so that memory fills and then gets holes.
 void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
   constexpr std::array<Gfp, 4> kGfps = {kGfpUser, kGfpKernel, kGfpReclaimable,
                                         kGfpAtomic};
@@ -132,7 +132,7 @@ void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
     const auto cpu =
         static_cast<int>(random.Below(static_cast<uint64_t>(allocator.cpus())));
     if (blocks.empty() || random.Below(3 * requests) >= 2 * i) {
-      // Each order half as often as the one below it.
+      // Each order is half as frequent as the one below it.
       const Order order(
           std::min(std::countr_zero(random.Next()), kPageblockOrder.value()));
       const Gfp gfp = kGfps[random.Below(kGfps.size())];
@@ -168,43 +168,44 @@ int RunInfoCommand(const InfoArguments& arguments) {
 std::function<int()> AddInfoCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "info",
-      "What a guest of some memory map would say in /proc/buddyinfo, "
-      "pagetypeinfo, zoneinfo and vmstat. Takes no guest memory, only the "
-      "allocator's 9 bytes a page.");
+      "Prints /proc/buddyinfo, pagetypeinfo, zoneinfo and vmstat of a guest "
+      "with the given memory map. Allocates no guest memory, only the "
+      "allocator's metadata, 9 bytes per page.");
   const auto arguments = std::make_shared<InfoArguments>();
   AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
-            "Where memory is, each range with its node if that is not 0, as in "
+            "Memory ranges, each with its node unless that is 0, as in "
             "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
   AddParsed(
       command, "--movable", "BYTES", ParsePages, arguments->movable,
-      "How much is set aside in ZONE_MOVABLE (movablecore=); all there is, or "
-      "more, sets aside nothing, as in the kernel [0]");
+      "Size of ZONE_MOVABLE (movablecore=); as in the kernel, all memory or "
+      "more means none [0]");
   AddParsed(command, "--distances", "ROWS", ParseDistances,
             arguments->distances,
-            "How far apart nodes are, as in \"10,20;20,10\" "
-            "[10 to itself, 20 to others]");
+            "NUMA distances, one row per node, as in \"10,20;20,10\" "
+            "[10 within a node, 20 between nodes]");
   AddInteger(command, "--cpus", 1, 1024, arguments->cpus,
-             "vCPUs, spread over the nodes [1]");
+             "Number of vCPUs, spread evenly over the nodes [1]");
   AddInteger(command, "--min-free-kbytes", 0, uint64_t{1} << 30,
              arguments->min_free_kbytes,
-             "What the watermarks are made from [the kernel's formula]");
+             "min_free_kbytes, which sets the watermarks [the kernel's "
+             "formula]");
   const std::vector<std::pair<std::string, KernelVersion>> versions = {
       {"5.3", KernelVersion::kV5_3}, {"6.1", KernelVersion::kV6_1}};
   AddChoice<KernelVersion>(
       command, "--per-cpu-lists", versions, arguments->per_cpu_lists,
-      "Which Linux's per-CPU lists: 5.3 (single pages), 6.1 (also "
-      "orders 1 to 3 and 9) [5.3]");
+      "Kernel whose per-CPU lists are modelled: 5.3 (order 0), 6.1 (orders 0 "
+      "to 3 and 9) [5.3]");
   AddChoice<KernelVersion>(
       command, "--placement", versions, arguments->placement,
-      "Which Linux's order on the free lists: 5.3, 6.1 [5.3]");
+      "Kernel whose free-list order is modelled: 5.3, 6.1 [5.3]");
   AddInteger(command, "--shuffle", 0, ~uint64_t{0}, arguments->shuffle,
-             "Shuffles the free lists at boot, with this seed");
+             "Seed of the shuffle of the free lists at boot [no shuffle]");
   AddInteger(command, "--churn", 0, uint64_t{1} << 40, arguments->churn,
-             "Requests for memory, and to free it, to make first [0]");
+             "Number of random allocations and frees before printing [0]");
   AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
-             "Draws the requests of --churn [1]");
+             "Seed of the requests of --churn [1]");
   AddParsed(command, "--show", "TEXTS", ParseTexts, arguments->show,
-            "Which to print, separated by commas "
+            "Texts to print, separated by commas "
             "[buddyinfo,pagetypeinfo,zoneinfo]");
   return [arguments] { return RunInfoCommand(*arguments); };
 }

@@ -10,9 +10,9 @@ namespace guestmm {
 
 class Zone;
 
-// A free block that is off its zone's free lists, so that the host may discard
-// it: no one can allocate it. Made by Zone::Isolate and ended by Zone::Return
-// alone; it cannot be forgotten.
+// A free block that is off its zone's free lists and cannot be allocated, so
+// that the host may discard it. Made by Zone::Isolate; must be passed to
+// Zone::Return (CHECKed by the destructor).
 class [[nodiscard]] IsolatedBlock {
  public:
   IsolatedBlock(IsolatedBlock&& other) noexcept

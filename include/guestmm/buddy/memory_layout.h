@@ -9,26 +9,25 @@
 
 namespace guestmm {
 
-// A part of a range that is in one zone.
+// Memory of one zone: part of a MemoryRange.
 struct ZoneRange {
   ZoneType type = ZoneType::kNormal;
   MemoryRange memory;
 };
 
-// Cuts memory, ascending, at the borders of x86-64's zones: 16 MiB, 4 GiB, and
-// on each node where ZONE_MOVABLE begins. That is behind the share of the pages
-// that the kernel keeps for itself, all but `movable`; it spreads them evenly
-// over the nodes, each from its lowest address up, and only memory in the
-// highest zone can be movable (Linux 5.3, movablecore=,
-// find_zone_movable_pfns_for_nodes). The border is a multiple of `alignment`.
-// As there, `movable` of all memory or more is taken for none.
+// Splits memory, ascending, at x86-64's zone boundaries (16 MiB, 4 GiB) and at
+// each node's start of ZONE_MOVABLE, which is a multiple of `alignment`. All
+// pages but `movable` are the kernel's: they are spread evenly over the nodes,
+// on each from the lowest address up, and only memory of the highest zone can
+// be movable (Linux 5.3, movablecore=, find_zone_movable_pfns_for_nodes). As in
+// the kernel, a `movable` of all memory or more means none.
 std::vector<ZoneRange> LayOutZones(const MemoryMap& memory, PageCount movable,
                                    Order alignment);
 
-// The zone that a page of address `pfn` has at boot, ZONE_MOVABLE apart.
+// The zone of `pfn` by its address; never kMovable.
 ZoneType ZoneTypeOf(Pfn pfn);
 
-// Where LayOutZones cuts: the first page behind the zone of `type`.
+// One past the last page of the zone of `type`, by address.
 Pfn EndOfZoneType(ZoneType type);
 
 }  // namespace guestmm

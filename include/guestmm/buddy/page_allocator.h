@@ -1,8 +1,8 @@
 #ifndef GUESTMM_BUDDY_PAGE_ALLOCATOR_H_
 #define GUESTMM_BUDDY_PAGE_ALLOCATOR_H_
 
-// The allocator's front door: nodes, zones, per-CPU lists, and the way from one
-// to the other (alloc_pages, __free_pages).
+// Linux's page allocator: NUMA nodes, zones, zonelists and per-CPU lists behind
+// one interface (alloc_pages, __free_pages).
 //
 //   auto allocator =
 //       PageAllocator::Create({.memory = {{Pfn(0), Pfn(262144)}}});
@@ -39,86 +39,86 @@
 namespace guestmm {
 
 struct PageAllocatorOptions {
-  // The pages that are there: non-empty, ascending, disjoint. Two nodes do not
+  // The memory at boot: non-empty, ascending, disjoint. Two nodes must not
   // share a pageblock.
   MemoryMap memory = {};
-  // Pages to be set aside in ZONE_MOVABLE (movablecore=); see LayOutZones.
+  // Pages to put in ZONE_MOVABLE (movablecore=); see LayOutZones.
   PageCount movable = {};
-  // One past the highest page that may be hot-added; absent: no more than there
-  // is now. Costs address space only.
+  // One past the highest page that may be hot-added. Unset: the end of
+  // `memory`. Costs address space only.
   std::optional<Pfn> hotplug_end = {};
-  // Absent: 10 to a node itself, 20 to any other.
+  // Empty: 10 within a node, 20 between nodes.
   NodeDistances distances = {};
 
-  // vCPUs, each with lists of its own for every zone.
+  // The number of vCPUs. Each has per-CPU lists for every zone.
   int cpus = 1;
-  // The node of each vCPU. Absent: the first ones on node 0, and so on, as many
-  // on each.
+  // The node of each vCPU. Empty: spread evenly, the first vCPUs on node 0.
   std::vector<int> cpu_nodes = {};
 
   // At most kMaxOrder.
   Order max_order = kMaxOrder;
-  // At most max_order. Absent: 9, or max_order if that is less.
+  // At most max_order. Unset: 9, or max_order if that is less.
   std::optional<Order> pageblock_order = {};
   // The unit of hotplug; at least max_order.
   Order section_order = kSectionOrder;
 
-  // The kernel's formula where absent; at most 2^30.
+  // At most 2^30. Unset: the kernel's formula.
   std::optional<uint64_t> min_free_kbytes = {};
-  // Whose per-CPU lists: of single pages (5.3), or of orders 0 to 3 and 9 too
-  // (6.1).
+  // The kernel whose per-CPU lists are modelled: order 0 only (5.3), or orders
+  // 0 to 3 and 9 (6.1).
   KernelVersion per_cpu_lists = KernelVersion::kV5_3;
-  // The kernel's formula where absent. batch > 0; both at most 2^20.
+  // batch > 0; both at most 2^20. Unset: the kernel's formula.
   std::optional<PerCpuLimits> per_cpu_limits = {};
   PlacementOptions placement = {};
 
-  // Given: a request that would fail waits for memory that is isolated for the
-  // host to come back, for as long as there is some; this is the queue on which
-  // the reporter works. It must outlive the allocator. REQUIRES then: no
-  // request comes from a work of a ThreadWorkqueue.
+  // The reporter's queue. If set, a request that would fail waits as long as
+  // memory is isolated for the host, until some of it returns. Must outlive the
+  // allocator. REQUIRES: if set, no request is made by a work of a
+  // ThreadWorkqueue.
   Workqueue* wait_for_isolated = nullptr;
 
-  // Given: writes to free memory, and checks and clears what is allocated. All
-  // memory is in its guest RAM then, also what is onlined (CHECKed). It must
+  // If set, fills free memory, and checks and clears allocated memory. All
+  // memory, including onlined memory, must be in its guest RAM (CHECKed). Must
   // outlive the allocator.
   PagePoison* poison = nullptr;
 };
 
 class PageAllocator final : public FrameAllocator {
  public:
-  // All memory free, in each node's zones. InvalidArgument names the option
-  // that is out of bounds, or the page that `poison` does not find in its RAM.
+  // Makes an allocator with all memory free, in each node's zones.
+  // InvalidArgument if an option is out of bounds, or a page is not in the
+  // guest RAM of `poison`; the message names it.
   static absl::StatusOr<std::unique_ptr<PageAllocator>> Create(
       const PageAllocatorOptions& options);
 
-  // Hides FrameAllocator::Allocate, so that a caller who knows the class needs
-  // no virtual call.
+  // Allocates a block. Tries, in order: zones above low + lowmem_reserve; above
+  // min, adjusted for gfp.reserves; after direct reclaim, if
+  // gfp.may_reclaim; after draining the per-CPU lists. None if memory is out.
+  // Fastest if one thread at a time uses a cpu. REQUIRES: 0 <= cpu < cpus();
+  // order <= max_order(); gfp.type is one of the kRequestTypes; gfp.node is a
+  // node or kLocalNode (CHECKed).
   //
-  // Takes a block for vCPU `cpu`, from the first zone of its zonelist that
-  // stays above its low watermark and what it keeps back for others; else above
-  // min, less what the request may dip into; else, if it may wait, after
-  // reclaimers gave memory back; else after the per-CPU lists were drained, so
-  // that it does not fail for what lies there. None if memory is out. Safe from
-  // any thread; fastest where one thread at a time uses a cpu. REQUIRES: 0 <=
-  // cpu < cpus(); order <= max_order(); gfp.type is a request's, gfp.node a
-  // node or kLocalNode.
+  // Hides FrameAllocator::Allocate, so that callers of the concrete class make
+  // no virtual call.
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
     return ToOptional(Take(cpu, order, gfp));
   }
 
-  // Frees a block on vCPU `cpu`, which need not be the one that allocated it.
-  // If it is pinned, that happens when its last pin goes. REQUIRES: as
-  // Allocate; `pfn` is a block allocated at `order` (CHECKed, but for two vCPUs
-  // that free it at the same moment).
+  // Frees a block on `cpu`, which need not be the one that allocated it. A
+  // pinned block is freed when its last pin is dropped. REQUIRES: as Allocate;
+  // `pfn` is a block allocated at `order` (CHECKed, unless two vCPUs free it at
+  // the same moment).
   void Free(int cpu, Pfn pfn, Order order) override;
 
   bool AllocateAt(Pfn pfn, Order order, MigrateType type) override;
 
-  // Pins the block at `pfn`: a device may write to it at any time, so it is not
-  // free, whatever its owner does, before Unpin was called as often (pin_user_
-  // pages). REQUIRES: allocated, by the caller's knowledge (CHECKed).
+  // Pins the block at `pfn`, for a device that may write to it at any time: it
+  // stays allocated, even if its owner frees it, until Unpin was called as
+  // often (pin_user_pages). REQUIRES: `pfn` is the head of an allocated block
+  // (CHECKed).
   void Pin(Pfn pfn);
-  // REQUIRES: pinned (CHECKed).
+  // Drops a pin. Frees the block on `cpu` if that was the last pin and its
+  // owner has freed it. REQUIRES: pinned (CHECKed).
   void Unpin(int cpu, Pfn pfn);
 
   void DrainPerCpuPages() override;
@@ -128,8 +128,8 @@ class PageAllocator final : public FrameAllocator {
   void RemoveReclaimer(Reclaimer& reclaimer) override
       ABSL_LOCKS_EXCLUDED(reclaim_lock_);
 
-  // Sets the observer of every zone, after it was told of all memory that is
-  // online; null for no one. See Zone::SetObserver.
+  // Notifies `observer` of all online memory, then sets it as the observer of
+  // every zone; null for no observer. See Zone::SetObserver.
   void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0),
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(memory_lock_);
@@ -142,15 +142,15 @@ class PageAllocator final : public FrameAllocator {
   Order section_order() const { return options_.section_order; }
   Pfn hotplug_end() const override { return *options_.hotplug_end; }
   const PageMap& pages() const { return *pages_; }
-  // Every zone, by node and then by type; some may have no memory (yet).
+  // All zones, by node, then by type. Some may have no memory.
   std::span<const std::unique_ptr<Zone>> zones() const { return zones_; }
   Zone& zone(int node, ZoneType type) const {
     return *zones_[static_cast<size_t>(node) * kZoneTypes +
                    static_cast<size_t>(type)];
   }
-  // The zone that `pfn` is in. REQUIRES: one has it (CHECKed).
+  // The zone that contains `pfn`. REQUIRES: there is one (CHECKed).
   Zone& ZoneOf(Pfn pfn) const;
-  // A vCPU's lists of a zone.
+  // The lists of `cpu` for `zone`.
   const PerCpuPages& per_cpu_pages(int cpu, const Zone& zone) const {
     return per_cpu(cpu, zone);
   }
@@ -163,8 +163,8 @@ class PageAllocator final : public FrameAllocator {
       Order min_order, FreeBlocksOf zones,
       absl::FunctionRef<void(Pfn pfn, Order order)> visit) const override;
   VmStat vmstat() const override;
-  // The same for one zone: numa_… count pages served from it; the other events
-  // are of requests whose preferred zone it was.
+  // As vmstat(), for one zone: numa_… count requests served from it; the other
+  // events are those of requests whose preferred zone it was.
   VmStat vmstat(const Zone& zone) const;
 
   // Checks P and Z of docs/invariants.md.
@@ -173,8 +173,7 @@ class PageAllocator final : public FrameAllocator {
  private:
   friend class MemoryHotplug;
 
-  // What happens seldom enough to be counted by atomic additions, for each
-  // zone.
+  // Counters of one zone that change rarely enough for atomic additions.
   struct RareEvents {
     std::atomic<uint64_t> allocstall{0};
     std::atomic<uint64_t> pgsteal_direct{0};
@@ -208,33 +207,36 @@ class PageAllocator final : public FrameAllocator {
     return order == Order(0) || (per_cpu_orders_ >> order.value() & 1) != 0;
   }
 
-  // A request, and where it may look.
+  // A request, with its zonelist.
   struct Request;
-  // What a zone must keep: its low watermark; min, less the reserves that the
-  // request may use; the same, looked up under the zone's lock; nothing.
+  // The free pages that a zone must keep: its low watermark; min, less the
+  // reserves that the request may use; the same, checked under the zone's lock;
+  // none. The first three plus the zone's lowmem_reserve.
   enum class Keep { kLow, kMin, kMinForSure, kNothing };
 
   // These return kNoPfn where Allocate returns none.
   Pfn Take(int cpu, Order order, Gfp gfp) override;
-  // The requests of nearly all: local, of a zone that has enough, where the
-  // vCPU has a block listed. kNoPfn for the others.
-  Pfn TakeListed(int cpu, Order order, Gfp gfp);
-  Pfn TakeUnlisted(int cpu, Order order, Gfp gfp);
-  // `tried` has nothing, and is not asked a second time at first; or null.
+  // The fast path, which serves nearly all requests: local, from a zone above
+  // its low watermark, with a block cached on the vCPU's list. Otherwise
+  // kNoPfn, with no effect.
+  Pfn TakeCached(int cpu, Order order, Gfp gfp);
+  Pfn TakeUncached(int cpu, Order order, Gfp gfp);
+  // `tried` is a zone that had no block and is skipped at first, or null.
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp, const Zone* tried);
   // Whether the caller holds the locks of all per-CPU lists.
   enum class PerCpuLocks : bool { kFree, kHeld };
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
                Mixing mixing, PerCpuLocks locks = PerCpuLocks::kFree);
-  // All zones but `tried`.
+  // Tries the zones of the request in order, skipping `tried`.
   Pfn TryZones(const Request& request, Keep keep, Mixing mixing,
                PerCpuLocks locks = PerCpuLocks::kFree,
                const Zone* tried = nullptr);
   Pfn AllocateSlowPath(const Request& request);
-  // After reclaim and a drain; and after memory in flight came back.
+  // Retries after direct reclaim and a drain, while reclaim makes progress.
   Pfn TakeReclaimed(const Request& request);
+  // Retries whenever isolated memory returns, while there is any.
   Pfn WaitForIsolated(const Request& request);
-  // With what lies in anyone's per-CPU lists.
+  // Retries after draining the per-CPU lists of all vCPUs.
   Pfn TakeDrained(const Request& request, Keep keep);
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
   PageCount Reclaim(const Request& request) ABSL_LOCKS_EXCLUDED(reclaim_lock_);
@@ -248,19 +250,20 @@ class PageAllocator final : public FrameAllocator {
     return static_cast<unsigned>(cpu) < cpus_ && order <= max_order() &&
            pfn < pages_->end();
   }
-  // End the process, with what is wrong.
+  // End the process with an error message.
   [[gnu::cold]] void RejectRequest(int cpu, Order order, Gfp gfp) const;
   [[gnu::cold]] void RejectFree(int cpu, Pfn pfn, Order order) const;
 
-  // The first that is done to a block that its owner frees. False if a device
-  // may write to it yet: then it stays allocated, and its last Unpin frees it.
-  // REQUIRES: options_.poison is not null.
+  // Fills a block that its owner frees, before anything else is done with it.
+  // False if the block is pinned: then it stays allocated, and its last Unpin
+  // frees it. REQUIRES: options_.poison is not null.
   bool FillFreed(Pfn pfn, Order order);
-  // Returns the observer to Wake, or null.
+  // Returns the observer if the caller must Wake it, else null.
   FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
-  // The frees of nearly all: to a list of the vCPU's. False for the others.
-  bool FreeListed(int cpu, Pfn pfn, Order order);
-  void FreeUnlisted(int cpu, Pfn pfn, Order order);
+  // The fast path, which serves nearly all frees: to the vCPU's list. Otherwise
+  // false, with no effect.
+  bool FreeToCache(int cpu, Pfn pfn, Order order);
+  void FreeUncached(int cpu, Pfn pfn, Order order);
 
   // For MemoryHotplug. `range` is in whole sections.
   void OnlineMemory(Zone& zone, PfnRange range)
@@ -268,13 +271,13 @@ class PageAllocator final : public FrameAllocator {
   // REQUIRES: as Zone::RemoveMemory.
   void OfflineMemory(Zone& zone, PfnRange range)
       ABSL_LOCKS_EXCLUDED(memory_lock_);
-  // Frees the metadata. REQUIRES: it is offline.
+  // Returns the metadata of `range` to the host. REQUIRES: `range` is offline.
   void ForgetMemory(PfnRange range) { pages_->Release(range); }
-  // Whether a page of `range` is some zone's.
+  // True if a page of `range` is in a zone.
   bool AnyOnline(PfnRange range) const;
 
-  // What depends on the sizes of zones: watermarks, per-CPU limits, zonelists.
-  // Returns the observer to Wake, or null.
+  // Updates what depends on the sizes of zones: watermarks, per-CPU limits,
+  // zonelists. Returns the observer if the caller must Wake it, else null.
   [[nodiscard]] FreeBlockObserver* ZonesResized()
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(memory_lock_);
 
@@ -289,22 +292,24 @@ class PageAllocator final : public FrameAllocator {
   // By cpu, then by zone.
   std::vector<std::unique_ptr<PerCpuPages>> per_cpu_;
   std::unique_ptr<RareEvents[]> events_;
-  // Where a vCPU's local requests look first: its lists of that zone, or null.
-  // By cpu, then by the highest zone that the request may use.
+  // The lists, of the preferred zone, that a vCPU's local requests try first;
+  // null if no zone has memory. By cpu, then by the highest zone of the
+  // request.
   std::unique_ptr<std::atomic<PerCpuPages*>[]> first_choices_;
   Counter min_free_kbytes_;
 
-  // The zonelists that requests read without a lock: one of all there were.
+  // The current zonelists, read without a lock: one of all_zonelists_.
   std::atomic<const Zonelists*> zonelists_{nullptr};
 
-  // Which memory is online, and who is told of it. Outside everything else of
-  // the allocator.
+  // Guards which memory is online, and the observer. Taken before all other
+  // locks of the allocator.
   Mutex memory_lock_;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(memory_lock_) = nullptr;
+  // All zonelists so far: a reader may still use an older one.
   std::vector<std::unique_ptr<const Zonelists>> all_zonelists_
       ABSL_GUARDED_BY(memory_lock_);
 
-  // Held while reclaimers work.
+  // Held while reclaimers run.
   Mutex reclaim_lock_;
   std::vector<Reclaimer*> reclaimers_ ABSL_GUARDED_BY(reclaim_lock_);
 };

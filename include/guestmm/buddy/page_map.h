@@ -1,25 +1,25 @@
 #ifndef GUESTMM_BUDDY_PAGE_MAP_H_
 #define GUESTMM_BUDDY_PAGE_MAP_H_
 
-// What the allocator knows of each page, in 9 bytes (Linux's struct page: 64),
-// and of each pageblock, in 2.
+// The allocator's metadata: 9 bytes per page (Linux's struct page: 64) and 2
+// per pageblock.
 //
-//   states_      [ free|10 | tail | tail | ... | out|0 | ... ]
-//   entries_     [ links   |      |      | ... | use   | ... | list heads ]
-//   pageblocks_  [ zone, migratetype | ... ]
+//   states_      [ free|10 | tail | tail | ... | off-list|0 | ... ]
+//   entries_     [ links   |      |      | ... | use        | ... | list heads
+//   ] pageblocks_  [ zone, migratetype | ... ]
 //
-// A state is one byte, written under the zone's lock, so that a merge, which
-// asks many pages whether they are free, reads a cache line for 64 of them. A
-// block that is out of the free lists is its holder's: what it is used for
-// stands in its entry, where its links were, and a vCPU that allocates and
-// frees writes there alone, eight pages to a cache line.
+// A state is one byte, written under the zone's lock. A merge tests whether
+// many pages are free, and reads one cache line for 64 of them. The entry of an
+// off-list block belongs to the block's owner and holds its use, in place of
+// the links; a vCPU that allocates and frees writes only there, eight pages to
+// a cache line.
 //
-// Laid out like the kernel's vmemmap: arrays indexed by pfn, in address space
-// that is reserved for the whole span but takes memory only where it was
+// The layout is that of the kernel's vmemmap: arrays indexed by pfn, in address
+// space that is reserved for the whole span and backed only where it was
 // written, so holes cost nothing.
 //
-// List heads are entries too, behind the last pfn, so that taking a block off
-// its list needs no branch and need not know the list.
+// List heads are entries behind the last pfn, so that taking a block off its
+// list needs no branch and need not know the list.
 
 #include <atomic>
 #include <cstddef>
@@ -33,27 +33,29 @@
 #include "guestmm/base/units.h"
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/no_pfn.h"
+#include "guestmm/ram/reserved_array.h"
 
 namespace guestmm {
 
-// Each page is in exactly one state (docs/invariants.md, P1). A block's state
-// stands in its first page, the head; its other pages are tails, and share it.
+// Each page is in exactly one state (docs/invariants.md, P1). The head, a
+// block's first page, holds the block's state; its other pages are tails and
+// share it.
 enum class PageState : uint8_t {
-  kOffline,    // no such page, or not given to the allocator
-  kTail,       // part of the block whose head comes before
+  kOffline,    // absent, or not yet added to a zone
+  kTail,       // part of a block whose head has a lower pfn
   kFree,       // on a free list of its zone
   kAllocated,  // in use
   kCached,     // on a per-CPU list
-  kIsolated,   // off the free lists, on its way to the host and back
+  kIsolated,   // off-list, for the host to discard
 };
 
-// Where a free block goes on its list; taken is the one at the head.
+// The end of a free list to insert at. Allocations take from the head.
 enum class ListEnd : bool { kHead, kTail };
 
 std::string_view Name(PageState state);
 std::ostream& operator<<(std::ostream& os, PageState state);
 
-// A page's state and, at the head of a block, the block's order.
+// A page's state and, at the head of a block, the block's order; else order 0.
 struct PageInfo {
   PageState state = PageState::kOffline;
   Order order;
@@ -65,23 +67,22 @@ std::ostream& operator<<(std::ostream& os, PageInfo info);
 
 class PageMap {
  public:
-  // The index of an entry: a pfn, or a list head.
+  // Indexes an entry: a pfn, or a list head.
   using Index = uint32_t;
 
   struct Options {
-    // One past the last page that can be described.
+    // One past the highest page.
     Pfn end;
     Order pageblock_order = kPageblockOrder;
-    // How many lists there will be.
+    // The number of lists that MakeLists may make in all.
     size_t list_heads = 0;
   };
 
-  // Metadata for the pages [0, end), all offline. InvalidArgument where 30-bit
-  // links cannot hold `end`: they reach to 4 TiB. ResourceExhausted where the
-  // address space cannot be had.
+  // Makes metadata for the pages [0, end), all offline. InvalidArgument if
+  // `end` does not fit 30-bit links, which reach to 4 TiB. ResourceExhausted if
+  // the address space cannot be reserved.
   static absl::StatusOr<std::unique_ptr<PageMap>> Create(
       const Options& options);
-  ~PageMap();
   PageMap(const PageMap&) = delete;
   PageMap& operator=(const PageMap&) = delete;
 
@@ -90,31 +91,32 @@ class PageMap {
 
   // Pages ------------------------------------------------------------------
 
-  // A page's state may be read from any thread; under its zone's lock the
-  // answer kFree or kIsolated stays true, and any other stays different.
+  // Thread-safe. Under the zone's lock, kFree and kIsolated cannot change, and
+  // no other state can become kFree or kIsolated.
   PageInfo Get(Pfn pfn) const;
   bool IsFree(Pfn pfn, Order order) const {
     return (StateOf(pfn) & ~kReported) == State(kFree, order);
   }
-  // A free block's mark (Linux 5.7's PageReported). It is gone as soon as the
-  // block is, taken, split or merged; a move to another list leaves it.
+  // True if `pfn` is the head of a free block that is marked as reported (Linux
+  // 5.7, PageReported). Taking, splitting or merging the block clears the mark;
+  // moving it to another list keeps it.
   bool IsReported(Pfn pfn) const { return (StateOf(pfn) & kReported) != 0; }
   // REQUIRES: `pfn` is the head of a free block.
   void SetReported(Pfn pfn) {
     SetState(pfn, static_cast<uint8_t>(StateOf(pfn) | kReported));
   }
-  // Allocated at `order`, and by no device pinned. Then what was written under
-  // pins that are gone happened before.
+  // True if `pfn` is the head of a block that is allocated at `order` and not
+  // pinned. Writes made under earlier pins happen before a true result.
   bool IsAllocated(Pfn pfn, Order order) const {
     return (UseRef(pfn).load(std::memory_order_acquire) & ~kTypeMask) ==
            Allocated(order);
   }
-  // Whether someone allocated it, by its entry alone: never, unless it is the
-  // head of a block that is out.
+  // True if the entry is tagged allocated. False for any page that is not the
+  // head of an off-list block.
   bool IsInUse(Pfn pfn) const { return IsAllocation(Use(pfn)); }
   bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
   bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
-  // The first page of the block that `pfn` is in; itself if it is in none.
+  // The head of the block that contains `pfn`; `pfn` itself if none does.
   Pfn HeadOf(Pfn pfn) const {
     Pfn head = pfn;
     for (int order = 1; IsTail(head) && order <= kMaxOrder.value(); ++order) {
@@ -125,42 +127,45 @@ class PageMap {
 
   void SetOffline(Pfn pfn) { SetState(pfn, kOffline); }
   void SetTail(Pfn pfn) { SetState(pfn, kTail); }
-  // A block that was taken off its list, or split from one that was, is out:
-  // cached, until it is said to be something else.
-  void SetOut(Pfn pfn, Order order) { SetState(pfn, State(kOut, order)); }
-  // What a block that is out is used for; `type` is what it was asked for as.
+  // Marks a block that was taken off its list, or split from one that was, as
+  // off-list. Its use is cached until one of the three below sets it.
+  void SetOffList(Pfn pfn, Order order) {
+    SetState(pfn, State(kOffList, order));
+  }
+  // Set the use of an off-list block; `type` is the type of the request.
   void SetCached(Pfn pfn) { SetUse(pfn, kCached); }
   void SetIsolated(Pfn pfn) { SetUse(pfn, kIsolated); }
   void SetAllocated(Pfn pfn, Order order, MigrateType type) {
     SetUse(pfn, Allocated(order) | static_cast<uint32_t>(type));
   }
-  // What an allocated block was asked for as. REQUIRES: it is allocated.
+  // The type of the request that a block was allocated for. REQUIRES: `pfn` is
+  // the head of an allocated block.
   MigrateType AllocatedAs(Pfn pfn) const {
     return static_cast<MigrateType>(Use(pfn) & kTypeMask);
   }
 
-  // Pins (of allocated blocks; any thread): a block that is freed while it is
-  // pinned stays allocated until its last pin goes.
+  // Pins of allocated blocks; thread-safe. A block that is freed while pinned
+  // stays allocated until its last pin is dropped.
 
-  // False if `pfn` is not the head of an allocated block, or is freed already.
+  // False, with no effect, if `pfn` is not the head of an allocated block, or
+  // if its owner has freed it.
   bool Pin(Pfn pfn);
   enum class Unpinned {
     kStillInUse,
-    kLastPinOfFreedBlock,  // the caller frees it now
+    kLastPinOfFreedBlock,  // the caller must free it
     kNotPinned,            // no effect
   };
   Unpinned Unpin(Pfn pfn);
-  // Marks a pinned block as freed by its owner. False if it is not pinned (any
-  // more), or was freed before.
+  // Marks a pinned block as freed by its owner. False, with no effect, if it is
+  // not, or no longer, pinned, or was freed before.
   bool FreePinned(Pfn pfn, Order order);
   uint64_t pins(Pfn pfn) const { return PinsIn(Use(pfn)); }
 
   // Lists of free blocks -----------------------------------------------------
 
-  // `count` empty lists, side by side; returns the first. REQUIRES: no more
-  // than `list_heads` in all.
+  // Makes `count` empty lists at adjacent indices; returns the first. REQUIRES:
+  // at most `list_heads` in all (CHECKed).
   Index MakeLists(size_t count);
-  // The operations on lists.
   class Lists;
   Lists lists() const;
 
@@ -168,11 +173,11 @@ class PageMap {
 
   struct Pageblock {
     static constexpr uint8_t kNoZone = 0xff;
-    // The index of its zone: a pageblock has one at most.
+    // The index of the zone; a pageblock is in one zone at most.
     uint8_t zone = kNoZone;
     MigrateType type = MigrateType::kMovable;
   };
-  // Written under the zone's lock, readable without.
+  // Written under the zone's lock; may be read without it.
   Pageblock pageblock(Pfn pfn) const {
     const uint16_t bits = PageblockRef(pfn).load(std::memory_order_relaxed);
     return {.zone = static_cast<uint8_t>((bits & 0xff) - 1),
@@ -185,14 +190,14 @@ class PageMap {
         std::memory_order_relaxed);
   }
 
-  // Gives the host what the metadata of `range` took. REQUIRES: all of it is
-  // offline, and no one looks.
+  // Returns the metadata of `range` to the host. REQUIRES: all of it is
+  // offline; no concurrent access to it.
   void Release(PfnRange range);
-  // The host memory that the metadata takes, as the kernel tells it.
-  // Unavailable if it does not.
+  // Host memory that backs the metadata. The error of
+  // ReservedArray::ResidentBytes.
   absl::StatusOr<uint64_t> ResidentBytes() const;
 
-  // Memory for one page's metadata, in bytes.
+  // Bytes of metadata per page.
   static constexpr size_t kBytesPerPage = 9;
 
  private:
@@ -202,20 +207,20 @@ class PageMap {
   };
   static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
 
-  // A state byte: what the zone knows; at a head, the order below it. A byte
-  // that was never written is offline.
+  // A state byte: the zone's state of the page in the upper half; at a head,
+  // the block's order in the lower half. A byte never written means offline.
   static constexpr int kOrderBits = 4;
   static constexpr uint8_t kOffline = 0;
   static constexpr uint8_t kTail = 1;
   static constexpr uint8_t kFree = 1 << kOrderBits;
-  static constexpr uint8_t kOut = 2 << kOrderBits;
+  static constexpr uint8_t kOffList = 2 << kOrderBits;
   static constexpr uint8_t kReported = 4 << kOrderBits;  // with kFree
   static constexpr uint8_t State(uint8_t state, Order order) {
     return static_cast<uint8_t>(state | order.bits());
   }
 
-  // The use of a block that is out. Its tag is what a link does not reach, so
-  // that what is left of a link means cached.
+  // The use of an off-list block. The tag is in the bits above a link, so that
+  // a stale link means cached.
   //
   //    31 30 29   26 25       4  3     2    0
   //   [ tag | order | pins    | freed | type ]   allocated
@@ -239,15 +244,11 @@ class PageMap {
     return IsAllocation(use) ? (use & kPinsMask) / kOnePin : 0;
   }
 
-  // Null where there was no room.
-  explicit PageMap(const Options& options);
+  PageMap(const Options& options, ReservedArray states, ReservedArray entries,
+          ReservedArray pageblocks);
 
-  size_t state_bytes() const;
-  size_t entry_bytes() const;
-  size_t pageblock_bytes() const;
-
-  // Relaxed atomics, since others look at pages that are in a vCPU's hands, or
-  // another zone's.
+  // Relaxed atomics, since other threads read pages that a vCPU owns, or that
+  // are another zone's.
   uint8_t StateOf(Pfn pfn) const {
     return std::atomic_ref(states_[pfn.value()])
         .load(std::memory_order_relaxed);
@@ -271,23 +272,26 @@ class PageMap {
   }
 
   const Options options_;
+  ReservedArray state_array_;
+  ReservedArray entry_array_;
+  ReservedArray pageblock_array_;
   uint8_t* const states_;
   Entry* const entries_;
   uint16_t* const pageblocks_;
   size_t lists_made_ = 0;
 };
 
-// The lists of a page map. A value of its own, to be kept in a local variable:
-// the compiler takes it that any store to an entry may change a member that the
-// entries are found by.
+// The list operations of a page map. A separate value, to be kept in a local
+// variable: the compiler must assume that a store to an entry changes the
+// members through which entries are found.
 //
-// REQUIRES for all: the lock of the zone that owns the list.
+// REQUIRES for all: the caller holds the lock of the zone that owns the list.
 class PageMap::Lists {
  public:
   Lists(uint8_t* states, Entry* entries) : states_(states), entries_(entries) {}
 
-  // Makes `pfn` the head of a free block and puts it on `list`. Which end may
-  // be hard to foresee: written to need no branch.
+  // Makes `pfn` the head of a free block and inserts it into `list`. Branch-
+  // free, since `end` is hard to predict.
   void Push(Index list, Pfn pfn, Order order, ListEnd end) const {
     const Index first = Next(list);
     const Index last = Prev(list);
@@ -298,8 +302,8 @@ class PageMap::Lists {
     Link(list ^ ((list ^ last) & tail), at);
     Link(at, first ^ ((first ^ list) & tail));
   }
-  // Takes a free block off its list; the list if that is now empty, else 0. Its
-  // state is the caller's to write.
+  // Takes a free block off its list. Returns the list if that is now empty,
+  // else 0. The caller writes the block's state.
   Index Remove(Pfn pfn) const {
     const auto at = static_cast<Index>(pfn.value());
     const Index next = Next(at);
@@ -307,7 +311,7 @@ class PageMap::Lists {
     Link(prev, next);
     return next == prev ? next : 0;
   }
-  // Fetches what Remove(pfn) will change.
+  // Prefetches the entries that Remove(pfn) will write.
   void PrefetchNeighbours(Pfn pfn) const {
     const auto at = static_cast<Index>(pfn.value());
     __builtin_prefetch(&entries_[Next(at)], /*rw=*/1);
@@ -323,8 +327,8 @@ class PageMap::Lists {
         .store(kTail, std::memory_order_relaxed);
   }
   bool Empty(Index list) const { return Next(list) == list; }
-  // The list's first element, and the ones after and before `at`; `list` at the
-  // end.
+  // The list's first element, and the elements after and before `at`; `list` at
+  // either end.
   Index First(Index list) const { return Next(list); }
   Index Next(Index at) const {
     return std::atomic_ref(entries_[at].next).load(std::memory_order_relaxed);
@@ -333,7 +337,7 @@ class PageMap::Lists {
     return std::atomic_ref(entries_[at].prev_or_use)
         .load(std::memory_order_relaxed);
   }
-  // Makes `first`, which is on `list`, its first, and what was before it last.
+  // Rotates `list` so that `first`, one of its elements, is at the head.
   void RotateToFront(Index list, Pfn first) const;
 
  private:

@@ -1,13 +1,14 @@
 #ifndef GUESTMM_BUDDY_PAGE_POISON_H_
 #define GUESTMM_BUDDY_PAGE_POISON_H_
 
-// What the guest's kernel writes into pages that are free, and looks for when
-// they are taken (Linux 5.3, page_poisoning, init_on_free, init_on_alloc):
+// Page poisoning: what the guest's kernel writes to a page when it is freed,
+// and checks or writes when it is allocated (Linux 5.3, page_poisoning,
+// init_on_free, init_on_alloc):
 //
-//                  free                       allocated again
-//   kPoison        every byte 0xaa            every byte compared with 0xaa
-//   kInitOnFree    every byte zero
-//   init_on_alloc                             every byte zero
+//                  on free                    on allocation
+//   kPoison        fill with 0xaa             compare every byte with 0xaa
+//   kInitOnFree    fill with zeroes
+//   init_on_alloc                             fill with zeroes
 //
 //   PagePoison poison(*ram, {.mode = PagePoisonMode::kPoison});
 //   auto allocator = PageAllocator::Create({…, .poison = &poison});
@@ -32,31 +33,30 @@
 namespace guestmm {
 
 enum class PagePoisonMode {
-  kOff,         // free pages keep what their owner left
+  kOff,         // free pages keep their contents
   kPoison,      // page_poisoning=1
   kInitOnFree,  // init_on_free=1
 };
 
 struct PagePoisonOptions {
   PagePoisonMode mode = PagePoisonMode::kOff;
-  // With kInitOnFree memory is zero already, and is not written again. With
-  // kPoison it is checked first; Linux has the one or the other there, and lets
-  // poisoning win.
+  // Zeroes pages on allocation. No effect with kInitOnFree, as they are zero
+  // already. With kPoison pages are checked first; Linux allows only one of the
+  // two and prefers poisoning.
   bool init_on_alloc = false;
 
   bool operator==(const PagePoisonOptions&) const = default;
 };
 
-// A page that someone wrote to while it was free.
+// A page that was written to while it was free.
 struct PageCorruption {
   Pfn pfn;
-  // Its first wrong byte, and its last, counted from the start of the page.
+  // The offsets in the page of the first and the last wrong byte.
   uint32_t first = 0;
   uint32_t last = 0;
-  // What the first one is.
+  // The value of the first wrong byte.
   uint8_t found = 0;
-  // Whether that byte alone is wrong, and that by one bit: rather the
-  // memory's fault than the program's.
+  // True if only one bit is wrong: faulty memory is more likely than a bug.
   bool single_bit = false;
 
   bool operator==(const PageCorruption&) const = default;
@@ -64,13 +64,13 @@ struct PageCorruption {
 
 std::ostream& operator<<(std::ostream& os, const PageCorruption& corruption);
 
-// Works on the bytes of blocks for the allocator's front door. Safe from any
-// thread, each block in one thread's hands at a time.
+// Fills and checks the bytes of blocks, for PageAllocator. Thread-safe; each
+// block must be used by one thread at a time.
 class PagePoison {
  public:
   // PAGE_POISON.
   static constexpr std::byte kPoison{0xaa};
-  // So many corruptions are remembered, the first ones; all are counted.
+  // The number of corruptions that corruptions() keeps. All are counted.
   static constexpr size_t kMostRemembered = 16;
 
   // `ram` must outlive this.
@@ -81,32 +81,33 @@ class PagePoison {
 
   const PagePoisonOptions& options() const { return options_; }
 
-  // Makes memory that the allocator is about to be given look like freed
-  // memory. InvalidArgument names a page that is not in guest RAM.
-  // REQUIRES: the pages are as the host mapped them, or were freed before. They
-  // read as zero then with kInitOnFree, so only kPoison writes; what is written
-  // to offline memory it overwrites unseen.
+  // Fills memory that is about to be added to the allocator as if it had been
+  // freed. InvalidArgument, naming the page, if a page is not in guest RAM.
+  // REQUIRES: the pages are as the host mapped them, or were freed before; with
+  // kInitOnFree they read as zero then, so only kPoison writes. Writes to
+  // offline memory are not detected.
   absl::Status FillFresh(PfnRange range);
-  // Fills a block that its owner frees, before anyone else can have it.
-  // REQUIRES for both: it is in guest RAM (CHECKed), if in several regions.
+  // Fills a block that its owner frees, before it can be allocated again.
+  // REQUIRES for both: the block is in guest RAM (CHECKed); it may span
+  // regions.
   void FillFreed(Pfn pfn, Order order);
-  // Checks and clears a block, as asked for, before its new owner has it. What
-  // is wrong is reported, and stays.
+  // Checks and zeroes an allocated block as the options say, before its new
+  // owner uses it. Records a corruption; does not repair it.
   void PrepareAllocated(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
 
   // Pages found corrupted so far. A snapshot.
   uint64_t corrupted_pages() const {
     return corrupted_pages_.load(std::memory_order_relaxed);
   }
-  // The first of them, in the order in which they were found.
+  // The first kMostRemembered of them, in the order in which they were found.
   std::vector<PageCorruption> corruptions() const ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
-  // Calls visit(pfn, bytes) for the block's pieces, each in one region: mostly
-  // it is one. Blocks merge across regions that adjoin.
+  // Calls visit(pfn, bytes) for each part of the block that is in one region,
+  // usually all of it. Blocks merge across adjacent regions.
   template <typename Visitor>
   void ForEachPiece(Pfn pfn, Order order, const Visitor& visit) const;
-  // Checks whole pages, of which `pfn` is the first.
+  // Checks the pages of `bytes`; `pfn` is the first.
   void Check(Pfn pfn, std::span<const std::byte> bytes)
       ABSL_LOCKS_EXCLUDED(lock_);
   void Report(Pfn pfn, std::span<const std::byte> page)

@@ -23,42 +23,44 @@
 
 namespace guestmm {
 
-// How many pages a vCPU's lists of a zone hold, and how many they take from or
-// give to the zone at a time.
+// Limits of a vCPU's lists of a zone, in pages.
 struct PerCpuLimits {
-  uint32_t batch = 0;
-  uint32_t high = 0;
+  uint32_t batch = 0;  // moved from or to the zone at a time
+  uint32_t high = 0;   // held at most
 
   bool operator==(const PerCpuLimits&) const = default;
 };
 
-// Linux's choice for a zone of `managed` pages, of which `low` are its low
-// watermark, for each of its node's `node_cpus` vCPUs: a batch of 63 from 1 GiB
-// upwards; a high mark of six batches in 5.3 (zone_batchsize,
-// pageset_set_batch), of a share of the low watermark in 6.1 (zone_highsize).
+// The kernel's default for each of the `node_cpus` vCPUs of a node, for a zone
+// of `managed` pages with the low watermark `low`. The batch is 63 pages for
+// zones of 1 GiB and above; `high` is six batches in 5.3 (zone_batchsize,
+// pageset_set_batch), and low / node_cpus in 6.1 (zone_highsize).
 // REQUIRES: node_cpus > 0.
 PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
                                  PageCount low, int node_cpus);
 
-// How many pages lists that hold `count` give back once a block of `order` was
-// freed to them (6.1, free_unref_page_commit and nr_pcp_free). None below the
-// high mark; from there on twice as many each time in a row, up to 32 batches
-// (since 6.1.104: CONFIG_PCP_BATCH_SCALE_MAX, which is 5), but a batch at
-// least, and they keep a batch. All after a block of order 1 to 3, while pages
-// go back in a row (free_high). `free_factor`: how often in a row.
+// The number of pages that lists holding `count` pages return to the zone after
+// a block of `order` was freed to them (6.1, free_unref_page_commit and
+// nr_pcp_free):
+// - below high, 0;
+// - else one batch, doubled at each consecutive return, up to 32 batches (since
+//   6.1.104: CONFIG_PCP_BATCH_SCALE_MAX is 5); one batch stays on the lists;
+// - for orders 1 to 3 while free_factor > 0, all (free_high).
+// `free_factor` counts consecutive returns.
 uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
                            uint64_t count, uint32_t& free_factor);
 
-// The lists of one vCPU and zone by number (order_to_pindex): of each of the
-// orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER) one for each type; then a pageblock's
-// (NR_PCP_THP), which since 6.1.97 are two, the second for movable ones.
+// Numbers the lists of one vCPU and zone (order_to_pindex): one per type for
+// each of the orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER); then those of a
+// pageblock's order (NR_PCP_THP), since 6.1.97 two, the second for movable.
 struct PerCpuLists {
   static constexpr int kSmallOrders = 4;
   static constexpr size_t kPageblockLists =
       size_t{kSmallOrders} * kRequestTypes;
   static constexpr size_t kCount = kPageblockLists + 2;
 
-  // REQUIRES: a small order, or a pageblock's; a request's type.
+  // REQUIRES: `order` is a small order or the pageblock order; `type` is one of
+  // the kRequestTypes.
   static size_t IndexOf(Order order, MigrateType type) {
     return std::min<size_t>(
         order.bits() * kRequestTypes + static_cast<size_t>(type),
@@ -73,15 +75,14 @@ struct PerCpuLists {
 };
 
 // One vCPU's cache of one zone's blocks, in lists by migratetype and order
-// (struct per_cpu_pages, with the lock that Linux gave it in 6.0). The block
-// freed last is handed out first; the one freed longest ago goes back to the
-// zone first.
+// (struct per_cpu_pages, with the lock that Linux 6.0 added). Allocates the
+// block freed last; returns the block freed longest ago to the zone first.
 //
-// Of order 0 alone in 5.3; of orders 0 to 3 and of a pageblock in 6.1, where it
-// also gives back more the longer nothing is allocated.
+// Caches order 0 in 5.3; orders 0 to 3 and the pageblock order in 6.1, which
+// also returns more at a time the longer nothing is allocated.
 //
-// Its lock nests outside its zone's, and costs next to nothing while one thread
-// uses the vCPU; a drain from elsewhere is a visit.
+// The lock is taken before the zone's. It costs next to nothing while one
+// thread uses the vCPU; a drain by another thread is a visit (BiasedLock).
 class alignas(64) PerCpuPages {
  public:
   // REQUIRES: as SetLimits.
@@ -90,30 +91,32 @@ class alignas(64) PerCpuPages {
   PerCpuPages(const PerCpuPages&) = delete;
   PerCpuPages& operator=(const PerCpuPages&) = delete;
 
-  // The orders that a version caches, a bit each.
+  // One bit per order: set if `version` caches blocks of that order.
   static uint32_t CachedOrders(KernelVersion version, Order pageblock_order);
 
-  // A block, after refilling from the zone where the list is empty. None if the
-  // zone has none either. REQUIRES: `order` is cached.
+  // Allocates a block; refills the list from the zone if it is empty. None if
+  // the zone has none either. REQUIRES: `order` is in CachedOrders; `type` is
+  // one of the kRequestTypes.
   std::optional<Pfn> Allocate(Order order, MigrateType type,
                               Mixing mixing = Mixing::kAllow)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock()) {
     return ToOptional(Take(order, type, mixing));
   }
 
-  // Takes a block in; past the high mark some go to the zone. Returns the
-  // observer to Wake, or null.
-  // REQUIRES: `order` is cached; a block of this zone, allocated at `order`
-  // (CHECKed). A pinned one stays allocated until it no longer is pinned.
+  // Frees a block to its list; above `high`, returns blocks to the zone. A
+  // pinned block stays allocated until its last pin is dropped. Returns the
+  // observer if the caller must Wake it, else null. REQUIRES: `order` is in
+  // CachedOrders; a block of this zone, allocated at `order` (CHECKed).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
-  // Gives every block to the zone. Safe from any thread. Returns as Free.
+  // Returns every block to the zone. Returns as Free.
   [[nodiscard]] FreeBlockObserver* Drain()
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
-  // For a zone whose size changed. Gives every block to the zone, and returns
-  // as Free. REQUIRES: limits.batch > 0; both at most 2^20.
+  // Sets the limits, after the zone was resized. If they differ, returns every
+  // block to the zone. Returns as Free. REQUIRES: limits.batch > 0; both at
+  // most 2^20.
   [[nodiscard]] FreeBlockObserver* SetLimits(PerCpuLimits limits)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
@@ -125,31 +128,34 @@ class alignas(64) PerCpuPages {
   // A snapshot.
   AllocationEvents events() const;
 
-  // For who must have all lists at rest: to check them, or to take what none of
-  // them can take back. DrainHeld is Drain, TakeHeld is Take.
+  // For callers that lock all lists at once: to check them, or to allocate
+  // drained pages before another vCPU refills its lists with them. As Drain and
+  // Take.
   BiasedLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
   [[nodiscard]] FreeBlockObserver* DrainHeld()
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) ABSL_LOCKS_EXCLUDED(zone_.lock());
   Pfn TakeHeld(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) ABSL_LOCKS_EXCLUDED(zone_.lock());
+  // The number of pages on the lists. Updates `status` with an Internal error
+  // if the lists break P3 of docs/invariants.md.
   PageCount CheckedCount(absl::Status& status) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // For the allocator's front door; kNoPfn for none.
+  // As Allocate, but kNoPfn for none; for PageAllocator.
   Pfn Take(Order order, MigrateType type, Mixing mixing)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
-  // What they nearly always come to, in few instructions and without a call:
-  // Take where the list has a block, Free where it stays there, by the thread
-  // that has used this vCPU before. kNoPfn, or false, and no effect otherwise.
-  Pfn TakeListed(Order order, MigrateType type) ABSL_LOCKS_EXCLUDED(lock_);
-  bool FreeListed(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
+  // The fast paths of Take and Free, inlined, for the thread that owns the
+  // lock's bias: Take if the list has a block, Free if no block must be
+  // returned to the zone. Otherwise kNoPfn or false, with no effect.
+  Pfn TakeCached(Order order, MigrateType type) ABSL_LOCKS_EXCLUDED(lock_);
+  bool FreeToCache(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
   static constexpr size_t kLists = PerCpuLists::kCount;
 
-  // A double-ended queue in a ring of a power of two; 32-bit pfns as in the
-  // page map. The newest is at `first`, which each allocation moves up and each
-  // free down; so frees = allocations - first.
+  // A double-ended queue of 32-bit pfns in a ring whose size is a power of two.
+  // The newest block is at `first`; each allocation increments it and each free
+  // decrements it, so frees = allocations - first.
   struct List {
     Counter first;
     uint64_t end = 0;
@@ -168,10 +174,10 @@ class alignas(64) PerCpuPages {
     return PerCpuLists::OrderOf(list, pages_.pageblock_order());
   }
 
-  // Hands out the newest block of a list that has one.
+  // Allocates the newest block of a list. REQUIRES: it is not empty.
   Pfn Pop(List& list, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Whether `pfn` is a block that Free may take in.
+  // True if Free may cache the block.
   bool IsOurs(Pfn pfn, Order order, PageMap::Pageblock pageblock) const {
     return pages_.IsAllocated(pfn, order) && pageblock.zone == zone_index_ &&
            static_cast<int>(pageblock.type) < kRequestTypes;
@@ -179,30 +185,31 @@ class alignas(64) PerCpuPages {
   void Push(List& list, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // What Take and Free do seldom.
+  // The rare cases of Take and Free.
   [[gnu::cold]] FreeBlockObserver* FreeUncached(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // False if the zone has nothing. REQUIRES: the list is empty.
+  // False if the zone has no block. REQUIRES: the list is empty.
   [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type,
                                 Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // After a free of `order` to list `index`: gives back what is too much.
+  // Returns the excess to the zone after a free of `order` to list `index`.
   [[gnu::noinline]] FreeBlockObserver* Trim(size_t index, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // The oldest blocks, list by list, `pages` in all or a few more, to the zone.
-  FreeBlockObserver* GiveBack(uint64_t pages, size_t first_list)
+  // Returns the oldest blocks to the zone, list by list, at least `pages` in
+  // all and less than one block more.
+  FreeBlockObserver* ReturnToZone(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Pick53(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Pick61(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Takes a list's `blocks` oldest, of which it has as many, into batch_.
+  // Moves the `blocks` oldest blocks of a list to batch_. REQUIRES: it has as
+  // many.
   void PickOldest(size_t list, uint64_t blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void MakeRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   mutable BiasedLock lock_;
-  // How often in a row blocks went back, each time more; less for each
-  // allocation (6.1).
+  // Consecutive returns to the zone; halved by each allocation (6.1).
   uint32_t free_factor_ ABSL_GUARDED_BY(lock_) = 0;
   PerCpuLimits limits_ ABSL_GUARDED_BY(lock_);
   Counter count_;  // pages
@@ -236,23 +243,23 @@ class alignas(64) PerCpuPages {
   count_.Add(order.pages().value());
 }
 
-[[gnu::always_inline]] inline Pfn PerCpuPages::TakeListed(Order order,
+[[gnu::always_inline]] inline Pfn PerCpuPages::TakeCached(Order order,
                                                           MigrateType type) {
   if (!lock_.TryLockAsOwner()) [[unlikely]]
     return kNoPfn;
   List& list = lists_[PerCpuLists::IndexOf(order, type)];
-  const bool listed = !list.empty() && free_factor_ == 0;
-  const Pfn pfn = listed ? Pop(list, order, type) : kNoPfn;
+  const bool cached = !list.empty() && free_factor_ == 0;
+  const Pfn pfn = cached ? Pop(list, order, type) : kNoPfn;
   lock_.UnlockAsOwner();
   return pfn;
 }
 
-[[gnu::always_inline]] inline bool PerCpuPages::FreeListed(Pfn pfn,
-                                                           Order order) {
+[[gnu::always_inline]] inline bool PerCpuPages::FreeToCache(Pfn pfn,
+                                                            Order order) {
   if (!lock_.TryLockAsOwner()) [[unlikely]]
     return false;
-  // Read under the lock: once a pageblock is isolated and the lists are
-  // drained, nothing of it is cached any more.
+  // Read under the lock, so that no page of a pageblock is cached after the
+  // pageblock was isolated and the lists were drained.
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
   const bool stays = IsOurs(pfn, order, pageblock) && free_factor_ == 0 &&
                      count_.Get() + order.pages().value() < limits_.high;

@@ -8,24 +8,23 @@
 
 namespace guestmm {
 
-// The kernels whose allocator is modelled: the one v12 was posted for, and the
-// one of the recordings, 6.1 as its stable releases are since 6.1.104. An
-// option names the one whose way it goes.
+// A kernel whose allocator is modelled: 5.3, which v12 was posted for; 6.1, as
+// its stable releases are since 6.1.104, on which the recordings were made.
 enum class KernelVersion {
   kV5_3,
   kV6_1,
 };
 
-// Where on its free list a block goes, which decides which memory is used again
-// soon and which is left for the host. In 5.3 at the head, but at the tail
-// where a merge is likely soon. In 6.1 also at the tail: memory given at boot
-// or onlined, blocks that come back from the host, and those that change their
+// Where blocks are inserted into their free lists, which decides which memory
+// is reused soon and which the host can reclaim. In 5.3 at the head, but at the
+// tail if a merge is likely soon. In 6.1 also at the tail: memory added at boot
+// or onlined, blocks returned after isolation, and blocks that change their
 // migratetype.
 struct PlacementOptions {
   KernelVersion rules = KernelVersion::kV5_3;
-  // Page shuffle (CONFIG_SHUFFLE_PAGE_ALLOCATOR, page_alloc.shuffle=1): blocks
-  // of the largest order are in random order at first, and go to either end
-  // later. The value seeds it; none for no shuffle.
+  // The seed of page shuffling (CONFIG_SHUFFLE_PAGE_ALLOCATOR,
+  // page_alloc.shuffle=1): blocks of the largest order are initially in random
+  // order, and are later inserted at a random end. Unset: no shuffling.
   std::optional<uint64_t> shuffle_seed = {};
 };
 

@@ -9,8 +9,8 @@
 
 namespace guestmm {
 
-// Free pages below which a zone is: in need of reclaim (low), closed to
-// ordinary allocations (min); and at ease again (high).
+// Watermarks of a zone, in free pages: below low it needs reclaim, which goes
+// on until high; below min it serves only requests that may use reserves.
 struct Watermarks {
   PageCount min;
   PageCount low;
@@ -19,24 +19,27 @@ struct Watermarks {
   bool operator==(const Watermarks&) const = default;
 };
 
-// What a zone keeps back from requests that could use higher zones too, by the
-// highest that they may use (lowmem_reserve; "protection" in /proc/zoneinfo).
+// Pages that a zone reserves against requests that could also use higher zones,
+// by the highest zone of the request (lowmem_reserve; "protection" in
+// /proc/zoneinfo).
 using LowmemReserve = std::array<PageCount, kZoneTypes>;
 
-// min_free_kbytes that Linux chooses for a machine with `managed` pages below
-// ZONE_MOVABLE: 4 * sqrt(KiB), between 128 and 65,536 (Linux 5.3,
+// The kernel's default min_free_kbytes for a machine with `managed` pages below
+// ZONE_MOVABLE: 4 * sqrt(KiB), 128 to 65,536 (Linux 5.3,
 // init_per_zone_wmark_min).
 uint64_t DefaultMinFreeKbytes(PageCount managed);
 
-// The watermarks of a zone with `zone_managed` of the machine's `managed` pages
-// (Linux 5.3, __setup_per_zone_wmarks, watermark_scale_factor 10).
+// The watermarks of a zone that has `zone_managed` of the machine's `managed`
+// pages (Linux 5.3, __setup_per_zone_wmarks, watermark_scale_factor 10).
 // REQUIRES: managed > 0.
 Watermarks ComputeWatermarks(uint64_t min_free_kbytes, PageCount zone_managed,
                              PageCount managed);
 
-// What a node's zone of `type` keeps back: from requests up to a higher zone, a
-// share of all pages between (Linux 5.3, setup_per_zone_lowmem_reserve: 1/256
-// for DMA and DMA32, 1/32 for Normal). `managed`: the node's zones by type.
+// The reserve of a node's zone of `type` against requests of each highest zone:
+// a share of the managed pages of the zones above `type` up to that zone, 1/256
+// for DMA and DMA32, 1/32 for Normal (Linux 5.3,
+// setup_per_zone_lowmem_reserve). `managed`: pages of the node's zones, by
+// type.
 LowmemReserve ComputeLowmemReserve(
     ZoneType type, const std::array<PageCount, kZoneTypes>& managed);
 

@@ -1,13 +1,13 @@
 #ifndef GUESTMM_BUDDY_ZONE_H_
 #define GUESTMM_BUDDY_ZONE_H_
 
-// A zone: page frames of one node and one kind, with their own lock, free lists
-// and watermarks.
+// A zone: page frames of one node and one type, with a lock, free lists and
+// watermarks of their own.
 //
-// Behaves as Linux 5.3's buddy allocator (mm/page_alloc.c: __rmqueue_smallest,
-// expand, __rmqueue_fallback, __free_one_page, __isolate_free_page), down to
-// the order of its lists, since that order decides which pages are used again
-// and so which memory the host gets back.
+// Behaves like Linux 5.3's buddy allocator (mm/page_alloc.c:
+// __rmqueue_smallest, expand, __rmqueue_fallback, __free_one_page,
+// __isolate_free_page), down to the order of the free lists: that order decides
+// which pages are reused, and so which memory the host can reclaim.
 
 #include <array>
 #include <atomic>
@@ -34,12 +34,12 @@
 
 namespace guestmm {
 
-// Whether a request may take blocks smaller than a pageblock from another
-// migratetype (ALLOC_NOFRAGMENT).
+// Whether a request may steal a block smaller than a pageblock from another
+// migratetype (kAvoid: ALLOC_NOFRAGMENT).
 enum class Mixing : bool { kAvoid, kAllow };
 
-// Where an isolated block goes back to: where a freed one would go; or where it
-// is taken last, since what the host has must be faulted in again
+// Where Return inserts a block into its free list: where Free would, or at the
+// tail, to be allocated last, since the host must fault it in again
 // (__putback_isolated_page).
 enum class ReturnTo : bool { kItsPlace, kTail };
 
@@ -48,19 +48,19 @@ class Zone {
   struct Options {
     ZoneType type = ZoneType::kNormal;
     int node = 0;
-    // Its place among the allocator's zones.
+    // The index among the allocator's zones.
     int index = 0;
-    // Not below the page map's pageblock order.
+    // At least the page map's pageblock order.
     Order max_order = kMaxOrder;
     PlacementOptions placement = {};
   };
 
-  // The list heads that a zone takes from its PageMap.
+  // The list heads that a zone makes in its PageMap.
   static constexpr int kOrders = kMaxOrder.value() + 1;
   static constexpr size_t kListHeads = size_t{kOrders} * kMigrateTypes;
 
-  // Without memory. `pages` must outlive this. REQUIRES: pageblock order <=
-  // max_order <= kMaxOrder.
+  // Makes a zone without memory. `pages` must outlive it. REQUIRES: pageblock
+  // order <= max_order <= kMaxOrder (CHECKed).
   Zone(const Options& options, PageMap& pages);
   Zone(const Zone&) = delete;
   Zone& operator=(const Zone&) = delete;
@@ -69,34 +69,34 @@ class Zone {
   int node() const { return options_.node; }
   int index() const { return options_.index; }
   Order max_order() const { return options_.max_order; }
-  // From the first of its pages to behind the last, holes and other zones'
-  // pages included. A snapshot without the lock.
+  // From the first page of the zone to one past its last, including holes and
+  // other zones' pages. A snapshot; takes no lock.
   PfnRange span() const {
     return {.start = Pfn(span_start_.Get()), .end = Pfn(span_end_.Get())};
   }
-  // How a request that this zone is the first choice of starts: whether it
-  // would rather go to another zone than mix types here.
+  // The Mixing that a request first tries if this is its preferred zone:
+  // kAvoid prefers another zone of the node to mixing types here.
   Mixing first_mixing() const {
     return first_mixing_.load(std::memory_order_relaxed);
   }
   void SetFirstMixing(Mixing mixing) {
     first_mixing_.store(mixing, std::memory_order_relaxed);
   }
-  // The lock of everything below that says so; next to free while one thread is
-  // all that uses the zone, as in virtual time. docs/concurrency.md has the
-  // order.
+  // Guards what is annotated with lock_ below. Nearly free while only one
+  // thread uses the zone, as in virtual time. For the lock order see
+  // docs/concurrency.md.
   BiasedLock& lock() const ABSL_LOCK_RETURNED(lock_) { return lock_; }
 
   // Memory -----------------------------------------------------------------
 
-  // Gives the pages of `range` to the zone as free and movable, in the largest
-  // aligned blocks, ascending, as memblock does at boot; shuffles them where
-  // that is asked for. Tells the observer, if there is one; returns it to Wake,
-  // or null. REQUIRES: all offline until now (CHECKed); no other zone has a
-  // page in the pageblocks of its first and last page.
+  // Adds the pages of `range` to the zone, free and movable, in the largest
+  // aligned blocks, ascending, as memblock does at boot; then shuffles the free
+  // list if placement.shuffle_seed is set. Notifies the observer. Returns the
+  // observer if the caller must Wake it, else null. REQUIRES: the pages are
+  // offline, and no other zone has a page in their pageblocks (CHECKed).
   FreeBlockObserver* AddMemory(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // The zone's memory, ascending, adjoining ranges as one.
+  // The zone's memory: ascending, with adjacent ranges merged.
   std::vector<PfnRange> ranges() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return ranges_;
   }
@@ -112,13 +112,14 @@ class Zone {
   PageCount lowmem_reserve(ZoneType highest) const {
     return PageCount(reserve_[static_cast<size_t>(highest)].Get());
   }
-  // What those leave, where there is a choice, whose first zone this is.
+  // The low watermark plus lowmem_reserve(type()): the mark for requests whose
+  // preferred zone this is.
   PageCount low_mark() const { return PageCount(low_mark_.Get()); }
 
-  // True if, after taking a block of `order`, more than `mark` pages would be
-  // free and a block that large is there to take (zone_watermark_ok). Without
-  // the lock it is a snapshot, which may miss a block that is being split or
-  // merged.
+  // True if more than `mark` pages would stay free after taking a block of
+  // `order`, and a free block of at least that order exists
+  // (zone_watermark_ok). A snapshot if called without the lock: may miss a
+  // block that is being split or merged.
   bool WatermarkOk(Order order, PageCount mark) const {
     // free - (pages - 1) > mark, without going below zero.
     if (free_pages() < mark + order.pages()) return false;
@@ -132,57 +133,60 @@ class Zone {
 
   // Allocating and freeing -------------------------------------------------
 
-  // Takes a block: the first of the smallest order that has one of `type`,
-  // split down, its lower half kept at each step; else steals from another type
-  // as the kernel does (zone_stealing.cc). None if no block is large enough.
-  // Heeds no watermark. REQUIRES: order <= max_order(); a request's type.
+  // Allocates the first block of `type` of the smallest sufficient order; a
+  // larger block is split, keeping the lower half at each step. If there is
+  // none, steals from another type as the kernel does (zone_stealing.cc). None
+  // if no block is large enough. Ignores watermarks. REQUIRES: order <=
+  // max_order(); `type` is one of the kRequestTypes.
   std::optional<Pfn> Allocate(Order order, MigrateType type,
                               Mixing mixing = Mixing::kAllow)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return ToOptional(Take(order, type, mixing));
   }
 
-  // Frees an allocated block: merges it with its buddies, puts it on its list,
-  // tells the observer. Returns the observer to Wake after unlocking, or null.
-  // REQUIRES: it is the head of a block allocated from this zone at `order`,
-  // and not pinned (CHECKed: a double free ends the process).
+  // Frees an allocated block: merges it with its buddies, inserts it into its
+  // free list, notifies the observer. Returns the observer if the caller must
+  // Wake it after unlocking, else null. REQUIRES: `pfn` is the head of a block
+  // allocated from this zone at `order`, not pinned (CHECKed: a double free
+  // ends the process).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // For per-CPU lists: takes up to blocks.size() blocks, which are then cached;
-  // returns how many (rmqueue_bulk).
+  // Refills a per-CPU list: takes up to blocks.size() blocks, which become
+  // cached; returns their number (rmqueue_bulk).
   size_t AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
                       Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // A block on its way back from a per-CPU list, with its list's type.
+  // A block from a per-CPU list, with the type of that list.
   struct CachedBlock {
     Pfn pfn;
     Order order;
     MigrateType type = MigrateType::kMovable;
   };
-  // Fetches what FreeBulk(blocks) will change: most of a random free is waiting
-  // for the entries around its buddies. Better without the lock.
+  // Prefetches the entries that FreeBulk(blocks) will write: a free at random
+  // mostly waits for the entries around its buddies. Best called without the
+  // lock.
   void PrefetchForFree(std::span<const CachedBlock> blocks) const;
-  // Frees cached blocks, in order (free_pcppages_bulk). As Free.
+  // Frees cached blocks, in order (free_pcppages_bulk). Returns as Free.
   [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedBlock> blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Following someone else's allocator --------------------------------------
+  // Following a recorded allocator ------------------------------------------
 
-  // Takes exactly the block at `pfn`, out of the free block that it is in, of
-  // which the rest goes back in halves. False, with no effect, if it is not all
-  // in one free block. REQUIRES: aligned; order <= max_order(); a request's
-  // type.
+  // Allocates exactly the block at `pfn`: splits the free block that contains
+  // it and frees the other halves. False, with no effect, unless one free block
+  // contains all of it. Ignores watermarks. REQUIRES: aligned; order <=
+  // max_order(); `type` as in Allocate.
   bool TakeAt(Pfn pfn, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Puts the block at `pfn` back as if it had not been taken: an observer hears
-  // of it only if it heard of that (TakenBlocks::kTell). Returns as Free.
-  // REQUIRES: allocated at `order` (CHECKed).
+  // Undoes TakeAt: frees the block at `pfn`, and notifies the observer only if
+  // it was notified of the allocation (TakenBlocks::kTell). Returns as Free.
+  // REQUIRES: as Free.
   [[nodiscard]] FreeBlockObserver* PutBackAt(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Makes the pages of a block one allocated block, whatever blocks they were
-  // allocated as: what was larger is split (split_page), what was smaller is
-  // one from here on. False, with no effect, if a page of it is not allocated.
-  // REQUIRES: aligned; order <= max_order(); none of it is pinned.
+  // Makes one allocated block of pages that were allocated in blocks of other
+  // sizes: splits a larger block (split_page), joins smaller ones. False, with
+  // no effect, if any of the pages is not allocated. REQUIRES: aligned; order
+  // <= max_order(); no page is pinned.
   bool Reshape(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Isolating for the host --------------------------------------------------
@@ -205,118 +209,116 @@ class Zone {
     bool operator==(const Block&) const = default;
   };
 
-  // The order of the free block that starts at `pfn`; none if none does.
+  // The order of the free block whose head is `pfn`; none if there is none.
   std::optional<Order> FreeBlockAt(Pfn pfn) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // The free block that `pfn` is in; none if it is in none.
+  // The free block that contains `pfn`; none if there is none.
   std::optional<Block> FreeBlockAround(Pfn pfn) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // The first block on the free list of `order` and `type`, which is taken
-  // next, and the one after `pfn`; none at its end. REQUIRES: `pfn` is on that
-  // list (CHECKed, but for the type).
+  // The first block on the free list of `order` and `type`, which is allocated
+  // next, and the block after `pfn`; none at the end of the list. REQUIRES:
+  // `pfn` is on that list (its order is CHECKed, its type is not).
   std::optional<Pfn> FirstFreeBlock(Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   std::optional<Pfn> NextFreeBlock(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Makes `first` the list's first block, and what was before it its last
+  // Rotates the list so that `first` is its first block
   // (list_rotate_to_front). REQUIRES: as NextFreeBlock.
   void RotateFreeList(Order order, MigrateType type, Pfn first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Whether the list has a block: a snapshot without the lock.
+  // True if the list is not empty. A snapshot if called without the lock.
   bool HasFreeBlock(Order order, MigrateType type) const {
     return (nonempty_.Get() >> Bit(order, type) & 1) != 0;
   }
 
-  // Whether the free block at `pfn` is marked: for whoever reports, the host
-  // has it. False if none starts there.
+  // True if `pfn` is the head of a free block that is marked as reported: the
+  // host may have discarded it.
   bool IsReported(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return pages_.IsReported(pfn);
   }
-  // Marks it. The mark is gone as soon as the block is taken, split or merged;
-  // a move to another list leaves it (Linux 5.7, PageReported). REQUIRES:
-  // FreeBlockAt(pfn) (CHECKed).
+  // Marks the free block at `pfn` as reported. Taking, splitting or merging the
+  // block clears the mark; moving it to another list keeps it (Linux 5.7,
+  // PageReported). REQUIRES: FreeBlockAt(pfn) (CHECKed).
   void MarkReported(Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Takes the free block at `pfn` off its list, whole. None, with no effect, if
-  // that would leave no more than the min watermark free, or if the block is on
-  // its way offline. Of a block of half a pageblock or more the pageblocks
-  // become movable (__isolate_free_page).
-  // REQUIRES: FreeBlockAt(pfn).
+  // Takes the whole free block at `pfn` off its list. None, with no effect, if
+  // at most the min watermark would stay free, or if the block is being
+  // offlined. If the block is at least half a pageblock, its pageblocks become
+  // movable (__isolate_free_page). REQUIRES: FreeBlockAt(pfn) (CHECKed).
   std::optional<IsolatedBlock> Isolate(Pfn pfn)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Puts an isolated block back, merged with its buddies. Does not tell the
-  // observer (v12 patch 1/2, __return_isolated_page). Returns the block's order
-  // on the free list, larger than its own if it merged.
-  // REQUIRES: &block.zone() == this.
+  // Returns an isolated block to the free lists and merges it with its buddies,
+  // without notifying the observer (v12 patch 1/2, __return_isolated_page).
+  // Returns the order of the merged block. REQUIRES: &block.zone() == this
+  // (CHECKed).
   Order Return(IsolatedBlock block, ReturnTo to = ReturnTo::kItsPlace)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // The migratetype of the pageblock that holds `pfn`. REQUIRES for both: it is
-  // this zone's.
+  // The migratetype of the pageblock that contains `pfn`. REQUIRES for both:
+  // the pageblock is in this zone.
   MigrateType pageblock_type(Pfn pfn) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return pages_.pageblock(pfn).type;
   }
-  // REQUIRES: neither `type` nor the present one is kIsolate. Free blocks stay
-  // on the lists they are on (set_pageblock_migratetype).
+  // Leaves free blocks on their lists (set_pageblock_migratetype). REQUIRES:
+  // neither `type` nor the current type is kIsolate.
   void SetPageblockType(Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Tells `observer` of every block freed from now on whose merged order is at
-  // least `min_order`, and of what is taken off the free lists if it asks for
-  // that; null for no one. It must live until calls that were in the allocator
-  // when it was replaced have returned.
+  // Notifies `observer` of each block freed from now on whose merged order is
+  // at least `min_order`, and, with kTell, of each block taken off the free
+  // lists. Null for no observer. An observer must outlive all calls that were
+  // inside the allocator when it was replaced.
   void SetObserver(FreeBlockObserver* observer, Order min_order = Order(0),
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Going offline -----------------------------------------------------------
+  // Offlining ---------------------------------------------------------------
   // REQUIRES for all: `range` is aligned to blocks of max_order().
 
-  // Makes all pageblocks of `range` kIsolate: what is free there, or becomes
-  // so, cannot be allocated any more, and does not count as free. Returns what
-  // types they had (start_isolate_page_range).
+  // Sets all pageblocks of `range` to kIsolate: pages there that are or become
+  // free cannot be allocated, and count as offlining, not as free. Returns the
+  // previous types (start_isolate_page_range).
   std::vector<MigrateType> IsolatePageblocks(PfnRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Undoes it, with what it returned (undo_isolate_page_range).
+  // Undoes IsolatePageblocks, which returned `types` (undo_isolate_page_range).
   void RestorePageblocks(PfnRange range, std::span<const MigrateType> types)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // What of `range` is not free: the first block that is allocated or cached,
-  // and the first that is isolated for the host.
+  // The first block in `range` that is allocated or cached, and the first that
+  // is isolated for the host; none if there is none.
   struct Busy {
     std::optional<Pfn> in_use;
     std::optional<Pfn> isolated;
   };
   Busy FindBusy(PfnRange range) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Takes `range` out of the zone. REQUIRES: its pageblocks are kIsolate, and
-  // nothing in it is busy.
+  // Removes `range` from the zone. REQUIRES: its pageblocks are kIsolate, and
+  // all its pages are free (CHECKed).
   void RemoveMemory(PfnRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Counts ------------------------------------------------------------------
-  // Snapshots without the lock.
+  // Snapshots; take no lock.
 
-  // Pages given to the zone; free to be allocated; free but on their way
-  // offline; isolated for the host.
+  // Pages of the zone; free; free but being offlined; isolated for the host.
   PageCount managed_pages() const { return PageCount(managed_pages_.Get()); }
   PageCount free_pages() const { return PageCount(free_pages_.Get()); }
   PageCount offlining_pages() const {
     return PageCount(offlining_pages_.Get());
   }
   PageCount isolated_pages() const { return PageCount(isolated_pages_.Get()); }
-  // Free blocks of `order`, of all types (nr_free).
+  // Free blocks of `order`, summed over types (nr_free).
   uint64_t free_blocks(Order order) const {
     return blocks_[static_cast<size_t>(order.value())].Get();
   }
-  // What was allocated and freed here, but not by way of per-CPU lists.
+  // Allocations and frees that bypassed the per-CPU lists.
   AllocationEvents events() const {
     return {.allocations = allocations_.Get(),
             .allocated_pages = allocated_pages_.Get(),
             .freed_pages = freed_pages_.Get()};
   }
-  // Times that a request was served from another type's blocks, and pageblocks
-  // that changed their type for it.
+  // Requests served from another type's blocks, and pageblocks that changed
+  // their type for them.
   uint64_t steals() const { return steals_.Get(); }
   uint64_t stolen_pageblocks() const { return stolen_pageblocks_.Get(); }
 
@@ -332,22 +334,22 @@ class Zone {
       visit(Pfn(at));
     }
   }
-  // Free blocks of `order` and `type`, counted one by one.
+  // Counts the free blocks of `order` and `type` by walking their list.
   uint64_t CountFreeBlocks(Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     uint64_t count = 0;
     ForEachFreeBlock(order, type, [&](Pfn) { ++count; });
     return count;
   }
-  // How many pageblocks are of each type, those with at least one page.
+  // Pageblocks by type, of those that have at least one page in the zone.
   std::array<uint64_t, kMigrateTypes> PageblocksByType() const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Walks all lists and pages; Internal, naming the invariant of
+  // Walks all lists and pages. Internal, naming the invariant of
   // docs/invariants.md and the page, if one does not hold.
   absl::Status CheckInvariants() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // For the allocator's front door, which has its own way to say "none".
+  // As Allocate, but kNoPfn for none; for PageAllocator.
   Pfn Take(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -365,20 +367,21 @@ class Zone {
   }
   Order pageblock_order() const { return pages_.pageblock_order(); }
 
-  // Who reads the counters without the lock sees no dip while a block is split
-  // or merged.
+  // Batches counter updates, so that a reader without the lock sees no dip
+  // while a block is split or merged.
   class ListChange;
 
-  // Takes and splits the smallest block of `type` that will do, or kNoPfn. The
-  // caller writes its entry.
+  // Takes and splits the smallest sufficient block of `type`; kNoPfn if there
+  // is none. The caller writes its entry.
   Pfn TakeSmallest(ListChange& change, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // The same, after stealing if need be. Leaves its pages counted as free.
+  // As TakeSmallest, but steals if there is none. The caller subtracts the
+  // pages from the free count.
   Pfn TakeBlock(ListChange& change, Order order, MigrateType type,
                 Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Moves a block of another type to the lists of `type`, where TakeSmallest
-  // will find it. False if there is none.
+  // Moves a block of another type to the lists of `type`, for TakeSmallest to
+  // find. False if there is none.
   bool Steal(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void StealBlock(ListChange& change, Pfn pfn, Order order, MigrateType type,
@@ -386,28 +389,33 @@ class Zone {
   // Moves all free blocks of the pageblock of `pfn` to the lists of `type`.
   struct Moved {
     PageCount free;     // moved
-    PageCount movable;  // in use by what was asked for as movable
+    PageCount movable;  // in use, allocated as movable
   };
   Moved MovePageblock(ListChange& change, Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // Ends the process, with what is wrong.
+  // Ends the process with an error message.
   [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
-  // The order of the free block that starts at `pfn`; ends the process if none
-  // does.
+  // As FreeBlockAt, but CHECKs that there is one.
   Order OrderOfFree(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void CheckListed(Pfn pfn, Order order) const
+  void CheckOnFreeList(Pfn pfn, Order order) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // A block that came back: merged, listed, and the observer told.
+  // Whether a free notifies the observer.
+  enum class Notify : bool { kNo, kYes };
+  // As Free.
+  FreeBlockObserver* FreeAllocated(Pfn pfn, Order order, Notify notify)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Merges a block, inserts it into its list, notifies the observer.
   FreeBlockObserver* FreeBlock(ListChange& change, Pfn pfn, Order order,
-                               MigrateType type, bool to_tail)
+                               MigrateType type, bool to_tail,
+                               Notify notify = Notify::kYes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Merges and lists a block that is in no one's hands, at the tail or where it
-  // belongs; what it became.
+  // Merges an off-list block with its buddies and inserts the result into its
+  // list, at the tail or at EndFor; returns it.
   Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
               bool to_tail) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Whether the block at `pfn`, of at least a pageblock, may merge with its
-  // buddy there.
+  // True if the block at `pfn`, of at least a pageblock, may merge with its
+  // buddy: in one zone, and both or neither being offlined.
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   ListEnd EndFor(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -415,7 +423,7 @@ class Zone {
 
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // FPI_TO_TAIL of 6.1, for memory that is cold.
+  // FPI_TO_TAIL of 6.1, for cold memory.
   bool cold_to_tail() const {
     return options_.placement.rules == KernelVersion::kV6_1;
   }
@@ -426,18 +434,18 @@ class Zone {
   const Options options_;
   std::atomic<Mixing> first_mixing_{Mixing::kAllow};
   PageMap& pages_;
-  // Of each type all orders, ascending.
+  // The first list head. By type, then by order, ascending.
   const PageMap::Index lists_;
   mutable BiasedLock lock_;
-  // Above every order while there is no observer, so that the hook costs one
-  // compare.
+  // Above every order if there is no observer, so that the hook costs one
+  // comparison.
   int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;
-  // The observer, if it is told of blocks taken.
+  // The observer if it wants OnBlocksTaken, else null.
   FreeBlockObserver* taken_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
-  // While none is on its way offline, merges need not look at types.
+  // Pageblocks of type kIsolate. While 0, merges need not compare types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;
-  // A bit for each list that has a block.
+  // One bit per list: set if the list is not empty.
   Counter nonempty_;
   static_assert(kListHeads <= 64);
   Counter free_pages_;

@@ -10,25 +10,27 @@
 
 namespace guestmm {
 
-// How far apart nodes are (SLIT): 10 is local. distances[a][b]: from a to b.
+// NUMA distances (SLIT): distances[a][b] is from node a to node b, 10 if a ==
+// b.
 using NodeDistances = std::vector<std::vector<int>>;
 
-// Where a request looks, and in what order: the zones of the node asked for,
-// from the highest it may use down, then those of the next nearest node, and so
-// on; only zones that have memory (build_zonelists).
+// The zones that a request tries, in order: those of the requested node, from
+// the request's highest zone down, then those of the next nearest node, and so
+// on. Zones without memory are left out (build_zonelists).
 class Zonelists {
  public:
-  // `zones`: of each node all types, ascending.
+  // `zones`: by node, then by type, ascending; all types of each node.
   Zonelists(std::span<const std::unique_ptr<Zone>> zones,
             const NodeDistances& distances);
 
   bool operator==(const Zonelists&) const = default;
 
-  // For requests that may use zones up to `highest`. May be empty.
+  // The zones for requests on `node` whose highest zone is `highest`. May be
+  // empty.
   std::span<Zone* const> For(int node, ZoneType highest) const {
     return lists_[Index(node, highest)];
   }
-  // The same without other nodes' zones.
+  // As For, without other nodes' zones.
   std::span<Zone* const> OnlyFrom(int node, ZoneType highest) const {
     return For(node, highest).first(own_[Index(node, highest)]);
   }
@@ -40,7 +42,7 @@ class Zonelists {
   }
 
   std::vector<std::vector<Zone*>> lists_;
-  // How many of a list's zones are the node's own.
+  // The number of leading zones of each list that are the node's own.
   std::vector<size_t> own_;
 };
 

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_FRAME_GFP_H_
 #define GUESTMM_FRAME_GFP_H_
 
-// How memory is asked for: what the kernel packs into gfp_t, the node asked for
-// included.
+// The parameters of an allocation request: what the kernel packs into gfp_t,
+// and the requested node.
 //
 //   allocator.Allocate(cpu, order, kGfpKernel);
 //   allocator.Allocate(cpu, order, kGfpUser.OnlyFrom(/*node=*/1));
@@ -14,27 +14,27 @@
 
 namespace guestmm {
 
-// How far below its min watermark a request may take a zone (Linux 5.3,
+// The share of its min watermark that a zone keeps from a request (Linux 5.3,
 // gfp_to_alloc_flags, __zone_watermark_ok).
 enum class Reserves : uint8_t {
-  kNone,    // not at all
-  kHigh,    // to a half of it: __GFP_HIGH
-  kAtomic,  // to three eighths: __GFP_HIGH | __GFP_ATOMIC
-  kAll,     // to the last page: __GFP_MEMALLOC
+  kNone,    // all of it
+  kHigh,    // a half: __GFP_HIGH
+  kAtomic,  // three eighths: __GFP_HIGH | __GFP_ATOMIC
+  kAll,     // none; the request may use the last page: __GFP_MEMALLOC
 };
 
-// Eight bytes, so as to be passed in one register as it lies in memory.
+// Eight bytes, so that it is passed in one register without repacking.
 struct alignas(uint64_t) Gfp {
   MigrateType type = MigrateType::kUnmovable;
-  // The highest zone that will do.
+  // The highest zone that the request may use.
   ZoneType highest = ZoneType::kNormal;
   Reserves reserves = Reserves::kNone;
-  // Whether to wait for memory to be reclaimed (__GFP_DIRECT_RECLAIM).
+  // May call reclaimers and wait (__GFP_DIRECT_RECLAIM).
   bool may_reclaim = true;
-  // Where to look first; kLocalNode is the vCPU's own.
+  // The node to try first; kLocalNode is that of the vCPU.
   static constexpr int8_t kLocalNode = -1;
   int8_t node = kLocalNode;
-  // Whether to look nowhere else (__GFP_THISNODE).
+  // Tries no other node (__GFP_THISNODE).
   bool this_node_only = false;
 
   constexpr Gfp PreferablyFrom(int preferred) const {
@@ -49,17 +49,18 @@ struct alignas(uint64_t) Gfp {
   }
 };
 
-// GFP_KERNEL: the kernel's own, which stays where it is.
+// GFP_KERNEL: unmovable kernel memory.
 inline constexpr Gfp kGfpKernel = {};
-// GFP_HIGHUSER_MOVABLE: programs' memory and page cache.
+// GFP_HIGHUSER_MOVABLE: user memory and page cache.
 inline constexpr Gfp kGfpUser = {.type = MigrateType::kMovable,
                                  .highest = ZoneType::kMovable};
-// GFP_KERNEL | __GFP_RECLAIMABLE: caches that shrink.
+// GFP_KERNEL | __GFP_RECLAIMABLE: caches with a shrinker.
 inline constexpr Gfp kGfpReclaimable = {.type = MigrateType::kReclaimable};
-// GFP_ATOMIC: from an interrupt; may dip, cannot wait.
+// GFP_ATOMIC: from an interrupt; may use reserves, cannot wait.
 inline constexpr Gfp kGfpAtomic = {.reserves = Reserves::kAtomic,
                                    .may_reclaim = false};
-// GFP_KERNEL with __GFP_DMA or __GFP_DMA32: for devices that reach no further.
+// GFP_KERNEL with __GFP_DMA or __GFP_DMA32: for devices with 24-bit or 32-bit
+// addresses.
 inline constexpr Gfp kGfpDma = {.highest = ZoneType::kDma};
 inline constexpr Gfp kGfpDma32 = {.highest = ZoneType::kDma32};
 

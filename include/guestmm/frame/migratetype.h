@@ -6,24 +6,24 @@
 
 namespace guestmm {
 
-// What the pages of a pageblock, or of a request, can stand: pages that cannot
-// be moved are kept together, so that the others leave large blocks behind
-// (enum migratetype of a kernel without CONFIG_CMA).
+// The mobility of the pages of a pageblock or of a request. Grouping pages by
+// mobility keeps large blocks recoverable (enum migratetype of a kernel without
+// CONFIG_CMA).
 enum class MigrateType : uint8_t {
   kUnmovable,
   kMovable,
   kReclaimable,
-  // Reserved for atomic requests. Nothing is put there yet.
+  // Reserved for atomic requests. Unused so far.
   kHighAtomic,
-  // Not to be allocated: on its way offline.
+  // Must not be allocated: the memory is being offlined.
   kIsolate,
 };
 inline constexpr int kMigrateTypes = 5;
-// The first three, which requests have and per-CPU lists hold
+// The number of types, from the first, that requests and per-CPU lists may have
 // (MIGRATE_PCPTYPES).
 inline constexpr int kRequestTypes = 3;
 
-// "Unmovable", "Movable", …: as /proc/pagetypeinfo has them.
+// The name in /proc/pagetypeinfo: "Unmovable", "Movable", …
 std::string_view Name(MigrateType type);
 
 }  // namespace guestmm

@@ -5,15 +5,15 @@
 
 namespace guestmm {
 
-// Someone who holds memory that he can give up, such as a page cache.
+// A holder of reclaimable pages, e.g. the page cache (a shrinker).
 class Reclaimer {
  public:
   virtual ~Reclaimer() = default;
 
-  // Frees about `wanted` pages, on vCPU `cpu`; returns how many it freed, 0 if
-  // it has none to give. Called by an allocation that found no memory, on its
-  // thread and without the allocator's locks.
-  // Must not allocate with may_reclaim, nor add or remove a reclaimer.
+  // Frees about `wanted` pages on vCPU `cpu`; returns the number of pages
+  // freed, 0 if there are none to reclaim. Called by an allocation that found
+  // no memory, on its thread and outside the allocator's locks. Must not
+  // allocate with may_reclaim, nor add or remove a reclaimer.
   virtual PageCount Reclaim(int cpu, PageCount wanted) = 0;
 };
 

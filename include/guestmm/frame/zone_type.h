@@ -6,17 +6,17 @@
 
 namespace guestmm {
 
-// A node's zones, by the addresses that devices could reach, and last the one
-// whose pages can all be moved (enum zone_type on x86-64).
+// The zones of a node: by the addresses that devices can reach, and last a zone
+// of movable pages only (enum zone_type on x86-64).
 enum class ZoneType : uint8_t {
   kDma,      // below 16 MiB
   kDma32,    // below 4 GiB
   kNormal,   // from 4 GiB
-  kMovable,  // set aside for movable pages, so that it can go offline
+  kMovable,  // movable pages only, so that it can be offlined
 };
 inline constexpr int kZoneTypes = 4;
 
-// "DMA", "DMA32", "Normal", "Movable": the kernel's names.
+// The kernel's name: "DMA", "DMA32", "Normal" or "Movable".
 std::string_view Name(ZoneType type);
 
 }  // namespace guestmm

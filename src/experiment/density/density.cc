@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
+#include "guestmm/buddy/page_allocator.h"
+#include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
 #include "src/experiment/density/density_time.h"
 #include "src/experiment/density/guest_draws.h"

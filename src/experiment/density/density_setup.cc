@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kGuestBytes = 5 * kGiB;
 constexpr uint64_t kHostBytes = 15 * kGiB;
 
-// A smaller guest has no room for watermarks and a workload.
+// A smaller guest has too little memory above its watermarks for a workload.
 constexpr uint64_t kSmallestGuest = 64 * kMiB;
 
 // Multiples of 2 MiB.

@@ -2,34 +2,22 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/base/memory_map.h"
+#include "guestmm/host/discard/hypervisor.h"
+#include "guestmm/host/discard/null_hypervisor.h"
+#include "guestmm/machine/boot_kernel.h"
 #include "guestmm/machine/model/cost_model.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/reporter.h"
 #include "src/experiment/density/density_setup.h"
 #include "src/experiment/density/guest_draws.h"
 #include "src/experiment/density/settle.h"
 
 namespace guestmm {
 namespace {
-
-// Allocates what the guest's kernel keeps in use. False if there is not enough
-// memory.
-bool AllocateFootprint(Vcpu& vcpu, uint64_t bytes) {
-  while (bytes > 0) {
-    int order = kMaxOrder.value();
-    while (order > 0 && Order(order).bytes() > bytes) --order;
-    const std::optional<Pfn> pfn = vcpu.Allocate(Order(order));
-    if (!pfn) return false;
-    vcpu.Touch(*pfn, Order(order), /*stamp=*/0);
-    bytes -= std::min(bytes, Order(order).bytes());
-  }
-  return true;
-}
 
 std::unique_ptr<DensityTime> MakeTime(const DensityOptions& options) {
   if (options.real_time) return std::make_unique<RealDensityTime>();
@@ -66,9 +54,8 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
   absl::StatusOr<std::unique_ptr<Guest>> guest = Guest::Create(guest_options);
   if (!guest.ok()) return guest;
   time.BeginSteps();
-  if (!AllocateFootprint((*guest)->vcpu(0), setup.footprint_bytes)) {
-    return absl::ResourceExhaustedError("the footprint does not fit the guest");
-  }
+  absl::Status status = BootKernel((*guest)->vcpu(0), setup.footprint_bytes);
+  if (!status.ok()) return status;
   time.Pass(Nanoseconds(0));
   return guest;
 }

@@ -23,14 +23,15 @@ GpaRange ToGpaRange(PfnRange range) {
 
 }  // namespace
 
-// Holds the place of the operation under way, if there was none.
+// Marks an operation as in progress for its lifetime; has an error status if
+// another one is.
 class MemoryHotplug::Operation {
  public:
   explicit Operation(MemoryHotplug& hotplug) : hotplug_(hotplug) {
     LockHolder hold(hotplug_.lock_);
     if (hotplug_.under_way_) {
       status_ = absl::UnavailableError(
-          "another hotplug operation is under way; try again");
+          "another hotplug operation is in progress; try again");
       return;
     }
     hotplug_.under_way_ = true;
@@ -55,12 +56,12 @@ absl::Status MemoryHotplug::CheckRange(PfnRange range) const {
   if (range.end <= range.start || !range.start.IsAligned(section) ||
       !range.end.IsAligned(section)) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Describe(range), ": not in whole memory blocks of ",
+        absl::StrCat(Describe(range), ": must be whole memory blocks of ",
                      FormatBytes(section.bytes())));
   }
   if (range.end > allocator_.hotplug_end()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Describe(range), ": beyond hotplug_end, ",
+        absl::StrCat(Describe(range), ": must end at or below hotplug_end, ",
                      Describe(allocator_.hotplug_end())));
   }
   return absl::OkStatus();
@@ -70,7 +71,8 @@ absl::Status MemoryHotplug::CheckOffline(PfnRange range) const {
   for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
     if (offline_.contains(pfn)) continue;
     return absl::FailedPreconditionError(absl::StrCat(
-        Describe(range), ": the memory block at ", Describe(pfn), " is ",
+        Describe(range), ": the memory block at ", Describe(pfn),
+        " must be offline, but is ",
         allocator_.AnyOnline({pfn, pfn + section_pages()}) ? "online"
                                                            : "absent"));
   }
@@ -89,8 +91,8 @@ absl::Status MemoryHotplug::Add(PfnRange range, int node) {
   if (absl::Status status = CheckRange(range); !status.ok()) return status;
   if (node < 0 || node >= allocator_.nodes()) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Describe(range), ": node ", node, "; there are ",
-                     allocator_.nodes(), " nodes"));
+        absl::StrCat(Describe(range), ": node ", node, " must be 0 to ",
+                     allocator_.nodes() - 1));
   }
   const Operation operation(*this);
   if (!operation.status().ok()) return operation.status();
@@ -99,8 +101,8 @@ absl::Status MemoryHotplug::Add(PfnRange range, int node) {
     if (offline_.contains(pfn) ||
         allocator_.AnyOnline({pfn, pfn + section_pages()})) {
       return absl::AlreadyExistsError(absl::StrCat(
-          Describe(range), ": there is memory in the memory block at ",
-          Describe(pfn)));
+          Describe(range), ": the memory block at ", Describe(pfn),
+          " must be absent"));
     }
   }
   if (ram_ != nullptr) {
@@ -127,7 +129,7 @@ absl::Status MemoryHotplug::Online(PfnRange range, ZoneType type) {
   if (type != ZoneType::kNormal && type != ZoneType::kMovable) {
     return absl::InvalidArgumentError(
         absl::StrCat(Describe(range), ": zone ", std::string(Name(type)),
-                     "; Normal or Movable is allowed"));
+                     " must be Normal or Movable"));
   }
   const Operation operation(*this);
   if (!operation.status().ok()) return operation.status();
@@ -139,7 +141,7 @@ absl::Status MemoryHotplug::Online(PfnRange range, ZoneType type) {
       nodes.push_back(offline_.at(pfn));
     }
   }
-  // Without the lock, since it wakes the observer.
+  // Outside the lock, since onlining wakes the observer.
   Pfn pfn = range.start;
   for (const int node : nodes) {
     const PfnRange block = {pfn, pfn + section_pages()};
@@ -161,12 +163,12 @@ absl::StatusOr<Zone*> MemoryHotplug::OneZone(PfnRange range) const {
     if (pages.pageblock(pfn).zone == PageMap::Pageblock::kNoZone ||
         pages.IsOffline(pfn)) {
       return absl::FailedPreconditionError(
-          absl::StrCat(Describe(range), ": ", Describe(pfn), " is not online"));
+          absl::StrCat(Describe(range), ": ", Describe(pfn), " must be online"));
     }
     if (pages.pageblock(pfn).zone != zone) {
       return absl::FailedPreconditionError(
           absl::StrCat(Describe(range), ": ", Describe(pfn),
-                       " is in another zone than ", Describe(range.start)));
+                       " must be in the zone of ", Describe(range.start)));
     }
   }
   return allocator_.zones()[zone].get();
@@ -182,8 +184,8 @@ absl::Status MemoryHotplug::WaitUntilFree(Zone& zone, PfnRange range) {
     }
     if (busy.in_use) {
       const PageInfo info = allocator_.pages().Get(*busy.in_use);
-      // Freed or cached by a vCPU that had looked at the pageblock before it
-      // was isolated.
+      // Freed or cached by a vCPU that read the pageblock before it was
+      // isolated.
       if (info.state != PageState::kAllocated) continue;
       std::ostringstream text;
       text << Describe(range) << ": " << Describe(*busy.in_use)
@@ -220,7 +222,7 @@ absl::Status MemoryHotplug::Offline(PfnRange range) {
     return status;
   }
   {
-    // First, so that it never looks absent.
+    // Before it leaves the zone, so that StateOf never reports it as absent.
     LockHolder hold(lock_);
     for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
       offline_[pfn] = (*zone)->node();

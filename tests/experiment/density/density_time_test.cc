@@ -6,9 +6,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
+#include "guestmm/host/discard/hypervisor.h"
+#include "guestmm/machine/backing.h"
+#include "guestmm/ram/guest_ram.h"
 
 namespace guestmm::density_time_test {
 namespace {

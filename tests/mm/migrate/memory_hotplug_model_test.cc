@@ -1,4 +1,4 @@
-// Random programs of memory that comes and goes, against a naive model.
+// Random programs of memory hotplug, compared with a naive model.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,8 @@
 namespace guestmm::memory_hotplug_model_test {
 namespace {
 
-// Eight memory blocks above 4 GiB, on two nodes, of them two at boot.
+// Eight memory blocks above 4 GiB, on two nodes; two of them are present at
+// boot.
 class RandomProgram {
  public:
   explicit RandomProgram(uint64_t seed)
@@ -118,7 +119,7 @@ class RandomProgram {
     return absl::StrCat(zone.node(), " ", std::string(Name(zone.type())));
   }
 
-  // One memory block or two.
+  // One or two memory blocks.
   void Choose() {
     first_ = random_.Below(kSections);
     count_ = std::min(random_.Between(1, 2), kSections - first_);
@@ -230,7 +231,7 @@ TEST(MemoryHotplugTest, AnyProgramDoesAsANaiveModelSays) {
     }
     offlined += program.offlined();
   }
-  // The programs are about something.
+  // The programs cover all outcomes.
   EXPECT_GT(offlined, 60);
 }
 

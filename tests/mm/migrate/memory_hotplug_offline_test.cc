@@ -1,4 +1,4 @@
-// Going offline, and being refused: what is in use, cached, or in flight.
+// Offlining memory, and its refusal: pages in use, cached, or in flight.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,7 +19,7 @@
 namespace guestmm::memory_hotplug_offline_test {
 namespace {
 
-// What a refusal must leave as it was.
+// The state that a refusal must restore.
 struct Snapshot {
   PageCounts counts;
   std::array<uint64_t, kMigrateTypes> pageblocks;
@@ -70,7 +70,7 @@ TEST(MemoryHotplugOfflineTest, APageInUseIsNamedAndAllIsPutBack) {
   EXPECT_EQ(world.StateOf(0), "online");
   before.ExpectSame(Snapshot(zone, allocator));
 
-  // The free lists and per-CPU lists work on.
+  // Free lists and per-CPU lists still work.
   const std::vector<Pfn> rest = TakeAll(allocator, 0, Order(0), kGfpDma);
   EXPECT_EQ(rest.size(), 29);
   FreeAll(allocator, 0, rest, Order(0));
@@ -124,8 +124,8 @@ TEST(MemoryHotplugOfflineTest, PerCpuListsWorkOnAfterARefusal) {
   EXPECT_EQ(TakeAll(*world.allocator, 0, Order(0)).size(), 31);
 }
 
-// While the drain runs, the page in use is freed: it does not go to a per-CPU
-// list, and is not to be had any more.
+// The page in use is freed while the drain runs: it is not cached on a per-CPU
+// list, and cannot be allocated any more.
 TEST(MemoryHotplugOfflineTest, WhatIsFreedMeanwhileStaysIsolated) {
   PageAllocatorOptions options = HotplugOptions({PagesFrom(Pfn(0), 32)});
   options.per_cpu_limits = PerCpuLimits{.batch = 4, .high = 8};
@@ -184,7 +184,7 @@ TEST(MemoryHotplugOfflineTest, BlocksInFlightAreWaitedFor) {
   EXPECT_EQ(world.allocator->Counts().managed, PageCount(16));
 }
 
-// Nothing that goes offline is sent to the host any more.
+// Memory that is being offlined is no longer reported to the host.
 TEST(MemoryHotplugOfflineTest, NoBlockOnItsWayOfflineIsIsolated) {
   VirtualTime time(1);
   HotplugWorld world(HotplugOptions({PagesFrom(Pfn(0), 32)}), &time);
@@ -230,7 +230,7 @@ TEST(MemoryHotplugOfflineTest, AllOfTheMemoryMayGo) {
   EXPECT_EQ(world.allocator->vmstat().alloc_failed, 2);
   EXPECT_EQ(world.hotplug.Online(Section(0, 2), ZoneType::kNormal),
             absl::OkStatus());
-  // DMA has no span any more.
+  // DMA no longer has a span.
   EXPECT_EQ(world.allocator->zone(0, ZoneType::kNormal).managed_pages(),
             PageCount(32));
   EXPECT_TRUE(world.allocator->Allocate(0, Order(0)));

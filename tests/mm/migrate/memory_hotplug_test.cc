@@ -21,13 +21,13 @@ using ::testing::IsEmpty;
 
 // States
 
-TEST(MemoryHotplugTest, WhatIsThereAtBootIsOnlineAndTheRestAbsent) {
+TEST(MemoryHotplugTest, BootMemoryIsOnlineAndTheRestAbsent) {
   const HotplugWorld world;
   EXPECT_EQ(world.StateOf(0), "online");
   EXPECT_EQ(world.StateOf(1), "online");
   EXPECT_EQ(world.StateOf(2), "absent");
   EXPECT_EQ(world.StateOf(1000), "absent");
-  // Of any page in it.
+  // For any page in it.
   EXPECT_EQ(world.hotplug.StateOf(Pfn(31)), "online");
 }
 
@@ -52,7 +52,7 @@ TEST(MemoryHotplugTest, ItGoesRoundAllStates) {
   EXPECT_EQ(world.StateOf(4), "online");
 }
 
-TEST(MemoryHotplugTest, WhatWasThereAtBootGoesOfflineAndComesBack) {
+TEST(MemoryHotplugTest, BootMemoryIsOfflinedAndOnlinedAgain) {
   HotplugWorld world;
   EXPECT_EQ(world.hotplug.Offline(Section(1)), absl::OkStatus());
   EXPECT_EQ(world.StateOf(1), "offline");
@@ -89,11 +89,11 @@ TEST(MemoryHotplugTest, SeveralBlocksGoTogetherAndApart) {
   EXPECT_EQ(world.StateOf(4), "absent");
 }
 
-// What is refused
+// Refused operations
 
 TEST(MemoryHotplugErrorTest, RangesThatAreNotWholeMemoryBlocks) {
   HotplugWorld world;
-  constexpr const char* kText = ": not in whole memory blocks of 64.00 KiB";
+  constexpr const char* kText = ": must be whole memory blocks of 64.00 KiB";
   const PfnRange ranges[] = {{Pfn(32), Pfn(40)},
                              {Pfn(40), Pfn(64)},
                              {Pfn(32), Pfn(32)},
@@ -114,26 +114,27 @@ TEST(MemoryHotplugErrorTest, BeyondHotplugEnd) {
   HotplugWorld world;
   world.Expect(world.hotplug.Add(Section(7, 2), 0),
                absl::StatusCode::kInvalidArgument,
-               "memory of pages [0x70, 0x90): beyond hotplug_end, pfn 0x80");
+               "memory of pages [0x70, 0x90): must end at or below "
+               "hotplug_end, pfn 0x80");
   EXPECT_EQ(world.StateOf(7), "absent");
 }
 
-TEST(MemoryHotplugErrorTest, AddToANodeThatIsNotThere) {
+TEST(MemoryHotplugErrorTest, AddToAnAbsentNode) {
   HotplugWorld world;
   for (const int node : {-1, 1}) {
     world.Expect(world.hotplug.Add(Section(4), node),
                  absl::StatusCode::kInvalidArgument,
                  absl::StrCat("memory of pages [0x40, 0x50): node ", node,
-                              "; there are 1 nodes"));
+                              " must be 0 to 0"));
   }
 }
 
-TEST(MemoryHotplugErrorTest, AddWhereThereIsSome) {
+TEST(MemoryHotplugErrorTest, AddOfPresentMemory) {
   HotplugWorld world;
   world.Expect(world.hotplug.Add(Section(1, 2), 0),
                absl::StatusCode::kAlreadyExists,
-               "memory of pages [0x10, 0x30): there is memory in the memory "
-               "block at pfn 0x10");
+               "memory of pages [0x10, 0x30): the memory block at pfn 0x10 "
+               "must be absent");
   EXPECT_EQ(world.StateOf(2), "absent");
   ASSERT_EQ(world.hotplug.Add(Section(4), 0), absl::OkStatus());
   world.Expect(world.hotplug.Add(Section(3, 2), 0),
@@ -141,22 +142,22 @@ TEST(MemoryHotplugErrorTest, AddWhereThereIsSome) {
   EXPECT_EQ(world.StateOf(3), "absent");
 }
 
-TEST(MemoryHotplugErrorTest, AddWhereAPartOfABlockIsThereAtBoot) {
+TEST(MemoryHotplugErrorTest, AddOfABlockThatIsPartlyPresentAtBoot) {
   HotplugWorld world(HotplugOptions({PagesFrom(Pfn(0), 20)}));
   EXPECT_EQ(world.StateOf(1), "online");
   world.Expect(world.hotplug.Add(Section(1), 0),
                absl::StatusCode::kAlreadyExists, "at pfn 0x10");
 }
 
-TEST(MemoryHotplugErrorTest, OnlineToAZoneOfAddresses) {
+TEST(MemoryHotplugErrorTest, OnlineToDmaOrDma32) {
   HotplugWorld world;
   ASSERT_EQ(world.hotplug.Add(Section(4), 0), absl::OkStatus());
   for (const ZoneType type : {ZoneType::kDma, ZoneType::kDma32}) {
-    world.Expect(world.hotplug.Online(Section(4), type),
-                 absl::StatusCode::kInvalidArgument,
-                 absl::StrCat("memory of pages [0x40, 0x50): zone ",
-                              std::string(Name(type)),
-                              "; Normal or Movable is allowed"));
+    world.Expect(
+        world.hotplug.Online(Section(4), type),
+        absl::StatusCode::kInvalidArgument,
+        absl::StrCat("memory of pages [0x40, 0x50): zone ",
+                     std::string(Name(type)), " must be Normal or Movable"));
   }
 }
 
@@ -165,12 +166,12 @@ TEST(MemoryHotplugErrorTest, OnlineOfWhatIsNotOffline) {
   ASSERT_EQ(world.hotplug.Add(Section(2), 0), absl::OkStatus());
   world.Expect(world.hotplug.Online(Section(1, 2), ZoneType::kMovable),
                absl::StatusCode::kFailedPrecondition,
-               "memory of pages [0x10, 0x30): the memory block at pfn 0x10 is "
-               "online");
+               "memory of pages [0x10, 0x30): the memory block at pfn 0x10 "
+               "must be offline, but is online");
   world.Expect(world.hotplug.Online(Section(2, 2), ZoneType::kMovable),
                absl::StatusCode::kFailedPrecondition,
-               "the memory block at pfn 0x30 is absent");
-  // None of it was.
+               "the memory block at pfn 0x30 must be offline, but is absent");
+  // No block of the range was brought online.
   EXPECT_EQ(world.StateOf(2), "offline");
 }
 
@@ -179,10 +180,10 @@ TEST(MemoryHotplugErrorTest, RemoveOfWhatIsNotOffline) {
   ASSERT_EQ(world.hotplug.Add(Section(2), 0), absl::OkStatus());
   world.Expect(world.hotplug.Remove(Section(1, 2)),
                absl::StatusCode::kFailedPrecondition,
-               "the memory block at pfn 0x10 is online");
+               "the memory block at pfn 0x10 must be offline, but is online");
   world.Expect(world.hotplug.Remove(Section(2, 2)),
                absl::StatusCode::kFailedPrecondition,
-               "the memory block at pfn 0x30 is absent");
+               "the memory block at pfn 0x30 must be offline, but is absent");
   EXPECT_EQ(world.StateOf(2), "offline");
 }
 
@@ -190,20 +191,21 @@ TEST(MemoryHotplugErrorTest, OfflineOfWhatIsNotOnline) {
   HotplugWorld world;
   world.Expect(world.hotplug.Offline(Section(1, 2)),
                absl::StatusCode::kFailedPrecondition,
-               "memory of pages [0x10, 0x30): pfn 0x20 is not online");
+               "memory of pages [0x10, 0x30): pfn 0x20 must be online");
   ASSERT_EQ(world.hotplug.Add(Section(2), 0), absl::OkStatus());
   world.Expect(world.hotplug.Offline(Section(2)),
-               absl::StatusCode::kFailedPrecondition, "pfn 0x20 is not online");
+               absl::StatusCode::kFailedPrecondition,
+               "pfn 0x20 must be online");
   EXPECT_EQ(world.StateOf(1), "online");
 }
 
-// Linux 5.3, offline_pages: boot memory with a hole cannot go.
+// Linux 5.3, offline_pages: boot memory with a hole cannot be offlined.
 TEST(MemoryHotplugErrorTest, OfflineOfABlockWithAHole) {
   HotplugWorld world(
       HotplugOptions({PagesFrom(Pfn(0), 22), PagesFrom(Pfn(24), 40)}));
   world.Expect(world.hotplug.Offline(Section(1)),
                absl::StatusCode::kFailedPrecondition,
-               "memory of pages [0x10, 0x20): pfn 0x16 is not online");
+               "memory of pages [0x10, 0x20): pfn 0x16 must be online");
   EXPECT_EQ(world.hotplug.Offline(Section(2)), absl::OkStatus());
 }
 
@@ -212,13 +214,13 @@ TEST(MemoryHotplugErrorTest, OfflineOfTwoZones) {
   world.AddOnline(Section(2), ZoneType::kMovable);
   world.Expect(world.hotplug.Offline(Section(1, 2)),
                absl::StatusCode::kFailedPrecondition,
-               "memory of pages [0x10, 0x30): pfn 0x20 is in another zone than "
+               "memory of pages [0x10, 0x30): pfn 0x20 must be in the zone of "
                "pfn 0x10");
   EXPECT_EQ(world.hotplug.Offline(Section(1)), absl::OkStatus());
   EXPECT_EQ(world.hotplug.Offline(Section(2)), absl::OkStatus());
 }
 
-TEST(MemoryHotplugErrorTest, AnotherOperationIsUnderWay) {
+TEST(MemoryHotplugErrorTest, AnotherOperationIsInProgress) {
   HotplugWorld world;
   Listener listener;
   int wakes = 0;
@@ -226,7 +228,7 @@ TEST(MemoryHotplugErrorTest, AnotherOperationIsUnderWay) {
     ++wakes;
     constexpr auto kCode = absl::StatusCode::kUnavailable;
     constexpr const char* kText =
-        "another hotplug operation is under way; try again";
+        "another hotplug operation is in progress; try again";
     world.Expect(world.hotplug.Add(Section(5), 0), kCode, kText);
     world.Expect(world.hotplug.Online(Section(5), ZoneType::kNormal), kCode,
                  kText);
@@ -240,16 +242,15 @@ TEST(MemoryHotplugErrorTest, AnotherOperationIsUnderWay) {
             absl::OkStatus());
   EXPECT_EQ(wakes, 1);
   world.allocator->SetObserver(nullptr);
-  // The place is free again, after a failure too.
+  // Another operation may start again, also after a failed one.
   EXPECT_FALSE(world.hotplug.Remove(Section(4)).ok());
   EXPECT_EQ(world.hotplug.Add(Section(5), 0), absl::OkStatus());
 }
 
 // Zones
 
-// Boot memory [16 MiB, + 16 pages) and [+ 48, + 64): the hole between is
-// DMA32's, although nothing of it was there, and what is behind the span is
-// not.
+// Boot memory is [16 MiB, + 16 pages) and [+ 48, + 64): the hole in between is
+// in DMA32's span, although it was absent; memory beyond the span is not.
 TEST(MemoryHotplugZoneTest, KernelMemoryGoesToTheZoneWhoseSpanItIsIn) {
   PageAllocatorOptions options =
       HotplugOptions({PagesFrom(Pfn(0), 16), PagesFrom(kDma32Start, 16),
@@ -269,7 +270,7 @@ TEST(MemoryHotplugZoneTest, KernelMemoryGoesToTheZoneWhoseSpanItIsIn) {
   EXPECT_EQ(zone_of(block(2)), ZoneType::kMovable);
   world.AddOnline(block(4), ZoneType::kNormal);
   EXPECT_EQ(zone_of(block(4)), ZoneType::kNormal);
-  // DMA's span ends at 16 pages.
+  // DMA's span ends at page 16.
   world.AddOnline(Section(4), ZoneType::kNormal);
   EXPECT_EQ(zone_of(Section(4)), ZoneType::kNormal);
 }
@@ -280,7 +281,7 @@ TEST(MemoryHotplugZoneTest, MemoryGoesToTheNodeItWasAddedTo) {
   world.AddOnline(Section(4), ZoneType::kMovable, 1);
   EXPECT_EQ(world.allocator->ZoneOf(Section(4).start).node(), 1);
   EXPECT_EQ(world.hotplug.Offline(Section(4)), absl::OkStatus());
-  // It is not forgotten offline.
+  // The offline block is still known.
   EXPECT_EQ(world.hotplug.Online(Section(4), ZoneType::kMovable),
             absl::OkStatus());
   EXPECT_EQ(world.allocator->ZoneOf(Section(4).start).node(), 1);
@@ -297,8 +298,8 @@ TEST(MemoryHotplugZoneTest, OnlineMemoryIsMovableAndInTheLargestBlocks) {
 }
 
 // 64 pages at first, 2,624 later: watermarks, reserves, per-CPU limits and
-// zonelists are those of a guest that was made so.
-TEST(MemoryHotplugZoneTest, WhatDependsOnSizesFollows) {
+// zonelists equal those of a guest booted with that memory.
+TEST(MemoryHotplugZoneTest, LimitsFollowTheSizesOfZones) {
   constexpr uint64_t kPages = 16 * 1024;
   const auto options = [](bool all) {
     return PageAllocatorOptions{
@@ -337,8 +338,8 @@ TEST(MemoryHotplugZoneTest, WhatDependsOnSizesFollows) {
   const PfnRange added = PagesFrom(kNormalStart, kPages).pages();
   world.AddOnline(added, ZoneType::kNormal);
   expect_same(*large);
-  // 64 MiB are of a per-CPU batch of more than one page: 16,384 / 1,024 / 4
-  // pages, half as much again, down to a power of two, less one.
+  // With 64 MiB, the per-CPU batch is more than one page: 16,384 / 1,024 / 4
+  // pages, half as much again, rounded down to a power of two, less one.
   EXPECT_EQ(large->per_cpu_pages(0, large->zone(0, ZoneType::kNormal)).limits(),
             (PerCpuLimits{.batch = 3, .high = 18}));
   const auto page = world.allocator->Allocate(0, Order(0), kGfpKernel);
@@ -351,7 +352,7 @@ TEST(MemoryHotplugZoneTest, WhatDependsOnSizesFollows) {
   EXPECT_LT(world.allocator->Allocate(0, Order(0), kGfpKernel), kNormalStart);
 }
 
-// What is cached when a zone's limits change goes back to the zone.
+// Cached pages are returned to the zone when its limits change.
 TEST(MemoryHotplugZoneTest, NewPerCpuLimitsLoseNoPage) {
   constexpr uint64_t kPages = 4096;
   HotplugWorld world({.memory = {PagesFrom(kNormalStart, kPages)},
@@ -382,7 +383,7 @@ TEST(MemoryHotplugZoneTest, NewPerCpuLimitsLoseNoPage) {
   EXPECT_EQ(world.allocator->Counts().free, PageCount(kPages));
 }
 
-// A zone that is empty again is asked no more, one that has come is.
+// A zone that has become empty is no longer tried; one that has got memory is.
 TEST(MemoryHotplugZoneTest, RequestsFindWhatIsOnline) {
   HotplugWorld world;
   TakeAll(*world.allocator, 0, Order(0));
@@ -395,9 +396,9 @@ TEST(MemoryHotplugZoneTest, RequestsFindWhatIsOnline) {
   EXPECT_FALSE(world.allocator->Allocate(0, Order(0)));
 }
 
-// What observers hear
+// Notifications
 
-TEST(MemoryHotplugObserverTest, HearsOfMemoryBeforeItsBlocksAndAfterItLeft) {
+TEST(MemoryHotplugObserverTest, IsNotifiedBeforeBlocksAreFreeAndAfterRemoval) {
   HotplugWorld world;
   Listener listener;
   world.allocator->SetObserver(&listener, Order(3));
@@ -413,7 +414,7 @@ TEST(MemoryHotplugObserverTest, HearsOfMemoryBeforeItsBlocksAndAfterItLeft) {
   world.allocator->SetObserver(nullptr);
 }
 
-// While it goes offline it does not look absent.
+// While being offlined it is not reported as absent.
 TEST(MemoryHotplugObserverTest, MemoryThatIsLeavingIsOffline) {
   HotplugWorld world;
   Listener listener;
@@ -425,7 +426,7 @@ TEST(MemoryHotplugObserverTest, MemoryThatIsLeavingIsOffline) {
   world.allocator->SetObserver(nullptr);
 }
 
-TEST(MemoryHotplugObserverTest, ALaterOneHearsOfAllThatIsOnline) {
+TEST(MemoryHotplugObserverTest, ALaterOneIsNotifiedOfAllOnlineMemory) {
   HotplugWorld world;
   world.AddOnline(Section(4), ZoneType::kMovable);
   world.AddOnline(Section(6), ZoneType::kMovable);
@@ -438,7 +439,7 @@ TEST(MemoryHotplugObserverTest, ALaterOneHearsOfAllThatIsOnline) {
   world.allocator->SetObserver(nullptr);
 }
 
-TEST(MemoryHotplugObserverTest, ARefusedOfflineIsNotHeardOf) {
+TEST(MemoryHotplugObserverTest, ARefusedOfflineIsNotNotified) {
   HotplugWorld world;
   const Pfn pfn = world.allocator->Allocate(0, Order(0)).value();
   Listener listener;
@@ -450,8 +451,8 @@ TEST(MemoryHotplugObserverTest, ARefusedOfflineIsNotHeardOf) {
   world.allocator->SetObserver(nullptr);
 }
 
-// Wake comes without any lock: whoever is woken may look at states and change
-// the observer.
+// Wake is called outside all locks: the observer may query states and replace
+// itself.
 TEST(MemoryHotplugObserverTest, IsWokenWithoutLocks) {
   constexpr uint64_t kPages = 4096;
   HotplugWorld world({.memory = {PagesFrom(kNormalStart, 4 * kPages)},
@@ -460,7 +461,7 @@ TEST(MemoryHotplugObserverTest, IsWokenWithoutLocks) {
                       .min_free_kbytes = 0});
   const PfnRange added = {kNormalStart + PageCount(8 * kPages),
                           kNormalStart + PageCount(16 * kPages)};
-  // Cached pages, which go to the zone when its limits change.
+  // Cached pages are returned to the zone when its limits change.
   const auto page = world.allocator->Allocate(0, Order(0), kGfpKernel);
   ASSERT_TRUE(page.has_value());
   ASSERT_GT(world.allocator->Counts().cached, PageCount(0));

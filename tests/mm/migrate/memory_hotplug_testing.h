@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_MM_MIGRATE_MEMORY_HOTPLUG_TESTING_H_
 #define GUESTMM_TESTS_MM_MIGRATE_MEMORY_HOTPLUG_TESTING_H_
 
-// A few small memory blocks that come and go, and who listens.
+// A few small memory blocks for hotplug, and an observer.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -69,7 +69,7 @@ struct HotplugWorld {
   MemoryHotplug hotplug;
 };
 
-// An observer that does what the test says, and tells what it heard.
+// An observer that runs the test's callbacks and records its notifications.
 class Listener final : public FreeBlockObserver {
  public:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override {

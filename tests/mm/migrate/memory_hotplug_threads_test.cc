@@ -1,4 +1,4 @@
-// Memory that comes and goes under the feet of vCPUs and a reporter.
+// Hotplug while vCPUs and a reporter run.
 
 #include <gtest/gtest.h>
 
@@ -35,8 +35,8 @@ TEST(MemoryHotplugThreadsTest, WithTheListsOf6_1) {
   EXPECT_TRUE(counts.Reaches(kMuch));
 }
 
-// Of two that start at once one is told to try again, or both are done; never
-// is anything done twice.
+// Of two operations that start together, either one is refused as in progress,
+// or both complete; no operation is applied twice.
 TEST(MemoryHotplugThreadsTest, OperationsDoNotMixUp) {
   const auto allocator = MakeAllocator({.memory = {PagesFrom(Pfn(0), 64)},
                                         .hotplug_end = Pfn(128),

@@ -1,15 +1,15 @@
 #ifndef GUESTMM_MM_MIGRATE_MEMORY_HOTPLUG_H_
 #define GUESTMM_MM_MIGRATE_MEMORY_HOTPLUG_H_
 
-// Memory that comes and goes while the guest runs, in memory blocks of one
-// section, 128 MiB (Linux 5.3, mm/memory_hotplug.c):
+// Memory hotplug: adds memory to and removes it from a running guest, in memory
+// blocks of one section, 128 MiB (Linux 5.3, mm/memory_hotplug.c):
 //
 //             Add            Online
 //   absent ────────▶ offline ────────▶ online
 //          ◀────────         ◀────────
 //            Remove           Offline
 //
-// What is there at boot is online.
+// Memory present at boot is online.
 
 #include <map>
 #include <optional>
@@ -28,58 +28,58 @@ namespace guestmm {
 
 class MemoryHotplug {
  public:
-  // All must outlive this. `ram`: where the memory is mapped and unmapped; null
-  // for a guest that is metadata only. `reporting`: the queue on which the
-  // reporter works, to wait there for blocks in flight; null where there is no
-  // reporter.
+  // All must outlive this. `ram`: maps and unmaps the memory; null for a guest
+  // that is metadata only. `reporting`: the reporter's queue, on which Offline
+  // waits for blocks in flight; null if there is no reporter.
   explicit MemoryHotplug(PageAllocator& allocator, GuestRam* ram = nullptr,
                          Workqueue* reporting = nullptr)
       : allocator_(allocator), ram_(ram), reporting_(reporting) {}
   MemoryHotplug(const MemoryHotplug&) = delete;
   MemoryHotplug& operator=(const MemoryHotplug&) = delete;
 
-  // All of these work on whole memory blocks, one or more, all or none of them;
-  // they may be called while vCPUs and the reporter run. InvalidArgument for
-  // other ranges, and beyond PageAllocatorOptions::hotplug_end; Unavailable
-  // while another of them is under way; in each case without effect.
+  // Operations on one or more whole memory blocks. Each applies to all of them
+  // or has no effect. They may be called while vCPUs and the reporter run.
+  // InvalidArgument if `range` is not whole memory blocks, or ends beyond
+  // PageAllocatorOptions::hotplug_end; Unavailable while another operation is
+  // in progress.
 
-  // Makes memory known, offline, on `node`. AlreadyExists where there is some;
+  // Adds memory to `node`, offline. AlreadyExists if some of it is present;
   // else the error of GuestRam.
   absl::Status Add(PfnRange range, int node) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Gives offline memory to its node's ZONE_MOVABLE, or, for kNormal, to the
-  // zone of the kernel's memory there: the one whose span it lies in, else
-  // Normal (default_kernel_zone_for_pfn). Observers hear of it as of freed
-  // memory. FailedPrecondition, naming the first block that is not offline.
+  // Adds offline memory to its node's ZONE_MOVABLE, or, for kNormal, to the
+  // kernel zone whose span contains it, else to ZONE_NORMAL
+  // (default_kernel_zone_for_pfn). Notifies the observer as of freed memory.
+  // FailedPrecondition, naming the block, if one is not offline.
   absl::Status Online(PfnRange range, ZoneType type) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Takes memory back from its zone: isolates its pageblocks, drains per-CPU
-  // lists, waits for blocks in flight. Nothing is moved: FailedPrecondition
-  // names the first page that is in use, or not there, or in another zone, and
-  // everything is as before.
+  // Removes memory from its zone: isolates its pageblocks, drains per-CPU
+  // lists, waits for blocks in flight. Does not migrate pages:
+  // FailedPrecondition, naming the page, if one is in use, absent, or in
+  // another zone.
   absl::Status Offline(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Forgets offline memory, and unmaps it. FailedPrecondition, naming the first
-  // block that is not offline; else the error of GuestRam.
+  // Removes offline memory and unmaps it. FailedPrecondition, naming the block,
+  // if one is not offline; else the error of GuestRam.
   absl::Status Remove(PfnRange range) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // The state of the memory block that holds `pfn`: "absent", "offline",
+  // The state of the memory block that contains `pfn`: "absent", "offline" or
   // "online".
   std::string_view StateOf(Pfn pfn) const ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
-  // One operation at a time, without a lock while it waits.
+  // Admits one operation at a time, without holding a lock while it waits.
   class Operation;
 
   PageCount section_pages() const { return allocator_.section_order().pages(); }
   absl::Status CheckRange(PfnRange range) const;
-  // FailedPrecondition where a memory block of `range` is not offline.
+  // FailedPrecondition if a memory block of `range` is not offline.
   absl::Status CheckOffline(PfnRange range) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // The zone that all of `range` is in.
+  // The zone that contains all of `range`; else FailedPrecondition.
   absl::StatusOr<Zone*> OneZone(PfnRange range) const;
   Zone& KernelZone(PfnRange range, int node) const;
-  // Empties `range`, whose pageblocks are isolated.
+  // Waits until all of `range` is free. REQUIRES: its pageblocks are isolated.
   absl::Status WaitUntilFree(Zone& zone, PfnRange range);
 
   PageAllocator& allocator_;

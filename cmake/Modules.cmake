@@ -43,7 +43,7 @@ set(GUESTMM_MODULES
     # Mechanisms, and the experiments that compare them.
     "mechanism: base reporting machine"
     "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
-    "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/real workload mechanism"
+    "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/model machine/real workload mechanism"
     "experiment/compare: base frame ram buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"
     "experiment/report: base frame buddy reporting trace host/accounting machine machine/model workload mechanism experiment/replay experiment/density experiment/compare")
 

@@ -35,16 +35,15 @@ class CommandLineTest : public CommandTest {
 
 TEST_F(CommandLineTest, NamesTheOptionTheValueAndTheRule) {
   ExpectRefused("density --scale 0",
-                "guestmm density: --scale 0: allowed is 0.02 to 64");
+                "guestmm density: --scale=0: must be 0.02 to 64");
   ExpectRefused("density --scale abc",
-                "guestmm density: --scale abc: allowed is a number, as in "
-                "0.25");
+                "guestmm density: --scale=abc: must be a number, as in 0.25");
   ExpectRefused(
       "density --policies off,nonsense",
       "guestmm density: --policies=nonsense: must be one of off, v12, "
       "v12-hotplug, linux, adaptive");
   ExpectRefused("density --vmm ''",
-                "guestmm density: --vmm: allowed is the path of a socket");
+                "guestmm density: --vmm=\"\": must be the path of a socket");
   ExpectRefused("density --order 11",
                 "guestmm density: --order=11: must be 0 to 10 for v12");
   for (const std::string delay : {"3601", "1e300", "-0.1", "nan", "soon"}) {
@@ -53,31 +52,34 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndTheRule) {
                       ": must be 0 to 3600 seconds for linux");
   }
   ExpectRefused("density --seed -1",
-                "guestmm density: --seed -1: allowed is a whole number from 0 "
-                "to 18446744073709551615");
+                "guestmm density: --seed=-1: must be a whole number from 0 to "
+                "18446744073709551615");
   ExpectRefused("density --hypervisor xen",
-                "guestmm density: --hypervisor xen: allowed is madvise, none");
+                "guestmm density: --hypervisor=xen: must be one of madvise, "
+                "none");
   ExpectRefused("density --footprint 3parsecs",
-                "guestmm density: --footprint 3parsecs: allowed is a number of "
+                "guestmm density: --footprint=3parsecs: must be a number of "
                 "bytes, KiB, MiB, GiB or TiB, as in 256MiB");
 }
 
 TEST_F(CommandLineTest, RefusesMoreMemoryThanTheMachineHas) {
-  const Outcome outcome = Guestmm(
-      "density --scale 1 --host-memory 64TiB --out " + (top_ / "out").string());
+  const Outcome outcome =
+      Guestmm("density --host-memory 64TiB --out " + (top_ / "out").string());
   EXPECT_EQ(outcome.status, 2);
-  EXPECT_THAT(outcome.err,
-              AllOf(HasSubstr("--host-memory 64.00 TiB: a host of 64.00 TiB"),
-                    HasSubstr("this machine has available")));
+  EXPECT_THAT(
+      outcome.err,
+      AllOf(HasSubstr("--host-memory=64.00 TiB: must be less: a host of "
+                      "64.00 TiB needs "),
+            HasSubstr("of real memory, and this machine has ")));
   EXPECT_FALSE(fs::exists(top_ / "out"));
 }
 
 TEST_F(CommandLineTest, RefusesAFolderThatCannotBeWrittenBeforeRunning) {
   std::ofstream(top_ / "file") << "text";
   const std::string out = (top_ / "file" / "out").string();
-  ExpectRefused(
-      "density --out " + out,
-      "guestmm density: --out " + out + ": cannot be made: Not a directory");
+  ExpectRefused("density --out " + out,
+                "guestmm density: --out=" + out +
+                    ": must be a folder that can be created: Not a directory");
 }
 
 TEST_F(CommandLineTest, RefusesUnknownCommandsAndOptions) {
@@ -95,16 +97,16 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   for (const char* option :
        {"--scale", "--guest-memory", "--host-memory", "--footprint",
         "--workload-min", "--policies", "--seed", "--order", "--threshold",
-        "--capacity", "--delay", "--hypervisor", "--huge-pages",
-        "--idle-activity", "--settle", "--max-guests", "--out"}) {
+        "--capacity", "--delay", "--hypervisor", "--huge-pages", "--real-time",
+        "--vmm", "--idle-activity", "--settle", "--max-guests", "--out"}) {
     EXPECT_THAT(help.out, HasSubstr(option));
   }
 }
 
 TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
   const fs::path out = top_ / "a" / "out";
-  const Outcome outcome =
-      Guestmm("density --scale 0.02 --max-guests 3 --out " + out.string());
+  const Outcome outcome = Guestmm(
+      "density --scale 0.02 --settle 1 --max-guests 3 --out " + out.string());
   EXPECT_EQ(outcome.status, 0);
   // Progress is printed to terminals only.
   EXPECT_THAT(outcome.err, IsEmpty());
@@ -220,16 +222,16 @@ TEST_F(CompareProcessesTest, AreRefusedInVirtualTime) {
                 "guestmm compare: --processes=2: must be 1 in virtual time; "
                 "runs are deterministic");
   ExpectRefused("compare --real --processes 0",
-                "guestmm compare: --processes 0: allowed is a whole number "
-                "from 1 to 100");
+                "guestmm compare: --processes=0: must be a whole number from 1 "
+                "to 100");
 }
 
 TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("compare --granule 1MiB",
-                "guestmm compare: --granule 1MiB: allowed is 4KiB, 2MiB");
+                "guestmm compare: --granule=1MiB: must be one of 4KiB, 2MiB");
   ExpectRefused("compare --vcpus 0",
-                "guestmm compare: --vcpus 0: allowed is a whole number from 1 "
-                "to 64");
+                "guestmm compare: --vcpus=0: must be a whole number from 1 to "
+                "64");
   ExpectRefused("compare --duration 4000",
                 "guestmm compare: --duration=4000: must be 0 to 3600 seconds");
   ExpectRefused("compare --guest-memory 1MiB",
@@ -278,34 +280,34 @@ TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
 
 TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("info --memory 0-2G,4Q-5G",
-                "guestmm info: --memory 0-2G,4Q-5G: \"4Q\" at character 6: "
+                "guestmm info: --memory=0-2G,4Q-5G: \"4Q\" at character 6: "
                 "must be a number of bytes, decimal or hexadecimal, optionally "
                 "with K, M, G or T, as in 4G or 0x100000000");
   ExpectRefused("info --movable 5000",
-                "guestmm info: --movable 5000: must be whole pages of 4 "
+                "guestmm info: --movable=5000: must be whole pages of 4 "
                 "KiB, as in 8K or 1GiB");
   ExpectRefused(
       "info --distances '10,20;9,10'",
-      "guestmm info: --distances 10,20;9,10: \"9\" must be 10 to 255; rows are "
+      "guestmm info: --distances=10,20;9,10: \"9\" must be 10 to 255; rows are "
       "as in \"10,20;20,10\"");
-  ExpectRefused("info --cpus 0",
-                "guestmm info: --cpus 0: allowed is a whole number from 1 to "
-                "1024");
+  ExpectRefused(
+      "info --cpus 0",
+      "guestmm info: --cpus=0: must be a whole number from 1 to 1024");
   ExpectRefused("info --min-free-kbytes 4G",
-                "guestmm info: --min-free-kbytes 4G: allowed is a whole number "
+                "guestmm info: --min-free-kbytes=4G: must be a whole number "
                 "from 0 to 1073741824");
   ExpectRefused("info --per-cpu-lists 5.4",
-                "guestmm info: --per-cpu-lists 5.4: allowed is 5.3, 6.1");
+                "guestmm info: --per-cpu-lists=5.4: must be one of 5.3, 6.1");
   ExpectRefused("info --placement 6.2",
-                "guestmm info: --placement 6.2: allowed is 5.3, 6.1");
+                "guestmm info: --placement=6.2: must be one of 5.3, 6.1");
   ExpectRefused("info --shuffle yes",
-                "guestmm info: --shuffle yes: allowed is a whole number from 0 "
-                "to 18446744073709551615");
+                "guestmm info: --shuffle=yes: must be a whole number from 0 to "
+                "18446744073709551615");
   ExpectRefused("info --churn -1",
-                "guestmm info: --churn -1: allowed is a whole number from 0 to "
+                "guestmm info: --churn=-1: must be a whole number from 0 to "
                 "1099511627776");
   ExpectRefused("info --show buddyinfo,slabinfo",
-                "guestmm info: --show buddyinfo,slabinfo: \"slabinfo\" must be "
+                "guestmm info: --show=buddyinfo,slabinfo: \"slabinfo\" must be "
                 "one of buddyinfo, pagetypeinfo, zoneinfo, vmstat");
 }
 

@@ -78,7 +78,7 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "--policies=nonsense: must be one of off, v12, v12-hotplug, linux, "
          "adaptive, real");
   expect(recording_ + " --placement here", 2,
-         "--placement here: allowed is recorded, native");
+         "--placement=here: must be one of recorded, native");
   expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
          "guestmm replay: --touch=GFP_USER,GFP_NONSENSE: must be all, or gfp "
          "flags as in GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO; "
@@ -92,14 +92,13 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "--real: the guest's 64.00 TiB and 256.00 MiB besides must be "
          "available on this machine, which has ");
   for (const std::string tail : {"1e300", "-1e300", "604801", "-1", "nan"}) {
-    expect(
-        recording_ + " --tail " + tail, 2,
-        "--tail " + tail + ": allowed is a number of seconds from 0 to 604800");
+    expect(recording_ + " --tail " + tail, 2,
+           "--tail=" + tail + ": must be a number of seconds from 0 to 604800");
   }
   expect(recording_ + " --delay 1e300", 2,
          "--delay=1e300: must be 0 to 3600 seconds for linux");
   expect(recording_ + " --granule 2GiB", 2,
-         "--granule 2GiB: allowed is 4KiB, 2MiB");
+         "--granule=2GiB: must be one of 4KiB, 2MiB");
   expect(recording_ + " --order 5", 2,
          "--policies=adaptive: order must be 9 to 10 with a granule of 2.00 "
          "MiB");

@@ -10,12 +10,7 @@
 namespace guestmm::tools {
 namespace {
 
-[[noreturn]] void Reject(const std::string& name, const std::string& text,
-                         const std::string& allowed) {
-  throw CLI::ValidationError(name + " " + text, "allowed is " + allowed);
-}
-
-// The whole of `text` as a number; none if it is not one.
+// The whole of `text` as a number. Unset if it is not one.
 template <typename T>
 std::optional<T> Parse(std::string_view text) {
   T value{};
@@ -25,21 +20,41 @@ std::optional<T> Parse(std::string_view text) {
   return value;
 }
 
+uint64_t ParseBytesOrReject(const std::string& name, const std::string& text) {
+  const std::optional<uint64_t> bytes = ParseBytes(text);
+  if (!bytes) {
+    Reject(name, text,
+           "must be a number of bytes, KiB, MiB, GiB or TiB, as in 256MiB");
+  }
+  return *bytes;
+}
+
 }  // namespace
+
+void Reject(const std::string& name, const std::string& text,
+            const std::string& rule) {
+  throw CLI::ValidationError(name + "=" + (text.empty() ? "\"\"" : text), rule);
+}
 
 void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,
               const std::string& help) {
   app.add_option_function<std::string>(
          name,
          [name, &bytes](const std::string& text) {
-           const std::optional<uint64_t> parsed = ParseBytes(text);
-           if (!parsed) {
-             Reject(name, text,
-                    "a number of bytes, KiB, MiB, GiB or TiB, as in 256MiB");
-           }
-           bytes = *parsed;
+           bytes = ParseBytesOrReject(name, text);
          },
          help + " [" + FormatBytes(bytes) + "]")
+      ->type_name("BYTES");
+}
+
+void AddBytes(CLI::App& app, const std::string& name,
+              std::optional<uint64_t>& bytes, const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [name, &bytes](const std::string& text) {
+           bytes = ParseBytesOrReject(name, text);
+         },
+         help)
       ->type_name("BYTES");
 }
 
@@ -52,8 +67,8 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
            value = Parse<uint64_t>(text);
            if (!value || *value < low || *value > high) {
              Reject(name, text,
-                    "a whole number from " + std::to_string(low) + " to " +
-                        std::to_string(high));
+                    "must be a whole number from " + std::to_string(low) +
+                        " to " + std::to_string(high));
            }
          },
          help)
@@ -67,12 +82,13 @@ void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
          name,
          [name, low, high, &value](const std::string& text) {
            const std::optional<double> seconds = Parse<double>(text);
-           // What is not a number is not in the bounds.
+           // Written so that NaN is rejected.
            if (!seconds ||
                !(*seconds >= ToSeconds(low) && *seconds <= ToSeconds(high))) {
-             Reject(name, text,
-                    absl::StrFormat("a number of seconds from %g to %.10g",
-                                    ToSeconds(low), ToSeconds(high)));
+             Reject(
+                 name, text,
+                 absl::StrFormat("must be a number of seconds from %g to %.10g",
+                                 ToSeconds(low), ToSeconds(high)));
            }
            value = Nanoseconds(std::llround(*seconds * 1e9));
          },
@@ -87,7 +103,7 @@ void AddNumber(CLI::App& app, const std::string& name,
          [name, &value](const std::string& text) {
            value = Parse<double>(text);
            if (!value || !std::isfinite(*value)) {
-             Reject(name, text, "a number, as in 0.25");
+             Reject(name, text, "must be a number, as in 0.25");
            }
          },
          help)

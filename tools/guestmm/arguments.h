@@ -1,9 +1,9 @@
 #ifndef GUESTMM_TOOLS_GUESTMM_ARGUMENTS_H_
 #define GUESTMM_TOOLS_GUESTMM_ARGUMENTS_H_
 
-// Options of the kinds that guestmm's commands have. A bad value ends parsing
-// with a CLI::ValidationError of one line that names the option, the value and
-// what is allowed.
+// The kinds of options that guestmm's commands have. A bad value ends parsing
+// with a CLI::ValidationError of one line, in OptionError's form:
+// "--vcpus=0: must be a whole number from 1 to 64".
 
 #include <cstdint>
 #include <optional>
@@ -17,9 +17,18 @@
 
 namespace guestmm::tools {
 
-// A number of bytes, as ParseBytes takes it: "256MiB", "5 GiB", "4096".
+// Throws the error of option `name`: its value is `text`, and `rule` says what
+// it must be.
+[[noreturn]] void Reject(const std::string& name, const std::string& text,
+                         const std::string& rule);
+
+// A number of bytes, as ParseBytes takes it: "256MiB", "5 GiB", "4096". The
+// help ends with the default that `bytes` has.
 void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,
               const std::string& help);
+// The same, unset by default.
+void AddBytes(CLI::App& app, const std::string& name,
+              std::optional<uint64_t>& bytes, const std::string& help);
 
 // A whole number from `low` to `high`.
 void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
@@ -31,11 +40,11 @@ void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
                 Nanoseconds high, std::optional<Nanoseconds>& value,
                 const std::string& help);
 
-// A decimal number; its bounds are the experiment's to check.
+// A decimal number. Its bounds are checked by the experiment.
 void AddNumber(CLI::App& app, const std::string& name,
                std::optional<double>& value, const std::string& help);
 
-// One of some words, each standing for a value.
+// One of `choices`, each a word and the value that it stands for.
 template <typename T>
 void AddChoice(CLI::App& app, const std::string& name,
                const std::vector<std::pair<std::string, T>>& choices, T& value,
@@ -43,21 +52,21 @@ void AddChoice(CLI::App& app, const std::string& name,
   app.add_option_function<std::string>(
       name,
       [name, choices, &value](const std::string& text) {
-        std::string allowed;
+        std::string words;
         for (const auto& [word, meaning] : choices) {
           if (word == text) {
             value = meaning;
             return;
           }
-          allowed += (allowed.empty() ? "" : ", ") + word;
+          words += (words.empty() ? "" : ", ") + word;
         }
-        throw CLI::ValidationError(name + " " + text, "allowed is " + allowed);
+        Reject(name, text, "must be one of " + words);
       },
       help);
 }
 
-// What `parse` makes of the text, of type absl::StatusOr<T>. Its errors begin
-// with the text.
+// The result of `parse`, an absl::StatusOr<T>, for the text. Its errors begin
+// with the text: "4Q: must be …".
 template <typename T, typename Parse>
 void AddParsed(CLI::App& app, const std::string& name,
                const std::string& type_name, Parse parse, T& value,
@@ -67,7 +76,7 @@ void AddParsed(CLI::App& app, const std::string& name,
          [name, parse, &value](const std::string& text) {
            absl::StatusOr<T> parsed = parse(text);
            if (!parsed.ok()) {
-             throw CLI::ValidationError(name + " " +
+             throw CLI::ValidationError(name + "=" +
                                         std::string(parsed.status().message()));
            }
            value = *std::move(parsed);

@@ -1,5 +1,3 @@
-#include "tools/guestmm/calibrate_command.h"
-
 #include <cstddef>
 #include <filesystem>
 #include <iostream>
@@ -13,6 +11,7 @@
 #include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/machine/model/calibrate.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"

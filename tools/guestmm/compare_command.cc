@@ -1,5 +1,3 @@
-#include "tools/guestmm/compare_command.h"
-
 #include <algorithm>
 #include <iostream>
 #include <memory>
@@ -18,6 +16,7 @@
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/recipes.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"

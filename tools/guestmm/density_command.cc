@@ -1,17 +1,17 @@
-#include "tools/guestmm/density_command.h"
-
 #include <cstdint>
-#include <cstdio>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
@@ -20,9 +20,10 @@
 namespace guestmm::tools {
 namespace {
 
-// What the command line said.
+// The command line, parsed. Unset options keep DensityOptions' defaults.
 struct DensityArguments {
   DensityOptions options;
+  std::optional<double> scale;
   std::optional<uint64_t> seed;
   std::optional<uint64_t> max_guests;
   std::optional<double> settle;
@@ -31,6 +32,7 @@ struct DensityArguments {
 
   DensityOptions ToOptions() const {
     DensityOptions result = options;
+    result.scale = scale.value_or(options.scale);
     result.seed = seed.value_or(options.seed);
     if (max_guests) result.max_guests = static_cast<int>(*max_guests);
     result.settle_seconds = settle.value_or(options.settle_seconds);
@@ -40,13 +42,14 @@ struct DensityArguments {
 };
 
 void PrintTable(const DensityResult& result) {
-  const DensityOptions& options = result.options;
+  const DensitySetup& setup = result.setup;
   std::cout << absl::StrFormat(
-      "density: guests of %s on a host of %s (scale %g), each touching %s or "
-      "more, freeing it and %s; seed %d\n\n",
-      FormatBytes(options.guest_bytes), FormatBytes(options.host_bytes),
-      *options.scale, FormatBytes(options.workload_min_bytes),
-      options.idle_activity ? "then idling" : "then silent", options.seed);
+      "density: guests of %s on a host of %s, each touching %s or more, "
+      "freeing it and then %s; in %s time, seed %d\n\n",
+      FormatBytes(setup.guest_bytes), FormatBytes(setup.host_bytes),
+      FormatBytes(setup.workload_min_bytes),
+      setup.options.idle_activity ? "idling" : "silent",
+      setup.options.real_time ? "real" : "virtual", setup.options.seed);
   const int limit = result.rows.back().guests;
   Table table({"policy", "guests that fit", "resident at end", "handed back",
                "reports", "madvise calls", "share of limit", "time"});
@@ -70,10 +73,13 @@ void PrintTable(const DensityResult& result) {
 }
 
 int RunDensityCommand(const DensityArguments& arguments) {
-  // Everything that can be wrong is found before anything is written or run.
-  const absl::StatusOr<DensityOptions> resolved =
+  // Finds all errors of the command line before anything is written or run.
+  const absl::StatusOr<DensitySetup> setup =
       ResolveDensity(arguments.ToOptions(), AvailableMemory());
-  if (!resolved.ok()) return Fail("density", resolved.status(), "--");
+  if (!setup.ok()) {
+    const bool named = setup.status().message().substr(0, 2) == "--";
+    return Fail("density", setup.status(), named ? "" : "--");
+  }
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
@@ -81,7 +87,7 @@ int RunDensityCommand(const DensityArguments& arguments) {
     if (!opened.ok()) {
       return Fail("density",
                   absl::InvalidArgumentError(opened.status().message()),
-                  "--out ");
+                  "--out=");
     }
     out = *std::move(opened);
   }
@@ -89,7 +95,7 @@ int RunDensityCommand(const DensityArguments& arguments) {
   absl::StatusOr<DensityResult> result;
   {
     ProgressLine line;
-    result = RunDensity(*resolved, [&](const DensityProgress& progress) {
+    result = RunDensity(*setup, [&](const DensityProgress& progress) {
       line.Show(
           absl::StrFormat("%s: launching guest %d %s %s of %s resident",
                           progress.policy, progress.guest,
@@ -99,12 +105,12 @@ int RunDensityCommand(const DensityArguments& arguments) {
                           FormatBytes(progress.host_bytes)));
     });
   }
-  if (!result.ok()) return Fail("density", result.status(), "");
+  if (!result.ok()) return Fail("density", result.status());
   PrintTable(*result);
   if (!out) return kExitSuccess;
   absl::Status written = out->Write("series.csv", DensitySeriesCsv(*result));
   written.Update(out->Write("summary.json", DensitySummaryJson(*result)));
-  if (!written.ok()) return Fail("density", written, "--out ");
+  if (!written.ok()) return Fail("density", written, "--out=");
   std::cout << "\nwritten to " << out->path().string()
             << ": summary.json, series.csv\n";
   return kExitSuccess;
@@ -115,62 +121,67 @@ int RunDensityCommand(const DensityArguments& arguments) {
 std::function<int()> AddDensityCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "density",
-      "How many guests that touch most of their memory and free it fit on a "
-      "host? The experiment of the v12 cover letter, on real memory.");
+      "How many guests fit on a host if each touches most of its memory and "
+      "frees it? The experiment of the v12 cover letter, on real memory and in "
+      "virtual time.");
   const auto arguments = std::make_shared<DensityArguments>();
   DensityOptions& options = arguments->options;
-  AddNumber(command, "--scale", options.scale,
-            "Multiplies every size: 1 is guests of 5 GiB on 15 GiB "
-            "[what free memory allows, at most 0.1]");
   AddBytes(command, "--guest-memory", options.guest_bytes,
-           "Memory of a guest, before scaling");
+           "Memory of a guest [512 MiB]");
   AddBytes(command, "--host-memory", options.host_bytes,
-           "Memory of the host, before scaling");
+           "Memory of the host [1.5 GiB]");
   AddBytes(command, "--footprint", options.footprint_bytes,
-           "What a guest's kernel keeps in use, before scaling");
+           "Memory that a guest's kernel keeps in use [1/20 of the guest's]");
   AddBytes(command, "--workload-min", options.workload_min_bytes,
-           "The least that a workload touches, before scaling");
+           "Memory that a workload touches, at least [4/5 of the guest's]");
+  AddNumber(command, "--scale", arguments->scale,
+            "Multiplies the cover letter's sizes, guests of 5 GiB on a host of "
+            "15 GiB, where they are not given [0.1]");
   command
       .add_option("--policies", options.policies,
-                  "Which to run, separated by commas [off,v12]")
+                  "Policies to run, separated by commas "
+                  "[off,v12,linux,adaptive]")
       ->delimiter(',');
   AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
-             "Draws sizes and orders [1]");
+             "Seed of all sizes and orders [1]");
   AddPolicyArguments(command, arguments->policy);
   AddChoice<HypervisorKind>(
       command, "--hypervisor",
       {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},
       options.hypervisor,
-      "madvise: discards; none: acknowledges and keeps "
-      "everything [madvise]");
-  command
-      .add_option("--vmm", options.vmm_socket,
-                  "The guests' balloons are those of the VMM that listens "
-                  "there (guestmm vmm), their memory is in memfds [none]")
-      ->type_name("PATH")
-      ->check([](const std::string& path) {
-        return path.empty() ? "allowed is the path of a socket" : "";
-      });
+      "madvise: discards; none: acknowledges and keeps everything [madvise]");
   AddChoice<HugePages>(command, "--huge-pages",
                        {{"host", HugePages::kHostDefault},
                         {"advise", HugePages::kAdvise},
                         {"forbid", HugePages::kForbid}},
                        options.huge_pages,
-                       "Transparent huge pages behind guest RAM: as the host's "
-                       "setting says, advised, or forbidden [host]");
+                       "Transparent huge pages behind guest RAM: by the host's "
+                       "setting, advised, or forbidden [host]");
+  command.add_flag("--real-time", options.real_time,
+                   "Run guests and devices on threads, in real time; results "
+                   "then vary");
+  AddParsed<std::string>(
+      command, "--vmm", "PATH",
+      [](const std::string& path) -> absl::StatusOr<std::string> {
+        if (!path.empty()) return path;
+        return absl::InvalidArgumentError("\"\": must be the path of a socket");
+      },
+      options.vmm_socket,
+      "Socket of a VMM (guestmm vmm) that has the guests' balloon devices; "
+      "guest memory is in memfds, time is real [none]");
   AddChoice<bool>(command, "--idle-activity", {{"on", true}, {"off", false}},
                   options.idle_activity,
                   "Whether a guest whose workload has ended still takes and "
-                  "frees a little memory, as an idle guest does; v12 starts no "
-                  "run but by a free [on]");
+                  "frees a little memory until it has settled, as an idle "
+                  "guest does; v12 starts a run only on a free [on]");
   AddNumber(command, "--settle", arguments->settle,
-            "Seconds to wait, at most, until a guest gives nothing more back "
-            "[10]");
+            "Seconds that a guest settles before the next is launched; with "
+            "--real-time, at most [10]");
   AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,
-             "Stop a policy's row here [100]");
+             "Guests at which a policy's row ends [100]");
   command
       .add_option("--out", arguments->out,
-                  "Write summary.json and series.csv to this folder")
+                  "Folder for summary.json and series.csv [none]")
       ->type_name("DIR");
   return [arguments] { return RunDensityCommand(*arguments); };
 }

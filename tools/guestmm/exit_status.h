@@ -8,16 +8,16 @@
 namespace guestmm::tools {
 
 inline constexpr int kExitSuccess = 0;
-inline constexpr int kExitFailure = 1;  // what was asked for could not be done
-inline constexpr int kExitUsage = 2;    // what was asked for makes no sense
+inline constexpr int kExitFailure = 1;  // the command failed
+inline constexpr int kExitUsage = 2;    // an error in its arguments
 
-// Says on stderr, in one line, that `command` failed: `prefix` and the status's
-// message. The exit status: kExitUsage for InvalidArgument.
+// Prints one line on stderr, of `command`, `prefix` and the status's message.
+// Returns the exit status: kExitUsage for InvalidArgument, else kExitFailure.
 int Fail(std::string_view command, const absl::Status& status,
          std::string_view prefix = "");
 
-// The same of a file that was read. Always kExitFailure: one that is damaged or
-// malformed is no mistake in the command.
+// The same for an error in a file that was read. Returns kExitFailure: a
+// damaged or malformed file is no error in the arguments.
 int FailReading(std::string_view command, const absl::Status& status);
 
 }  // namespace guestmm::tools

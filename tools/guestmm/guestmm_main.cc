@@ -6,14 +6,8 @@
 #include <string>
 
 #include "CLI/CLI.hpp"
-#include "tools/guestmm/calibrate_command.h"
-#include "tools/guestmm/compare_command.h"
-#include "tools/guestmm/density_command.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
-#include "tools/guestmm/info_command.h"
-#include "tools/guestmm/replay_command.h"
-#include "tools/guestmm/trace_command.h"
-#include "tools/guestmm/vmm_command.h"
 
 namespace guestmm::tools {
 

@@ -3,10 +3,10 @@
 
 namespace guestmm::tools {
 
-// The whole of the guestmm command; returns its exit status. A program that
+// Runs the guestmm command and returns its exit status. A program that
 // registers a policy first (guestmm/reporting/policies.h) is guestmm with that
-// policy. `compare --processes` starts the program again, with arguments for
-// this function alone.
+// policy. `compare --processes` runs the calling program again, with arguments
+// that only this function understands.
 int GuestmmMain(int argc, char** argv);
 
 }  // namespace guestmm::tools

@@ -1,5 +1,3 @@
-#include "tools/guestmm/info_command.h"
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -22,6 +20,7 @@
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/proc_text.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 
 namespace guestmm::tools {
@@ -109,8 +108,8 @@ absl::StatusOr<std::vector<Text>> ParseTexts(const std::string& text) {
       for (const Text& t : all) {
         absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", t.name);
       }
-      return absl::InvalidArgumentError(absl::StrCat(
-          text, ": \"", name, "\" must be one of ", allowed));
+      return absl::InvalidArgumentError(
+          absl::StrCat(text, ": \"", name, "\" must be one of ", allowed));
     }
     texts.push_back(*found);
   }

@@ -8,7 +8,7 @@
 namespace guestmm::tools {
 namespace {
 
-// Back to the line's start, and clear it.
+// Returns to the start of the line and clears it.
 constexpr char kStartOver[] = "\r\x1b[K";
 
 }  // namespace

@@ -5,8 +5,8 @@
 
 namespace guestmm::tools {
 
-// One line on stderr that says what is going on, written over as it changes and
-// gone at the end. Nothing where stderr is not a terminal.
+// A line of progress on stderr, overwritten by the next and erased at the end.
+// Prints nothing if stderr is not a terminal.
 class ProgressLine {
  public:
   ProgressLine();
@@ -20,7 +20,7 @@ class ProgressLine {
   const bool terminal_;
 };
 
-// "[#####-----]": how much of `whole` is `part`.
+// "[#####-----]": the share of `part` in `whole`. Empty if `whole` is 0.
 std::string Bar(double part, double whole);
 
 }  // namespace guestmm::tools

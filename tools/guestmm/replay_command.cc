@@ -1,5 +1,3 @@
-#include "tools/guestmm/replay_command.h"
-
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -29,6 +27,7 @@
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/recording.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"

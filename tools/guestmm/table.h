@@ -7,14 +7,14 @@
 
 namespace guestmm::tools {
 
-// Rows of text under headings, in columns that line up: the first to the left,
-// the others to the right.
+// Rows of text under headings, in aligned columns: the first to the left, the
+// others to the right.
 class Table {
  public:
   explicit Table(std::vector<std::string> headings)
       : rows_{std::move(headings)} {}
 
-  // REQUIRES: as many cells as headings.
+  // REQUIRES: one cell for each heading.
   void AddRow(std::vector<std::string> cells) {
     rows_.push_back(std::move(cells));
   }

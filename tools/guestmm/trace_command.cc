@@ -1,5 +1,3 @@
-#include "tools/guestmm/trace_command.h"
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -20,6 +18,7 @@
 #include "guestmm/trace/trace_file.h"
 #include "guestmm/trace/trace_reader.h"
 #include "tools/guestmm/arguments.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/table.h"
 

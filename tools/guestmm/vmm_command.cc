@@ -1,5 +1,3 @@
-#include "tools/guestmm/vmm_command.h"
-
 #include <csignal>
 #include <iostream>
 #include <memory>
@@ -9,6 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/units.h"
 #include "guestmm/vmm/vmm.h"
+#include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 

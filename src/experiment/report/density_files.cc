@@ -1,4 +1,4 @@
-// The files that the density experiment leaves: summary.json and series.csv.
+// The density experiment's files: summary.json and series.csv.
 
 #include <string>
 
@@ -36,16 +36,17 @@ std::string_view Name(HugePages huge_pages) {
   return "unknown";
 }
 
-Json ConfigJson(const DensityOptions& options) {
-  return {{"scale", OrNull(options.scale)},
-          {"guest_bytes", options.guest_bytes},
-          {"host_bytes", options.host_bytes},
-          {"footprint_bytes", options.footprint_bytes},
-          {"workload_min_bytes", options.workload_min_bytes},
+Json ConfigJson(const DensitySetup& setup) {
+  const DensityOptions& options = setup.options;
+  return {{"scale", options.scale},
+          {"guest_bytes", setup.guest_bytes},
+          {"host_bytes", setup.host_bytes},
+          {"footprint_bytes", setup.footprint_bytes},
+          {"workload_min_bytes", setup.workload_min_bytes},
           {"policies", options.policies},
           {"policy_parameters",
            PolicyParametersJson(options.policies, options.policy_parameters,
-                                Order(0))},
+                                setup.granule)},
           {"hypervisor", Name(options.hypervisor)},
           {"huge_pages", Name(options.huge_pages)},
           {"vmm", options.vmm_socket.empty() ? Json(nullptr)
@@ -79,12 +80,14 @@ Json RowJson(const DensityRow& row) {
 std::string DensitySummaryJson(const DensityResult& result) {
   Json rows = Json::array();
   for (const DensityRow& row : result.rows) rows.push_back(RowJson(row));
-  return SummaryJson({.schema_version = kSchemaVersion,
-                      .experiment = "density",
-                      .config = ConfigJson(result.options),
-                      .seed = result.options.seed,
-                      .host = result.host,
-                      .rows = rows});
+  return SummaryJson(
+      {.schema_version = kSchemaVersion,
+       .experiment = "density",
+       .mode = result.setup.options.real_time ? "real" : "virtual",
+       .config = ConfigJson(result.setup),
+       .seed = result.setup.options.seed,
+       .host = result.host,
+       .rows = rows});
 }
 
 std::string DensitySeriesCsv(const DensityResult& result) {

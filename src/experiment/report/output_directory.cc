@@ -15,16 +15,17 @@ absl::StatusOr<OutputDirectory> OutputDirectory::Open(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": cannot be made: ", error.message()));
+    return absl::FailedPreconditionError(absl::StrCat(
+        path, ": must be a folder that can be created: ", error.message()));
   }
   if (!std::filesystem::is_directory(path, error)) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, ": is not a directory"));
+        absl::StrCat(path, ": must be a folder"));
   }
   if (access(path.c_str(), W_OK | X_OK) != 0) {
     return absl::PermissionDeniedError(absl::StrCat(
-        path, ": cannot be written to: ", std::string(std::strerror(errno))));
+        path,
+        ": must be a writable folder: ", std::string(std::strerror(errno))));
   }
   return OutputDirectory(path);
 }

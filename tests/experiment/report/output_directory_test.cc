@@ -35,14 +35,14 @@ class OutputDirectoryTest : public testing::Test {
   const fs::path top_;
 };
 
-TEST_F(OutputDirectoryTest, MakesTheFolderAndItsParents) {
+TEST_F(OutputDirectoryTest, CreatesTheFolderAndItsParents) {
   const auto out = OutputDirectory::Open((top_ / "a" / "b").string());
   ASSERT_EQ(out.status(), absl::OkStatus());
   ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
   EXPECT_EQ(Contents(top_ / "a" / "b" / "file"), "text");
 }
 
-TEST_F(OutputDirectoryTest, ReplacesAFileWholeAndLeavesNoOther) {
+TEST_F(OutputDirectoryTest, ReplacesAFileAndLeavesNoOther) {
   const auto out = OutputDirectory::Open(top_.string());
   ASSERT_EQ(out->Write("file", "a longer text"), absl::OkStatus());
   ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
@@ -50,19 +50,21 @@ TEST_F(OutputDirectoryTest, ReplacesAFileWholeAndLeavesNoOther) {
   EXPECT_EQ(std::distance(fs::directory_iterator(top_), {}), 1);
 }
 
-TEST_F(OutputDirectoryTest, SaysWhyAFolderCannotBe) {
+TEST_F(OutputDirectoryTest, RefusesAPathThatCannotBeAFolder) {
   std::ofstream(top_ / "file") << "text";
-  const absl::Status in_file =
-      OutputDirectory::Open((top_ / "file" / "sub").string()).status();
-  EXPECT_THAT(std::string(in_file.message()), HasSubstr("cannot be made"));
-  const absl::Status is_file =
-      OutputDirectory::Open((top_ / "file").string()).status();
-  EXPECT_FALSE(is_file.ok());
+  const std::string in_file = (top_ / "file" / "sub").string();
+  EXPECT_EQ(
+      OutputDirectory::Open(in_file).status(),
+      absl::FailedPreconditionError(
+          in_file + ": must be a folder that can be created: Not a directory"));
+  const std::string file = (top_ / "file").string();
+  EXPECT_EQ(OutputDirectory::Open(file).status().code(),
+            absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Contents(top_ / "file"), "text");
 }
 
-// root may write anywhere, so the folder goes away instead.
-TEST_F(OutputDirectoryTest, SaysWhichFileCannotBeWritten) {
+// Removes the folder: root may write to any folder that exists.
+TEST_F(OutputDirectoryTest, NamesTheFileThatCannotBeWritten) {
   const auto out = OutputDirectory::Open((top_ / "sub").string());
   fs::remove_all(top_ / "sub");
   const absl::Status status = out->Write("file", "text");
@@ -70,7 +72,7 @@ TEST_F(OutputDirectoryTest, SaysWhichFileCannotBeWritten) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("sub/file"));
 }
 
-TEST_F(OutputDirectoryTest, WhatWasThereStaysIfWritingFails) {
+TEST_F(OutputDirectoryTest, AFailedWriteLeavesTheOldFile) {
   const auto out = OutputDirectory::Open(top_.string());
   ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
   fs::create_directory(top_ / "file.partial");
@@ -78,7 +80,7 @@ TEST_F(OutputDirectoryTest, WhatWasThereStaysIfWritingFails) {
   EXPECT_EQ(Contents(top_ / "file"), "text");
 }
 
-TEST(HostInfoTest, TellsOfThisMachine) {
+TEST(HostInfoTest, DescribesThisMachine) {
   const HostInfo info = ReadHostInfo();
   EXPECT_GE(info.page_size, 4096u);
   EXPECT_THAT(info.kernel, testing::StartsWith("Linux "));

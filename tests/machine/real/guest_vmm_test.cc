@@ -163,8 +163,8 @@ TEST_F(GuestVmmTest, Density) {
   options.hypervisor = HypervisorKind::kNone;
   EXPECT_EQ(std::string(
                 ResolveDensity(options, AvailableMemory()).status().message()),
-            "hypervisor none: with vmm, which has the hypervisor, allowed is "
-            "madvise");
+            "--hypervisor=none: must be madvise with --vmm: the VMM has the "
+            "hypervisor");
 }
 
 }  // namespace

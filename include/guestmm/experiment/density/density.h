@@ -5,9 +5,25 @@
 // that touches 4 to 5 GiB and then frees it, are launched one after another on
 // a host with 15 GiB and no swap. How many fit?
 //
-// Real memory behind every guest, and the kernel's word for what is resident. A
-// guest fits if its workload ran to its end and freed everything without the
-// resident memory of all guests having passed the host's.
+// RAM is real, and so is all that happens to it: allocation, virtqueues,
+// madvise, and what the kernel then says is resident. A guest fits if its
+// workload ran to its end and freed everything, and the resident memory of all
+// guests never exceeded the host's.
+//
+// Time is virtual by default: the guests of a row share one VirtualTime, and
+// waiting takes none of the caller's time. The same seed gives the same
+// guests, reports and bytes in every run. A VirtualTime charges, by CostModel:
+//
+//   a vCPU        each block that it allocates or frees; each touch, as a first
+//                 touch: the guest's fault and clearing, and for each page of 4
+//                 KiB the host's exit, fault and clearing; each page it reads
+//   the reporter  each report: the way into the ring and out of it, kick,
+//                 interrupt, one discard call for each run of adjacent ranges,
+//                 and each page of 4 KiB, as if it were resident
+//
+// A vCPU goes on while its guest's report is out, so a policy meets the load
+// that it would meet on threads. Not charged: locks and waiting for them, the
+// policy's own work, and interruptions of vCPUs by discards.
 
 #include <cstdint>
 #include <functional>
@@ -30,71 +46,90 @@ enum class HypervisorKind {
   kNone,     // acknowledges and keeps everything
 };
 
+// Guests of 512 MiB on a host of 1.5 GiB.
+inline constexpr double kDefaultScale = 0.1;
+inline constexpr double kMinScale = 0.02;
+inline constexpr double kMaxScale = 64;
+// The largest size of a guest and of a host.
+inline constexpr uint64_t kMaxDensityBytes = 64 * kTiB;
+
 struct DensityOptions {
-  // All sizes below are multiplied by it. Absent: what the machine's free
-  // memory allows, at most kDefaultScale.
-  std::optional<double> scale = {};
-  uint64_t guest_bytes = 5 * kGiB;
-  uint64_t host_bytes = 15 * kGiB;
-  // What each guest's kernel keeps in use.
-  uint64_t footprint_bytes = 256 * kMiB;
+  // Multiplies the cover letter's 5 GiB of a guest and 15 GiB of the host. It
+  // applies only to sizes that are unset below.
+  double scale = kDefaultScale;
+  // Unset: 5 GiB times the scale.
+  std::optional<uint64_t> guest_bytes = {};
+  // Unset: 15 GiB times the scale.
+  std::optional<uint64_t> host_bytes = {};
+  // What each guest's kernel keeps in use. Unset: 1/20 of the guest.
+  std::optional<uint64_t> footprint_bytes = {};
   // Each workload grows to between this and what is free above the low
-  // watermark, drawn from the seed.
-  uint64_t workload_min_bytes = 4 * kGiB;
+  // watermark, drawn from the seed. Unset: 4/5 of the guest.
+  std::optional<uint64_t> workload_min_bytes = {};
 
   uint64_t seed = 1;
-  std::vector<std::string> policies = {"off", "v12"};
+  std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
   PolicyDefaults policy_parameters = {};
   HypervisorKind hypervisor = HypervisorKind::kMadvise;
   HugePages huge_pages = HugePages::kHostDefault;
+  // Runs guests and devices on threads, in real time. No two such runs are the
+  // same.
+  bool real_time = false;
   // Where a VMM listens that has the balloons' devices (GuestOptions): RAM is
-  // then in memfds, in each row. Empty: all in this process.
+  // then in memfds, in each row, and time is real. Empty: all in this process.
   std::string vmm_socket = {};
   // Whether a guest whose workload has ended goes on as an idle guest does
-  // (IdleWorkload), or never touches its memory again.
+  // (IdleWorkload) until the next guest is launched, or never touches its
+  // memory again.
   bool idle_activity = true;
-  // How long to wait, at most, for a guest to settle after its workload. It has
-  // settled when its reporter is at rest and a step of its idle life makes for
-  // no more reports. Under a policy that waits before it reports, idle life
-  // always does: there it has settled when, after a hundredth of the guest or
-  // more was reported, resident memory has not fallen by as much again for the
-  // policy's delay and a second more.
+  // How long a guest settles after its workload before the next is launched. In
+  // real time that is the most: it has settled when its reporter is at rest and
+  // a step of its idle life makes for no more reports. Under a policy that
+  // waits before it reports, idle life always makes for more: there it has
+  // settled when, after a hundredth of the guest or more was reported, resident
+  // memory has not fallen by as much again for the policy's delay and a second
+  // more.
   double settle_seconds = 10;
   // Where a policy's row ends even if more would fit.
   int max_guests = 100;
 };
 
-// Large enough for the curve, small enough for a minute on two processors.
-inline constexpr double kDefaultScale = 0.1;
-inline constexpr double kMinScale = 0.02;
-inline constexpr double kMaxScale = 64;
-// Of every size, before scaling.
-inline constexpr uint64_t kMaxDensityBytes = 64 * kTiB;
+// Options that were checked, and the sizes that follow from them.
+struct DensitySetup {
+  DensityOptions options;  // real_time if there is a vmm_socket
+  // The unit in which the host maps guest RAM, as far as this machine can.
+  Order granule;
+  uint64_t guest_bytes = 0;
+  uint64_t host_bytes = 0;
+  uint64_t footprint_bytes = 0;
+  uint64_t workload_min_bytes = 0;
+};
 
 // One guest that fit.
 struct DensityLaunch {
   uint64_t workload_bytes = 0;
   // Of all guests, at the workload's peak.
   uint64_t host_peak_bytes = 0;
-  // Of this guest, when it had come to rest.
+  // Of this guest, when it had settled.
   uint64_t resident_bytes = 0;
 };
 
-// The columns that do not apply to a row (the limit's) are absent.
+// Columns that do not apply to a row are unset.
 struct DensityRow {
   std::string policy;
   int guests = 0;
-  // Of the guests that fit, when the last had come to rest.
+  // Of the guests that fit, when the last had settled.
   uint64_t resident_bytes = 0;
-  // Bytes of guest memory that were reported and acknowledged; and that the
-  // hypervisor then gave to the host, resident or not: in a process of its own,
-  // it alone knows, as discard_calls.
+  // Bytes of guest memory that were reported and acknowledged; and bytes that
+  // the hypervisor then discarded, resident or not. A VMM in another process
+  // does not say how many those were, nor by how many calls.
   uint64_t reported_bytes = 0;
   std::optional<uint64_t> discarded_bytes;
   std::optional<uint64_t> reports;
   std::optional<uint64_t> discard_calls;
+  // In the row's own time, virtual or real.
   std::optional<double> seconds;
-  // Why it ended where it did, unless the host's memory was exceeded.
+  // Why the row ended. Empty: the host's memory was exceeded.
   std::string stopped;
   std::vector<DensityLaunch> launches;
 };
@@ -103,18 +138,18 @@ struct DensityRow {
 struct DensitySample {
   std::string policy;
   double seconds = 0;
-  int guests = 0;  // launched, the one being launched included
+  int guests = 0;  // launched, including the one being launched
   uint64_t resident_bytes = 0;
 };
 
 struct DensityResult {
-  DensityOptions options;  // resolved: with scale, and sizes multiplied by it
+  DensitySetup setup;
   HostInfo host;
   std::vector<DensityRow> rows;
   std::vector<DensitySample> samples;
 };
 
-// What is going on, several times a second.
+// The state of a run, with each measurement.
 struct DensityProgress {
   std::string_view policy;
   int guest = 0;  // from 1
@@ -122,21 +157,21 @@ struct DensityProgress {
   uint64_t host_bytes = 0;
 };
 
-// The options with every default filled in and sizes multiplied by the scale.
-// InvalidArgument begins with the name of the option as the command line has it
-// and its value, and says what is allowed. `available_bytes`: what the machine
-// has free.
-absl::StatusOr<DensityOptions> ResolveDensity(const DensityOptions& options,
-                                              uint64_t available_bytes);
+// Checks the options and works out the sizes. OptionError names what is wrong.
+// `available_bytes`: what the machine has free.
+absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
+                                            uint64_t available_bytes);
 
-// Runs the experiment, a row for each policy and one for the limit. The error
-// is of a guest that could not be made or measured, or lost memory in use.
-// REQUIRES: `resolved` comes from ResolveDensity.
+// Runs the experiment: a row for each policy, and last one for the limit. The
+// error is that of a guest that could not be made or measured; DataLoss, if a
+// page in use lost its contents. `progress` may be null.
+// REQUIRES: `setup` comes from ResolveDensity.
 absl::StatusOr<DensityResult> RunDensity(
-    const DensityOptions& resolved,
+    const DensitySetup& setup,
     const std::function<void(const DensityProgress&)>& progress);
 
-// summary.json and series.csv of `result`.
+// summary.json and series.csv of `result`. In virtual time they are the same in
+// every run, but for `host` and `versions` of the summary.
 std::string DensitySummaryJson(const DensityResult& result);
 std::string DensitySeriesCsv(const DensityResult& result);
 

@@ -10,15 +10,17 @@
 
 namespace guestmm {
 
-// Where an experiment leaves its files. A file is there whole or not at all.
+// The folder of an experiment's files. A file is written whole or not at all.
 class OutputDirectory {
  public:
-  // Makes `path`, parents included, unless it is there. PermissionDenied or
-  // FailedPrecondition, saying why, if files cannot be written into it.
+  // Creates the folder `path` and its parents where they do not exist.
+  // FailedPrecondition if that fails or `path` is no folder; PermissionDenied
+  // if it is not writable. Messages begin with the path, and fit after
+  // "--out=".
   static absl::StatusOr<OutputDirectory> Open(const std::string& path);
 
-  // Writes `name`, replacing what was there. Unavailable if that fails; then
-  // what was there is still there.
+  // Writes the file `name`, replacing one of that name. Unavailable if writing
+  // fails, which leaves the old file as it was.
   absl::Status Write(const std::string& name, std::string_view contents) const;
 
   const std::filesystem::path& path() const { return path_; }

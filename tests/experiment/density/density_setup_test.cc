@@ -1,0 +1,112 @@
+// The options of the density experiment, and the sizes that follow from them.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "guestmm/experiment/density/density.h"
+
+namespace guestmm::density_setup_test {
+namespace {
+
+using testing::HasSubstr;
+
+// The error of ResolveDensity for `options`.
+std::string ErrorOf(const DensityOptions& options,
+                    uint64_t available_bytes = kTiB) {
+  const absl::Status status = ResolveDensity(options, available_bytes).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  return std::string(status.message());
+}
+
+TEST(ResolveDensityTest, DefaultsArePlainSizes) {
+  const auto setup = ResolveDensity({}, kTiB);
+  ASSERT_EQ(setup.status(), absl::OkStatus());
+  EXPECT_EQ(setup->guest_bytes, 512 * kMiB);
+  EXPECT_EQ(setup->host_bytes, 1536 * kMiB);
+  EXPECT_EQ(setup->footprint_bytes, 26 * kMiB);
+  EXPECT_EQ(setup->workload_min_bytes, 410 * kMiB);
+  EXPECT_FALSE(setup->options.real_time);
+}
+
+TEST(ResolveDensityTest, ScaleOneHasTheCoverLettersSizes) {
+  const auto setup = ResolveDensity({.scale = 1}, kTiB);
+  EXPECT_EQ(setup->guest_bytes, 5 * kGiB);
+  EXPECT_EQ(setup->host_bytes, 15 * kGiB);
+  EXPECT_EQ(setup->footprint_bytes, 256 * kMiB);
+  EXPECT_EQ(setup->workload_min_bytes, 4 * kGiB);
+}
+
+TEST(ResolveDensityTest, SizesThatAreGivenAreNotScaled) {
+  const auto setup = ResolveDensity({.scale = 0.5,
+                                     .guest_bytes = kGiB,
+                                     .host_bytes = 4 * kGiB,
+                                     .footprint_bytes = 100 * kMiB,
+                                     .workload_min_bytes = 200 * kMiB},
+                                    kTiB);
+  EXPECT_EQ(setup->guest_bytes, kGiB);
+  EXPECT_EQ(setup->host_bytes, 4 * kGiB);
+  EXPECT_EQ(setup->footprint_bytes, 100 * kMiB);
+  EXPECT_EQ(setup->workload_min_bytes, 200 * kMiB);
+}
+
+TEST(ResolveDensityTest, FootprintAndWorkloadAreInProportionToTheGuest) {
+  const auto setup = ResolveDensity({.guest_bytes = 200 * kMiB}, kTiB);
+  EXPECT_EQ(setup->host_bytes, 1536 * kMiB);
+  EXPECT_EQ(setup->footprint_bytes, 10 * kMiB);
+  EXPECT_EQ(setup->workload_min_bytes, 160 * kMiB);
+}
+
+TEST(ResolveDensityTest, AVmmImpliesRealTime) {
+  const auto setup = ResolveDensity({.vmm_socket = "/tmp/balloon"}, kTiB);
+  EXPECT_TRUE(setup->options.real_time);
+}
+
+TEST(ResolveDensityTest, NamesASizeThatIsOutOfBounds) {
+  EXPECT_EQ(ErrorOf({.scale = 0.0}), "--scale=0: must be 0.02 to 64");
+  EXPECT_EQ(ErrorOf({.scale = 65.0}), "--scale=65: must be 0.02 to 64");
+  EXPECT_EQ(ErrorOf({.scale = std::numeric_limits<double>::quiet_NaN()}),
+            "--scale=nan: must be 0.02 to 64");
+  EXPECT_EQ(ErrorOf({.guest_bytes = 63 * kMiB}),
+            "--guest-memory=63.00 MiB: must be 64.00 MiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.guest_bytes = 100'000'001}),
+            "--guest-memory=100000001: must be whole pages of 4 KiB");
+  EXPECT_EQ(ErrorOf({.host_bytes = 0}),
+            "--host-memory=0 B: must be 512.00 MiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.host_bytes = uint64_t{1} << 63}),
+            "--host-memory=8388608.00 TiB: must be 512.00 MiB to 64.00 TiB");
+  EXPECT_EQ(ErrorOf({.footprint_bytes = ~uint64_t{0}}),
+            "--footprint=16777216.00 TiB: must be 0 B to 384.00 MiB");
+  EXPECT_EQ(ErrorOf({.workload_min_bytes = uint64_t{1} << 63}),
+            "--workload-min=8388608.00 TiB: must be 0 B to 455.62 MiB");
+}
+
+TEST(ResolveDensityTest, AHostMustFitTheMachine) {
+  EXPECT_EQ(ErrorOf({.scale = 1.0}, 8 * kGiB),
+            "--scale=1: must be less: a host of 15.00 GiB needs 15.72 GiB of "
+            "real memory, and this machine has 8.00 GiB available");
+  EXPECT_EQ(ErrorOf({.host_bytes = 32 * kTiB}, 8 * kGiB),
+            "--host-memory=32.00 TiB: must be less: a host of 32.00 TiB needs "
+            "33.00 TiB of real memory, and this machine has 8.00 GiB "
+            "available");
+  EXPECT_THAT(ErrorOf({}, kGiB), HasSubstr("--scale=0.1: must be less"));
+}
+
+TEST(ResolveDensityTest, NamesWhatElseIsOutOfBounds) {
+  EXPECT_EQ(ErrorOf({.policies = {}}),
+            "--policies=\"\": must be one or more names");
+  EXPECT_EQ(ErrorOf({.settle_seconds = -1}),
+            "--settle=-1: must be 0 to 86400 seconds");
+  EXPECT_EQ(ErrorOf({.max_guests = 0}), "--max-guests=0: must be 1 or more");
+  EXPECT_EQ(ErrorOf({.hypervisor = HypervisorKind::kNone,
+                     .vmm_socket = "/tmp/balloon"}),
+            "--hypervisor=none: must be madvise with --vmm: the VMM has the "
+            "hypervisor");
+}
+
+}  // namespace
+}  // namespace guestmm::density_setup_test

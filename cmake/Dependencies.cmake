@@ -1,17 +1,18 @@
-# What guestmm needs from others. An installed package is taken where there is
-# one (Debian's will do); otherwise the pinned source is fetched.
+# The libraries that guestmm depends on. Installed packages are used if found
+# (Debian's are recent enough); otherwise the pinned source is fetched.
 
 include(FetchContent)
 
-# A function, so that what we set for a fetched project stays with it.
+# A function, so that variables set for a fetched project do not leak.
 function(guestmm_dependency name url sha256)
-  # Abseil's types depend on the language version: build it with ours.
+  # Abseil's types depend on the language version, so it is built with ours.
   set(CMAKE_CXX_STANDARD 20)
   set(CMAKE_CXX_STANDARD_REQUIRED ON)
-  # A fetched project may ask for an older policy; option() must heed what follows.
+  # A fetched project may set older policies; its option() calls must still honour
+  # the variables below.
   set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)
   set(BUILD_TESTING OFF)
-  # Our package refers to Abseil's targets, so Abseil is installed beside it.
+  # Our package refers to Abseil's targets, so Abseil is installed with it.
   set(ABSL_ENABLE_INSTALL ${GUESTMM_INSTALL})
   set(ABSL_PROPAGATE_CXX_STD ON)
   # The others are not part of the installed library.
@@ -34,7 +35,7 @@ function(guestmm_dependency name url sha256)
 endfunction()
 
 find_package(Threads REQUIRED)
-# Traces are read compressed. Every system has these two: they are not fetched.
+# For compressed traces. Available on every system, so not fetched.
 list(APPEND CMAKE_MODULE_PATH ${CMAKE_CURRENT_LIST_DIR})
 find_package(ZLIB REQUIRED)
 find_package(Zstd REQUIRED)

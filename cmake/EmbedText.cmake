@@ -1,9 +1,10 @@
 # cmake -D OUTPUT=FILE.cc -D HEADER=NAME.h -D "FUNCTIONS=Function=FILE;..." -P EmbedText.cmake
 #
-# Writes FILE.cc: in namespace guestmm a function a file that returns its text as
-# std::string_view; empty for no file. HEADER declares them.
+# Writes FILE.cc with one function in namespace guestmm per file, which returns the
+# file's text as std::string_view; empty if FILE is empty. HEADER declares them.
 #
-# As bytes: a string literal may be too short for a library's script.
+# The text is an array of bytes, since a script may exceed the maximum length of a
+# string literal.
 
 cmake_minimum_required(VERSION 3.25)
 

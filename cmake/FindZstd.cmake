@@ -1,5 +1,5 @@
-# find_package(Zstd): the target Zstd::Zstd. zstd's own CMake package is not
-# everywhere, and names its targets differently from version to version.
+# find_package(Zstd): defines the target Zstd::Zstd. zstd's own CMake package is often
+# missing, and its target names vary by version.
 
 find_path(Zstd_INCLUDE_DIR zstd.h)
 find_library(Zstd_LIBRARY zstd)

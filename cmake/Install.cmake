@@ -21,13 +21,13 @@ list(TRANSFORM GUESTMM_ABSL_PUBLIC REPLACE "absl::" "absl_" OUTPUT_VARIABLE pc_p
 list(TRANSFORM GUESTMM_ABSL_PRIVATE REPLACE "absl::" "absl_" OUTPUT_VARIABLE pc_private)
 list(APPEND pc_private libzstd zlib)
 if(NOT BUILD_SHARED_LIBS)
-  # Whoever links our static library links what is under it, --static or not.
+  # Users of the static library link its dependencies too, --static or not.
   list(APPEND pc_public ${pc_private})
   set(pc_private "")
 endif()
 list(JOIN pc_public ", " pc_public)
 list(JOIN pc_private ", " pc_private)
-# From the .pc file back to the prefix, so that the installed tree can be moved.
+# Relative from the .pc file to the prefix, so that the installed tree is relocatable.
 file(RELATIVE_PATH pc_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
 string(REGEX REPLACE "/$" "" pc_to_prefix ${pc_to_prefix})
 configure_file(cmake/guestmm.pc.in guestmm.pc @ONLY)

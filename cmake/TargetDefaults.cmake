@@ -1,7 +1,6 @@
-# guestmm_target_defaults(target): how every target of ours is compiled.
+# guestmm_target_defaults(target): the compiler options of all our targets.
 #
-# Everything is private to the target, so nothing here reaches a project that
-# uses guestmm.
+# All are private to the target, so they do not affect projects that use guestmm.
 
 set(guestmm_is_clang $<CXX_COMPILER_ID:Clang,AppleClang>)
 
@@ -12,7 +11,7 @@ endif()
 function(guestmm_target_defaults target)
   target_compile_features(${target} PRIVATE cxx_std_20)
   set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
-  # Paths in #include "src/…" and "tests/testing/…" start at the top.
+  # For #include "src/…" and "tests/testing/…".
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR})
 
   target_compile_options(
@@ -33,7 +32,7 @@ function(guestmm_target_defaults target)
     target_link_options(${target} PRIVATE -fsanitize=${GUESTMM_SANITIZE})
   endif()
   if(GUESTMM_BUILD_FUZZERS)
-    # Coverage for the fuzzer to steer by, without libFuzzer's main().
+    # Coverage feedback for the fuzzer, without libFuzzer's main().
     target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
   endif()
   if(GUESTMM_COVERAGE)

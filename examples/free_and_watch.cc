@@ -1,15 +1,16 @@
-// A guest touches 512 MiB, frees it, and the host has it back.
+// A guest touches 512 MiB and frees it, and its host gets the memory back.
 
 #include <iostream>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/v12_policy.h"
 
 using namespace guestmm;
 
 int main() {
-  VirtualTime time(/*seed=*/1);  // without it, reporting runs on threads
+  VirtualTime time(/*seed=*/1);  // unset: reporting runs on threads
   const auto guest = Guest::Create(
       {.memory = MemoryMap::Pc(kGiB),
        .make_policy = [] { return std::make_unique<V12Policy>(V12Options{}); },

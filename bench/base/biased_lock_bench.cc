@@ -1,4 +1,4 @@
-// What a lock costs that nobody else wants, and what a visitor pays for that.
+// The cost of an uncontended lock, and of a visit to a biased one.
 
 #include <benchmark/benchmark.h>
 
@@ -12,7 +12,7 @@
 namespace guestmm {
 namespace {
 
-// Something to do under the lock, as a lock has.
+// Stands for the work done under the lock.
 template <typename Lock>
 struct Guarded {
   Lock lock;
@@ -47,8 +47,7 @@ BENCHMARK(BM_BiasedLockNever);
 
 enum Owner { kAsleep, kElsewhere, kLocking };
 
-// The owner is a thread that waits, works on something else, or takes the lock
-// again and again.
+// The owner thread waits, does other work, or takes the lock in a loop.
 void BM_BiasedLockVisitor(benchmark::State& state, Owner what) {
   Guarded<BiasedLock> guarded;
   std::atomic<bool> there = false;

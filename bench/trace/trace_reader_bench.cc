@@ -1,4 +1,5 @@
-// How fast traces are read: GUESTMM_TRACE names one; else one is made up.
+// The speed of reading traces: the one that GUESTMM_TRACE names, or else a
+// generated one.
 
 #include <benchmark/benchmark.h>
 

@@ -16,7 +16,7 @@ bool Membarrier(int command) {
   return syscall(SYS_membarrier, command, 0, 0) == 0;
 }
 
-// The kernel wants to be told once by each process; a forked child inherits it.
+// Each process registers once; a forked child inherits the registration.
 bool MembarrierRegistered() {
   static const bool registered =
       Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
@@ -25,7 +25,8 @@ bool MembarrierRegistered() {
 
 }  // namespace
 
-// The analysis cannot follow a lock that is held by one of several others.
+// The analysis cannot follow a lock that is held by means of one of several
+// others.
 void BiasedLock::LockSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   TakeSpin();
   if (bias_ == kNever) return;
@@ -50,15 +51,15 @@ void BiasedLock::LockAsVisitor() ABSL_NO_THREAD_SAFETY_ANALYSIS {
 // As LockSlow().
 void BiasedLock::UnlockSlow() ABSL_NO_THREAD_SAFETY_ANALYSIS {
   slot_ = SlotOf(bias_);
-  // The owner may be in from here on; the next visitor is not, before spin_.
+  // From here on the owner may enter. The next visitor needs spin_ first.
   owner_.store(bias_, std::memory_order_release);
   spin_.Unlock();
 }
 
 void BiasedLock::TakeSpin() {
   if (owner_.load(std::memory_order_relaxed) == kNever) return spin_.Lock();
-  // A visit is long and the time from one to the next short: a visitor that
-  // comes back at once would win again and again. Here it meets who waits.
+  // A visit is long and the gap to the next one short: a visitor that returns
+  // immediately would win every time. Here it queues behind the waiters.
   LockHolder hold(next_);
   spin_.Lock();
 }
@@ -73,7 +74,7 @@ void BiasedLock::KeepOwnerOut() {
 }
 
 void BiasedLock::HoldAsOwner() {
-  // Whoever takes spin_ next sees it without a barrier.
+  // The next holder of spin_ sees it without a barrier.
   held_[SlotOf(bias_)].store(true, std::memory_order_relaxed);
   spin_.Unlock();
 }
@@ -87,7 +88,7 @@ uint32_t BiasedLock::NextOwner() const {
 
 uint32_t BiasedLock::ThreadKey() {
   if (thread_key == 0) {
-    // 64 bits do not wrap around, so a key is never given out again.
+    // 64 bits do not wrap around, so no key is ever reused.
     static constinit std::atomic<uint64_t> next_key{kKeyStride};
     const uint64_t key =
         next_key.fetch_add(kKeyStride, std::memory_order_relaxed);

@@ -93,6 +93,7 @@ class MemoryMapParser {
 
 MemoryMap MemoryMap::Pc(uint64_t bytes, uint64_t nodes) {
   constexpr uint64_t kLowMemory = 3 * kGiB;
+  bytes -= bytes % kPageSize;
   const uint64_t low = std::min(bytes, kLowMemory);
   const GpaRange layout[] = {{.gpa = Gpa(0), .bytes = low},
                              {.gpa = Gpa(4 * kGiB), .bytes = bytes - low}};

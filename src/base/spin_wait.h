@@ -5,7 +5,7 @@
 
 namespace guestmm {
 
-// What a thread does between two looks at something that another will change.
+// The pause between two reads of a value that another thread will change.
 class SpinWait {
  public:
   void Once() {

@@ -10,8 +10,8 @@
 namespace guestmm {
 namespace {
 
-// Different for each page and each stamp, and never zero, which is what a
-// discarded page reads as.
+// Differs for each page and stamp, and is never zero, as a discarded page
+// reads.
 uint64_t Value(Pfn pfn, uint64_t stamp) {
   return (pfn.value() * 0x9e3779b97f4a7c15 ^ stamp) | 1;
 }

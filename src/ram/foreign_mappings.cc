@@ -16,16 +16,16 @@
 namespace guestmm {
 namespace {
 
-// [start, end); unused, or being changed, while `start` is null.
+// [start, end). Unused or being changed while `start` is null.
 struct Mapping {
   std::atomic<std::byte*> start{nullptr};
   std::atomic<std::byte*> end{nullptr};
 };
 
-// Half of the mappings that Linux lets a process have by default.
+// Half of the default limit of mappings per process (vm.max_map_count).
 std::array<Mapping, 32768> g_mappings;
 Mutex g_changes;
-// Of SIGBUS.
+// The previous SIGBUS handler.
 struct sigaction g_handler_before = {};
 
 void Set(Mapping& mapping, std::byte* start, std::byte* end) {
@@ -44,7 +44,7 @@ bool Add(std::byte* start, std::byte* end)
   return false;
 }
 
-// A handler: nothing here but system calls and atomics.
+// A signal handler: only system calls and atomics.
 void HandleSigbus(int signal, siginfo_t* info, void* /*context*/) {
   const int error = errno;
   const auto* const address = static_cast<const std::byte*>(info->si_addr);
@@ -62,7 +62,7 @@ void HandleSigbus(int signal, siginfo_t* info, void* /*context*/) {
       return;
     }
   }
-  // Faults again when this returns, and is handled as it was before.
+  // On return the access faults again and the previous handler runs.
   sigaction(signal, &g_handler_before, nullptr);
 }
 
@@ -80,10 +80,10 @@ void RemoveForeignMapping(std::byte* start, size_t bytes) {
     std::byte* const before = mapping.start.load();
     std::byte* const after = mapping.end.load();
     if (before == nullptr || after <= start || end <= before) continue;
-    // Not within two of them: regions are removed one by one.
+    // The range lies within one mapping: regions are removed one by one.
     mapping.start.store(nullptr);
     if (before < start) Add(before, start);
-    // If there is no room for a second rest, that has no guard.
+    // If the table is full, the second remainder is unguarded.
     if (end < after) Add(end, after);
     return;
   }

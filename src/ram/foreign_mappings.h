@@ -5,13 +5,13 @@
 
 namespace guestmm {
 
-// Where this process has mapped foreign guest RAM, for a signal handler to look
-// up. Safe from any thread.
+// The process's mappings of foreign guest RAM, for lookup by a signal handler.
+// Thread-safe.
 
-// False if there are too many already.
+// False if the table is full.
 bool AddForeignMapping(std::byte* start, size_t bytes);
-// A mapping or a part of one. To be called before it is unmapped, so that what
-// takes its place is not taken for it.
+// Removes a mapping or a part of one. Must be called before it is unmapped, so
+// that a new mapping at the same address is not mistaken for it.
 void RemoveForeignMapping(std::byte* start, size_t bytes);
 
 }  // namespace guestmm

@@ -14,12 +14,11 @@
 namespace guestmm {
 namespace {
 
-// A lock that is shared with few or no other threads is cheap to take; there
-// are more threads than this only on large guests.
+// Enough that few threads share a lock; only large guests have more threads.
 constexpr size_t kShards = 16;
 constexpr size_t kShardAlignment = 64;
 
-// REQUIRES: a valid range, whose end does not wrap.
+// REQUIRES: a valid range; its end does not wrap.
 Gpa EndOf(GpaRange range) { return range.gpa + range.bytes; }
 
 absl::Status CheckRegion(GpaRange range, MemorySource source) {
@@ -59,14 +58,15 @@ absl::Status CheckRegions(const std::vector<GpaRange>& regions,
 
 }  // namespace
 
-// Translations of a thread all go to one shard, so that threads do not meet at
-// one lock. A removal takes the locks of all shards: then there is no
-// translation that it does not see, and none begins.
+// All translations of a thread use one shard, so that threads do not contend
+// for one lock. A removal takes the locks of all shards: then it sees every
+// translation, and none can begin.
 struct alignas(kShardAlignment) GuestRam::Shard {
   SpinLock lock;
-  // The same in every shard, but for the moment of a change.
+  // The same in every shard, except during a change.
   std::shared_ptr<const Map> map ABSL_GUARDED_BY(lock);
-  // What each living translation pins. Empty: unused, and listed below.
+  // The range pinned by each translation. An empty one is unused and listed in
+  // unused_pins.
   std::vector<GpaRange> pins ABSL_GUARDED_BY(lock);
   std::vector<uint32_t> unused_pins ABSL_GUARDED_BY(lock);
 
@@ -231,7 +231,7 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
   const uint64_t offset = range.gpa - region->range.gpa;
   std::byte* const hva = region->hva + offset;
 
-  // What lies before it and after it stays.
+  // The parts before and after it remain.
   auto map = std::make_shared<Map>(*before);
   auto at = map->erase(map->begin() + (region - before->data()));
   if (const uint64_t rest = EndOf(region->range) - EndOf(range); rest > 0) {
@@ -247,7 +247,7 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
     return absl::FailedPreconditionError(absl::StrCat(
         RegionText(range), ": translations that point into it: ", pins));
   }
-  // Without the shards' locks, since this may take long.
+  // Without the shards' locks, since this may be slow.
   if (absl::Status status = memory_->Unmap(hva, range); !status.ok()) {
     Publish(before);
     return status;
@@ -263,7 +263,7 @@ void GuestRam::SetObserver(RegionObserver* observer) {
 }
 
 void GuestRam::Publish(const std::shared_ptr<const Map>& map) {
-  // The last owner of a map is not a shard, whose lock is a spinlock.
+  // Keeps the old map alive, so that it is not freed under a shard's spin lock.
   const std::shared_ptr<const Map> before = std::exchange(map_, map);
   for (Shard& shard : shards()) {
     LockHolder hold(shard.lock);
@@ -271,8 +271,8 @@ void GuestRam::Publish(const std::shared_ptr<const Map>& map) {
   }
 }
 
-// The analysis cannot follow locks taken in a loop; they are taken in ascending
-// order, by no one else more than one.
+// The analysis cannot follow locks taken in a loop. They are taken in ascending
+// order, and no other code takes more than one.
 uint64_t GuestRam::PublishUnlessPinned(std::shared_ptr<const Map> map,
                                        GpaRange range)
     ABSL_NO_THREAD_SAFETY_ANALYSIS {
@@ -294,7 +294,7 @@ const GuestRam::Region* GuestRam::Find(const Map& map, GpaRange range) {
   if (after == map.begin()) return nullptr;
   const Region& region = *(after - 1);
   const uint64_t offset = range.gpa - region.range.gpa;
-  // Subtractions, since gpa + bytes may overflow.
+  // Compares by subtraction, since gpa + bytes may overflow.
   if (offset >= region.range.bytes || range.bytes == 0 ||
       range.bytes > region.range.bytes - offset) {
     return nullptr;
@@ -336,7 +336,7 @@ absl::StatusOr<uint64_t> GuestRam::ResidentBytes(GpaRange range) const {
   if (region == nullptr || range.bytes % page != 0 ||
       !range.gpa.IsAligned(page)) {
     return absl::InvalidArgumentError(absl::StrCat(
-        RegionText(range), ": not whole host pages within one region"));
+        RegionText(range), ": must be whole host pages within one region"));
   }
   return memory_->ResidentBytes(region->hva + (range.gpa - region->range.gpa),
                                 range.bytes);

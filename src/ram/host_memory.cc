@@ -36,15 +36,14 @@ absl::Status RegionRefused(GpaRange range, const char* call) {
       absl::StrCat(RegionText(range), ": ", call, " failed: ", LastError()));
 }
 
-// Addresses for `range`, of which nothing is mapped: hva and gpa agree modulo a
-// huge page.
+// Reserves unmapped addresses for `range`, with hva and gpa equal modulo a huge
+// page.
 absl::StatusOr<std::byte*> ReserveAddresses(GpaRange range) {
   if (range.bytes > ~uint64_t{0} - kHvaAlignment) {
     errno = ENOMEM;
     return RegionRefused(range, "mmap");
   }
-  // Take one alignment more of addresses than needed, then give back what
-  // sticks out.
+  // Reserve one alignment more than needed, then release both ends.
   const uint64_t reserved = range.bytes + kHvaAlignment;
   void* const mapped = mmap(nullptr, reserved, PROT_NONE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -92,13 +91,13 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
   if (has_file == options.file.empty()) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "guest RAM of source %s with file \"%s\": %s", Name(options.source),
-        options.file, has_file ? "needs one" : "only a private file has one"));
+        options.file, has_file ? "must name a file" : "must be empty"));
   }
   if (options.source == MemorySource::kHugetlb &&
       options.huge_pages != HugePages::kHostDefault) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "guest RAM of source %s with huge_pages %s: its pages are huge "
-        "already, only kHostDefault is allowed",
+        "already, must be kHostDefault",
         Name(options.source),
         options.huge_pages == HugePages::kAdvise ? "kAdvise" : "kForbid"));
   }
@@ -130,8 +129,8 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
     return absl::InvalidArgumentError(
         absl::StrCat("memory from another process: ", why));
   };
-  // First, since what is no memfd may have a file system that answers when it
-  // likes.
+  // Checked first: calls on a file that is not a memfd may block in its file
+  // system.
   const int seals = fcntl(fd, F_GET_SEALS);
   if (seals < 0) return refuse("takes no seals: must be a memfd");
   struct statfs file_system = {};
@@ -154,7 +153,7 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
   if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDWR) {
     return refuse("not open for reading and writing");
   }
-  // What lies on tmpfs and is no memfd is sealed against seals.
+  // Files on tmpfs that are not memfds have F_SEAL_SEAL and so fail here.
   if ((seals & F_SEAL_SHRINK) == 0) {
     return refuse(
         "not sealed with F_SEAL_SHRINK: it could get shorter while it is used");
@@ -162,7 +161,7 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
   if ((seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) {
     return refuse("sealed against writing");
   }
-  // From here on it cannot get any shorter.
+  // From here on its size cannot shrink.
   struct stat file = {};
   if (fstat(fd, &file) != 0) {
     return absl::UnavailableError(
@@ -187,7 +186,7 @@ HostMemory::~HostMemory() {
 }
 
 absl::Status HostMemory::OpenFile(const std::string& path, uint64_t bytes) {
-  // Not to wait for the other end of a pipe.
+  // O_NONBLOCK: opening a pipe would wait for its other end.
   file_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   struct stat file = {};
   if (file_fd_ < 0 || fstat(file_fd_, &file) != 0) {
@@ -212,7 +211,7 @@ absl::Status HostMemory::MakeMemfd() {
       MFD_CLOEXEC | MFD_ALLOW_SEALING |
       (source() == MemorySource::kHugetlb ? MFD_HUGETLB | MFD_HUGE_2MB : 0);
   file_fd_ = memfd_create("guest-ram", flags);
-  // So that another process can map it and rely on what it has mapped.
+  // Sealed so that another process can map it without fear of SIGBUS.
   if (file_fd_ >= 0 && fcntl(file_fd_, F_ADD_SEALS, F_SEAL_SHRINK) == 0) {
     return absl::OkStatus();
   }
@@ -229,7 +228,7 @@ absl::Status HostMemory::MakeRoom(GpaRange range) {
     }
     memfd_bytes_ = end;
   }
-  // Others that have the memfd may have written where there was no region.
+  // Other processes with the memfd may have written where there was no region.
   return PunchHole(range);
 }
 
@@ -239,7 +238,7 @@ absl::StatusOr<std::byte*> HostMemory::Map(
   int fd = -1;
   uint64_t offset = 0;
   if (IsMemfd()) {
-    // Huge pages are reserved, so that a pool with too few says so here.
+    // Huge pages are reserved, so that a pool with too few fails here.
     kind =
         MAP_SHARED | (source() == MemorySource::kHugetlb ? 0 : MAP_NORESERVE);
     fd = file_fd_;
@@ -275,7 +274,7 @@ absl::StatusOr<std::byte*> HostMemory::MapForeign(GpaRange range, int fd,
                                                   uint64_t offset) const {
   const absl::StatusOr<std::byte*> hva = ReserveAddresses(range);
   if (!hva.ok()) return hva;
-  // Whoever made it has reserved huge pages, or has not.
+  // Reserving huge pages is up to the creator.
   if (mmap(*hva, range.bytes, PROT_READ | PROT_WRITE,
            MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
            static_cast<off_t>(offset)) == MAP_FAILED) {
@@ -302,8 +301,9 @@ absl::Status HostMemory::Unmap(std::byte* hva, GpaRange range) const {
 absl::Status HostMemory::Release(GpaRange range) const {
   if (!IsMemfd() || foreign_) return absl::OkStatus();
   if (source() == MemorySource::kHugetlb) {
-    // A hole frees pages, and those that were never used stay reserved: so they
-    // are used. If one cannot be had it was not reserved.
+    // Punching a hole frees pages but keeps reservations of pages never used,
+    // so all are allocated first. A page that cannot be allocated was not
+    // reserved.
     for (uint64_t at = 0; at < range.bytes; at += kHugePageBytes) {
       fallocate(file_fd_, 0, static_cast<off_t>(range.gpa.value() + at),
                 static_cast<off_t>(kHugePageBytes));
@@ -330,8 +330,8 @@ absl::StatusOr<uint64_t> HostMemory::ResidentBytes(const std::byte* hva,
   const uint64_t page = HostPageSize();
   if (source() != MemorySource::kSharedMemfd) {
     const bool huge = source() == MemorySource::kHugetlb;
-    // A private mapping has copies beside pages of the file; what is shared may
-    // be mapped by others too.
+    // A private mapping has copies beside pages of the file; shared pages may
+    // be mapped by other processes too.
     const absl::StatusOr<uint64_t> pages =
         huge ? CountPagemap(hva, bytes / page, kPagemapPresent, 0)
              : CountPagemap(hva, bytes / page,
@@ -344,7 +344,7 @@ absl::StatusOr<uint64_t> HostMemory::ResidentBytes(const std::byte* hva,
   uint64_t resident = 0;
   for (uint64_t at = 0; at < bytes;) {
     const uint64_t size = std::min(bytes - at, in_core.size() * page);
-    // It takes no const, and writes nothing there.
+    // mincore takes no const pointer, but does not write there.
     void* const start = const_cast<std::byte*>(hva) + at;
     if (mincore(start, size, in_core.data()) != 0) {
       if (errno == EAGAIN) continue;

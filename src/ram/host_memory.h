@@ -21,28 +21,28 @@ std::string RegionText(GpaRange range);
 // See GuestRam::discard_granule.
 uint64_t DiscardGranule(MemorySource source);
 
-// A file that another process passed, to be mapped as guest RAM.
+// A file passed by another process, to be mapped as guest RAM.
 struct ForeignFile {
   MemorySource source;
   uint64_t bytes;
 };
-// InvalidArgument unless it is what GuestRam::AdoptRegion wants; Unavailable
+// InvalidArgument unless GuestRam::AdoptRegion accepts the file; Unavailable
 // names a system call that failed.
 absl::StatusOr<ForeignFile> InspectForeign(int fd);
 
-// What guest RAM asks of the kernel: memory for its regions, from one source.
-// Not for two threads at a time, but for what is const.
+// The system calls behind guest RAM: memory for its regions, from one source.
+// Const methods are thread-safe; others need external locking.
 class HostMemory {
  public:
-  // What of GuestRam::Create is not about the regions.
+  // The part of GuestRam::Create that does not depend on regions; its errors.
   // REQUIRES: valid regions.
   static absl::StatusOr<std::unique_ptr<HostMemory>> Create(
       const GuestRamOptions& options);
 
-  // That of another process, which made no region yet.
+  // Memory created by another process; no regions yet.
   static absl::StatusOr<std::unique_ptr<HostMemory>> CreateForeign();
 
-  // Unmaps nothing.
+  // Leaves mappings in place.
   ~HostMemory();
   HostMemory(const HostMemory&) = delete;
   HostMemory& operator=(const HostMemory&) = delete;
@@ -56,24 +56,25 @@ class HostMemory {
     source_.store(source, std::memory_order_relaxed);
   }
   HugePages huge_pages() const { return huge_pages_; }
-  // -1 if the source has none, or others have it.
+  // -1 if the source has no memfd, or if it belongs to another process.
   int memfd() const { return IsMemfd() ? file_fd_ : -1; }
 
-  // Maps memory for `range`, of which hva and gpa agree modulo a huge page. It
-  // reads as zeroes, or, with kPrivateFile and if an offset is given, as what
-  // the file has there. ResourceExhausted if the host refuses.
-  // REQUIRES: a valid range, of which nothing is mapped.
+  // Maps memory for `range`, with hva and gpa equal modulo a huge page. It
+  // reads as zeroes, or, with kPrivateFile and an offset, as the file from
+  // there on. ResourceExhausted if the host refuses. REQUIRES: a valid range,
+  // no part of which is mapped.
   absl::StatusOr<std::byte*> Map(GpaRange range,
                                  std::optional<uint64_t> file_offset);
-  // The same of what `fd` has at `offset`. REQUIRES besides: foreign(), and
+  // Maps `fd` from `offset` on in the same way. REQUIRES also: foreign(), and
   // that InspectForeign and the size of the file allow it.
   absl::StatusOr<std::byte*> MapForeign(GpaRange range, int fd,
                                         uint64_t offset) const;
-  // Takes it, or a part, out of the address space. ResourceExhausted, and no
-  // effect, if the host refuses.
+  // Unmaps a mapping or a part of one. ResourceExhausted, with no effect, if
+  // the host refuses.
   absl::Status Unmap(std::byte* hva, GpaRange range) const;
-  // A memfd keeps what no one maps: this makes a hole of it, with nothing
-  // reserved; but not of foreign memory. Internal if the host refuses.
+  // Punches a hole in the memfd, with nothing reserved, since a memfd keeps
+  // memory that is not mapped. No effect on other sources and foreign memory.
+  // Internal if the host refuses.
   absl::Status Release(GpaRange range) const;
 
   // See GuestRam::ResidentBytes. REQUIRES: whole host pages that stay mapped.
@@ -91,10 +92,11 @@ class HostMemory {
   absl::Status OpenPagemap();
   absl::Status OpenFile(const std::string& path, uint64_t bytes);
   absl::Status MakeMemfd();
-  // The memfd reaches to the end of `range` at least, and has nothing there.
+  // Extends the memfd to the end of `range` if needed, and empties `range`.
   absl::Status MakeRoom(GpaRange range);
   absl::Status PunchHole(GpaRange range) const;
-  // Counts pages whose entries have all of `set` and none of `clear`.
+  // Counts pages whose pagemap entries have all bits of `set` and none of
+  // `clear`.
   absl::StatusOr<uint64_t> CountPagemap(const std::byte* hva, uint64_t pages,
                                         uint64_t set, uint64_t clear) const;
 
@@ -102,7 +104,7 @@ class HostMemory {
   const HugePages huge_pages_;
   const bool foreign_;
   int pagemap_fd_ = -1;
-  // The memfd, or the file; -1 with kAnonymous, and of foreign memory.
+  // The memfd or the file; -1 with kAnonymous and for foreign memory.
   int file_fd_ = -1;
   uint64_t memfd_bytes_ = 0;
 };

@@ -49,7 +49,7 @@ class FileBytes final : public ByteSource {
   const std::string name_;
 };
 
-// Bytes in memory, and then those of another source, if there is one.
+// Bytes in memory, followed by those of another source, if it is not null.
 class MemoryBytes final : public ByteSource {
  public:
   MemoryBytes(std::string bytes, std::unique_ptr<ByteSource> rest)
@@ -72,8 +72,8 @@ class MemoryBytes final : public ByteSource {
   const std::unique_ptr<ByteSource> rest_;
 };
 
-// What gzip and zstd have in common: compressed bytes come in, and an error is
-// kept until what was good is out.
+// The common part of gzip and zstd: buffers compressed input, and holds an
+// error back until all good bytes were returned.
 class Decompressor : public ByteSource {
  public:
   Decompressor(std::unique_ptr<ByteSource> source, std::string name,
@@ -86,7 +86,7 @@ class Decompressor : public ByteSource {
   absl::StatusOr<size_t> Read(char* to, size_t size) override {
     size_t made = 0;
     while (made == 0 && error_.ok() && !ended_) {
-      // What is left inside the decompressor comes before more input.
+      // Output pending in the decompressor comes before more input.
       if (consumed_ == filled_ && !may_have_more_) Refill();
       if (!error_.ok() || ended_) break;
       made = Decompress(to, size);
@@ -98,20 +98,20 @@ class Decompressor : public ByteSource {
   }
 
  protected:
-  // One step from input() into `to`: how many bytes it made. Calls Consume,
-  // SetBetween and, for what is damaged, Damaged.
+  // Decompresses from input() into `to`, and returns the bytes produced. Calls
+  // Consume and SetBetween, and Damaged for damaged input.
   virtual size_t Decompress(char* to, size_t size) = 0;
 
   const char* input() const { return input_.data() + consumed_; }
   size_t input_bytes() const { return filled_ - consumed_; }
   void Consume(size_t bytes) { consumed_ += bytes; }
-  // Whether the compressed data may end here.
+  // True if the compressed data may end here.
   void SetBetween(bool between) { between_ = between; }
   void SetMayHaveMore(bool more) { may_have_more_ = more; }
   void Damaged(const std::string& why) {
-    error_ = absl::DataLossError(
-        absl::StrCat(name_, ": the ", what_, " data are damaged after ", out_,
-                     " bytes of what they hold: ", why));
+    error_ = absl::DataLossError(absl::StrCat(name_, ": the ", what_,
+                                              " data are damaged after ", out_,
+                                              " decompressed bytes: ", why));
   }
 
  private:
@@ -127,9 +127,9 @@ class Decompressor : public ByteSource {
     if (filled_ != 0) return;
     ended_ = true;
     if (!between_) {
-      error_ = absl::DataLossError(
-          absl::StrCat(name_, ": the ", what_, " data are truncated after ",
-                       out_, " bytes of what they hold"));
+      error_ = absl::DataLossError(absl::StrCat(name_, ": the ", what_,
+                                                " data are truncated after ",
+                                                out_, " decompressed bytes"));
     }
   }
 
@@ -150,7 +150,7 @@ class GzipBytes final : public Decompressor {
  public:
   GzipBytes(std::unique_ptr<ByteSource> source, const std::string& name)
       : Decompressor(std::move(source), name, "gzip") {
-    // 16: a gzip header, and its CRC is checked.
+    // 16: expect a gzip header, and check its CRC.
     if (inflateInit2(&stream_, 15 + 16) != Z_OK) Damaged("no memory");
   }
   ~GzipBytes() override { inflateEnd(&stream_); }
@@ -211,7 +211,7 @@ class ZstdBytes final : public Decompressor {
 bool IsGzip(const std::string& start) { return start.starts_with("\x1f\x8b"); }
 
 bool IsZstd(const std::string& start) {
-  // A frame, or one to be skipped, with which parallel compressors begin.
+  // A frame, or a skippable frame, with which parallel compressors begin.
   return start == "\x28\xb5\x2f\xfd" ||
          (start.size() == 4 && start.substr(1) == "\x2a\x4d\x18" &&
           (start[0] & 0xf0) == 0x50);

@@ -10,29 +10,31 @@
 
 namespace guestmm::trace {
 
-// The bytes of a file, one after the other.
+// A sequential source of bytes.
 class ByteSource {
  public:
   virtual ~ByteSource() = default;
 
-  // Reads up to `size` (at least 1) bytes; 0 at the end. An error names the
-  // file and comes after all bytes that are good; it repeats.
+  // Reads up to `size` bytes, but at least 1; 0 at the end. An error names the
+  // file, comes after all good bytes, and is returned by every later call.
+  // REQUIRES: size > 0.
   virtual absl::StatusOr<size_t> Read(char* to, size_t size) = 0;
 };
 
-// A file, decompressed if it begins as gzip or zstd data do. NotFound or
-// Unavailable if it cannot be read.
+// Opens a file, which is decompressed if it begins like gzip or zstd data.
+// NotFound or Unavailable if it cannot be read.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(const std::string& path);
 
-// The same of bytes in memory. Errors call them `name`.
+// The same for bytes in memory, which errors call `name`.
 absl::StatusOr<std::unique_ptr<ByteSource>> BytesOf(std::string bytes,
                                                     const std::string& name);
 
-// Reads until `to` is full or the bytes end: how many that were. An error only
-// if nothing was read before it.
+// Reads until `to` is full or the bytes end, and returns the number of bytes
+// read. Returns an error only if no byte was read before it.
 absl::StatusOr<size_t> ReadFully(ByteSource& source, char* to, size_t size);
 
-// `source`, with `bytes` before it: what was read of it to see what it is.
+// `source` with `bytes` put back in front of it, e.g. those read to detect its
+// format.
 std::unique_ptr<ByteSource> PutBack(std::string bytes,
                                     std::unique_ptr<ByteSource> source);
 

@@ -43,7 +43,7 @@ bool LineReader::NextSlowly(std::string_view& line) {
     const absl::StatusOr<size_t> got =
         source_->Read(buffer_.data() + filled_, buffer_.size() - filled_);
     if (!got.ok()) {
-      // Half a line, if there is one, is part of what is damaged.
+      // A partial line belongs to the damaged part.
       status_ = got.status();
       return false;
     }

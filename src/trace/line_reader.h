@@ -16,14 +16,15 @@
 
 namespace guestmm::trace {
 
-// A text's lines, in constant memory.
+// Reads a text line by line, in constant memory.
 class LineReader {
  public:
   LineReader(std::unique_ptr<ByteSource> source, std::string name)
       : source_(std::move(source)), name_(std::move(name)), buffer_(kBytes) {}
 
-  // The next line, without its end; valid until the next call. False at the end
-  // and for an error: see status(). A line longer than 64 KiB is cut there.
+  // Sets `line` to the next line without its end, valid until the next call.
+  // False at the end, and after an error (see status()). Lines are cut at 64
+  // KiB.
   bool Next(std::string_view& line) {
     const char* const from = buffer_.data() + at_;
     const void* const end =
@@ -36,24 +37,23 @@ class LineReader {
     return true;
   }
 
-  // What ended the reading, if not the end.
+  // The error that ended reading; OK before, and at the end of the text.
   const absl::Status& status() const { return status_; }
-  // Whether the last line had an end: the text may be cut off within one that
-  // has not.
+  // False if the last line had no end, so that the text may be truncated in it.
   bool complete() const { return complete_; }
-  // Of the last line, from 1.
+  // The number of the last line, from 1.
   uint64_t number() const { return number_; }
-  // Read so far.
+  // Bytes of the lines read so far.
   uint64_t bytes() const { return read_ - (filled_ - at_); }
   const std::string& name() const { return name_; }
-  // "trace.txt:12": the last line.
+  // The place of the last line, e.g. "trace.txt:12".
   std::string Place() const { return absl::StrCat(name_, ":", number_); }
-  // InvalidArgument: at the last line is `line`, and not `what`.
+  // InvalidArgument: the last line is `line`, where `what` was expected.
   absl::Status Expected(std::string_view line, std::string_view what) const {
     return absl::InvalidArgumentError(absl::StrCat(
         Place(), ": ", Shown(line), ": expected ", std::string(what)));
   }
-  // As much of a line as a message shows, on one line and in ASCII.
+  // The beginning of a line, quoted for a message: on one line, and in ASCII.
   static std::string Shown(std::string_view line);
 
  private:
@@ -70,7 +70,7 @@ class LineReader {
   uint64_t number_ = 0;
   uint64_t read_ = 0;
   bool complete_ = true;
-  // Within a line that was cut.
+  // True within a line that was cut.
   bool skipping_ = false;
   absl::Status status_;
 };

@@ -10,17 +10,17 @@
 
 namespace guestmm::trace {
 
-// OpenTrace of bytes from elsewhere than a file. Errors call them `name`.
+// OpenTrace for bytes from any source, which errors call `name`.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTraceFrom(
     std::unique_ptr<ByteSource> bytes, const std::string& name,
     const TraceReadOptions& options = {});
 
-// Of text, whatever it begins with.
+// Reads text; does not detect the format.
 std::unique_ptr<TraceReader> MakeTextReader(std::unique_ptr<ByteSource> bytes,
                                             const std::string& name,
                                             const TraceReadOptions& options);
 
-// Of the binary form, whose magic number was seen.
+// Reads the binary form. REQUIRES: it begins with the magic number.
 absl::StatusOr<std::unique_ptr<TraceReader>> MakeFileReader(
     std::unique_ptr<ByteSource> bytes, const std::string& name);
 

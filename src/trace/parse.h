@@ -1,9 +1,9 @@
 #ifndef GUESTMM_SRC_TRACE_PARSE_H_
 #define GUESTMM_SRC_TRACE_PARSE_H_
 
-// Numbers and words at the start of a text, which gets shorter by what was
-// taken. False, and then the text is as it was, for anything else, overflow
-// included.
+// Take numbers and words from the start of a text, which is shortened by what
+// was taken. They return false, leaving the text unchanged, if the text does
+// not begin like that or a number overflows.
 
 #include <cstdint>
 #include <limits>
@@ -70,8 +70,8 @@ inline bool TakeNumber(std::string_view& text, uint64_t& value) {
   return true;
 }
 
-// "21.63554" seconds, with up to nine digits behind the point, which must be
-// there. Takes no sign. `digits` is how many there were.
+// Seconds such as "21.63554": no sign, a point, and 1 to 9 digits behind it,
+// whose number is `digits`.
 inline bool TakeSeconds(std::string_view& text, Nanoseconds& time,
                         int& digits) {
   constexpr uint64_t kMaxSeconds = 9'000'000'000;

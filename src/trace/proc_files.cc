@@ -15,13 +15,30 @@
 namespace guestmm::trace {
 namespace {
 
-// Bits of /proc/kpageflags.
+// Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h,
+// include/linux/kernel-page-flags.h).
 constexpr uint64_t kBuddyFlag = uint64_t{1} << 10;
+constexpr uint64_t kMmapFlag = uint64_t{1} << 11;
 constexpr uint64_t kNoPageFlag = uint64_t{1} << 20;
-// PG_uptodate; of the first page of a free block it is PG_reported.
+constexpr uint64_t kOfflineFlag = uint64_t{1} << 23;
+constexpr uint64_t kReservedFlag = uint64_t{1} << 32;
+// KPF_UPTODATE. On the head of a free block the same bit of page->flags is
+// PG_reported.
 constexpr uint64_t kReportedFlag = uint64_t{1} << 3;
 
-// Takes a node's and a zone's name, "Node 0, zone      DMA".
+RecordedPages::State StateOf(uint64_t flags) {
+  using State = RecordedPages::State;
+  if ((flags & kNoPageFlag) != 0) return State::kAbsent;
+  if ((flags & kBuddyFlag) != 0) return State::kFree;
+  if ((flags & kOfflineFlag) != 0) return State::kOffline;
+  if ((flags & kReservedFlag) != 0) return State::kReserved;
+  // Older kernels take the _mapcount of 0 in a zeroed struct page for one
+  // mapping.
+  if ((flags & ~kMmapFlag) == 0) return State::kNoFlags;
+  return State::kInUse;
+}
+
+// Takes a node's number and a zone's name: "Node 0, zone      DMA".
 bool TakeZone(std::string_view& text, int& node, std::string& name) {
   std::string_view rest = text;
   uint64_t number = 0;
@@ -37,8 +54,8 @@ bool TakeZone(std::string_view& text, int& node, std::string& name) {
   return true;
 }
 
-// "low      108": whether the line is one of `name`; then `value` is what it
-// says, none if that is no number.
+// True if the line is a field called `name`, as in "low      108". Sets `value`
+// to its number, or to nothing if it has none.
 bool IsField(std::string_view line, std::string_view name,
              std::optional<uint64_t>& value) {
   if (!TakeWord(line, name) || line.empty() || line[0] != ' ') return false;
@@ -64,7 +81,7 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
         !TakeWord(rest, " : ") || last < first) {
       return lines.Expected(line, "a line as 00100000-7fffffff : NAME");
     }
-    // "System RAM (virtio_mem)" too.
+    // Includes "System RAM (virtio_mem)".
     if (!rest.starts_with("System RAM")) continue;
     if (last == 0) {
       return lines.Expected(
@@ -82,8 +99,7 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
   if (!lines.status().ok()) return lines.status();
   std::sort(memory.begin(), memory.end(),
             [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
-  // Ranges that touch are one; hotplugged memory is listed within a larger
-  // range.
+  // Joins adjoining ranges; hotplugged memory is listed within a larger range.
   std::vector<GpaRange> merged;
   for (const GpaRange& range : memory) {
     if (!merged.empty() &&
@@ -98,8 +114,8 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
 }
 
 absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
-  // What is believed, in pages: of a zone; of a vCPU's marks, as PerCpuPages
-  // takes them; and of all min, 1 TiB, as PageAllocator takes it.
+  // Upper bounds, in pages: of a zone; of a vCPU's marks, as in PerCpuPages;
+  // and of the sum of all min, 1 TiB, as in PageAllocator.
   constexpr uint64_t kMostPages = uint64_t{1} << 40;
   constexpr uint64_t kMostPerCpu = uint64_t{1} << 20;
   constexpr uint64_t kMostMin = uint64_t{1} << 28;
@@ -128,6 +144,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       kLow,
       kHigh,
       kSpanned,
+      kPresent,
       kManaged,
       kStart,
       kCpu,
@@ -137,7 +154,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       kNone
     };
     constexpr std::array<std::string_view, kNone> kNames = {
-        "min",        "low",  "high",   "spanned", "managed",
+        "min",        "low",  "high",   "spanned", "present", "managed",
         "start_pfn:", "cpu:", "count:", "high:",   "batch:"};
     const auto* const name = std::find_if(kNames.begin(), kNames.end(), take);
     if (name == kNames.end()) continue;
@@ -180,6 +197,9 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       case kSpanned:
         spanned.back() = pages;
         break;
+      case kPresent:
+        zone.present = pages;
+        break;
       case kManaged:
         zone.managed = pages;
         break;
@@ -209,10 +229,10 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     if (cut != cpus.end()) {
       return absl::InvalidArgumentError(absl::StrCat(
           lines.name(), ": Node ", zones[i].node, ", zone ", zones[i].name,
-          ", the ", cut - cpus.begin() + 1, ". cpu: expected batch: after it"));
+          ", cpu ", cut - cpus.begin(), ": must have a batch: of 1 or more"));
     }
     zones[i].span.end = zones[i].span.start + spanned[i];
-    if (zones[i].managed > PageCount(0)) {
+    if (zones[i].managed > PageCount(0) || zones[i].present > PageCount(0)) {
       populated.push_back(std::move(zones[i]));
     }
   }
@@ -221,12 +241,11 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
 
 absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
                                              const std::string& name) {
-  using State = RecordedPages::State;
   RecordedPages pages;
   std::vector<uint64_t> flags(size_t{1} << 14);
   constexpr size_t kBytesEach = sizeof(uint64_t);
   while (true) {
-    // ReadFully, so that only the end of the file is not whole numbers.
+    // ReadFully reads whole numbers, except at the end of a truncated file.
     const absl::StatusOr<size_t> got =
         ReadFully(bytes, reinterpret_cast<char*>(flags.data()),
                   flags.size() * kBytesEach);
@@ -238,15 +257,13 @@ absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
           " bytes: expected 8 for each page: the file is truncated"));
     }
     for (size_t i = 0; i < *got / kBytesEach; ++i) {
-      // Little endian, as the hosts that guestmm is for.
-      const uint64_t flag = flags[i];
-      const bool free = (flag & kBuddyFlag) != 0;
-      if (free && (flag & kReportedFlag) != 0) {
+      // Little endian, as on all hosts that guestmm supports.
+      const RecordedPages::State state = StateOf(flags[i]);
+      if (state == RecordedPages::State::kFree &&
+          (flags[i] & kReportedFlag) != 0) {
         pages.reported.emplace_back(pages.states.size());
       }
-      pages.states.push_back((flag & kNoPageFlag) != 0 ? State::kAbsent
-                             : free                    ? State::kFree
-                                                       : State::kInUse);
+      pages.states.push_back(state);
     }
   }
 }

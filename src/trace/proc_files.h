@@ -1,9 +1,9 @@
 #ifndef GUESTMM_SRC_TRACE_PROC_FILES_H_
 #define GUESTMM_SRC_TRACE_PROC_FILES_H_
 
-// The files of a guest's /proc that a recording has. A line that is malformed,
-// or says what no guest has, is InvalidArgument, with its place; else the error
-// of the source.
+// Readers of the files of a guest's /proc in a recording. InvalidArgument names
+// the place of a line that is malformed or has a value that no guest has. Other
+// errors are the source's.
 
 #include <cstdint>
 #include <string>
@@ -17,17 +17,17 @@
 
 namespace guestmm::trace {
 
-// Beyond what a guest's addresses go.
+// One past the highest guest-physical address.
 inline constexpr uint64_t kGuestAddresses = uint64_t{1} << 52;
 
-// /proc/iomem: RAM, ascending, ranges that touch joined.
+// /proc/iomem: RAM, ascending, with adjoining ranges joined.
 absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines);
 // /proc/zoneinfo.
 absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines);
 // /proc/kpageflags; `name` is the file's, for errors.
 absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
                                              const std::string& name);
-// /proc/uptime and /proc/buddyinfo, again and again.
+// /proc/uptime and /proc/buddyinfo, alternating.
 absl::StatusOr<std::vector<RecordedBuddyInfo>> ReadBuddyinfo(LineReader& lines);
 
 }  // namespace guestmm::trace

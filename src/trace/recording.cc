@@ -21,8 +21,9 @@ namespace {
 using trace::ByteSource;
 using trace::LineReader;
 
-// A CSV's lines after its heading, each taken by `take(rest, wrong)`: false for
-// what is malformed; of numbers that cannot be, `wrong` is what was expected.
+// Reads a CSV, calling take(rest, wrong) for each line after the heading. It
+// returns false for a malformed line; for a number out of bounds it sets
+// `wrong` to what was expected.
 template <typename Take>
 absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
   std::string_view line;
@@ -42,11 +43,11 @@ absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
   return lines.status();
 }
 
-// `memory`: the guest's, ascending; empty if it is not known.
+// `memory` is the guest's, ascending; empty if unknown.
 absl::StatusOr<std::vector<Recording::Report>> ReadReports(
     LineReader& lines, const std::vector<GpaRange>& memory) {
-  // What no report goes beyond, and the most bytes of one: whoever compares
-  // reports has an entry for each 2 MiB of them.
+  // The end and the size of a report are bounded, since comparing reports takes
+  // memory for each 2 MiB of them.
   uint64_t end = trace::kGuestAddresses;
   uint64_t most = kTiB;
   if (!memory.empty()) {
@@ -138,7 +139,8 @@ absl::StatusOr<Window> ReadWindow(LineReader& lines) {
   return *window;
 }
 
-// The file `name` of `folder`, plain or compressed, if it is there.
+// The path of the file `name` in `folder`, plain or compressed; absent if there
+// is none.
 std::optional<std::string> Find(const std::filesystem::path& folder,
                                 const std::string& name) {
   for (const char* const suffix : {"", ".zst", ".gz"}) {
@@ -152,7 +154,7 @@ std::optional<std::string> Find(const std::filesystem::path& folder,
   return std::nullopt;
 }
 
-// Reads the file `name` of `folder` with `read` into `value`, if it is there.
+// Reads the file `name` in `folder`, if it exists, into `value` with `read`.
 template <typename T, typename Read>
 absl::Status ReadLines(const std::filesystem::path& folder,
                        const std::string& name, Read read, T& value) {
@@ -198,15 +200,17 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path) {
     if (recording.trace_path.empty()) {
       return absl::NotFoundError(absl::StrCat(
           path,
-          ": there is no trace in this folder: expected trace.gmtrace, "
-          "trace.txt, trace_pipe or trace, plain or as .zst or .gz"));
+          ": must have a trace: trace.gmtrace, trace.txt, trace_pipe or trace, "
+          "plain, .zst or .gz"));
     }
   } else if (std::filesystem::exists(folder, ignored)) {
     recording.trace_path = path;
     folder = folder.parent_path();
   } else {
     return absl::NotFoundError(
-        absl::StrCat(path, ": there is no such file or folder"));
+        absl::StrCat(path,
+                     ": must be a trace or a recording's folder; none is "
+                     "there"));
   }
 
   std::optional<Window> window;
@@ -214,6 +218,8 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path) {
       ReadLines(folder, "iomem", trace::ReadIomem, recording.memory);
   status.Update(ReadLines(folder, "zoneinfo.start", trace::ReadZoneinfo,
                           recording.zones));
+  status.Update(ReadLines(folder, "zoneinfo.end", trace::ReadZoneinfo,
+                          recording.zones_at_end));
   status.Update(ReadPages(folder, "kpageflags.start", recording.first));
   status.Update(ReadLines(folder, "buddyinfo.log", trace::ReadBuddyinfo,
                           recording.buddyinfo));

@@ -28,7 +28,7 @@ class TextReader final : public TraceReader {
     std::string_view line;
     while (lines_.Next(line)) {
       TraceLine what = parser_.Parse(line);
-      // It may read well, and be cut off within a number.
+      // A line without an end may be truncated within a number.
       const bool cut_off = !lines_.complete();
       if (cut_off) what = TraceLine::kBad;
       switch (what) {

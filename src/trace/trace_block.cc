@@ -11,7 +11,7 @@
 namespace guestmm::trace {
 namespace {
 
-// Times of a recording are in microseconds, or else in nanoseconds.
+// Recordings have times in microseconds or in nanoseconds.
 constexpr uint64_t kMicrosecond = 1000;
 
 void AppendVarint(std::string& bytes, uint64_t value) {
@@ -26,7 +26,7 @@ void AppendZigzag(std::string& bytes, uint64_t difference) {
   AppendVarint(bytes, difference << 1 ^ (0 - (difference >> 63)));
 }
 
-// Reads at most 10 bytes; those beyond are the next call's trouble.
+// Reads at most 10 bytes and does not check the end.
 inline uint64_t LoadVarint(const unsigned char*& at) {
   uint64_t value = *at & 0x7f;
   if (*at++ < 0x80) return value;
@@ -42,7 +42,7 @@ inline uint64_t LoadZigzag(const unsigned char*& at) {
   return value >> 1 ^ (0 - (value & 1));
 }
 
-// What a block's events have in common with many others.
+// The part of an event that many others share.
 struct Key {
   TraceEvent::Kind kind;
   uint8_t order;
@@ -74,7 +74,7 @@ void AppendKey(std::string& bytes, const Key& key) {
   AppendVarint(bytes, key.gfp);
 }
 
-// What is the same in all events of a key, and the last of its pfns.
+// A key's part of its events, and its last pfn.
 struct KeyState {
   TraceEvent event;
   uint64_t pfn = 0;
@@ -108,8 +108,8 @@ std::string EncodeBlock(std::span<const TraceEvent> events) {
       });
   const int64_t unit = in_microseconds ? int64_t{kMicrosecond} : 1;
 
-  // Indices are given in the order of the events: the bytes are always the
-  // same.
+  // Indices follow the order of the events, so that the bytes are
+  // deterministic.
   absl::flat_hash_map<Key, size_t> index_of;
   std::vector<uint64_t> last_pfn;
   std::vector<size_t> indices;
@@ -166,7 +166,7 @@ absl::Status DecodeBlock(std::string_view padded, size_t count,
   }
   std::vector<KeyState> keys(key_count);
   for (KeyState& key : keys) {
-    // 13 bytes a key at most, and the padding has more.
+    // A key takes at most 13 bytes, fewer than the padding has.
     if (at >= end || !LoadKey(at, key)) {
       return absl::DataLossError("a block's table of keys");
     }
@@ -188,7 +188,7 @@ absl::Status DecodeBlock(std::string_view padded, size_t count,
     size_t index = *key_at;
     if (width == 2) index |= size_t{key_at[1]} << 8;
     key_at += width;
-    // Each varint may end up to 10 bytes behind its column, and no more.
+    // A varint ends at most 10 bytes behind its column.
     if (index >= keys.size() || time_at >= times_end || pfn_at >= end) {
       events.clear();
       return absl::DataLossError("a block's events");

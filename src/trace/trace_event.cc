@@ -36,7 +36,7 @@ constexpr uint32_t kGfpTranshugeLight =
     (kGfpHighuserMovable | kGfpComp | kGfpNomemalloc | kGfpNowarn) &
     ~kGfpReclaim;
 
-// What stands for several, those that hold others before them.
+// Names for several flags, supersets first.
 constexpr std::array kSets = {
     FlagName{"GFP_TRANSHUGE", kGfpTranshugeLight | kGfpDirectReclaim},
     FlagName{"GFP_TRANSHUGE_LIGHT", kGfpTranshugeLight},
@@ -87,7 +87,7 @@ constexpr std::array kSingle = {
     FlagName{"__GFP_UNKNOWN", GfpFlags::kUnknown},
 };
 
-// What other versions called them.
+// Names in other kernel versions.
 constexpr std::array kOtherNames = {
     FlagName{"none", 0},
     FlagName{"__GFP_DMA", Bit(4)},

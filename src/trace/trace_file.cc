@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/option_error.h"
 #include "src/trace/byte_source.h"
 #include "src/trace/open_trace.h"
 #include "src/trace/trace_block.h"
@@ -73,8 +74,8 @@ class TraceFileWriterImpl final : public TraceFileWriter {
     counters.events = events_;
     const std::string end = trace::EncodeCounters(counters);
     WriteBlockOf(trace::kEndBlock, 0, end.size(), end);
-    // Without fsync a crash of the machine might leave the name, and no
-    // contents.
+    // Without fsync the renamed file could be empty after a crash of the
+    // machine.
     if (status_.ok() && fsync(fd_) != 0) SetError(errno);
     if (close(fd_) != 0) SetError(errno);
     fd_ = -1;
@@ -201,7 +202,7 @@ class TraceFileReader final : public TraceReader {
   uint64_t bytes() const override { return raw_bytes_; }
 
  private:
-  // False if the bytes end, or cannot be read: Failed says which.
+  // False if the bytes end or cannot be read; Failed tells which.
   bool Read(char* to, size_t size) {
     const absl::StatusOr<size_t> got = trace::ReadFully(*bytes_, to, size);
     if (got.ok()) offset_ += *got;
@@ -211,24 +212,24 @@ class TraceFileReader final : public TraceReader {
       read_error_ = got.status();
       return false;
     }
-    // An error after some bytes is told when one asks again.
+    // An error after some bytes is returned by the next call.
     char byte = 0;
     read_error_ = bytes_->Read(&byte, 1).status();
     return false;
   }
 
-  // DataLoss at the block (or head) that is being read.
+  // DataLoss at the block or head being read.
   absl::Status Failed(const std::string& what) const {
     if (!read_error_.ok()) return read_error_;
     if (short_read_) {
-      return absl::DataLossError(absl::StrCat(
-          name_, ": the file is truncated: it ends at byte ", offset_,
-          " within ", what, "; ", counters_.events, " events before are good"));
+      return absl::DataLossError(
+          absl::StrCat(name_, ": the file is truncated: it ends at byte ",
+                       offset_, " within ", what, "; the ", counters_.events,
+                       " events before it are good"));
     }
-    return absl::DataLossError(
-        absl::StrCat(name_, ": the file is damaged: ", what, " at byte ",
-                     block_offset_, " is not as it was written; ",
-                     counters_.events, " events before are good"));
+    return absl::DataLossError(absl::StrCat(
+        name_, ": the file is damaged: ", what, " at byte ", block_offset_,
+        " has changed; the ", counters_.events, " events before it are good"));
   }
 
   // The next block's events, or the end.
@@ -241,7 +242,8 @@ class TraceFileReader final : public TraceReader {
     const uint32_t stored_bytes = trace::LoadU32(head.data() + 8);
     const uint32_t raw_bytes = trace::LoadU32(head.data() + 12);
     const uint32_t crc = trace::LoadU32(head.data() + 16);
-    // What is not checked yet decides what is allocated: within bounds.
+    // Sizes are not checked by the CRC yet, so they are bounded before memory
+    // is allocated by them.
     if ((kind != trace::kEventsBlock && kind != trace::kEndBlock) ||
         count > trace::kMaxBlockEvents || raw_bytes > trace::kMaxBlockBytes ||
         stored_bytes > ZSTD_compressBound(trace::kMaxBlockBytes)) {
@@ -311,18 +313,16 @@ absl::StatusOr<std::unique_ptr<TraceFileWriter>> TraceFileWriter::Create(
     const std::string& path, const TraceFileOptions& options) {
   constexpr int kMaxEvents = static_cast<int>(trace::kMaxBlockEvents);
   if (options.level < 1 || options.level > 19) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("level ", options.level, ": allowed is 1 to 19"));
+    return OptionError("level", absl::StrCat(options.level), "must be 1 to 19");
   }
   if (options.block_events < 1 || options.block_events > kMaxEvents) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("block_events ", options.block_events,
-                     ": allowed is 1 to ", kMaxEvents));
+    return OptionError("block-events", absl::StrCat(options.block_events),
+                       absl::StrCat("must be 1 to ", kMaxEvents));
   }
   if (options.source.size() > trace::kMaxSourceBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("source of ", options.source.size(),
-                     " bytes: allowed is up to ", trace::kMaxSourceBytes));
+        absl::StrCat("source: must be at most ", trace::kMaxSourceBytes,
+                     " bytes; it has ", options.source.size()));
   }
   const int fd = open((path + ".part").c_str(),
                       O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

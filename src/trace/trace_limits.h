@@ -7,8 +7,8 @@
 
 namespace guestmm::trace {
 
-// What an event of a trace may have. Its order is kMaxOrder at most.
-// Physical addresses of 52 bits.
+// Upper bounds of an event's fields; that of its order is kMaxOrder.
+// A pfn of 52-bit physical addresses.
 inline constexpr uint64_t kMaxPfn = (uint64_t{1} << 40) - 1;
 inline constexpr uint64_t kMaxCpu = 0xffff;
 inline constexpr uint64_t kMaxMigratetype = 0xff;

@@ -9,8 +9,8 @@
 namespace guestmm::trace {
 namespace {
 
-// "[001] .....    21.635540: " and what perf and trace-cmd make of it. What
-// follows is the event's.
+// "[001] .....    21.635540: ", also as perf and trace-cmd print it. The event
+// follows.
 struct LineHeader {
   uint64_t cpu = 0;
   Nanoseconds time{0};
@@ -29,8 +29,8 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
   SkipSpaces(text);
   int digits = 0;
   if (!TakeSeconds(text, header.time, digits)) {
-    // irqs-off, need-resched and so on: a word that does not begin with a
-    // digit.
+    // The column of irqs-off, need-resched etc.: a word that does not begin
+    // with a digit.
     const size_t end = text.substr(0, 17).find(' ');
     if (end == std::string_view::npos) return false;
     text.remove_prefix(end);
@@ -44,10 +44,10 @@ bool ParseHeaderAt(std::string_view line, LineHeader& header) {
   return true;
 }
 
-// What follows a header: an event's name or "<stack trace>", after the number
-// of events if perf was asked for that, or the time since the event before,
-// "(+69)", if trace-cmd was. After a name that looks like a header there is a
-// PID.
+// True if the text may follow a header: it begins with an event's name or
+// "<stack trace>", after the number of events that perf may print, or the time
+// since the previous event that trace-cmd may print, "(+69)"; these are taken.
+// If a task's name looks like a header, a PID follows instead.
 bool TakeEventStart(std::string_view& text) {
   std::string_view rest = text;
   uint64_t number = 0;
@@ -68,7 +68,7 @@ bool TakeEventStart(std::string_view& text) {
   return true;
 }
 
-// The header; without an event behind it if there is none that has one.
+// The first header that an event follows, or else the first header.
 std::optional<LineHeader> FindHeader(std::string_view line) {
   std::optional<LineHeader> without_event;
   LineHeader header;
@@ -82,7 +82,7 @@ std::optional<LineHeader> FindHeader(std::string_view line) {
   return without_event;
 }
 
-// "[LOST 12 EVENTS]", "[12 EVENTS DROPPED]", or without a number: one at least.
+// "[LOST 12 EVENTS]" or "[12 EVENTS DROPPED]"; without a number at least one.
 bool IsLost(std::string_view line, uint64_t& lost) {
   if (!line.starts_with("CPU:")) return false;
   const size_t at = line.find('[');
@@ -94,8 +94,8 @@ bool IsLost(std::string_view line, uint64_t& lost) {
   return true;
 }
 
-// "ffffffff81156bd1 __alloc_pages+0x1d1" of perf, " => __alloc_pages" of the
-// kernel and trace-cmd: a line of a call chain below an event.
+// True for a line of a call chain below an event: perf's "ffffffff81156bd1
+// __alloc_pages+0x1d1", the kernel's and trace-cmd's " => __alloc_pages".
 bool IsCallChain(std::string_view line) {
   if (line.starts_with("=> ") || line.starts_with(" => ")) return true;
   if (line.empty() || (line[0] != ' ' && line[0] != '\t')) return false;
@@ -134,7 +134,7 @@ TraceLine TraceLineParser::ParseWithoutHeader(std::string_view line) {
   SkipSpaces(text);
   if (text.empty() || text[0] == '#') return TraceLine::kOther;
   if (IsLost(text, lost_)) return TraceLine::kLost;
-  // What trace-cmd report says first.
+  // The first lines of trace-cmd report.
   if (text.starts_with("cpus=") || text.starts_with("version =") ||
       IsCallChain(line)) {
     return TraceLine::kOther;
@@ -152,9 +152,9 @@ TraceLine TraceLineParser::ParseFields(std::string_view fields,
   bool has_order = false;
   bool has_migratetype = false;
   bool has_gfp = false;
-  bool no_page = false;    // certainly
-  bool page_is_0 = false;  // or what reads the trace did not know better
-  // In any order: not all print them in the kernel's.
+  bool no_page = false;    // the allocation failed
+  bool page_is_0 = false;  // it failed, or the tool could not decode the field
+  // The order of fields differs between tools.
   while (true) {
     SkipSpaces(fields);
     if (fields.empty()) break;
@@ -172,7 +172,7 @@ TraceLine TraceLineParser::ParseFields(std::string_view fields,
       no_page = IsNull(value);
       page_is_0 = value.find_first_not_of("0x") == std::string_view::npos;
     } else if (key == "pfn") {
-      // Of no page it may be negative.
+      // Negative for a failed allocation.
       has_pfn = TakeNumber(value, pfn) && value.empty();
       if (!has_pfn && !no_page) {
         return Bad("pfn=NUMBER, decimal or as 0x1f");

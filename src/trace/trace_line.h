@@ -11,23 +11,24 @@
 
 namespace guestmm::trace {
 
-// What a line of a trace's text was.
+// The kinds of lines in a trace's text.
 enum class TraceLine : uint8_t {
-  kEvent,        // event() has it
-  kOther,        // not for us
-  kBatchedFree,  // said again of a page whose mm_page_free is there too
+  kEvent,        // event()
+  kOther,        // another tracepoint, a comment, or empty
+  kBatchedFree,  // repeats an mm_page_free of the same page
   kFailedAlloc,
-  kLost,  // lost() has how many
-  kBad,   // expected() says what should have been there
+  kLost,  // lost() events were dropped
+  kBad,   // malformed; expected() says what was expected
 };
 
-// Takes lines of text apart:
+// Parses lines of text:
 //
 //     TASK-PID     [001] .....    21.635540: mm_page_alloc: page=... pfn=0x1
 //     ...
 //
-// from the CPU's bracket outwards, as a task's name may hold anything. No name
-// can hold a bracket, a time and an event: it has 15 characters at most.
+// from the CPU's bracket outwards, since a task's name may contain anything.
+// With at most 15 characters no name can contain a bracket, a time and an
+// event.
 class TraceLineParser {
  public:
   TraceLine Parse(std::string_view line);
@@ -40,7 +41,7 @@ class TraceLineParser {
   TraceLine ParseWithoutHeader(std::string_view line);
   TraceLine ParseFields(std::string_view fields, TraceEvent::Kind kind);
   TraceLine Bad(std::string_view expected);
-  // GfpFlags::Parse, of few different texts again and again.
+  // GfpFlags::Parse with a cache: few different texts repeat.
   uint32_t Flags(std::string_view text);
 
   TraceEvent event_;

@@ -21,17 +21,17 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTraceFrom(
   start.resize(*got);
   const bool binary = start.starts_with(kTraceFileMagic);
   const bool text = start.find('\0') == std::string::npos;
-  // A trace file that is cut off within its magic number, but not the empty
-  // text.
+  // A trace file truncated within its magic number, but not an empty text.
   const bool cut_off =
       !binary && !start.empty() && kTraceFileMagic.starts_with(start);
   bytes = PutBack(std::move(start), std::move(bytes));
   if (binary || cut_off) return MakeFileReader(std::move(bytes), name);
   if (!text) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        name,
-        ": this is no trace: expected the text of ftrace, trace-cmd report or "
-        "perf script, or the binary form, plain, gzip or zstd"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name,
+                     ": must be a trace: the text of ftrace, trace-cmd report "
+                     "or perf script, "
+                     "or the binary form; plain, gzip or zstd"));
   }
   return MakeTextReader(std::move(bytes), name, options);
 }

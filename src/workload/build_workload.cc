@@ -11,10 +11,10 @@ namespace {
 constexpr PageCount kGrowth(64);  // 256 KiB
 constexpr uint64_t kProcessMapping = kPageblockOrder.bytes();
 constexpr size_t kPhasesOfKernelMemory = 3;
-// Freed in one step, of kernel memory.
+// Blocks of kernel memory freed in one step.
 constexpr int kFreedAtATime = 512;
 
-// Takes the whole pages out of `due`.
+// Removes the whole pages from `due` and returns them.
 uint64_t TakeWhole(double& due) {
   const double whole = std::floor(due);
   due -= whole;

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_SRC_WORKLOAD_DRAWS_H_
 #define GUESTMM_SRC_WORKLOAD_DRAWS_H_
 
-// Draws and shares that workloads have in common.
+// Random draws and shares used by several workloads.
 
 #include <cstdint>
 

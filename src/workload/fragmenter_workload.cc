@@ -46,7 +46,8 @@ void FragmenterWorkload::Fill(Vcpu& vcpu) {
 bool FragmenterWorkload::TakeBlock(Vcpu& vcpu) {
   const int most = options_.max_order.value();
   int order = static_cast<int>(random_.Below(static_cast<uint64_t>(most) + 1));
-  // Kept pages come out of the same free memory as the blocks beside them.
+  // Kept pages are allocated from the same free memory as the blocks around
+  // them.
   const uint64_t pages = Order(order).pages().value();
   if (random_.Below(options_.kept_one_in) < pages &&
       !kept_.Take(vcpu, Order(0))) {

@@ -16,7 +16,7 @@ constexpr PageCount kReadAhead(32);
 constexpr PageCount kDropAtATime(512);
 constexpr std::chrono::milliseconds kNothingToDo(10);
 
-// Readahead gives up at once (readahead_gfp_mask: __GFP_NORETRY).
+// Readahead fails immediately (readahead_gfp_mask: __GFP_NORETRY).
 constexpr Gfp kGfpReadAhead = [] {
   Gfp gfp = kGfpUser;
   gfp.may_reclaim = false;
@@ -69,7 +69,7 @@ bool PageCacheWorkload::ReadAhead(Vcpu& vcpu) {
     pages.push_back(*pfn);
   }
   read_.fetch_add(pages.size(), std::memory_order_relaxed);
-  // Only now can they be reclaimed: they are written.
+  // Reclaimable from now on: the pages are written.
   LockHolder hold(lock_);
   cached_.insert(cached_.end(), pages.begin(), pages.end());
   return !pages.empty();

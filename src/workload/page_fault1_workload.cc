@@ -7,7 +7,7 @@ namespace guestmm {
 namespace {
 
 constexpr uint64_t kPagesAtATime = 64;
-// Without a single page it has nothing to do, and time must go on.
+// The pause if not even one page can be allocated: time must advance.
 constexpr std::chrono::milliseconds kOutOfMemoryPause(1);
 
 }  // namespace

@@ -23,7 +23,7 @@ namespace {
 
 constexpr int kForEver = std::numeric_limits<int>::max();
 
-// Bursts, for ever, and idles after each.
+// Runs one burst after another without end, and idles after each.
 class RepeatedBurst final : public Workload {
  public:
   RepeatedBurst(uint64_t bytes, Nanoseconds idle_time, Random random)
@@ -45,7 +45,7 @@ class RepeatedBurst final : public Workload {
     return quiet;
   }
 
-  // What it touches while it idles is none.
+  // Without what it touches while it idles.
   uint64_t work() const override { return done_ + burst_->work(); }
 
  private:
@@ -58,8 +58,7 @@ class RepeatedBurst final : public Workload {
   uint64_t done_ = 0;
 };
 
-// Does what `workload` does, but it is not what the guest is there for: it does
-// not count as work.
+// Runs `workload` without counting it as work.
 class Uncounted final : public Workload {
  public:
   explicit Uncounted(std::unique_ptr<Workload> workload)
@@ -74,7 +73,7 @@ class Uncounted final : public Workload {
   const std::unique_ptr<Workload> workload_;
 };
 
-// One workload for each vCPU, made by `make()`.
+// The load in which each vCPU runs a workload made by `make`.
 template <typename Make>
 GuestLoad OnEach(const BootedGuest& world, Make make) {
   GuestLoad load;
@@ -84,12 +83,12 @@ GuestLoad OnEach(const BootedGuest& world, Make make) {
   return load;
 }
 
-// `share` of the guest's memory, divided among its vCPUs.
+// The bytes that each vCPU has of `share` of the guest's memory.
 uint64_t PerVcpu(const BootedGuest& world, double share) {
   return ShareOf(world.guest_bytes, share) / world.vcpus.size();
 }
 
-// A page cache of that share of memory, full.
+// A page cache that has read until it is full, or holds `share` of memory.
 std::unique_ptr<Workload> FullPageCache(BootedGuest& world, double share) {
   auto cache = std::make_unique<PageCacheWorkload>(
       PageCacheOptions{.max_share = share}, world.allocator, world.vcpus);
@@ -132,8 +131,8 @@ GuestLoad Fragmenter(BootedGuest& world) {
   });
 }
 
-// Bursts; between its own, one vCPU reads files, which does not count as work.
-// In the end the files are dropped.
+// Bursts on each vCPU. Between its bursts vCPU 0 reads files, which does not
+// count as work. The files are dropped after three quarters of the duration.
 GuestLoad PageCache(BootedGuest& world) {
   GuestLoad load = OnEach(world, [&] {
     return std::make_unique<RepeatedBurst>(
@@ -150,8 +149,8 @@ GuestLoad PageCache(BootedGuest& world) {
 }
 
 GuestLoad Build(BootedGuest& world) {
-  // What a process grows to follows the guest's memory, as the number of
-  // parallel jobs does in life.
+  // The size of processes follows the guest's memory, as the number of parallel
+  // jobs does in practice.
   const uint64_t largest = PerVcpu(world, 0.2);
   return OnEach(world, [&] {
     return std::make_unique<BuildWorkload>(
@@ -171,7 +170,8 @@ GuestLoad Sandbox(BootedGuest& world) {
   });
 }
 
-// page_fault1 in one set-up, with no, a small and a large page cache.
+// Adds page_fault1 in one set-up: without, with a small and with a large page
+// cache.
 void AddPageFault1(std::vector<WorkloadRecipe>& recipes, WorkloadInfo base) {
   const std::string name = base.name;
   const std::string description = base.description;
@@ -188,14 +188,14 @@ void AddPageFault1(std::vector<WorkloadRecipe>& recipes, WorkloadInfo base) {
 
 std::vector<WorkloadRecipe> MakeRecipes() {
   std::vector<WorkloadRecipe> recipes;
-  AddPageFault1(
-      recipes, {.name = "page_fault1",
-                .description = "will-it-scale's, a task for each vCPU: map 128 "
-                               "MiB, touch, unmap",
-                .guest_bytes = 2 * kGiB,
-                .vcpus = 2,
-                .duration_seconds = 16,
-                .warmup_seconds = 6});
+  AddPageFault1(recipes,
+                {.name = "page_fault1",
+                 .description = "will-it-scale's, one task per vCPU: maps 128 "
+                                "MiB, touches it, unmaps it",
+                 .guest_bytes = 2 * kGiB,
+                 .vcpus = 2,
+                 .duration_seconds = 16,
+                 .warmup_seconds = 6});
   recipes.push_back({{.name = "page_fault1-thp",
                       .description = "page_fault1 with huge pages in the guest",
                       .guest_bytes = 2 * kGiB,
@@ -205,8 +205,8 @@ std::vector<WorkloadRecipe> MakeRecipes() {
                      [](BootedGuest& world) {
                        return PageFault1(world, 0, kPageblockOrder);
                      }});
-  // 24 tasks make a second in virtual time as long as several real ones, so
-  // both warm-up and samples are shorter than a person would have them.
+  // Simulating a second of 24 tasks takes several, so warm-up and measurement
+  // are shorter than they would be on a real machine.
   AddPageFault1(
       recipes, {.name = "page_fault1-30g",
                 .description = "page_fault1 on 30 GiB, 24 vCPUs, one node; 3 s "
@@ -250,8 +250,8 @@ std::vector<WorkloadRecipe> MakeRecipes() {
        Fragmenter});
   recipes.push_back(
       {{.name = "page_cache",
-        .description = "files fill what bursts of half of memory leave, and "
-                       "are dropped after three quarters of the time",
+        .description = "page cache fills what bursts of half of memory leave, "
+                       "and is dropped at three quarters of the time",
         .guest_bytes = 2 * kGiB,
         .vcpus = 2,
         .duration_seconds = 80},

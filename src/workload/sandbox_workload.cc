@@ -9,7 +9,7 @@ namespace guestmm {
 namespace {
 
 constexpr uint64_t kMapped = AddressSpace::kMostMixed;
-// At its height a burst maps 200 MiB in a second.
+// At its peak a burst maps 200 MiB per second.
 constexpr std::chrono::milliseconds kChurnPause(10);
 
 }  // namespace

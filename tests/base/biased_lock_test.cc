@@ -14,17 +14,17 @@
 namespace guestmm::biased_lock_test {
 namespace {
 
-// Two plain numbers that are equal whenever nobody holds the lock: who gets in
-// beside a holder loses a count, tears them apart, or is a race for the
-// sanitizer.
+// Two plain numbers that are equal whenever the lock is free. A thread that
+// enters beside a holder loses a count, makes them differ, or is reported as a
+// race by the sanitizer.
 struct Guarded {
   explicit Guarded(Bias bias = Bias::kAllowed) : lock(bias) {}
 
-  // Returns whether all was well.
+  // True if they were equal.
   bool Add() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock) {
     const int before = first;
     first = before + 1;
-    // The compiler may not make one step of the two.
+    // Keeps the compiler from merging the two increments.
     std::atomic_signal_fence(std::memory_order_seq_cst);
     const bool well = second == before;
     second = before + 1;
@@ -49,13 +49,13 @@ struct Guarded {
   int second ABSL_GUARDED_BY(lock) = 0;
 };
 
-// Runs it in a thread of its own, which ends before this returns.
+// Runs it on a new thread, which ends before this returns.
 template <typename Function>
 void InAThread(Function function) {
   std::thread(function).join();
 }
 
-// How the bias moves. It takes membarrier(2), which Linux has since 4.14.
+// How the bias moves. Needs membarrier(2), which Linux has since 4.14.
 class BiasTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -112,8 +112,8 @@ TEST_F(BiasTest, TheOwnerVisitsItsOwnLockForNothing) {
   EXPECT_EQ(guarded.Count(), 3);
 }
 
-// An owner that has ended is one like any other.
-TEST_F(BiasTest, MovesToWhoLocksUntilItMovedTooOften) {
+// It makes no difference whether the owner's thread has ended.
+TEST_F(BiasTest, MovesToTheNextThreadUntilOwnersRunOut) {
   Guarded guarded;
   for (uint32_t i = 0; i < BiasedLock::kMaxOwners; ++i) {
     InAThread([&] {
@@ -175,7 +175,7 @@ TEST(BiasedLockTest, NeverBiasedIsASpinLock) {
   EXPECT_EQ(guarded.Count(), 9);
 }
 
-// Nothing but the lock orders the two writes of each payload.
+// Only the lock orders the two writes of each payload.
 TEST(BiasedLockTest, PublishesBothWays) {
   struct {
     BiasedLock lock;
@@ -251,10 +251,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Mix{"NeverBiased", 2, 2, 0, Bias::kNever}),
     [](const auto& mix) { return std::string(mix.param.name); });
 
-// The two halves of the protocol, against each other as often as can be: a
-// visit falls on an owner that goes the fast way, if it runs. On x86 it fails
-// without the membarrier: the visitor looks while what the owner said waits in
-// the owner's store buffer, behind stores that miss the caches.
+// Runs the two halves of the protocol against each other as often as possible:
+// a visit meets an owner on the fast path, if the owner is running. On x86 this
+// fails without the membarrier: the visitor reads while the owner's store is
+// still in its store buffer, behind stores that miss the caches.
 TEST(BiasedLockTest, AnOwnerInATightLoopAndAVisitor) {
   constexpr int kVisits = 200'000;
   constexpr int kMostLooks = 2000;
@@ -274,7 +274,7 @@ TEST(BiasedLockTest, AnOwnerInATightLoopAndAVisitor) {
         at = (at + kStride) % elsewhere.size();
       }
       if (!guarded.AddAsOwner()) ++wrong_for_owner;
-      // Not fetch_add: that would empty the store buffer.
+      // Not fetch_add, which would drain the store buffer.
       turns.store(turns.load(std::memory_order_relaxed) + 1,
                   std::memory_order_relaxed);
     }
@@ -293,7 +293,7 @@ TEST(BiasedLockTest, AnOwnerInATightLoopAndAVisitor) {
   EXPECT_EQ(guarded.Count(), turns + kVisits);
 }
 
-// Ends only if the owner gets in between visits that leave it no time to.
+// Ends only if the owner gets in between back-to-back visits.
 TEST(BiasedLockTest, VisitsBackToBackDoNotStarveTheOwner) {
   constexpr int kTurns = 30;
   Guarded guarded;
@@ -316,8 +316,8 @@ TEST(BiasedLockTest, VisitsBackToBackDoNotStarveTheOwner) {
   EXPECT_EQ(guarded.Count(), 1 + kTurns + visits);
 }
 
-// Owners that change under each other's hands, which a lock allows a few times:
-// so there are many locks, and threads that go from one to the next together.
+// Owners that change while others lock. A lock allows that only a few times, so
+// there are many locks, and threads that move from one to the next together.
 TEST(BiasedLockTest, OwnersThatChangeWhileTheyLock) {
   constexpr int kLocks = 4000;
   constexpr int kThreads = 3;

@@ -30,7 +30,7 @@ TEST(CheckTest, EvaluatesTheConditionOnce) {
   EXPECT_EQ(evaluated, 1);
 }
 
-// One expression, so that it neither takes nor loses an else.
+// The macro is one expression, so that it neither captures nor loses an else.
 TEST(CheckTest, StandsInAnIfWithoutBraces) {
   bool otherwise = false;
   if (otherwise)

@@ -50,7 +50,7 @@ TYPED_TEST(LockTest, OneThreadAtATime) {
   EXPECT_EQ(counter.value, kThreads * kRounds);
 }
 
-// What one holder wrote, plain memory included, the next one sees.
+// The next holder sees all that the previous one wrote, plain memory included.
 TYPED_TEST(LockTest, PublishesWhatWasWritten) {
   Guarded<TypeParam> ready;
   int payload = 0;
@@ -73,7 +73,7 @@ TYPED_TEST(LockTest, IsFreeAfterTheScope) {
   { LockHolder hold(lock); }
 }
 
-// The path of a SpinLock that yields: the holder holds on until others wait.
+// Covers the yielding path of SpinLock: the holder keeps it until others wait.
 TYPED_TEST(LockTest, WaitersGoOnWhenALongHolderLeaves) {
   Guarded<TypeParam> counter;
   std::vector<std::thread> waiters;

@@ -27,7 +27,7 @@ concept Comparable = requires(A a, B b) {
   a < b;
 };
 
-// What has no meaning does not compile.
+// Operations without a meaning do not compile.
 static_assert(!Addable<Pfn, Pfn>);
 static_assert(!Addable<Pfn, uint64_t>);
 static_assert(!Addable<Pfn, Order>);
@@ -49,7 +49,7 @@ static_assert(!Comparable<Pfn, PageCount>);
 static_assert(!Comparable<Pfn, uint64_t>);
 static_assert(!Comparable<Order, int>);
 
-// What has one does.
+// Those with a meaning do.
 static_assert(std::is_same_v<decltype(Pfn() + PageCount()), Pfn>);
 static_assert(std::is_same_v<decltype(Pfn() - PageCount()), Pfn>);
 static_assert(std::is_same_v<decltype(Pfn() - Pfn()), PageCount>);
@@ -59,7 +59,7 @@ static_assert(std::is_same_v<decltype(Gpa() - Gpa()), uint64_t>);
 static_assert(Comparable<Pfn, Pfn> && Comparable<Gpa, Gpa> &&
               Comparable<Order, Order> && Comparable<PageCount, PageCount>);
 
-// A unit is named wherever a number becomes one, or one becomes another.
+// Conversions from numbers and between units are explicit.
 template <typename Unit>
 constexpr bool kOnlyExplicit =
     !std::is_convertible_v<uint64_t, Unit> &&
@@ -70,7 +70,7 @@ static_assert(!std::is_constructible_v<Pfn, Gpa>);
 static_assert(!std::is_constructible_v<Gpa, Pfn>);
 static_assert(!std::is_constructible_v<PageCount, Order>);
 
-// Units cost what their numbers cost.
+// A unit is as cheap as its number.
 static_assert(sizeof(Pfn) == sizeof(uint64_t) && sizeof(Order) == 1);
 
 template <typename T>

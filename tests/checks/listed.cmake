@@ -1,6 +1,7 @@
-# cmake -D ROOT=DIR -P listed.cmake: fails where a .cc file is in no CMakeLists.txt.
+# cmake -D ROOT=DIR -P listed.cmake: fails if a .cc file is missing from the
+# CMakeLists.txt beside it.
 #
-# Lists are explicit; a test that nobody listed would pass by never running.
+# Lists are explicit, and a test that is not listed would never run.
 
 cmake_minimum_required(VERSION 3.25)
 

@@ -1,23 +1,25 @@
-# cmake -D ROOT=DIR -P modules.cmake: fails where an #include is not in the table of
-# cmake/Modules.cmake.
+# cmake -D ROOT=DIR -P modules.cmake: fails if an #include is not allowed by the table
+# in cmake/Modules.cmake.
 
 cmake_minimum_required(VERSION 3.25)
 include(${ROOT}/cmake/Modules.cmake)
 guestmm_parse_modules(${GUESTMM_MODULES})
 
-# What only some modules may include, and never a public header.
+# External libraries and the modules whose sources may include them; public headers
+# never may.
 set(nlohmann machine/model experiment/report)
 set(CLI tools)
 set(zlib trace)
 set(zstd trace)
 
-# module_of(out path): the module that a file below include/guestmm/ or src/ is in.
+# module_of(out path): the module of a file, given its path below include/guestmm/ or
+# src/.
 function(module_of out path)
   cmake_path(GET path PARENT_PATH folder)
   set(${out} "${folder}" PARENT_SCOPE)
 endfunction()
 
-# check(file module is_public)
+# check(file module is_public): checks every #include of a file.
 function(check file module is_public)
   file(STRINGS ${ROOT}/${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*[<\"]")
   foreach(line IN LISTS lines)
@@ -27,7 +29,7 @@ function(check file module is_public)
       set(face ${CMAKE_MATCH_1})
       module_of(other ${CMAKE_MATCH_2})
       if(NOT other IN_LIST guestmm_names)
-        set(reason "there is no module ${other}")
+        set(reason "${other} is not a module of cmake/Modules.cmake")
       elseif(is_public AND face STREQUAL "src")
         set(reason "a public header may not include a private one")
       elseif(module STREQUAL "tools" AND face STREQUAL "src")
@@ -38,12 +40,12 @@ function(check file module is_public)
     elseif(path MATCHES "^(nlohmann|CLI)/|^(zlib|zstd)\\.h$")
       string(REGEX REPLACE "[/.].*" "" library ${path})
       if(is_public OR NOT module IN_LIST ${library})
-        set(reason "${library} is for the sources of ${${library}} only")
+        set(reason "only sources of ${${library}} may include ${library}")
       endif()
     elseif(path MATCHES "^(tests|bench|examples)/|(^|/)\\.\\./")
-      set(reason "a module includes guestmm/… and src/… only")
+      set(reason "must be guestmm/… or src/…")
     elseif(path MATCHES "^tools/" AND NOT module STREQUAL "tools")
-      set(reason "tools/ is above every module")
+      set(reason "modules must not include tools/")
     endif()
     if(reason)
       message(SEND_ERROR "${file}: ${path}: ${reason}")
@@ -51,12 +53,12 @@ function(check file module is_public)
   endforeach()
 endfunction()
 
-# A module uses none that uses it, and stands after all that it uses.
+# The table is ordered bottom up, so it has no cycles.
 set(below)
 foreach(name IN LISTS guestmm_names)
   foreach(other IN LISTS guestmm_uses_${name})
     if(NOT other IN_LIST below)
-      message(SEND_ERROR "cmake/Modules.cmake: ${name} may use ${other}, which does not stand above its line")
+      message(SEND_ERROR "cmake/Modules.cmake: ${name} may use ${other}, which must be in a line above it")
     endif()
   endforeach()
   list(APPEND below ${name})
@@ -66,7 +68,7 @@ file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/include/*.h ${ROOT}/src/*.h ${R
      ${ROOT}/tools/*.cc)
 list(LENGTH files checked)
 if(checked EQUAL 0)
-  message(SEND_ERROR "there is nothing to check")
+  message(SEND_ERROR "no files found")
 endif()
 foreach(file IN LISTS files)
   set(is_public FALSE)
@@ -83,7 +85,7 @@ foreach(file IN LISTS files)
   if(module STREQUAL "tools" OR module IN_LIST guestmm_names)
     check(${file} ${module} ${is_public})
   else()
-    message(SEND_ERROR "${file} is in no module of cmake/Modules.cmake")
+    message(SEND_ERROR "${file} belongs to no module of cmake/Modules.cmake")
   endif()
 endforeach()
 message(STATUS "checked ${checked} files")

@@ -1,12 +1,12 @@
 # cmake -D ROOT=DIR -D GUESTMM=PROGRAM -P readme_tables.cmake: fails unless the README's
-# tables of the recording in data/ are what the program prints.
+# tables of the recording in data/ are exactly what the program prints.
 
 cmake_minimum_required(VERSION 3.25)
 
 file(READ ${ROOT}/README.md readme)
 
-# shows(ARGUMENT...): the README has all that this prints, but for the first line of
-# compare, which is of no recording.
+# shows(ARGUMENT...): fails unless the README has everything that `guestmm ARGUMENT...`
+# prints, except the first line of compare, which is not about a recording.
 function(shows)
   execute_process(
     COMMAND ${GUESTMM} ${ARGN}

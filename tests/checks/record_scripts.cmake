@@ -1,12 +1,12 @@
-# cmake -D ROOT=DIR -P record_scripts.cmake: fails where a wrong argument of
-# scripts/record-a-trace or record-in-qemu is not named, or something is left of it.
+# cmake -D ROOT=DIR -P record_scripts.cmake: fails unless scripts/record-a-trace and
+# record-in-qemu reject wrong arguments by name and leave no files behind.
 
 cmake_minimum_required(VERSION 3.25)
 
 string(RANDOM LENGTH 12 name)
 set(out ${CMAKE_CURRENT_BINARY_DIR}/record_scripts.${name})
 
-# refuses(script message ARGUMENT...): it fails, and says this.
+# refuses(script message ARGUMENT...): the script must fail with this message.
 function(refuses script message)
   execute_process(
     COMMAND ${ROOT}/scripts/${script} ${ARGN}
@@ -25,21 +25,21 @@ endfunction()
 
 refuses(record-a-trace "usage: ")
 refuses(record-a-trace "usage: " ${out})
-refuses(record-a-trace "--buffer x: allowed is a whole number of MiB" ${out} --buffer x true)
+refuses(record-a-trace "--buffer=x: must be a whole number of MiB" ${out} --buffer x true)
 refuses(record-a-trace "no command to run" ${out} --)
 refuses(record-a-trace "no command to run" ${out} --buffer 64)
 
 refuses(record-in-qemu "usage: ")
 refuses(record-in-qemu "usage: " --memory 3G)
-refuses(record-in-qemu "--memory: a value is missing" ${out} --memory)
-refuses(record-in-qemu "--memory 3X: allowed is a size such as 3G" ${out} --memory 3X)
-refuses(record-in-qemu "--cpus 0: allowed is a whole number from 1" ${out} --memory 1G --cpus 0)
-refuses(record-in-qemu "--settle -1: allowed is a whole number of seconds" ${out} --settle -1)
-refuses(record-in-qemu "--buffer 0: allowed is a whole number of MiB" ${out} --buffer 0 -- true)
-refuses(record-in-qemu "--packages a b: allowed is names of Debian packages" ${out} --packages "a b")
-refuses(record-in-qemu "--copy ${out}: there is no such file" ${out} --copy ${out})
-refuses(record-in-qemu "--accel xen: allowed is kvm or tcg" ${out} --accel xen)
-refuses(record-in-qemu "--frobnicate: there is no such option" ${out} --frobnicate 1)
-refuses(record-in-qemu "true: there is no such option" ${out} true x)
-refuses(record-in-qemu "${out},2: QEMU takes no path with a comma" ${out},2)
-refuses(record-in-qemu "${ROOT}: is there already" ${ROOT})
+refuses(record-in-qemu "--memory: must have a value" ${out} --memory)
+refuses(record-in-qemu "--memory=3X: must be a size such as 3G" ${out} --memory 3X)
+refuses(record-in-qemu "--cpus=0: must be a whole number from 1" ${out} --memory 1G --cpus 0)
+refuses(record-in-qemu "--settle=-1: must be a whole number of seconds" ${out} --settle -1)
+refuses(record-in-qemu "--buffer=0: must be a whole number of MiB" ${out} --buffer 0 -- true)
+refuses(record-in-qemu "--packages=a b: must be names of Debian packages" ${out} --packages "a b")
+refuses(record-in-qemu "--copy=${out}: must be a file or folder" ${out} --copy ${out})
+refuses(record-in-qemu "--accel=xen: must be kvm or tcg" ${out} --accel xen)
+refuses(record-in-qemu "--frobnicate: must be an option of this script" ${out} --frobnicate 1)
+refuses(record-in-qemu "true: must be an option of this script" ${out} true x)
+refuses(record-in-qemu "${out},2: must have no comma, for QEMU" ${out},2)
+refuses(record-in-qemu "${ROOT}: must be absent or an empty folder" ${ROOT})

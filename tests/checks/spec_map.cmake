@@ -1,9 +1,9 @@
-# cmake -D ROOT=DIR -P spec_map.cmake: fails where docs/spec-map.md names a test or a piece of code that is not there, or
-# leaves a test out that is named by a clause.
+# cmake -D ROOT=DIR -P spec_map.cmake: fails if docs/spec-map.md names a test or code that does not exist, or lacks a test
+# that is named after a clause.
 
 cmake_minimum_required(VERSION 3.25)
 
-# collect(out pattern...): the files, one after the other, without what CMake's lists trip over.
+# collect(out pattern...): the concatenated files, without characters that are special in CMake lists.
 function(collect out)
   set(all "")
   foreach(pattern IN LISTS ARGN)
@@ -20,7 +20,7 @@ endfunction()
 collect(sources ${ROOT}/tests/*_test.cc)
 collect(code ${ROOT}/include/*.h ${ROOT}/src/*.h ${ROOT}/src/*.cc)
 
-# The tests that there are, as Suite.Name. Of TEST_P that is what they are called without prefix and parameter.
+# The existing tests, as Suite.Name; for TEST_P without prefix and parameter.
 string(REGEX MATCHALL "TEST(_F|_P)?\\([ \n]*[A-Za-z0-9_]+,[ \n]*[A-Za-z0-9_]+\\)" macros "${sources}")
 set(tests)
 set(by_clause)
@@ -35,7 +35,7 @@ endforeach()
 file(STRINGS ${ROOT}/docs/spec-map.md rows REGEX "^\\| [0-9]")
 set(named)
 foreach(row IN LISTS rows)
-  # | clause | in few words | code | test |
+  # | clause | summary | code | test |
   if(NOT row MATCHES "^\\|[^|]*\\|[^|]*\\|([^|]*)\\|([^|]*)\\|$")
     message(SEND_ERROR "not four columns: ${row}")
     continue()
@@ -51,7 +51,7 @@ foreach(row IN LISTS rows)
     string(REPLACE "`" "" test ${test})
     list(APPEND named ${test})
     if(NOT test IN_LIST tests)
-      message(SEND_ERROR "there is no test ${test}")
+      message(SEND_ERROR "docs/spec-map.md: test ${test} does not exist")
     endif()
   endforeach()
   foreach(name IN LISTS row_code)
@@ -59,7 +59,7 @@ foreach(row IN LISTS rows)
     string(REGEX MATCHALL "[A-Za-z0-9_]+" parts "${name}")
     foreach(part IN LISTS parts)
       if(NOT code MATCHES "[^A-Za-z0-9_]${part}[^A-Za-z0-9_]")
-        message(SEND_ERROR "there is no ${part} in include/ and src/")
+        message(SEND_ERROR "docs/spec-map.md: ${part} is not in include/ or src/")
       endif()
     endforeach()
   endforeach()
@@ -74,6 +74,6 @@ endforeach()
 list(LENGTH rows n)
 list(LENGTH by_clause m)
 if(n EQUAL 0 OR m EQUAL 0)
-  message(SEND_ERROR "${n} clauses, ${m} tests named by one: is this the right tree?")
+  message(SEND_ERROR "found ${n} clauses and ${m} tests named after one in ${ROOT}: neither must be 0")
 endif()
-message(STATUS "checked ${n} clauses, ${m} tests named by one")
+message(STATUS "checked ${n} clauses, ${m} tests named after one")

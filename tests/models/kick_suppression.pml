@@ -1,26 +1,26 @@
 /*
- * Suppression of notifications on a split virtqueue (virtio 1.3 §2.7.7 and
- * §2.7.10): that no wake-up is lost, in either direction.
+ * Notification suppression on a split virtqueue (virtio 1.3 §2.7.7 and
+ * §2.7.10): no wake-up is lost, in either direction.
  *
- * A driver and a device share the two indexes. Each is awake, working, or
- * asleep until the other rings its bell. A lost wake-up is a deadlock, which
- * SPIN reports as an invalid end state: the driver may at any time wait for all
- * that it sent, and then nothing else makes the device look.
+ * A driver and a device share the two indexes. Each is awake and working, or
+ * asleep until the other notifies it. A lost wake-up is a deadlock, which SPIN
+ * reports as an invalid end state: the driver may at any time wait for all
+ * outstanding buffers, and then nothing else wakes the device.
  *
  *   spin -a kick_suppression.pml && cc -o pan pan.c && ./pan
- *   -DEVENT_INDEX  used_event and avail_event in place of the flags
- *   -DLEFT_ON      neither turns notifications off (with the event index
- *                  GetUsed and Pop then move the event along)
- *   -DBUG          must fail: the device turns notifications on and does not
- *                  look again
- *   -DBUG=2        must fail: the same of the driver
- *   -DBUG=3        must fail with -DEVENT_INDEX -DLEFT_ON: how far the index
- *                  moved is told from the index, which may have gone all the
- *                  way round
+ *   -DEVENT_INDEX  used_event and avail_event instead of the flags
+ *   -DLEFT_ON      neither side disables notifications (with the event index,
+ *                  GetUsed and Pop then advance the event)
+ *   -DBUG          must fail: the device does not check again after enabling
+ *                  notifications
+ *   -DBUG=2        must fail: the driver does not check again
+ *   -DBUG=3        must fail with -DEVENT_INDEX -DLEFT_ON: the distance that the
+ *                  index moved is computed modulo the wrap, so a full turn is
+ *                  lost
  *
- * Steps are atomic and in the order of the program: what SPIN explores is
- * sequential consistency, as the code has it by seq_cst at these accesses. That
- * acquire and release would not do is what ring_model.cc shows.
+ * Steps are atomic and in program order: SPIN explores sequential consistency,
+ * which the code ensures by seq_cst for these accesses. ring_model.cc shows that
+ * acquire and release are not enough.
  *
  * The indexes run modulo 4 with a ring of 2, as 2^16 with the largest ring,
  * 32768.
@@ -50,12 +50,12 @@ bool avail_no_interrupt = false;
 bool used_no_notify = false;
 #endif
 
-/* The kick and the call: each carries nothing, and several may become one. */
+/* The kick and the call: they carry no data, and several may merge into one. */
 bool kick = false;
 bool call = false;
 
-/* How far the index moved since the other was last asked: WRAP is any number
- * from there on. And the answer. */
+/* How far the index moved since the last check for notification, saturating at
+ * WRAP; and the result of that check. */
 #if BUG + 0 == 3
 #define ONE_MORE(moved) moved = (moved + 1) % WRAP
 #else
@@ -84,7 +84,7 @@ active proctype Driver() {
   bool wants;
 
   do
-  :: /* Add; several, before the device is asked once. */
+  :: /* Add, possibly several times before NeedsKick. */
      MINUS(available_idx, next_used) < SIZE ->
      available_idx = (available_idx + 1) % WRAP;
      ONE_MORE(added)
@@ -96,7 +96,7 @@ active proctype Driver() {
      :: wants -> kick = true
      :: else -> skip
      fi
-  :: /* GetUsed, until there is none; then it may wait for what is out. */
+  :: /* GetUsed until there is none; then it may wait for outstanding buffers. */
      added == 0 && available_idx != next_used ->
 #ifndef LEFT_ON
      is_on = false;
@@ -168,7 +168,7 @@ active proctype Device() {
         fi
 #endif
      od;
-     /* Asleep; where nothing is left to do, for good, and that is proper. */
+     /* Asleep. A valid end state, since there may be nothing left to do. */
 end: atomic { kick -> kick = false }
   od
 }

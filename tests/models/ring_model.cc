@@ -1,17 +1,17 @@
-// The virtqueue's accesses under the C++ memory model, by Relacy, which goes
-// through executions: interleavings, and the values that a load may see.
+// The virtqueue's accesses under the C++ memory model, checked by Relacy, which
+// enumerates executions: interleavings, and the values that a load may return.
 //
-// A model of DriverQueue and DeviceQueue, not the classes: each access here is
-// one there, with the memory order that it has there. Each property holds with
-// those orders; and with one order weakened, Relacy must find the execution in
-// which it does not, or it would prove nothing.
+// A model of DriverQueue and DeviceQueue, not the classes: each access here
+// corresponds to one there and has its memory order. Each property holds with
+// those orders, and with one order weakened Relacy must find an execution that
+// violates it, which shows that the model can.
 
-// Before Relacy, which has macros for `new` and the memory orders.
+// Included before Relacy, which defines macros for `new` and the memory orders.
 #include <cstdint>
 #include <iostream>
 
 #include "guestmm/virtio/wire/virtqueue.h"
-// After them.
+// Must come last.
 #include <relacy/relacy.hpp>
 
 namespace {
@@ -21,15 +21,15 @@ using rl::mo_relaxed;
 using rl::mo_release;
 using rl::mo_seq_cst;
 
-// The orders of an index: how the half that moves it stores it, and how the
-// other loads it; and the same of what says whether to notify (flags or event).
+// The memory orders of an index, stored by the half that advances it and loaded
+// by the other, and of the notification request (flags or event).
 struct Ours {
   static constexpr auto kStoreIndex = mo_seq_cst;
   static constexpr auto kLoadIndex = mo_seq_cst;
   static constexpr auto kStoreWish = mo_seq_cst;
   static constexpr auto kLoadWish = mo_seq_cst;
 };
-// What publishing needs of it, and no more. Not enough for notifications.
+// Enough for publishing, but not for notifications.
 struct AcquireRelease {
   static constexpr auto kStoreIndex = mo_release;
   static constexpr auto kLoadIndex = mo_acquire;
@@ -42,7 +42,7 @@ struct RelaxedStore : AcquireRelease {
 struct RelaxedLoad : AcquireRelease {
   static constexpr auto kLoadIndex = mo_relaxed;
 };
-// Each of the four is needed.
+// Each of the four orders is needed.
 struct WeakStoreIndex : Ours {
   static constexpr auto kStoreIndex = mo_release;
 };
@@ -56,10 +56,10 @@ struct WeakLoadWish : Ours {
   static constexpr auto kLoadWish = mo_acquire;
 };
 
-// A ring of 1, and two chains through it: Add, Pop, Push, GetUsed. What is
-// described and what is in the buffer, plain memory, arrives, either way; and
-// the ring's only descriptor, table entry and buffer are not written again
-// before the other half is done with them.
+// Two chains pass through a ring of size 1: Add, Pop, Push, GetUsed. The
+// descriptors and the buffer's contents, plain memory, are visible to the other
+// half, in both directions; and the ring's only descriptor, table entry and
+// buffer are not overwritten before the other half is done with them.
 template <typename Order>
 struct Publish : rl::test_suite<Publish<Order>, 2> {
   static constexpr unsigned kChains = 2;
@@ -111,9 +111,9 @@ struct Publish : rl::test_suite<Publish<Order>, 2> {
   }
 };
 
-// Thread 0 moves an index (Add; Push) and asks whether to notify (NeedsKick;
-// NeedsNotification). Thread 1 turns notifications on and looks again
-// (EnableNotifications). Both may say yes; never both no.
+// Thread 0 advances an index (Add; Push) and checks whether to notify (NeedsKick;
+// NeedsNotification). Thread 1 enables notifications and checks the index again
+// (EnableNotifications). At least one of the checks must succeed.
 template <typename Order>
 struct Flags : rl::test_suite<Flags<Order>, 2> {
   rl::atomic<unsigned> idx, no_notify;
@@ -135,9 +135,9 @@ struct Flags : rl::test_suite<Flags<Order>, 2> {
   void after() { RL_ASSERT(bool(notifies($)) || bool(saw($))); }
 };
 
-// The same with the event index, left on: thread 1 takes the entry at 65535,
-// moves the event along to 0, the next, looks again, finds none, and sleeps
-// (GetUsed; Pop). Thread 0 adds that entry.
+// The same with the event index and notifications always enabled: thread 1 takes
+// the entry at 65535, advances the event to the next one, 0, checks again, finds
+// none, and sleeps (GetUsed; Pop). Thread 0 adds that entry.
 template <typename Order>
 struct Event : rl::test_suite<Event<Order>, 2> {
   rl::atomic<unsigned> idx, event;
@@ -163,8 +163,8 @@ struct Event : rl::test_suite<Event<Order>, 2> {
 
 int failures = 0;
 
-// How hard to look. All executions; or, where those are too many, all with at
-// most so many switches of threads that no one waited for.
+// The search depth: all executions, or, if those are too many, all executions
+// with at most this many preemptions.
 constexpr unsigned kAll = 0;
 
 template <typename Test>
@@ -176,10 +176,11 @@ bool Holds(unsigned switches, std::ostream& output, rl::test_params& params) {
   return rl::simulate<Test>(params);
 }
 
-// Counts a failure unless the executions of `Test` are all good as `wanted`.
+// Counts a failure unless `Test` holds in all executions, or, with `wanted`
+// false, fails in one.
 template <typename Test>
 void Expect(bool wanted, unsigned switches, const char* name) {
-  // Not a string's: Relacy has an operator delete that is not libstdc++'s.
+  // Not a string stream: Relacy replaces operator delete.
   std::ostream nowhere(nullptr);
   rl::test_params params;
   const bool holds = Holds<Test>(switches, nowhere, params);
@@ -187,7 +188,8 @@ void Expect(bool wanted, unsigned switches, const char* name) {
             << params.stop_iteration << " executions)" << std::endl;
   if (holds == wanted) return;
   ++failures;
-  std::cout << "  which it should" << (wanted ? "" : " not") << std::endl;
+  std::cout << "  expected: " << (wanted ? "holds" : "does not hold")
+            << std::endl;
   rl::test_params again;
   Holds<Test>(switches, std::cout, again);
 }

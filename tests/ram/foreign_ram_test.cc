@@ -1,6 +1,6 @@
-// Guest RAM of which another process made the memory: here, other guest RAM.
-// What is refused is tested where it comes from, in
-// tests/virtio/vhost_user_session_test.cc.
+// Guest RAM whose memory another process created; here, another GuestRam.
+// Refused files are tested with their sender, in
+// virtio/vhost_user/back_end/session_test.cc.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -45,7 +45,7 @@ TEST(ForeignRamTest, IsEmptyAtFirst) {
 TEST(ForeignRamTest, BothSeeTheSame) {
   const auto maker = MakeShared(MemorySource::kSharedMemfd, 4 * kMiB);
   const auto ram = GuestRam::CreateForeign().value();
-  // Not where it is in the file.
+  // Its address is unrelated to its offset in the file.
   const GpaRange range = {Gpa(kGiB + kMiB), 2 * kMiB};
   ASSERT_TRUE(ram->AdoptRegion(range, maker->memfd(), kMiB).ok());
   At(*maker, kMiB) = std::byte{7};
@@ -53,7 +53,7 @@ TEST(ForeignRamTest, BothSeeTheSame) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(&At(*ram, kGiB + kMiB)) % (2 * kMiB),
             kMiB);
   EXPECT_EQ(*ram->ResidentBytes(), kPageSize);
-  // It is the maker's.
+  // The memory belongs to its creator.
   ASSERT_TRUE(ram->RemoveRegion(range).ok());
   EXPECT_EQ(At(*maker, kMiB), std::byte{7});
   EXPECT_FALSE(ram->Translate(range));
@@ -74,8 +74,8 @@ TEST(ForeignRamTest, IsDiscardedByAddress) {
   const auto punching =
       DiscardingHypervisor::Create(*ram, {.method = DiscardMethod::kPunchHole});
   EXPECT_EQ(std::string(punching.status().message()),
-            "FALLOC_FL_PUNCH_HOLE does not give guest RAM of source foreign "
-            "shared memfd back to the host: use MADV_REMOVE");
+            "discard method FALLOC_FL_PUNCH_HOLE: cannot discard guest RAM of "
+            "source foreign shared memfd: must be one of MADV_REMOVE");
 }
 
 TEST(ForeignRamTest, HugePagesGoInWholeOnes) {
@@ -105,8 +105,8 @@ TEST(ForeignRamTest, HugePagesGoInWholeOnes) {
       "regions are of source hugetlb memfd");
 }
 
-// A guest discards a huge page, and the pool has none left when it is read:
-// that ends a process, unless it is guarded.
+// A guest discards a huge page, and the pool is empty when it is read again:
+// that ends the process, unless it is guarded.
 TEST(ForeignRamDeathTest, AHugePageThatCannotBeHad) {
   const auto pool = HugePagePool::Reserve(2);
   if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
@@ -118,7 +118,7 @@ TEST(ForeignRamDeathTest, AHugePageThatCannotBeHad) {
     DiscardingHypervisor hypervisor(*maker);
     const GpaRange block = {Gpa(2 * kMiB), 2 * kMiB};
     if (!hypervisor.Discard({&block, 1}).ok()) return;
-    // Takes what was given back, and all the rest.
+    // Takes the discarded page and all others of the pool.
     std::vector<std::unique_ptr<GuestRam>> others;
     while (true) {
       auto other = GuestRam::Create(
@@ -136,7 +136,7 @@ TEST(ForeignRamDeathTest, AHugePageThatCannotBeHad) {
   EXPECT_EXIT(read_where_none_is(true), testing::ExitedWithCode(42), "");
 }
 
-// Only there: elsewhere it is the end, as it always is.
+// A SIGBUS elsewhere still ends the process.
 TEST(ForeignRamDeathTest, AnyOtherSigbus) {
   const auto read_past_an_end = [] {
     GuardAgainstForeignFaults();
@@ -148,7 +148,7 @@ TEST(ForeignRamDeathTest, AnyOtherSigbus) {
   EXPECT_DEATH(read_past_an_end(), "");
 }
 
-// So that whoever maps it need not fear SIGBUS.
+// A process that maps the memfd need not fear SIGBUS.
 TEST(ForeignRamTest, OurMemfdsGetNoShorter) {
   const auto maker = MakeShared(MemorySource::kSharedMemfd, 2 * kMiB);
   EXPECT_NE(ftruncate(maker->memfd(), kPageSize), 0);

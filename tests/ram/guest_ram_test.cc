@@ -84,7 +84,7 @@ TEST(GuestRamTest, HvaAndGpaAgreeModuloAHugePage) {
   }
 }
 
-// What a guest may ask for, over [1 MiB, 2 MiB) and [3 MiB, 4 MiB).
+// Ranges as a guest may request them, over [1 MiB, 2 MiB) and [3 MiB, 4 MiB).
 struct Asked {
   const char* name;
   GpaRange range;
@@ -118,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Asked{"Empty", {Gpa(kMiB), 0}, false},
                     Asked{"EmptyAtZero", {Gpa(0), 0}, false},
                     Asked{"EndOverflows", {Gpa(kMiB), kMax}, false},
-                    // gpa + bytes is 1 MiB + 1, which lies inside.
+                    // gpa + bytes wraps to 1 MiB + 1, which is inside.
                     Asked{"EndWrapsIntoTheRegion",
                           {Gpa(3 * kMiB), kMax - 2 * kMiB + 2},
                           false},
@@ -185,7 +185,7 @@ TEST(GuestRamErrorTest, NamesTheRegionThatBreaksTheRule) {
 }
 
 TEST(GuestRamErrorTest, AMappingThatCannotBeHadNamesItsRegion) {
-  // More than any address space has; the region before it can be mapped.
+  // Larger than any address space; the region before it can be mapped.
   const absl::Status status =
       CreateStatus({{Gpa(0), kMiB}, {Gpa(kTiB), uint64_t{1} << 62}});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
@@ -212,7 +212,7 @@ TEST(GuestRamErrorTest, WithoutTheKernelsWordThereIsNoRam) {
   EXPECT_EQ(Message(status), "/proc/self/pagemap: Too many open files");
 }
 
-// How many mappings this process has.
+// The number of mappings of this process.
 int Mappings() {
   std::FILE* const maps = std::fopen("/proc/self/maps", "r");
   int lines = 0;
@@ -232,8 +232,8 @@ TEST(GuestRamTest, UnmapsWhatItMapped) {
 }
 
 TEST(GuestRamTest, ReservesWithoutCommitting) {
-  // More than the machine's memory; address space is all it takes. Of that
-  // ThreadSanitizer leaves a program less than 2 TiB, in pieces.
+  // More than the machine's memory, since it takes address space only.
+  // ThreadSanitizer leaves a program less than 2 TiB of that, in pieces.
   constexpr uint64_t kBytes = kTiB / 4;
   const auto ram = MakeRam({{Gpa(0), kBytes}});
   ram->Translate({Gpa(kBytes - 1), 1})->bytes().front() = std::byte{1};

@@ -1,4 +1,4 @@
-// Regions of guest RAM that come and go.
+// Adding and removing regions of guest RAM.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -91,7 +91,8 @@ TEST(AddRegionTest, BesideAnotherIsARegionOfItsOwn) {
   EXPECT_FALSE(ram->Translate({Gpa(kMiB - 1), 2}).has_value());
 }
 
-// As at Create: huge pages are forbidden here, and the addresses agree.
+// As for Create: huge pages are forbidden, and addresses are equal modulo 2
+// MiB.
 TEST(AddRegionTest, TakesTheAdviceAndTheAlignment) {
   const auto ram = MakeRam({{Gpa(0), kMiB}});
   const GpaRange range = {Gpa(kGiB + kMiB), 8 * kMiB};
@@ -181,8 +182,8 @@ TEST(RemoveRegionTest, TheLastOneToo) {
   EXPECT_EQ(ram->AddRegion({Gpa(0), kMiB}), absl::OkStatus());
 }
 
-// Memory at boot is one region; it goes by blocks. What is left keeps its
-// contents and its place.
+// Boot memory is one region and is removed block by block. The remaining memory
+// keeps its contents and its address.
 struct Split {
   const char* name;
   GpaRange removed;
@@ -242,7 +243,7 @@ TEST(RemoveRegionTest, ResidencyFallsAndComesBackAsZeroes) {
   EXPECT_EQ(ByteAt(*ram, Gpa(4 * kMiB)), 9);
 }
 
-// The bytes of this process's address space that are taken.
+// The size of this process's address space in use, in bytes.
 uint64_t MappedPages() {
   uint64_t pages = 0;
   std::ifstream("/proc/self/statm") >> pages;
@@ -339,7 +340,7 @@ TEST(PinTest, MovesWithTheTranslation) {
   low.reset();
   EXPECT_EQ(moved->bytes().size(), kMiB);
   EXPECT_FALSE(ram->RemoveRegion({Gpa(0), kMiB}).ok());
-  // What it pinned before is free at once.
+  // The range pinned before is released immediately.
   *moved = *std::move(high);
   EXPECT_EQ(ram->RemoveRegion({Gpa(0), kMiB}), absl::OkStatus());
   EXPECT_FALSE(ram->RemoveRegion({Gpa(kMiB), kMiB}).ok());
@@ -370,11 +371,10 @@ TEST(PinDeathTest, GuestRamOutlivesItsTranslations) {
       "guest RAM destroyed with 1 translations alive");
 }
 
-// Not under a sanitizer: its own allocator ends the process where mappings run
-// out.
+// Not under a sanitizer: its allocator ends the process when mappings run out.
 #ifndef GUESTMM_SANITIZED
-// A process may have only so many mappings (vm.max_map_count), and a hole in
-// one makes it two.
+// The number of mappings per process is limited (vm.max_map_count), and a hole
+// in a mapping splits it in two.
 TEST(RemoveRegionErrorTest, AMappingThatCannotBeSplitStays) {
   uint64_t limit = 0;
   std::ifstream("/proc/sys/vm/max_map_count") >> limit;
@@ -382,7 +382,7 @@ TEST(RemoveRegionErrorTest, AMappingThatCannotBeSplitStays) {
   ASSERT_LE(limit, 1 << 21) << "vm.max_map_count is too large to reach it";
   const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
   Fill(*ram, {Gpa(0), 4 * kMiB}, 3);
-  // Every second page has another protection, until there is no more to have.
+  // Changes the protection of every second page until the limit is reached.
   const uint64_t page = HostPageSize();
   const uint64_t bytes = 2 * (limit + 1) * page;
   void* const mapped = mmap(nullptr, bytes, PROT_NONE,
@@ -406,8 +406,8 @@ TEST(RemoveRegionErrorTest, AMappingThatCannotBeSplitStays) {
 }
 #endif
 
-// Blocks of four pages come and go at random, in pieces of any size: at every
-// address there is what a plain array says.
+// Adds and removes blocks of four pages at random, in pieces of any size, and
+// compares every address with a plain array.
 TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
   constexpr uint64_t kSeed = 1;
   SCOPED_TRACE(kSeed);
@@ -418,7 +418,7 @@ TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
   };
   Random random(kSeed);
   const auto ram = MakeRam({range_of(0, kPages)});
-  // By page: the value its first byte has, and the region it is in; or neither.
+  // By page: the value of its first byte, and its region; or neither.
   struct Page {
     int value = 0;
     int region = 0;
@@ -445,7 +445,7 @@ TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
     } else {
       ASSERT_EQ(ram->RemoveRegion(range).ok(), one_region) << range;
       if (!one_region) continue;
-      // What follows it in its region is another region from now on.
+      // The part of the region after it is a new region.
       const int removed = pages.front()->region;
       std::fill(pages.begin(), pages.end(), std::nullopt);
       ++regions;
@@ -473,9 +473,8 @@ TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
   }
 }
 
-// Blocks go and come back under threads that use them: what a thread has a
-// translation of is there, and holds what that thread wrote there last or, once
-// it was removed, zero.
+// Removes and re-adds blocks while threads use them: a range with a translation
+// is mapped and holds what its thread last wrote or, after a removal, zero.
 TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
   constexpr uint64_t kBlocks = 8;
   constexpr uint64_t kWriters = 3;
@@ -518,7 +517,7 @@ TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
       for (const GpaRange& region : ram->regions()) {
         GUESTMM_CHECK(region.gpa.value() + region.bytes <= most);
       }
-      // Or the one who adds and removes hardly gets the lock.
+      // Otherwise the thread that adds and removes hardly gets the lock.
       std::this_thread::yield();
     }
   });
@@ -527,7 +526,7 @@ TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
   std::array<bool, kBlocks> is_there;
   is_there.fill(true);
   int removed = 0;
-  // On until both kinds were seen, whatever the scheduler does.
+  // Continues until both outcomes were seen, whatever the scheduler does.
   for (int round = 0; round < kRounds || removed == 0 || hits == 0; ++round) {
     const uint64_t i = random.Below(kBlocks);
     const GpaRange block = {Gpa(i * block_bytes), block_bytes};
@@ -548,7 +547,7 @@ TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
   }
 }
 
-// Not for an instant is memory away that a refused removal asked for.
+// A refused removal does not make the memory unavailable even for an instant.
 TEST(HotplugThreadsTest, ARefusedRemovalIsNeverSeen) {
   const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
   std::atomic<bool> stop{false};

@@ -1,5 +1,5 @@
-// Guest RAM of each source: what it holds at first, what it holds in memory,
-// and regions that come and go.
+// Guest RAM of each source: initial contents, residency, and adding and
+// removing regions.
 
 #include "guestmm/ram/memory_source.h"
 
@@ -42,14 +42,14 @@ std::string Message(const absl::Status& status) {
   return std::string(status.message());
 }
 
-// What the memfd of `ram` holds, by the kernel's count of its blocks.
+// The size of the memory in `ram`'s memfd, by the kernel's count of its blocks.
 uint64_t MemfdBytes(const GuestRam& ram) {
   struct stat file = {};
   EXPECT_EQ(fstat(ram.memfd(), &file), 0);
   return static_cast<uint64_t>(file.st_blocks) * 512;
 }
 
-// 4 MiB at 2 MiB and 4 MiB at 1 GiB. A page is what the source is made of.
+// 4 MiB at 2 MiB and 4 MiB at 1 GiB. A page is a page of the source.
 class MemorySourceTest : public testing::TestWithParam<MemorySource> {
  protected:
   static constexpr GpaRange kLow = {Gpa(2 * kMiB), 4 * kMiB};
@@ -205,7 +205,7 @@ TEST_P(MemorySourceTest, RegionsAreInWholeGranules) {
               HasSubstr(text));
 }
 
-// What another process has of guest RAM.
+// Another process's view of guest RAM.
 class MemfdTest : public MemorySourceTest {
  protected:
   std::span<std::byte> MapElsewhere(GpaRange range) const {
@@ -248,7 +248,7 @@ TEST_P(MemfdTest, WhatOthersWroteWhereThereWasNoRegionIsNotInTheNextOne) {
   munmap(low.data(), low.size());
 }
 
-// The memfd's pages are guest RAM's whoever touched them.
+// Pages of the memfd count as resident whichever process touched them.
 TEST(SharedMemfdTest, WhatOthersTouchedIsResident) {
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
                                      .source = MemorySource::kSharedMemfd})
@@ -259,7 +259,7 @@ TEST(SharedMemfdTest, WhatOthersTouchedIsResident) {
   EXPECT_EQ(ram->ResidentBytes().value(), page.size());
 }
 
-// More pages than are asked for at once.
+// More pages than one mincore call covers.
 TEST(SharedMemfdTest, ResidencyOfMoreThanOneRead) {
   const uint64_t page = HostPageSize();
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), 20000 * page}},
@@ -282,7 +282,7 @@ TEST(SharedMemfdTest, ARegionBeyondWhatAFileCanBeIsRefused) {
 }
 
 TEST(HugetlbTest, APoolWithTooFewPagesSaysSoAtTheStart) {
-  // More than any host has; the first region may be had or not.
+  // More than any host has; the first region may or may not succeed.
   const absl::Status status =
       GuestRam::Create(
           {.regions = {{Gpa(0), kTiB}}, .source = MemorySource::kHugetlb})
@@ -315,8 +315,10 @@ TEST(HugetlbTest, TakesNoAdviceOnHugePages) {
                         .source = MemorySource::kHugetlb})
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("hugetlb memfd"),
-                                     HasSubstr("huge_pages kForbid")));
+  EXPECT_THAT(Message(status),
+              AllOf(HasSubstr("hugetlb memfd"),
+                    HasSubstr("huge_pages kForbid: its pages are huge "
+                              "already, must be kHostDefault")));
 }
 
 absl::Status CreateStatus(std::string file, uint64_t bytes) {
@@ -350,7 +352,7 @@ TEST(PrivateFileTest, WritesDoNotReachTheFile) {
   EXPECT_EQ(file.Read(3), kInFile);
 }
 
-// They are the host's cache, and all guests' from one snapshot.
+// They belong to the host's page cache, shared by all guests of one snapshot.
 TEST(PrivateFileTest, PagesThatWereOnlyReadAreNotResident) {
   const RamFile file(kMiB, kInFile);
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
@@ -373,23 +375,24 @@ TEST(PrivateFileTest, AFileThatIsTooShortIsRefused) {
                                  ": holds 1.00 MiB, the regions are 2.00 MiB");
 }
 
-TEST(PrivateFileTest, WhatIsNoFileIsRefused) {
+TEST(PrivateFileTest, RefusesPathsThatAreNotFiles) {
   EXPECT_EQ(Message(CreateStatus("/nowhere", kMiB)),
             "guest RAM file /nowhere: No such file or directory");
   EXPECT_EQ(Message(CreateStatus("/proc", kMiB)),
             "guest RAM file /proc: not a regular file");
 }
 
-TEST(PrivateFileTest, AFileGoesWithThisSourceAndNoOther) {
-  EXPECT_EQ(Message(CreateStatus("", kMiB)),
-            "guest RAM of source private file with file \"\": needs one");
+TEST(PrivateFileTest, IsTheOnlySourceWithAFile) {
+  EXPECT_EQ(
+      Message(CreateStatus("", kMiB)),
+      "guest RAM of source private file with file \"\": must name a file");
   const absl::Status status =
       GuestRam::Create({.regions = {{Gpa(0), kMiB}}, .file = "/some/file"})
           .status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Message(status),
             "guest RAM of source anonymous memory with file \"/some/file\": "
-            "only a private file has one");
+            "must be empty");
 }
 
 TEST(MemorySourceNameTest, IsPrinted) {

@@ -1,4 +1,4 @@
-// GuestRam::ResidentBytes against what the kernel really does.
+// GuestRam::ResidentBytes against the kernel's actual behaviour.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -30,7 +30,7 @@ std::unique_ptr<GuestRam> MakeRam(uint64_t bytes,
       .value();
 }
 
-// Nothing is removed here, so the bytes stay where they are.
+// No region is removed here, so the bytes stay valid.
 std::span<std::byte> Bytes(const GuestRam& ram, GpaRange range) {
   return ram.Translate(range)->bytes();
 }
@@ -44,7 +44,7 @@ uint64_t Resident(const GuestRam& ram, GpaRange range) {
   return ram.ResidentBytes(range).value();
 }
 
-// A read that the compiler must not leave out.
+// A read that the compiler must not optimize away.
 void Read(const GuestRam& ram, Gpa gpa) {
   const volatile std::byte* const at = Bytes(ram, {gpa, 1}).data();
   const std::byte value = *at;
@@ -63,7 +63,7 @@ TEST(ResidencyTest, APageForEachPageTouched) {
   EXPECT_EQ(ram->ResidentBytes().value(), 100 * page);
 }
 
-// One write after the other to the same page is one page.
+// Several writes to one page count once.
 TEST(ResidencyTest, CountsAPageOnce) {
   const auto ram = MakeRam(kMiB);
   Touch(*ram, Gpa(0));
@@ -93,7 +93,7 @@ TEST(ResidencyTest, SumsTheRegions) {
   EXPECT_EQ(Resident(*ram, {Gpa(kGiB), kMiB}), 2 * HostPageSize());
 }
 
-// More pages than are read at once, so that the reading goes on in the middle.
+// More pages than one read covers, so that a second read continues.
 TEST(ResidencyTest, OfMoreThanOneRead) {
   const auto ram = MakeRam(20000 * HostPageSize());
   for (const uint64_t i : {0, 4095, 4096, 8191, 8192, 19999}) {
@@ -112,14 +112,14 @@ TEST(ResidencyTest, DiscardedPagesAreGone) {
   EXPECT_EQ(Resident(*ram, {Gpa(page), 2 * page}), 0u);
 }
 
-// The resident memory of the mapping that guest RAM is part of, by another word
-// of the kernel's, which leaves the shared zero page out.
+// The resident memory of guest RAM's mapping from another source of the kernel,
+// smaps, which excludes the shared zero page.
 uint64_t RssAround(const GuestRam& ram) {
   return SmapsOf(Bytes(ram, {Gpa(0), 1})).at(0).resident;
 }
 
-// What was only read costs nothing where the host has a shared zero page for
-// it; a host without one backs it with pages that do count.
+// Pages that were only read cost nothing if the host maps the shared zero page;
+// a host without one backs them with pages that count.
 TEST(ResidencyTest, WhatWasOnlyReadCountsAsTheHostHasIt) {
   const auto ram = MakeRam(kMiB);
   const uint64_t before = RssAround(*ram);
@@ -138,7 +138,7 @@ TEST(ResidencyTest, WhatWasOnlyReadOfAHugePageCountsAsTheHostHasIt) {
   EXPECT_EQ(ram->ResidentBytes().value(), RssAround(*ram) - before);
 }
 
-// "always", "madvise" or "never": what the host does about huge pages.
+// The host's THP setting: "always", "madvise" or "never".
 std::string ThpSetting() {
   std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
   std::string word;
@@ -148,8 +148,8 @@ std::string ThpSetting() {
   return "never";
 }
 
-// A touched byte costs a huge page where the host gives one, else a small one.
-// Whether it does is the host's affair: the test says what it saw.
+// A touched byte costs a huge page if the host provides one, else a small one.
+// That depends on the host: the test records which it was.
 TEST(ResidencyTest, GoesByTheHostsGranule) {
   constexpr uint64_t kGranules = 8;
   const std::string setting = ThpSetting();
@@ -188,7 +188,7 @@ TEST(ResidencyTest, IsAskedInWholeHostPagesOfOneRegion) {
     const absl::Status status = ram->ResidentBytes(range).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(status.message()),
-                HasSubstr(": not whole host pages within one region"));
+                HasSubstr(": must be whole host pages within one region"));
   }
 }
 

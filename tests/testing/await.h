@@ -9,8 +9,8 @@
 
 namespace guestmm {
 
-// Looks again and again until `condition` holds: for what another process, or a
-// thread without a workqueue, brings about. False if it takes a minute.
+// Polls until `condition` holds. For conditions set by another process or by a
+// thread without a workqueue. False after a minute.
 inline bool Await(absl::FunctionRef<bool()> condition) {
   ThreadWorkqueue timer;
   const MonotonicClock clock;

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_TESTING_COUNTING_BACKING_H_
 #define GUESTMM_TESTS_TESTING_COUNTING_BACKING_H_
 
-// A guest whose memory is not used, only written down.
+// A guest whose use of memory is only recorded.
 
 #include <cstdint>
 #include <memory>
@@ -15,7 +15,7 @@
 
 namespace guestmm {
 
-// Writes down what the vCPUs do. For one thread.
+// Records what vCPUs do. Not thread-safe.
 class CountingBacking final : public Backing {
  public:
   void OnAllocated(int, std::optional<Pfn> pfn, Order order) override {
@@ -66,7 +66,7 @@ struct CountingGuest {
 
   Vcpu& vcpu() { return guest->vcpu(0); }
 
-  // The guest's.
+  // Owned by the guest.
   CountingBacking* backing = nullptr;
   std::unique_ptr<Guest> guest;
 };

@@ -15,8 +15,7 @@ namespace {
 constexpr uint64_t kLineBytes = 64;
 using Line = std::array<uint64_t, kLineBytes / sizeof(uint64_t)>;
 
-// Different for each line and each stamp. No byte is zero, which is what a
-// discarded page reads as.
+// Different for each line and stamp. No byte is zero, as discarded pages read.
 Line Contents(Gpa gpa, uint32_t stamp) {
   Line line;
   uint64_t word = gpa.value() ^ uint64_t { stamp } << 32;

@@ -14,8 +14,8 @@
 
 namespace guestmm {
 
-// A directly assigned device: it writes by DMA to the pages that the guest's
-// driver mapped for it, whenever it likes, and knows what it wrote.
+// A directly assigned device: writes by DMA, at any time, to the pages that the
+// guest's driver mapped for it, and remembers what it wrote.
 //
 //   DmaDevice device(guest->ram());
 //   device.Map(pfn, order);
@@ -23,7 +23,7 @@ namespace guestmm {
 //   ...
 //   EXPECT_EQ(device.FirstLost(), std::nullopt);
 //
-// Safe from any thread. Takes 1/16 of the memory that it may write.
+// Thread-safe. Takes 1/16 of the size of the mapped memory.
 class DmaDevice {
  public:
   // `ram` must outlive this.
@@ -31,27 +31,26 @@ class DmaDevice {
   DmaDevice(const DmaDevice&) = delete;
   DmaDevice& operator=(const DmaDevice&) = delete;
 
-  // Lets the device write to a block, and fills all of it. As VFIO does, it
-  // pins the block in guest RAM until Unmap.
-  // REQUIRES: the block is in guest RAM, and stays the driver's until Unmap:
-  // no one else writes there (CHECKed: the former).
+  // Allows the device to write to a block, and fills the block. Pins it in
+  // guest RAM until Unmap, as VFIO does. REQUIRES: the block is in guest RAM
+  // (CHECKed), and nothing else writes there until Unmap.
   void Map(Pfn pfn, Order order);
-  // The device writes there no more. REQUIRES: a block at `pfn` is mapped
+  // Ends the device's access to a block. REQUIRES: a block at `pfn` is mapped
   // (CHECKed).
   void Unmap(Pfn pfn);
 
-  // Writes up to 16 times, to lines of 64 bytes anywhere in the blocks, new
-  // bytes, of which none is zero. Nothing if no block is mapped.
+  // Writes new, nonzero bytes to up to 16 random lines of 64 bytes in the
+  // blocks. No effect if no block is mapped.
   void WriteSome(Random& random);
   // Writes until `stop`.
   void Run(Random random, const std::atomic<bool>& stop);
 
-  // The first byte, by address, that is not what was written there last; none
-  // if all are.
+  // The first byte, by address, that is not what was last written there;
+  // nullopt if there is none.
   std::optional<Gpa> FirstLost() const;
 
  private:
-  // What was written last to each line is made of its address and its stamp.
+  // The contents of a line are derived from its address and its stamp.
   struct Block {
     Pfn pfn;
     Translation memory;
@@ -62,7 +61,7 @@ class DmaDevice {
 
   const GuestRam& ram_;
   mutable Mutex mutex_;
-  // By ascending pfn.
+  // In ascending order of pfn.
   std::vector<Block> blocks_ ABSL_GUARDED_BY(mutex_);
   uint32_t last_stamp_ ABSL_GUARDED_BY(mutex_) = 0;
 };

@@ -16,14 +16,14 @@
 
 namespace guestmm {
 
-// Huge pages of 2 MiB in the host's pool, for hugetlb memfds, as long as this
-// lives: then the pool has its size from before again. One at a time on the
-// whole machine: the next one waits.
+// Ensures that the host's pool has free huge pages of 2 MiB, for hugetlb
+// memfds. The destructor restores the size of the pool. There is one at a time
+// on the machine; the next one waits.
 class HugePagePool {
  public:
-  // Sees to it that `pages` of them are there and no one's. Unavailable says
-  // why they are not, for GTEST_SKIP: no such pool, no right to enlarge it, not
-  // enough memory in one piece.
+  // Enlarges the pool until `pages` huge pages are free. Unavailable if there
+  // is no such pool, no permission to enlarge it, or not enough contiguous
+  // memory: a reason for GTEST_SKIP.
   static absl::StatusOr<std::unique_ptr<HugePagePool>> Reserve(uint64_t pages) {
     std::unique_ptr<HugePagePool> pool(new HugePagePool);
     if (pool->lock_fd_ < 0) {
@@ -52,7 +52,7 @@ class HugePagePool {
   HugePagePool(const HugePagePool&) = delete;
   HugePagePool& operator=(const HugePagePool&) = delete;
 
-  // Those that are neither used nor reserved.
+  // Huge pages that are neither used nor reserved.
   uint64_t Available() const {
     return Read("free_hugepages") - Read("resv_hugepages");
   }
@@ -78,7 +78,7 @@ class HugePagePool {
     return file.good();
   }
 
-  // Held for as long as this lives.
+  // A file lock, held during the object's lifetime.
   const int lock_fd_;
   uint64_t before_ = 0;
   bool changed_ = false;

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_TESTING_MADE_REPLAYS_H_
 #define GUESTMM_TESTS_TESTING_MADE_REPLAYS_H_
 
-// A recording and replays of it that nobody replayed, for what shows them.
+// A fabricated recording and replays of it, for tests of reports.
 
 #include <chrono>
 #include <cstddef>
@@ -14,7 +14,7 @@
 
 namespace guestmm {
 
-// The trace's clock at the start of the replays.
+// The start of the replays, by the trace's clock.
 inline constexpr Nanoseconds kMadeStart = std::chrono::seconds(100);
 inline constexpr uint64_t kMadeBlocks = 256;
 inline constexpr int kMadeSeconds = 20;
@@ -28,9 +28,9 @@ inline GpaRange MadeBlock(int block) {
           .bytes = kPageblockOrder.bytes()};
 }
 
-// A guest of 512 MiB in the first seconds of which all is in use; then, each
-// second, ten blocks are freed, and ten reported in a pass by all policies but
-// "off".
+// A replay of a guest of 512 MiB, all of which is in use for five seconds. In
+// each of the next ten seconds ten blocks are freed and, except under "off",
+// reported in a pass.
 inline ReplayResult MadeReplay(const std::string& policy) {
   const bool reports = policy != "off";
   ReplayResult result;
@@ -77,7 +77,8 @@ inline ReplayResult MadeReplay(const std::string& policy) {
   return result;
 }
 
-// What `result` would be of a real guest, with as much before it and after it.
+// A recording of a guest that does what `result` does, with some truth before
+// and after it.
 inline Recording MadeRecording(const ReplayResult& result) {
   Recording recording;
   recording.trace_path = "traces/made/trace.txt";

@@ -14,8 +14,8 @@
 
 namespace guestmm {
 
-// A file with the contents of guest RAM, as a snapshot's, that is gone with
-// this.
+// A file with the contents of guest RAM, such as a snapshot. Removed by the
+// destructor.
 class RamFile {
  public:
   // Each byte is `value`.

@@ -13,14 +13,14 @@
 
 namespace guestmm {
 
-// One mapping of this process, as /proc/self/smaps has it.
+// One mapping of this process, from /proc/self/smaps.
 struct Smap {
   uint64_t resident = 0;   // bytes, without the shared zero page
-  uint64_t lazy_free = 0;  // bytes that MADV_FREE gave up and are still there
-  std::string flags;       // VmFlags: two letters each
+  uint64_t lazy_free = 0;  // bytes freed by MADV_FREE and still resident
+  std::string flags;       // VmFlags, two letters each
 };
 
-// Those that `bytes` lie in, ascending.
+// The mappings that overlap `bytes`, ascending.
 inline std::vector<Smap> SmapsOf(std::span<const std::byte> bytes) {
   const auto from = reinterpret_cast<uintptr_t>(bytes.data());
   std::vector<Smap> found;

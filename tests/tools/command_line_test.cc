@@ -1,4 +1,4 @@
-// The guestmm command: what it prints, where, and the status it exits with.
+// What the guestmm command prints, where, and its exit status.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ using testing::StartsWith;
 
 class CommandLineTest : public CommandTest {
  protected:
-  // One line on stderr, nothing on stdout, status 2.
+  // Expects one line on stderr, nothing on stdout, and status 2.
   void ExpectRefused(const std::string& arguments, const std::string& line) {
     const Outcome outcome = Guestmm(arguments);
     EXPECT_EQ(outcome.status, 2) << arguments;
@@ -33,7 +33,7 @@ class CommandLineTest : public CommandTest {
   }
 };
 
-TEST_F(CommandLineTest, NamesTheOptionTheValueAndWhatIsAllowed) {
+TEST_F(CommandLineTest, NamesTheOptionTheValueAndTheRule) {
   ExpectRefused("density --scale 0",
                 "guestmm density: --scale 0: allowed is 0.02 to 64");
   ExpectRefused("density --scale abc",
@@ -80,7 +80,7 @@ TEST_F(CommandLineTest, RefusesAFolderThatCannotBeWrittenBeforeRunning) {
       "guestmm density: --out " + out + ": cannot be made: Not a directory");
 }
 
-TEST_F(CommandLineTest, RefusesWhatIsNoCommandOrOption) {
+TEST_F(CommandLineTest, RefusesUnknownCommandsAndOptions) {
   EXPECT_EQ(Guestmm("").status, 2);
   EXPECT_EQ(Guestmm("densty").status, 2);
   const Outcome outcome = Guestmm("density --sclae 1");
@@ -106,7 +106,7 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
   const Outcome outcome =
       Guestmm("density --scale 0.02 --max-guests 3 --out " + out.string());
   EXPECT_EQ(outcome.status, 0);
-  // No terminal, no progress.
+  // Progress is printed to terminals only.
   EXPECT_THAT(outcome.err, IsEmpty());
   EXPECT_THAT(outcome.out,
               AllOf(HasSubstr("guests that fit"), HasSubstr("\noff "),
@@ -181,7 +181,7 @@ class CompareProcessesTest : public CommandLineTest {
   std::string before_;
 };
 
-TEST_F(CompareProcessesTest, EachProcessIsThisProgramWithTheSameArguments) {
+TEST_F(CompareProcessesTest, EachProcessRunsThisProgramWithTheSameArguments) {
   const fs::path out = top_ / "out";
   const Outcome outcome = Guestmm(tiny_ + "--out " + out.string(), before_);
   EXPECT_EQ(outcome.status, 0);
@@ -202,41 +202,39 @@ TEST_F(CompareProcessesTest, EachProcessIsThisProgramWithTheSameArguments) {
   EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
 }
 
-TEST_F(CompareProcessesTest, OneThatFailsIsToldOfAndLeavesNothing) {
-  // No file may be as large as a summary.
+TEST_F(CompareProcessesTest, OneThatFailsIsQuotedAndLeavesNothing) {
+  // Files may not be as large as a summary.
   const Outcome outcome =
       Guestmm(tiny_, before_ + "trap '' XFSZ; ulimit -f 1; ");
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.out, IsEmpty());
   EXPECT_THAT(outcome.err,
-              AllOf(StartsWith("guestmm compare: --out "),
-                    HasSubstr(": cannot be written\n"),
-                    EndsWith("\nguestmm compare: process 1 of 2: ended with "
-                             "exit status 1\n")));
+              AllOf(StartsWith("guestmm compare: process 1 of 2: ended with "
+                               "exit status 1: guestmm compare: --out "),
+                    EndsWith(": cannot be written\n")));
   EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
 }
 
 TEST_F(CompareProcessesTest, AreRefusedInVirtualTime) {
   ExpectRefused("compare --processes 2",
-                "guestmm compare: --processes 2: allowed in virtual time is 1, "
-                "where every process finds the same");
+                "guestmm compare: --processes=2: must be 1 in virtual time; "
+                "runs are deterministic");
   ExpectRefused("compare --real --processes 0",
                 "guestmm compare: --processes 0: allowed is a whole number "
                 "from 1 to 100");
 }
 
-TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndWhatIsAllowed) {
+TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("compare --granule 1MiB",
                 "guestmm compare: --granule 1MiB: allowed is 4KiB, 2MiB");
   ExpectRefused("compare --vcpus 0",
                 "guestmm compare: --vcpus 0: allowed is a whole number from 1 "
                 "to 64");
   ExpectRefused("compare --duration 4000",
-                "guestmm compare: --duration 4000: allowed is 0 to 3600 "
-                "seconds");
+                "guestmm compare: --duration=4000: must be 0 to 3600 seconds");
   ExpectRefused("compare --guest-memory 1MiB",
-                "guestmm compare: --guest-memory 1.00 MiB: allowed is 64.00 "
-                "MiB to 1.00 TiB");
+                "guestmm compare: --guest-memory=1.00 MiB: must be 64.00 MiB "
+                "to 1.00 TiB");
   ExpectRefused("compare --costs /no/such.json",
                 "guestmm compare: --costs /no/such.json: cannot be read");
   const fs::path costs = top_ / "costs.json";
@@ -246,8 +244,8 @@ TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndWhatIsAllowed) {
                     ": costs_ns.exit -1: allowed is a whole number of "
                     "nanoseconds from 0 to 10000000000");
   EXPECT_THAT(Guestmm("compare --workloads nap").err,
-              StartsWith("guestmm compare: --workloads nap: there is no such "
-                         "workload; allowed are page_fault1, "));
+              StartsWith("guestmm compare: --workloads=nap: must be one of "
+                         "page_fault1, "));
 }
 
 TEST_F(CommandLineTest, CalibrateWritesWhatCompareReads) {
@@ -279,7 +277,7 @@ TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
   }
 }
 
-TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
+TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("info --memory 0-2G,4Q-5G",
                 "guestmm info: --memory 0-2G,4Q-5G: \"4Q\" at character 6: "
                 "must be a number of bytes, decimal or hexadecimal, optionally "
@@ -312,7 +310,7 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndWhatIsAllowed) {
                 "one of buddyinfo, pagetypeinfo, zoneinfo, vmstat");
 }
 
-TEST_F(CommandLineTest, InfoPassesOnWhatTheAllocatorRefuses) {
+TEST_F(CommandLineTest, InfoPrintsTheAllocatorsError) {
   ExpectRefused("info --memory 0-1G@60",
                 "guestmm info: memory range of pages [0x0, 0x40000): node 60 "
                 "must be 0 to 59");
@@ -322,7 +320,7 @@ TEST_F(CommandLineTest, InfoPassesOnWhatTheAllocatorRefuses) {
 }
 
 TEST_F(CommandLineTest, InfoPrintsOneTextAsTheKernelWould) {
-  // 4 GiB of a PC: 16 MiB of DMA, the rest of 3 GiB, and 1 GiB from 4 GiB.
+  // A PC with 4 GiB: 16 MiB of DMA, the rest of 3 GiB, and 1 GiB from 4 GiB on.
   const Outcome outcome = Guestmm("info --show buddyinfo");
   EXPECT_EQ(outcome.status, 0);
   EXPECT_THAT(outcome.err, IsEmpty());
@@ -335,7 +333,7 @@ TEST_F(CommandLineTest, InfoPrintsOneTextAsTheKernelWould) {
             "      0      0      0      0    256 \n");
 }
 
-TEST_F(CommandLineTest, InfoPutsAHeadingOverEachOfSeveralTexts) {
+TEST_F(CommandLineTest, InfoHeadsEachOfSeveralTexts) {
   const std::string all = Guestmm("info").out;
   EXPECT_THAT(all, StartsWith("==> buddyinfo <==\nNode 0, zone      DMA "));
   EXPECT_THAT(all,
@@ -358,7 +356,7 @@ TEST_F(CommandLineTest, InfoChurnsTheSameWayForOneSeed) {
   EXPECT_NE(Guestmm(churn + " --seed 8").out, first.out);
 }
 
-TEST_F(CommandLineTest, InfoChurnsOnWhenMemoryIsOut) {
+TEST_F(CommandLineTest, InfoKeepsChurningWithoutMemory) {
   const Outcome outcome =
       Guestmm("info --memory 0-64K --churn 1000 --show vmstat");
   EXPECT_EQ(outcome.status, 0);
@@ -382,13 +380,13 @@ TEST_F(CommandLineTest, InfoShowsWhatItsOptionsChange) {
       "info --memory 0-64M --churn 20000 --show pagetypeinfo ";
   EXPECT_NE(Guestmm(churn + "--placement 6.1").out,
             Guestmm(churn + "--placement 5.3").out);
-  // Which block comes first is not in the counts.
+  // Shuffling changes the order of blocks, not their counts.
   const std::string fresh = "info --show pagetypeinfo ";
   EXPECT_EQ(Guestmm(fresh + "--shuffle 1").out, Guestmm(fresh).out);
 }
 
-// The guest that the v12 series was measured on: no memory of that size is
-// needed to look at its allocator.
+// The guest that the v12 series was measured on. Its allocator needs no memory
+// of that size.
 TEST_F(CommandLineTest, InfoShowsAGuestOfTwoNodes) {
   const Outcome outcome = Guestmm(
       "info --memory 0-3G,4G-31G,31G-61G@1 --cpus 24 "

@@ -1,5 +1,5 @@
-// guestmm compare of a recording as a user runs it. GUESTMM_DATA is the folder
-// of the one that is shipped.
+// guestmm compare with a recording. GUESTMM_DATA is the folder of the recording
+// in the source tree.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ class CompareCommandTest : public CommandTest {
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 
-TEST_F(CompareCommandTest, TheRealKernelStandsBesideThePolicies) {
+TEST_F(CompareCommandTest, TheRealKernelIsARowBesideThePolicies) {
   const std::string out = Path("out");
   const Outcome outcome =
       Compare("--policies linux --workloads " + recording_ + " --out " + out);
@@ -46,7 +46,7 @@ TEST_F(CompareCommandTest, TheRealKernelStandsBesideThePolicies) {
                      "0.20 % of frees unmatched, 0.14 % of allocations "
                      "forced; 0 events lost\n\npolicy "),
           HasSubstr("\noff "), HasSubstr("\nlinux "),
-          // 147 blocks of 2 MiB, two of them needlessly.
+          // 147 blocks of 2 MiB, two of which did not need reporting.
           ContainsRegex("\nreal .* 1\\.014 +0 +- +79\n"), HasSubstr("\nlimit "),
           Not(HasSubstr("lost to hook"))));
   EXPECT_THAT(Contents(out + "/summary.json"),
@@ -56,7 +56,7 @@ TEST_F(CompareCommandTest, TheRealKernelStandsBesideThePolicies) {
               HasSubstr("\n" + recording_ + ",real,1,57.000,"));
 }
 
-TEST_F(CompareCommandTest, HeadsEachKindOfWorkload) {
+TEST_F(CompareCommandTest, EachKindOfWorkloadHasItsHeading) {
   const Outcome outcome = Compare(
       "--policies off --guest-memory 64MiB --vcpus 1 --duration 1 "
       "--workloads " +
@@ -71,7 +71,7 @@ TEST_F(CompareCommandTest, HeadsEachKindOfWorkload) {
             HasSubstr("\n" + recording_ + ": a recording of ")));
 }
 
-TEST_F(CompareCommandTest, WhatIsWrongInARecordingIsNotWrongUsage) {
+TEST_F(CompareCommandTest, ABadRecordingIsNotAUsageError) {
   const auto expect = [&](const std::string& path, const std::string& text) {
     const std::string out = Path("out");
     const Outcome outcome =
@@ -81,17 +81,18 @@ TEST_F(CompareCommandTest, WhatIsWrongInARecordingIsNotWrongUsage) {
     EXPECT_THAT(outcome.out, IsEmpty()) << path;
     EXPECT_TRUE(fs::is_empty(out)) << path;
   };
-  expect("/nonexistent", "/nonexistent: there is no such file or folder\n");
+  expect("/nonexistent",
+         "/nonexistent: must be a trace or a recording's folder");
   fs::create_directory(top_ / "bare");
   const std::string bare = Path("bare");
-  expect(bare, bare + ": there is no trace in this folder");
+  expect(bare, bare + ": must have a trace: trace.gmtrace");
   std::ofstream(top_ / "bare" / "trace.txt") << "# tracer: nop\nnonsense\n";
-  expect(bare, bare + ", off: the recording has no memory map (iomem)");
+  expect(bare, bare + ", off: the recording must have a memory map (iomem)");
   fs::copy(recording_ + "/iomem", top_ / "bare" / "iomem");
   expect(bare, bare + ", off: " + bare + "/trace.txt:2: ");
 }
 
-TEST_F(CompareCommandTest, WhatARecordingHasCannotBeGiven) {
+TEST_F(CompareCommandTest, OptionsThatARecordingHasAreRefused) {
   const auto expect = [&](const std::string& arguments,
                           const std::string& text) {
     const Outcome outcome =
@@ -101,13 +102,12 @@ TEST_F(CompareCommandTest, WhatARecordingHasCannotBeGiven) {
         << arguments;
     EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
   };
-  expect("--duration 5", "--duration 5: a recording has its own");
-  expect("--guest-memory 1GiB", "--guest-memory 1.00 GiB: a recording has its");
-  expect("--vcpus 4", "--vcpus 4: a recording has its own");
-  expect("--real", "--workloads " + recording_ +
-                       ": is a recording; allowed in "
-                       "real time are workloads by "
-                       "name");
+  const std::string unset = ": must be unset without a workload by name";
+  expect("--duration 5", "--duration=5" + unset);
+  expect("--guest-memory 1GiB", "--guest-memory=1.00 GiB" + unset);
+  expect("--vcpus 4", "--vcpus=4" + unset);
+  expect("--real", "--workloads=" + recording_ +
+                       ": must be a workload by name in real time");
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// guestmm replay as a user runs it. GUESTMM_DATA is the folder of the recording
-// that is shipped.
+// guestmm replay, run as a program on the recording in data/.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -31,7 +30,7 @@ class ReplayCommandTest : public CommandTest {
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 
-TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
+TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const std::string out = (top_ / "out").string();
   const Outcome outcome =
       Replay(recording_ + " --policy off,linux --truth --out " + out);
@@ -51,13 +50,21 @@ TEST_F(ReplayCommandTest, PrintsTheTruthBesideAndWritesItsFiles) {
             HasSubstr("\"buddyinfo_distance\""),
             HasSubstr("\"unmatched_frees\""),
             HasSubstr("\"forced_placements\"")));
+  const auto rows =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"];
+  ASSERT_EQ(rows.size(), 3u);
+  EXPECT_GT(rows[1]["resident_mean_bytes"], 800 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["policy"], "real");
+  EXPECT_EQ(rows[2]["reported_bytes"], 294 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["needless_bytes"], 4 * 1024 * 1024);
+  EXPECT_EQ(rows[2]["resident_end_bytes"], 810 * 1024 * 1024);
   EXPECT_THAT(Contents(out + "/series.csv"),
               AllOf(HasSubstr("\ntruth,"), HasSubstr("\nlinux,")));
   EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("</html>"));
   EXPECT_GT(fs::file_size(out + "/trace.json"), 1000u);
 }
 
-TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
+TEST_F(ReplayCommandTest, RefusesBadArguments) {
   const auto expect = [&](const std::string& arguments, int status,
                           const std::string& text) {
     const Outcome outcome = Replay(arguments);
@@ -65,21 +72,24 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
     EXPECT_THAT(outcome.err, HasSubstr(text)) << arguments;
     EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
   };
-  expect("/nonexistent", 1, "/nonexistent: there is no such file or folder");
+  expect("/nonexistent", 1,
+         "/nonexistent: must be a trace or a recording's folder");
   expect(recording_ + " --policy nonsense", 2,
          "--policies nonsense: there is no such policy");
   expect(recording_ + " --placement here", 2,
          "--placement here: allowed is recorded, native");
   expect(recording_ + " --touch GFP_USER,GFP_NONSENSE", 2,
-         "--touch GFP_USER,GFP_NONSENSE: there is no gfp flag "
-         "\"GFP_NONSENSE\"; allowed is all, or names, as in ");
+         "guestmm replay: --touch=GFP_USER,GFP_NONSENSE: must be all, or gfp "
+         "flags as in GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO; "
+         "\"GFP_NONSENSE\" is none");
   expect(recording_ + " --speed fast", 2,
-         "--speed fast: allowed is a number, as in 10, or max");
-  expect(recording_ + " --speed 0", 2, "speed 0: allowed is 0.01 to 1000000");
+         "--speed=fast: must be a number, as in 10, or max");
+  expect(recording_ + " --speed 0", 2,
+         "guestmm replay: --speed=0: must be 0.01 to 1000000, or max");
   expect(recording_ + " --real --virtual", 2, "--virtual");
   expect(recording_ + " --real --memory 0-64T", 2,
-         "a real guest of 64.00 TiB needs 64.00 TiB; allowed is what this "
-         "machine has available, ");
+         "--real: the guest's 64.00 TiB and 256.00 MiB besides must be "
+         "available on this machine, which has ");
   for (const std::string tail : {"1e300", "-1e300", "604801", "-1", "nan"}) {
     expect(
         recording_ + " --tail " + tail, 2,
@@ -97,18 +107,18 @@ TEST_F(ReplayCommandTest, NamesWhatIsWrong) {
   expect(recording_ + " --policies real,real", 2,
          "--policies real: allowed is each policy once");
   expect(recording_ + " --policies off,real --placement native", 2,
-         "policy real: with placement native");
+         "--placement=native: must be recorded with the policy real");
   expect("", 2, "path is required");
 }
 
-// A trace alone: all memory counts as in use at first.
+// Without kpageflags all memory counts as in use at the start.
 TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
   fs::copy(recording_ + "/trace.gmtrace", top_ / "alone.gmtrace");
   const std::string trace = Path("alone.gmtrace");
   const Outcome without = Replay(trace);
   EXPECT_EQ(without.status, 2);
   EXPECT_THAT(without.err,
-              AllOf(HasSubstr(trace + ": there is no memory map (iomem)"),
+              AllOf(HasSubstr(trace + ": must have a memory map (iomem)"),
                     HasSubstr("--memory 0-2G,4G-5G")));
   const Outcome outcome = Replay(trace + " --memory 0-2G,4G-5G --policy linux");
   EXPECT_EQ(outcome.status, 0) << outcome.err;
@@ -117,7 +127,7 @@ TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
               HasSubstr("guestmm replay: --memory 0-1"));
 }
 
-// Of which the first policy would leave nothing to the others.
+// The first policy would leave nothing to the others.
 TEST_F(ReplayCommandTest, APipeIsReadOnce) {
   std::ofstream(Path("small.txt"))
       << "  task-1 [000] .....  10.000000: mm_page_free: page=0 pfn=0x800 "
@@ -127,47 +137,48 @@ TEST_F(ReplayCommandTest, APipeIsReadOnce) {
   for (const char* const more : {"", "--policy off,linux"}) {
     const Outcome outcome = Guestmm(arguments + more, before);
     EXPECT_EQ(outcome.status, 2);
-    EXPECT_THAT(
-        outcome.err,
-        AllOf(HasSubstr("/dev/stdin: this is no regular file and can "
-                        "be read only once"),
-              HasSubstr("--policy linux"), HasSubstr("guestmm trace convert")));
+    EXPECT_THAT(outcome.err,
+                AllOf(HasSubstr("/dev/stdin: must be a regular file"),
+                      HasSubstr("--policies linux"),
+                      HasSubstr("guestmm trace convert")));
     EXPECT_THAT(outcome.out, IsEmpty());
   }
   const Outcome one = Guestmm(arguments + "--policy linux", before);
   EXPECT_EQ(one.status, 0) << one.err;
   EXPECT_THAT(one.out, HasSubstr(": 1 events in "));
 
-  // No one writes to it: it must not be opened.
+  // A pipe without a writer must not be opened.
   ASSERT_EQ(mkfifo(Path("trace.txt").c_str(), 0600), 0);
   fs::copy(recording_ + "/reports.csv", Path("reports.csv"));
   fs::copy(recording_ + "/rss.csv", Path("rss.csv"));
   const Outcome fifo =
       Replay(top_.string() + " --memory 0-16M --policy linux --truth");
   EXPECT_EQ(fifo.status, 2);
-  EXPECT_THAT(fifo.err, HasSubstr("trace.txt: this is no regular file"));
+  EXPECT_THAT(fifo.err, HasSubstr("trace.txt: must be a regular file"));
 }
 
-TEST_F(ReplayCommandTest, SaysThatThereIsNoTruth) {
+TEST_F(ReplayCommandTest, NamesTheFilesThatTheTruthNeeds) {
   for (const char* file : {"iomem", "trace.gmtrace"}) {
     fs::copy(recording_ + "/" + file, top_ / file);
   }
   const Outcome outcome = Replay(top_.string() + " --truth");
   EXPECT_EQ(outcome.status, 2);
   EXPECT_THAT(outcome.err,
-              AllOf(HasSubstr("--truth: missing or empty beside "),
-                    HasSubstr("trace.gmtrace: reports.csv, rss.csv\n")));
+              AllOf(HasSubstr("--truth: "),
+                    HasSubstr("trace.gmtrace must have these beside it, and "
+                              "not empty: reports.csv, rss.csv\n")));
   fs::copy(recording_ + "/rss.csv", top_ / "rss.csv");
   std::ofstream(top_ / "reports.csv") << "time_s,gpa,bytes\n";
   EXPECT_THAT(Replay(top_.string() + " --truth").err,
-              HasSubstr("trace.gmtrace: reports.csv\n"));
-  EXPECT_THAT(Replay(top_.string() + " --policies real").err,
-              HasSubstr("policy real: the recording does not tell what its "
-                        "guest's kernel reported (reports.csv)"));
+              HasSubstr("and not empty: reports.csv\n"));
+  EXPECT_THAT(
+      Replay(top_.string() + " --policies real").err,
+      HasSubstr("guestmm replay: --policies=real: must have a recording "
+                "of what the guest's kernel reported (reports.csv)"));
 }
 
 // As docs/fidelity.md has it.
-TEST_F(ReplayCommandTest, WhatTheRealKernelReportedIsAPolicy) {
+TEST_F(ReplayCommandTest, TheRealKernelsReportsAreAPolicy) {
   const std::string out = Path("out");
   const Outcome outcome =
       Replay(recording_ + " --policies real --truth --out " + out);
@@ -180,7 +191,7 @@ TEST_F(ReplayCommandTest, WhatTheRealKernelReportedIsAPolicy) {
                         "\"needless_bytes\":4194304,"));
 }
 
-TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
+TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {
   const std::string out = Path("out");
   const Outcome outcome = Replay(
       recording_ +
@@ -202,7 +213,20 @@ TEST_F(ReplayCommandTest, ItsSummarySaysHowToRepeatIt) {
   EXPECT_EQ(parameters["adaptive"]["floor"], 1);
 }
 
-TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
+TEST_F(ReplayCommandTest, CostsAreReadFromAFile) {
+  std::ofstream(Path("costs.json")) << R"({"costs_ns": {"kick": 12345}})";
+  const std::string out = Path("out");
+  const std::string arguments = recording_ + " --policies off --costs ";
+  EXPECT_EQ(Replay(arguments + Path("costs.json") + " --out " + out).status, 0);
+  EXPECT_EQ(nlohmann::json::parse(
+                Contents(out + "/summary.json"))["config"]["costs_ns"]["kick"],
+            12345);
+  const Outcome missing = Replay(arguments + Path("none.json"));
+  EXPECT_EQ(missing.status, 2);
+  EXPECT_THAT(missing.err, HasSubstr("--costs=" + Path("none.json")));
+}
+
+TEST_F(ReplayCommandTest, ATruncatedTraceIsReplayedUpToItsEnd) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.gmtrace", std::ios::binary)
       << Contents(recording_ + "/trace.gmtrace").substr(0, 300000);
@@ -211,7 +235,7 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
       Replay(top_.string() + " --policies v12,linux --out " + out);
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("trace.gmtrace"));
-  // What could be read is not lost.
+  // What could be read is replayed and written.
   EXPECT_THAT(outcome.out, AllOf(HasSubstr(" events in "), HasSubstr("\nv12 "),
                                  HasSubstr("\nlinux ")));
   EXPECT_THAT(Contents(out + "/summary.json"),
@@ -222,7 +246,7 @@ TEST_F(ReplayCommandTest, SaysWhereATraceIsCutOff) {
   EXPECT_TRUE(fs::exists(out + "/trace.json"));
 }
 
-TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
+TEST_F(ReplayCommandTest, CountsEventsThatCouldNotBeFollowed) {
   const std::string trace = Path("small.txt");
   const std::string at = "  task-1 [000] .....  10.00000";
   const std::string alloc = " migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n";
@@ -247,7 +271,35 @@ TEST_F(ReplayCommandTest, SaysWhatCouldNotBeFollowed) {
               HasSubstr("; 33.33 % of allocations failed; "));
 }
 
-TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsNone) {
+// 16 MiB, of which a microVM initialized half of the struct pages.
+TEST_F(ReplayCommandTest, PrintsTheMemoryThatTheGuestNeverHad) {
+  std::ofstream(Path("trace.txt"))
+      << "  task-1 [000] .....  10.000000: mm_page_free: page=0 pfn=0x800 "
+         "order=9\n";
+  std::ofstream(Path("iomem")) << "00000000-00ffffff : System RAM\n";
+  std::ofstream(Path("zoneinfo.start"))
+      << "Node 0, zone DMA\n spanned 4096\n present 4096\n managed 2046\n"
+         " start_pfn: 0\n";
+  std::ofstream(Path("kpageflags.start"), std::ios::binary)
+      << std::string(4096 * 8 - 4, '\0') << '\1' << std::string(3, '\0');
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(top_.string() + " --policy off --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              HasSubstr("\nnot managed by the guest's allocator, so neither in "
+                        "use nor resident: 8.00 MiB uninitialized; added "
+                        "later: 2.00 MiB\n"));
+  const auto row =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"][0];
+  EXPECT_EQ(row["unmanaged_bytes"], 2049 * 4096);
+  EXPECT_EQ(row["unmanaged_uninitialized_bytes"], 2049 * 4096);
+  EXPECT_EQ(row["unmanaged_offline_bytes"], 0);
+  EXPECT_EQ(row["unmanaged_no_page_bytes"], 0);
+  EXPECT_EQ(row["unmanaged_added_bytes"], 2 * 1024 * 1024);
+  EXPECT_EQ(row["resident_end_bytes"], 10 * 1024 * 1024);
+}
+
+TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsAnError) {
   for (const char* file : {"iomem", "trace.gmtrace", "window.csv"}) {
     fs::copy(recording_ + "/" + file, top_ / file);
   }
@@ -283,9 +335,9 @@ TEST_F(ReplayCommandTest, OnRealRam) {
       outcome.out,
       AllOf(HasSubstr(", on real RAM: 2 events in 1.0 s of a guest of 16.00 "
                       "MiB"),
-            HasSubstr("touched at once are allocations of "
-                      "__GFP_HIGHMEM|__GFP_MOVABLE,__GFP_ZERO: what is "
-                      "resident is a lower bound")));
+            HasSubstr("only allocations of "
+                      "__GFP_HIGHMEM|__GFP_MOVABLE,__GFP_ZERO are touched: "
+                      "resident memory is a lower bound")));
   EXPECT_THAT(Contents(out + "/summary.json"),
               AllOf(HasSubstr("\"mode\": \"real\""),
                     HasSubstr("\"touch\": \"__GFP_HIGHMEM|__GFP_MOVABLE,"
@@ -294,8 +346,8 @@ TEST_F(ReplayCommandTest, OnRealRam) {
   EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("\"mode\":\"real\""));
 }
 
-// A malformed file is no mistake in the command.
-TEST_F(ReplayCommandTest, AMalformedFileIsAFailureNotAUsageError) {
+// A malformed file is not a usage error.
+TEST_F(ReplayCommandTest, AMalformedFileIsAFailure) {
   fs::copy(recording_ + "/iomem", top_ / "iomem");
   std::ofstream(top_ / "trace.txt") << "  task-1 [000] .....  12.000000: "
                                        "mm_page_alloc: page=0 pfn=nonsense\n";

@@ -1,4 +1,4 @@
-// guestmm trace as a user runs it.
+// guestmm trace, run as a program.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -71,7 +71,7 @@ TEST_F(TraceCommandTest, ConvertsAndPrintsTheSameOfBothForms) {
   EXPECT_THAT(one.out, EndsWith("__GFP_ZERO\n"));
 }
 
-TEST_F(TraceCommandTest, InfoTellsWhatATraceHolds) {
+TEST_F(TraceCommandTest, InfoSummarizesATrace) {
   const std::string text = Write("trace.txt", kTrace);
   Trace("convert " + text + " " + Path("t.gmtrace"));
   for (const std::string& path : {text, Path("t.gmtrace")}) {
@@ -82,7 +82,7 @@ TEST_F(TraceCommandTest, InfoTellsWhatATraceHolds) {
           "first event +21.500000 s\n", "last event +23.000000 s\n",
           "time +1.500000 s\n", "lost events +5\n", "malformed lines +0\n",
           "other lines +1\n", "\n3 +1 +1\n", "\n0 +0 +1\n",
-          "bytes an event, in the file +[0-9.]+\n"}) {
+          "bytes per event, in the file +[0-9.]+\n"}) {
       EXPECT_THAT(info.out, ContainsRegex(row)) << path;
     }
   }
@@ -90,7 +90,7 @@ TEST_F(TraceCommandTest, InfoTellsWhatATraceHolds) {
               HasSubstr("binary, version 1, from trace.txt"));
 }
 
-TEST_F(TraceCommandTest, WhatIsNoTraceReplacesNoFile) {
+TEST_F(TraceCommandTest, AFileThatIsNoTraceDoesNotReplaceTheOutput) {
   const std::string out = Write("t.gmtrace", "precious");
   const std::string text = Write("t.txt", "bad\n");
   const Outcome convert = Trace("convert " + text + " " + out);
@@ -99,7 +99,7 @@ TEST_F(TraceCommandTest, WhatIsNoTraceReplacesNoFile) {
   EXPECT_EQ(Contents(out), "precious");
 }
 
-TEST_F(TraceCommandTest, AMalformedLineIsNamedAndWhatWasReadIsKept) {
+TEST_F(TraceCommandTest, AMalformedLineIsNamedAndEventsBeforeItAreKept) {
   const std::string text = Write("t.txt", std::string(kTrace) + "bad\n");
   const Outcome convert = Trace("convert " + text + " " + Path("t.gmtrace"));
   EXPECT_EQ(convert.status, 1);
@@ -120,7 +120,7 @@ TEST_F(TraceCommandTest, AMalformedLineIsNamedAndWhatWasReadIsKept) {
   EXPECT_THAT(skipped.out, ContainsRegex("malformed lines +1\n"));
 }
 
-TEST_F(TraceCommandTest, WhatCannotBeReadOrWrittenIsNamed) {
+TEST_F(TraceCommandTest, FilesThatCannotBeReadOrWrittenAreNamed) {
   const Outcome none = Trace("info " + Path("none"));
   EXPECT_EQ(none.status, 1);
   EXPECT_EQ(none.err, "guestmm trace info: " + Path("none") +
@@ -132,7 +132,7 @@ TEST_F(TraceCommandTest, WhatCannotBeReadOrWrittenIsNamed) {
   EXPECT_THAT(convert.err, HasSubstr("no/such/file: cannot be written: "));
 }
 
-// The trace is read before the file that takes its place is there.
+// The output replaces the input only once it is complete.
 TEST_F(TraceCommandTest, ConvertsAFileIntoItself) {
   const std::string path = Write("trace", kTrace);
   EXPECT_EQ(Trace("convert " + path + " " + path).status, 0);

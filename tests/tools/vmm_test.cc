@@ -1,5 +1,5 @@
-// Guests and their VMM in processes of their own, which are stopped and killed
-// at any moment. GUESTMM_COMMAND is the program's path.
+// Guests and their VMM in separate processes, which are stopped and killed at
+// random times. GUESTMM_COMMAND is the path of the program.
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -28,7 +28,9 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/testing/await.h"
 
 #ifndef SYS_pidfd_open
@@ -47,7 +49,8 @@ using ::testing::StartsWith;
 constexpr std::chrono::minutes kPatience(1);
 constexpr Order kBlock = kPageblockOrder;
 
-// The guestmm command as a process. Killed, if it still runs, at the end.
+// A process that runs the guestmm command. Killed by the destructor if it is
+// still running.
 class Process {
  public:
   explicit Process(std::vector<std::string> arguments) {
@@ -77,7 +80,7 @@ class Process {
 
   pid_t pid() const { return pid_; }
   void Signal(int signal) const { EXPECT_EQ(kill(pid_, signal), 0); }
-  // Stopped when it returns.
+  // The process is stopped when this returns.
   void Stop() const {
     Signal(SIGSTOP);
     int status = 0;
@@ -95,13 +98,13 @@ class Process {
     Signal(SIGKILL);
     Await();
   }
-  // Whether it ends before so much time has passed.
+  // True if the process exits within `milliseconds`.
   bool EndsWithin(int milliseconds) const {
     pollfd polled = {.fd = pidfd_.get(), .events = POLLIN, .revents = 0};
     return poll(&polled, 1, milliseconds) == 1;
   }
 
-  // The next line that it prints; empty at the end.
+  // The next line of its output; empty at the end.
   std::string Line() {
     std::string line;
     char c = 0;
@@ -117,7 +120,7 @@ class Process {
     }
     return count;
   }
-  // Mappings of guests' memory.
+  // The number of mappings of guest memory.
   size_t Mappings() const {
     std::ifstream maps(absl::StrCat("/proc/", pid_, "/maps"));
     size_t count = 0;
@@ -133,8 +136,8 @@ class Process {
   UniqueFd out_;
 };
 
-// Takes blocks and frees them, at random, and looks that they keep what it
-// wrote.
+// Allocates and frees blocks at random, and checks that blocks in use keep
+// their contents.
 class Churn {
  public:
   Churn(Guest& guest, uint64_t seed) : vcpu_(guest.vcpu(0)), random_(seed) {}
@@ -214,7 +217,7 @@ class VmmTest : public testing::Test {
     return guest.ok() ? *std::move(guest) : nullptr;
   }
 
-  // Something that was freed is reported.
+  // Checks that freed memory is reported.
   static void ExpectReports(Guest& guest) {
     const uint64_t before = guest.reporter()->counters().reported_bytes;
     Churn churn(guest, 1);
@@ -224,8 +227,8 @@ class VmmTest : public testing::Test {
     }));
     churn.FreeAll();
   }
-  // Frees until a report is with the VMM, which is stopped: not one whose
-  // acknowledgement is on its way.
+  // Frees memory until a report is in flight. The VMM is stopped, so it cannot
+  // be acknowledged; waits for acknowledgements sent before that.
   static void ExpectInFlight(Guest& guest, Churn& churn) {
     constexpr int kLooks = 100;
     int same = 0;
@@ -249,8 +252,8 @@ class VmmTest : public testing::Test {
   const std::string path_;
 };
 
-// All that is in use keeps its contents, what was with the VMM comes back once
-// it is gone, and the next one goes on.
+// Blocks in use keep their contents; pages in flight return to the guest once
+// the VMM is gone; and a new VMM can take over.
 TEST_F(VmmTest, IsKilledAtAnyMoment) {
   SCOPED_TRACE(absl::StrCat("seed ", seed_));
   Random random(seed_);
@@ -284,7 +287,7 @@ TEST_F(VmmTest, IsKilledAtAnyMoment) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
 }
 
-// Whoever listens there may be gone again before it was set up.
+// The VMM may die before the guest has set the device up.
 TEST_F(VmmTest, IsKilledDuringSetUp) {
   SCOPED_TRACE(absl::StrCat("seed ", seed_));
   Random random(seed_);
@@ -301,7 +304,7 @@ TEST_F(VmmTest, IsKilledDuringSetUp) {
       }
       vmm->Signal(SIGKILL);
     });
-    // It may succeed, and be lost right then.
+    // May succeed; the connection may be lost right after that.
     [[maybe_unused]] const absl::Status status = guest->ReconnectVmm();
     killer.join();
     vmm->Await();
@@ -313,18 +316,18 @@ TEST_F(VmmTest, IsKilledDuringSetUp) {
   }
 }
 
-TEST_F(VmmTest, IsStoppedAndGoesOn) {
+TEST_F(VmmTest, IsStoppedAndContinued) {
   const auto vmm = StartVmm();
   const auto guest = StartGuest();
   ASSERT_NE(guest, nullptr);
   Churn churn(*guest, 1);
-  ExpectReports(*guest);  // nothing else is asked of the VMM then
+  ExpectReports(*guest);  // nothing else is sent to the VMM
   for (int round = 0; round < 5; ++round) {
     vmm->Stop();
     ExpectInFlight(*guest, churn);
     const PageCount isolated = guest->allocator().Counts().isolated;
     EXPECT_GT(isolated, PageCount(0));
-    // The guest works on meanwhile, with the rest.
+    // The guest continues with the rest of its memory.
     churn.Steps(1000);
     EXPECT_EQ(guest->allocator().Counts().isolated, isolated);
     vmm->Signal(SIGCONT);
@@ -335,9 +338,10 @@ TEST_F(VmmTest, IsStoppedAndGoesOn) {
   EXPECT_TRUE(guest->vmm()->connection().ok());
 }
 
-// The connection is given up, and the VMM wakes up later: what it may discard
-// is not used until its process is gone.
-TEST_F(VmmTest, AClosedSocketDoesNotBringBackWhatIsWithAStoppedVmm) {
+// The guest gives the connection up, and the VMM is continued later. The guest
+// does not reuse pages that the VMM may still discard until the process is
+// gone.
+TEST_F(VmmTest, PagesWithAStoppedVmmStayIsolatedAfterItsSocketIsClosed) {
   const auto vmm = StartVmm();
   const auto guest = StartGuest(std::chrono::milliseconds(500));
   ASSERT_NE(guest, nullptr);
@@ -349,13 +353,13 @@ TEST_F(VmmTest, AClosedSocketDoesNotBringBackWhatIsWithAStoppedVmm) {
   const PageCount isolated = guest->allocator().Counts().isolated;
   EXPECT_NE(guest->vmm()->status() & kVirtioNeedsReset, 0);
   EXPECT_THAT(std::string(guest->vmm()->connection().message()),
-              HasSubstr("GET_STATUS: no answer in 500 ms"));
+              HasSubstr("GET_STATUS: no reply in 500 ms"));
   churn.Steps(1000);
   EXPECT_FALSE(guest->driver()->is_down());
   EXPECT_EQ(guest->allocator().Counts().isolated, isolated);
   EXPECT_EQ(guest->ReconnectVmm().code(),
             absl::StatusCode::kFailedPrecondition);
-  // It discards what it was told of, and sees that the guest has left.
+  // The VMM discards what was reported, and sees that the guest has left.
   vmm->Signal(SIGCONT);
   EXPECT_THAT(vmm->Line(), HasSubstr(" left: "));
   churn.Steps(1000);
@@ -377,7 +381,7 @@ TEST_F(VmmTest, AGuestEndsAlthoughItsVmmIsStopped) {
   ExpectInFlight(*guest, churn);
   guest.reset();
   vmm->Signal(SIGCONT);
-  // And the VMM serves the next.
+  // The VMM can serve another guest.
   guest = StartGuest();
   ASSERT_NE(guest, nullptr);
   ExpectReports(*guest);
@@ -396,7 +400,7 @@ TEST_F(VmmTest, GuestsAreKilledAtAnyMoment) {
   for (int round = 0; round < 25; ++round) {
     Process other({"density", "--vmm", path_, "--scale", "0.02", "--policies",
                    "v12", "--settle", "0.1"});
-    // As long as it takes to boot and more; on a slow machine less happens.
+    // Long enough for a guest to boot. On a slow machine less will happen.
     EXPECT_FALSE(other.EndsWithin(static_cast<int>(random.Below(200))));
     other.Kill();
     ExpectReports(*guest);
@@ -407,7 +411,7 @@ TEST_F(VmmTest, GuestsAreKilledAtAnyMoment) {
   EXPECT_TRUE(guestmm::Await([&] { return vmm->Mappings() == 0; }));
 }
 
-TEST_F(VmmTest, EndsOnASignalAndSaysWhatItDid) {
+TEST_F(VmmTest, EndsOnASignalAndPrintsASummary) {
   auto vmm = StartVmm();
   {
     const auto guest = StartGuest();
@@ -431,19 +435,19 @@ TEST_F(VmmTest, EndsOnASignalAndSaysWhatItDid) {
 TEST_F(VmmTest, RefusesASocketThatIsInUse) {
   auto vmm = StartVmm();
   Process second({"vmm", "--socket", path_});
-  EXPECT_EQ(second.Line(),
-            "guestmm vmm: --socket " + path_ + ": a server listens there");
+  EXPECT_EQ(second.Line(), "guestmm vmm: --socket=" + path_ +
+                               ": must not be in use by another server");
   EXPECT_EQ(second.Await(), 2);
   Process none({"vmm"});
   EXPECT_EQ(none.Line(), "guestmm vmm: --socket is required");
   EXPECT_EQ(none.Await(), 2);
-  // What a killed one leaves is replaced.
+  // A new VMM replaces the socket that a killed one leaves.
   vmm->Kill();
   EXPECT_TRUE(fs::exists(path_));
   vmm = StartVmm();
 }
 
-TEST_F(VmmTest, SaysNothingIfItIsQuiet) {
+TEST_F(VmmTest, QuietPrintsNothing) {
   Process vmm({"vmm", "--socket", path_, "--quiet"});
   EXPECT_TRUE(guestmm::Await([&] { return fs::exists(path_); }));
   vmm.Signal(SIGINT);

@@ -72,7 +72,7 @@ class RecordingTest : public testing::Test {
     return (folder_ / name).string();
   }
   Recording Read() const { return ReadRecording(folder_.string()).value(); }
-  // The message of the error that there is if `name` has these contents.
+  // The error message if `name` has these contents; empty without an error.
   std::string Error(const std::string& name, std::string_view contents) const {
     Write(name, contents);
     const absl::Status status = ReadRecording(folder_.string()).status();
@@ -93,7 +93,7 @@ TEST_F(RecordingTest, OfATraceAlone) {
   EXPECT_FALSE(recording.has_truth());
 }
 
-TEST_F(RecordingTest, WithoutATraceIsNotFound) {
+TEST_F(RecordingTest, AFolderWithoutATraceIsNotFound) {
   fs::remove(folder_ / "trace.txt");
   const absl::Status status = ReadRecording(folder_.string()).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
@@ -103,7 +103,7 @@ TEST_F(RecordingTest, WithoutATraceIsNotFound) {
             absl::StatusCode::kNotFound);
 }
 
-TEST_F(RecordingTest, OfATraceIsWhatLiesBesideIt) {
+TEST_F(RecordingTest, ATracesRecordingIsInItsFolder) {
   Write("other.txt", "");
   Write("window.csv", "start_s,end_s\n21.64,54.82\n");
   const Recording recording = ReadRecording(Path("other.txt")).value();
@@ -127,11 +127,12 @@ TEST_F(RecordingTest, RamIsWholePagesAscendingAndMerged) {
 TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
   Write("zoneinfo.start", kZoneinfo);
   const Recording recording = Read();
-  ASSERT_THAT(recording.zones, SizeIs(1));  // the empty one is left out
+  ASSERT_THAT(recording.zones, SizeIs(1));  // without the empty one
   const RecordedZone& zone = recording.zones[0];
   EXPECT_EQ(zone.node, 0);
   EXPECT_EQ(zone.name, "DMA");
   EXPECT_EQ(zone.span, (PfnRange{Pfn(1), Pfn(4096)}));
+  EXPECT_EQ(zone.present, PageCount(3998));
   EXPECT_EQ(zone.managed, PageCount(3840));
   EXPECT_EQ(zone.min, PageCount(87));
   EXPECT_EQ(zone.low, PageCount(108));
@@ -142,18 +143,34 @@ TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
   EXPECT_EQ(zone.per_cpu[1].batch, 2u);
 }
 
-TEST_F(RecordingTest, PagesAreAbsentInUseOrFree) {
-  const std::vector<uint64_t> flags = {uint64_t{1} << 20, uint64_t{1} << 3,
-                                       1 << 10 | 1 << 3, 1 << 10, 0};
+// E.g. if none of its struct pages is initialized yet.
+TEST_F(RecordingTest, AZoneWithoutManagedPagesHasPresentOnes) {
+  Write("zoneinfo.start", "Node 0, zone Normal\n present 512\n managed 0\n");
+  Write("zoneinfo.end", "Node 0, zone Normal\n present 512\n managed 128\n");
+  const Recording recording = Read();
+  ASSERT_THAT(recording.zones, SizeIs(1));
+  EXPECT_EQ(recording.zones[0].present, PageCount(512));
+  ASSERT_THAT(recording.zones_at_end, SizeIs(1));
+  EXPECT_EQ(recording.zones_at_end[0].managed, PageCount(128));
+}
+
+TEST_F(RecordingTest, TheStateOfAPageIsReadFromItsFlags) {
+  constexpr uint64_t kReserved = uint64_t{1} << 32;
+  constexpr uint64_t kZeroPage = uint64_t{1} << 24;
+  const std::vector<uint64_t> flags = {
+      1 << 20, 1 << 3,    1 << 10 | 1 << 3,      1 << 10,         0, 1 << 11,
+      1 << 23, kReserved, kReserved | kZeroPage, 1 << 11 | 1 << 5};
   Write("kpageflags.start",
         std::string_view(reinterpret_cast<const char*>(flags.data()),
                          flags.size() * sizeof(uint64_t)));
   const Recording recording = Read();
   ASSERT_TRUE(recording.first);
   using State = RecordedPages::State;
-  EXPECT_THAT(recording.first->states,
-              ElementsAre(State::kAbsent, State::kInUse, State::kFree,
-                          State::kFree, State::kInUse));
+  EXPECT_THAT(
+      recording.first->states,
+      ElementsAre(State::kAbsent, State::kInUse, State::kFree, State::kFree,
+                  State::kNoFlags, State::kNoFlags, State::kOffline,
+                  State::kReserved, State::kReserved, State::kInUse));
   EXPECT_THAT(recording.first->reported, ElementsAre(Pfn(2)));
 }
 
@@ -189,7 +206,7 @@ TEST_F(RecordingTest, TheTruthIsInTheGuestsTime) {
   EXPECT_EQ(recording.resident[0].bytes, 30 * kMiB);
 }
 
-TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
+TEST_F(RecordingTest, AnErrorNamesFileAndLine) {
   EXPECT_EQ(Error("iomem", "\nnothing\n"),
             Path("iomem") +
                 ":2: \"nothing\": expected a line as "
@@ -223,8 +240,8 @@ TEST_F(RecordingTest, WhatIsMalformedIsNamedByFileAndLine) {
               HasSubstr(":2:"));
 }
 
-// A batch of 0, or one that is 0 in 32 bits, would never fill a list.
-TEST_F(RecordingTest, MarksAreSuchAsAKernelHas) {
+// A batch of 0, or of 0 modulo 2^32, would never refill a list.
+TEST_F(RecordingTest, MarksAreWithinAKernelsBounds) {
   const auto error = [this](const std::string& mark) {
     return Error("zoneinfo.start",
                  "Node 0, zone DMA\n managed 9\n cpu: 0\n " + mark + "\n");
@@ -241,12 +258,12 @@ TEST_F(RecordingTest, MarksAreSuchAsAKernelHas) {
         "high: 1048576\n batch: 1"}) {
     EXPECT_EQ(error(good), "") << good;
   }
-  EXPECT_EQ(error("high: 5"), Path("zoneinfo.start") +
-                                  ": Node 0, zone DMA, the 1. cpu: expected "
-                                  "batch: after it");
+  EXPECT_EQ(error("high: 5"),
+            Path("zoneinfo.start") +
+                ": Node 0, zone DMA, cpu 0: must have a batch: of 1 or more");
 }
 
-TEST_F(RecordingTest, WatermarksAreWhatAnAllocatorTakes) {
+TEST_F(RecordingTest, WatermarksAreWithinAnAllocatorsBounds) {
   EXPECT_EQ(Error("zoneinfo.start",
                   "Node 0, zone DMA\n min 268435456\nNode 0, zone DMA32\n"
                   " min 1\n"),
@@ -259,8 +276,8 @@ TEST_F(RecordingTest, WatermarksAreWhatAnAllocatorTakes) {
   EXPECT_EQ(Error("zoneinfo.start", "Node 0, zone DMA\n min 268435456\n"), "");
 }
 
-// A damaged one would be counted as the real guest's, in units of 2 MiB.
-TEST_F(RecordingTest, AReportIsOfTheGuestsMemory) {
+// A wrong range would count, in units of 2 MiB, as the real guest's.
+TEST_F(RecordingTest, AReportIsWithinTheGuestsMemory) {
   const auto error = [this](const std::string& report) {
     return Error("reports.csv", "time_s,gpa,bytes\n30.0," + report + "\n");
   };
@@ -287,7 +304,7 @@ TEST_F(RecordingTest, AReportIsOfTheGuestsMemory) {
   EXPECT_EQ(error("0x500000,1048576"), "");
 }
 
-TEST_F(RecordingTest, ResidentMemoryIsWithinWhatCanBeAddressed) {
+TEST_F(RecordingTest, ResidentMemoryIsBounded) {
   EXPECT_EQ(Error("rss.csv", "time_s,resident_kib\n1.5,4398046511105\n"),
             Path("rss.csv") +
                 ":2: \"1.5,4398046511105\": expected 4398046511104 KiB at "

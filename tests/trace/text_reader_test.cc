@@ -27,7 +27,7 @@ using trace::SomeEvents;
 using trace::WholeTrace;
 using trace::Zstandard;
 
-// "page=... pfn=0x1f order=2 ..." of an allocation that the tests use.
+// The fields of the tests' allocation: "page=... pfn=0x1f order=2 ...".
 constexpr char kFields[] =
     "page=000000002127fb7f pfn=0x1f3 order=1 migratetype=2 "
     "gfp_flags=GFP_KERNEL|__GFP_ZERO";
@@ -50,7 +50,7 @@ TraceEvent TheFree() {
           .cpu = 12};
 }
 
-// What comes of the one line.
+// Reads a text of one line.
 WholeTrace ReadLine(const std::string& line,
                     const TraceReadOptions& options = {}) {
   return ReadWhole(line + "\n", options);
@@ -87,7 +87,7 @@ TEST(TextReaderTest, ReadsFtrace) {
               fields);
   ExpectAlloc("   cat-125     [012] d..1    21.635540: mm_page_alloc: " +
               fields);
-  // Without the columns of irqs-off and so on, and with tgids.
+  // Without the column of irqs-off etc., and with tgids.
   ExpectAlloc("   cat-125     [012]    21.635540: mm_page_alloc: " + fields);
   ExpectAlloc("   cat-125   (  125) [012] d..1  21.635540: mm_page_alloc: " +
               fields);
@@ -107,7 +107,7 @@ TEST(TextReaderTest, ReadsWhatPerfAndTraceCmdPrint) {
               fields);
   ExpectAlloc("    cat-125   [012]    21.635540: mm_page_alloc:        " +
               fields);
-  // An address that trace-cmd makes of a base that it does not know.
+  // The page address that trace-cmd computes without knowing its base.
   ExpectAlloc(
       "    cat-125   [012]    21.635540: mm_page_alloc:        page=0 "
       "pfn=0x1f3 "
@@ -143,7 +143,7 @@ TEST(TextReaderTest, ReadsOlderKernels) {
   EXPECT_EQ(trace.counters.batched_frees, 1u);
 }
 
-TEST(TextReaderTest, ATaskMayBeCalledAnything) {
+TEST(TextReaderTest, ATasksNameMayBeAnyText) {
   for (const char* const task :
        {"a b", "[000] 1.000000:", "mm_page_alloc:", "[0] x: y", "] [", "-1 [1]",
         "(x)", "# x", "kworker/u4:2+ev", "CPU:0 [LOST 1 E", "[001] 1.0: a", "",
@@ -155,7 +155,7 @@ TEST(TextReaderTest, ATaskMayBeCalledAnything) {
   }
 }
 
-TEST(TextReaderTest, OtherEventsAreNotForUs) {
+TEST(TextReaderTest, OtherEventsAreSkipped) {
   for (const char* const event :
        {"sched_switch: prev_comm=mm_page_alloc: ==> next_comm=x",
         "mm_page_alloc_zone_locked: page=1 pfn=0x1 order=0 migratetype=1",
@@ -171,7 +171,7 @@ TEST(TextReaderTest, OtherEventsAreNotForUs) {
   }
 }
 
-TEST(TextReaderTest, ABatchedFreeIsNoSecondFree) {
+TEST(TextReaderTest, ABatchedFreeIsNotASecondFree) {
   const WholeTrace trace = ReadWhole(
       "  cat-1 [012] ..... 21.635540: mm_page_free: page=1 pfn=0x1f3 order=1\n"
       "  cat-1 [012] ..... 21.635541: mm_page_free_batched: page=1 pfn=0x1f3 "
@@ -229,7 +229,7 @@ TEST(TextReaderTest, MalformedLinesSayWhatWasExpected) {
             "migratetype=NUMBER, from 0 to 255");
 }
 
-TEST(TextReaderTest, SkipsSoManyMalformedLinesAndNoMore) {
+TEST(TextReaderTest, SkipsAsManyMalformedLinesAsAllowed) {
   const std::string good =
       "  cat-1 [012] ..... 21.635540: mm_page_free: page=1 pfn=0x1f3 order=1\n";
   const std::string text = "bad\n" + good + "bad\n" + good + "bad\n" + good;
@@ -248,7 +248,7 @@ TEST(TextReaderTest, AnEmptyTextIsATraceWithoutEvents) {
   EXPECT_THAT(trace.events, IsEmpty());
 }
 
-TEST(TextReaderTest, ALastLineWithoutItsEndIsCutOff) {
+TEST(TextReaderTest, ALastLineWithoutAnEndIsTruncated) {
   const WholeTrace trace = ReadWhole(
       "  cat-1 [012] ..... 21.635540: mm_page_free: page=1 pfn=0x1f3 order=1");
   EXPECT_EQ(trace.status.code(), absl::StatusCode::kDataLoss);
@@ -256,20 +256,20 @@ TEST(TextReaderTest, ALastLineWithoutItsEndIsCutOff) {
               AllOf(HasSubstr("t:1: "), HasSubstr("truncated")));
 }
 
-TEST(TextReaderTest, OtherFilesAreNoTrace) {
+TEST(TextReaderTest, OtherFilesAreNotTraces) {
   const WholeTrace trace =
       ReadWhole(std::string("\x7f"
                             "ELF\0\0\0",
                             7));
   EXPECT_EQ(trace.status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(trace.message(), HasSubstr("t: this is no trace"));
+  EXPECT_THAT(trace.message(),
+              HasSubstr("t: must be a trace: the text of ftrace"));
   EXPECT_EQ(OpenTrace("/no/such/file").status().code(),
             absl::StatusCode::kNotFound);
   EXPECT_EQ(OpenTrace("/").status().code(), absl::StatusCode::kUnavailable);
 }
 
-// Lines and blocks end within reads of the decompressors and of the line
-// reader.
+// Long enough for lines and blocks to cross the readers' buffers.
 std::string LongText(const std::vector<TraceEvent>& events) {
   std::ostringstream text;
   for (const TraceEvent& event : events) text << event << "\n";
@@ -291,7 +291,7 @@ TEST(TextReaderTest, IsReadPlainGzipAndZstd) {
   }
 }
 
-TEST(TextReaderTest, WhatComesBeforeATruncationIsRead) {
+TEST(TextReaderTest, EventsBeforeATruncationAreRead) {
   const std::vector<TraceEvent> events = SomeEvents(20'000);
   const std::string text = LongText(events);
   for (const std::string& whole : {Gzipped(text), Zstandard(text)}) {
@@ -317,7 +317,7 @@ TEST(TextReaderTest, TruncatedAtAnyByteIsAnError) {
   }
 }
 
-TEST(TextReaderTest, ADamagedByteIsFoundOrMakesNoDifference) {
+TEST(TextReaderTest, ADamagedByteIsDetectedOrHarmless) {
   const std::vector<TraceEvent> events = SomeEvents(5);
   const std::string text = LongText(events);
   for (const std::string& whole : {Gzipped(text), Zstandard(text)}) {

@@ -1,5 +1,5 @@
-// Traces as the tools really print them, to the letter: lines of recordings of
-// Linux 6.1 and 6.18.
+// Lines as the tools printed them, unchanged, from recordings of Linux 6.1 and
+// 6.18.
 
 #include <gtest/gtest.h>
 
@@ -176,8 +176,8 @@ perf-exec  8774 [001] 26995.322344:         kmem:mm_page_free: page=0x16219b pfn
 }
 
 TEST(ToolOutputTest, FailedAllocationsAreCounted) {
-  // trace-cmd report, 3.1.6, and perf script, 6.1, of a pool of huge pages that
-  // memory is too small for.
+  // trace-cmd report 3.1.6 and perf script 6.1, of a huge page pool larger than
+  // memory.
   const WholeTrace trace = ReadWhole(
       R"(              sh-453   [000]   159.020697: mm_page_alloc:        page=(nil) pfn=0x0 order=9 migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE|__GFP_NOWARN|__GFP_RETRY_MAYFAIL|__GFP_COMP|__GFP_THISNODE
               sh   348 [001]   126.327662: kmem:mm_page_alloc: page=(nil) pfn=0x0 order=9 migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE|__GFP_NOWARN|__GFP_RETRY_MAYFAIL|__GFP_COMP|__GFP_THISNODE
@@ -188,7 +188,8 @@ TEST(ToolOutputTest, FailedAllocationsAreCounted) {
 }
 
 TEST(ToolOutputTest, LostEventsAreCounted) {
-  // trace-cmd extract, 3.1.6; trace_pipe, 6.18; perf script --show-lost-events.
+  // trace-cmd extract 3.1.6, trace_pipe of 6.18, perf script
+  // --show-lost-events.
   const WholeTrace trace = ReadWhole(
       R"(CPU:1 [EVENTS DROPPED]
 CPU:0 [230643 EVENTS DROPPED]
@@ -199,9 +200,9 @@ CPU:1 [LOST 6966 EVENTS]
   EXPECT_EQ(trace.counters.lost, 1u + 230643 + 6966 + 130);
 }
 
-// Which bit is which flag differs from kernel to kernel.
-TEST(ToolOutputTest, FlagsThatAreANumberAreUnknown) {
-  // trace-cmd report -R, 3.1.6.
+// The meaning of the bits differs between kernels.
+TEST(ToolOutputTest, NumericFlagsAreUnknown) {
+  // trace-cmd report -R 3.1.6.
   const WholeTrace trace = ReadWhole(
       R"(         timeout-198   [000]    21.529202: mm_page_alloc:         pfn=0x10231a order=1 gfp_flags=0x400dc0 migratetype=0
 )");

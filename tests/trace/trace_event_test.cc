@@ -9,13 +9,13 @@
 namespace guestmm::trace_event_test {
 namespace {
 
-TEST(GfpFlagsTest, NothingIsNone) {
+TEST(GfpFlagsTest, NoFlagIsNone) {
   EXPECT_EQ(GfpFlags::Parse("none"), 0u);
   EXPECT_EQ(GfpFlags::Parse(""), 0u);
   EXPECT_EQ(GfpFlags::Format(0), "none");
 }
 
-TEST(GfpFlagsTest, WhatStandsForSeveralIsEachOfThem) {
+TEST(GfpFlagsTest, ANameForSeveralFlagsSetsEachOfThem) {
   EXPECT_EQ(GfpFlags::Parse("GFP_KERNEL"),
             GfpFlags::Parse("__GFP_DIRECT_RECLAIM|__GFP_KSWAPD_RECLAIM|"
                             "__GFP_IO|__GFP_FS"));
@@ -54,7 +54,7 @@ TEST(GfpFlagsTest, KnowsTheNamesOfOlderKernels) {
             GfpFlags::Parse("__GFP_RETRY_MAYFAIL"));
 }
 
-TEST(GfpFlagsTest, WhatIsNotKnownIsUnknown) {
+TEST(GfpFlagsTest, OtherNamesAndNumbersAreUnknown) {
   EXPECT_EQ(GfpFlags::Parse("__GFP_ZERO|0x400000"),
             GfpFlags::kZero | GfpFlags::kUnknown);
   EXPECT_EQ(GfpFlags::Parse("GFP_NEW"), GfpFlags::kUnknown);

@@ -1,5 +1,5 @@
-// Bytes as a trace in the binary form: as a block, behind the checksum that
-// hides it from a fuzzer; and as a whole file.
+// Feeds bytes to the reader of the binary form: as a block, past the checksum
+// that a fuzzer cannot guess, and as a whole file.
 
 #include <cstddef>
 #include <cstdint>
@@ -37,7 +37,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
   const std::string bytes(reinterpret_cast<const char*>(data) + 2, size - 2);
   TryBlock(bytes, data[0]);
   if (data[1] < 64) {
-    // A block that is good but for some bytes.
+    // A good block with some bytes changed.
     std::string block =
         guestmm::trace::EncodeBlock(guestmm::trace::SomeEvents(1 + data[1]));
     for (std::size_t i = 0; i + 1 < bytes.size(); i += 2) {

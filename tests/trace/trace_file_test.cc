@@ -58,7 +58,7 @@ class TraceFileTest : public testing::Test {
   const std::string path_;
 };
 
-TEST_F(TraceFileTest, GivesBackWhatWasWritten) {
+TEST_F(TraceFileTest, EventsAreReadAsWritten) {
   for (const int count : {0, 1, 2, 100, 8192, 8193, 20'000}) {
     for (const int64_t unit : {1, 1000}) {
       const std::vector<TraceEvent> events = SomeEvents(count, unit);
@@ -70,7 +70,7 @@ TEST_F(TraceFileTest, GivesBackWhatWasWritten) {
   }
 }
 
-TEST_F(TraceFileTest, GivesBackExtremes) {
+TEST_F(TraceFileTest, ExtremesAreReadAsWritten) {
   std::vector<TraceEvent> events(4);
   events[0].time = Nanoseconds(std::numeric_limits<int64_t>::min());
   events[1].time = Nanoseconds(std::numeric_limits<int64_t>::max());
@@ -84,7 +84,7 @@ TEST_F(TraceFileTest, GivesBackExtremes) {
   EXPECT_TRUE(ReadWhole(Written(events)).events == events);
 }
 
-TEST_F(TraceFileTest, TakesMoreThan256KindsOfEvents) {
+TEST_F(TraceFileTest, HoldsMoreThan256KindsOfEvents) {
   std::vector<TraceEvent> events = SomeEvents(3000);
   for (size_t i = 0; i < events.size(); ++i) {
     events[i].cpu = static_cast<uint16_t>(i % 700);
@@ -92,7 +92,7 @@ TEST_F(TraceFileTest, TakesMoreThan256KindsOfEvents) {
   EXPECT_TRUE(ReadWhole(Written(events)).events == events);
 }
 
-TEST_F(TraceFileTest, KeepsWhatReadingTheSourceCounted) {
+TEST_F(TraceFileTest, KeepsTheCountersOfItsSource) {
   const TraceReadCounters counters = {.events = 99,
                                       .lost = 1,
                                       .bad_lines = 2,
@@ -100,12 +100,12 @@ TEST_F(TraceFileTest, KeepsWhatReadingTheSourceCounted) {
                                       .failed_allocs = 4,
                                       .other_lines = uint64_t{1} << 60};
   TraceReadCounters expected = counters;
-  expected.events = 10;  // what there is counts
+  expected.events = 10;  // as written
   EXPECT_EQ(ReadWhole(Written(SomeEvents(10), {}, counters)).counters,
             expected);
 }
 
-TEST_F(TraceFileTest, SaysWhereItCameFrom) {
+TEST_F(TraceFileTest, NamesItsSource) {
   Written(SomeEvents(1), {.source = "trace.txt"});
   const auto reader = OpenTrace(path_).value();
   EXPECT_EQ(reader->format(), "binary, version 1, from trace.txt");
@@ -125,7 +125,7 @@ TEST_F(TraceFileTest, TakesAtMostEightBytesAnEvent) {
   EXPECT_LE(writer->encoded_bytes(), 8 * writer->events());
 }
 
-TEST_F(TraceFileTest, IsThereWholeOrNotAtAll) {
+TEST_F(TraceFileTest, IsNeverIncomplete) {
   {
     const auto writer = TraceFileWriter::Create(path_).value();
     EXPECT_TRUE(writer->Add({}).ok());
@@ -137,7 +137,7 @@ TEST_F(TraceFileTest, IsThereWholeOrNotAtAll) {
             absl::StatusCode::kUnavailable);
 }
 
-TEST_F(TraceFileTest, RefusesWhatNoTraceHas) {
+TEST_F(TraceFileTest, RefusesEventsAndOptionsOutOfBounds) {
   const auto writer = TraceFileWriter::Create(path_).value();
   EXPECT_EQ(writer->Add({.order = Order(11)}).code(),
             absl::StatusCode::kInvalidArgument);
@@ -151,9 +151,18 @@ TEST_F(TraceFileTest, RefusesWhatNoTraceHas) {
     EXPECT_EQ(TraceFileWriter::Create(path_, options).status().code(),
               absl::StatusCode::kInvalidArgument);
   }
+  EXPECT_EQ(TraceFileWriter::Create(path_, {.level = 20}).status().message(),
+            "--level=20: must be 1 to 19");
+  EXPECT_EQ(
+      TraceFileWriter::Create(path_, {.block_events = 0}).status().message(),
+      "--block-events=0: must be 1 to 65536");
+  EXPECT_EQ(TraceFileWriter::Create(path_, {.source = std::string(4097, 'x')})
+                .status()
+                .message(),
+            "source: must be at most 4096 bytes; it has 4097");
 }
 
-TEST_F(TraceFileTest, TruncatedAtAnyByteGivesTheWholeBlocksBefore) {
+TEST_F(TraceFileTest, TruncatedAnywhereItsWholeBlocksAreRead) {
   const std::vector<TraceEvent> events = SomeEvents(60);
   const std::string whole =
       Written(events, {.source = "x", .block_events = 20});
@@ -172,7 +181,7 @@ TEST_F(TraceFileTest, TruncatedAtAnyByteGivesTheWholeBlocksBefore) {
   EXPECT_EQ(most, 60u);
 }
 
-TEST_F(TraceFileTest, ADamagedByteIsFound) {
+TEST_F(TraceFileTest, ADamagedByteIsDetected) {
   const std::vector<TraceEvent> events = SomeEvents(60);
   const std::string whole =
       Written(events, {.source = "x", .block_events = 20});
@@ -190,7 +199,7 @@ TEST_F(TraceFileTest, ADamagedByteIsFound) {
   }
 }
 
-TEST_F(TraceFileTest, NothingFollowsTheEnd) {
+TEST_F(TraceFileTest, BytesBehindTheEndAreAnError) {
   const std::string whole = Written(SomeEvents(5));
   const WholeTrace trace = ReadWhole(whole + "x");
   EXPECT_EQ(trace.status.code(), absl::StatusCode::kDataLoss);
@@ -207,8 +216,8 @@ TEST_F(TraceFileTest, AnotherVersionIsRefused) {
             "t: version 2 of the binary form: expected version 1");
 }
 
-// A checksum finds no malice: what a block holds is checked as well.
-TEST_F(TraceFileTest, ABlocksBytesAreChecked) {
+// Checksums do not stop a crafted file.
+TEST_F(TraceFileTest, TheContentsOfABlockAreChecked) {
   const std::vector<TraceEvent> events = SomeEvents(30);
   const std::string block = trace::EncodeBlock(events);
   const std::string padding(trace::kBlockPadding, '\0');

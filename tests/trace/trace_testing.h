@@ -20,17 +20,17 @@
 
 namespace guestmm::trace {
 
-// All that there was in a trace.
+// The contents of a trace.
 struct WholeTrace {
   std::vector<TraceEvent> events;
   TraceReadCounters counters;
-  // What ended it, if not its end.
+  // The error that ended reading, if any.
   absl::Status status;
 
   std::string message() const { return std::string(status.message()); }
 };
 
-// Reads these bytes, as a file "t" has them.
+// Reads these bytes as a file named "t".
 inline WholeTrace ReadWhole(std::string bytes,
                             const TraceReadOptions& options = {}) {
   WholeTrace whole;
@@ -87,7 +87,7 @@ inline std::string Zstandard(const std::string& bytes) {
   return out;
 }
 
-// Events as a guest might have them, times in multiples of `unit` ns.
+// Plausible events, with times in multiples of `unit` ns.
 inline std::vector<TraceEvent> SomeEvents(int count, int64_t unit = 1000) {
   Random random(7);
   std::vector<TraceEvent> events;

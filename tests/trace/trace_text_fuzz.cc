@@ -1,4 +1,5 @@
-// Bytes as a trace's text: what is read prints as what is read again.
+// Feeds bytes to the text reader: the events read, printed and read again are
+// the same.
 
 #include <cstddef>
 #include <cstdint>
@@ -13,8 +14,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
   using guestmm::trace::ReadWhole;
   using guestmm::trace::WholeTrace;
   if (size == 0) return 0;
-  // The first byte decides how much is forgiven, and whether a line begins
-  // well.
+  // The first byte sets skip_bad, and whether the text begins with a good
+  // header.
   std::string text;
   if ((data[0] & 1) != 0) text = "x-1 [000] ..... 1.000000: mm_page_alloc: ";
   if ((data[0] & 2) != 0) text += "pfn=1 order=0 migratetype=1 gfp_flags=";

@@ -1,6 +1,6 @@
 // The balloon with indirect descriptors and the event index: device and driver
-// in every combination of what one offers and the other takes, and a device in
-// front of hostile tables.
+// with every combination of offered and accepted features, and a device with
+// hostile tables.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
+#include "tests/testing/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_features_test {
@@ -38,7 +39,7 @@ VirtqueueFeatures Features(int bits) {
   return {.indirect = (bits & 1) != 0, .event_index = (bits & 2) != 0};
 }
 
-// Offered, wanted.
+// Offered, accepted.
 class BalloonFeaturesTest
     : public ::testing::TestWithParam<std::tuple<int, int>> {};
 
@@ -46,8 +47,8 @@ INSTANTIATE_TEST_SUITE_P(All, BalloonFeaturesTest,
                          ::testing::Combine(::testing::Range(0, 4),
                                             ::testing::Range(0, 4)));
 
-// More reports than a 16-bit index tells apart, of one range, two, and as many
-// as there can be. Each arrives as it was and is acknowledged.
+// More reports than a 16-bit index can count, of one range, two ranges, and the
+// maximum. Each arrives unchanged and is acknowledged.
 TEST_P(BalloonFeaturesTest, ReportsArriveAndAreAcknowledged) {
   const auto [offered, wanted] = GetParam();
   const auto ram = MakeRam({{Gpa(0), 8 * kMiB}});
@@ -90,7 +91,7 @@ TEST_P(BalloonFeaturesTest, ReportsArriveAndAreAcknowledged) {
   EXPECT_EQ(allocator->Counts().allocated(), PageCount(0));
 }
 
-// A device whose driver took indirect descriptors and obeys nothing else.
+// A device whose driver accepted indirect descriptors, and may write anything.
 class BalloonTablesTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kTable = 0x2000;
@@ -116,7 +117,7 @@ class BalloonTablesTest : public ::testing::Test {
             .flags = kVirtqDescIndirect,
             .next = 0};
   }
-  // Linked as they come.
+  // Linked in order.
   void WriteTable(std::vector<VirtqDesc> entries) {
     for (size_t i = 0; i + 1 < entries.size(); ++i) {
       entries[i].flags |= kVirtqDescNext;
@@ -141,7 +142,7 @@ class BalloonTablesTest : public ::testing::Test {
   BalloonDevice device_{*ram_, hypervisor_, time_};
 };
 
-TEST_F(BalloonTablesTest, DiscardsWhatATableHolds) {
+TEST_F(BalloonTablesTest, DiscardsTheRangesInATable) {
   WriteTable({Page(0x10000), Page(0x20000)});
   driver_.OfferChain({Page(0x30000), TableOf(2)});
   KickAndRun();
@@ -153,7 +154,7 @@ TEST_F(BalloonTablesTest, DiscardsWhatATableHolds) {
   EXPECT_EQ(driver_.used_idx(), 1);
 }
 
-// A bad descriptor in a table is one like any other.
+// A bad descriptor in a table is treated like any other.
 TEST_F(BalloonTablesTest, SkipsABadDescriptorOfATable) {
   WriteTable({Page(0x10000), Page(0x20010), Page(0x30000)});
   driver_.OfferChain({TableOf(3)});
@@ -166,8 +167,8 @@ TEST_F(BalloonTablesTest, SkipsABadDescriptorOfATable) {
   EXPECT_EQ(driver_.used_idx(), 1);
 }
 
-// A bad table is skipped and counted, what came before it is discarded, the
-// chain is acknowledged, and the device goes on.
+// A bad table is skipped and counted; descriptors before it are discarded; the
+// chain is acknowledged; and the device continues.
 TEST_F(BalloonTablesTest, SkipsABadTableAndCountsIt) {
   const auto count = [&](TableFault fault) {
     return device_.counters().skipped_tables[static_cast<size_t>(fault)];
@@ -202,7 +203,7 @@ TEST_F(BalloonTablesTest, SkipsABadTableAndCountsIt) {
   EXPECT_EQ(device_.counters().broken_queues, 0u);
 }
 
-TEST_F(BalloonTablesTest, AcknowledgesAChainOfNothingButABadTable) {
+TEST_F(BalloonTablesTest, AcknowledgesAChainWithOnlyABadTable) {
   driver_.OfferChain({TableOf(1, kGiB)});
   KickAndRun();
   EXPECT_THAT(hypervisor_.batches(), IsEmpty());

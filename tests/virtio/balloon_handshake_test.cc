@@ -1,10 +1,10 @@
-// What a balloon device answers to a driver that sets it up, rightly or not.
+// A balloon device's responses to set-up, correct or not.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "tests/virtio/virtio_testing.h"
 
@@ -21,7 +21,7 @@ constexpr uint8_t kRunning = kAgreed | kVirtioDriverOk;
 
 class BalloonHandshakeTest : public ::testing::Test {
  protected:
-  // Goes as far as FEATURES_OK.
+  // Sets up to FEATURES_OK.
   void Agree() {
     device_.SetStatus(kUntilFeatures);
     ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
@@ -48,7 +48,7 @@ TEST_F(BalloonHandshakeTest, IsABalloonThatOffersReporting) {
   EXPECT_EQ(device_.MaxQueueSize(3), 0);
   EXPECT_EQ(device_.MaxQueueSize(4), 0);
 }
-TEST_F(BalloonHandshakeTest, OffersTheFeaturesOfQueuesThatItIsTold) {
+TEST_F(BalloonHandshakeTest, OffersTheConfiguredQueueFeatures) {
   const auto offered = [&](VirtqueueFeatures features) {
     const BalloonDevice device(*ram_, hypervisor_, time_,
                                {.queue_features = features});
@@ -58,7 +58,7 @@ TEST_F(BalloonHandshakeTest, OffersTheFeaturesOfQueuesThatItIsTold) {
   EXPECT_EQ(offered({.indirect = true}), uint64_t{1} << 28);
   EXPECT_EQ(offered({.event_index = true}), uint64_t{1} << 29);
 }
-TEST_F(BalloonHandshakeTest, NumbersItsQueuesAsTold) {
+TEST_F(BalloonHandshakeTest, NumbersItsQueuesAsConfigured) {
   BalloonDevice device(
       *ram_, hypervisor_, time_,
       {.reporting_queue_size = 128, .queue_numbering = QueueNumbering::kFixed});
@@ -69,7 +69,7 @@ TEST_F(BalloonHandshakeTest, RefusesFeaturesItDidNotOffer) {
   const absl::Status status =
       device_.SetDriverFeatures(kFeatures | kBalloonFStatsVq);
   EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_EQ(Message(status), "features 0x2 accepted, which were not offered");
+  EXPECT_EQ(Message(status), "features 0x2 accepted, but not offered");
 }
 TEST_F(BalloonHandshakeTest, S3_1_1_RefusesFeaturesOnceAgreed) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
@@ -104,10 +104,10 @@ TEST_F(BalloonHandshakeTest, RefusesAQueueOutOfTurn) {
   const auto late = device_.SetUpQueue(kReporting, layout_, used_);
   EXPECT_TRUE(absl::IsFailedPrecondition(late.status()));
   EXPECT_EQ(Message(late.status()),
-            "queue 2 set up with device status 0xf: not between FEATURES_OK "
-            "and DRIVER_OK");
+            "queue 2 set up with device status 0xf: must be between "
+            "FEATURES_OK and DRIVER_OK");
 }
-TEST_F(BalloonHandshakeTest, RefusesQueuesThatAreNotThere) {
+TEST_F(BalloonHandshakeTest, RefusesQueuesThatDoNotExist) {
   ASSERT_TRUE(device_.SetDriverFeatures(kVirtioFVersion1).ok());
   device_.SetStatus(kAgreed);
   EXPECT_EQ(Message(device_.SetUpQueue(kReporting, layout_, used_).status()),
@@ -125,7 +125,7 @@ TEST_F(BalloonHandshakeTest, RefusesAQueueThatIsTooLargeOrNotInRam) {
   EXPECT_EQ(
       Message(device_.SetUpQueue(kReporting, LayOutVirtqueue(Gpa(0), 64), used_)
                   .status()),
-      "queue 2 of 64 descriptors: the device takes 32");
+      "queue 2 of 64 descriptors: must be at most 32");
   EXPECT_TRUE(absl::IsInvalidArgument(
       device_.SetUpQueue(kReporting, LayOutVirtqueue(Gpa(kGiB), 4), used_)
           .status()));

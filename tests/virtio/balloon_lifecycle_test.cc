@@ -1,6 +1,6 @@
-// A reporter, a balloon driver and a device that go away in the middle of
-// things: removed, frozen, broken, reset late. Blocks go back to the buddy only
-// when the host can no longer discard them.
+// A reporter, a balloon driver and a device that are removed, frozen, broken or
+// reset at any point. Blocks return to the buddy allocator only when the host
+// can no longer discard them.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,11 +14,11 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
-#include "guestmm/host/discard/test_hypervisors.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
+#include "tests/testing/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_lifecycle_test {
@@ -26,8 +26,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A device whose resets are complete when it is told so: in another process,
-// say, that was stopped.
+// A device whose resets complete when the test says so, as of a process that
+// was stopped.
 class StoppableDevice final : public ForwardingDevice {
  public:
   using ForwardingDevice::ForwardingDevice;
@@ -55,7 +55,7 @@ class StoppableDevice final : public ForwardingDevice {
 constexpr Order kBlock(2);
 constexpr uint64_t kPages = 2048;
 
-// 8 MiB whose blocks of four pages are reported in batches of two.
+// 8 MiB, reported as blocks of four pages in batches of two.
 class BalloonLifecycleTest : public ::testing::Test {
  protected:
   BalloonLifecycleTest() {
@@ -76,13 +76,13 @@ class BalloonLifecycleTest : public ::testing::Test {
     return blocks;
   }
   void Free(const std::vector<Pfn>& blocks) {
-    // Every other one, so that they stay apart.
+    // Every other one, so that they do not merge.
     for (size_t i = 0; i < blocks.size(); i += 2) {
       allocator_->Free(0, blocks[i], kBlock);
     }
   }
   PageCount isolated() const { return allocator_->Counts().isolated; }
-  // A batch is in the ring, and the device has not looked.
+  // Puts a batch into the ring that the device has not looked at.
   void PutABatchInFlight() {
     Free(Take(4));
     time_.WaitUntil([&] { return isolated() > PageCount(0); });
@@ -125,7 +125,7 @@ TEST_F(BalloonLifecycleTest, AFreezeInTheMiddleOfAReportGivesTheBlocksBack) {
   EXPECT_TRUE(driver_->is_down());
   time_.RunUntilIdle();
   EXPECT_EQ(isolated(), PageCount(0));
-  // One was in flight, and the next was refused.
+  // One report was in flight, and the next one was refused.
   EXPECT_GE(reporter_->counters().failed_reports, 1u);
   EXPECT_EQ(reporter_->counters().reports, 0u);
   EXPECT_TRUE(hypervisor_.batches().empty());
@@ -139,7 +139,7 @@ TEST_F(BalloonLifecycleTest, AFreezeInTheMiddleOfAReportGivesTheBlocksBack) {
   EXPECT_EQ(isolated(), PageCount(0));
 }
 
-TEST_F(BalloonLifecycleTest, SaysWhyThereIsNoReport) {
+TEST_F(BalloonLifecycleTest, ReportErrorsNameTheReason) {
   struct Client final : ReportingDevice::Client {
     void ReportDone(absl::Status) override { ADD_FAILURE(); }
   } client;
@@ -157,7 +157,7 @@ TEST_F(BalloonLifecycleTest, SaysWhyThereIsNoReport) {
             absl::FailedPreconditionError("the balloon driver was removed"));
 }
 
-// §2.4 and S1: until the reset is complete the host may discard.
+// §2.4 and S1: the host may discard until the reset is complete.
 TEST_F(BalloonLifecycleTest, BlocksStayIsolatedWhileTheHostIsStopped) {
   PutABatchInFlight();
   stoppable_.Stop();
@@ -167,10 +167,10 @@ TEST_F(BalloonLifecycleTest, BlocksStayIsolatedWhileTheHostIsStopped) {
   EXPECT_EQ(isolated(), kBlock.pages() * 2) << "isolated, and counted";
   EXPECT_EQ(CheckInvariants(), absl::OkStatus());
   EXPECT_THAT(driver_->Restore().ToString(),
-              HasSubstr("the balloon is still in its reset"));
-  // The guest goes on without them.
+              HasSubstr("the balloon has not completed its reset"));
+  // The guest continues without them.
   Free(Take(4));
-  // The host wakes up and discards: they are no one's yet.
+  // The host continues and discards: they are still isolated.
   ASSERT_GT(device_.counters().reports, 0u) << "the device itself went on";
   EXPECT_EQ(isolated(), kBlock.pages() * 2);
   stoppable_.Continue();
@@ -195,8 +195,8 @@ TEST_F(BalloonLifecycleTest, RemovedWhileTheHostIsStopped) {
   EXPECT_EQ(driver_->queue_pages(), PageCount(0));
 }
 
-// After NEEDS_RESET, on whichever queue, the driver is down, has its pages
-// back, and can be set up again.
+// After NEEDS_RESET from any queue the driver is down, its pages are free, and
+// it can be set up again.
 TEST_F(BalloonLifecycleTest, ABrokenDeviceCanBeSetUpAgain) {
   reporter_.reset();
   driver_.reset();
@@ -218,7 +218,7 @@ TEST_F(BalloonLifecycleTest, ABrokenDeviceCanBeSetUpAgain) {
   EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
 }
 
-// Whoever reports counts on as many entries as there were.
+// The reporter relies on the number of entries that there was.
 TEST_F(BalloonLifecycleTest, ADeviceThatShrankIsRefused) {
   reporter_.reset();
   driver_.reset();
@@ -230,7 +230,7 @@ TEST_F(BalloonLifecycleTest, ADeviceThatShrankIsRefused) {
   EXPECT_EQ(driver_->Restore(),
             absl::FailedPreconditionError(
                 "reporting queue: queue 2 of 8 descriptors: the driver needs "
-                "32, the device takes 8"));
+                "32, the device has 8"));
   EXPECT_EQ(small.status(), kVirtioFailed);
   EXPECT_TRUE(driver_->is_down());
   EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
@@ -239,7 +239,7 @@ TEST_F(BalloonLifecycleTest, ADeviceThatShrankIsRefused) {
   driver_.reset();
 }
 
-// Anything at any time, from a printed seed: in the end nothing is lost.
+// A random program, from a printed seed. In the end nothing is lost.
 TEST_F(BalloonLifecycleTest, AnythingAtAnyTime) {
   constexpr uint64_t kSeed = 5;
   SCOPED_TRACE(kSeed);

@@ -1,4 +1,4 @@
-// Page poison, and reports: what a page holds that the host may have had.
+// Page poison: the contents of pages that the host may have discarded.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ constexpr uint64_t kReport = kBalloonFPageReporting;
 constexpr uint64_t kPoisonBit = kBalloonFPagePoison;
 constexpr size_t kPoisonAt = offsetof(BalloonConfig, poison_val);
 
-// --- What the driver takes of it.
+// --- Which features the driver accepts.
 
 struct Case {
   uint64_t offered;
@@ -30,14 +30,15 @@ struct Case {
   uint64_t taken;
 };
 
-TEST(PoisonDriver, S5_5_3_1_TakesReportingOnlyAsThePagesAllow) {
+TEST(PoisonDriver, S5_5_3_1_AcceptsReportingOnlyIfPoisonAllows) {
   using Mode = PagePoisonMode;
   for (const Case& c : {
-           // Pages that hold nothing: the host need not know of poison.
+           // The contents of free pages do not matter: the host need not know
+           // about poison.
            Case{kReport, Mode::kOff, kReport},
            Case{kPoisonBit, Mode::kOff, 0},
            Case{kReport | kPoisonBit, Mode::kOff, kReport},
-           // Pages that are to stay what they are.
+           // Free pages must keep their contents.
            Case{kReport, Mode::kPoison, 0},
            Case{kReport, Mode::kInitOnFree, 0},
            Case{kPoisonBit, Mode::kPoison, kPoisonBit},
@@ -50,15 +51,14 @@ TEST(PoisonDriver, S5_5_3_1_TakesReportingOnlyAsThePagesAllow) {
         << "offered " << c.offered << ", mode " << static_cast<int>(c.mode);
   }
 }
-// As it is told: a driver that may not take PAGE_POISON is as one that is not
-// offered it.
-TEST(PoisonDriver, S5_5_3_1_AlsoWhereItMayNotTakePoison) {
+// A driver that may not accept PAGE_POISON behaves as if it were not offered.
+TEST(PoisonDriver, S5_5_3_1_AlsoIfItMayNotAcceptPoison) {
   BalloonGuest guest({.features = kReport | kPoisonBit, .queue_features = {}},
                      PagePoisonMode::kPoison);
   ASSERT_TRUE(guest.Start({.features = kReport}).ok());
   EXPECT_EQ(guest.driver().features(), kVirtioFVersion1);
 }
-TEST(PoisonDriver, S5_5_3_1_TakesMustTellHostIfItIsOffered) {
+TEST(PoisonDriver, S5_5_3_1_AcceptsMustTellHostIfOffered) {
   BalloonGuest guest({.features = kBalloonFMustTellHost});
   ASSERT_TRUE(guest.Start().ok());
   EXPECT_NE(guest.driver().features() & kBalloonFMustTellHost, 0u);
@@ -86,7 +86,7 @@ TEST(PoisonDriver, S5_5_6_6_1_WritesPoisonValBeforeDriverOkAndNotAgain) {
               1);
   }
 }
-TEST(PoisonDriver, WritesNoPoisonValWithoutTheFeature) {
+TEST(PoisonDriver, DoesNotWritePoisonValWithoutTheFeature) {
   BalloonGuest guest({.features = kReport | kPoisonBit});
   ASSERT_TRUE(guest.Start().ok());
   for (const std::string& call : guest.slow().calls()) {
@@ -94,7 +94,7 @@ TEST(PoisonDriver, WritesNoPoisonValWithoutTheFeature) {
   }
 }
 
-// The host takes them away; whoever gets one next finds it as it left it.
+// The host discards them, but the next owner finds them filled.
 TEST(PoisonDriver, S5_5_6_6_1_PagesOfTheBalloonComeBackFilled) {
   const auto ram = MakeRam({{Gpa(0), 8 * kMiB}});
   PagePoison poison(*ram, {.mode = PagePoisonMode::kPoison});
@@ -125,8 +125,7 @@ TEST(PoisonDriver, S5_5_6_6_1_PagesOfTheBalloonComeBackFilled) {
   for (const Pfn pfn : all) allocator->Free(0, pfn, Order(0));
 }
 
-// Also where the host does not know of it, so that hints are discarded: what a
-// page holds when it comes back is nobody's to rely on.
+// Even if the host does not know about poison, so that hints are discarded.
 TEST(PoisonDriver, S5_5_6_5_1_HintedPagesComeBackFilled) {
   BalloonGuest guest({.features = kBalloonFFreePageHint},
                      PagePoisonMode::kPoison);
@@ -149,7 +148,7 @@ BalloonDeviceOptions All() {
   return {.features = kReport | kPoisonBit | kBalloonFFreePageHint};
 }
 
-// Agrees, and says what it fills its pages with before DRIVER_OK.
+// Negotiates, and writes poison_val before DRIVER_OK.
 void StartWithPoison(HostileBalloon& balloon, uint32_t value) {
   balloon.device().SetStatus(kUntilFeatures);
   ASSERT_TRUE(balloon.device()
@@ -167,7 +166,7 @@ TEST(PoisonDevice, S5_5_6_6_1_RefusesPoisonValWhileDriverOkIsSet) {
   EXPECT_EQ(Message(status), "poison_val written while DRIVER_OK is set");
   EXPECT_EQ(balloon.config().poison_val, 0xaaaaaaaau);
 }
-TEST(PoisonDevice, RefusesPoisonValOfADriverThatDidNotTakePoison) {
+TEST(PoisonDevice, RefusesPoisonValWithoutPagePoison) {
   HostileBalloon balloon(All());
   EXPECT_TRUE(absl::IsInvalidArgument(
       WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)))
@@ -179,7 +178,7 @@ TEST(PoisonDevice, RefusesPoisonValOfADriverThatDidNotTakePoison) {
       WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)));
   EXPECT_EQ(balloon.config().poison_val, 0u);
 }
-TEST(PoisonDevice, S5_5_6_7_2_LeavesReportsThatAreToStayPoisoned) {
+TEST(PoisonDevice, S5_5_6_7_2_LeavesPoisonedReports) {
   HostileBalloon balloon(All());
   StartWithPoison(balloon, 0xaaaaaaaa);
   balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000),
@@ -205,15 +204,15 @@ TEST(PoisonDevice, S5_5_6_7_2_LeavesHintsToo) {
   EXPECT_EQ(balloon.counters().hints, 0u);
   EXPECT_EQ(balloon.counters().poisoned_ranges, 1u);
 }
-// Fresh memory is zero, which is what is asked for.
-TEST(PoisonDevice, S5_5_6_7_2_DiscardsWhatIsToStayZero) {
+// A discarded page reads as zeroes, which is the poison.
+TEST(PoisonDevice, S5_5_6_7_2_DiscardsIfThePoisonIsZero) {
   HostileBalloon balloon(All());
   StartWithPoison(balloon, 0);
   balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
   EXPECT_THAT(balloon.discarded(),
               ElementsAre(GpaRange{Gpa(0x10000), kPageSize}));
 }
-TEST(PoisonDevice, S5_5_6_7_2_DiscardsWhereNoPoisonWasAgreedOn) {
+TEST(PoisonDevice, S5_5_6_7_2_DiscardsWithoutPoison) {
   HostileBalloon balloon(All());
   ASSERT_TRUE(balloon.Start(/*refused=*/kPoisonBit));
   uint16_t used = 99;
@@ -223,8 +222,8 @@ TEST(PoisonDevice, S5_5_6_7_2_DiscardsWhereNoPoisonWasAgreedOn) {
   EXPECT_THAT(balloon.discarded(), SizeIs(1));
   EXPECT_EQ(used, 0) << "discarded after the acknowledgement";
 }
-// What goes into the balloon is given up, poison and all.
-TEST(PoisonDevice, InflatesAllTheSame) {
+// Pages are given up with their poison.
+TEST(PoisonDevice, InflatesPoisonedPages) {
   HostileBalloon balloon(All());
   StartWithPoison(balloon, 0xaaaaaaaa);
   balloon.Send(BalloonQueue::kInflate, {0x10});
@@ -240,7 +239,7 @@ TEST(PoisonDevice, AResetForgetsThePoison) {
   EXPECT_THAT(balloon.discarded(), SizeIs(1));
 }
 
-// --- Reports, both halves.
+// --- Reports, driver and device.
 
 // Takes 64 KiB from the allocator and reports them, as a reporter does.
 class ReportTest : public ::testing::Test {
@@ -296,7 +295,7 @@ TEST_F(ReportTest, S5_5_6_7_1_ABufferIsForTheDeviceToWrite) {
                        .flags = kVirtqDescWrite,
                        .next = 0}));
 }
-// Nothing in between looks at what a reported page holds.
+// The contents of a reported page are not preserved.
 TEST_F(ReportTest, S5_5_6_7_1_WithoutPoisonItsContentsAreLost) {
   Start(PagePoisonMode::kOff);
   DiscardingHypervisor madvise(guest_->ram());
@@ -311,7 +310,7 @@ TEST_F(ReportTest, S5_5_6_7_1_WithoutPoisonItsContentsAreLost) {
 }
 TEST_F(ReportTest, S5_5_6_7_1_AFreePageHoldsPoisonWhenItIsReported) {
   Start(PagePoisonMode::kPoison);
-  // The contents of each page that is free now, and could be reported.
+  // Checks the contents of each free page that could be reported.
   int wrong = 0;
   std::vector<Pfn> taken;
   while (const auto pfn = guest_->allocator().Allocate(0, Order(0), kGfpUser)) {
@@ -324,7 +323,7 @@ TEST_F(ReportTest, S5_5_6_7_1_AFreePageHoldsPoisonWhenItIsReported) {
   }
   EXPECT_EQ(wrong, 0);
   EXPECT_GT(taken.size(), 500u);
-  EXPECT_EQ(guest_->config().poison_val, 0xaaaaaaaau) << "as the host is told";
+  EXPECT_EQ(guest_->config().poison_val, 0xaaaaaaaau) << "as sent to the host";
   for (const Pfn pfn : taken) guest_->allocator().Free(0, pfn, Order(0));
 }
 TEST_F(ReportTest, S5_5_6_7_2_PoisonIsStillThereAfterAReport) {

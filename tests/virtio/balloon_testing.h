@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_VIRTIO_BALLOON_TESTING_H_
 #define GUESTMM_TESTS_VIRTIO_BALLOON_TESTING_H_
 
-// Balloons to test: a device in front of a driver that obeys nothing, and a
-// driver in front of a device that takes its time.
+// Balloons under test: a device whose driver may write anything, and a driver
+// whose device can be held up.
 
 #include <array>
 #include <cstddef>
@@ -21,10 +21,10 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
-#include "guestmm/host/discard/test_hypervisors.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
 #include "guestmm/virtio/wire/balloon.h"
+#include "tests/testing/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm {
@@ -33,7 +33,7 @@ inline constexpr uint8_t kUntilFeatures = kVirtioAcknowledge | kVirtioDriver;
 inline constexpr uint8_t kAgreedStatus = kUntilFeatures | kVirtioFeaturesOk;
 inline constexpr uint8_t kRunningStatus = kAgreedStatus | kVirtioDriverOk;
 
-// All that a device has to say in its configuration, at once.
+// Reads the whole configuration of the device.
 inline BalloonConfig ReadWholeConfig(const VirtioDevice& device,
                                      uint64_t offered) {
   BalloonConfig config;
@@ -50,8 +50,8 @@ inline absl::Status WriteWord(VirtioDevice& device, size_t offset,
                             std::as_bytes(std::span(&word, 1)));
 }
 
-// A balloon device, and a driver that writes what it likes to its queues: rings
-// of 4, each in a page of its own from 0x1000 on.
+// A balloon device, and a driver that may write anything to its queues. Each
+// queue has a size of 4, in a page of its own from 0x1000 on.
 //
 //   0          1 MiB      2 MiB          5 MiB      6 MiB
 //   | region 0 | region 1 |     hole     | region 2 |
@@ -65,8 +65,8 @@ class HostileBalloon {
         device_(*ram_, hypervisor_, time_, options),
         options_(options) {}
 
-  // Takes all that is offered, but for `refused`, and sets the queues up. False
-  // if the device does not agree.
+  // Accepts all offered features except `refused`, and sets the queues up.
+  // False if the device refuses.
   bool Start(uint64_t refused = 0) {
     const uint64_t offered = device_.DeviceFeatures();
     const uint64_t features =
@@ -84,7 +84,7 @@ class HostileBalloon {
       const VirtqueueLayout layout =
           LayOutVirtqueue(Gpa((1 + uint64_t{place}) * kPageSize), 4);
       const auto kick = device_.SetUpQueue(*index, layout, used_);
-      if (!kick.ok()) continue;  // of a feature that was refused
+      if (!kick.ok()) continue;  // its feature was refused
       queues_[place].driver = std::make_unique<HostileDriver>(*ram_, layout);
       queues_[place].kick = *kick;
     }
@@ -98,18 +98,18 @@ class HostileBalloon {
   void Kick(BalloonQueue queue) {
     queues_[static_cast<size_t>(queue)].kick->Notify();
   }
-  // Offers a chain and lets the device have a look.
+  // Offers a chain and lets the device handle it.
   void Send(BalloonQueue queue, std::initializer_list<VirtqDesc> chain) {
     at(queue).OfferChain(chain);
     Kick(queue);
     time_.RunUntilIdle();
   }
-  // The same, of numbers in one buffer.
+  // As above, with numbers in one buffer.
   void Send(BalloonQueue queue, std::vector<uint32_t> words) {
     Send(queue, {Words(words)});
   }
 
-  // Writes `words` to a page that is there for that, and describes them.
+  // Writes `words` to a scratch page, and returns a descriptor for them.
   VirtqDesc Words(const std::vector<uint32_t>& words, uint64_t gpa = 0x8000) {
     return Bytes(std::as_bytes(std::span(words)), gpa);
   }
@@ -134,7 +134,7 @@ class HostileBalloon {
     return ReadWholeConfig(device_, options_.features);
   }
   BalloonDeviceCounters counters() const { return device_.counters(); }
-  // What was discarded, batches one after the other.
+  // All discarded ranges, in order.
   std::vector<GpaRange> discarded() const {
     std::vector<GpaRange> all;
     for (const std::vector<GpaRange>& batch : hypervisor_.batches()) {
@@ -148,7 +148,7 @@ class HostileBalloon {
   VirtualTime& time() { return time_; }
   int used_notifications() const { return used_.count(); }
   int config_notifications() const { return config_.count(); }
-  // Runs inside each discard.
+  // Sets a function to call during each discard.
   void OnDiscard(std::function<void()> hook) { hook_ = std::move(hook); }
 
  private:
@@ -170,8 +170,8 @@ class HostileBalloon {
   const BalloonDeviceOptions options_;
 };
 
-// A device of which each call that changes something is written down, and whose
-// kicks may be held up: then it has not seen yet what it was kicked for.
+// Logs each call that changes the device's state. Kicks can be held up, so that
+// the device does not see yet what was offered.
 class SlowDevice final : public VirtioDevice {
  public:
   explicit SlowDevice(VirtioDevice& device) : device_(device) {}
@@ -181,14 +181,14 @@ class SlowDevice final : public VirtioDevice {
   const std::vector<std::string>& calls() const { return calls_; }
   void Forget() { calls_.clear(); }
 
-  // Kicks of queue `index` wait until they are let go.
+  // Holds up kicks of queue `index` until LetGo.
   void Hold(uint16_t index) { held_.insert(index); }
   void LetGo(uint16_t index) {
     held_.erase(index);
     if (waiting_.erase(index) != 0) kicks_.at(index)->next().Notify();
   }
 
-  // Where the driver put queue `index`. REQUIRES: it did.
+  // The memory of queue `index`. REQUIRES: the driver has set it up.
   VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
     return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
   }
@@ -241,9 +241,9 @@ class SlowDevice final : public VirtioDevice {
     device_.SetConfigNotifier(config);
   }
 
-  // What the driver reads as free_page_hint_cmd_id, whatever the device says.
+  // If set, what the driver reads as free_page_hint_cmd_id.
   std::optional<uint32_t> hint_command;
-  // Runs once, between the next read of the configuration and what follows it.
+  // Called once, after the next read of the configuration.
   mutable std::function<void()> after_read;
 
  private:
@@ -275,8 +275,8 @@ class SlowDevice final : public VirtioDevice {
   std::map<uint16_t, std::unique_ptr<LoggedKick>> kicks_;
 };
 
-// A guest of 8 MiB in virtual time, with a balloon. The allocator has the lower
-// half, in blocks of 64 KiB at most; tests may write to the upper.
+// A guest of 8 MiB with a balloon, in virtual time. The lower half belongs to
+// the allocator, in blocks of up to 64 KiB; tests may write to the upper half.
 class BalloonGuest {
  public:
   static constexpr Order kLargest{4};
@@ -315,8 +315,7 @@ class BalloonGuest {
     return absl::OkStatus();
   }
 
-  // Allocates pages until there is none; returns how many. They are freed at
-  // the end.
+  // Allocates all pages, and returns their number. The destructor frees them.
   size_t TakeAllPages() {
     size_t count = 0;
     while (const auto pfn = allocator_->Allocate(0, Order(0), kGfpUser)) {
@@ -325,19 +324,19 @@ class BalloonGuest {
     }
     return count;
   }
-  // Frees `count` of those again.
+  // Frees `count` of them.
   void FreePages(size_t count) {
     for (; count > 0 && !taken_.empty(); --count) {
       allocator_->Free(0, taken_.back(), Order(0));
       taken_.pop_back();
     }
   }
-  // Pages that are neither free, nor a queue's, nor a test's.
+  // Pages that are neither free, nor in queues, nor taken by the test.
   uint64_t held_pages() const {
     return allocator_->Counts().allocated().value() -
            driver_->queue_pages().value() - taken_.size();
   }
-  // The numbers that the chain named last in queue `index` holds.
+  // The numbers in the buffer of the chain last offered in queue `index`.
   std::vector<uint32_t> LastWords(uint16_t index) const {
     const VirtqueueMemory memory = slow_.QueueMemory(*ram_, index);
     const auto last = static_cast<uint16_t>(memory.available_idx().load() - 1);
@@ -350,7 +349,7 @@ class BalloonGuest {
         words.size() * sizeof(uint32_t));
     return words;
   }
-  // How many chains the driver has put into queue `index`.
+  // The number of chains that the driver has offered in queue `index`.
   uint16_t Offered(uint16_t index) const {
     return slow_.QueueMemory(*ram_, index).available_idx().load();
   }
@@ -369,7 +368,7 @@ class BalloonGuest {
   BalloonDriver& driver() { return *driver_; }
   VirtualTime& time() { return time_; }
   const RecordingHypervisor& hypervisor() const { return recorder_; }
-  // Removes the driver and lets it go.
+  // Destroys the driver.
   void Stop() { driver_.reset(); }
 
   std::function<void()> on_discard;
@@ -386,7 +385,7 @@ class BalloonGuest {
   std::unique_ptr<BalloonDriver> driver_;
 };
 
-// Remembers how reports ended, and has a hand in it.
+// Records how reports ended.
 class BalloonClient final : public ReportingDevice::Client {
  public:
   void ReportDone(absl::Status status) override {

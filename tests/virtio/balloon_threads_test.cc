@@ -1,4 +1,4 @@
-// The balloon's two halves on threads of their own.
+// The balloon's driver and device on threads of their own.
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,6 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/test_hypervisors.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/virtio/virtio_testing.h"
@@ -18,7 +17,7 @@
 namespace guestmm::balloon_threads_test {
 namespace {
 
-// 8 MiB that the allocator has, then 1 MiB to report from.
+// 8 MiB for the allocator, then 1 MiB to report.
 class BalloonThreadsTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kPages = kMiB / kPageSize;
@@ -29,7 +28,7 @@ class BalloonThreadsTest : public ::testing::Test {
     return *reinterpret_cast<uint64_t*>(
         ram_->Translate({Page(i), kPageSize})->bytes().data());
   }
-  // Reports `ranges` and waits for the end. False if it was not accepted.
+  // Reports `ranges` and waits for the end. False if the report was refused.
   bool ReportAndWait(BalloonDriver& driver, std::span<const GpaRange> ranges) {
     client_.outstanding = true;
     if (!driver.Report(ranges, client_).ok()) {
@@ -54,8 +53,8 @@ class BalloonThreadsTest : public ::testing::Test {
   CountingClient client_;
 };
 
-// Thousands of reports of pages at random: all of each is gone when it is
-// acknowledged, and of what lies beside it, nothing.
+// Thousands of reports of random pages. When a report is acknowledged all of
+// its pages are discarded, and no others.
 TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
   BalloonDevice device(*ram_, hypervisor_, host_);
   const auto driver =
@@ -78,7 +77,7 @@ TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
     if (report % 16 == 0) {
       for (uint64_t i = 0; i < kPages; ++i) ASSERT_EQ(Word(i), expected[i]);
     }
-    // Pages are used again, as soon as they may be.
+    // Reuse the pages as soon as allowed.
     for (const uint64_t page : reported) {
       Word(page) = expected[page] = random.Next();
     }
@@ -90,8 +89,8 @@ TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
   EXPECT_TRUE(device.CheckInvariants().ok());
 }
 
-// Drivers come and go while reports are in flight: each accepted report ends
-// once, and a page that came back from a reset never changes again.
+// Drivers are removed while reports are in flight. Each accepted report ends
+// once, and a page that a reset returned never changes again.
 TEST_F(BalloonThreadsTest, RemovalAtAnyMoment) {
   BalloonDevice device(*ram_, hypervisor_, host_);
   Random random(2);
@@ -122,8 +121,8 @@ TEST_F(BalloonThreadsTest, RemovalAtAnyMoment) {
   EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
 }
 
-// A host that starts the next run of hints as soon as the last is over, and
-// stops some: each ends, and DONE is never that of another run.
+// The host starts the next run of hints as soon as the last one is over, and
+// stops some of them. Each run ends, and DONE is never that of another run.
 TEST_F(BalloonThreadsTest, RunsOfHintsOneAfterTheOther) {
   BalloonDevice device(*ram_, hypervisor_, host_,
                        {.features = kBalloonFFreePageHint});
@@ -139,7 +138,7 @@ TEST_F(BalloonThreadsTest, RunsOfHintsOneAfterTheOther) {
                        std::chrono::minutes(1)));
 }
 
-// Something in the guest tramples the ring in the middle of it all.
+// The guest overwrites the ring at any time.
 TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
   BalloonDevice device(*ram_, hypervisor_, host_);
   Random random(3);
@@ -154,7 +153,8 @@ TEST_F(BalloonThreadsTest, ABrokenRingAtAnyMoment) {
       while (ReportAndWait(*driver, {&range, 1})) ++accepted;
     });
     client_.AwaitMore(random.Below(20));
-    // Unless the driver writes its own index before the device looks.
+    // Repeat, since the driver may overwrite the index before the device reads
+    // it.
     while (device.counters().broken_queues == static_cast<uint64_t>(round)) {
       memory.available_idx().fetch_add(1000);
       watched.kick(2).Notify();

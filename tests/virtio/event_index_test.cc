@@ -1,5 +1,4 @@
-// The event index (VIRTIO_F_EVENT_IDX), each half against a test that plays the
-// other.
+// The event index (VIRTIO_F_EVENT_IDX): each side with the test as the other.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -23,7 +22,7 @@ bool NaiveNeedsEvent(uint16_t event, uint16_t idx, uint64_t moved) {
   return false;
 }
 
-TEST(NeedsEvent, IsWhatTheTextSaysEntryByEntry) {
+TEST(NeedsEvent, MatchesTheDefinitionEntryByEntry) {
   for (const int idx : {0, 1, 2, 0x7fff, 0x8000, 0xfffe, 0xffff}) {
     for (int event = idx - 70; event <= idx + 70; ++event) {
       for (const uint64_t moved : {0, 1, 2, 3, 32, 64, 0xffff, 0x10000}) {
@@ -37,7 +36,7 @@ TEST(NeedsEvent, IsWhatTheTextSaysEntryByEntry) {
 
 // §2.7.7.2's example: "after the first buffer is used (and again after the
 // 65536th buffer, etc)".
-TEST(NeedsEvent, S2_7_7_2_ComesRoundAfterSixteenBits) {
+TEST(NeedsEvent, S2_7_7_2_WrapsAroundAfterSixteenBits) {
   int notifications = 0;
   for (int used = 1; used <= 3 * 0x10000; ++used) {
     if (!NeedsEvent(0, Index(used), 1)) continue;
@@ -47,8 +46,8 @@ TEST(NeedsEvent, S2_7_7_2_ComesRoundAfterSixteenBits) {
   EXPECT_EQ(notifications, 3);
 }
 
-// Both halves of a ring of 4 whose indexes start at the parameter; what one
-// half says to the other is looked at, or forged, in memory.
+// Both sides of a ring of 4 whose indexes start at the parameter. The test
+// reads and forges the events in memory.
 class EventIndexTest : public ::testing::TestWithParam<uint16_t> {
  protected:
   void Add() {
@@ -57,7 +56,7 @@ class EventIndexTest : public ::testing::TestWithParam<uint16_t> {
   }
   void TakeAndGiveBack() { device_.Push(device_.Pop().value()->head, 0); }
   void TakeBack() { ASSERT_TRUE(driver_.GetUsed()->has_value()); }
-  // What entry `n` from the start has for an index.
+  // The index of the entry `n` entries after the start.
   static uint16_t At(int n) { return Index(GetParam() + n); }
 
   const std::unique_ptr<GuestRam> ram_ = MakeRam({{Gpa(0), 64 * kKiB}});
@@ -75,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(Starts, EventIndexTest,
                          ::testing::Values(0, 1, 0x7fff, 0xfffd, 0xfffe,
                                            0xffff));
 
-TEST_P(EventIndexTest, BothAreWantedToBeginWith) {
+TEST_P(EventIndexTest, BothSidesInitiallyWantNotifications) {
   EXPECT_EQ(memory_.avail_event().load(), At(0));
   EXPECT_EQ(memory_.used_event().load(), At(0));
   Add();
@@ -150,7 +149,8 @@ TEST_P(EventIndexTest, S2_7_7_1_And_S2_7_10_2_FlagsStayZero) {
   EXPECT_EQ(memory_.used_flags().load(), 0);
 }
 
-// A half that turns nothing off is told of each chain that it has to wait for.
+// A side that does not disable notifications gets one for each chain that it
+// waits for.
 TEST_P(EventIndexTest, EachChainTakenMovesTheEvent) {
   for (int i = 1; i <= 6; ++i) {
     Add();
@@ -163,7 +163,7 @@ TEST_P(EventIndexTest, EachChainTakenMovesTheEvent) {
   }
 }
 
-TEST_P(EventIndexTest, WhileOffNeitherIsNotified) {
+TEST_P(EventIndexTest, NeitherSideIsNotifiedWhileDisabled) {
   device_.DisableNotifications();
   driver_.DisableNotifications();
   for (int i = 0; i < 20; ++i) {
@@ -175,7 +175,8 @@ TEST_P(EventIndexTest, WhileOffNeitherIsNotified) {
   }
 }
 
-TEST_P(EventIndexTest, S2_7_14_SaysWhatWasMissedWhileNotificationsWereOff) {
+TEST_P(EventIndexTest,
+       S2_7_14_EnablingNotificationsReturnsWhetherChainsWereMissed) {
   driver_.DisableNotifications();
   device_.DisableNotifications();
   EXPECT_FALSE(device_.EnableNotifications());
@@ -192,8 +193,8 @@ TEST_P(EventIndexTest, S2_7_14_SaysWhatWasMissedWhileNotificationsWereOff) {
   EXPECT_TRUE(device_.NeedsNotification());
 }
 
-// Both poll; neither asks whether to notify until 65536 entries are by, all the
-// way round to where they were when it last asked. The event was among them.
+// Both sides poll, and do not ask whether to notify for 65536 entries, after
+// which the indexes are the same again. One of the entries was the event.
 TEST_P(EventIndexTest, KicksAndNotifiesAfterAWholeRound) {
   for (int i = 0; i < 0x10000; ++i) {
     Add();
@@ -204,7 +205,7 @@ TEST_P(EventIndexTest, KicksAndNotifiesAfterAWholeRound) {
   EXPECT_TRUE(device_.NeedsNotification());
 }
 
-// The device may be one that takes over from another in the middle.
+// A device may take over from another one at any index.
 TEST_P(EventIndexTest, ANewDeviceAsksForTheFirstKick) {
   memory_.avail_event().store(At(-7));
   DeviceQueue device =
@@ -213,7 +214,7 @@ TEST_P(EventIndexTest, ANewDeviceAsksForTheFirstKick) {
   EXPECT_TRUE(driver_.NeedsKick());
 }
 
-// Without the feature the two words are no one's.
+// Without the feature the two words are ignored.
 TEST(NoEventIndex, S2_7_7_2_And_S2_7_10_1_EventsAreIgnored) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
@@ -240,8 +241,9 @@ TEST(NoEventIndex, S2_7_7_2_And_S2_7_10_1_EventsAreIgnored) {
   EXPECT_EQ(memory.avail_event().load(), 0x1234);
 }
 
-// A hostile half hurts itself: whatever event it writes, the other answers.
-TEST_P(EventIndexTest, AnyEventIsAnswered) {
+// A hostile event only affects the side that wrote it: the other one handles
+// it.
+TEST_P(EventIndexTest, AnyEventIsHandled) {
   for (int event = 0; event < 0x10000; event += 0x101) {
     memory_.avail_event().store(Index(event));
     memory_.used_event().store(Index(event));

@@ -1,5 +1,5 @@
-// Indirect descriptors (VIRTIO_F_INDIRECT_DESC), each half against a test that
-// plays the other.
+// Indirect descriptors (VIRTIO_F_INDIRECT_DESC): each side with the test as the
+// other.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -24,7 +24,7 @@ VirtqDesc Page(uint64_t gpa) {
   return {.addr = gpa, .len = kPageSize, .flags = kVirtqDescWrite, .next = 0};
 }
 
-// The driver half of a ring of 4, with two tables of 3 entries behind it.
+// The driver side of a ring of 4, followed by two tables of 3 entries.
 class DriverIndirectTest : public ::testing::Test {
  protected:
   absl::Status AddPages(size_t count, uint64_t token = 0) {
@@ -34,7 +34,7 @@ class DriverIndirectTest : public ::testing::Test {
     }
     return queue_.Add({}, pages, token);
   }
-  // The head of the chain that was added last.
+  // The head of the chain added last.
   VirtqDesc LastHead() {
     return memory_.LoadDescriptor(
         memory_
@@ -59,7 +59,7 @@ class DriverIndirectTest : public ::testing::Test {
   const VirtqueueMemory memory_ = VirtqueueMemory::Map(*ram_, layout_).value();
 };
 
-TEST_F(DriverIndirectTest, S2_7_5_3_WritesTheTableAsTheTextSays) {
+TEST_F(DriverIndirectTest, S2_7_5_3_WritesTheTableAsSpecified) {
   const GpaRange readable = {Gpa(0x1000), 8};
   const GpaRange writable[] = {{Gpa(0x2000), 0x2000}, {Gpa(0x8000), 0x1000}};
   ASSERT_TRUE(queue_.Add({&readable, 1}, writable, 7).ok());
@@ -94,7 +94,7 @@ TEST_F(DriverIndirectTest, S2_7_5_3_1_NoIndirectUnlessNegotiated) {
 }
 
 TEST_F(DriverIndirectTest, S2_7_5_3_1_NoChainLongerThanTheQueue) {
-  EXPECT_EQ(Message(AddPages(5)), "chain of 5 buffers: the queue takes 1 to 4");
+  EXPECT_EQ(Message(AddPages(5)), "chain of 5 buffers: must be 1 to 4");
 }
 
 TEST_F(DriverIndirectTest, AChainOfOneNeedsNoTable) {
@@ -103,17 +103,17 @@ TEST_F(DriverIndirectTest, AChainOfOneNeedsNoTable) {
   EXPECT_EQ(queue_.free_tables(), 2);
 }
 
-TEST_F(DriverIndirectTest, AChainThatFitsNoTableGoesWithout) {
+TEST_F(DriverIndirectTest, AChainTooLongForATableGoesWithout) {
   ASSERT_TRUE(AddPages(4).ok());
   EXPECT_EQ(LastHead().flags, kVirtqDescNext | kVirtqDescWrite);
   EXPECT_EQ(queue_.free_descriptors(), 0);
-  // Not even a table helps then.
+  // An indirect table does not help here.
   EXPECT_TRUE(absl::IsResourceExhausted(AddPages(2)));
   EXPECT_EQ(queue_.free_tables(), 2);
 }
 
-// Of four chains of two the first two have a table; the third takes what is
-// left of the ring.
+// Of four chains of two buffers the first two get tables; the third takes the
+// last descriptors.
 TEST_F(DriverIndirectTest, TablesComeBackWithTheirChains) {
   ASSERT_TRUE(AddPages(2, 0).ok());
   ASSERT_TRUE(AddPages(2, 1).ok());
@@ -132,8 +132,8 @@ TEST_F(DriverIndirectTest, TablesComeBackWithTheirChains) {
   EXPECT_TRUE(queue_.CheckInvariants().ok());
 }
 
-// A device, or a stray write, may change a table: which ones are free is known
-// elsewhere.
+// The device, or a stray write, may change a table. The list of free tables is
+// in private memory.
 TEST_F(DriverIndirectTest, DoesNotTrustATableThatItWrote) {
   ASSERT_TRUE(AddPages(3, 1).ok());
   std::memset(ram_->Translate({tables_.start, tables_.bytes()})->bytes().data(),
@@ -144,7 +144,7 @@ TEST_F(DriverIndirectTest, DoesNotTrustATableThatItWrote) {
   EXPECT_TRUE(queue_.CheckInvariants().ok());
 }
 
-TEST_F(DriverIndirectTest, RefusesTablesThatCannotBe) {
+TEST_F(DriverIndirectTest, RefusesInvalidTables) {
   const auto refusal = [&](const IndirectTables& tables) {
     const absl::Status status =
         DriverQueue::Create(*ram_, layout_,
@@ -153,9 +153,9 @@ TEST_F(DriverIndirectTest, RefusesTablesThatCannotBe) {
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     return Message(status);
   };
-  EXPECT_EQ(refusal({.start = Gpa(0x1000), .count = 1, .entries = 1}),
-            "1 indirect tables of 1 entries: a queue of 4 takes as many, of 2 "
-            "to 4 entries");
+  EXPECT_EQ(
+      refusal({.start = Gpa(0x1000), .count = 1, .entries = 1}),
+      "1 indirect tables of 1 entries: must be at most 4, of 2 to 4 entries");
   EXPECT_THAT(refusal({.start = Gpa(0x1000), .count = 1, .entries = 5}),
               HasSubstr("1 indirect tables of 5 entries"));
   EXPECT_THAT(refusal({.start = Gpa(0x1000), .count = 5, .entries = 4}),
@@ -163,8 +163,8 @@ TEST_F(DriverIndirectTest, RefusesTablesThatCannotBe) {
   EXPECT_EQ(refusal({.start = Gpa(0x1008), .count = 1, .entries = 4}),
             "indirect tables at gpa 0x1008: must be a multiple of 16");
   EXPECT_EQ(refusal({.start = Gpa(0xffe0), .count = 1, .entries = 3}),
-            "indirect tables at gpa 0xffe0, 48 bytes: not within one region of "
-            "guest RAM");
+            "indirect tables at gpa 0xffe0, 48 bytes: must be within one "
+            "region of guest RAM");
 }
 
 TEST_F(DriverIndirectTest, TheTablesStayInGuestRam) {
@@ -193,8 +193,8 @@ TEST(IndirectTables, OneForAQueueOfThirtyTwoFitsThePageBehindIt) {
   EXPECT_EQ(tables.start.value() + tables.bytes(), VirtqueueBytes(32, 1, 32));
 }
 
-// The device half of a ring of 4, in two regions side by side, against a driver
-// that obeys nothing. Tables are at 0x2000, unless a test says where.
+// The device side of a ring of 4 in two adjacent regions, with a driver that
+// may write anything. Tables are at 0x2000 unless the test says otherwise.
 class DeviceIndirectTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kTable = 0x2000;
@@ -216,8 +216,8 @@ class DeviceIndirectTest : public ::testing::Test {
     std::memcpy(ram_->Translate({Gpa(gpa), bytes})->bytes().data(),
                 entries.data(), bytes);
   }
-  // The chain [one page, the table that `descriptor` names] has `fault`: the
-  // page is there, the table is not, and it can be given back.
+  // Checks that the chain [a page, the table that `descriptor` refers to] has
+  // `fault`: it has the page but nothing of the table, and can be returned.
   void ExpectFault(VirtqDesc descriptor, TableFault fault) {
     driver_.OfferChain({Page(0x8000), descriptor});
     const auto chain = queue_.Pop();
@@ -229,7 +229,7 @@ class DeviceIndirectTest : public ::testing::Test {
     EXPECT_EQ(driver_.used_idx(), 1);
     EXPECT_EQ(driver_.used(0).id, 0u);
     EXPECT_TRUE(queue_.CheckInvariants().ok());
-    // And the queue goes on.
+    // The queue continues.
     driver_.OfferChain({Page(0x9000)});
     EXPECT_THAT(queue_.Pop().value()->descriptors, ElementsAre(Page(0x9000)));
   }
@@ -241,7 +241,7 @@ class DeviceIndirectTest : public ::testing::Test {
   DeviceQueue queue_ = DeviceQueue::Create(*ram_, layout_, kIndirect).value();
 };
 
-// [0] -> [2] -> [1]: entries need not be in the table's order, nor all be used.
+// [0] -> [2] -> [1]: entries may be in any order, and some unused.
 TEST_F(DeviceIndirectTest, S2_7_5_3_FollowsTheTableFromItsStart) {
   Write({Link(0x8000, 2), Page(0x9000), Link(0xa000, 1)});
   driver_.OfferChain({TableOf(3)});
@@ -270,7 +270,7 @@ TEST_F(DeviceIndirectTest, S2_7_5_3_2_HandlesNormalDescriptorsBeforeTheTable) {
                           Page(0xb000)));
 }
 
-// "Anywhere in memory": at an odd address too.
+// "Anywhere in memory", even at an odd address.
 TEST_F(DeviceIndirectTest, S2_7_5_3_ATableNeedNotBeAligned) {
   for (const uint64_t gpa : {kTable + 1, kTable + 4, kTable + 8}) {
     Write({Link(0x0123456789abcdef, 1), Page(0xb000)}, gpa);
@@ -300,7 +300,7 @@ TEST_F(DeviceIndirectTest, S2_7_5_3_1_LeavesTheFlagToTheCallerIfNotNegotiated) {
   EXPECT_EQ(chain->table_fault, TableFault::kNone);
 }
 
-TEST_F(DeviceIndirectTest, AChainMayBeNothingButABadTable) {
+TEST_F(DeviceIndirectTest, AChainMayHaveOnlyABadTable) {
   driver_.OfferChain({TableOf(0)});
   const auto chain = queue_.Pop().value();
   ASSERT_TRUE(chain.has_value());
@@ -332,7 +332,7 @@ TEST_F(DeviceIndirectTest, SkipsATableAcrossRegions) {
   Write({Page(0x8000)}, 64 * kKiB - 16);
   ExpectFault(TableOf(2, 64 * kKiB - 16), TableFault::kOutsideRam);
 }
-TEST_F(DeviceIndirectTest, SkipsTheLargestTableThereIs) {
+TEST_F(DeviceIndirectTest, SkipsTheLargestTable) {
   VirtqDesc table = TableOf(0);
   table.len = 0xfffffff0;
   ExpectFault(table, TableFault::kOutsideRam);
@@ -354,7 +354,7 @@ TEST_F(DeviceIndirectTest, SkipsATableThatLoopsOnItself) {
   ExpectFault(TableOf(1), TableFault::kTooLong);
 }
 
-// One page and a table of three are four; of four, five.
+// A page and a table of three are four descriptors; with a table of four, five.
 TEST_F(DeviceIndirectTest, S2_7_5_3_1_SkipsATableThatMakesTheChainTooLong) {
   Write({Link(0x8000, 1), Link(0x9000, 2), Page(0xa000)});
   driver_.OfferChain({Page(0x8000), TableOf(3)});
@@ -373,7 +373,7 @@ TEST_F(DeviceIndirectTest, S2_7_5_3_1_SkipsATableThatMakesTheChainTooLong) {
   EXPECT_THAT(longer->descriptors, ElementsAre(Link(0x8000, 1)));
 }
 
-// The chain ends there, wherever next leads: past the table of descriptors too.
+// The chain ends there, wherever `next` points, even past the end of the table.
 TEST_F(DeviceIndirectTest, S2_7_5_3_1_SkipsIndirectWithNext) {
   Write({Page(0xa000)});
   VirtqDesc table = TableOf(1);

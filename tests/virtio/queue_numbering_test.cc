@@ -1,7 +1,7 @@
-// The text numbers the queues of a balloon, each of which "only exists if" its
-// feature "is set", and that was read in three ways. Device and driver agree on
-// every queue, or the driver is told so when it is made: no reading of the one
-// and the other leaves a balloon that looks well and does nothing.
+// The specification numbers a balloon's queues, and says that each "only exists
+// if" its feature "is set". Implementations read that in three ways. Device and
+// driver either agree on all queues, or the driver gets an error when it is
+// created: no combination makes a balloon that seems to work and does nothing.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -26,7 +26,7 @@ constexpr uint64_t kStats = kBalloonFStatsVq;
 constexpr uint64_t kHints = kBalloonFFreePageHint;
 constexpr uint64_t kReports = kBalloonFPageReporting;
 
-// Which have a queue of their own.
+// The features with a queue of their own.
 constexpr uint64_t kQueueFeatures = kStats | kHints | kReports;
 
 std::vector<std::optional<uint16_t>> Indexes(QueueNumbering numbering,
@@ -40,7 +40,7 @@ std::vector<std::optional<uint16_t>> Indexes(QueueNumbering numbering,
   return indexes;
 }
 
-// Whether the two mean the same queues by the numbers that the driver uses.
+// Whether both have the same queue at each index that the driver uses.
 bool Agree(QueueNumbering device, QueueNumbering driver, uint64_t offered,
            uint64_t negotiated) {
   const auto of_device = Indexes(device, offered, negotiated);
@@ -53,7 +53,7 @@ bool Agree(QueueNumbering device, QueueNumbering driver, uint64_t offered,
   return true;
 }
 
-// Everything that a balloon does gets through, each on its own queue.
+// Checks that each queue of the balloon works.
 void ExpectAllQueuesWork(BalloonGuest& guest, uint64_t features) {
   BalloonDevice& device = guest.device();
   device.SetTarget(300);
@@ -86,7 +86,7 @@ void ExpectAllQueuesWork(BalloonGuest& guest, uint64_t features) {
   EXPECT_EQ(device.counters().broken_queues, 0u);
 }
 
-// The device's, the driver's.
+// The device's numbering, the driver's.
 class QueueNumberingTest : public ::testing::TestWithParam<
                                std::tuple<QueueNumbering, QueueNumbering>> {};
 
@@ -94,8 +94,8 @@ INSTANTIATE_TEST_SUITE_P(All, QueueNumberingTest,
                          ::testing::Combine(::testing::ValuesIn(kNumberings),
                                             ::testing::ValuesIn(kNumberings)));
 
-// Whatever queues are offered, and whatever the driver refuses of them.
-TEST_P(QueueNumberingTest, S5_5_2_BothAgreeOrTheDriverIsTold) {
+// With any queues offered, and any of them declined by the driver.
+TEST_P(QueueNumberingTest, S5_5_2_BothAgreeOrTheDriverGetsAnError) {
   const auto [of_device, of_driver] = GetParam();
   int agreed = 0;
   for (uint64_t offered = 0; offered <= kQueueFeatures; ++offered) {
@@ -123,14 +123,14 @@ TEST_P(QueueNumberingTest, S5_5_2_BothAgreeOrTheDriverIsTold) {
                               HasSubstr("the driver needs"))));
     }
   }
-  // 27 of them are there; alike, both agree on all.
+  // There are 27 combinations; with equal numbering both agree on all.
   EXPECT_GE(agreed, 8);
   if (of_device == of_driver) {
     EXPECT_EQ(agreed, 27);
   }
 }
 
-// --- What once broke real ones.
+// --- Combinations that have failed in real systems.
 
 absl::Status Start(BalloonGuest& guest, uint64_t refused,
                    QueueNumbering numbering) {
@@ -138,8 +138,8 @@ absl::Status Start(BalloonGuest& guest, uint64_t refused,
       {.features = kBalloonFeatures & ~refused, .queue_numbering = numbering});
 }
 
-// A device that had reporting at 4 though it offered neither of those before:
-// Linux looked for it at 2, and nothing was ever reported.
+// The device had reporting at 4 without offering the queues before it. Linux
+// expected it at 2, so nothing was reported.
 TEST(QueueNumbering, S5_5_2_AFixedFourAndACompactDriver) {
   const BalloonDeviceOptions options = {
       .features = kReports, .queue_numbering = QueueNumbering::kFixed};
@@ -152,17 +152,17 @@ TEST(QueueNumbering, S5_5_2_AFixedFourAndACompactDriver) {
   ASSERT_TRUE(Start(fixed, 0, QueueNumbering::kFixed).ok());
   ExpectAllQueuesWork(fixed, kReports);
 }
-// With all of them offered the two readings are one.
+// If all queues are offered the two numberings are the same.
 TEST(QueueNumbering, S5_5_2_AFixedFourAndACompactDriverOfAllQueues) {
   BalloonGuest guest(
       {.features = kQueueFeatures, .queue_numbering = QueueNumbering::kFixed});
   ASSERT_TRUE(Start(guest, 0, QueueNumbering::kCompactByOffered).ok());
   ExpectAllQueuesWork(guest, kQueueFeatures);
 }
-// A driver that numbers the queues it uses, as Linux's does, and refuses one
-// that is offered: what it takes for the next is the one that it refused. (What
-// Linux's does refuse is reporting, which is the last.)
-TEST(QueueNumbering, S5_5_2_ACompactDriverThatRefusesAQueue) {
+// A driver that numbers the queues that it uses, like Linux's, and declines an
+// offered one: it takes the next queue for the one that it declined. (Linux's
+// driver declines only reporting, which is last.)
+TEST(QueueNumbering, S5_5_2_ACompactDriverThatDeclinesAQueue) {
   for (const uint64_t refused : {kStats, kHints}) {
     BalloonGuest guest({.features = kQueueFeatures});
     const absl::Status status =
@@ -170,15 +170,15 @@ TEST(QueueNumbering, S5_5_2_ACompactDriverThatRefusesAQueue) {
     EXPECT_TRUE(absl::IsNotFound(status)) << status;
     EXPECT_THAT(Message(status), HasSubstr("the device has no queue"));
   }
-  // Of a queue behind the others that it needs, nothing moves.
+  // With a queue behind the required ones, no numbers change.
   BalloonGuest guest({.features = kQueueFeatures});
   ASSERT_TRUE(
       Start(guest, kReports, QueueNumbering::kCompactByNegotiated).ok());
   ExpectAllQueuesWork(guest, kStats | kHints);
 }
-// A driver that leaves holes for the queues that are not there, as one for
-// channel I/O did, before a device that does not: hints meet the reporting
-// queue, which is there, before reporting meets none.
+// A driver that leaves gaps for queues that are not there (as channel I/O had)
+// with a device that does not: hints go to the reporting queue, which exists,
+// and then there is no queue for reporting.
 TEST(QueueNumbering, S5_5_2_HolesBeforeACompactDevice) {
   BalloonGuest guest({.features = kHints | kReports});
   const absl::Status status = Start(guest, 0, QueueNumbering::kFixed);
@@ -188,7 +188,7 @@ TEST(QueueNumbering, S5_5_2_HolesBeforeACompactDevice) {
   EXPECT_EQ(Message(Start(stats, 0, QueueNumbering::kFixed)),
             "reporting queue: the device has no queue 4");
 }
-// The other way round.
+// The reverse.
 TEST(QueueNumbering, S5_5_2_ACompactDriverBeforeADeviceWithHoles) {
   BalloonGuest guest({.features = kHints | kReports,
                       .queue_numbering = QueueNumbering::kFixed});

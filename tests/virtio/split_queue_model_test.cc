@@ -1,5 +1,5 @@
-// Both halves of a split virtqueue, against a naive model of a queue and of
-// those who sleep on it: random programs, with every combination of features.
+// Both sides of a split virtqueue, compared with a naive model of a queue and
+// of sides that sleep: random programs, with every combination of features.
 
 #include <gtest/gtest.h>
 
@@ -16,7 +16,7 @@
 namespace guestmm::split_queue_model_test {
 namespace {
 
-// What was sent, and what was said of it.
+// A chain that was sent, and its result.
 struct Sent {
   uint64_t token;
   std::vector<GpaRange> readable;
@@ -24,8 +24,8 @@ struct Sent {
   uint32_t written = 0;
 };
 
-// Whether one of the last `moved` entries before `idx` is `event`: the text's
-// rule (§2.7.7.2, §2.7.10.1), entry by entry.
+// Whether `event` is one of the last `moved` entries before `idx`: the
+// specification's rule (§2.7.7.2, §2.7.10.1), entry by entry.
 bool OneIs(uint16_t event, uint16_t idx, uint64_t moved) {
   for (uint64_t i = 1; i <= moved; ++i) {
     if (static_cast<uint16_t>(idx - i) == event) return true;
@@ -33,12 +33,12 @@ bool OneIs(uint16_t event, uint16_t idx, uint64_t moved) {
   return false;
 }
 
-// Who works on one half: awake until it found nothing to do, then asleep until
-// the other rings.
+// The worker of one side: awake until it finds nothing to do, then asleep until
+// the other side notifies it.
 struct Worker {
   bool is_awake = true;
   bool is_rung = false;
-  // Chains moved on since the other was last asked whether it wants to know.
+  // Chains since the other side was last asked whether it wants a notification.
   uint64_t unasked = 0;
 
   bool Rests() const { return !is_awake && !is_rung && unasked == 0; }
@@ -74,7 +74,8 @@ class World {
     return static_cast<uint16_t>(random_.Below(limit));
   }
 
-  // No one is woken but by a ring. Then nothing may be left.
+  // Runs until both sleep. Only notifications wake them. Then nothing may be
+  // left.
   void ComeToRest() {
     int steps = 0;
     while (!at_driver_.Rests() || !at_device_.Rests() || !out_.empty()) {
@@ -97,8 +98,9 @@ class World {
     ASSERT_TRUE(device_.CheckInvariants().ok()) << device_.CheckInvariants();
   }
 
-  // Wakes up if it was rung, or now and then for nothing (§2.7.7.1, §2.7.10.2:
-  // both handle spurious notifications). Whether it is awake.
+  // Wakes the worker if it was notified, and sometimes without a reason
+  // (§2.7.7.1, §2.7.10.2: both sides handle spurious notifications). Whether it
+  // is awake.
   bool Wake(Worker& worker) {
     if (!worker.is_awake && (worker.is_rung || random_.OneIn(16))) {
       worker.is_rung = false;
@@ -108,7 +110,7 @@ class World {
   }
 
   void StepDriver(bool adds) {
-    // Whoever has something to send does not wait to be woken.
+    // The driver does not wait for a notification to send a chain.
     if (adds && random_.OneIn(2)) {
       Add();
       return;
@@ -124,8 +126,8 @@ class World {
       return;
     }
     if (TakeBack()) return;
-    // Nothing is there. Before it sleeps it tells of what it added, and turns
-    // notifications on, if they are off, and looks again.
+    // Nothing to do. Before it sleeps it notifies the other side of what it
+    // added, enables notifications if they are disabled, and looks again.
     if (at_driver_.unasked > 0) {
       AskForKick();
     } else if (!driver_is_off_ && random_.OneIn(2)) {
@@ -143,7 +145,7 @@ class World {
       AskForNotification();
       return;
     }
-    // Chains in hand are given back at any time.
+    // Chains may be returned at any time.
     if (!out_.empty() && random_.OneIn(2)) {
       GiveBack();
       return;
@@ -211,7 +213,7 @@ class World {
     if (expected) at_driver_.is_rung = true;
   }
 
-  // Each says whether there was a chain.
+  // Each returns whether there was a chain.
   bool Take() {
     const auto chain = device_.Pop();
     EXPECT_TRUE(chain.ok()) << chain.status();
@@ -270,7 +272,7 @@ class World {
       DeviceQueue::Create(*ram_, layout_, features_, start_).value();
   const VirtqueueMemory memory_ = VirtqueueMemory::Map(*ram_, layout_).value();
 
-  // The model: where each chain is.
+  // The model: the location of each chain.
   uint64_t next_token_ = 0;
   std::deque<Sent> available_;
   std::vector<std::pair<uint16_t, Sent>> out_;
@@ -292,10 +294,10 @@ INSTANTIATE_TEST_SUITE_P(
              (std::get<1>(each.param) ? "EventIndex" : "Flags");
     });
 
-// Every chain arrives as it was sent and comes back once, in order; each half
-// wants to notify exactly when the text says; and when both rest, nothing is
-// left unhandled.
-TEST_P(SplitQueueModelTest, NothingIsLeftWhenBothRest) {
+// Every chain arrives as it was sent and is returned once, in order. Each side
+// wants to notify exactly when the specification says so. When both sleep,
+// nothing is left to handle.
+TEST_P(SplitQueueModelTest, NothingIsLeftWhenBothSleep) {
   const VirtqueueFeatures features = {.indirect = std::get<0>(GetParam()),
                                       .event_index = std::get<1>(GetParam())};
   for (uint64_t seed = 1; seed <= 60; ++seed) {

@@ -1,4 +1,4 @@
-// Both halves of a split virtqueue against each other.
+// Both sides of a split virtqueue together.
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@
 namespace guestmm::split_queue_test {
 namespace {
 
-// Two halves of a ring of 4 whose indexes start at the parameter.
+// Both sides of a ring of 4 whose indexes start at the parameter.
 class SplitQueueTest : public ::testing::TestWithParam<uint16_t> {
  protected:
   void CheckInvariants() {
@@ -34,8 +34,8 @@ class SplitQueueTest : public ::testing::TestWithParam<uint16_t> {
 INSTANTIATE_TEST_SUITE_P(Starts, SplitQueueTest,
                          ::testing::Values(0, 1, 0x7fff, 0xfffd, 0xffff));
 
-// A long random program: chains of random length, given back in random order.
-// Token, bytes and addresses arrive as they were sent.
+// A long random program: chains of random length, returned in random order.
+// Tokens, byte counts and addresses arrive as they were sent.
 TEST_P(SplitQueueTest, EveryChainComesBackOnce) {
   struct Sent {
     uint64_t token;
@@ -115,7 +115,7 @@ TEST_P(SplitQueueTest, EveryChainComesBackOnce) {
   }
 }
 
-// 16-bit indexes go all the way round, and once more.
+// 16-bit indexes wrap around, twice.
 TEST_P(SplitQueueTest, S2_7_IndexesRunFreelyThroughSixteenBits) {
   const GpaRange page = {Gpa(0x8000), kPageSize};
   for (uint64_t i = 0; i < 0x10000 + 100; ++i) {
@@ -141,7 +141,7 @@ TEST_P(SplitQueueTest, AFullRingEmptiesAndFillsAgain) {
     while (const auto chain = device_.Pop().value()) {
       device_.Push(chain->head, 0);
     }
-    // The device is done; the driver has not looked yet.
+    // The device is done, but the driver has not looked yet.
     EXPECT_TRUE(absl::IsResourceExhausted(driver_.Add({}, {&page, 1}, 4)));
     for (uint64_t i = 0; i < 4; ++i) {
       EXPECT_EQ(driver_.GetUsed().value()->token, i);
@@ -150,7 +150,7 @@ TEST_P(SplitQueueTest, AFullRingEmptiesAndFillsAgain) {
   }
 }
 
-TEST_P(SplitQueueTest, EachHalfHonoursTheOthersSuppression) {
+TEST_P(SplitQueueTest, EachSideRespectsTheOthersSuppression) {
   const GpaRange page = {Gpa(0x8000), kPageSize};
   device_.DisableNotifications();
   ASSERT_TRUE(driver_.Add({}, {&page, 1}, 0).ok());
@@ -168,7 +168,7 @@ TEST_P(SplitQueueTest, EachHalfHonoursTheOthersSuppression) {
   EXPECT_FALSE(device_.EnableNotifications());
 }
 
-// What one half sleeps on until the other notifies it.
+// A side sleeps on this until the other notifies it.
 class Doorbell final : public Notifier {
  public:
   void Notify() override {
@@ -176,15 +176,16 @@ class Doorbell final : public Notifier {
     rings_.notify_all();
   }
   uint64_t rings() const { return rings_; }
-  // Sleeps until it was rung more often than `seen`.
+  // Sleeps until the number of notifications exceeds `seen`.
   void AwaitMoreThan(uint64_t seen) const { rings_.wait(seen); }
 
  private:
   std::atomic<uint64_t> rings_{0};
 };
 
-// On threads; whether halves turn notifications off while they are awake, or
-// leave them on, which with the event index is Pop's and GetUsed's work.
+// Options of the tests with threads: whether a side disables notifications
+// while it is awake. If not, with the event index Pop and GetUsed advance the
+// events.
 struct OnThreads {
   VirtqueueFeatures features;
   bool turns_off;
@@ -206,10 +207,10 @@ INSTANTIATE_TEST_SUITE_P(
              (each.param.turns_off ? "TurnedOff" : "LeftOn");
     });
 
-// Each half on a thread of its own, asleep when there is nothing to do. What
-// one writes before it moves its index, the other sees after it; and no
-// notification that is needed is lost, or this never ends.
-TEST_P(SplitQueueThreads, S2_7_13_3_1_NoContentsAndNoNotificationIsLost) {
+// Each side is a thread that sleeps when there is nothing to do. What one side
+// writes before advancing its index, the other reads after seeing the index. No
+// required notification is lost, or the test would hang.
+TEST_P(SplitQueueThreads, S2_7_13_3_1_NoDataAndNoNotificationIsLost) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
   const VirtqueueFeatures features = GetParam().features;
@@ -225,8 +226,8 @@ TEST_P(SplitQueueThreads, S2_7_13_3_1_NoContentsAndNoNotificationIsLost) {
   Doorbell kick;
   Doorbell used;
   constexpr uint64_t kChains = 5000;
-  // Chain i has word i modulo 8, and one that no one looks at; only 4 are out
-  // at a time.
+  // Chain i has word i modulo 8 and one that is not checked; at most 4 chains
+  // are outstanding.
   const auto buffer = [](uint64_t i) {
     return GpaRange{Gpa(0x8000 + i % 8 * sizeof(uint64_t)), sizeof(uint64_t)};
   };
@@ -286,17 +287,17 @@ TEST_P(SplitQueueThreads, S2_7_13_3_1_NoContentsAndNoNotificationIsLost) {
   EXPECT_TRUE(device.CheckInvariants().ok());
 }
 
-// Lets two threads go at the same moment, again and again.
+// Starts two threads at the same moment, repeatedly.
 class Starter {
  public:
-  // Returns when both threads are in it.
+  // Returns when both threads have called it.
   void Meet() {
     const uint64_t meeting = met_.load();
     if (arrived_.fetch_add(1) % 2 == 1) {
       met_ = meeting + 1;
       return;
     }
-    // Short of sleep, which would take the two apart.
+    // Spin, since sleeping would separate the two.
     for (int spins = 0; met_ == meeting; ++spins) {
       if (spins > 1000) std::this_thread::yield();
     }
@@ -307,9 +308,9 @@ class Starter {
   std::atomic<uint64_t> met_{0};
 };
 
-// One half moves its index and asks whether to notify; at the same moment the
-// other turns notifications on and asks whether the index moved. Both may say
-// yes; if both say no, a notification is lost and the queue stands still.
+// One side advances its index and checks whether to notify. At the same time
+// the other enables notifications and checks whether the index moved. Both may
+// succeed; if neither does, a notification is lost and the queue hangs.
 TEST_P(SplitQueueThreads, S2_7_13_4_1_OneOfTheTwoSeesTheOther) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_VIRTIO_VIRTIO_TESTING_H_
 #define GUESTMM_TESTS_VIRTIO_VIRTIO_TESTING_H_
 
-// What the room's tests share.
+// Helpers for the tests of virtio.
 
 #include <atomic>
 #include <cstddef>
@@ -38,7 +38,7 @@ inline std::string Message(const absl::Status& status) {
   return std::string(status.message());
 }
 
-// Counts. `then`, if any, runs on each notification.
+// Counts notifications, and calls `then` on each, if given.
 class CountingNotifier final : public Notifier {
  public:
   explicit CountingNotifier(std::function<void()> then = {})
@@ -55,7 +55,7 @@ class CountingNotifier final : public Notifier {
   std::function<void()> then_;
 };
 
-// Counts how reports ended, and what is outstanding.
+// Counts reports that ended, by result, and whether one is outstanding.
 class CountingClient final : public ReportingDevice::Client {
  public:
   void ReportDone(absl::Status status) override {
@@ -64,7 +64,7 @@ class CountingClient final : public ReportingDevice::Client {
     outstanding = false;
     outstanding.notify_all();
   }
-  // Waits for so many more acknowledgements.
+  // Waits for `count` more acknowledgements.
   void AwaitMore(uint64_t count) {
     const uint64_t end = acknowledged + count;
     for (uint64_t now = acknowledged; now < end; now = acknowledged) {
@@ -76,7 +76,7 @@ class CountingClient final : public ReportingDevice::Client {
   std::atomic<bool> outstanding{false};
 };
 
-// Passes all on to another device, which may change.
+// Forwards to another device, which can be replaced.
 class ForwardingDevice : public VirtioDevice {
  public:
   explicit ForwardingDevice(VirtioDevice& to) : to_(&to) {}
@@ -115,12 +115,12 @@ class ForwardingDevice : public VirtioDevice {
   VirtioDevice* to_;
 };
 
-// Remembers where the driver put its queues.
+// Records the layouts and kicks of the driver's queues.
 class WatchedDevice final : public ForwardingDevice {
  public:
   using ForwardingDevice::ForwardingDevice;
 
-  // REQUIRES for both: there is a queue `index`.
+  // REQUIRES for both: the driver has set queue `index` up.
   Notifier& kick(uint16_t index) const { return *kicks_.at(index); }
   VirtqueueMemory QueueMemory(const GuestRam& ram, uint16_t index) const {
     return VirtqueueMemory::Map(ram, layouts_.at(index)).value();
@@ -141,7 +141,7 @@ class WatchedDevice final : public ForwardingDevice {
   std::map<uint16_t, Notifier*> kicks_;
 };
 
-// A driver that obeys nothing: it writes what it likes where a queue is.
+// A driver that may write anything to a queue.
 class HostileDriver {
  public:
   HostileDriver(const GuestRam& ram, const VirtqueueLayout& layout)
@@ -152,12 +152,13 @@ class HostileDriver {
   void Describe(uint16_t index, const VirtqDesc& descriptor) {
     memory_.StoreDescriptor(index, descriptor);
   }
-  // Names `head` in the next entry of the available ring, and moves the index.
+  // Puts `head` into the next entry of the available ring, and advances the
+  // index.
   void Offer(uint16_t head) {
     memory_.available_ring(memory_.slot(available_idx_)).store(head);
     JumpTo(static_cast<uint16_t>(available_idx_ + 1));
   }
-  // Offers `descriptors`, in the table from 0 on, linked as they come.
+  // Offers a chain of `descriptors`, from entry 0 of the table on.
   void OfferChain(std::initializer_list<VirtqDesc> descriptors) {
     uint16_t index = 0;
     for (VirtqDesc descriptor : descriptors) {

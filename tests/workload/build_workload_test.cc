@@ -38,7 +38,7 @@ TEST(BuildWorkloadTest, RunsItsPhasesWithQuietBetween) {
     if (*pause == seconds(20)) {
       ++quiet;
       EXPECT_EQ(build.phases_done(), quiet);
-      // All of its processes have exited, of files and slabs some is there.
+      // All processes have exited; files and slabs remain.
       EXPECT_EQ(build.process_bytes(), 0u);
       EXPECT_GT(build.kernel_bytes(), 0u);
       EXPECT_GT(build.file_bytes(), 0u);
@@ -57,7 +57,7 @@ TEST(BuildWorkloadTest, RunsItsPhasesWithQuietBetween) {
       std::minmax_element(processes.begin(), processes.end());
   EXPECT_GE(*least, kMiB);
   EXPECT_LE(*most, 16 * kMiB);
-  // Log-uniform: the median is their geometric mean, 4 MiB.
+  // Log-uniform: the median is the geometric mean, 4 MiB.
   std::nth_element(processes.begin(), processes.begin() + 12, processes.end());
   EXPECT_GT(processes[12], 2 * kMiB);
   EXPECT_LT(processes[12], 8 * kMiB);
@@ -81,8 +81,8 @@ TEST(BuildWorkloadTest, LeavesFilesAndTheKernelMemoryOfTwoPhases) {
   for (size_t phase = 1; phase <= 4; ++phase) {
     EXPECT_GT(files[phase], files[phase - 1]);
   }
-  // All phases' processes touched what the backing counted, but for what they
-  // left: 1 % of that in slabs (half of it gone again), 2 % in files.
+  // The processes touched what the backing counted, except for slabs, 1 % of
+  // that (half of it freed again), and files, 2 %.
   const double left = static_cast<double>(build.file_bytes()) / 0.02;
   const double processes = static_cast<double>(build.work() * kPageSize) / 1.03;
   EXPECT_NEAR(left, processes, processes / 50);

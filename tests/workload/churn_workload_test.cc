@@ -35,7 +35,7 @@ TEST(ChurnWorkloadTest, EachOrderIsHalfAsOftenAsTheOneBelow) {
   for (const size_t order : {0, 1, 2}) {
     EXPECT_NEAR(blocks[order] / blocks[order + 1], 2, 0.3) << order;
   }
-  // It stands for all that would be larger.
+  // The largest order also stands for all larger ones.
   EXPECT_NEAR(blocks[3] / blocks[4], 1, 0.3);
   EXPECT_EQ(blocks[5], 0);
 }

@@ -1,4 +1,4 @@
-// What holds for each of the workloads.
+// Properties of every workload.
 
 #include <gtest/gtest.h>
 
@@ -25,7 +25,7 @@ namespace {
 
 struct WorkloadMaker {
   std::string name;
-  // Of about `bytes`, for `guest`.
+  // Makes one of about `bytes` for `guest`.
   std::function<std::unique_ptr<Workload>(Guest& guest, uint64_t bytes,
                                           uint64_t seed)>
       make;
@@ -133,7 +133,7 @@ TEST_P(EveryWorkloadTest, ItsWorkIsThePagesItTouches) {
   EXPECT_GT(workload->work(), 0u);
   const uint64_t touched = guest.backing->touched().value();
   if (GetParam().name == "Sandbox") {
-    // What it touches while it idles is none.
+    // Pages touched while idle are not work.
     EXPECT_LT(workload->work(), touched);
   } else {
     EXPECT_EQ(workload->work(), touched);
@@ -150,7 +150,7 @@ TEST_P(EveryWorkloadTest, MakesDoWithAGuestThatIsTooSmall) {
   EXPECT_EQ(guest.guest->CheckInvariants(), absl::OkStatus());
 }
 
-// Time must go on where there is nothing at all to be had.
+// Time must advance even if every allocation fails.
 TEST_P(EveryWorkloadTest, DoesNotSpinWhereMemoryIsOut) {
   CountingGuest guest(64 * kMiB);
   while (guest.guest->allocator().Allocate(

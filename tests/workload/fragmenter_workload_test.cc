@@ -26,7 +26,7 @@ TEST(FragmenterWorkloadTest, LeavesSinglePagesEverywhere) {
   EXPECT_NEAR(static_cast<double>(workload.kept_bytes()), 112.0 * kMiB / 200,
               112.0 * kMiB / 200 / 4);
 
-  // 2.5 to a pageblock on average: nine of ten have one.
+  // 2.5 per pageblock on average, so nine of ten have at least one.
   std::set<Pfn> pageblocks;
   const PageMap& pages = guest.guest->allocator().pages();
   for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {

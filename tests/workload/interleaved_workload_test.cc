@@ -17,7 +17,7 @@ using std::chrono::milliseconds;
 using ::testing::ElementsAre;
 using ::testing::Optional;
 
-// Writes its name down at each step.
+// Logs its name at each step.
 class NamedWorkload final : public Workload {
  public:
   NamedWorkload(char name, Nanoseconds quiet, int steps, std::string& log)
@@ -79,7 +79,7 @@ TEST_F(InterleavedWorkloadTest, SaysHowLongUntilTheNext) {
   EXPECT_EQ(log_, "abb");
   EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
   EXPECT_EQ(log_, "abba");
-  // And it stays so.
+  // It stays ended.
   EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
   EXPECT_EQ(log_, "abba");
 }

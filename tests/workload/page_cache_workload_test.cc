@@ -15,7 +15,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Steps it until `duration` has passed. What of it did.
+// Steps it until `duration` has passed. Returns the time that passed.
 Nanoseconds RunFor(PageCacheWorkload& cache, Vcpu& vcpu, Nanoseconds duration) {
   Nanoseconds passed{0};
   while (passed < duration) {
@@ -55,7 +55,7 @@ TEST(PageCacheWorkloadTest, FillsMemoryDownToTheLowWatermarks) {
   RunFor(cache, guest.vcpu(), seconds(10));
   EXPECT_GT(cache.cached_bytes(), 60 * kMiB);
   EXPECT_EQ(guest.backing->failed(), 0u);
-  // The others' requests come first to what lies between low and min.
+  // Memory between low and min is for the requests of others.
   EXPECT_TRUE(guest.vcpu().Allocate(Order(5)).has_value());
   EXPECT_EQ(cache.reclaimed(), PageCount(0));
 }
@@ -76,7 +76,7 @@ TEST(PageCacheWorkloadTest, GivesBackTheOldestUnderPressureAndReadsAgain) {
   }
   EXPECT_GT(cache.reclaimed(), PageCount(8192 - 1024));
   EXPECT_EQ(cache.reclaimed().bytes(), cached - cache.cached_bytes());
-  // The vCPU is told of each page, the oldest first.
+  // The vCPU frees each page, oldest first.
   const CountingBacking::Sequence& freed = guest.backing->freed();
   ASSERT_EQ(freed.size(), cache.reclaimed().value());
   EXPECT_TRUE(std::equal(freed.begin(), freed.end(), read.begin()));

@@ -23,7 +23,7 @@ TEST(PageFault1WorkloadTest, TouchesEveryPageThenFreesThemAllForEver) {
     EXPECT_EQ(workload.allocated_bytes(), 0u);
     EXPECT_EQ(guest.backing->held(), PageCount(0));
   }
-  // In ascending order of its addresses, as they came.
+  // In ascending order of addresses, which is allocation order.
   EXPECT_TRUE(guest.backing->freed() == guest.backing->allocated());
 }
 

@@ -20,7 +20,7 @@ constexpr double kShare = kBytes;
 class SandboxWorkloadTest : public testing::Test {
  protected:
   Nanoseconds Step() { return workload_.Step(guest_.vcpu()).value(); }
-  // Until a burst begins, or ends. How long that took.
+  // Runs until a burst begins or ends. Returns the time that took.
   Nanoseconds RunUntil(bool bursting) {
     Nanoseconds passed{0};
     while (workload_.bursting() != bursting) {
@@ -77,7 +77,7 @@ TEST_F(SandboxWorkloadTest, ChurnsAtItsHeight) {
   const uint64_t before = workload_.work();
   peak_ = 0;
   RunUntil(false);
-  // Between one and five seconds of 200 MiB each, besides what it grew to.
+  // One to five seconds at 200 MiB per second, in addition to its growth.
   const uint64_t touched = (workload_.work() - before) * kPageSize;
   EXPECT_GT(touched, peak_ + 150 * kMiB);
   EXPECT_LT(touched, peak_ + 1010 * kMiB);

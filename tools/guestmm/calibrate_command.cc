@@ -20,7 +20,7 @@ namespace guestmm::tools {
 namespace {
 
 int RunCalibrateCommand(const std::string& out) {
-  // What cannot be written is found before anything is measured.
+  // Opened first, so that an unwritable --out is reported before measuring.
   const std::filesystem::path file(out);
   std::optional<OutputDirectory> folder;
   if (!out.empty()) {
@@ -65,9 +65,9 @@ int RunCalibrateCommand(const std::string& out) {
 std::function<int()> AddCalibrateCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "calibrate",
-      "Measures on this machine what guestmm compare charges in virtual time: "
-      "the allocator, page faults, discards. What no program can measure of "
-      "its own machine keeps its default.");
+      "Measures the costs that guestmm compare charges in virtual time on this "
+      "machine: the allocator, page faults, discards. Costs that a process "
+      "cannot measure, such as VM exits, keep their defaults.");
   const auto out = std::make_shared<std::string>();
   command.add_option("--out", *out, "Write the costs to this file")
       ->type_name("FILE");

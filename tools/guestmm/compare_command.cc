@@ -17,7 +17,6 @@
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/recipes.h"
 #include "tools/guestmm/arguments.h"
-#include "tools/guestmm/compare_processes.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
@@ -26,7 +25,7 @@
 namespace guestmm::tools {
 namespace {
 
-// What the command line said.
+// The command line's options.
 struct CompareArguments {
   CompareOptions options;
   std::optional<uint64_t> seed;
@@ -61,31 +60,32 @@ std::string Number(const std::optional<double>& number, int decimals) {
 std::string Count(const std::optional<uint64_t>& count) {
   return count ? std::to_string(*count) : "-";
 }
+std::string Seconds(const std::optional<double>& seconds) {
+  return seconds ? absl::StrFormat("%.2f s", *seconds) : "-";
+}
 
-// What came back, and how soon.
+// How much memory came back, and how soon.
 Table GainTable() {
   return Table({"policy", "host has of free", "of reportable", "50 % after",
                 "90 %", "99 %", "footprint", "reported/needed", "refaults 1s"});
 }
 void AddGain(const CompareRow& row, Table& table) {
-  const auto seconds = [](const std::optional<double>& time) {
-    return time ? absl::StrFormat("%.2f s", *time) : "-";
-  };
   table.AddRow({row.policy, Percent(row.host_share_of_free),
                 Percent(row.host_share_of_reportable),
-                seconds(row.time_to_50_s), seconds(row.time_to_90_s),
-                seconds(row.time_to_99_s),
+                Seconds(row.time_to_50_s), Seconds(row.time_to_90_s),
+                Seconds(row.time_to_99_s),
                 absl::StrFormat("%.3f GiB min", row.footprint_gib_min),
                 Number(row.reported_over_needed, 3), Count(row.refaults_1s)});
 }
 
-// What it cost; of several processes, with the spread of the work's share.
+// What it cost. `spread`: with the least and the most share of several
+// processes.
 Table CostTable(bool spread) {
   std::vector<std::string> headings = {
-      "policy",        "work",       "of off",    "lost to hook", "isolation",
-      "discard",       "fault-back", "zeroing",   "reports",      "kicks",
-      "madvise calls", "lock max",   "lock mean", "failed"};
-  if (spread) headings.insert(headings.begin() + 3, {"least", "most"});
+      "policy",    "work",          "duration",   "of off",    "lost to hook",
+      "isolation", "discard",       "fault-back", "zeroing",   "reports",
+      "kicks",     "madvise calls", "lock max",   "lock mean", "failed"};
+  if (spread) headings.insert(headings.begin() + 4, {"least", "most"});
   return Table(std::move(headings));
 }
 void AddCost(const CompareRow& row, bool spread, Table& table) {
@@ -97,6 +97,7 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
   };
   std::vector<std::string> cells = {row.policy,
                                     Count(row.work),
+                                    Seconds(row.duration_seconds),
                                     Percent(row.work_share_of_off, 2),
                                     loss(&CompareRow::Loss::hook),
                                     loss(&CompareRow::Loss::isolation),
@@ -110,13 +111,13 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
                                     microseconds(row.lock_mean_us),
                                     Count(row.failed_while_isolated)};
   if (spread) {
-    cells.insert(cells.begin() + 3, {Percent(row.work_share_of_off_min, 2),
+    cells.insert(cells.begin() + 4, {Percent(row.work_share_of_off_min, 2),
                                      Percent(row.work_share_of_off_max, 2)});
   }
   table.AddRow(std::move(cells));
 }
 
-// Of a recording all there is.
+// All columns that a recording has.
 Table RecordingTable() {
   return Table({"policy", "host has of free", "of reportable", "footprint",
                 "reported/needed", "refaults 1s", "reports", "madvise calls"});
@@ -156,7 +157,8 @@ void PrintRecording(const CompareResult& result,
             << table;
 }
 
-// What holds for all workloads, recordings apart, which tell of themselves.
+// The line above all tables: the set-up of the workloads by name. A recording
+// has a heading of its own.
 std::string Heading(const CompareOptions& options) {
   const auto named = std::find_if_not(options.workloads.begin(),
                                       options.workloads.end(), IsRecording);
@@ -202,10 +204,11 @@ absl::Status AsUsage(const absl::Status& status) {
   return absl::InvalidArgumentError(status.message());
 }
 
-// What the command was given, for another process: without --processes and
-// --out.
-std::vector<std::string> ArgumentsOfAProcess(const CLI::App& command) {
-  std::vector<std::string> arguments;
+// The command line of a process that runs the same once: this program, even if
+// its file has been replaced, with the options of `command` but for --processes
+// and --out.
+std::vector<std::string> CommandOfAProcess(const CLI::App& command) {
+  std::vector<std::string> arguments = {"/proc/self/exe", "compare"};
   for (const CLI::Option* const option : command.get_options()) {
     const std::string name = option->get_name();
     if (option->count() == 0 || name == "--processes" || name == "--out") {
@@ -220,10 +223,10 @@ std::vector<std::string> ArgumentsOfAProcess(const CLI::App& command) {
   return arguments;
 }
 
-// `given`: all that the command line said.
+// `given`: the parsed command line.
 int RunCompareCommand(const CompareArguments& arguments,
                       const CLI::App& given) {
-  // Everything that can be wrong is found before anything is written or run.
+  // All options are checked before anything is written or run.
   CompareOptions options = arguments.ToOptions();
   if (!arguments.costs.empty()) {
     const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
@@ -233,7 +236,10 @@ int RunCompareCommand(const CompareArguments& arguments,
   }
   const absl::StatusOr<CompareOptions> resolved =
       ResolveCompare(options, AvailableMemory());
-  if (!resolved.ok()) return Fail("compare", resolved.status(), "--");
+  if (!resolved.ok()) {
+    const bool named = resolved.status().message().substr(0, 2) == "--";
+    return Fail("compare", resolved.status(), named ? "" : "--");
+  }
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
@@ -246,24 +252,24 @@ int RunCompareCommand(const CompareArguments& arguments,
   absl::StatusOr<CompareResult> result;
   {
     ProgressLine line;
-    result =
-        resolved->processes > 1
-            ? RunInProcesses(
-                  *resolved, ArgumentsOfAProcess(given),
-                  [&](uint64_t done) {
-                    line.Show(absl::StrCat(
-                        "process ", done + 1, " of ", resolved->processes, " ",
-                        Bar(static_cast<double>(done),
-                            static_cast<double>(resolved->processes))));
-                  })
-            : RunCompare(*resolved, [&](const CompareProgress& progress) {
-                line.Show(absl::StrCat(std::string(progress.workload), ", ",
-                                       std::string(progress.policy), " ",
-                                       Bar(progress.done, progress.whole)));
-              });
+    result = RunCompare(
+        *resolved,
+        {.progress =
+             [&](const CompareProgress& progress) {
+               const std::string what =
+                   progress.process > 0
+                       ? absl::StrCat("process ", progress.process, " of ",
+                                      resolved->processes)
+                       : absl::StrCat(std::string(progress.workload), ", ",
+                                      std::string(progress.policy));
+               line.Show(
+                   absl::StrCat(what, " ", Bar(progress.done, progress.whole)));
+             },
+         .run_process =
+             [&] { return RunCompareProcess(CommandOfAProcess(given)); }});
   }
   if (!result.ok()) {
-    // The options are right: it is what they name that is not.
+    // The options are valid; a recording or a guest is at fault.
     Fail("compare", result.status(), "");
     return kExitFailure;
   }
@@ -279,17 +285,17 @@ int RunCompareCommand(const CompareArguments& arguments,
 
 std::string WorkloadHelp() {
   std::string help =
-      "Which to run, separated by commas [those marked *; for real "
+      "Workloads to run, separated by commas [those marked *; with --real "
       "page_fault1]:";
   for (const WorkloadInfo& workload : WorkloadInfos()) {
     absl::StrAppend(&help, "\n  ", workload.by_default ? "* " : "  ",
                     workload.name, ": ", workload.description);
   }
   absl::StrAppend(&help,
-                  "\nor recordings, by path with a / in it (./procs), as "
-                  "guestmm replay takes them: what their guests did, on the "
-                  "same pages, and what their kernels reported as policy real; "
-                  "guest-memory, vcpus and duration are their own");
+                  "\nor recordings, by a path with a / in it (./procs), as "
+                  "guestmm replay reads them: replayed on the recorded pages, "
+                  "with the reports of the guest's kernel as policy real. A "
+                  "recording has its own guest-memory, vcpus and duration");
   return help;
 }
 
@@ -298,58 +304,61 @@ std::string WorkloadHelp() {
 std::function<int()> AddCompareCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "compare",
-      "Reporting policies side by side, on the same work: how much free memory "
-      "the host gets back, how soon, at what cost to the guest.");
+      "Runs the same work under several reporting policies: how much free "
+      "memory the host gets back, how soon, and at what cost to the guest.");
   const auto arguments = std::make_shared<CompareArguments>();
   CompareOptions& options = arguments->options;
   command
       .add_option("--policies", options.policies,
-                  "Which to run beside off, separated by commas [all]")
+                  "Policies to run beside off, separated by commas [all]")
       ->delimiter(',');
   command.add_option("--workloads", options.workloads, WorkloadHelp())
       ->delimiter(',');
-  AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
-             "Draws what workloads do, and the order of what happens at the "
-             "same instant [1]");
+  AddInteger(
+      command, "--seed", 0, ~uint64_t{0}, arguments->seed,
+      "Seed of the workloads, and of the order of events at the same instant "
+      "[1]");
   AddPolicyArguments(command, arguments->policy);
-  AddInteger(command, "--reportable-order", 0,
-             static_cast<uint64_t>(kMaxOrder.value()),
-             arguments->reportable_order,
-             "Smallest free block that counts as reportable [--order, or 9]");
+  AddInteger(
+      command, "--reportable-order", 0,
+      static_cast<uint64_t>(kMaxOrder.value()), arguments->reportable_order,
+      "Order of the smallest free block that counts as reportable [--order, "
+      "or 9]");
   AddChoice<std::optional<Order>>(
       command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
       options.granule,
-      "What the host maps at a time: 2MiB where huge pages back the guest "
-      "[4KiB; of a recording 2MiB]");
+      "Unit in which the host maps and discards: 2MiB where huge pages back "
+      "the guest [4KiB; for a recording 2MiB]");
   AddBytes(command, "--guest-memory", arguments->guest_bytes,
            "Memory of the guest; 0 for each workload's own");
   AddInteger(command, "--vcpus", 1, 64, options.vcpus,
-             "Its processors [each workload's own]");
+             "vCPUs of the guest [each workload's own]");
   AddNumber(command, "--duration", options.duration_seconds,
-            "Seconds that a workload runs [each workload's own]");
-  AddNumber(command, "--rest", options.rest_seconds,
-            "Seconds from then to the last look [60; for real 10; after a "
-            "recording 0]");
+            "Seconds that a workload runs without reporting; under a policy it "
+            "does the same work [each workload's own]");
+  AddNumber(
+      command, "--rest", options.rest_seconds,
+      "Seconds of rest after the work, until the last look [60; with --real "
+      "10; for a recording 0]");
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
-      "In virtual time, where the same options are the same result [this]");
+      "In virtual time: the same options give the same result [default]");
   command
       .add_flag_callback(
           "--real", [&options] { options.mode = CompareMode::kReal; },
-          "With real RAM and threads; the work's share is of the run without "
-          "reporting beside it")
+          "In real time, with RAM and threads")
       ->excludes(in_virtual_time);
   AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
-             "--real: how often each policy has its turn; a row is the medians "
-             "[5]");
-  AddInteger(command, "--processes", 1, 100, arguments->processes,
-             "--real: fresh processes that do all this, one after another, as "
-             "each has its memory laid out once; a row is the medians of "
-             "theirs [1]");
+             "--real: runs of each policy; a row is their medians [5]");
+  AddInteger(
+      command, "--processes", 1, 100, arguments->processes,
+      "--real: fresh processes that do all that, one after another, since "
+      "a process has its memory laid out once; a row is the medians of "
+      "theirs [1]");
   command
       .add_option("--costs", arguments->costs,
-                  "What everything costs in virtual time, as guestmm calibrate "
-                  "writes it [built-in defaults]")
+                  "Costs in virtual time, a file that guestmm calibrate wrote "
+                  "[built-in defaults]")
       ->type_name("FILE");
   command
       .add_option("--out", arguments->out,

@@ -7,8 +7,8 @@
 
 namespace guestmm::tools {
 
-// Adds `guestmm compare` to `app`. The result runs it and returns the exit
-// status; call it after parsing, if the command was given.
+// Adds `guestmm compare` to `app`. The returned function runs the command and
+// returns the exit status; it is called after parsing, if the command was given.
 std::function<int()> AddCompareCommand(CLI::App& app);
 
 }  // namespace guestmm::tools

@@ -1,6 +1,5 @@
 #include "tools/guestmm/replay_command.h"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -9,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -18,11 +18,14 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/memory_map.h"
+#include "guestmm/base/option_error.h"
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/experiment/replay/replay.h"
+#include "guestmm/experiment/replay/replay_set.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/host/accounting/host_info.h"
+#include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/recording.h"
 #include "tools/guestmm/arguments.h"
@@ -39,11 +42,12 @@ struct ReplayArguments {
   ReplayOptions options;
   std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
   PolicyArguments policy;
-  // Empty: the recording's.
+  // Empty: the recording's memory map.
   MemoryMap memory;
   std::optional<uint64_t> skip_bad;
   std::optional<Nanoseconds> tail;
   bool truth = false;
+  std::string costs;
   std::string out;
 };
 
@@ -53,8 +57,8 @@ std::string Share(uint64_t part, uint64_t all) {
       "%.2f %%", 100.0 * static_cast<double>(part) / static_cast<double>(all));
 }
 
-// What of a trace that fits its recording there is nothing of.
-std::string SeldomCounters(const ReplayCounters& counters) {
+// The counters that are 0 for a trace that fits its recording, as text.
+std::string RareCounters(const ReplayCounters& counters) {
   std::string text;
   if (counters.failed_allocations > 0) {
     absl::StrAppend(&text, "; ",
@@ -73,60 +77,40 @@ std::string SeldomCounters(const ReplayCounters& counters) {
   return text;
 }
 
+// A line about memory that the guest's allocator did not manage at the start;
+// empty without such memory.
+std::string UnmanagedLine(const UnmanagedBytes& unmanaged) {
+  if (unmanaged.at_start() == 0) return "";
+  std::vector<std::string> kinds;
+  const auto add = [&](const char* kind, uint64_t bytes) {
+    if (bytes > 0) kinds.push_back(FormatBytes(bytes) + " " + kind);
+  };
+  add("uninitialized", unmanaged.uninitialized);
+  add("offline", unmanaged.offline);
+  add("without a struct page", unmanaged.no_page);
+  std::string line = absl::StrCat(
+      "not managed by the guest's allocator, so neither in use nor resident: ",
+      absl::StrJoin(kinds, ", "));
+  if (unmanaged.added > 0) {
+    absl::StrAppend(&line, "; added later: ", FormatBytes(unmanaged.added));
+  }
+  return line + "\n";
+}
+
 std::string Percent(double unit, const std::optional<double>& value,
                     int decimals) {
   return value ? absl::StrFormat("%.*f %%", decimals, unit * *value) : "-";
 }
 
-// Fails if the truth is of another time than the replays.
-absl::Status CheckTruthsTime(const Recording& recording,
-                             const ReplayResult& result) {
-  const auto in_time = [&](const auto& truth) {
-    return result.start <= truth.time && truth.time <= result.end;
-  };
-  if (std::any_of(recording.reports.begin(), recording.reports.end(),
-                  in_time) ||
-      std::any_of(recording.resident.begin(), recording.resident.end(),
-                  in_time)) {
-    return absl::OkStatus();
-  }
-  return absl::FailedPreconditionError(absl::StrFormat(
-      "--truth: the trace is from %.3f s to %.3f s, but reports.csv is from "
-      "%.3f s to %.3f s and rss.csv from %.3f s to %.3f s: their times must be "
-      "by the trace's clock",
-      ToSeconds(result.start), ToSeconds(result.end),
-      ToSeconds(recording.reports.front().time),
-      ToSeconds(recording.reports.back().time),
-      ToSeconds(recording.resident.front().time),
-      ToSeconds(recording.resident.back().time)));
-}
-
-// Of what the real kernel reported, what its host had already: as far as the
-// trace can be replayed.
-uint64_t RealNeedlessBytes(const Recording& recording,
-                           const std::vector<ReplayResult>& results) {
-  for (const ReplayResult& result : results) {
-    if (result.options.policy == kPolicyReal) return result.needless_bytes;
-  }
-  const ReplayOptions& options = results.front().options;
-  const ReplayOptions real = {.policy = std::string(kPolicyReal),
-                              .granule = options.granule,
-                              .touch = options.touch,
-                              .read = options.read};
-  ReplayResult result;
-  static_cast<void>(Replay(recording, real, &result));
-  return result.needless_bytes;
-}
-
 void PrintTables(const ReplayArguments& arguments, const Recording& recording,
-                 const std::vector<ReplayResult>& results,
-                 std::optional<uint64_t> real_needless_bytes) {
+                 const ReplaySet& set) {
+  const std::vector<ReplayResult>& results = set.results;
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
   std::cout << absl::StrFormat(
       "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
       "could not be followed: %s of frees unmatched, %s of allocations forced, "
-      "%s of frees split; %d events lost%s\n\n",
+      "%s of frees split; %d events lost%s\n%s\n",
       recording.trace_path,
       first.options.mode == ReplayMode::kReal ? "on real RAM"
                                               : "in virtual time",
@@ -135,11 +119,10 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
       Share(counters.unmatched_frees, counters.frees),
       Share(counters.forced_placements, counters.allocations),
       Share(counters.split_frees, counters.frees), counters.lost_events,
-      SeldomCounters(counters));
+      RareCounters(counters), UnmanagedLine(first.unmanaged));
   if (!first.options.touch.empty()) {
-    std::cout << "touched at once are allocations of "
-              << FormatTouch(first.options.touch)
-              << ": what is resident is a lower bound\n\n";
+    std::cout << "only allocations of " << FormatTouch(first.options.touch)
+              << " are touched: resident memory is a lower bound\n\n";
   }
   std::vector<std::string> columns = {"policy", "reported", "needless",
                                       "resident mean", "at end"};
@@ -162,12 +145,10 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
     }
     table.AddRow(row);
   }
-  if (arguments.truth) {
-    const Fidelity truth = CompareToTruth(recording, first);
-    const std::optional<Residency> resident =
-        RealResidency(recording, first.start, first.end);
-    table.AddRow({"real guest", FormatBytes(truth.truth_reported_bytes),
-                  FormatBytes(real_needless_bytes.value_or(0)),
+  if (set.truth) {
+    const std::optional<Residency>& resident = set.truth->resident;
+    table.AddRow({"real guest", FormatBytes(set.truth->reported_bytes),
+                  FormatBytes(set.truth->needless_bytes),
                   resident ? FormatBytes(resident->mean_bytes) : "-",
                   resident ? FormatBytes(resident->end_bytes) : "-", "-", "-",
                   "-"});
@@ -175,7 +156,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   std::cout << table;
 }
 
-// A pipe is empty after the first who reads it: of others nothing would come.
+// A pipe can be read only once, and each replay reads the trace.
 absl::Status CheckReadOften(const ReplayArguments& arguments,
                             const std::string& trace) {
   std::error_code ignored;
@@ -185,20 +166,38 @@ absl::Status CheckReadOften(const ReplayArguments& arguments,
   }
   return absl::InvalidArgumentError(
       trace +
-      ": this is no regular file and can be read only once, and each policy "
-      "and --truth read it anew; allowed is one policy, as in --policy linux, "
-      "without --truth; or write it to a file first (guestmm trace convert)");
+      ": must be a regular file, as each policy and --truth read it again; a "
+      "pipe takes one policy without --truth (--policies linux), or write it "
+      "to a file first (guestmm trace convert)");
 }
 
-// "max" is as fast as it goes; the bounds are Replay's to check.
+// Absent for "max". CheckReplay checks the bounds.
 absl::StatusOr<std::optional<double>> ParseSpeed(const std::string& text) {
   if (text == "max") return std::nullopt;
   double speed = 0;
   if (!absl::SimpleAtod(text, &speed)) {
-    return absl::InvalidArgumentError(
-        text + ": allowed is a number, as in 10, or max");
+    return OptionError("speed", text, "must be a number, as in 10, or max");
   }
   return speed;
+}
+
+// Adds an option that `parse` turns from text into an absl::StatusOr<T>; its
+// errors are OptionErrors.
+template <typename T, typename Parse>
+void AddOption(CLI::App& app, const std::string& name,
+               const std::string& type_name, Parse parse, T& value,
+               const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [parse, &value](const std::string& text) {
+           absl::StatusOr<T> parsed = parse(text);
+           if (!parsed.ok()) {
+             throw CLI::ValidationError(std::string(parsed.status().message()));
+           }
+           value = *std::move(parsed);
+         },
+         help)
+      ->type_name(type_name);
 }
 
 std::string ProgressText(const std::string& policy,
@@ -213,22 +212,24 @@ std::string ProgressText(const std::string& policy,
   return text;
 }
 
-// Whether the recording has what the arguments ask of it.
+// Checks that the recording has what the arguments need.
 absl::Status CheckRecording(const ReplayArguments& arguments,
                             const Recording& recording, ReplayOptions options) {
   if (recording.memory.empty()) {
     return absl::InvalidArgumentError(
         recording.trace_path +
-        ": there is no memory map (iomem) beside it; allowed is --memory, "
-        "which says where the guest's RAM is, as in --memory 0-2G,4G-5G");
+        ": must have a memory map (iomem) beside it, or --memory must say "
+        "where "
+        "the guest's RAM is, as in --memory 0-2G,4G-5G");
   }
   if (arguments.truth && !recording.has_truth()) {
     std::vector<std::string> files;
     if (recording.reports.empty()) files.emplace_back("reports.csv");
     if (recording.resident.empty()) files.emplace_back("rss.csv");
     return absl::InvalidArgumentError(
-        absl::StrCat("--truth: missing or empty beside ", recording.trace_path,
-                     ": ", absl::StrJoin(files, ", ")));
+        absl::StrCat("--truth: ", recording.trace_path,
+                     " must have these beside it, and not empty: ",
+                     absl::StrJoin(files, ", ")));
   }
   for (const std::string& policy : arguments.policies) {
     options.policy = policy;
@@ -240,17 +241,15 @@ absl::Status CheckRecording(const ReplayArguments& arguments,
 }
 
 absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
-                        const std::vector<ReplayResult>& results,
-                        std::optional<uint64_t> real_needless_bytes) {
+                        const ReplaySet& set) {
   absl::Status status =
-      out.Write("series.csv", ReplaySeriesCsv(recording, results));
+      out.Write("series.csv", ReplaySeriesCsv(recording, set.results));
+  status.Update(out.Write(
+      "summary.json", ReplaySummaryJson(recording, set.results, set.truth)));
+  status.Update(out.Write("report.html",
+                          ReplayReportHtml(recording, set.results, set.truth)));
   status.Update(
-      out.Write("summary.json", ReplaySummaryJson(recording, results)));
-  status.Update(
-      out.Write("report.html",
-                ReplayReportHtml(recording, results, real_needless_bytes)));
-  status.Update(
-      out.Write("trace.json", ReplayPerfettoJson(recording, results)));
+      out.Write("trace.json", ReplayPerfettoJson(recording, set.results)));
   if (!status.ok()) return status;
   std::cout << "\nwritten to " << out.path().string()
             << ": report.html, summary.json, series.csv, trace.json (for "
@@ -263,6 +262,15 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   options.policy_parameters = arguments.policy.ToParameters();
   options.read.skip_bad = arguments.skip_bad.value_or(0);
   options.tail = arguments.tail.value_or(Nanoseconds(0));
+  if (!arguments.costs.empty()) {
+    const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
+    if (!costs.ok()) {
+      return Fail("replay",
+                  absl::InvalidArgumentError(costs.status().message()),
+                  "--costs=");
+    }
+    options.costs = *costs;
+  }
   if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
   absl::Status status =
       CheckPolicies(arguments.policies, PolicyParametersOf(options),
@@ -288,41 +296,23 @@ int RunReplayCommand(const ReplayArguments& arguments) {
   }
   status = CheckRecording(arguments, *recording, options);
   if (!status.ok()) return Fail("replay", status);
-  std::vector<ReplayResult> results;
   ProgressLine line;
-  for (const std::string& policy : arguments.policies) {
-    options.policy = policy;
-    ReplayResult& result = results.emplace_back();
-    status.Update(Replay(*recording, options, &result,
-                         {.progress =
-                              [&](const ReplayProgress& progress) {
-                                line.Show(ProgressText(policy, progress));
-                              }})
-                      .status());
-    // A damaged trace is replayed up to the damage, under each policy.
-    if (!status.ok() && result.counters.events == 0) {
-      results.pop_back();
-      break;
-    }
-  }
+  const ReplaySet set = ReplayEach(
+      *recording,
+      {.replay = options,
+       .policies = arguments.policies,
+       .truth = arguments.truth},
+      [&](const std::string& policy, const ReplayProgress& progress) {
+        line.Show(ProgressText(policy, progress));
+      });
   line.Show("");
-  std::optional<uint64_t> real_needless_bytes;
-  if (!results.empty()) {
-    if (arguments.truth) {
-      real_needless_bytes = RealNeedlessBytes(*recording, results);
-    }
-    PrintTables(arguments, *recording, results, real_needless_bytes);
-    if (arguments.truth) {
-      status.Update(CheckTruthsTime(*recording, results.front()));
-    }
-  }
-  if (!status.ok()) FailReading("replay", status);
-  if (out && !results.empty()) {
-    const absl::Status written =
-        WriteFiles(*out, *recording, results, real_needless_bytes);
+  if (!set.results.empty()) PrintTables(arguments, *recording, set);
+  if (!set.status.ok()) FailReading("replay", set.status);
+  if (out && !set.results.empty()) {
+    const absl::Status written = WriteFiles(*out, *recording, set);
     if (!written.ok()) return Fail("replay", written, "--out ");
   }
-  return status.ok() ? kExitSuccess : kExitFailure;
+  return set.status.ok() ? kExitSuccess : kExitFailure;
 }
 
 }  // namespace
@@ -330,63 +320,72 @@ int RunReplayCommand(const ReplayArguments& arguments) {
 std::function<int()> AddReplayCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "replay",
-      "Does again, under each policy, what a real guest's allocator did: what "
-      "would the host have got back?");
+      "Replays a recording of a real guest's page allocator under each policy: "
+      "how much memory would the host have got back?");
   const auto arguments = std::make_shared<ReplayArguments>();
   command
       .add_option("path", arguments->path,
                   "A trace, or the folder of a recording")
       ->type_name("PATH")
       ->required();
-  AddChoice<Placement>(
+  AddChoice<ReplayPlacement>(
       command, "--placement",
-      {{std::string(Name(Placement::kRecorded)), Placement::kRecorded},
-       {std::string(Name(Placement::kNative)), Placement::kNative}},
+      {{std::string(Name(ReplayPlacement::kRecorded)),
+        ReplayPlacement::kRecorded},
+       {std::string(Name(ReplayPlacement::kNative)), ReplayPlacement::kNative}},
       arguments->options.placement,
-      "recorded: pages lie where the trace has them; guestmm: where our "
-      "allocator puts them [recorded]");
+      "recorded: allocations get the trace's pages; native: pages that the "
+      "modelled allocator picks [recorded]");
   command
-      .add_option("--policies,--policy", arguments->policies,
-                  "Which to run, separated by commas; real: what the guest's "
-                  "kernel reported, as recorded [off,v12,linux,adaptive]")
+      .add_option(
+          "--policies,--policy", arguments->policies,
+          "Policies, separated by commas; real: the recorded reports of "
+          "the guest's own kernel [off,v12,linux,adaptive]")
       ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;
   AddChoice<Order>(
       command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
       options.granule,
-      "What the host maps at a time: 2MiB where huge pages back the guest "
-      "[2MiB]");
+      "The unit in which the host maps the guest's memory: 2MiB with huge "
+      "pages [2MiB]");
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = ReplayMode::kVirtual; },
-      "What the host holds is by a model; no guest is too large [this]");
+      "Compute resident memory by a model, for guests of any size [this]");
   command
       .add_flag_callback(
           "--real", [&options] { options.mode = ReplayMode::kReal; },
-          "With real RAM: allocations are written to, reports are discarded, "
-          "what the host holds is its kernel's word")
+          "Use real RAM: write to allocations, discard reports, and ask the "
+          "kernel for resident memory")
       ->excludes(in_virtual_time);
-  AddParsed(command, "--speed", "X|max", ParseSpeed, options.speed,
-            "Seconds of the trace in a second, at most; what comes out is the "
-            "same [max]");
-  AddParsed(command, "--touch", "FLAGS", ParseTouch, options.touch,
-            "Which allocations the guest touches, by gfp flags, as in "
-            "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: of what commas "
-            "separate one, of what '|' joins all; with less than all what is "
-            "resident is a lower bound [all]");
+  AddOption(
+      command, "--speed", "X|max", ParseSpeed, options.speed,
+      "Maximum replay speed, in trace seconds per second; does not affect "
+      "results [max]");
+  AddOption(command, "--touch", "FLAGS", ParseTouch, options.touch,
+            "Allocations that the guest touches, as sets of gfp flags, e.g. "
+            "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: those with all flags "
+            "of one set; unless all are, resident memory is a lower bound "
+            "[all]");
   AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
-            "Where RAM is, in place of the iomem beside the trace, as in "
+            "The guest's RAM, in place of the iomem beside the trace, e.g. "
             "0-2G,4G-5G");
   AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
-             "Malformed lines to skip [0]");
+             "The most malformed lines to skip [0]");
   AddSeconds(command, "--tail", Nanoseconds(0), kLongestReplay, arguments->tail,
-             "Seconds to go on after the trace's end [0]");
+             "Seconds to continue after the trace's end [0]");
+  command
+      .add_option("--costs", arguments->costs,
+                  "The time that reports take, as guestmm calibrate --out "
+                  "writes it [built in]")
+      ->type_name("FILE");
   command.add_flag("--truth", arguments->truth,
-                   "Compare with what the real guest's kernel reported");
+                   "Compare with the real guest: its kernel's reports and its "
+                   "resident memory");
   command
       .add_option("--out", arguments->out,
-                  "Write report.html, summary.json, series.csv and trace.json "
-                  "to this folder")
+                  "Folder for report.html, summary.json, series.csv and "
+                  "trace.json; unset: none is written")
       ->type_name("DIR");
   return [arguments] { return RunReplayCommand(*arguments); };
 }

@@ -41,8 +41,8 @@ std::string Plural(uint64_t n, const std::string& one) {
   return absl::StrCat(n, " ", one, n == 1 ? "" : "s");
 }
 
-// What counters say beside events, if there is anything to say.
-void TellLosses(const TraceReadCounters& counters) {
+// Prints the counters of lost events and malformed lines, if any.
+void PrintLosses(const TraceReadCounters& counters) {
   if (counters.lost != 0) {
     std::cerr << "guestmm trace: the trace lost "
               << Plural(counters.lost, "event") << "\n";
@@ -69,13 +69,13 @@ int RunConvert(const TraceArguments& arguments) {
     if (!event.ok() || !event->has_value()) break;
     written = (*writer)->Add(**event);
   }
-  // What could be read of a damaged trace is not lost; of none of it, no file.
+  // The readable part of a damaged trace is kept, unless it has no event.
   if (!read.ok() && (*writer)->events() == 0) {
     return FailReading("trace convert", read);
   }
   if (written.ok()) written = (*writer)->Finish((*reader)->counters());
   if (!written.ok()) return Fail("trace convert", written);
-  TellLosses((*reader)->counters());
+  PrintLosses((*reader)->counters());
   const uint64_t events = (*writer)->events();
   if (!read.ok()) {
     FailReading("trace convert", read);
@@ -88,7 +88,7 @@ int RunConvert(const TraceArguments& arguments) {
   return kExitSuccess;
 }
 
-// What a trace holds.
+// A summary of a trace.
 struct TraceContents {
   struct ByOrder {
     uint64_t allocs = 0;
@@ -103,7 +103,7 @@ struct TraceContents {
     ByOrder& order = orders[static_cast<size_t>(event.order.value())];
     ++(event.kind == TraceEvent::Kind::kAlloc ? order.allocs : order.frees);
     cpus.insert(event.cpu);
-    // The kernel merges its CPUs' buffers by time, but for what it reads late.
+    // The kernel merges its CPUs' buffers by time, except events it reads late.
     first = std::min(first.value_or(event.time), event.time);
     last = std::max(first == event.time ? event.time : last, event.time);
   }
@@ -113,7 +113,7 @@ std::string Seconds(Nanoseconds time) {
   return absl::StrFormat("%.6f s", ToSeconds(time));
 }
 
-std::string BytesAnEvent(uint64_t bytes, uint64_t events) {
+std::string BytesPerEvent(uint64_t bytes, uint64_t events) {
   if (events == 0) return "-";
   return absl::StrFormat(
       "%.2f", static_cast<double>(bytes) / static_cast<double>(events));
@@ -139,14 +139,15 @@ void PrintContents(const std::string& path, const TraceReader& reader,
   table.AddRow({"last event", Seconds(contents.last)});
   table.AddRow({"time", Seconds(contents.last - first)});
   table.AddRow({"cpus", absl::StrCat(contents.cpus.size())});
-  table.AddRow({"bytes an event, in the file",
-                no_size ? "-" : BytesAnEvent(file_bytes, counters.events)});
-  table.AddRow({"bytes an event, before compression",
-                BytesAnEvent(reader.bytes(), counters.events)});
+  table.AddRow({"bytes per event, in the file",
+                no_size ? "-" : BytesPerEvent(file_bytes, counters.events)});
+  table.AddRow({"bytes per event, before compression",
+                BytesPerEvent(reader.bytes(), counters.events)});
   table.AddRow({"lost events", absl::StrCat(counters.lost)});
   table.AddRow({"malformed lines", absl::StrCat(counters.bad_lines)});
   table.AddRow({"failed allocations", absl::StrCat(counters.failed_allocs)});
-  table.AddRow({"frees said twice", absl::StrCat(counters.batched_frees)});
+  table.AddRow(
+      {"batched frees (repeated)", absl::StrCat(counters.batched_frees)});
   table.AddRow({"other lines", absl::StrCat(counters.other_lines)});
   std::cout << table << "\n";
 
@@ -185,7 +186,7 @@ int RunPrint(const TraceArguments& arguments) {
     if (!event->has_value()) break;
     std::cout << **event << "\n";
   }
-  TellLosses((*reader)->counters());
+  PrintLosses((*reader)->counters());
   return kExitSuccess;
 }
 
@@ -194,9 +195,9 @@ int RunPrint(const TraceArguments& arguments) {
 std::function<int()> AddTraceCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "trace",
-      "What a real guest's allocator did, as its tracepoints mm_page_alloc and "
-      "mm_page_free say: the text of ftrace, trace-cmd report or perf script, "
-      "or the compact binary form, each plain, gzip or zstd.");
+      "Reads traces of a real guest's page allocator, by its tracepoints "
+      "mm_page_alloc and mm_page_free: the text of ftrace, trace-cmd report or "
+      "perf script, or the compact binary form, each plain, gzip or zstd.");
   command.require_subcommand(1);
   const auto arguments = std::make_shared<TraceArguments>();
   const auto add = [&](const std::string& name, const std::string& in,
@@ -204,18 +205,18 @@ std::function<int()> AddTraceCommand(CLI::App& app) {
     CLI::App& added = *command.add_subcommand(name, help);
     added.add_option(in, arguments->in, "A trace")->required();
     AddInteger(added, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
-               "How many malformed lines to skip [0]");
+               "The most malformed lines to skip [0]");
     return &added;
   };
   CLI::App* const convert =
       add("convert", "IN",
-          "Writes a trace in the binary form: a few bytes an event.");
+          "Converts a trace to the binary form, of a few bytes per event.");
   convert->add_option("OUT", arguments->out, "The file to write")->required();
-  CLI::App* const info = add("info", "FILE", "What a trace holds.");
+  CLI::App* const info = add("info", "FILE", "Summarizes a trace.");
   CLI::App* const print =
-      add("print", "FILE", "A trace's events as text, one a line.");
+      add("print", "FILE", "Prints a trace's events as text, one per line.");
   AddInteger(*print, "--limit", 0, ~uint64_t{0}, arguments->limit,
-             "How many to print [all]");
+             "The most events to print [all]");
   return [=] {
     if (convert->parsed()) return RunConvert(*arguments);
     if (info->parsed()) return RunInfo(*arguments);

@@ -20,21 +20,22 @@ struct VmmArguments {
   bool quiet = false;
 };
 
-std::string Summary(const VhostUserCounters& counters) {
+std::string Summary(const VmmCounters& counters) {
   std::string text =
-      absl::StrFormat("%d reports, %s handed back", counters.reports,
-                      FormatBytes(counters.bytes));
-  if (counters.failures > 0) {
+      absl::StrFormat("%d reports, %s handed back", counters.discards.reports,
+                      FormatBytes(counters.discards.bytes));
+  if (counters.discards.failures > 0) {
     absl::StrAppendFormat(&text, ", %d discards refused by the host",
-                          counters.failures);
+                          counters.discards.failures);
   }
-  if (counters.refused > 0) {
-    absl::StrAppendFormat(&text, ", %d requests refused", counters.refused);
+  if (counters.requests.refused > 0) {
+    absl::StrAppendFormat(&text, ", %d requests refused",
+                          counters.requests.refused);
   }
   return text;
 }
 
-// Lines of several threads, and below them one that changes.
+// Prints lines from several threads, with a progress line below them.
 class Log {
  public:
   explicit Log(bool quiet) : quiet_(quiet) {}
@@ -57,7 +58,7 @@ class Log {
 };
 
 int RunVmmCommand(const VmmArguments& arguments) {
-  // Taken by this thread alone: to be blocked before there are others.
+  // Only this thread takes them, so they are blocked before others start.
   sigset_t ends;
   sigemptyset(&ends);
   sigaddset(&ends, SIGINT);
@@ -65,34 +66,32 @@ int RunVmmCommand(const VmmArguments& arguments) {
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);
 
   Log log(arguments.quiet);
-  const auto came = [&](const VhostUserSessionInfo& info) {
-    log.Say(absl::StrFormat("guest %d (process %d) came", info.id, info.pid));
+  const auto came = [&](const VmmGuest& guest) {
+    log.Say(absl::StrFormat("guest %d (process %d) came", guest.id, guest.pid));
   };
-  const auto left = [&](const VhostUserSessionInfo& info,
-                        const absl::Status& why) {
-    // That it closed the connection needs no saying.
+  const auto left = [&](const VmmGuest& guest, const absl::Status& why) {
+    // Unavailable: the guest closed the connection, as every guest should.
     log.Say(absl::StrFormat(
-        "guest %d (process %d) left: %s%s", info.id, info.pid,
-        Summary(info.counters),
+        "guest %d (process %d) left: %s%s", guest.id, guest.pid,
+        Summary(guest.counters),
         absl::IsUnavailable(why) ? "" : "; " + std::string(why.message())));
   };
-  const std::unique_ptr<VhostUserServer> vmm = MakeVmm(came, left);
-  if (absl::Status status = vmm->Listen(arguments.socket); !status.ok()) {
+  Vmm vmm({.on_begin = came, .on_end = left});
+  if (absl::Status status = vmm.Listen(arguments.socket); !status.ok()) {
     return Fail("vmm",
                 absl::IsAlreadyExists(status)
                     ? absl::InvalidArgumentError(status.message())
                     : status,
-                "--socket ");
+                "--socket=");
   }
   log.Say("serving guests at " + arguments.socket + ", until Ctrl-C");
   constexpr timespec kRefresh = {.tv_sec = 0, .tv_nsec = 500'000'000};
   while (sigtimedwait(&ends, nullptr, &kRefresh) < 0) {
-    log.Progress(absl::StrFormat("guests: %d; in all %s",
-                                 vmm->sessions().size(),
-                                 Summary(vmm->counters())));
+    log.Progress(absl::StrFormat("guests: %d; in all %s", vmm.guests(),
+                                 Summary(vmm.counters())));
   }
-  vmm->Stop();
-  log.Say("in all " + Summary(vmm->counters()));
+  vmm.Stop();
+  log.Say("in all " + Summary(vmm.counters()));
   return kExitSuccess;
 }
 
@@ -101,14 +100,15 @@ int RunVmmCommand(const VmmArguments& arguments) {
 std::function<int()> AddVmmCommand(CLI::App& app) {
   CLI::App& command = *app.add_subcommand(
       "vmm",
-      "Serves the balloons of guests in other processes, and gives the memory "
-      "that they report back to the host. They connect to a Unix socket "
+      "Serves balloon devices to guests in other processes, and returns the "
+      "memory they report to the host. Guests connect to a Unix socket "
       "(vhost-user): guestmm density --vmm PATH.");
   const auto arguments = std::make_shared<VmmArguments>();
-  command.add_option("--socket", arguments->socket, "Where to make the socket")
+  command
+      .add_option("--socket", arguments->socket, "Path of the socket to create")
       ->type_name("PATH")
       ->required();
-  command.add_flag("--quiet", arguments->quiet, "Print nothing but errors");
+  command.add_flag("--quiet", arguments->quiet, "Print errors only");
   return [arguments] { return RunVmmCommand(*arguments); };
 }
 

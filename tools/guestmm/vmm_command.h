@@ -7,8 +7,8 @@
 
 namespace guestmm::tools {
 
-// Adds `guestmm vmm` to `app`. The result runs it and returns the exit status;
-// call it after parsing, if the command was given.
+// Adds `guestmm vmm` to `app`. The result runs the command and returns the exit
+// status: call it after parsing, if the command was given.
 std::function<int()> AddVmmCommand(CLI::App& app);
 
 }  // namespace guestmm::tools

@@ -1,20 +1,19 @@
-// How fast memory goes back to the host: through the whole path (free lists,
-// reporter, virtqueue, device, hypervisor), and by a bare loop with one system
-// call a block over the same blocks. Both in turn in each iteration, on the
-// same RAM, touched anew each time; the ratio is what counts.
+// The rate at which memory is handed back to the host: through the whole path
+// (free lists, reporter, virtqueue, device, hypervisor), and by a bare loop
+// with one system call for each of the same blocks. Each iteration runs both on
+// the same RAM, touched anew for each; their ratio is the result.
 //
-//   scattered  every other 2 MiB block: one range a block for both
-//   adjacent   all of them: the path merges neighbours, the loop does not
+//   scattered  every other 2 MiB block: one range per block for both
+//   adjacent   all blocks: the path merges neighbours, the loop does not
 //
-// Guest and VMM are one thread, but for the rows _threads, where each has one,
-// and _processes, where the VMM is another process at the end of a socket. The
-// bare loop is the guest's in all of them. There v12 leaves what is freed while
-// its last run is under way (docs/policies.md, loss i): the path's rate is that
-// of what it reported. In rows _long_reports one report has all blocks, not
-// 16.
+// Guest and VMM share one thread, except in rows _threads, where each has one,
+// and _processes, where the VMM is another process behind a socket. The bare
+// loop always runs in the guest. In those rows v12 misses what is freed during
+// its last pass (docs/policies.md, loss i), so the path's rate counts only what
+// it reported. In rows _long_reports one report has all blocks instead of 16.
 //
-// Of a private file, the blocks have been fresh memory since a first discard
-// outside of the measurement.
+// With a private file, the blocks are fresh memory after a first discard that
+// is not measured.
 
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
@@ -33,10 +32,12 @@
 #include <vector>
 
 #include "guestmm/base/check.h"
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
-#include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/vmm/balloon_factory.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
@@ -55,10 +56,10 @@ double SecondsSince(steady_clock::time_point start) {
   return std::chrono::duration<double>(steady_clock::now() - start).count();
 }
 
-// Where the VMM is.
+// Where the VMM runs.
 enum class Vmm { kSameThread, kThread, kProcess };
 
-// A VMM in a process of its own, as long as this lives.
+// Runs a VMM in a process of its own until destroyed.
 class VmmProcess {
  public:
   VmmProcess() : folder_(MakeFolder()) {
@@ -90,12 +91,8 @@ class VmmProcess {
   }
   [[noreturn]] void Serve(int ready) const {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    VhostUserServer server(
-        [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
-          return std::make_unique<BalloonDevice>(
-              ram, hypervisor, workqueue,
-              BalloonDeviceOptions{.reporting_queue_size = kBlocks});
-        });
+    BalloonFactory balloons({.reporting_queue_size = kBlocks});
+    VhostUserServer server(balloons.maker());
     GUESTMM_CHECK(server.Listen(socket()).ok() && write(ready, "", 1) == 1);
     while (true) pause();
   }
@@ -113,7 +110,7 @@ struct Host {
   size_t capacity = 16;
 };
 
-// What a VMM does for one block, and no more.
+// Discards one block with a single system call, as a VMM does.
 void DiscardBare(const Guest& guest, DiscardMethod method, Pfn pfn) {
   const GpaRange block = {.gpa = ToGpa(pfn), .bytes = kBlock.bytes()};
   std::byte* const at = guest.ram().Translate(block)->bytes().data();
@@ -166,7 +163,7 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
                      .memory_file = file != nullptr ? file->path() : "",
                      .make_policy =
                          [&host] {
-                           // Reports whatever is free, so that both hand back
+                           // Reports all free blocks, so that both hand back
                            // the same.
                            return std::make_unique<V12Policy>(V12Options{
                                .threshold = 1, .capacity = host.capacity});
@@ -205,7 +202,7 @@ void BM_HandBack(benchmark::State& state, const Host& host, Layout layout) {
     }
   };
   const auto allocate = [&] {
-    // The blocks that were just freed are the first to be handed out again.
+    // The blocks that were freed last are allocated first.
     for (Pfn& pfn : blocks) pfn = vcpu.Allocate(kBlock).value();
   };
   hand_back();

@@ -7,7 +7,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/device/device_queue.h"
@@ -24,7 +24,7 @@ std::unique_ptr<GuestRam> MakeRam() {
   return *std::move(ram);
 }
 
-// `count` blocks of 2 MiB, from 2 MiB on.
+// `count` blocks of 2 MiB, starting at 2 MiB.
 std::vector<GpaRange> Blocks(int64_t count) {
   std::vector<GpaRange> blocks;
   for (int64_t i = 1; i <= count; ++i) {
@@ -33,7 +33,7 @@ std::vector<GpaRange> Blocks(int64_t count) {
   return blocks;
 }
 
-// One chain there and back through the ring, both halves on one thread. v12
+// The round trip of one chain through the ring, both sides on one thread. v12
 // sends 16 entries, Linux 32.
 void RoundTrip(benchmark::State& state, VirtqueueFeatures features) {
   const auto ram = MakeRam();
@@ -76,8 +76,8 @@ class NullNotifier final : public Notifier {
   void Notify() override {}
 };
 
-// The same through a balloon device: what checking each descriptor against
-// guest RAM adds, with a hypervisor that discards nothing.
+// The same with a balloon device and a hypervisor that discards nothing:
+// measures the checks of each descriptor against guest RAM.
 void BM_ReportToBalloonDevice(benchmark::State& state) {
   const auto ram = MakeRam();
   NullHypervisor hypervisor;

@@ -10,15 +10,15 @@
 
 namespace guestmm {
 
-// A fixed number of bits, set, cleared and counted in runs. Safe from many
-// threads, in no order: who needs one has locks of his own. A run that is as it
-// is wanted already is only read.
+// A fixed number of bits that are set, cleared and counted in runs.
+// Thread-safe, relaxed ordering; callers that need ordering must synchronize. A
+// word whose bits already have the wanted value is only read.
 class AtomicBits {
  public:
   // All clear.
   explicit AtomicBits(uint64_t size) : words_((size + kWord - 1) / kWord) {}
 
-  // REQUIRES for all below: the run is within the size.
+  // REQUIRES for all below: the run lies within the size.
 
   // Sets [first, first + count); calls `visit(index)` for each bit that was
   // clear, ascending.
@@ -50,7 +50,7 @@ class AtomicBits {
   }
 
   bool Test(uint64_t index) const { return Count(index, 1) != 0; }
-  // How many of the run are set.
+  // The number of set bits in the run.
   uint64_t Count(uint64_t first, uint64_t count) const {
     uint64_t sum = 0;
     ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {

@@ -2,40 +2,41 @@
 #define GUESTMM_BASE_BIASED_LOCK_H_
 
 // A lock that costs one thread, its owner, no atomic read-modify-write, and any
-// other thread a membarrier(2). For what one thread uses all the time and
-// others hardly ever: a vCPU's lists, which a drain visits.
+// other thread a membarrier(2). For data that one thread uses all the time and
+// others rarely: a vCPU's per-CPU lists, which a drain visits.
 //
 //   BiasedLock lock;
 //   int count ABSL_GUARDED_BY(lock);
-//   { LockHolder hold(lock); ++count; }     // the owner, or who becomes it
+//   { LockHolder hold(lock); ++count; }     // the owner, or the next owner
 //   { VisitorHolder hold(lock); ++count; }  // another; the owner stays owner
 //
-// The protocol is Dekker's: each side says what it wants, then looks at what
-// the other one said.
+// The protocol is Dekker's: each side announces itself, then reads the other's
+// announcement.
 //
 //   owner                              any other thread
 //   1. held = true                     a. take spin_
-//   2. owner_ still me? then it is     b. owner_ = no one
-//      mine; else held = false,        c. membarrier
-//      and the slow path               d. wait until held is false
+//   2. owner_ still me? then locked;   b. owner_ = none
+//      else held = false, and take     c. membarrier
+//      the slow path                   d. wait until held is false
 //
-// Dekker's needs a full fence between saying and looking. The owner has only a
-// compiler's: c has every running thread of the process pass a full barrier,
-// and one that is not running passed one when it was switched out. If the
-// owner's barrier falls after 1, then d sees held; if before 1, then 2 comes
-// after b and sees it. Either way one of the two gives way. (If both see the
-// other, the owner does: d waits for that as well.)
+// Dekker's algorithm needs a full fence between announcing and reading. The
+// owner has only a compiler fence: c makes every running thread of the process
+// execute a full barrier, and a thread that is not running executed one when it
+// was switched out. If the owner's barrier falls after 1, d sees held; if it
+// falls before 1, 2 comes after b and sees it. Either way at least one of the
+// two gives way. (If each sees the other, the owner gives way, and d waits for
+// that as well.)
 //
-// Who sees what was written under the lock, by release and acquire:
+// Data written under the lock is published by release and acquire:
 //
 //   owner to another     held = false, read by d
 //   another to owner     owner_ = owner, read by 2; or spin_, in the slow path
 //   among the others     spin_
 //
-// Step 1 may come late: its thread may have read owner_, slept, and wake when
-// another thread is the owner. So each owner has a held of its own, a slot that
-// only that owner writes, and the number of slots bounds how often the lock
-// changes owners.
+// Step 1 may come late: the thread may have read owner_, slept, and resumed
+// when another thread is the owner. So each owner has its own held flag, in a
+// slot that only this owner writes, and the number of slots bounds how often
+// the lock changes owners.
 
 #include <array>
 #include <atomic>
@@ -51,14 +52,14 @@ enum class Bias {
   kNever,  // an ordinary spin lock, from the start
 };
 
-// Not recursive, which nothing checks. Unlock() by the thread that locked. An
-// owner that ends leaves the lock to the next one.
-// Whoever destroys it knows that every visitor has returned from Unlock(), not
-// only that it has left its section.
+// Not recursive (unchecked). Unlocked by the thread that locked it. When the
+// owner thread ends, the next thread to lock becomes the owner. REQUIRES at
+// destruction: every visitor has returned from Unlock(); leaving its critical
+// section is not enough.
 class ABSL_LOCKABLE BiasedLock {
  public:
-  // The owners that it may have; the thread after them makes it a spin lock for
-  // good.
+  // The number of owners, one after the other. The next thread makes it a spin
+  // lock permanently.
   static constexpr uint32_t kMaxOwners = 5;
 
   // Without membarrier(2), as under some seccomp filters, it is kNever.
@@ -67,13 +68,13 @@ class ABSL_LOCKABLE BiasedLock {
   BiasedLock(const BiasedLock&) = delete;
   BiasedLock& operator=(const BiasedLock&) = delete;
 
-  // Makes the caller the owner, unless there were too many.
+  // Makes the caller the owner, unless kMaxOwners is used up.
   void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
     if (!TryLockAsOwner()) LockSlow();
   }
 
-  // Only if the caller is the owner and no visitor is there. For code that has
-  // no other call in it, and so needs no registers saved.
+  // Locks if the caller is the owner and no visitor is present. For functions
+  // that make no other call and so need not save registers.
   bool TryLockAsOwner() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) {
     const uint32_t owner = owner_.load(std::memory_order_relaxed);
     const uint32_t slot = owner - thread_key;
@@ -86,14 +87,14 @@ class ABSL_LOCKABLE BiasedLock {
     held_[slot].store(false, std::memory_order_release);
     return false;
   }
-  // After TryLockAsOwner(); Unlock() does as well.
+  // Ends TryLockAsOwner(). Unlock() works too.
   void UnlockAsOwner() ABSL_UNLOCK_FUNCTION() {
     held_[slot_].store(false, std::memory_order_release);
   }
 
-  // The same for a visitor: the owner, if there is one, stays the owner, but
-  // takes the slow path while the visitor waits and holds. By the owner itself
-  // it is Lock(). Visits back to back do not starve the owner.
+  // Locks without becoming the owner: the owner, if any, keeps its role, but
+  // takes the slow path while the visitor waits and holds. Called by the owner
+  // it is Lock(). Back-to-back visits do not starve the owner.
   void LockAsVisitor() ABSL_EXCLUSIVE_LOCK_FUNCTION();
 
   void Unlock() ABSL_UNLOCK_FUNCTION() {
@@ -104,15 +105,15 @@ class ABSL_LOCKABLE BiasedLock {
     }
   }
 
-  // Whether there is an owner. A snapshot: false while a visitor is there.
+  // True if there is an owner. A snapshot; false while a visitor is present.
   bool biased() const {
     return owner_.load(std::memory_order_relaxed) < kNever;
   }
 
  private:
-  // An owner is its thread's key plus its slot. Keys are multiples of
-  // kKeyStride, 0 for a thread that has none yet. What is not an owner has a
-  // slot that does not exist, whatever the key that is subtracted from it.
+  // An owner is encoded as its thread's key plus its slot. Keys are multiples
+  // of kKeyStride; 0 for a thread without a key. kNoOne and kNever minus any
+  // key give a slot that does not exist.
   static constexpr uint32_t kKeyStride = 8;
   static constexpr uint32_t kNoOne = ~0U;
   static constexpr uint32_t kNever = ~1U;
@@ -121,15 +122,15 @@ class ABSL_LOCKABLE BiasedLock {
 
   [[gnu::cold]] void LockSlow();
   [[gnu::cold]] void UnlockSlow();
-  // Takes spin_ in turn with the others that wait for it.
+  // Takes spin_, in turn with the other waiters.
   void TakeSpin() ABSL_EXCLUSIVE_LOCK_FUNCTION(spin_);
-  // Waits until the owner is out, and it does not come back.
+  // Waits until the owner has left, and keeps it from coming back.
   void KeepOwnerOut() ABSL_EXCLUSIVE_LOCKS_REQUIRED(spin_);
-  // The owner's own way in with spin_ taken, which it gives back.
+  // Locks as the owner, with spin_ held, and releases spin_.
   void HoldAsOwner() ABSL_UNLOCK_FUNCTION(spin_);
-  // `bias_` when the calling thread has become the owner.
+  // The value of `bias_` with the calling thread as the next owner.
   uint32_t NextOwner() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(spin_);
-  // The calling thread's, assigned if need be; 0 when there are none left.
+  // The calling thread's key, assigned on first use; 0 if keys have run out.
   static uint32_t ThreadKey();
 
   // initial-exec: no call to find it, in a shared library too.
@@ -138,14 +139,14 @@ class ABSL_LOCKABLE BiasedLock {
 
   // The owner, or kNoOne before the first, or kNever.
   uint32_t bias_ ABSL_GUARDED_BY(spin_);
-  // Who may go the fast way: bias_, or kNoOne while a visitor is there.
+  // The thread that may take the fast path: bias_, or kNoOne while a visitor is
+  // present.
   std::atomic<uint32_t> owner_;
   std::array<std::atomic<bool>, kMaxOwners> held_{};
   // Taken by the thread that is next for spin_.
   SpinLock next_;
   SpinLock spin_;
-  // Guarded by this lock: the owner's slot, or none when it is spin_ that
-  // holds.
+  // Guarded by this lock: the owner's slot, or none if it is held by spin_.
   uint8_t slot_ = SlotOf(kNoOne);
 };
 static_assert(sizeof(BiasedLock) == 16);

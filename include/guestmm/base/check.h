@@ -3,9 +3,10 @@
 
 // GUESTMM_CHECK(condition) << "what was wrong: " << value;
 //
-// Ends the process with file, line and message when the condition is false, in
-// all builds. For misuse of the library by its caller and for invariants; what
-// a configuration, a file or a guest can do wrong is a Status or a count.
+// Ends the process with file, line and message if the condition is false, in
+// all builds. For misuse of the library by its caller and for invariants.
+// Errors in a configuration, a file or a guest are a Status or a counter
+// instead.
 
 #include <sstream>
 

@@ -6,12 +6,12 @@
 
 namespace guestmm {
 
-// A number that is written under some lock and may be read without it: costs no
-// more than a plain one.
+// A number that is written under a lock of the caller's and may be read without
+// it. Costs no more than a plain integer.
 class Counter {
  public:
   uint64_t Get() const { return value_.load(std::memory_order_relaxed); }
-  // REQUIRES for all below: the lock.
+  // REQUIRES for all below: the lock is held.
   void Set(uint64_t value) { value_.store(value, std::memory_order_relaxed); }
   void Add(uint64_t amount) { Set(Get() + amount); }
   void Subtract(uint64_t amount) { Set(Get() - amount); }

@@ -1,19 +1,20 @@
 #ifndef GUESTMM_BASE_LOCK_H_
 #define GUESTMM_BASE_LOCK_H_
 
-// The two locks of the house, annotated for clang's thread-safety analysis and
-// built from primitives that ThreadSanitizer understands.
+// The library's two common locks, annotated for clang's thread-safety analysis
+// and built from primitives that ThreadSanitizer understands.
 //
-//   SpinLock  short, hot sections: zones, per-CPU lists, rings
-//   Mutex     set-up, and everything that may wait
+//   SpinLock  short, hot sections: zones, rings
+//   Mutex     set-up, and everything that may sleep
 //
-// biased_lock.h has a third, for what one thread uses nearly alone.
+// biased_lock.h has a third, for data that one thread uses nearly alone:
+// per-CPU lists.
 //
 //   SpinLock lock;
 //   int count ABSL_GUARDED_BY(lock);
 //   { LockHolder hold(lock); ++count; }
 //
-// The order in which locks nest is in docs/concurrency.md.
+// docs/concurrency.md has the locking order.
 
 #include <atomic>
 #include <mutex>
@@ -22,7 +23,7 @@
 
 namespace guestmm {
 
-// Spins, then yields the processor: a holder may have been preempted.
+// Spins, then yields the processor, since the holder may have been preempted.
 class ABSL_LOCKABLE SpinLock {
  public:
   SpinLock() = default;
@@ -42,7 +43,7 @@ class ABSL_LOCKABLE SpinLock {
   std::atomic<bool> held_{false};
 };
 
-// Sleeps while it waits. Not recursive.
+// Sleeps while waiting. Not recursive.
 class ABSL_LOCKABLE Mutex {
  public:
   Mutex() = default;

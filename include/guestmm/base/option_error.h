@@ -10,8 +10,8 @@ namespace guestmm {
 // InvalidArgument for an option as the command line spells it, without dashes,
 // and its value. `rule` says what the value must be:
 //
-//   OptionError("vcpus", "0", "must be 1 to 64")  // "--vcpus=0: must be 1 to
-//   64"
+//   OptionError("vcpus", "0", "must be 1 to 64")
+//   // "--vcpus=0: must be 1 to 64"
 //
 // An empty value is printed as "".
 absl::Status OptionError(std::string_view option, std::string_view value,

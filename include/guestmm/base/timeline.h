@@ -10,7 +10,8 @@
 
 namespace guestmm {
 
-// What is due, in order: the part that every Workqueue shares. Not locked.
+// The works that are due, in order: the part that all Workqueues share. Not
+// thread-safe.
 class Timeline {
  public:
   ~Timeline();
@@ -22,9 +23,9 @@ class Timeline {
   bool Remove(Work& work);
 
   bool empty() const { return due_.empty(); }
-  // When the first work is due. REQUIRES: !empty().
+  // When the first work falls due. REQUIRES: !empty().
   Nanoseconds next() const { return due_.begin()->first.first; }
-  // Takes the first work off. REQUIRES: !empty().
+  // Removes and returns the first work. REQUIRES: !empty().
   Work& TakeFirst();
 
   static void Invoke(Work& work) { work.run_(); }

@@ -7,13 +7,13 @@
 
 namespace guestmm {
 
-// A file descriptor that is closed by whoever holds it last. -1: none.
+// Owns a file descriptor and closes it. -1 if it owns none.
 class UniqueFd {
  public:
   UniqueFd() = default;
   explicit UniqueFd(int fd) : fd_(fd) {}
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  // By value: what this held is closed here, not with `other`.
+  // By value: the old descriptor is closed here, not with `other`.
   UniqueFd& operator=(UniqueFd other) noexcept {
     std::swap(fd_, other.fd_);
     return *this;

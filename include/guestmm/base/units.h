@@ -1,8 +1,8 @@
 #ifndef GUESTMM_BASE_UNITS_H_
 #define GUESTMM_BASE_UNITS_H_
 
-// The units of guest memory as types, so that a frame number is never taken
-// for an address and a count of pages never for a count of blocks.
+// The units of guest memory as types: a frame number cannot be mistaken for an
+// address, nor a count of pages for a count of blocks.
 //
 //   Pfn    a page frame number             Gpa        a guest-physical address
 //   Order  log2 of a block's pages         PageCount  a number of pages
@@ -23,8 +23,8 @@ inline constexpr uint64_t kMiB = uint64_t{1} << 20;
 inline constexpr uint64_t kGiB = uint64_t{1} << 30;
 inline constexpr uint64_t kTiB = uint64_t{1} << 40;
 
-// Guest pages are 4 KiB, as on x86. The host's page size is the host's own:
-// ask HostPageSize() (guestmm/ram/guest_ram.h).
+// Guest pages are 4 KiB, as on x86. The host's page size may differ: see
+// HostPageSize() (guestmm/ram/guest_ram.h).
 inline constexpr int kPageShift = 12;
 inline constexpr uint64_t kPageSize = uint64_t{1} << kPageShift;
 
@@ -68,7 +68,7 @@ class Order {
   constexpr explicit Order(int order) : order_(static_cast<uint8_t>(order)) {}
 
   constexpr int value() const { return order_; }
-  // The same, to be put beside other bits.
+  // The same, unsigned, for packing into a word.
   constexpr uint64_t bits() const { return order_; }
   constexpr PageCount pages() const { return PageCount(uint64_t{1} << order_); }
   constexpr uint64_t bytes() const { return pages().bytes(); }
@@ -185,9 +185,9 @@ constexpr PfnRange PagesOf(const GpaRange& range) {
 // "4.50 GiB", "512.00 MiB", "17 B": two decimals from KiB upwards.
 std::string FormatBytes(uint64_t bytes);
 
-// What a person writes for a size: "4096", "0x1000", "256MiB", "256M", "5 GiB".
-// K, M, G and T are KiB, MiB, GiB and TiB. None for anything else, fractions
-// included, and for 2^64 bytes or more.
+// Parses a size as written on a command line: "4096", "0x1000", "256MiB",
+// "256M", "5 GiB". K, M, G and T are KiB, MiB, GiB and TiB. None for any other
+// text, fractions included, and for 2^64 bytes or more.
 std::optional<uint64_t> ParseBytes(std::string_view text);
 
 std::ostream& operator<<(std::ostream& os, PageCount pages);

@@ -11,24 +11,24 @@
 
 namespace guestmm {
 
-// What a thread polls beside other file descriptors, so that others can wake
-// it. Safe from any thread.
+// A file descriptor that a thread polls beside others, so that other threads
+// can wake it. Thread-safe.
 class WakeFd {
  public:
   WakeFd() : fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-  // False if the process has no file descriptor left: errno tells.
+  // False if it could not be created, e.g. at the limit of open files (errno).
   bool valid() const { return fd_.valid(); }
-  // To be polled for POLLIN.
+  // The descriptor to poll for POLLIN.
   int get() const { return fd_.get(); }
 
   void Wake() const {
     const uint64_t one = 1;
-    // Only a counter that is full refuses it, and that wakes already.
+    // Fails only if the counter is full, which wakes the poller anyway.
     [[maybe_unused]] const ssize_t written =
         write(fd_.get(), &one, sizeof(one));
   }
-  // Whoever was woken sleeps again until the next Wake.
+  // Consumes the wake-ups: a poll blocks again until the next Wake.
   void Drain() const {
     uint64_t count = 0;
     [[maybe_unused]] const ssize_t drained =

@@ -9,19 +9,19 @@
 
 namespace guestmm {
 
-// What is behind a guest's pages, as its vCPUs find it: real RAM, or in virtual
-// time a model of it. Used by all vCPUs at once.
+// The memory behind a guest's pages, as its vCPUs use it: real RAM, or in
+// virtual time a model of it. All vCPUs use it at once.
 class Backing {
  public:
   virtual ~Backing() = default;
 
-  // A vCPU asked for a block, and has it; or memory was out.
+  // A vCPU allocated a block; none: memory was out.
   virtual void OnAllocated(int /*vcpu*/, std::optional<Pfn> /*pfn*/,
                            Order /*order*/) {}
   // A vCPU freed a block.
   virtual void OnFreed(int /*vcpu*/, Pfn /*pfn*/, Order /*order*/) {}
 
-  // As Vcpu's.
+  // As Vcpu::Touch and Vcpu::FindCorrupted.
   virtual void Touch(int vcpu, Pfn pfn, Order order, uint64_t stamp) = 0;
   virtual std::optional<Pfn> FindCorrupted(int vcpu, Pfn pfn, Order order,
                                            uint64_t stamp) const = 0;

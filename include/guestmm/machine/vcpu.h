@@ -11,8 +11,8 @@
 
 namespace guestmm {
 
-// A processor of the guest, as its kernel and programs use it: allocates pages,
-// frees them, writes to them. Used by one thread at a time.
+// A processor of the guest, as its kernel and programs use it: allocates,
+// frees and writes to pages. Not thread-safe.
 class Vcpu {
  public:
   // Both must outlive this. REQUIRES: 0 <= id < allocator.cpus().
@@ -21,7 +21,8 @@ class Vcpu {
 
   int id() const { return id_; }
 
-  // A block of `order`; none if memory is out. Its contents are anything.
+  // Allocates a block of `order`; none if memory is out. Its contents are
+  // undefined.
   std::optional<Pfn> Allocate(Order order, Gfp gfp = kGfpUser) {
     const std::optional<Pfn> pfn = allocator_.Allocate(id_, order, gfp);
     backing_.OnAllocated(id_, pfn, order);
@@ -33,13 +34,13 @@ class Vcpu {
     backing_.OnFreed(id_, pfn, order);
   }
 
-  // Writes to each page of the block, so that the host must back it: a value
-  // made of `stamp` and the page's number, at the page's start and end.
+  // Writes a value made of `stamp` and the page's number to the start and the
+  // end of each page of the block, so that the host must back it.
   void Touch(Pfn pfn, Order order, uint64_t stamp) {
     backing_.Touch(id_, pfn, order, stamp);
   }
-  // The first page of the block that does not hold what Touch wrote; none if
-  // all do.
+  // Returns the first page of the block that does not hold what Touch wrote;
+  // none if all do.
   std::optional<Pfn> FindCorrupted(Pfn pfn, Order order, uint64_t stamp) const {
     return backing_.FindCorrupted(id_, pfn, order, stamp);
   }

@@ -9,18 +9,18 @@
 
 namespace guestmm {
 
-// What a guest does with its memory, as a sequence of steps, so that it runs
-// the same on real threads and in virtual time.
+// A guest's use of its memory, as a sequence of steps, so that it runs the same
+// on threads and in virtual time.
 class Workload {
  public:
   virtual ~Workload() = default;
 
-  // Does one thing on `vcpu`. How long until the next step, without what this
-  // one took; none if that was the last.
+  // Does one step on `vcpu`. Returns the pause before the next one, counted
+  // from the end of this one; none if this was the last.
   virtual std::optional<Nanoseconds> Step(Vcpu& vcpu) = 0;
 
-  // What was done so far, in the workload's own unit: pages touched (once
-  // each), where nothing else is said.
+  // Work done so far, in the workload's own unit: pages touched, each counted
+  // once per allocation, unless the workload says otherwise.
   virtual uint64_t work() const = 0;
 };
 

@@ -3,14 +3,13 @@
 
 namespace guestmm {
 
-// Keeps this process alive when it reads foreign guest RAM (AdoptRegion) that
-// the host has no page for: of huge pages, one that the guest discarded while
-// the pool has none left. The region it is in is then replaced, as a whole, by
-// fresh memory of this process' own: it is lost to that guest, which has done
-// this to itself, and to no one else. Any other SIGBUS is handled as it was
+// Keeps this process alive when it accesses foreign guest RAM (AdoptRegion) for
+// which the host has no page: a huge page that the guest discarded while the
+// pool is empty. The whole region is then replaced by fresh private memory, so
+// only that guest, which caused this, loses it. Any other SIGBUS is handled as
 // before, which by default ends the process.
 //
-// Installs a handler for SIGBUS: for a program to call, once, not for a
+// Installs a handler for SIGBUS. To be called once, by a program, not by a
 // library.
 void GuardAgainstForeignFaults();
 

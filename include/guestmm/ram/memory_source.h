@@ -6,23 +6,23 @@
 
 namespace guestmm {
 
-// Where the memory behind guest RAM comes from. The way to give it back to the
-// host follows from it (DiscardMethod).
+// The kind of memory behind guest RAM. It determines how memory is discarded
+// (DiscardMethod).
 enum class MemorySource {
-  // Anonymous memory, this process's alone.
+  // Anonymous memory, private to this process.
   kAnonymous,
   // A memfd, mapped shared, so that another process can map it too. The memory
-  // is the memfd's: it stays although no one has it mapped.
+  // belongs to the memfd and stays allocated even if it is not mapped.
   kSharedMemfd,
-  // The same, of whole huge pages of 2 MiB out of the host's pool. As many as
-  // a region has are reserved for it, also those that are never used. One that
-  // was used and discarded is reserved no more: if the pool has none left when
-  // it is used again, that is the end of the process (SIGBUS).
+  // The same, of huge pages of 2 MiB from the host's pool. Mapping a region
+  // reserves all its huge pages. A huge page that was used and discarded is no
+  // longer reserved: if the pool is empty when it is touched again, the process
+  // gets a SIGBUS.
   kHugetlb,
-  // A file, mapped private, as that of a snapshot: pages are the file's until
-  // they are written to, and then copies, this process's alone. The file must
-  // not change while it is mapped; if it gets shorter, what reads behind its
-  // end is ended (SIGBUS).
+  // A file, mapped private, such as a snapshot: pages come from the file until
+  // they are written to, and are private copies from then on. The file must not
+  // change while it is mapped; reading past the end of a truncated file is a
+  // SIGBUS.
   kPrivateFile,
 };
 

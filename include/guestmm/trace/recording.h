@@ -1,9 +1,9 @@
 #ifndef GUESTMM_TRACE_RECORDING_H_
 #define GUESTMM_TRACE_RECORDING_H_
 
-// What was recorded of a guest beside its trace, in files found by name in one
-// folder: its memory, the state it was in at first, and the truth: what its
-// kernel reported, and what its VMM held.
+// A recording of a guest: its trace, and beside it, in files found by name in
+// one folder, its memory, its state at the start, and the truth: what its
+// kernel reported and what was resident in its VMM.
 
 #include <array>
 #include <cstdint>
@@ -17,25 +17,28 @@
 
 namespace guestmm {
 
-// A zone as /proc/zoneinfo has it.
+// A zone of /proc/zoneinfo.
 struct RecordedZone {
   int node = 0;
   std::string name;  // "DMA", "DMA32", "Normal", "Movable"
   PfnRange span;     // start_pfn, spanned
+  // Pages with RAM behind them; of those, the ones given to the page allocator.
+  // 0 where the file does not say.
+  PageCount present;
   PageCount managed;
   PageCount min;
   PageCount low;
   PageCount high;
-  // By vCPU: pages in its lists, and its marks.
+  // By vCPU: the pages in its lists, and its marks.
   struct PerCpu {
     uint64_t count = 0;
-    uint64_t high = 0;   // up to 2^20
+    uint64_t high = 0;   // at most 2^20
     uint64_t batch = 0;  // 1 to 2^20
   };
   std::vector<PerCpu> per_cpu;
 };
 
-// The free memory of a zone at one moment, blocks by order (/proc/buddyinfo).
+// Free blocks by zone and order at one moment (/proc/buddyinfo).
 struct RecordedBuddyInfo {
   Nanoseconds time{0};
   struct Zone {
@@ -46,35 +49,47 @@ struct RecordedBuddyInfo {
   std::vector<Zone> zones;
 };
 
-// /proc/kpageflags: what each page was.
+// /proc/kpageflags: the state of each page.
 struct RecordedPages {
-  enum class State : uint8_t { kAbsent, kInUse, kFree };
-  // By pfn.
+  enum class State : uint8_t {
+    kAbsent,    // KPF_NOPAGE: no struct page, or an offline section
+    kInUse,     // any other flag
+    kFree,      // KPF_BUDDY
+    kOffline,   // KPF_OFFLINE: ballooned, or unplugged by virtio-mem
+    kReserved,  // KPF_RESERVED: never given to the page allocator
+    // A zeroed struct page: either in use by the kernel, which sets no flag on
+    // most of its own pages, or not initialized yet
+    // (CONFIG_DEFERRED_STRUCT_PAGE_INIT).
+    kNoFlags,
+  };
+  // By pfn. Pages past the end have no struct page.
   std::vector<State> states;
-  // Heads of free blocks that the host has (PageReported), ascending.
+  // Heads of free blocks that were reported (PageReported), ascending.
   std::vector<Pfn> reported;
 };
 
 struct Recording {
   std::string trace_path;
-  // RAM, ascending, whole pages: what begins or ends within a page is without
-  // it, as in the kernel (iomem).
+  // RAM (iomem), ascending, in whole pages: as in the kernel, a range that
+  // begins or ends within a page loses that page.
   std::vector<GpaRange> memory;
-  // Those with pages (zoneinfo.start).
+  // Zones with present or managed pages, before and after the trace
+  // (zoneinfo.start, zoneinfo.end).
   std::vector<RecordedZone> zones;
+  std::vector<RecordedZone> zones_at_end;
   std::optional<RecordedPages> first;        // kpageflags.start
   std::vector<RecordedBuddyInfo> buddyinfo;  // buddyinfo.log
   // The traced time (window.csv).
   std::optional<Nanoseconds> start;
   std::optional<Nanoseconds> end;
 
-  // The truth. Ascending by time.
+  // The truth, ascending by time.
   struct Report {
     Nanoseconds time{0};
     GpaRange range;
   };
-  // None larger than the guest's memory, nor beyond its end; without iomem, of
-  // 1 TiB and 52 bits of address at most (reports.csv).
+  // From reports.csv. No report is larger than the guest's memory or beyond its
+  // end; without iomem, larger than 1 TiB or beyond 52 bits of address.
   std::vector<Report> reports;
   struct Resident {
     Nanoseconds time{0};
@@ -85,11 +100,12 @@ struct Recording {
   bool has_truth() const { return !reports.empty() && !resident.empty(); }
 };
 
-// Reads the folder at `path`, or, for a trace file, what lies beside it: each
-// file plain, or as .gz or .zst. The trace of a folder is its trace.gmtrace,
-// trace.txt, trace_pipe or trace, in this order. Files that are not there are
-// left out, but for the trace (NotFound). A malformed one is InvalidArgument,
-// which names file, line and what was expected; a truncated one DataLoss.
+// Reads the recording in the folder `path`, or in the folder of the trace file
+// `path`. Each file may be plain, .gz or .zst. The trace of a folder is its
+// trace.gmtrace, trace.txt, trace_pipe or trace, in this order; NotFound
+// without one. All other files are optional. InvalidArgument for a malformed
+// file names file, line and what was expected there; DataLoss is for a
+// truncated one.
 absl::StatusOr<Recording> ReadRecording(const std::string& path);
 
 }  // namespace guestmm

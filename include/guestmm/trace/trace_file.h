@@ -13,16 +13,16 @@
 namespace guestmm {
 
 struct TraceFileOptions {
-  // Where the events came from, for people; at most 4096 bytes.
+  // Where the events came from, for display; at most 4096 bytes.
   std::string source = {};
-  // zstd's, 1 to 19.
+  // The compression level of zstd, 1 to 19.
   int level = 9;
-  // Events in a block, 1 to 65536: what a damaged byte costs.
+  // Events per block, 1 to 65536. A damaged byte costs a block.
   int block_events = 8192;
 };
 
 // Writes a trace in the compact binary form, which OpenTrace reads. The file is
-// there whole or not at all: until Finish it is PATH.part.
+// written as PATH.part and renamed by Finish, so that it is never incomplete.
 //
 //   auto writer = TraceFileWriter::Create("trace.gmtrace", {.source =
 //   "trace.txt"});
@@ -30,24 +30,24 @@ struct TraceFileOptions {
 //   (*writer)->Finish(reader.counters());
 class TraceFileWriter {
  public:
-  // InvalidArgument for bad options, Unavailable if the file cannot be made.
+  // OptionError for bad options, Unavailable if the file cannot be created.
   static absl::StatusOr<std::unique_ptr<TraceFileWriter>> Create(
       const std::string& path, const TraceFileOptions& options = {});
 
-  // Without Finish, nothing is left.
+  // Without Finish, removes the file.
   virtual ~TraceFileWriter() = default;
 
-  // InvalidArgument for an event that no trace has: an order above kMaxOrder, a
-  // page above 52 bits of address. Unavailable if the disk is full; this
-  // repeats.
+  // InvalidArgument for an order above kMaxOrder or an address of more than 52
+  // bits. Unavailable if the file cannot be written, for every later call too.
   virtual absl::Status Add(const TraceEvent& event) = 0;
 
-  // Writes the rest, and what reading the source counted (`events` aside, which
-  // the writer counts), and gives the file its name. Once.
+  // Writes the rest and the counters of reading the source (except `events`,
+  // which the writer counts), and gives the file its name. REQUIRES: not called
+  // before.
   virtual absl::Status Finish(const TraceReadCounters& source = {}) = 0;
 
   virtual uint64_t events() const = 0;
-  // Written so far: before compression, and in the file.
+  // Bytes written so far, before and after compression.
   virtual uint64_t encoded_bytes() const = 0;
   virtual uint64_t file_bytes() const = 0;
 };

@@ -11,35 +11,35 @@
 
 namespace guestmm {
 
-// What a reader met so far.
+// What a reader has read so far.
 struct TraceReadCounters {
   uint64_t events = 0;
-  // Events that the kernel dropped, as the trace says ("[LOST 123 EVENTS]").
+  // Events that the kernel dropped, according to the trace ("[LOST 123
+  // EVENTS]").
   uint64_t lost = 0;
-  // Malformed lines that were skipped (TraceReadOptions::skip_bad).
+  // Malformed lines skipped (TraceReadOptions::skip_bad).
   uint64_t bad_lines = 0;
-  // mm_page_free_batched: each goes along with an mm_page_free of the same
-  // page.
+  // Events mm_page_free_batched, which repeat an mm_page_free of the same page.
   uint64_t batched_frees = 0;
-  // Allocations that failed.
+  // Failed allocations.
   uint64_t failed_allocs = 0;
-  // Lines of other tracepoints, comments, empty ones.
+  // Lines of other tracepoints, comments and empty lines.
   uint64_t other_lines = 0;
 
   bool operator==(const TraceReadCounters&) const = default;
 };
 
 struct TraceReadOptions {
-  // So many malformed lines are skipped and counted; one more is an error.
+  // The most malformed lines to skip and count; one more is an error.
   uint64_t skip_bad = 0;
 };
 
-// The events of a trace, one after the other, in constant memory.
+// Reads the events of a trace in order, in constant memory.
 //
 //   auto reader = OpenTrace("trace.txt.zst");
 //   while (true) {
 //     auto event = (*reader)->Next();
-//     if (!event.ok()) return event.status();   // what was read is good
+//     if (!event.ok()) return event.status();   // events read so far are good
 //     if (!event->has_value()) break;
 //     Use(**event);
 //   }
@@ -47,22 +47,22 @@ class TraceReader {
  public:
   virtual ~TraceReader() = default;
 
-  // The next one; none at the end. DataLoss for what is truncated or damaged,
-  // InvalidArgument for a line that is malformed: both name the file, and the
-  // line or the place. Errors repeat.
+  // The next event; absent at the end. DataLoss for a truncated or damaged
+  // trace and InvalidArgument for a malformed line name the file and the line
+  // or byte. After an error every call returns it.
   virtual absl::StatusOr<std::optional<TraceEvent>> Next() = 0;
   virtual TraceReadCounters counters() const = 0;
 
-  // What is read, for people: "text", "binary, version 1, from trace.txt".
+  // The format, for display: "text", "binary, version 1, from trace.txt".
   virtual std::string format() const { return ""; }
-  // Bytes read so far, as they are before any compression.
+  // Decompressed bytes read so far.
   virtual uint64_t bytes() const { return 0; }
 };
 
-// Opens a trace, whatever its name: ftrace text (trace, trace_pipe), the text
-// of `trace-cmd report` or `perf script`, or the binary form (trace_file.h);
-// each plain, gzip or zstd. NotFound or Unavailable if it cannot be read,
-// InvalidArgument if it is none of these.
+// Opens a trace and finds out its format: ftrace text (trace, trace_pipe), the
+// text of `trace-cmd report` or `perf script`, or the binary form
+// (trace_file.h); each plain, gzip or zstd. NotFound or Unavailable if it
+// cannot be read, InvalidArgument for any other format.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
     const std::string& path, const TraceReadOptions& options = {});
 

@@ -1,20 +1,72 @@
 #ifndef GUESTMM_VMM_VMM_H_
 #define GUESTMM_VMM_VMM_H_
 
-#include <memory>
+#include <sys/types.h>
 
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/vmm/balloon_factory.h"
 
 namespace guestmm {
 
-// Makes this process the VMM of guests in other ones
-// (GuestOptions::vmm_socket): a server of balloon devices, with queues as large
-// as those guests ask for, to be told where to listen. For a program to call:
-// it raises the limit of file descriptors as far as it may, by which it chooses
-// how many guests there may be, and installs GuardAgainstForeignFaults.
-std::unique_ptr<VhostUserServer> MakeVmm(
-    decltype(VhostUserServerOptions::on_begin) on_begin = {},
-    decltype(VhostUserServerOptions::on_end) on_end = {});
+// What one guest, or all of them, did so far.
+struct VmmCounters {
+  VhostUserCounters requests;
+  BalloonDiscards discards;
+};
+
+// One guest of a Vmm.
+struct VmmGuest {
+  uint64_t id = 0;  // from 1, in order of arrival
+  pid_t pid = 0;    // 0 if unknown
+  VmmCounters counters;
+};
+
+struct VmmOptions {
+  // Called when a guest has connected, and when it has left and its memory is
+  // unmapped. The status is as in VhostUserServerOptions::on_end. Called on
+  // threads of the VMM; must not call it.
+  std::function<void(const VmmGuest&)> on_begin = {};
+  std::function<void(const VmmGuest&, const absl::Status&)> on_end = {};
+};
+
+// Makes this process the VMM of guests in other processes
+// (GuestOptions::vmm_socket): serves balloon devices over vhost-user, with
+// queues as long as those guests request.
+//
+// For a program, not a library: the constructor raises the process's limit of
+// file descriptors to the hard limit, from which it derives the largest number
+// of guests, and installs GuardAgainstForeignFaults.
+class Vmm {
+ public:
+  explicit Vmm(VmmOptions options = {});
+  // Stops.
+  ~Vmm();
+  Vmm(const Vmm&) = delete;
+  Vmm& operator=(const Vmm&) = delete;
+
+  // As VhostUserServer::Listen.
+  absl::Status Listen(const std::string& path);
+  // Disconnects all guests and removes the socket. No effect if repeated.
+  void Stop();
+
+  // Guests connected now.
+  size_t guests() const;
+  // Of all guests, including those that have left.
+  VmmCounters counters() const;
+
+ private:
+  VhostUserServerOptions ServerOptions();
+
+  const VmmOptions options_;
+  BalloonFactory balloons_;
+  VhostUserServer server_;
+};
 
 }  // namespace guestmm
 

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_WORKLOAD_BLOCKS_H_
 #define GUESTMM_WORKLOAD_BLOCKS_H_
 
-// What workloads keep their memory in.
+// Containers for the memory that a workload holds.
 
 #include <cstddef>
 #include <cstdint>
@@ -20,25 +20,25 @@ struct HeldBlock {
   Order order;
 };
 
-// Blocks that were allocated and touched, in the order in which they came.
+// Allocated and touched blocks, in allocation order.
 class Blocks {
  public:
-  // What Touch writes is made of `stamp`.
+  // `stamp` determines the values that Touch writes.
   explicit Blocks(uint64_t stamp = 0) : stamp_(stamp) {}
 
-  // Allocates a block, touches and keeps it. False if memory is out.
+  // Allocates, touches and keeps a block. False if the allocation fails.
   bool Take(Vcpu& vcpu, Order order, Gfp gfp = kGfpUser);
 
-  // REQUIRES of these: not empty; index < size().
+  // REQUIRES for both: not empty; index < size().
   void FreeOldest(Vcpu& vcpu);
-  // The newest takes the place of the one that went.
+  // Frees a block; the newest takes its place.
   void FreeAt(Vcpu& vcpu, size_t index);
 
   bool empty() const { return blocks_.empty(); }
   size_t size() const { return blocks_.size(); }
-  // What it holds.
+  // The size of the held blocks.
   uint64_t bytes() const { return bytes_; }
-  // What it touched so far, once for each time it was taken.
+  // The pages touched so far, counted once per allocation.
   PageCount touched() const { return touched_; }
 
  private:
@@ -50,25 +50,25 @@ class Blocks {
   PageCount touched_;
 };
 
-// A process's memory: mappings, each a few blocks. What was mapped last goes
-// first at its exit, since Linux maps downwards from the top and unmaps
-// upwards; within a mapping, pages go in the order in which they came.
+// A process's memory: mappings of a few blocks each. At exit the newest mapping
+// is freed first, since Linux maps downwards from the top and unmaps upwards;
+// within a mapping, blocks are freed in allocation order.
 class AddressSpace {
  public:
   using Mapping = std::vector<HeldBlock>;
 
-  // As Blocks.
+  // `stamp` as for Blocks.
   explicit AddressSpace(uint64_t stamp = 0) : stamp_(stamp) {}
 
-  // Begins a mapping.
+  // Starts a new, empty mapping.
   void Map() { mappings_.emplace_back(); }
   // Allocates a block, touches it and adds it to the newest mapping. False if
-  // memory is out. REQUIRES: there is a mapping.
+  // the allocation fails. REQUIRES: there is a mapping.
   bool Populate(Vcpu& vcpu, Order order);
-  // Makes a mapping of `bytes`, rounded up to pages: of small blocks, of orders
-  // 0 to 3, or half of the time, if it is the most, of one huge page. False if
-  // memory was out first; what it had until then stays mapped. REQUIRES: bytes
-  // <= kMostMixed.
+  // Makes a mapping of `bytes`, rounded up to pages, of blocks of orders 0
+  // to 3. A mapping of kMostMixed is one huge page instead half of the time.
+  // False if an allocation fails; blocks allocated before that stay mapped.
+  // REQUIRES: bytes <= kMostMixed.
   static constexpr uint64_t kMostMixed = kPageblockOrder.bytes();
   bool MapMixed(Vcpu& vcpu, Random& random, uint64_t bytes);
 
@@ -79,7 +79,7 @@ class AddressSpace {
 
   bool empty() const { return mappings_.empty(); }
   const std::vector<Mapping>& mappings() const { return mappings_; }
-  // As Blocks.
+  // As for Blocks.
   uint64_t bytes() const { return bytes_; }
   PageCount touched() const { return touched_; }
 

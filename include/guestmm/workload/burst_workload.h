@@ -16,23 +16,23 @@ namespace guestmm {
 // everything: the guest of the v12 cover letter's density experiment.
 //
 // Each step maps about 2 MiB, half of the time as one huge page and half as
-// small blocks of orders 0 to 3, as a process does whose memory is partly
-// backed by huge pages; or reads as much, or unmaps it. What was mapped last
-// goes first, as at a process's exit (AddressSpace).
+// blocks of orders 0 to 3, like a process whose memory is partly backed by huge
+// pages; or reads that much; or unmaps it. The newest mapping is freed first,
+// as when a process exits (AddressSpace).
 class BurstWorkload final : public Workload {
  public:
-  // Grows to `bytes`, or as far as memory goes.
+  // Grows to `bytes`, or until an allocation fails.
   BurstWorkload(uint64_t bytes, uint64_t seed);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
   uint64_t work() const override { return memory_.touched().value(); }
 
-  // True until all is allocated.
+  // True until everything is allocated.
   bool growing() const { return phase_ == Phase::kGrow; }
-  // What it holds now, and the most that it held.
+  // The memory held now, and its maximum so far.
   uint64_t allocated_bytes() const { return memory_.bytes(); }
   uint64_t peak_bytes() const { return peak_bytes_; }
-  // The first page that was found to have lost what was written to it.
+  // The first page found without the contents written to it.
   std::optional<Pfn> corrupted() const { return corrupted_; }
 
  private:

@@ -15,25 +15,25 @@
 namespace guestmm {
 
 struct ChurnOptions {
-  // The memory it is given, of which it keeps about the share `fill`, 0 to 1.
+  // The size of memory, and the share of it, 0 to 1, that stays allocated.
   uint64_t bytes = kGiB;
   double fill = 0.8;
-  // The largest block. At most kMaxOrder.
+  // The largest order allocated. At most kMaxOrder.
   Order max_order = kPageblockOrder;
-  // How often each order is asked for, up to max_order; 32 bits suffice for
-  // their sum. All zero: each half as often as the one below it, so that all
-  // but the largest add up to the same memory.
+  // The relative frequency of each order up to max_order; their sum must fit in
+  // 32 bits. All zero: each order is half as frequent as the one below it, so
+  // that all orders except the largest use equal amounts of memory.
   std::array<uint32_t, kMaxOrder.value() + 1> weights = {};
-  // Between two steps: about half a GiB is allocated in a second, and as much
-  // freed.
+  // The time between two steps. By default about half a GiB per second is
+  // allocated, and the same amount freed.
   Nanoseconds pause = std::chrono::microseconds(20);
 };
 
-// Allocates and frees at random, for ever, at a constant fill: memory in use
-// and free memory lie side by side in all sizes.
+// Allocates and frees at random, forever, at a constant fill, so that used and
+// free memory of all sizes are interleaved.
 //
-// Each step allocates a block and touches it while there is less than the fill,
-// else frees one that it picks among all. Where memory is out it frees one.
+// Each step allocates and touches a block while less than the fill is
+// allocated; otherwise, or if the allocation fails, it frees a random block.
 class ChurnWorkload final : public Workload {
  public:
   ChurnWorkload(const ChurnOptions& options, uint64_t seed);
@@ -41,7 +41,7 @@ class ChurnWorkload final : public Workload {
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
   uint64_t work() const override { return blocks_.touched().value(); }
 
-  // What it holds now; less than one block above its fill.
+  // The memory held now; exceeds the fill by less than one block.
   uint64_t allocated_bytes() const { return blocks_.bytes(); }
 
  private:

@@ -13,26 +13,27 @@
 namespace guestmm {
 
 struct FragmenterOptions {
-  // What it fills: nearly all memory that there is.
+  // The amount of memory to fill: nearly all of the guest's.
   uint64_t bytes = kGiB;
-  // One page of as many is kept for ever. At least 1.
+  // One in this many pages is kept forever. At least 1.
   uint64_t kept_one_in = 400;
-  // The rest is blocks of orders 0 to this one, each as often. At most
+  // The rest is blocks of orders 0 to this one, equally frequent. At most
   // kMaxOrder.
   Order max_order{3};
 };
 
-// Fragments memory for good: fills it, frees all but single pages that lie
-// everywhere, and is then as quiet as IdleWorkload, for ever. By default about
-// three of four pageblocks keep a page or more.
+// Fragments memory permanently: fills it, frees everything except single pages
+// scattered over it, and then acts as IdleWorkload, forever. By default about
+// three of four pageblocks keep at least one page.
 //
-// The pages that stay are those that the kernel cannot move. They are asked for
-// as movable ones all the same: as unmovable ones they would be grouped into
-// few pageblocks (which is what the grouping is for), and land in others only
-// in a guest that has been full for a long time. This is such a guest's memory,
-// without the wait.
+// The pages that stay model pages that the kernel cannot move. They are
+// allocated as movable nevertheless: as unmovable ones, grouping by mobility
+// would concentrate them in few pageblocks, and they would spread to others
+// only in a guest that has been full for a long time. This produces the memory
+// of such a guest without the wait.
 //
-// Each step takes or frees about 1 MiB. Where memory is out, it is full.
+// Each step allocates or frees about 1 MiB. A failed allocation ends the
+// filling.
 class FragmenterWorkload final : public Workload {
  public:
   FragmenterWorkload(const FragmenterOptions& options, uint64_t seed);
@@ -40,10 +41,10 @@ class FragmenterWorkload final : public Workload {
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
   uint64_t work() const override;
 
-  // True until all is freed but what is kept.
+  // True until everything except the kept pages is freed.
   bool busy() const { return phase_ != Phase::kQuiet; }
   uint64_t kept_bytes() const { return kept_.bytes(); }
-  // What it holds now, kept or not.
+  // The memory held now, kept or not.
   uint64_t allocated_bytes() const { return kept_.bytes() + rest_.bytes(); }
 
  private:

@@ -10,16 +10,16 @@
 
 namespace guestmm {
 
-// What a guest does while it does nothing: its daemons take a little memory now
-// and then and give it back. Never ends.
+// An idle guest: its daemons allocate a little memory now and then and free it.
+// Never ends.
 //
-// It matters to a policy whose runs are started by frees alone: v12 leaves what
-// was freed behind its scan until the next free (docs/policies.md, loss i), and
-// in a guest where nothing is ever freed again that is for ever.
+// It matters to policies whose passes are started only by frees: v12 leaves
+// blocks that were freed behind its scan until the next free (docs/policies.md,
+// loss i), which never comes in a guest that frees nothing.
 //
 // Each step allocates, touches and frees some small blocks, one of 2 MiB, and
-// one of 2 MiB from below 4 GiB, as a driver does for a device that reaches no
-// further; then it is quiet for a while.
+// one of 2 MiB below 4 GiB, as a driver does for a device with 32-bit DMA; then
+// it pauses.
 class IdleWorkload final : public Workload {
  public:
   explicit IdleWorkload(uint64_t seed) : random_(seed) {}

@@ -11,33 +11,33 @@
 namespace guestmm {
 
 // Several workloads on one vCPU, such as a build and the page cache of its
-// files. Each step is one of whichever is due first, of equals the one that
-// comes first in the list. Ends when all have.
+// files. Each step is a step of the workload that is due first; ties go to the
+// earlier one in the list. Ends when all have ended.
 //
-// A step takes time of the vCPU that only whoever runs it knows. For the order
-// of steps it is taken to be 1 us for each page touched, and no less for all:
-// else a workload that never pauses would keep the others waiting for ever.
+// Only the caller knows how much vCPU time a step takes. To order the steps it
+// is assumed to be 1 us per page touched, and at least 1 us: otherwise a
+// workload that never pauses would starve the others.
 class InterleavedWorkload final : public Workload {
  public:
   explicit InterleavedWorkload(
       std::vector<std::unique_ptr<Workload>> workloads);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
-  // The sum of all.
+  // The sum over all workloads.
   uint64_t work() const override;
 
  private:
   struct Member {
     std::unique_ptr<Workload> workload;
-    // None: it has ended.
+    // None if it has ended.
     std::optional<Nanoseconds> due;
   };
 
-  // The first that is due; null if all have ended.
+  // The workload that is due first; null if all have ended.
   Member* Next();
 
   std::vector<Member> members_;
-  // What the steps so far are taken to have lasted, pauses included.
+  // The assumed duration of the steps so far, pauses included.
   Nanoseconds now_{0};
 };
 

@@ -20,48 +20,48 @@
 namespace guestmm {
 
 struct PageCacheOptions {
-  // The most that it holds: the size of the files. Whichever is less, bytes or
-  // the share, 0 to 1, of the memory that the guest has at the beginning.
+  // The size of the files, and so the maximum held: the smaller of `max_bytes`
+  // and the share `max_share`, 0 to 1, of the guest's memory at construction.
   uint64_t max_bytes = ~uint64_t{0};
   double max_share = 1;
-  // How fast files are read. At least 1.
+  // The rate at which files are read. At least 1.
   uint64_t read_bytes_per_second = 200 * kMiB;
-  // Given: after as long all of it is dropped (drop_caches) and no more is
-  // read: the workload ends.
+  // After this time everything is dropped (drop_caches) and the workload ends.
+  // Unset: it never ends.
   std::optional<Nanoseconds> drop_after = {};
 };
 
-// A page cache: fills with the pages of files what memory is left over, and
-// gives back the oldest when an allocation finds none.
+// A page cache: fills spare memory with file pages, and frees the oldest when
+// an allocation needs memory.
 //
-// Each step reads ahead 32 pages, unless it holds all its files, or memory is
-// down to the low watermarks: then there is nothing to do, and the next look is
-// later. A page that was given back is read again.
+// Each step reads ahead 32 pages, unless all files are cached or memory is down
+// to the low watermarks: then it checks again later. A reclaimed page is read
+// again.
 class PageCacheWorkload final : public Workload, private Reclaimer {
  public:
-  // Adds itself to the allocator's reclaimers, until it is destroyed; pages
-  // that it holds then stay allocated. `allocator` and its `vcpus`, by id, must
-  // outlive it.
+  // Registers itself as a reclaimer of the allocator until it is destroyed;
+  // pages that are cached then stay allocated. `allocator` and its `vcpus`,
+  // indexed by id, must outlive it.
   PageCacheWorkload(const PageCacheOptions& options, FrameAllocator& allocator,
                     std::span<const std::unique_ptr<Vcpu>> vcpus);
   ~PageCacheWorkload() override;
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
-  // Pages read so far. Safe from any thread.
+  // The pages read so far. Thread-safe.
   uint64_t work() const override {
     return read_.load(std::memory_order_relaxed);
   }
 
-  // What it holds now. Safe from any thread.
+  // The memory held now. Thread-safe.
   uint64_t cached_bytes() const;
-  // What it gave back to allocations so far. Safe from any thread.
+  // The pages reclaimed so far. Thread-safe.
   PageCount reclaimed() const {
     return PageCount(reclaimed_.load(std::memory_order_relaxed));
   }
 
  private:
   PageCount Reclaim(int cpu, PageCount wanted) override;
-  // False if memory was out.
+  // False if no page could be allocated.
   bool ReadAhead(Vcpu& vcpu);
   std::vector<Pfn> RemoveOldest(PageCount most) ABSL_LOCKS_EXCLUDED(lock_);
 
@@ -69,13 +69,14 @@ class PageCacheWorkload final : public Workload, private Reclaimer {
   FrameAllocator& allocator_;
   const std::span<const std::unique_ptr<Vcpu>> vcpus_;
   const uint64_t max_bytes_;
-  // Of its own steps, without what they themselves took.
+  // The sum of its pauses: time without the duration of the steps.
   Nanoseconds now_{0};
   // Pages.
   std::atomic<uint64_t> read_{0};
   std::atomic<uint64_t> reclaimed_{0};
 
-  // Others reclaim while this reads. Held across no allocation and no free.
+  // Other threads reclaim while this reads. Never held across an allocation or
+  // a free.
   mutable SpinLock lock_;
   // Oldest first.
   std::deque<Pfn> cached_ ABSL_GUARDED_BY(lock_);

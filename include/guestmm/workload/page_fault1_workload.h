@@ -12,19 +12,19 @@
 namespace guestmm {
 
 struct PageFault1Options {
-  // What it maps at a time, rounded up to blocks. At least 1.
+  // The size of a mapping, rounded up to blocks. At least 1.
   uint64_t bytes = 128 * kMiB;
-  // 9: the guest backs it with huge pages.
+  // The order of its blocks; 9 for huge pages.
   Order order{0};
 };
 
-// will-it-scale's page_fault1: for ever, maps memory, writes to each of its
-// pages in ascending order, and unmaps it, as fast as it can. Its work is what
-// that benchmark counts: pages touched, also those of huge pages.
+// will-it-scale's page_fault1: maps memory, writes to each of its pages in
+// ascending order, and unmaps it, as fast as possible, forever. Its work is
+// what that benchmark counts: pages touched, including those of huge pages.
 //
 // Each step touches or frees 64 pages, or one block if that is larger. Pages
-// are freed one by one in ascending order, as Linux unmaps. Where memory is
-// out, it unmaps what it has and begins anew.
+// are freed one by one in ascending order, as Linux unmaps them. If an
+// allocation fails, it unmaps what it has and starts over.
 class PageFault1Workload final : public Workload {
  public:
   explicit PageFault1Workload(const PageFault1Options& options = {});
@@ -32,7 +32,7 @@ class PageFault1Workload final : public Workload {
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
   uint64_t work() const override { return blocks_.touched().value(); }
 
-  // What it holds now.
+  // The memory held now.
   uint64_t allocated_bytes() const { return blocks_.bytes(); }
 
  private:

@@ -15,24 +15,26 @@
 
 namespace guestmm {
 
-// A workload that compare knows by name.
+// A workload with a name, and the set-up that it runs in by default.
 struct WorkloadInfo {
   std::string name;
   std::string description;
-  // Its own, where the options say nothing else.
+  // Defaults, which the options of an experiment may override.
   uint64_t guest_bytes = 0;
   uint64_t nodes = 1;
   uint64_t vcpus = 1;
   double duration_seconds = 0;
-  // Of the duration; work counts from then on.
+  // The part of the duration before work counts.
   double warmup_seconds = 0;
-  // Whether it is run when none is named.
+  // True if it runs when no workload is named.
   bool by_default = true;
 };
 
+// The workloads of all recipes.
 std::vector<WorkloadInfo> WorkloadInfos();
 
-// A guest that has booted, for which a workload is made.
+// A guest after its boot. A recipe makes its load for it and draws from
+// `random`.
 struct BootedGuest {
   FrameAllocator& allocator;
   std::span<const std::unique_ptr<Vcpu>> vcpus;
@@ -41,23 +43,25 @@ struct BootedGuest {
   Random random;
 };
 
-// What the vCPUs of a guest do.
+// The workloads of a guest's vCPUs.
 struct GuestLoad {
-  // By vCPU; null, or past the end, for one that idles.
+  // By vCPU. Null for a vCPU that idles, as are those past the end.
   std::vector<std::unique_ptr<Workload>> by_vcpu;
-  // Has done all it does, but holds memory that it gives back when asked.
+  // Holds memory and runs no more steps: a full page cache, which gives pages
+  // back when an allocation fails. Null for none.
   std::unique_ptr<Workload> bystander = nullptr;
 
-  // Of all vCPUs.
+  // The sum over all vCPUs.
   uint64_t work() const;
 };
 
+// Makes a workload's load.
 struct WorkloadRecipe {
   WorkloadInfo workload;
   std::function<GuestLoad(BootedGuest& world)> make;
 };
 
-// All of them, in the order in which they run.
+// All recipes, in the order in which experiments run them.
 const std::vector<WorkloadRecipe>& WorkloadRecipes();
 
 }  // namespace guestmm

@@ -14,40 +14,41 @@
 namespace guestmm {
 
 struct SandboxOptions {
-  // The memory it is given. All shares, 0 to 1, are of this.
+  // The size of memory. All shares below, 0 to 1, are relative to it.
   uint64_t bytes = kGiB;
-  // What it holds at the height of a burst, all in all: uniform from
+  // The total held at the peak of a burst: uniform from
   // burst_share - burst_spread to burst_share + burst_spread.
   double burst_share = 0.8;
   double burst_spread = 0.1;
-  // How long a burst grows, without what the memory itself costs.
+  // The duration of a burst's growth, without the cost of the memory itself.
   Nanoseconds grow_time = std::chrono::seconds(2);
-  // How long it stays at its height, uniform.
+  // The duration of a burst's peak, uniform.
   Nanoseconds min_churn_time = std::chrono::seconds(1);
   Nanoseconds max_churn_time = std::chrono::seconds(5);
-  // How long it idles after a burst, uniform.
+  // The idle time after a burst, uniform.
   Nanoseconds min_idle_time = std::chrono::seconds(30);
   Nanoseconds max_idle_time = std::chrono::seconds(90);
-  // What its agent holds all the time.
+  // The share that its agent holds permanently.
   double steady_share = 0.05;
-  // The files it reads in a burst, as a share of what the burst maps, and the
-  // most of them. They stay in the page cache.
+  // The files read in a burst, as a share of the memory that the burst maps,
+  // and their maximum. They stay in the page cache.
   double files_of_burst = 0.1;
   double max_file_share = 0.1;
 };
 
-// What a sandbox of an agent or of CI does, for ever: seconds of work near the
-// limit of its memory, then a minute of idling with little.
+// A sandbox of an agent or of CI: seconds of work near its memory limit, then a
+// minute of idling with little memory, forever.
 //
-// A burst maps about 2 MiB a step, as BurstWorkload does, then unmaps a mapping
-// and makes another, then unmaps all, the last one first. Between bursts it is
-// an IdleWorkload. Where memory is out, it makes do with what it has.
+// A burst maps about 2 MiB per step, as BurstWorkload does; at its peak it
+// replaces a random mapping per step; then it unmaps everything, newest first.
+// Between bursts it is an IdleWorkload. If an allocation fails, it continues
+// with the memory it has.
 class SandboxWorkload final : public Workload {
  public:
   SandboxWorkload(const SandboxOptions& options, uint64_t seed);
 
   std::optional<Nanoseconds> Step(Vcpu& vcpu) override;
-  // Without what it touches while it idles.
+  // Excludes pages touched while idle.
   uint64_t work() const override;
 
   // True from a burst's first step to its last.
@@ -55,7 +56,7 @@ class SandboxWorkload final : public Workload {
     return phase_ == Phase::kGrow || phase_ == Phase::kChurn ||
            phase_ == Phase::kFree;
   }
-  // What it holds now: for good; in the page cache; of a burst.
+  // The memory held now: permanently, by files, and by the burst.
   uint64_t steady_bytes() const { return steady_.bytes(); }
   uint64_t file_bytes() const { return files_.bytes(); }
   uint64_t burst_bytes() const { return burst_.bytes(); }
@@ -77,11 +78,11 @@ class SandboxWorkload final : public Workload {
   const SandboxOptions options_;
   Random random_;
   Phase phase_ = Phase::kStart;
-  // What is left of the phase, where it has a length.
+  // The remaining time of a phase with a fixed length.
   Nanoseconds phase_left_{0};
   uint64_t target_bytes_ = 0;
   Nanoseconds grow_pause_{0};
-  // Pages of files to be read, and not yet a whole one.
+  // The fraction of a file page still to be read.
   double files_due_ = 0;
 
   AddressSpace steady_;

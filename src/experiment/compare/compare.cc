@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <latch>
 #include <memory>
 #include <span>
 #include <thread>
@@ -15,179 +16,11 @@
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
-#include "src/experiment/compare/compare_median.h"
-#include "src/experiment/compare/compare_recording.h"
+#include "src/experiment/compare/compare_rows.h"
 #include "src/experiment/compare/compare_run.h"
 
 namespace guestmm {
 namespace {
-
-constexpr uint64_t kSmallestComparedGuest = 64 * kMiB;
-constexpr uint64_t kLargestGuest = kTiB;
-constexpr uint64_t kMostVcpus = 64;
-constexpr double kLongestSeconds = 3600;
-constexpr uint64_t kMostRepeats = 1000;
-constexpr uint64_t kMostProcesses = 100;
-// What a machine must have beside a real guest: metadata and this program.
-constexpr uint64_t kComparedMachineReserve = 256 * kMiB;
-
-// Puts "off" first.
-absl::Status ResolvePolicies(CompareOptions& options) {
-  if (options.policies.empty()) {
-    options.policies = PolicyNames();
-    std::erase(options.policies, "v12-hotplug");
-  }
-  for (const std::string& workload : options.workloads) {
-    const absl::Status status = CheckPolicies(
-        options.policies, ParametersFor(options, GranuleOf(options, workload)));
-    if (!status.ok()) return status;
-  }
-  std::erase(options.policies, kPolicyOff);
-  options.policies.insert(options.policies.begin(), std::string(kPolicyOff));
-  return absl::OkStatus();
-}
-
-absl::Status CheckRecording(const CompareOptions& options,
-                            const std::string& path) {
-  if (options.mode == CompareMode::kReal) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("workloads ", path,
-                     ": is a recording; allowed in real time are workloads by "
-                     "name (a recording is for guestmm replay --real)"));
-  }
-  // As series.csv has it.
-  if (path.find_first_of(",\r\n") != std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("workloads ", path,
-                     ": allowed is a path without commas and line breaks"));
-  }
-  return absl::OkStatus();
-}
-
-// What nothing would heed.
-absl::Status CheckOnlyRecordings(const CompareOptions& options) {
-  const auto error = [](const std::string& option) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(option,
-                     ": a recording has its own; this is for workloads "
-                     "by name, and there is none"));
-  };
-  if (options.guest_bytes) {
-    return error(
-        absl::StrCat("guest-memory ", FormatBytes(*options.guest_bytes)));
-  }
-  if (options.vcpus) return error(absl::StrCat("vcpus ", *options.vcpus));
-  if (options.duration_seconds) {
-    return error(absl::StrCat("duration ", *options.duration_seconds));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ResolveWorkloads(CompareOptions& options) {
-  std::vector<std::string> known;
-  std::vector<std::string> by_default;
-  for (const WorkloadInfo& workload : WorkloadInfos()) {
-    known.push_back(workload.name);
-    if (workload.by_default) by_default.push_back(workload.name);
-  }
-  if (options.workloads.empty()) {
-    options.workloads = options.mode == CompareMode::kVirtual
-                            ? by_default
-                            : std::vector<std::string>{"page_fault1"};
-  }
-  std::vector<std::string> names;
-  std::vector<std::string> paths;
-  for (const std::string& workload : options.workloads) {
-    (IsRecording(workload) ? paths : names).push_back(workload);
-  }
-  known.emplace_back("the path of a recording, with a / in it");
-  absl::Status status = CheckNames("workloads", "workload", names, known);
-  status.Update(CheckNames("workloads", "workload", paths, paths));
-  for (const std::string& path : paths) {
-    if (!status.ok()) break;
-    status = CheckRecording(options, path);
-  }
-  if (status.ok() && names.empty()) status = CheckOnlyRecordings(options);
-  return status;
-}
-
-absl::Status CheckSeconds(std::string_view option, double seconds) {
-  if (seconds >= 0 && seconds <= kLongestSeconds) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "%s %g: allowed is 0 to %g seconds", option, seconds, kLongestSeconds));
-}
-
-absl::Status CheckCount(std::string_view option, uint64_t count,
-                        uint64_t high) {
-  if (1 <= count && count <= high) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s %d: allowed is 1 to %d", option, count, high));
-}
-
-absl::Status CheckLimits(const CompareOptions& options) {
-  absl::Status status;
-  if (options.granule && *options.granule != Order(0) &&
-      *options.granule != kPageblockOrder) {
-    status.Update(absl::InvalidArgumentError(
-        absl::StrCat("granule ", FormatBytes(options.granule->bytes()),
-                     ": allowed are 4KiB, 2MiB")));
-  }
-  if (*options.reportable_order > kMaxOrder) {
-    status.Update(absl::InvalidArgumentError(
-        absl::StrCat("reportable-order ", options.reportable_order->value(),
-                     ": allowed is 0 to ", kMaxOrder.value())));
-  }
-  if (options.guest_bytes && (*options.guest_bytes < kSmallestComparedGuest ||
-                              *options.guest_bytes > kLargestGuest)) {
-    status.Update(absl::InvalidArgumentError(absl::StrFormat(
-        "guest-memory %s: allowed is %s to %s",
-        FormatBytes(*options.guest_bytes), FormatBytes(kSmallestComparedGuest),
-        FormatBytes(kLargestGuest))));
-  }
-  if (options.vcpus) {
-    status.Update(CheckCount("vcpus", *options.vcpus, kMostVcpus));
-  }
-  if (options.duration_seconds) {
-    status.Update(CheckSeconds("duration", *options.duration_seconds));
-  }
-  if (options.rest_seconds) {
-    status.Update(CheckSeconds("rest", *options.rest_seconds));
-  }
-  status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
-  status.Update(CheckCount("processes", options.processes, kMostProcesses));
-  if (options.mode == CompareMode::kVirtual && options.processes > 1) {
-    status.Update(absl::InvalidArgumentError(absl::StrCat(
-        "processes ", options.processes,
-        ": allowed in virtual time is 1, where every process finds the same")));
-  }
-  return status;
-}
-
-// What real guests need of the machine.
-absl::Status CheckMachine(const CompareOptions& options,
-                          uint64_t available_bytes) {
-  for (const WorkloadInfo& workload : WorkloadInfos()) {
-    if (std::find(options.workloads.begin(), options.workloads.end(),
-                  workload.name) == options.workloads.end()) {
-      continue;
-    }
-    if (workload.nodes > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrFormat("workloads %s: has %d nodes; allowed in real time is "
-                          "one",
-                          workload.name, workload.nodes));
-    }
-    const uint64_t needed = options.guest_bytes.value_or(workload.guest_bytes) +
-                            kComparedMachineReserve;
-    if (needed > available_bytes) {
-      return absl::InvalidArgumentError(absl::StrFormat(
-          "workloads %s: in real time it needs %s; allowed is what this "
-          "machine has available, %s",
-          workload.name, FormatBytes(needed), FormatBytes(available_bytes)));
-    }
-  }
-  return absl::OkStatus();
-}
 
 Nanoseconds FromSeconds(double seconds) {
   return Nanoseconds(std::llround(seconds * 1e9));
@@ -216,7 +49,7 @@ absl::StatusOr<CompareSetup> SetUp(const CompareOptions& options,
   const WorkloadInfo& workload = recipe->workload;
   const double duration =
       options.duration_seconds.value_or(workload.duration_seconds);
-  // A duration that is asked for has its warm-up in proportion.
+  // The warm-up keeps its share of a duration that the options set.
   const double warmup =
       duration * workload.warmup_seconds / workload.duration_seconds;
   setup.recipe = &*recipe;
@@ -228,16 +61,20 @@ absl::StatusOr<CompareSetup> SetUp(const CompareOptions& options,
   return setup;
 }
 
-// The columns of `run` that rest on the run without reporting beside it.
+double WorkPerSecond(const CompareRow& row) {
+  const double seconds = row.duration_seconds.value_or(0);
+  return seconds > 0 ? static_cast<double>(*row.work) / seconds : 0;
+}
+
+// Sets the columns of `run` that are relative to the run without reporting.
 void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
                     const CompareRun& off, CompareRun& run) {
   CompareRow& row = run.row;
-  if (off.row.work.value_or(0) > 0) {
-    row.work_share_of_off =
-        static_cast<double>(*row.work) / static_cast<double>(*off.row.work);
-  }
+  const double speed = WorkPerSecond(row);
+  const double off_speed = WorkPerSecond(off.row);
+  if (off_speed > 0) row.work_share_of_off = speed / off_speed;
   const double all =
-      ToSeconds(setup.duration) * 1e9 * static_cast<double>(setup.vcpus);
+      ToSeconds(run.work_end) * 1e9 * static_cast<double>(setup.vcpus);
   if (&run == &off || all == 0 || options.mode == CompareMode::kReal) return;
   const auto share = [&](CostKind kind) {
     const auto index = static_cast<size_t>(kind);
@@ -252,37 +89,57 @@ void CompareWithOff(const CompareOptions& options, const CompareSetup& setup,
                               .zeroing = share(CostKind::kZeroing)};
 }
 
-// Whoever has every free page back at once, for nothing.
-CompareRow Limit(const CompareRun& off) {
-  CompareRow row;
-  row.workload = off.row.workload;
-  row.policy = kPolicyLimit;
-  row.host_share_of_free = 1;
-  row.host_share_of_reportable = 1;
-  row.footprint_gib_min = off.allocated_gib_min;
-  return row;
-}
+// A workload, and the amount of work that its first run without reporting
+// defines for all others; the error of that run if it failed.
+struct Comparison {
+  CompareSetup setup;
+  absl::StatusOr<WorkAmount> amount = WorkAmount();
+  std::latch amount_known{1};
+};
 
 // One run to be done.
 struct Task {
-  const CompareSetup* setup;
+  Comparison* comparison;
   size_t policy;    // of the setup's
   uint64_t repeat;  // from 1
   absl::StatusOr<CompareRun> run = CompareRun();
+
+  const CompareSetup& setup() const { return comparison->setup; }
+  const std::string& name() const { return setup().policies[policy]; }
+  // True for the run that ends by the clock.
+  bool defines_amount() const { return policy == 0 && repeat == 1; }
 };
 
-// All runs, those of a workload together and those of a repeat of it, each with
-// another policy first.
-std::vector<Task> MakeTasks(const CompareOptions& options,
-                            const std::vector<CompareSetup>& setups) {
+// The row of an ideal host for `tasks`, one repeat of a workload: what is in
+// use is resident, and nothing that is free. Runs differ in what they have in
+// use only by how long the same work takes; the least is a lower bound for all.
+CompareRow Limit(std::span<const Task> tasks) {
+  const auto least = std::min_element(
+      tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
+        return a.run->in_use_gib_min < b.run->in_use_gib_min;
+      });
+  CompareRow row;
+  row.workload = least->run->row.workload;
+  row.policy = kPolicyLimit;
+  row.host_share_of_free = 1;
+  row.host_share_of_reportable = 1;
+  row.footprint_gib_min = least->run->in_use_gib_min;
+  return row;
+}
+
+// All runs, by workload, then by repeat. Each repeat begins with another
+// policy, the first with off.
+std::vector<Task> MakeTasks(
+    const CompareOptions& options,
+    const std::vector<std::unique_ptr<Comparison>>& comparisons) {
   const uint64_t repeats =
       options.mode == CompareMode::kReal ? options.repeats : 1;
   std::vector<Task> tasks;
-  for (const CompareSetup& setup : setups) {
-    const size_t policies = setup.policies.size();
+  for (const std::unique_ptr<Comparison>& comparison : comparisons) {
+    const size_t policies = comparison->setup.policies.size();
     for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
       for (size_t i = 0; i < policies; ++i) {
-        tasks.push_back({.setup = &setup,
+        tasks.push_back({.comparison = comparison.get(),
                          .policy = (i + repeat - 1) % policies,
                          .repeat = repeat});
       }
@@ -293,51 +150,70 @@ std::vector<Task> MakeTasks(const CompareOptions& options,
 
 absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
                                const RunProgress& progress) {
-  const CompareSetup& setup = *task.setup;
-  const std::string& policy = setup.policies[task.policy];
+  const CompareSetup& setup = task.setup();
   if (setup.recording != nullptr) {
-    return RunRecording(options, setup, policy, progress);
+    return RunRecording(options, setup, task.name(), progress);
+  }
+  const WorkAmount* amount = nullptr;
+  if (!task.defines_amount()) {
+    task.comparison->amount_known.wait();
+    if (!task.comparison->amount.ok()) return task.comparison->amount.status();
+    amount = &*task.comparison->amount;
   }
   return options.mode == CompareMode::kVirtual
-             ? RunVirtually(options, setup, policy, progress)
-             : RunForReal(options, setup, policy, task.repeat, progress);
+             ? RunVirtually(options, setup, task.name(), amount, progress)
+             : RunForReal(options, setup, task.name(), task.repeat, amount,
+                          progress);
 }
 
-// Does all of `tasks`. In virtual time no run knows of another, so there they
-// run on as many threads as the machine has processors.
+// Runs all of `tasks`. In virtual time runs share only the amount of work, so
+// they use all processors, those that define an amount first.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
               const std::function<void(const CompareProgress&)>& progress) {
+  const bool parallel = options.mode == CompareMode::kVirtual;
+  std::vector<Task*> order;
+  for (Task& task : tasks) order.push_back(&task);
+  if (parallel) {
+    std::stable_partition(order.begin(), order.end(),
+                          [](const Task* t) { return t->defines_amount(); });
+  }
   std::atomic<size_t> next{0};
   std::atomic<size_t> finished{0};
-  const auto work = [&](bool tells) {
-    for (size_t i = next++; i < tasks.size(); i = next++) {
-      Task& task = tasks[i];
+  const auto work = [&](bool notifies) {
+    for (size_t i = next++; i < order.size(); i = next++) {
+      Task& task = *order[i];
       const auto report = [&](double done) {
-        if (!tells || !progress) return;
-        progress({.workload = task.setup->name,
-                  .policy = task.setup->policies[task.policy],
+        if (!notifies || !progress) return;
+        progress({.workload = task.setup().name,
+                  .policy = task.name(),
                   .done = static_cast<double>(finished.load()) + done,
-                  .whole = static_cast<double>(tasks.size())});
+                  .whole = static_cast<double>(order.size())});
       };
       task.run = Run(options, task, report);
+      if (task.defines_amount()) {
+        if (task.run.ok()) {
+          task.comparison->amount = task.run->amount;
+        } else {
+          task.comparison->amount = task.run.status();
+        }
+        task.comparison->amount_known.count_down();
+      }
       ++finished;
     }
   };
   std::vector<std::thread> threads;
-  const size_t wanted = options.mode == CompareMode::kVirtual
-                            ? std::thread::hardware_concurrency()
-                            : 1;
-  for (size_t i = 1; i < std::min(wanted, tasks.size()); ++i) {
+  const size_t wanted = parallel ? std::thread::hardware_concurrency() : 1;
+  for (size_t i = 1; i < std::min(wanted, order.size()); ++i) {
     threads.emplace_back(work, false);
   }
   work(true);
   for (std::thread& thread : threads) thread.join();
 }
 
-// Adds the rows and samples of one workload, whose tasks are `tasks`.
+// Adds the rows and samples of `tasks`, those of one workload, to `result`.
 void AddRows(const CompareOptions& options, std::span<Task> tasks,
              CompareResult& result) {
-  const size_t policies = tasks.front().setup->policies.size();
+  const size_t policies = tasks.front().setup().policies.size();
   // By policy, then by repeat.
   std::vector<std::vector<CompareRow>> rows(policies);
   std::vector<CompareRow> limits;
@@ -348,12 +224,12 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
            return task.policy == 0;
          })->run;
     for (Task& task : repeat) {
-      CompareWithOff(options, *task.setup, off, *task.run);
+      CompareWithOff(options, task.setup(), off, *task.run);
       rows[task.policy].push_back(task.run->row);
       result.samples.insert(result.samples.end(), task.run->samples.begin(),
                             task.run->samples.end());
     }
-    limits.push_back(Limit(off));
+    limits.push_back(Limit(repeat));
     if (off.recording) result.recordings.push_back(*off.recording);
   }
   for (const std::vector<CompareRow>& of_policy : rows) {
@@ -362,60 +238,50 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
   result.rows.push_back(MedianRow(limits));
 }
 
+absl::StatusOr<CompareResult> RunProcesses(const CompareOptions& resolved,
+                                           const CompareHooks& hooks) {
+  GUESTMM_CHECK(hooks.run_process != nullptr) << "nothing runs processes";
+  std::vector<CompareProcess> processes;
+  for (uint64_t i = 1; i <= resolved.processes; ++i) {
+    if (hooks.progress) {
+      hooks.progress({.done = static_cast<double>(i - 1),
+                      .whole = static_cast<double>(resolved.processes),
+                      .process = i});
+    }
+    absl::StatusOr<CompareProcess> process = hooks.run_process();
+    if (!process.ok()) {
+      // The options are right, whatever the process says.
+      return absl::InternalError(absl::StrCat("process ", i, " of ",
+                                              resolved.processes, ": ",
+                                              process.status().message()));
+    }
+    processes.push_back(*std::move(process));
+  }
+  return MergeProcesses(resolved, processes);
+}
+
 }  // namespace
 
-bool IsRecording(std::string_view workload) {
-  return workload.find('/') != std::string_view::npos;
-}
-
-Order GranuleOf(const CompareOptions& options, std::string_view workload) {
-  return options.granule.value_or(IsRecording(workload) ? kPageblockOrder
-                                                        : Order(0));
-}
-
-double RestSecondsOf(const CompareOptions& options, std::string_view workload) {
-  if (options.rest_seconds) return *options.rest_seconds;
-  if (IsRecording(workload)) return 0;
-  return options.mode == CompareMode::kVirtual ? 60 : 10;
-}
-
-absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
-                                              uint64_t available_bytes) {
-  CompareOptions resolved = options;
-  if (!resolved.reportable_order) {
-    resolved.reportable_order =
-        options.policy_parameters.order.value_or(kPageblockOrder);
-  }
-  absl::Status status = ResolveWorkloads(resolved);
-  if (status.ok()) status = ResolvePolicies(resolved);
-  if (status.ok()) status = CheckLimits(resolved);
-  if (status.ok() && options.mode == CompareMode::kReal) {
-    status = CheckMachine(resolved, available_bytes);
-  }
-  if (!status.ok()) return status;
-  return resolved;
-}
-
-absl::StatusOr<CompareResult> RunCompare(
-    const CompareOptions& resolved,
-    const std::function<void(const CompareProgress&)>& progress) {
+absl::StatusOr<CompareResult> RunCompare(const CompareOptions& resolved,
+                                         const CompareHooks& hooks) {
   GUESTMM_CHECK(resolved.reportable_order.has_value())
       << "options were not resolved";
-  std::vector<CompareSetup> setups;
+  if (resolved.processes > 1) return RunProcesses(resolved, hooks);
+  std::vector<std::unique_ptr<Comparison>> comparisons;
   for (const std::string& name : resolved.workloads) {
     absl::StatusOr<CompareSetup> setup = SetUp(resolved, name);
     if (!setup.ok()) return setup.status();
-    setups.push_back(*std::move(setup));
+    comparisons.push_back(std::make_unique<Comparison>());
+    comparisons.back()->setup = *std::move(setup);
   }
-  std::vector<Task> tasks = MakeTasks(resolved, setups);
-  RunTasks(resolved, tasks, progress);
+  std::vector<Task> tasks = MakeTasks(resolved, comparisons);
+  RunTasks(resolved, tasks, hooks.progress);
   for (const Task& task : tasks) {
     if (task.run.ok()) continue;
     const absl::Status& status = task.run.status();
-    return absl::Status(
-        status.code(),
-        absl::StrCat(task.setup->name, ", ", task.setup->policies[task.policy],
-                     ": ", status.message()));
+    return absl::Status(status.code(),
+                        absl::StrCat(task.setup().name, ", ", task.name(), ": ",
+                                     status.message()));
   }
 
   CompareResult result;
@@ -424,7 +290,7 @@ absl::StatusOr<CompareResult> RunCompare(
   for (std::span<Task> left = tasks; !left.empty();) {
     const auto next = std::find_if(
         left.begin(), left.end(),
-        [&](const Task& t) { return t.setup != left.front().setup; });
+        [&](const Task& t) { return t.comparison != left.front().comparison; });
     const auto count = static_cast<size_t>(next - left.begin());
     AddRows(resolved, left.first(count), result);
     left = left.subspan(count);

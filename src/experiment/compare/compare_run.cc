@@ -10,11 +10,11 @@
 namespace guestmm {
 namespace {
 
-// Of a guest's memory, its kernel's.
+// The kernel keeps one part in 32 of the guest's memory.
 constexpr uint64_t kKernelShare = 32;
 
-// How long after `from` `percent` of what came back since had come; none if
-// nothing came.
+// The time from `from` until `percent` of what was discarded after it was;
+// unset if nothing was.
 std::optional<double> TimeTo(uint64_t percent, Nanoseconds from,
                              std::span<const DiscardedUntil> discards) {
   const auto first = std::upper_bound(
@@ -25,7 +25,7 @@ std::optional<double> TimeTo(uint64_t percent, Nanoseconds from,
       first == discards.begin() ? 0 : std::prev(first)->bytes;
   const uint64_t came = discards.back().bytes - before;
   for (auto at = first; at != discards.end(); ++at) {
-    // A fraction of a block is not awaited.
+    // Rounded down: the last bytes of a percent are not waited for.
     if ((at->bytes - before) >= came / 100 * percent) {
       return ToSeconds(at->when - from);
     }
@@ -62,6 +62,11 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const std::string& policy) {
   if (policy == kPolicyOff) return nullptr;
   return MakePolicy(policy, ParametersFor(options, setup.granule));
+}
+
+void FillWork(const WorkMeter& meter, CompareRow& row) {
+  row.work = meter.work();
+  row.duration_seconds = meter.seconds();
 }
 
 void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,

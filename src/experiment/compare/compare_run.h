@@ -1,7 +1,8 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_RUN_H_
 #define GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_RUN_H_
 
-// One run of `guestmm compare`: a workload under one policy, or without.
+// One run of the experiment: one workload under one policy, or without
+// reporting.
 
 #include <array>
 #include <chrono>
@@ -19,94 +20,115 @@
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/host/accounting/discard_log.h"
+#include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/machine/model/cost_kind.h"
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
-#include "src/host/accounting/discard_log.h"
+#include "src/experiment/compare/work_meter.h"
 #include "src/host/accounting/free_memory.h"
-#include "src/host/accounting/hold_times.h"
-#include "src/machine/model/vcpu_times.h"
 
 namespace guestmm {
 
 // A workload and its guest, with the options' overrides.
 struct CompareSetup {
   std::string name;
-  // By name, off first.
+  // Names, off first.
   std::vector<std::string> policies;
   Order granule{0};
   Nanoseconds rest{0};
 
-  // Of a recording, and nothing below.
+  // Set for a recording, which leaves all below unset.
   std::shared_ptr<const Recording> recording = nullptr;
 
   const WorkloadRecipe* recipe = nullptr;
   uint64_t guest_bytes = 0;
   uint64_t vcpus = 1;
-  Nanoseconds warmup{0};  // of the duration
+  Nanoseconds warmup{0};  // part of the duration
   Nanoseconds duration{0};
 };
 
 struct CompareRun {
-  // What does not depend on the run without reporting.
+  // Without the columns that are relative to the run without reporting.
   CompareRow row;
   std::vector<CompareSample> samples;
-  // What vCPUs had allocated, as the row's footprint.
-  double allocated_gib_min = 0;
+  // Memory in use, integrated like the row's footprint and never above it: no
+  // page in use is discarded.
+  double in_use_gib_min = 0;
+  // When the work ended; and, if it ended by the clock, how much it was. Unset
+  // for a recording.
+  Nanoseconds work_end{0};
+  WorkAmount amount = {};
   std::optional<CompareRecording> recording = {};
-  // In virtual time: what vCPUs spent, in ns.
+  // In virtual time: what vCPUs spent since the boot, in ns.
   std::array<uint64_t, kCostKinds> spent{};
 };
 
-// How often a sample is taken.
+// The time between two samples.
 inline constexpr std::chrono::seconds kSampleEvery(1);
+// A run's work is cut off after this many times the setup's duration.
+inline constexpr int kMostSlowdown = 10;
 
-// Told from time to time how much of the run is done, 0 to 1.
+// Called from time to time with how much of the run is done, 0 to 1.
 using RunProgress = std::function<void(double done)>;
 
+// In virtual time. `amount`: the work to do; null: what fits in the setup's
+// duration.
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
+                                        const CompareSetup& setup,
+                                        const std::string& policy,
+                                        const WorkAmount* amount,
+                                        const RunProgress& progress);
+
+// The same on threads, with RAM. `repeat`: its number, from 1.
+absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
+                                      const CompareSetup& setup,
+                                      const std::string& policy,
+                                      uint64_t repeat, const WorkAmount* amount,
+                                      const RunProgress& progress);
+
+// Replays the setup's recording on the recorded pages. `policy` may be
+// kPolicyReal. The error is Replay's. REQUIRES: setup.recording is set.
+absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
                                         const RunProgress& progress);
 
-// On threads, with RAM. `repeat`: which one it is, from 1.
-absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
-                                      const CompareSetup& setup,
-                                      const std::string& policy,
-                                      uint64_t repeat,
-                                      const RunProgress& progress);
+// For both modes:
 
-// What both modes do the same.
-
-// How long after `from` as many percent of what came back since had come: 50,
-// 90 and 99.
-void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
-               CompareRow& row);
-
-// Has the guest's kernel take what it keeps. ResourceExhausted if there is not
-// that much.
+// Allocates and touches what the guest's kernel keeps. ResourceExhausted if it
+// does not fit.
 absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes);
 
-// The options', with the host's granule.
+// The options' policy parameters. Their granule, if unset, is the host's.
 PolicyParameters ParametersFor(const CompareOptions& options, Order granule);
 
-// Null for off.
+// The policy of a run; null for off.
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const CompareOptions& options, const CompareSetup& setup,
     const std::string& policy);
 
-// The columns of the shares of free memory.
+// Sets work and duration_seconds.
+void FillWork(const WorkMeter& meter, CompareRow& row);
+
+// Sets the times until 50, 90 and 99 % of what was discarded after `from` was.
+// `discards` ascend in time.
+void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
+               CompareRow& row);
+
+// Sets the shares of free memory.
 void FillShares(const CompareOptions& options, const PageAllocator& allocator,
                 ResidentPages resident, CompareRow& row);
 
-// The columns that the ledger, the allocator, the reporter and its holds tell.
-// `reporter` is null without reporting.
+// Sets the columns that come from the ledger, the allocator, the reporter and
+// its lock holds. `reporter` is null without reporting.
 void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
              const Reporter* reporter, const HoldTimes& holds, CompareRow& row);
 
-// A footprint, of pages times microseconds.
+// Converts pages times microseconds to GiB times minutes.
 double GibMinutes(double page_microseconds);
 
 }  // namespace guestmm

@@ -8,41 +8,44 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
+#include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/reporter.h"
 #include "src/experiment/compare/compare_run.h"
-#include "src/machine/real/ledger_parts.h"
+#include "src/host/accounting/ledger_hypervisor.h"
+#include "src/machine/ledger_backing.h"
+#include "src/machine/real/coarse_clock.h"
+#include "src/machine/real/hold_timer.h"
 
 namespace guestmm {
 namespace {
 
 constexpr std::chrono::milliseconds kTick(5);
-// Shorter pauses of a workload are saved up: no thread wakes up that exactly.
+// Shorter pauses are accumulated: threads do not wake that precisely.
 constexpr std::chrono::milliseconds kShortestPause(1);
 
-// The vCPUs' threads.
+// Runs each vCPU's workload on a thread of its own.
 class VcpuThreads {
  public:
-  // All must outlive this.
+  // The arguments must outlive this.
   VcpuThreads(std::span<const std::unique_ptr<Vcpu>> vcpus,
-              std::span<const std::unique_ptr<Workload>> workloads)
-      : work_(workloads.size()), wake_([] {}) {
-    size_t next = 0;
-    for (const std::unique_ptr<Workload>& workload : workloads) {
-      const size_t i = next++;
-      if (workload == nullptr) continue;
-      threads_.emplace_back([this, &vcpu = *vcpus[i], &its = *workload,
-                             &done = work_[i]] { Run(vcpu, its, done); });
+              std::span<Workload* const> workloads)
+      : wake_([] {}) {
+    for (size_t i = 0; i < workloads.size(); ++i) {
+      if (workloads[i] == nullptr) continue;
+      threads_.emplace_back(
+          [this, &vcpu = *vcpus[i], &its = *workloads[i]] { Run(vcpu, its); });
     }
   }
   ~VcpuThreads() { Stop(); }
   VcpuThreads(const VcpuThreads&) = delete;
   VcpuThreads& operator=(const VcpuThreads&) = delete;
 
-  // Each thread ends after the step it is at.
+  // Ends each thread after its current step.
   void Stop() {
     stop_.store(true, std::memory_order_relaxed);
     timer_.Queue(wake_);
@@ -51,21 +54,13 @@ class VcpuThreads {
     timer_.CancelSync(wake_);
   }
 
-  // What all have done.
-  uint64_t work() const {
-    uint64_t sum = 0;
-    for (const auto& work : work_) sum += work.load(std::memory_order_relaxed);
-    return sum;
-  }
-
  private:
   bool stopped() const { return stop_.load(std::memory_order_relaxed); }
 
-  void Run(Vcpu& vcpu, Workload& workload, std::atomic<uint64_t>& done) {
+  void Run(Vcpu& vcpu, Workload& workload) {
     Nanoseconds pause{0};
     while (!stopped()) {
       const std::optional<Nanoseconds> quiet = workload.Step(vcpu);
-      done.store(workload.work(), std::memory_order_relaxed);
       if (!quiet) return;
       pause += *quiet;
       if (pause < kShortestPause) continue;
@@ -74,14 +69,13 @@ class VcpuThreads {
     }
   }
 
-  std::vector<std::atomic<uint64_t>> work_;
   std::atomic<bool> stop_{false};
   ThreadWorkqueue timer_;
   Work wake_;
   std::vector<std::thread> threads_;
 };
 
-// What is measured while a run goes on.
+// Samples a guest and integrates its footprint.
 class RealRun {
  public:
   RealRun(const CompareSetup& setup, const std::string& policy, uint64_t repeat,
@@ -93,29 +87,30 @@ class RealRun {
         progress_(progress),
         clock_(clock),
         coarse_(coarse),
-        guest_(guest),
-        start_(clock.Now()) {}
+        guest_(guest) {}
 
-  // Since the boot.
-  Nanoseconds Now() const { return clock_.Now() - start_; }
+  Nanoseconds Now() const { return clock_.Now(); }
 
-  // Waits until `end`, taking samples.
-  absl::Status RunUntil(Nanoseconds end) {
-    while (Now() < end) {
+  // Waits until `end`, or until `done` returns true. Samples every second and
+  // at the end.
+  absl::Status RunUntil(
+      Nanoseconds end, absl::FunctionRef<bool()> done = [] { return false; }) {
+    while (Now() < end && !done()) {
       timer_.WaitUntil([] { return false; },
                        std::min<Nanoseconds>(kTick, end - Now()));
       coarse_.Set(Now());
       if (Now() < next_sample_) continue;
       next_sample_ += kSampleEvery;
       if (absl::Status status = Sample(); !status.ok()) return status;
-      progress_(ToSeconds(Now()) / ToSeconds(setup_.duration + setup_.rest));
+      progress_(std::min(
+          1.0, ToSeconds(Now()) / ToSeconds(setup_.duration + setup_.rest)));
     }
     return Sample();
   }
 
-  // In pages times microseconds, as VirtualGuest's.
+  // In pages times microseconds.
   uint64_t resident_footprint() const { return resident_footprint_; }
-  uint64_t allocated_footprint() const { return allocated_footprint_; }
+  uint64_t in_use_footprint() const { return in_use_footprint_; }
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
 
  private:
@@ -128,8 +123,11 @@ class RealRun {
         std::chrono::duration_cast<std::chrono::microseconds>(now - sampled_at_)
             .count());
     sampled_at_ = now;
-    resident_footprint_ += *resident / kPageSize * passed;
-    allocated_footprint_ += counts.allocated().value() * passed;
+    const uint64_t resident_pages = *resident / kPageSize;
+    resident_footprint_ += resident_pages * passed;
+    // Pages that are allocated but not yet touched take no memory.
+    in_use_footprint_ +=
+        std::min(counts.allocated().value(), resident_pages) * passed;
     samples_.push_back({.workload = setup_.name,
                         .policy = policy_,
                         .repeat = repeat_,
@@ -144,26 +142,25 @@ class RealRun {
   const std::string& policy_;
   const uint64_t repeat_;
   const RunProgress& progress_;
-  const Clock& clock_;
+  const Clock& clock_;  // since the boot
   CoarseClock& coarse_;
   Guest& guest_;
-  const Nanoseconds start_;
   ThreadWorkqueue timer_;
   Nanoseconds next_sample_{0};
   Nanoseconds sampled_at_{0};
   uint64_t resident_footprint_ = 0;
-  uint64_t allocated_footprint_ = 0;
+  uint64_t in_use_footprint_ = 0;
   std::vector<CompareSample> samples_;
 };
 
-// The shares of free memory by the kernel's word.
+// Sets the shares of free memory, by what the host's kernel says is resident.
 absl::Status FillMeasuredShares(const CompareOptions& options, Guest& guest,
                                 CompareRow& row) {
   absl::Status status;
   FillShares(
       options, guest.allocator(),
       [&](Pfn pfn, Order order) {
-        // A host with larger pages has all of one or nothing.
+        // A host with larger pages maps all of one or none of it.
         const uint64_t host_page = HostPageSize();
         const uint64_t bytes = std::max(order.bytes(), host_page);
         const absl::StatusOr<uint64_t> resident = guest.ram().ResidentBytes(
@@ -182,7 +179,7 @@ absl::Status FillMeasuredShares(const CompareOptions& options, Guest& guest,
 absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                       const CompareSetup& setup,
                                       const std::string& policy,
-                                      uint64_t repeat,
+                                      uint64_t repeat, const WorkAmount* amount,
                                       const RunProgress& progress) {
   Random random(options.seed);
   const MonotonicClock clock;
@@ -198,12 +195,12 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   LedgerHypervisor* hypervisor = nullptr;
   guest_options.holds = &holds;
   guest_options.make_backing = [&](const GuestRam& ram) {
-    auto made = std::make_unique<LedgerBacking>(ram, ledger, coarse);
+    auto made = std::make_unique<LedgerBacking>(&ram, ledger, coarse);
     backing = made.get();
     return made;
   };
   guest_options.make_hypervisor = [&](const GuestRam& ram) {
-    // One range a call, as in virtual time and on every kernel.
+    // One range per call, as in virtual time and on every kernel.
     auto made = std::make_unique<LedgerHypervisor>(
         *DiscardingHypervisor::Create(ram,
                                       {.ranges_per_call = RangesPerCall::kOne}),
@@ -211,10 +208,11 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     hypervisor = made.get();
     return made;
   };
-  if (policy != kPolicyOff) {
-    guest_options.make_policy = [&] {
-      return *MakePolicy(policy, options.policy_parameters);
-    };
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
+      PolicyFor(options, setup, policy);
+  if (!reporting.ok()) return reporting.status();
+  if (*reporting != nullptr) {
+    guest_options.make_policy = [&] { return *std::move(reporting); };
   }
   absl::StatusOr<std::unique_ptr<Guest>> made = Guest::Create(guest_options);
   if (!made.ok()) return made.status();
@@ -228,44 +226,51 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                     .random = random.Fork()};
   const GuestLoad load = setup.recipe->make(world);
 
-  RealRun run(setup, policy, repeat, progress, clock, coarse, guest);
-  CompareRun result;
-  CompareRow& row = result.row;
-  Nanoseconds measured{0};
+  const MonotonicClock since_boot;
+  RealRun run(setup, policy, repeat, progress, since_boot, coarse, guest);
+  WorkMeter meter(
+      load, [&since_boot] { return since_boot.Now(); }, amount);
+  const std::vector<Workload*> workloads = meter.workloads();
   {
-    VcpuThreads threads(guest.all_vcpus(), load.by_vcpu);
-    status = run.RunUntil(setup.warmup);
-    const Nanoseconds from = run.Now();
-    const uint64_t before = threads.work();
-    if (status.ok()) status = run.RunUntil(setup.duration);
-    measured = run.Now() - from;
-    row.work = threads.work() - before;
+    VcpuThreads threads(guest.all_vcpus(), workloads);
+    if (amount == nullptr) {
+      status = run.RunUntil(setup.warmup);
+      meter.MarkWarmup();
+      if (status.ok()) status = run.RunUntil(setup.duration);
+    } else {
+      status = run.RunUntil(kMostSlowdown * setup.duration, [&] {
+        const std::optional<Nanoseconds> end = meter.end();
+        return end.has_value() && *end <= run.Now();
+      });
+    }
+    threads.Stop();
+    meter.MarkEnd();
   }
-  const Nanoseconds rest_from = run.Now();
-  if (status.ok()) status = run.RunUntil(rest_from + setup.rest);
+  // The end of the last vCPU's part may be yet to come.
+  const Nanoseconds work_end = std::max(*meter.end(), run.Now());
+  if (status.ok()) status = run.RunUntil(work_end + setup.rest);
   if (!status.ok()) return status;
   if (backing->lost_any()) {
     return absl::DataLossError("a page in use lost its contents");
   }
 
+  CompareRun result;
+  CompareRow& row = result.row;
   row.workload = setup.name;
   row.policy = policy;
-  // As if all runs had been exactly as long.
-  if (measured > Nanoseconds(0)) {
-    row.work = static_cast<uint64_t>(static_cast<double>(*row.work) *
-                                     ToSeconds(setup.duration - setup.warmup) /
-                                     ToSeconds(measured));
-  }
-  row.kicks = guest.driver() != nullptr ? guest.driver()->kicks() : 0;
+  FillWork(meter, row);
+  row.kicks = guest.counters().kicks;
   row.discard_calls = guest.hypervisor().counters().calls;
   status = FillMeasuredShares(options, guest, row);
   if (!status.ok()) return status;
   FillRow(guest.allocator(), ledger, guest.reporter(), holds.times(), row);
-  FillTimes(rest_from, hypervisor->discards(), row);
+  FillTimes(work_end, hypervisor->discards(), row);
   row.footprint_gib_min =
       GibMinutes(static_cast<double>(run.resident_footprint()));
-  result.allocated_gib_min =
-      GibMinutes(static_cast<double>(run.allocated_footprint()));
+  result.in_use_gib_min =
+      GibMinutes(static_cast<double>(run.in_use_footprint()));
+  if (amount == nullptr) result.amount = meter.amount();
+  result.work_end = work_end;
   result.samples = run.TakeSamples();
   return result;
 }

@@ -7,49 +7,53 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/machine/model/model_machine.h"
+#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "src/experiment/compare/compare_run.h"
-#include "src/machine/model/virtual_guest.h"
 
 namespace guestmm {
 namespace {
 
-// Counts a block's pages by what the ledger says.
+// Counts a block's resident pages by the ledger.
 auto ResidentIn(const HostLedger& ledger) {
   return [&ledger](Pfn pfn, Order order) {
     return ledger.ResidentPages(pfn, order);
   };
 }
 
-// A run under way.
+// Runs a guest and samples it every second.
 class VirtualRun {
  public:
   VirtualRun(const CompareSetup& setup, std::string policy,
-             const RunProgress& progress, VirtualGuest& guest)
+             const RunProgress& progress, ModelMachine& guest)
       : setup_(setup),
         policy_(std::move(policy)),
         progress_(progress),
         guest_(guest) {}
 
-  // Runs until `end`, taking samples.
+  // Runs until `end`, sampling every second.
   void RunUntil(Nanoseconds end) {
-    while (guest_.Now() < end) {
-      const Nanoseconds left = end - guest_.Now();
-      guest_.RunFor(std::min<Nanoseconds>(
-          left, kSampleEvery - guest_.Now() % kSampleEvery));
-      Sample();
-      progress_(ToSeconds(guest_.Now()) /
-                ToSeconds(setup_.duration + setup_.rest));
+    while (guest_.Now() < end) RunFor(end - guest_.Now());
+  }
+  // Runs until the work ends, or until `bound`. May overrun the end by kLook.
+  void RunUntilDone(const WorkMeter& meter, Nanoseconds bound) {
+    while (!meter.end() && guest_.Now() < bound) {
+      RunFor(std::min<Nanoseconds>(bound - guest_.Now(), kLook));
     }
+    RunUntil(std::min(bound, meter.end().value_or(bound)));
   }
 
   void Sample() {
     const FreeMemory free =
-        CountFree(guest_.allocator(), ResidentIn(guest_.ledger()));
+        CountFree(guest_.allocator(), ResidentIn(*guest_.ledger()));
     samples_.push_back(
         {.workload = setup_.name,
          .policy = policy_,
          .seconds = ToSeconds(guest_.Now()),
-         .resident_bytes = guest_.ledger().resident_pages().bytes(),
+         .resident_bytes = guest_.ledger()->resident_pages().bytes(),
          .free_bytes = free.pages.bytes(),
          .host_share_of_free = free.share()});
   }
@@ -57,10 +61,22 @@ class VirtualRun {
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
 
  private:
+  static constexpr std::chrono::milliseconds kLook{1};
+
+  // Runs for `most`, or until the next sample is due.
+  void RunFor(Nanoseconds most) {
+    guest_.RunFor(std::min<Nanoseconds>(
+        most, kSampleEvery - guest_.Now() % kSampleEvery));
+    if (guest_.Now() % kSampleEvery > Nanoseconds(0)) return;
+    Sample();
+    progress_(std::min(1.0, ToSeconds(guest_.Now()) /
+                                ToSeconds(setup_.duration + setup_.rest)));
+  }
+
   const CompareSetup& setup_;
   const std::string policy_;
   const RunProgress& progress_;
-  VirtualGuest& guest_;
+  ModelMachine& guest_;
   std::vector<CompareSample> samples_;
 };
 
@@ -69,61 +85,73 @@ class VirtualRun {
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const CompareSetup& setup,
                                         const std::string& policy,
+                                        const WorkAmount* amount,
                                         const RunProgress& progress) {
-  // The same draws whatever the policy.
+  // Every policy has the same draws.
   Random random(options.seed);
-  absl::StatusOr<std::unique_ptr<VirtualGuest>> made = VirtualGuest::Create(
+  VirtualTime time(random.Next());
+  absl::StatusOr<std::unique_ptr<ModelMachine>> made = ModelMachine::Create(
       {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
        .granule = setup.granule,
-       .costs = options.costs,
-       .seed = random.Next()});
+       .costs = options.costs},
+      time);
   if (!made.ok()) return made.status();
-  VirtualGuest& guest = **made;
-  absl::Status status = BootGuest(*guest.vcpus().front(), setup.guest_bytes);
+  ModelMachine& guest = **made;
+  absl::Status status = BootGuest(guest.vcpu(0), setup.guest_bytes);
   if (!status.ok()) return status;
   BootedGuest world{.allocator = guest.allocator(),
-                    .vcpus = guest.vcpus(),
+                    .vcpus = guest.all_vcpus(),
                     .guest_bytes = setup.guest_bytes,
                     .duration = setup.duration,
                     .random = random.Fork()};
   const GuestLoad load = setup.recipe->make(world);
-  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(options, setup, policy);
-  if (!reporting.ok()) return reporting.status();
-  status = guest.StartReporting(*std::move(reporting));
+  std::unique_ptr<Mechanism> mechanism = std::make_unique<OffMechanism>();
+  if (policy != kPolicyOff) {
+    mechanism = std::make_unique<ReportingMechanism>(
+        policy, [&] { return PolicyFor(options, setup, policy); });
+  }
+  status = guest.StartMechanism(std::move(mechanism));
   if (!status.ok()) return status;
 
-  std::vector<Workload*> workloads;
-  for (const auto& workload : load.by_vcpu) workloads.push_back(workload.get());
+  WorkMeter meter(
+      load, [&guest] { return guest.Now(); }, amount);
+  const std::vector<Workload*> workloads = meter.workloads();
   VirtualRun run(setup, policy, progress, guest);
   run.Sample();
   guest.StartWorkloads(workloads);
-  run.RunUntil(setup.warmup);
-  const uint64_t work_before = load.work();
-  run.RunUntil(setup.duration);
+  if (amount == nullptr) {
+    run.RunUntil(setup.warmup);
+    meter.MarkWarmup();
+    run.RunUntil(setup.duration);
+  } else {
+    run.RunUntilDone(meter, kMostSlowdown * setup.duration);
+  }
+  meter.MarkEnd();
   guest.StopWorkloads();
-  const uint64_t work = load.work() - work_before;
-  run.RunUntil(setup.duration + setup.rest);
-  if (!guest.device().status().ok()) return guest.device().status();
+  const Nanoseconds work_end = *meter.end();
+  run.RunUntil(work_end + setup.rest);
+  if (guest.Now() % kSampleEvery > Nanoseconds(0)) run.Sample();
+  if (!guest.status().ok()) return guest.status();
 
   CompareRun result;
   CompareRow& row = result.row;
   row.workload = setup.name;
   row.policy = policy;
-  row.work = work;
-  row.kicks = guest.device().kicks();
-  row.discard_calls = guest.device().discard_calls();
-  FillShares(options, guest.allocator(), ResidentIn(guest.ledger()), row);
-  FillRow(guest.allocator(), guest.ledger(), guest.reporter(),
-          guest.hold_times(), row);
-  FillTimes(setup.duration, guest.discards(), row);
-  const VirtualGuest::Footprint footprint = guest.footprint();
-  row.footprint_gib_min = GibMinutes(static_cast<double>(footprint.resident));
-  result.allocated_gib_min =
-      GibMinutes(static_cast<double>(footprint.allocated));
+  FillWork(meter, row);
+  row.kicks = guest.counters().kicks;
+  row.discard_calls = guest.counters().discard_calls;
+  FillShares(options, guest.allocator(), ResidentIn(*guest.ledger()), row);
+  FillRow(guest.allocator(), *guest.ledger(), guest.reporter(),
+          guest.counters().holds, row);
+  FillTimes(work_end, guest.discards(), row);
+  const ModelMachine::Footprint footprint = guest.footprint();
+  row.footprint_gib_min = footprint.resident.gib_minutes();
+  result.in_use_gib_min = footprint.allocated.gib_minutes();
+  if (amount == nullptr) result.amount = meter.amount();
+  result.work_end = work_end;
   for (size_t kind = 0; kind < kCostKinds; ++kind) {
-    result.spent[kind] = guest.times().spent(static_cast<CostKind>(kind));
+    result.spent[kind] = guest.spent(static_cast<CostKind>(kind));
   }
   result.samples = run.TakeSamples();
   return result;

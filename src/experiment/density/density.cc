@@ -13,9 +13,10 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/workload/burst_workload.h"
 #include "guestmm/workload/idle_workload.h"
 
@@ -132,9 +133,32 @@ bool AllocateFootprint(Vcpu& vcpu, uint64_t bytes, bool touch) {
   return true;
 }
 
+// What the host maps at a time behind a guest's RAM, as far as it can.
+Order HostGranule(HugePages huge_pages) {
+  if (huge_pages == HugePages::kForbid) return Order(0);
+  const std::string thp = ReadHostInfo().thp;
+  const bool huge =
+      thp == "always" || (thp == "madvise" && huge_pages == HugePages::kAdvise);
+  return huge ? kPageblockOrder : Order(0);
+}
+
+// Null for off.
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
+    const DensityOptions& options, const std::string& policy) {
+  if (policy == kPolicyOff) return nullptr;
+  PolicyParameters parameters = options.policy_parameters;
+  if (!parameters.granule) {
+    parameters.granule = HostGranule(options.huge_pages);
+  }
+  return MakePolicy(policy, parameters);
+}
+
 absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
                                                  const std::string& policy,
                                                  bool touch) {
+  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
+      PolicyFor(options, policy);
+  if (!reporting.ok()) return reporting.status();
   GuestOptions guest_options;
   guest_options.memory = MemoryMap::Pc(options.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
@@ -144,10 +168,8 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensityOptions& options,
   }
   // So that discard_calls are the same on every kernel.
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
-  if (policy != kPolicyOff) {
-    guest_options.make_policy = [&] {
-      return *MakePolicy(policy, options.policy_parameters);
-    };
+  if (*reporting != nullptr) {
+    guest_options.make_policy = [&] { return *std::move(reporting); };
   }
   if (options.hypervisor == HypervisorKind::kNone) {
     guest_options.make_hypervisor = [](const GuestRam&) {

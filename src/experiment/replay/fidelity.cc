@@ -13,7 +13,7 @@ namespace {
 constexpr uint64_t kUnit = kPageblockOrder.bytes();
 constexpr Nanoseconds kWindow = std::chrono::seconds(2);
 
-// When each unit of 2 MiB was reported, ascending.
+// The times at which each unit of 2 MiB was reported, ascending.
 using Times = std::map<uint64_t, std::vector<Nanoseconds>>;
 
 void AddUnits(Times& times, Nanoseconds time, const GpaRange& range) {
@@ -22,8 +22,8 @@ void AddUnits(Times& times, Nanoseconds time, const GpaRange& range) {
   for (uint64_t unit = first; unit < end; ++unit) times[unit].push_back(time);
 }
 
-// Pairs of the two, both ascending, that are no further apart than kWindow,
-// each in one pair at most: as many as there can be.
+// The largest number of disjoint pairs of one time from each list that are at
+// most kWindow apart. REQUIRES: both are ascending.
 uint64_t CountPairs(const std::vector<Nanoseconds>& a,
                     const std::vector<Nanoseconds>& b) {
   uint64_t pairs = 0;
@@ -53,7 +53,8 @@ std::optional<double> BlockMatch(const Times& truth, const Times& replay) {
   return static_cast<double>(matched) / static_cast<double>(all);
 }
 
-// What the replay's host held at `time`: of its last sample by then.
+// The replay's resident bytes at `time`: those of the last sample before it, or
+// else of the first.
 uint64_t ResidentAt(const std::vector<ReplaySample>& samples,
                     Nanoseconds time) {
   const auto after =
@@ -117,7 +118,7 @@ std::optional<double> BuddyInfoDistance(const Recording& recording,
   return sum / static_cast<double>(count);
 }
 
-// Of samples as they are added.
+// The mean over time and the last value of samples added in order.
 class ResidencySum {
  public:
   void Add(Nanoseconds time, uint64_t bytes) {

@@ -2,6 +2,7 @@
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_PASS_LOG_H_
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -12,14 +13,24 @@
 
 namespace guestmm {
 
-// A policy, and a log of the reporter's passes. On one thread.
+// Forwards to a policy and logs the reporter's passes. On one thread.
 class PassLog final : public ForwardingPolicy {
  public:
-  // `clock` and `passes`, which are by it, must outlive this.
+  // `clock`, which the passes' times are by, and `passes` must outlive this.
   PassLog(std::unique_ptr<ReportingPolicy> policy, const Clock& clock,
           std::vector<ReplayPass>& passes)
       : ForwardingPolicy(std::move(policy)), clock_(clock), passes_(passes) {}
 
+  // Makes the first pass due after `delay` instead of the policy's own delay,
+  // if the policy asks for a pass when it is enabled. REQUIRES: NextPass was
+  // not called yet.
+  void SetFirstDelay(Nanoseconds delay) { first_delay_ = delay; }
+
+  std::optional<Nanoseconds> NextPass() override {
+    const std::optional<Nanoseconds> next = ForwardingPolicy::NextPass();
+    const std::optional<Nanoseconds> first = std::exchange(first_delay_, {});
+    return next && first ? first : next;
+  }
   void Disable() override {
     ForwardingPolicy::Disable();
     in_pass_ = false;
@@ -44,7 +55,8 @@ class PassLog final : public ForwardingPolicy {
  private:
   const Clock& clock_;
   std::vector<ReplayPass>& passes_;
-  // A pass ends with the NextBatch that has nothing.
+  std::optional<Nanoseconds> first_delay_;
+  // False once NextBatch has returned false.
   bool in_pass_ = false;
 };
 

@@ -13,83 +13,127 @@
 
 namespace guestmm {
 
-// What a real vCPU's lists of one zone must have held, as far as a trace tells
-// (Linux 6.1): which of its pages went back to the zone, and when.
+// The per-CPU lists that a real vCPU had of one zone (Linux 6.1), reconstructed
+// from a trace: which blocks were listed, and when they were drained to the
+// zone.
 //
-// A trace shows what leaves and enters a list, not the zone behind it. A page
-// that was freed here and is allocated here was in the list all the time. One
-// that comes from the zone shows that the list was empty and was refilled with
-// a batch. What the others of that are may be supposed; for those that are not,
-// places are kept, so that the list is as long as the real one. Both lie behind
-// whatever is freed here later, and are the first to go.
+// The tracepoints show what vCPUs allocate and free, not what moves between a
+// list and the zone. Three rules tell most of it:
+//
+//   1. A block freed by this vCPU is listed until 6.1's marks drain it, the
+//      oldest first. If this vCPU allocates it again, it was listed all along.
+//   2. A block allocated here that is not listed came from the zone, so the
+//   list
+//      was empty and was refilled with a batch. The rest of the batch is listed
+//      as placeholders: their number is known, their identity is not.
+//   3. A listed block that another vCPU allocates, or that is allocated in
+//   other
+//      bounds, had been drained before, together with all older blocks of its
+//      list.
+//
+// The caller may identify a placeholder with the block that the zone most
+// likely handed out (Assume). If that block turns up elsewhere, the assumption
+// was wrong: it never left the zone, and its placeholder stays.
+//
+// For example, of order 0 with a batch of 4 (newest first, ? a placeholder, (n)
+// an assumed block):
+//
+//   event                       call                           list
+//   allocate 100: not listed    Refill -> 3                    ? ? ?
+//   101, 102 are free behind it Assume(101), Assume(102)       (101) (102) ?
+//   allocate 101                TakeListed(101) -> true        (102) ?
+//   free 7                      Free(7)                        7 (102) ?
+//   vCPU 1 allocates 102        DrainThrough(102): it never    7 ? ?
+//                               left the zone
+//   allocate 7                  TakeListed(7) -> true          ? ?
+//   free 8                      Free(8)                        8 ? ?
+//   allocate 50, 51: not listed Refill -> 0: placeholders      8
+//   allocate 52: not listed     Refill -> 3, drains 8          ? ? ?
 class PcpReconstruction {
  public:
+  // A block that moves from the lists to the zone.
   struct Block {
     Pfn pfn;
     Order order;
-    // It was supposed, and wrongly: the zone had it all the time.
-    bool never_left = false;
+    // It was assumed to be listed, wrongly: the zone had it all along.
+    bool never_left_zone = false;
   };
   using Blocks = std::vector<Block>;
 
   // REQUIRES: limits.batch > 0.
   explicit PcpReconstruction(PerCpuLimits limits);
 
-  // Orders that are cached.
+  // True for the orders with per-CPU lists in 6.1: 0 to 3, and a pageblock's.
   static bool Caches(Order order) {
     return order.value() < PerCpuLists::kSmallOrders ||
            order == kPageblockOrder;
   }
 
-  // A block is freed here: those that go to the zone for it, oldest first.
-  void Free(Pfn pfn, Order order, MigrateType type, Blocks& back);
-  // A block is allocated here that was freed here, or supposed, and is in the
-  // lists: true, and it is not any more.
-  bool Take(Pfn pfn, Order order, MigrateType type);
-  // One is allocated here that was not: what was listed of its kind cannot have
-  // been, and goes to the zone. Returns how many others the list was refilled
-  // with, for which places are kept.
-  uint64_t TakeUnlisted(Order order, MigrateType type, Blocks& back);
-  // One of these others, to be handed out after those supposed before.
-  // REQUIRES: a place is kept for it.
-  void AssumeCached(Pfn pfn, Order order, MigrateType type);
-  // So many pages are in the lists at first, no one knows which, nor in which
-  // list. They are the first to go.
-  void AddUnknown(uint64_t pages);
-  // A block is allocated here that was one of those: it was in use neither, nor
-  // free in the zone.
-  void TakeUnknown(Order order);
-  // Takes a block out, of whatever type its list is. False if it is not there.
-  bool Remove(Pfn pfn, Order order);
-  // A page of a block that is listed here turns up elsewhere: so the block had
-  // gone to the zone, after what is older in its list. If it was only supposed,
-  // it was another one.
-  void EvictThrough(Pfn pfn, Order order, Blocks& back);
+  // Below, `order` must be one that Caches(), and blocks that move to the zone
+  // are appended to `drained`, the oldest of a list first.
 
-  uint64_t pages() const { return count_; }
+  // Seeds the lists with `pages` pages of unknown identity and list (the count
+  // in zoneinfo). They are drained first.
+  void Seed(uint64_t pages);
+
+  // Lists a block that this vCPU freed, and drains what exceeds the marks.
+  void Free(Pfn pfn, Order order, MigrateType type, Blocks& drained);
+
+  // This vCPU allocates a block. True if it was listed, which it no longer is.
+  bool TakeListed(Pfn pfn, Order order, MigrateType type);
+
+  // This vCPU allocated a block of this order and type from the zone. Drains
+  // assumed blocks, which would have been handed out first, as never having
+  // left the zone. If a placeholder remains, the block was that one: returns 0.
+  // Else the list was empty: drains it, and returns the number of placeholders
+  // that the refill left.
+  uint64_t Refill(Order order, MigrateType type, Blocks& drained);
+
+  // Identifies a placeholder of the last refill with a block, to be handed out
+  // after those assumed before it. REQUIRES: the list has a placeholder.
+  void Assume(Pfn pfn, Order order, MigrateType type);
+
+  // This vCPU allocated a seeded page: one neither in use, nor listed, nor free
+  // in the zone. No effect if none is left.
+  void TakeSeeded(Order order);
+
+  // Removes a block from the list it is in, of any type. False if it is not
+  // listed.
+  bool Remove(Pfn pfn, Order order);
+
+  // The block was seen outside of the lists. Drains it and all older blocks of
+  // its list; if it was assumed, it alone, as never having left the zone. No
+  // effect if it is not listed.
+  void DrainThrough(Pfn pfn, Order order, Blocks& drained);
+
+  // Pages listed, placeholders and seeded pages included.
+  uint64_t pages() const { return pages_; }
 
  private:
-  // Newest first.
   struct List {
+    // Identified blocks, newest first. The oldest `assumed` of them are
+    // assumed.
     std::deque<Pfn> pfns;
-    uint64_t supposed = 0;  // of them, the oldest
-    uint64_t unknown = 0;   // places, older still
+    uint64_t assumed = 0;
+    uint64_t placeholders = 0;  // older than all of `pfns`
 
     bool IsAssumed(const std::deque<Pfn>::const_iterator& at) const {
-      return static_cast<uint64_t>(pfns.end() - at) <= supposed;
+      return static_cast<uint64_t>(pfns.end() - at) <= assumed;
     }
   };
 
-  // Takes the newest known `pfn` out of the list: true if it was there.
+  // Removes the newest entry for `pfn` from a list. False if there is none.
   bool Erase(size_t index, Pfn pfn);
-  // Takes the oldest known block out, which goes to the zone.
-  void GiveBackOldest(size_t index, Blocks& back);
-  void GiveBack(uint64_t pages, size_t first_list, Blocks& back);
+  // Drains the oldest identified block of a list. REQUIRES: it has one.
+  void DrainOldest(size_t index, Blocks& drained);
+  // Drains `pages` pages as free_pcppages_bulk does: seeded pages, then each
+  // list until it is empty, from `first_list` on.
+  void Drain(uint64_t pages, size_t first_list, Blocks& drained);
 
   const PerCpuLimits limits_;
   std::array<List, PerCpuLists::kCount> lists_;
-  uint64_t count_ = 0;  // pages, known or not
-  uint64_t unknown_at_first_ = 0;
+  uint64_t pages_ = 0;
+  uint64_t seeded_pages_ = 0;  // of pages_
   uint32_t free_factor_ = 0;
 };
 

@@ -36,7 +36,7 @@ RecordedPlacement::RecordedPlacement(const Recording& recording,
                   .high = static_cast<uint32_t>(real.high)};
         count = real.count;
       }
-      per_cpu_.emplace_back(limits).AddUnknown(count);
+      per_cpu_.emplace_back(limits).Seed(count);
     }
   }
 }
@@ -48,30 +48,30 @@ void RecordedPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   host_.OnAllocated(event.pfn, event.order, event.gfp, now);
   if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
-    const auto cached = cached_.find(event.pfn.value());
-    if (per_cpu_[index].Take(event.pfn, event.order, type)) {
-      cached_.erase(event.pfn.value());
+    const auto listed = listed_.find(event.pfn.value());
+    if (per_cpu_[index].TakeListed(event.pfn, event.order, type)) {
+      listed_.erase(event.pfn.value());
       return;
     }
-    if (cached != cached_.end() && cached->second == index &&
+    if (listed != listed_.end() && listed->second == index &&
         per_cpu_[index].Remove(event.pfn, event.order)) {
-      cached_.erase(cached);
+      listed_.erase(listed);
       return;
     }
-    GiveBackAround(zone, event.pfn, event.order);
+    DrainOverlapping(zone, event.pfn, event.order);
     if (IsFree(zone, event.pfn, event.order)) {
-      TakeByRefill(zone, event, type, index);
+      AllocateByRefill(zone, event, type, index);
       return;
     }
-    per_cpu_[index].TakeUnknown(event.order);
+    per_cpu_[index].TakeSeeded(event.order);
   } else {
-    GiveBackAround(zone, event.pfn, event.order);
+    DrainOverlapping(zone, event.pfn, event.order);
     LockHolder hold(zone.lock());
     if (zone.TakeAt(event.pfn, event.order, type)) return;
   }
-  // What should have been free is not, or not all.
+  // Not all of the block was free, as it should have been.
   ++counters_.forced_placements;
-  TakeWhatever(zone, event.pfn, event.order, type, now);
+  ForceAllocate(zone, event.pfn, event.order, type, now);
 }
 
 void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
@@ -79,85 +79,88 @@ void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
   MigrateType type;
   bool is_known;
   {
-    const bool is_cached = AnyCached(event.pfn, event.order);
+    const bool is_listed = OverlapsListed(event.pfn, event.order);
     LockHolder hold(zone.lock());
     const PageInfo info = allocator_.pages().Get(event.pfn);
     const bool is_whole =
         info.state == PageState::kAllocated && info.order == event.order;
-    is_known = !is_cached && (is_whole || zone.Reshape(event.pfn, event.order));
+    is_known = !is_listed && (is_whole || zone.Reshape(event.pfn, event.order));
     if (is_known && !is_whole) ++counters_.split_frees;
     type = zone.pageblock_type(event.pfn);
   }
   if (!is_known) {
-    // It was allocated without an event (__alloc_pages_bulk).
+    // It was allocated without an event, such as by __alloc_pages_bulk.
     ++counters_.unmatched_frees;
-    if (AnyInFlight(event.pfn, event.order)) return;
-    TakeWhatever(zone, event.pfn, event.order, type, now);
+    if (OverlapsIsolated(event.pfn, event.order)) return;
+    ForceAllocate(zone, event.pfn, event.order, type, now);
     host_.OnAllocated(event.pfn, event.order, event.gfp, now);
   }
   host_.OnFreed(event.pfn, event.order, now);
-  back_.clear();
+  drained_.clear();
   if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
-    cached_[event.pfn.value()] = index;
-    per_cpu_[index].Free(event.pfn, event.order, type, back_);
+    listed_[event.pfn.value()] = index;
+    per_cpu_[index].Free(event.pfn, event.order, type, drained_);
   } else {
-    back_.push_back({event.pfn, event.order});
+    drained_.push_back({event.pfn, event.order});
   }
-  GiveBack(zone);
+  FreeDrained(zone);
 }
 
-void RecordedPlacement::TakeByRefill(Zone& zone, const TraceEvent& event,
-                                     MigrateType type, uint32_t index) {
+void RecordedPlacement::AllocateByRefill(Zone& zone, const TraceEvent& event,
+                                         MigrateType type, uint32_t index) {
   const Order order = event.order;
-  back_.clear();
-  uint64_t others = per_cpu_[index].TakeUnlisted(order, type, back_);
-  GiveBack(zone);
+  drained_.clear();
+  uint64_t others = per_cpu_[index].Refill(order, type, drained_);
+  FreeDrained(zone);
   LockHolder hold(zone.lock());
   const std::optional<Zone::Block> block = zone.FreeBlockAround(event.pfn);
   GUESTMM_CHECK(block.has_value());
   const bool is_next =
-      block->pfn == event.pfn && IsNext(zone, *block, order, type);
+      block->pfn == event.pfn && IsNextToHandOut(zone, *block, order, type);
   const auto take = [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     const bool taken = zone.TakeAt(pfn, order, type);
     GUESTMM_CHECK(taken) << pfn;
   };
-  const auto suppose = [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    marked_.erase(pfn.value());
-    if (zone.IsReported(pfn)) marked_[pfn.value()] = *zone.FreeBlockAt(pfn);
+  const auto assume = [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    assumed_reported_.erase(pfn.value());
+    if (zone.IsReported(pfn))
+      assumed_reported_[pfn.value()] = *zone.FreeBlockAt(pfn);
     take(pfn);
-    cached_[pfn.value()] = index;
-    per_cpu_[index].AssumeCached(pfn, order, type);
+    listed_[pfn.value()] = index;
+    per_cpu_[index].Assume(pfn, order, type);
     --others;
   };
   take(event.pfn);
-  // A refill goes through the block upwards, which begins with what is handed
-  // out first.
+  // A refill (rmqueue_bulk) splits one block and takes its parts upwards, so
+  // the pages behind the one handed out first were listed with it.
   Order whole = block->order;
   while (!event.pfn.IsAligned(whole)) whole = Order(whole.value() - 1);
   const Pfn end = PagesOf(event.pfn, whole).end;
   for (Pfn pfn = event.pfn + order.pages(); others > 0 && pfn < end;
        pfn += order.pages()) {
-    suppose(pfn);
+    assume(pfn);
   }
-  // Then it goes on with the next; which whole pageblock it would break for
-  // smaller ones is a guess.
+  // It goes on with the next free block, if the first one was the zone's first
+  // choice. Which whole pageblock it would split for a small order is a guess,
+  // so none is.
   if (!is_next) return;
   const Order largest = order == kPageblockOrder
                             ? allocator_.max_order()
                             : Order(kPageblockOrder.value() - 1);
   for (Order from = order; others > 0 && from <= largest;) {
     if (const auto next = zone.FirstFreeBlock(from, type)) {
-      suppose(*next);
-      from = order;  // what is left of that block
+      assume(*next);
+      from = order;  // the rest of that block is free at smaller orders
     } else {
       from = Order(from.value() + 1);
     }
   }
 }
 
-bool RecordedPlacement::IsNext(const Zone& zone, const Zone::Block& block,
-                               Order order, MigrateType type) {
+bool RecordedPlacement::IsNextToHandOut(const Zone& zone,
+                                        const Zone::Block& block, Order order,
+                                        MigrateType type) {
   for (Order below = order; below < block.order;
        below = Order(below.value() + 1)) {
     if (zone.HasFreeBlock(below, type)) return false;
@@ -165,25 +168,25 @@ bool RecordedPlacement::IsNext(const Zone& zone, const Zone::Block& block,
   return zone.FirstFreeBlock(block.order, type) == block.pfn;
 }
 
-void RecordedPlacement::GiveBackAround(Zone& zone, Pfn pfn, Order order) {
-  back_.clear();
+void RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
+  drained_.clear();
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
-    const auto cached = cached_.find(head.value());
-    if (cached == cached_.end()) return;
-    per_cpu_[cached->second].EvictThrough(head, its, back_);
+    const auto listed = listed_.find(head.value());
+    if (listed == listed_.end()) return;
+    per_cpu_[listed->second].DrainThrough(head, its, drained_);
   });
-  GiveBack(zone);
+  FreeDrained(zone);
 }
 
-void RecordedPlacement::TakeWhatever(Zone& zone, Pfn pfn, Order order,
-                                     MigrateType type, Nanoseconds now) {
-  Uncache(pfn, order);
+void RecordedPlacement::ForceAllocate(Zone& zone, Pfn pfn, Order order,
+                                      MigrateType type, Nanoseconds now) {
+  Unlist(pfn, order);
   LockHolder hold(zone.lock());
   const PfnRange range = PagesOf(pfn, order);
   const PageMap& pages = allocator_.pages();
   for (Pfn page = range.start; page < range.end; page += PageCount(1)) {
     zone.TakeAt(page, Order(0), type);
-    // It will lose its contents, and nobody has it.
+    // Its report will discard it, so nothing may count on its contents.
     if (pages.Get(pages.HeadOf(page)).state == PageState::kIsolated) {
       host_.OnFreed(page, Order(0), now);
     }
@@ -197,22 +200,23 @@ void RecordedPlacement::LearnType(Zone& zone, Pfn pfn, MigrateType type) {
   zone.SetPageblockType(pfn, type);
 }
 
-void RecordedPlacement::GiveBack(Zone& zone) {
+void RecordedPlacement::FreeDrained(Zone& zone) {
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(zone.lock());
-    for (const PcpReconstruction::Block& block : back_) {
-      cached_.erase(block.pfn.value());
+    for (const PcpReconstruction::Block& block : drained_) {
+      listed_.erase(block.pfn.value());
       FreeBlockObserver* const observer =
-          block.never_left ? zone.PutBackAt(block.pfn, block.order)
-                           : zone.Free(block.pfn, block.order);
+          block.never_left_zone ? zone.PutBackAt(block.pfn, block.order)
+                                : zone.Free(block.pfn, block.order);
       if (observer != nullptr) to_wake = observer;
-      const auto marked = marked_.find(block.pfn.value());
-      if (marked == marked_.end()) continue;
-      if (block.never_left && zone.FreeBlockAt(block.pfn) == marked->second) {
+      const auto reported = assumed_reported_.find(block.pfn.value());
+      if (reported == assumed_reported_.end()) continue;
+      if (block.never_left_zone &&
+          zone.FreeBlockAt(block.pfn) == reported->second) {
         zone.MarkReported(block.pfn);
       }
-      marked_.erase(marked);
+      assumed_reported_.erase(reported);
     }
   }
   if (to_wake != nullptr) to_wake->Wake();
@@ -237,7 +241,7 @@ void RecordedPlacement::ForEachBlock(Pfn pfn, Order order,
   }
 }
 
-bool RecordedPlacement::AnyInFlight(Pfn pfn, Order order) const {
+bool RecordedPlacement::OverlapsIsolated(Pfn pfn, Order order) const {
   bool any = false;
   ForEachBlock(pfn, order, [&](Pfn head, Order) {
     any = any || allocator_.pages().Get(head).state == PageState::kIsolated;
@@ -245,20 +249,20 @@ bool RecordedPlacement::AnyInFlight(Pfn pfn, Order order) const {
   return any;
 }
 
-bool RecordedPlacement::AnyCached(Pfn pfn, Order order) const {
+bool RecordedPlacement::OverlapsListed(Pfn pfn, Order order) const {
   bool any = false;
   ForEachBlock(pfn, order, [&](Pfn head, Order) {
-    any = any || cached_.contains(head.value());
+    any = any || listed_.contains(head.value());
   });
   return any;
 }
 
-void RecordedPlacement::Uncache(Pfn pfn, Order order) {
+void RecordedPlacement::Unlist(Pfn pfn, Order order) {
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
-    const auto cached = cached_.find(head.value());
-    if (cached == cached_.end()) return;
-    per_cpu_[cached->second].Remove(head, its);
-    cached_.erase(cached);
+    const auto listed = listed_.find(head.value());
+    if (listed == listed_.end()) return;
+    per_cpu_[listed->second].Remove(head, its);
+    listed_.erase(listed);
   });
 }
 

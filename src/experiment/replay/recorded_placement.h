@@ -10,11 +10,13 @@
 
 namespace guestmm {
 
-// On the trace's own pfns (Placement::kRecorded). The zones are the
-// allocator's; the vCPUs' lists are not, but what the real ones must have held.
-// Both are followed through what has no event of its own: refills of the lists,
-// and the bulk allocations of vmalloc and others, which show when they are
-// freed.
+// Allocates exactly the trace's pages (ReplayPlacement::kRecorded). The zones
+// are the allocator's. Its per-CPU lists are bypassed: each vCPU's lists are
+// reconstructed (PcpReconstruction), and a listed block counts as allocated in
+// its zone.
+//
+// Two things have no event and are inferred: refills and drains of the lists,
+// and the kernel's bulk allocations (vmalloc), which show when they are freed.
 class RecordedPlacement final : public TracePlacement {
  public:
   RecordedPlacement(const Recording& recording, PageAllocator& allocator,
@@ -24,47 +26,49 @@ class RecordedPlacement final : public TracePlacement {
   void Allocate(const TraceEvent& event, Nanoseconds now) override;
   void Free(const TraceEvent& event, Nanoseconds now) override;
 
-  // Has the event's vCPU refill its list with the block, which is free in the
-  // zone, and with what comes behind it.
-  void TakeByRefill(Zone& zone, const TraceEvent& event, MigrateType type,
-                    uint32_t index);
-  // Whether the zone would hand out this free block before all others.
-  static bool IsNext(const Zone& zone, const Zone::Block& block, Order order,
-                     MigrateType type)
+  // Refills the list `index` with the event's block, which is free in the zone,
+  // and with the blocks that the zone would hand out after it.
+  void AllocateByRefill(Zone& zone, const TraceEvent& event, MigrateType type,
+                        uint32_t index);
+  // True if the zone would hand out this free block before all others for a
+  // request of `order` and `type`.
+  static bool IsNextToHandOut(const Zone& zone, const Zone::Block& block,
+                              Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  // Allocates the block, whatever its pages are, but those on their way to the
-  // host: they stay that.
-  void TakeWhatever(Zone& zone, Pfn pfn, Order order, MigrateType type,
-                    Nanoseconds now);
-  // Blocks with a page of this one that are listed had gone to the zone before.
-  void GiveBackAround(Zone& zone, Pfn pfn, Order order);
-  // Gives what is in back_ to the zone.
-  void GiveBack(Zone& zone);
-  // The type of a pageblock is that of the request that got a page of it last:
-  // vCPUs' lists have blocks of pageblocks of one type.
+  // Allocates a block whatever the state of its pages, except isolated ones:
+  // those stay isolated, so that their report can end.
+  void ForceAllocate(Zone& zone, Pfn pfn, Order order, MigrateType type,
+                     Nanoseconds now);
+  // Drains listed blocks that overlap this one: it is allocated elsewhere or in
+  // other bounds, so they had been drained before.
+  void DrainOverlapping(Zone& zone, Pfn pfn, Order order);
+  // Frees the blocks of drained_ to the zone.
+  void FreeDrained(Zone& zone);
+  // Sets the pageblock's type to that of the last request that got a page of
+  // it, since a list holds pages of pageblocks of one type.
   void LearnType(Zone& zone, Pfn pfn, MigrateType type);
 
-  // In per_cpu_, of the event's vCPU.
+  // The index in per_cpu_ of the event's vCPU and zone.
   uint32_t IndexOf(const TraceEvent& event, const Zone& zone) const;
-  // Calls visit(head, order) for each block that has a page of this one.
+  // Calls visit(head, order) for each block that overlaps this one.
   template <typename Visit>
   void ForEachBlock(Pfn pfn, Order order, const Visit& visit) const;
-  bool AnyCached(Pfn pfn, Order order) const;
-  // Whether a page of it is on its way to the host.
-  bool AnyInFlight(Pfn pfn, Order order) const;
-  // Blocks with a page of this one that are cached are not any more, and
-  // allocated.
-  void Uncache(Pfn pfn, Order order);
+  bool OverlapsListed(Pfn pfn, Order order) const;
+  bool OverlapsIsolated(Pfn pfn, Order order) const;
+  // Removes overlapping blocks from their lists, as allocated ones.
+  void Unlist(Pfn pfn, Order order);
 
   // By vCPU, then by zone.
   std::vector<PcpReconstruction> per_cpu_;
-  // Blocks that are in one of them, which to the zone are allocated, by pfn:
-  // the index of which.
-  absl::flat_hash_map<uint64_t, uint32_t> cached_;
-  // Of them, those supposed that began a block which was marked as reported:
-  // its order.
-  absl::flat_hash_map<uint64_t, Order> marked_;
-  PcpReconstruction::Blocks back_;
+  // The head pfn of each identified block in a list, and the list's index in
+  // per_cpu_.
+  absl::flat_hash_map<uint64_t, uint32_t> listed_;
+  // The head pfn of each assumed block that was the head of a reported free
+  // block, and that block's order: if the assumption proves wrong, it is
+  // reported again.
+  absl::flat_hash_map<uint64_t, Order> assumed_reported_;
+  // Scratch.
+  PcpReconstruction::Blocks drained_;
 };
 
 }  // namespace guestmm

@@ -16,8 +16,8 @@
 
 namespace guestmm {
 
-// The balloon and the host behind it in a replay: takes as long for a report as
-// the cost model says, and writes down what was discarded, and when.
+// The balloon and the host behind it in a replay: a report takes as long as the
+// cost model says, and discards are logged with their times.
 class ReplayDevice final : public ReportingDevice {
  public:
   struct Log {
@@ -25,9 +25,12 @@ class ReplayDevice final : public ReportingDevice {
     GpaRange range;
   };
 
-  // Both must outlive this.
-  ReplayDevice(Workqueue& workqueue, ReplayHost& host)
-      : workqueue_(workqueue), host_(host), end_([this] { End(); }) {}
+  // All must outlive this.
+  ReplayDevice(const CostModel& costs, Workqueue& workqueue, ReplayHost& host)
+      : workqueue_(workqueue),
+        host_(host),
+        costs_(costs),
+        end_([this] { End(); }) {}
   ~ReplayDevice() override { workqueue_.CancelSync(end_); }
 
   size_t max_report_entries() const override { return 1 << 16; }
@@ -45,9 +48,9 @@ class ReplayDevice final : public ReportingDevice {
   }
 
   const std::vector<Log>& log() const { return log_; }
-  // Lists of reports that were taken.
+  // Scatterlists discarded.
   uint64_t scatterlists() const { return scatterlists_; }
-  // Calls of madvise: one for each run of neighbours in a list.
+  // madvise calls: one per run of adjacent ranges in a scatterlist.
   uint64_t discard_calls() const { return discard_calls_; }
 
  private:
@@ -63,8 +66,8 @@ class ReplayDevice final : public ReportingDevice {
 
   Workqueue& workqueue_;
   ReplayHost& host_;
-  const CostModel costs_ = {};
-  // Of the report that is out.
+  const CostModel& costs_;
+  // Of the report in flight.
   std::vector<GpaRange> ranges_;
   Client* client_ = nullptr;
   std::vector<Log> log_;

@@ -8,7 +8,7 @@
 namespace guestmm {
 namespace {
 
-// One will do: a page that is lost has no stamp at all.
+// One stamp is enough, as a page that lost its contents has none.
 constexpr uint64_t kReplayStamp = 1;
 
 }  // namespace

@@ -10,8 +10,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
-#include "guestmm/buddy/memory_layout.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
@@ -20,49 +20,49 @@
 
 namespace guestmm {
 
-// The host in a replay, and what it holds of the guest's memory: by a ledger,
-// and for real in guest RAM. There each page that the guest touches gets a
-// stamp, reports are discarded, and what is in use must have its stamp still.
+// The host of a replay, which accounts resident memory in a ledger. In
+// ReplayMode::kReal it also has guest RAM: each page that the guest touches is
+// stamped, reports are discarded, and pages in use are checked for their stamp.
 class ReplayHost {
  public:
-  // Of a guest with this memory. For real the error of GuestRam::Create.
-  // REQUIRES: `memory` is not empty.
+  // A host for a guest with this memory. In kReal, the error of
+  // GuestRam::Create. REQUIRES: `memory` is not empty.
   static absl::StatusOr<std::unique_ptr<ReplayHost>> Create(
       const MemoryMap& memory, const ReplayOptions& options);
 
   // REQUIRES for all below: the pages are the guest's. `now` is virtual time.
 
-  // The guest had the block, touched, when the replay began.
+  // The block was in use and touched when the replay began.
   void OnInUseAtFirst(Pfn pfn, Order order);
-  // It has it now, of an allocation with these gfp flags, and touches it if
-  // ReplayOptions::touch has it so.
+  // The guest allocates a block with these gfp flags, and touches it if
+  // ReplayOptions::touch says so.
   void OnAllocated(Pfn pfn, Order order, uint32_t gfp, Nanoseconds now);
-  // It gave it back.
+  // The guest frees a block, whose stamps are checked.
   void OnFreed(Pfn pfn, Order order, Nanoseconds now);
-  // A report is discarded.
+  // Discards a report.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
 
-  // Looks at all that is in use, as OnFreed does at what is freed.
+  // Checks the stamps of all pages in use. No effect in kVirtual.
   void CheckContents();
 
-  // Of all memory: by the ledger, or for real by the kernel. 0 if it does not
-  // say, which is an error.
+  // The resident bytes: by the ledger, or in kReal by the kernel. 0 after an
+  // error (see status()).
   uint64_t ResidentBytes();
-  // Whether anything of a block of order kPageblockOrder is resident.
+  // True if a page of the pageblock at `pfn` is resident.
   bool AnyResident(Pfn pfn);
   const HostLedger& ledger() const { return ledger_; }
-  // From the start until `now`, by the ledger. REQUIRES: nothing happened
-  // later.
+  // The footprint from the start until `now`, by the ledger. REQUIRES: no call
+  // had a later `now`.
   ReplayResult::Footprint FootprintUntil(Nanoseconds now);
 
-  // What went wrong first: DataLoss names a page in use that lost its contents;
-  // else the error of a discard, or of looking at what is resident.
+  // The first error: DataLoss names a page in use that lost its contents;
+  // others are of a discard, or of asking the kernel for resident memory.
   const absl::Status& status() const { return status_; }
 
  private:
   ReplayHost(Pfn end, const ReplayOptions& options);
 
-  // Brings footprint_ up to `now`, before something changes.
+  // Integrates the footprint up to `now`. Called before each change.
   void Integrate(Nanoseconds now);
   void Touch(Pfn pfn, Order order, Nanoseconds now);
   void CheckContents(PfnRange pages);
@@ -70,12 +70,12 @@ class ReplayHost {
   // Each a set of gfp flags.
   const std::vector<uint32_t> touch_;
   HostLedger ledger_;
-  // Pages touched and not freed since.
+  // Pages touched and not yet freed.
   PageCount in_use_;
   ReplayResult::Footprint footprint_;
   uint64_t integrated_us_ = 0;
   absl::Status status_;
-  // For real; ascending, neighbours joined.
+  // In kReal: ascending, adjoining ranges joined.
   std::vector<GpaRange> regions_;
   std::unique_ptr<GuestRam> ram_;
   std::optional<RamBacking> pages_;

@@ -1,4 +1,4 @@
-// What a replay may be asked for.
+// The options of a replay: their names, texts and bounds.
 
 #include <string>
 #include <utility>
@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/option_error.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/trace_event.h"
@@ -16,35 +17,34 @@
 namespace guestmm {
 namespace {
 
-// Slower than a hundredth no one waits for, and faster than the machine no one
-// waits at all.
+// Below 0.01x a replay is uselessly slow; above 1e6x pacing has no effect.
 constexpr double kLowestSpeed = 0.01;
 constexpr double kHighestSpeed = 1e6;
 
-// What a machine must have beside a real guest: metadata and this program.
+// Memory that the machine must have besides a real guest's: for metadata and
+// this program.
 constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
 
-// What kPolicyReal needs.
+// Checks that the policy "real" can be replayed.
 absl::Status CheckReal(const Recording& recording,
                        const ReplayOptions& options) {
   if (recording.reports.empty()) {
-    return absl::InvalidArgumentError(
-        "policy real: the recording does not tell what its guest's kernel "
-        "reported (reports.csv)");
+    return OptionError("policies", kPolicyReal,
+                       "must have a recording of what the guest's kernel "
+                       "reported (reports.csv)");
   }
-  if (options.placement != Placement::kRecorded) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "policy real: with placement %s pages lie elsewhere than where they "
-        "were reported; allowed is %s",
-        Name(options.placement), Name(Placement::kRecorded)));
+  if (options.placement != ReplayPlacement::kRecorded) {
+    return OptionError("placement", Name(options.placement),
+                       "must be recorded with the policy real, as pages lie "
+                       "elsewhere than where they were reported");
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-std::string_view Name(Placement placement) {
-  return placement == Placement::kRecorded ? "recorded" : "native";
+std::string_view Name(ReplayPlacement placement) {
+  return placement == ReplayPlacement::kRecorded ? "recorded" : "native";
 }
 
 PolicyParameters PolicyParametersOf(const ReplayOptions& options) {
@@ -69,10 +69,11 @@ absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text) {
     }
     const uint32_t its = GfpFlags::Parse(name);
     if (its == 0 || (its & GfpFlags::kUnknown) != 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(std::string(text), ": there is no gfp flag \"", name,
-                       "\"; allowed is all, or names, as in "
-                       "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"));
+      return OptionError(
+          "touch", text,
+          absl::StrCat("must be all, or gfp flags as in "
+                       "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO; \"",
+                       name, "\" is none"));
     }
     flags |= its;
     name.clear();
@@ -95,15 +96,16 @@ absl::Status CheckReplay(const Recording& recording,
                          uint64_t available_bytes) {
   GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
   if (options.tail < Nanoseconds(0) || options.tail > kLongestReplay) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("tail %.1f s: allowed is 0 to %.0f s",
-                        ToSeconds(options.tail), ToSeconds(kLongestReplay)));
+    return OptionError("tail",
+                       absl::StrFormat("%.10g", ToSeconds(options.tail)),
+                       absl::StrFormat("must be 0 to %.0f seconds",
+                                       ToSeconds(kLongestReplay)));
   }
   if (options.speed &&
       !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("speed %g: allowed is %g to %.0f", *options.speed,
-                        kLowestSpeed, kHighestSpeed));
+    return OptionError("speed", absl::StrFormat("%g", *options.speed),
+                       absl::StrFormat("must be %g to %.0f, or max",
+                                       kLowestSpeed, kHighestSpeed));
   }
   if (options.policy == kPolicyReal) {
     const absl::Status status = CheckReal(recording, options);
@@ -112,15 +114,15 @@ absl::Status CheckReplay(const Recording& recording,
   const MemoryMap memory = MemoryMap::WholePages(recording.memory);
   if (memory.empty()) {
     return absl::InvalidArgumentError(
-        "the recording has no memory map (iomem): where the guest's RAM is "
-        "must be known");
+        "the recording must have a memory map (iomem), which says where the "
+        "guest's RAM is");
   }
   const uint64_t needed = memory.bytes() + kReplayMachineReserve;
   if (options.mode == ReplayMode::kReal && needed > available_bytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "a real guest of %s needs %s; allowed is what this machine has "
-        "available, %s",
-        FormatBytes(memory.bytes()), FormatBytes(needed),
+        "--real: the guest's %s and %s besides must be available on this "
+        "machine, which has %s",
+        FormatBytes(memory.bytes()), FormatBytes(kReplayMachineReserve),
         FormatBytes(available_bytes)));
   }
   return absl::OkStatus();

@@ -9,21 +9,22 @@
 
 namespace guestmm {
 
-// Keeps a replay from running ahead of another clock.
+// Keeps a replay from running faster than another clock allows.
 class ReplayPace {
  public:
-  // From now on, as many seconds of the trace to one of `clock`, which must
-  // outlive this. REQUIRES: speed > 0.
+  // Allows `speed` seconds of the trace per second of `clock` from now on.
+  // `clock` must outlive this. REQUIRES: speed > 0.
   ReplayPace(double speed, Workqueue& clock)
       : speed_(speed), clock_(clock), start_(clock.Now()), now_(start_) {}
 
-  // Waits until `passed` of the trace's time may have passed. Less than a
-  // millisecond is saved up: no thread wakes up that exactly.
+  // Waits until `passed` of the trace's time may have passed. Waits of less
+  // than a millisecond, which no thread can keep exactly, are deferred to later
+  // calls.
   void WaitFor(Nanoseconds passed) {
     const Nanoseconds due =
         start_ + Nanoseconds(static_cast<int64_t>(
                      static_cast<double>(passed.count()) / speed_));
-    // Most events are due already: for them no clock is read.
+    // Most events are due already; for those the clock is not read.
     if (due - now_ < kShortestWait) return;
     now_ = clock_.Now();
     if (due - now_ < kShortestWait) return;
@@ -37,7 +38,7 @@ class ReplayPace {
   const double speed_;
   Workqueue& clock_;
   const Nanoseconds start_;
-  Nanoseconds now_;  // when it was read last
+  Nanoseconds now_;  // as last read
 };
 
 }  // namespace guestmm

@@ -1,14 +1,13 @@
 #include "src/experiment/replay/replayed_guest.h"
 
 #include <cstddef>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 
 namespace guestmm {
 namespace {
 
-// The vCPUs that the recording, or else any trace, may name.
+// The number of the guest's vCPUs, or if it is unknown a plausible upper bound.
 int CpusOf(const Recording& recording) {
   constexpr int kUnknown = 64;
   for (const RecordedZone& zone : recording.zones) {
@@ -17,8 +16,8 @@ int CpusOf(const Recording& recording) {
   return kUnknown;
 }
 
-// min_free_kbytes, which a kernel with transparent huge pages raises; none if
-// the recording does not tell.
+// min_free_kbytes, which a kernel with transparent huge pages raises; absent
+// without zoneinfo.
 std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
   uint64_t bytes = 0;
   for (const RecordedZone& zone : recording.zones) bytes += zone.min.bytes();
@@ -60,6 +59,18 @@ bool WasSettled(const PageAllocator& allocator) {
     any_marked = any_marked || marked > 0;
   }
   return any_marked;
+}
+
+std::optional<Nanoseconds> TimeToNextPass(const Recording& recording,
+                                          Nanoseconds start,
+                                          Nanoseconds delay) {
+  std::optional<Nanoseconds> last;
+  for (const Recording::Report& report : recording.reports) {
+    if (report.time >= start) break;
+    last = report.time;
+  }
+  if (!last || start - *last >= delay) return std::nullopt;
+  return delay - (start - *last);
 }
 
 }  // namespace guestmm

@@ -1,29 +1,40 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_REPLAYED_GUEST_H_
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_REPLAYED_GUEST_H_
 
-// The guest of a recording, as far as it is not what the trace did to it.
+// The guest of a recording: its memory, its allocator, and the state of its
+// reporter when the trace begins.
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "guestmm/buddy/memory_layout.h"
+#include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/trace/recording.h"
 
 namespace guestmm {
 
-// Its allocator, by the rules of Linux 6.1 and with its watermarks, all of
-// whose memory is free. The error of PageAllocator::Create.
+// Makes the guest's allocator, by the rules of Linux 6.1 and with the recorded
+// watermarks. All its memory is free. The error of PageAllocator::Create.
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
     const Recording& recording);
 
-// Whether the guest's reporter was at rest at first. Only a free, which asks
-// for a pass, makes a block of the largest order; a smaller one without a mark
-// may be the rest of one that had it. Zones without any mark are those that are
-// too small to be reported.
+// True if the guest's reporter had no pass to make at the start: each zone with
+// reported blocks has reported all its free blocks of the largest order. Such a
+// block is only made by a free, which asks for a pass; a smaller one without a
+// mark may be the rest of a reported one. Zones without any mark are too small
+// to be reported.
 bool WasSettled(const PageAllocator& allocator);
+
+// How long after `start` the real reporter's next pass was due, if its last
+// pass before had left work over: one `delay` after that pass (reports.csv).
+// Absent if there is no report before `start`, or it is a delay or more ago:
+// then the reporter was at rest when the last delay before `start` began, and
+// when it was asked since is not known.
+std::optional<Nanoseconds> TimeToNextPass(const Recording& recording,
+                                          Nanoseconds start, Nanoseconds delay);
 
 }  // namespace guestmm
 

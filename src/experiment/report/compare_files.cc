@@ -1,5 +1,4 @@
-// The files that the comparison leaves: summary.json and series.csv, written
-// and read.
+// Writes and reads the files of compare: summary.json and series.csv.
 
 #include <algorithm>
 #include <cmath>
@@ -12,9 +11,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/mechanism/experiment.h"
 #include "guestmm/workload/recipes.h"
 #include "nlohmann/json.hpp"
-#include "src/experiment/compare/compare_columns.h"
+#include "src/experiment/compare/compare_rows.h"
 #include "src/experiment/compare/compare_run.h"
 #include "src/experiment/report/replay_json.h"
 #include "src/experiment/report/summary.h"
@@ -26,7 +26,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kCompareSchemaVersion = 1;
 
-// Six decimals are more than any column is good for.
+// Six decimals are more than any column is accurate to.
 double Rounded(double value) { return std::round(value * 1e6) / 1e6; }
 
 Json ToJson(double value) { return Rounded(value); }
@@ -65,7 +65,7 @@ Json ConfigJson(const CompareResult& result) {
                            {"rest_s", Rounded(RestSecondsOf(options, name))}};
     json.update(CountersJson(recording.counters));
   }
-  // Of those that are no recordings, if there are any.
+  // Of the workloads by name, or if there are none, of the recordings.
   const auto named = std::find_if_not(options.workloads.begin(),
                                       options.workloads.end(), IsRecording);
   const std::string& one =
@@ -88,8 +88,29 @@ Json ConfigJson(const CompareResult& result) {
       {"costs_ns", costs}};
 }
 
+constexpr std::string_view kReportingPrefix = "reporting:";
+
+// The mechanism of a row as users write it: off, limit and real are their own,
+// a policy is one of reporting.
+std::string MechanismOf(const std::string& policy) {
+  if (policy == kPolicyOff || policy == kPolicyLimit || policy == kPolicyReal) {
+    return policy;
+  }
+  return absl::StrCat(std::string(kReportingPrefix), policy);
+}
+
+// The inverse.
+std::string PolicyOf(const std::string& mechanism) {
+  return mechanism.starts_with(kReportingPrefix)
+             ? mechanism.substr(kReportingPrefix.size())
+             : mechanism;
+}
+
 Json RowJson(const CompareRow& row) {
-  Json json = {{"workload", row.workload}, {"policy", row.policy}};
+  // The name of the policy, without the parameters that its text may set.
+  Json json = {{"workload", row.workload},
+               {"mechanism", MechanismOf(row.policy)},
+               {"policy", row.policy.substr(0, row.policy.find(':'))}};
   ForEachColumn(
       [&](const char* name, auto column) { json[name] = ToJson(row.*column); });
   Json& loss = json["loss"] = nullptr;
@@ -106,7 +127,7 @@ absl::Status BadFile(std::string_view file, const std::string& what) {
       absl::StrCat(std::string(file), ": ", what));
 }
 
-// What a field of each type takes.
+// Sets `value` from a JSON value. False if it has another type.
 bool Take(const Json& json, std::string& value) {
   if (json.is_string()) value = json.get<std::string>();
   return json.is_string();
@@ -125,22 +146,22 @@ bool Take(const Json& json, std::optional<T>& value) {
   return json.is_null() || Take(json, value.emplace());
 }
 
-std::string_view Allowed(const std::string&) { return "a text"; }
-std::string_view Allowed(double) { return "a number"; }
-std::string_view Allowed(const std::optional<double>&) {
+std::string_view Expected(const std::string&) { return "a string"; }
+std::string_view Expected(double) { return "a number"; }
+std::string_view Expected(const std::optional<double>&) {
   return "a number or null";
 }
-std::string_view Allowed(const std::optional<uint64_t>&) {
+std::string_view Expected(const std::optional<uint64_t>&) {
   return "a whole number or null";
 }
 
-// The fields of one object of a file, whose place in it is `place`.
+// Reads the fields of one object, which is at `place` in a file.
 class ObjectReader {
  public:
   ObjectReader(std::string_view file, std::string place, const Json& object)
       : file_(file), place_(std::move(place)), object_(object) {
     if (!object.is_object()) {
-      status_ = BadFile(file, absl::StrCat(place_, ": allowed is an object"));
+      status_ = BadFile(file, absl::StrCat(place_, ": must be an object"));
     }
   }
 
@@ -149,11 +170,12 @@ class ObjectReader {
     if (!status_.ok()) return;
     const auto field = object_.find(name);
     if (field == object_.end()) {
-      status_ = BadFile(file_, absl::StrCat(place_, ".", name, ": is missing"));
+      status_ =
+          BadFile(file_, absl::StrCat(place_, ".", name, ": must be present"));
     } else if (!Take(*field, value)) {
       status_ = BadFile(
-          file_, absl::StrCat(place_, ".", name, " ", field->dump(),
-                              ": allowed is ", std::string(Allowed(value))));
+          file_, absl::StrCat(place_, ".", name, "=", field->dump(),
+                              ": must be ", std::string(Expected(value))));
     }
   }
 
@@ -171,8 +193,10 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
                                     const Json& json) {
   CompareRow row;
   ObjectReader reader(file, place, json);
+  std::string mechanism;
   reader.Read("workload", row.workload);
-  reader.Read("policy", row.policy);
+  reader.Read("mechanism", mechanism);
+  row.policy = PolicyOf(mechanism);
   ForEachColumn(
       [&](const char* name, auto column) { reader.Read(name, row.*column); });
   if (!reader.status().ok()) return reader.status();
@@ -237,20 +261,20 @@ std::string CompareSeriesCsv(const CompareResult& result) {
 absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
     std::string_view file, std::string_view text) {
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) return BadFile(file, "allowed is an object of JSON");
+  if (!json.is_object()) return BadFile(file, "must be a JSON object");
   const auto is = [&](const char* name, const Json& value) {
     const auto field = json.find(name);
     return field != json.end() && *field == value;
   };
   if (!is("experiment", "compare") ||
       !is("schema_version", kCompareSchemaVersion)) {
-    return BadFile(file, absl::StrCat("experiment, schema_version: allowed is "
-                                      "\"compare\", ",
+    return BadFile(file, absl::StrCat("experiment and schema_version: must be "
+                                      "\"compare\" and ",
                                       kCompareSchemaVersion));
   }
   const auto rows = json.find("rows");
   if (rows == json.end() || !rows->is_array()) {
-    return BadFile(file, "rows: allowed is an array");
+    return BadFile(file, "rows: must be an array");
   }
   std::vector<CompareRow> result;
   for (size_t i = 0; i < rows->size(); ++i) {
@@ -268,14 +292,14 @@ absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
       absl::StrSplit(std::string(text), '\n', absl::SkipEmpty());
   if (lines.empty() || lines.front() != kSeriesHeader) {
     return BadFile(
-        file, absl::StrCat("line 1: allowed is ", std::string(kSeriesHeader)));
+        file, absl::StrCat("line 1: must be ", std::string(kSeriesHeader)));
   }
   std::vector<CompareSample> samples;
   for (size_t i = 1; i < lines.size(); ++i) {
     if (!ParseSample(lines[i], samples.emplace_back())) {
-      return BadFile(
-          file, absl::StrCat("line ", i + 1, " \"", lines[i],
-                             "\": allowed are ", std::string(kSeriesHeader)));
+      return BadFile(file, absl::StrCat("line ", i + 1, ": must be ",
+                                        std::string(kSeriesHeader), ", but is ",
+                                        lines[i]));
     }
   }
   return samples;

@@ -1,4 +1,4 @@
-// The files that a replay leaves: summary.json and series.csv.
+// summary.json and series.csv of replays.
 
 #include <optional>
 #include <string>
@@ -8,6 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/report/replay_report.h"
+#include "guestmm/machine/model/cost_model.h"
+#include "guestmm/mechanism/experiment.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/replay_json.h"
 #include "src/experiment/report/summary.h"
@@ -19,22 +21,49 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 
+// A replay's mechanism as users write it. A policy's text may set parameters.
+std::string MechanismOf(const std::string& policy) {
+  if (policy == kPolicyOff || policy == kPolicyReal) return policy;
+  return absl::StrCat("reporting:", policy);
+}
+
 Json RowJson(const Recording& recording, const ReplayResult& result) {
-  const std::optional<Residency> resident = ReplayedResidency(result);
-  Json row = {{"policy", result.options.policy},
-              {"placement", Name(result.options.placement)}};
+  const Residency resident = ReplayedResidency(result).value_or(Residency{});
+  const std::string& policy = result.options.policy;
+  Json row = {{"mechanism", MechanismOf(policy)},
+              {"policy", policy.substr(0, policy.find(':'))},
+              {"placement", Name(result.options.placement)},
+              {"source", "replay"},
+              {"memory_bytes", result.memory_bytes},
+              {"duration_seconds", ToSeconds(result.end - result.start)}};
   row.update(CountersJson(result.counters));
+  row.update(UnmanagedJson(result.unmanaged));
   if (!result.error.empty()) row["error"] = result.error;
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},
               {"passes", result.passes.size()},
-              {"resident_end_bytes", resident ? resident->end_bytes : 0}});
+              {"resident_mean_bytes", resident.mean_bytes},
+              {"resident_end_bytes", resident.end_bytes}});
   const Json fidelity = FidelityJson(recording, result);
   if (!fidelity.is_null()) row.update(fidelity);
   return row;
 }
 
-// As MemoryMap::Parse takes it.
+// The row of the real guest.
+Json TruthRowJson(const ReplayTruth& truth) {
+  const auto bytes = [&](uint64_t Residency::*member) {
+    return truth.resident ? Json((*truth.resident).*member) : Json(nullptr);
+  };
+  return {{"mechanism", kPolicyReal},
+          {"policy", kPolicyReal},
+          {"source", "recording"},
+          {"reported_bytes", truth.reported_bytes},
+          {"needless_bytes", truth.needless_bytes},
+          {"resident_mean_bytes", bytes(&Residency::mean_bytes)},
+          {"resident_end_bytes", bytes(&Residency::end_bytes)}};
+}
+
+// The inverse of MemoryMap::Parse.
 std::string FormatMemory(const std::vector<GpaRange>& memory) {
   return absl::StrJoin(
       memory, ",", [](std::string* out, const GpaRange& range) {
@@ -46,13 +75,15 @@ std::string FormatMemory(const std::vector<GpaRange>& memory) {
 }  // namespace
 
 std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results) {
+                              std::span<const ReplayResult> results,
+                              const std::optional<ReplayTruth>& truth) {
   Json rows = Json::array();
   std::vector<std::string> policies;
   for (const ReplayResult& result : results) {
     rows.push_back(RowJson(recording, result));
     policies.push_back(result.options.policy);
   }
+  if (truth) rows.push_back(TruthRowJson(*truth));
   const ReplayOptions options =
       results.empty() ? ReplayOptions{} : results.front().options;
   Json config = {{"trace", recording.trace_path},
@@ -64,6 +95,9 @@ std::string ReplaySummaryJson(const Recording& recording,
                  {"touch", FormatTouch(options.touch)},
                  {"tail_s", ToSeconds(options.tail)},
                  {"skip_bad", options.read.skip_bad}};
+  for (const CostField& field : CostFields()) {
+    config["costs_ns"][std::string(field.name)] = options.costs.*field.value;
+  }
   if (options.speed) config["speed"] = *options.speed;
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "replay",

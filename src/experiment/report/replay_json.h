@@ -1,7 +1,7 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPORT_REPLAY_JSON_H_
 #define GUESTMM_SRC_EXPERIMENT_REPORT_REPLAY_JSON_H_
 
-// What summary.json and report.html both say of a replay.
+// The parts of a replay's JSON that summary.json and report.html share.
 
 #include <optional>
 
@@ -25,7 +25,16 @@ inline nlohmann::ordered_json CountersJson(const ReplayCounters& counters) {
           {"outside_memory", counters.outside_memory}};
 }
 
-// Null, or with nulls, where there is nothing to compare.
+inline nlohmann::ordered_json UnmanagedJson(const UnmanagedBytes& unmanaged) {
+  return {{"unmanaged_bytes", unmanaged.at_start()},
+          {"unmanaged_uninitialized_bytes", unmanaged.uninitialized},
+          {"unmanaged_offline_bytes", unmanaged.offline},
+          {"unmanaged_no_page_bytes", unmanaged.no_page},
+          {"unmanaged_added_bytes", unmanaged.added}};
+}
+
+// Null without truth or without a sample; a figure with nothing to compare is
+// null.
 inline nlohmann::ordered_json FidelityJson(const Recording& recording,
                                            const ReplayResult& result) {
   if (!recording.has_truth() || result.samples.empty() ||

@@ -1,4 +1,4 @@
-// The files that replays leave to be looked at: report.html and trace.json.
+// report.html and trace.json of replays.
 
 #include "guestmm/experiment/report/replay_report.h"
 
@@ -25,19 +25,20 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What a page may hold and still open at once.
+// Bounds with which a page still opens quickly.
 constexpr size_t kMostSamples = 2000;
 constexpr size_t kMostFrames = 600;
 constexpr size_t kMostFrameChars = 8 << 20;
 
-// Of the real kernel no one tells which reports were of one pass: those with
-// less between them than this are shown as one.
+// The real kernel's passes are not recorded. Reports less than this apart are
+// shown as one slice.
 constexpr Nanoseconds kBetweenGroups = std::chrono::milliseconds(100);
 
-// A slice of no length would not be seen.
+// A slice of length 0 would be invisible.
 constexpr Nanoseconds kShortestSlice = std::chrono::microseconds(1);
 
-// Names come from files, and may be of any bytes.
+// JSON as text. Names come from files, so bytes that are not UTF-8 are
+// replaced.
 std::string Text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -46,8 +47,8 @@ std::string ValidUtf8(const std::string& text) {
   return Json::parse(Text(text)).get<std::string>();
 }
 
-// For a script element: within it only "<" can mean anything to HTML, and JSON
-// has it in strings alone.
+// JSON for a script element: only "<" has a meaning to HTML there, and JSON has
+// it only in strings.
 std::string ForScript(const Json& json) {
   std::string escaped;
   for (const char c : Text(json)) {
@@ -107,7 +108,8 @@ std::string Fill(
   return filled;
 }
 
-// The recording by the last two parts of its path: its folder and its trace.
+// The recording's name: the last two parts of its path, its folder and its
+// trace.
 std::string NameOf(const Recording& recording) {
   const std::string& path = recording.trace_path;
   const size_t file = path.rfind('/');
@@ -116,7 +118,7 @@ std::string NameOf(const Recording& recording) {
   return path.substr(folder == std::string::npos ? 0 : folder + 1);
 }
 
-// The policies, told apart where two results have the same.
+// The names of the results: their policies, made distinct.
 std::vector<std::string> NamesOf(std::span<const ReplayResult> results) {
   const bool placements = std::any_of(
       results.begin(), results.end(), [&](const ReplayResult& result) {
@@ -138,7 +140,7 @@ std::vector<std::string> NamesOf(std::span<const ReplayResult> results) {
   return names;
 }
 
-// The traced time. The truth outside of it has no replay beside it.
+// The replayed time, to which the truth is cut.
 struct Window {
   Nanoseconds start{0};
   Nanoseconds end{0};
@@ -166,19 +168,19 @@ Window WindowOf(const Recording& recording,
   return window;
 }
 
-// Of `count`, every how-manieth to take so that there are at most `most`.
+// The least stride with which `count` elements are thinned to `most`.
 size_t Stride(size_t count, size_t most) {
   return std::max<size_t>(1, (count + most - 1) / most);
 }
 
-// Calls take(i) for every stride'th of `count`, and for the last.
+// Calls take(i) for each multiple of `stride` below `count`, and for the last.
 template <typename Take>
 void Thin(size_t count, size_t stride, Take take) {
   for (size_t i = 0; i < count; i += stride) take(i);
   if (count > 0 && (count - 1) % stride != 0) take(count - 1);
 }
 
-// A curve's mean over time and its last value; null without.
+// The mean and the last value of resident memory; null without a sample.
 Json ResidencyJson(const std::optional<Residency>& residency) {
   if (!residency) {
     return {{"resident_end_bytes", nullptr}, {"resident_mean_bytes", nullptr}};
@@ -187,7 +189,7 @@ Json ResidencyJson(const std::optional<Residency>& residency) {
           {"resident_mean_bytes", residency->mean_bytes}};
 }
 
-// "aaaf" is "3a1f": blocks are much like their neighbours.
+// Run-length encoding: "aaaf" is "3a1f".
 std::string RunLengths(std::string_view blocks) {
   std::string runs;
   for (size_t i = 0; i < blocks.size();) {
@@ -247,9 +249,10 @@ Json RunJson(const Recording& recording, const ReplayResult& result,
   return run;
 }
 
-// What the recording says of the window; null if that is nothing.
+// What the real kernel reported and its host held in the window; null if
+// neither was recorded.
 Json TruthJson(const Recording& recording, const Window& window,
-               std::optional<uint64_t> needless_bytes) {
+               const std::optional<ReplayTruth>& truth) {
   Json json = Json::object();
   if (!recording.reports.empty()) {
     uint64_t bytes = 0;
@@ -257,7 +260,7 @@ Json TruthJson(const Recording& recording, const Window& window,
       if (window.Has(report.time)) bytes += report.range.bytes;
     }
     json["reported_bytes"] = bytes;
-    if (needless_bytes) json["needless_bytes"] = *needless_bytes;
+    if (truth) json["needless_bytes"] = truth->needless_bytes;
   }
 
   std::vector<Recording::Resident> resident;
@@ -276,30 +279,33 @@ Json TruthJson(const Recording& recording, const Window& window,
     json["seconds"] = seconds;
     json["resident"] = bytes;
   }
+  return json.empty() ? Json(nullptr) : json;
+}
 
+// The real guest's free memory by order in the window; null if it was not
+// recorded.
+Json BuddyInfoJson(const Recording& recording, const Window& window) {
   std::vector<const RecordedBuddyInfo*> infos;
   for (const RecordedBuddyInfo& info : recording.buddyinfo) {
     if (window.Has(info.time)) infos.push_back(&info);
   }
-  if (!infos.empty()) {
-    Json seconds = Json::array();
-    Json free_blocks = Json::array();
-    Thin(infos.size(), Stride(infos.size(), kMostSamples), [&](size_t i) {
-      std::array<uint64_t, kMaxOrder.value() + 1> blocks = {};
-      for (const RecordedBuddyInfo::Zone& zone : infos[i]->zones) {
-        for (size_t order = 0; order < blocks.size(); ++order) {
-          blocks[order] += zone.blocks[order];
-        }
+  if (infos.empty()) return nullptr;
+  Json seconds = Json::array();
+  Json free_blocks = Json::array();
+  Thin(infos.size(), Stride(infos.size(), kMostSamples), [&](size_t i) {
+    std::array<uint64_t, kMaxOrder.value() + 1> blocks = {};
+    for (const RecordedBuddyInfo::Zone& zone : infos[i]->zones) {
+      for (size_t order = 0; order < blocks.size(); ++order) {
+        blocks[order] += zone.blocks[order];
       }
-      seconds.push_back(window.Seconds(infos[i]->time));
-      free_blocks.push_back(blocks);
-    });
-    json["buddyinfo"] = {{"seconds", seconds}, {"free_blocks", free_blocks}};
-  }
-  return json.empty() ? Json(nullptr) : json;
+    }
+    seconds.push_back(window.Seconds(infos[i]->time));
+    free_blocks.push_back(blocks);
+  });
+  return {{"seconds", seconds}, {"free_blocks", free_blocks}};
 }
 
-// The events of a trace.json, as its parts are added.
+// Builds the events of a trace.json.
 class PerfettoTrace {
  public:
   void AddProcess(const std::string& name) {
@@ -315,7 +321,7 @@ class PerfettoTrace {
          {"args", {{"name", "reporter"}}}});
   }
 
-  // Of the process added last, as all that follows.
+  // These add to the last process.
   void AddCounter(std::string_view name, Nanoseconds time, uint64_t bytes) {
     Add({{"name", name},
          {"ph", "C"},
@@ -326,7 +332,7 @@ class PerfettoTrace {
 
   void AddPass(const ReplayPass& pass) { AddSlice("pass", pass); }
 
-  // Of the truth. REQUIRES: ascending by time.
+  // Adds real reports, grouped. REQUIRES: ascending by time.
   template <typename Reports>
   void AddGroups(const Reports& reports) {
     for (auto first = reports.begin(); first != reports.end();) {
@@ -376,7 +382,7 @@ class PerfettoTrace {
 
 std::string ReplayReportHtml(const Recording& recording,
                              std::span<const ReplayResult> results,
-                             std::optional<uint64_t> truth_needless_bytes) {
+                             const std::optional<ReplayTruth>& truth) {
   const Window window = WindowOf(recording, results);
   const std::vector<std::string> names = NamesOf(results);
   Json runs = Json::array();
@@ -386,16 +392,16 @@ std::string ReplayReportHtml(const Recording& recording,
     memory_bytes = std::max(memory_bytes, results[i].memory_bytes);
   }
   const std::string name = NameOf(recording);
-  const Json data = {
-      {"recording", name},
-      {"version", GUESTMM_VERSION},
-      {"mode",
-       Name(results.empty() ? ReplayMode::kVirtual : results[0].options.mode)},
-      {"block_bytes", kPageblockOrder.bytes()},
-      {"page_bytes", kPageSize},
-      {"memory_bytes", memory_bytes},
-      {"truth", TruthJson(recording, window, truth_needless_bytes)},
-      {"runs", runs}};
+  const Json data = {{"recording", name},
+                     {"version", GUESTMM_VERSION},
+                     {"mode", Name(results.empty() ? ReplayMode::kVirtual
+                                                   : results[0].options.mode)},
+                     {"block_bytes", kPageblockOrder.bytes()},
+                     {"page_bytes", kPageSize},
+                     {"memory_bytes", memory_bytes},
+                     {"truth", TruthJson(recording, window, truth)},
+                     {"buddyinfo", BuddyInfoJson(recording, window)},
+                     {"runs", runs}};
   return Fill(ReplayReportPage(),
               {{"@TITLE@", ForHtml(ValidUtf8(name))},
                {"@DATA@", ForScript(data)},
@@ -428,10 +434,15 @@ std::string ReplayPerfettoJson(const Recording& recording,
       recording.reports.begin(), recording.reports.end(),
       std::back_inserter(reports),
       [&](const Recording::Report& report) { return window.Has(report.time); });
-  if (!reports.empty() || !recording.resident.empty()) {
+  std::vector<Recording::Resident> resident;
+  std::copy_if(recording.resident.begin(), recording.resident.end(),
+               std::back_inserter(resident),
+               [&](const Recording::Resident& sample) {
+                 return window.Has(sample.time);
+               });
+  if (!reports.empty() || !resident.empty()) {
     trace.AddProcess("truth");
-    for (const Recording::Resident& sample : recording.resident) {
-      if (!window.Has(sample.time)) continue;
+    for (const Recording::Resident& sample : resident) {
       trace.AddCounter("resident", sample.time, sample.bytes);
     }
     trace.AddGroups(reports);

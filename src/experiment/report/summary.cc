@@ -32,7 +32,7 @@ std::string SummaryJson(const Summary& summary) {
   json["versions"] = VersionsJson();
   json["host"] = HostJson(summary.host);
   json["rows"] = summary.rows;
-  // Paths may be of any bytes.
+  // Paths may hold any bytes; those that are not UTF-8 are replaced.
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

@@ -18,7 +18,7 @@ namespace guestmm {
 struct Summary {
   int schema_version = 0;
   std::string_view experiment;
-  // Absent: it has but one.
+  // Unset for an experiment that has one mode only.
   std::optional<std::string_view> mode = {};
   nlohmann::ordered_json config;
   uint64_t seed = 0;
@@ -26,13 +26,17 @@ struct Summary {
   nlohmann::ordered_json rows;
 };
 
-// As text. The only parts that may differ between two runs in virtual time are
-// `host`: {page_size, kernel, thp, memory_bytes}, and `versions`: {guestmm,
-// compiler}.
+// The text of a summary.json:
+//
+//   {schema_version, experiment, mode, config, seed, versions, host, rows}
+//
+// Two runs in virtual time with the same options may differ only in
+// `versions`, {guestmm, compiler}, and `host`, {page_size, kernel, thp,
+// memory_bytes}.
 std::string SummaryJson(const Summary& summary);
 
-// For each of the policies, by its name, what it was made with; nothing for
-// what is none, such as off. REQUIRES: CheckPolicies.
+// The parameters of each policy, by the policy's name. Names that are no
+// policies, such as off, are skipped. REQUIRES: CheckPolicies.
 nlohmann::ordered_json PolicyParametersJson(
     const std::vector<std::string>& policies,
     const PolicyParameters& parameters);

@@ -9,23 +9,23 @@
 
 namespace guestmm {
 
-// Pages on free lists, and how many of them the host has.
+// Pages on free lists, and how many of them are not resident.
 struct FreeMemory {
   PageCount pages;
   PageCount with_host;
 
-  // None if nothing is free.
+  // The share that is not resident; none if nothing is free.
   std::optional<double> share() const;
 };
 
-// How many of a block's pages the host backs. Asked with no lock held.
+// How many of a block's pages are resident. Called with no lock held.
 using ResidentPages = absl::FunctionRef<PageCount(Pfn pfn, Order order)>;
 
-// Everything on free lists.
+// Counts all blocks on free lists.
 FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident);
 
-// What a policy that reports blocks of `order` and above might have reported:
-// free blocks of that size in zones above their low watermark.
+// Counts the blocks that a policy for `order` and above could have reported:
+// free blocks of at least that order in zones above their low watermark.
 FreeMemory CountReportable(const FrameAllocator& allocator,
                            ResidentPages resident, Order order);
 

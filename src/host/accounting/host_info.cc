@@ -13,7 +13,7 @@
 namespace guestmm {
 namespace {
 
-// A line of /proc/meminfo, in bytes; 0 if it is not there.
+// Reads a line of /proc/meminfo, in bytes; 0 if there is none.
 uint64_t Meminfo(std::string_view key) {
   std::ifstream file("/proc/meminfo");
   std::string name;
@@ -25,7 +25,8 @@ uint64_t Meminfo(std::string_view key) {
   return 0;
 }
 
-// A file that holds one number; none if it does not ("max", or no such file).
+// Reads a file that holds one number; none if it does not ("max"), or if there
+// is no such file.
 std::optional<uint64_t> NumberIn(const char* path) {
   std::ifstream file(path);
   uint64_t number = 0;
@@ -33,7 +34,7 @@ std::optional<uint64_t> NumberIn(const char* path) {
   return number;
 }
 
-// The word in brackets, as in "always [madvise] never".
+// Reads the word in brackets of "always [madvise] never".
 std::string ThpSetting() {
   std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
   std::string word;
@@ -61,7 +62,7 @@ HostInfo ReadHostInfo() {
 
 uint64_t AvailableMemory() {
   uint64_t available = Meminfo("MemAvailable:");
-  // Control group v2, as a container sees its own.
+  // Control group v2, at the path where a container sees its own.
   const std::optional<uint64_t> limit = NumberIn("/sys/fs/cgroup/memory.max");
   const std::optional<uint64_t> used =
       NumberIn("/sys/fs/cgroup/memory.current");

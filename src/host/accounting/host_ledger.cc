@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "guestmm/base/join_adjacent.h"
+
 namespace guestmm {
 namespace {
 
@@ -121,18 +123,14 @@ std::vector<PfnRange> JoinRanges(std::span<const GpaRange> ranges) {
   std::vector<PfnRange> runs;
   runs.reserve(ranges.size());
   for (const GpaRange& range : ranges) runs.push_back(PagesOf(range));
-  std::sort(runs.begin(), runs.end(), [](const PfnRange& a, const PfnRange& b) {
-    return a.start < b.start;
-  });
-  size_t joined = 0;
-  for (size_t i = 1; i < runs.size(); ++i) {
-    if (runs[i].start == runs[joined].end) {
-      runs[joined].end = runs[i].end;
-    } else {
-      runs[++joined] = runs[i];
-    }
-  }
-  if (!runs.empty()) runs.resize(joined + 1);
+  JoinAdjacent(
+      runs,
+      [](const PfnRange& a, const PfnRange& b) { return a.start < b.start; },
+      [](PfnRange& last, const PfnRange& run) {
+        if (run.start != last.end) return false;
+        last.end = run.end;
+        return true;
+      });
   return runs;
 }
 

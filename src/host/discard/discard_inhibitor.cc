@@ -11,14 +11,14 @@ DiscardInhibitor::DiscardInhibitor(std::unique_ptr<Hypervisor> next)
 
 void DiscardInhibitor::Inhibit() {
   LockHolder hold(mutex_);
-  // From here on none is added to those under way.
+  // From here on no discard is added to those in progress.
   ++inhibitions_;
   while (under_way_ > 0) idle_.wait(mutex_);
 }
 
 void DiscardInhibitor::Allow() {
   LockHolder hold(mutex_);
-  GUESTMM_CHECK(inhibitions_ > 0) << "discards allowed that are not inhibited";
+  GUESTMM_CHECK(inhibitions_ > 0) << "Allow called more often than Inhibit";
   --inhibitions_;
 }
 

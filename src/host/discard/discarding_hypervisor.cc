@@ -17,10 +17,11 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/join_adjacent.h"
 #include "src/host/discard/remapped_ranges.h"
 
-// Headers older than the kernel: these numbers are the same on all
-// architectures but alpha.
+// Kernel headers may be older than the kernel. These numbers are the same on
+// all architectures except alpha.
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -31,10 +32,10 @@
 namespace guestmm {
 namespace {
 
-// The most that one call takes (UIO_MAXIOV).
+// The maximum number of ranges in one call (UIO_MAXIOV).
 constexpr size_t kMaxVector = 1024;
 
-// What fits a source; the first is the default.
+// The methods that support a source; the first is the default.
 std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
   static constexpr std::array kAnonymous = {DiscardMethod::kDontNeed,
                                             DiscardMethod::kFree};
@@ -42,7 +43,7 @@ std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
                                         DiscardMethod::kRemove};
   static constexpr std::array kForeign = {DiscardMethod::kRemove};
   static constexpr std::array kFile = {DiscardMethod::kRemap};
-  // Each region may have a file of its own, so what counts is its address.
+  // Each region may be a different file, so only addresses can be used.
   if (ram.foreign()) return kForeign;
   switch (ram.source()) {
     case MemorySource::kAnonymous:
@@ -56,7 +57,7 @@ std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
   return {};
 }
 
-// None if it is no madvise().
+// nullopt for a method that does not use madvise().
 std::optional<int> AdviceOf(DiscardMethod method) {
   switch (method) {
     case DiscardMethod::kDontNeed:
@@ -78,18 +79,18 @@ ssize_t ProcessMadvise(int pidfd, std::span<const iovec> ranges, int advice) {
                  advice, 0U);
 }
 
-// A pidfd of this process if the kernel takes `advice` with it, else -1.
+// A pidfd of this process if the kernel supports `advice` with it; else -1.
 int ProbeProcessMadvise(int advice) {
   const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0U));
   if (pidfd < 0) return -1;
-  // Of no range: the advice is checked all the same, and nothing is done.
+  // With no range the kernel checks the advice and does nothing.
   const iovec nothing = {};
   if (ProcessMadvise(pidfd, std::span(&nothing, 0), advice) == 0) return pidfd;
   close(pidfd);
   return -1;
 }
 
-// How many mappings a process may have.
+// The maximum number of mappings of a process.
 uint64_t MaxMapCount() {
   uint64_t count = 65530;  // Linux's default
   std::ifstream("/proc/sys/vm/max_map_count") >> count;
@@ -133,10 +134,11 @@ DiscardingHypervisor::Create(const GuestRam& ram,
       absl::StrAppendFormat(&fitting, "%s%s", fitting.empty() ? "" : ", ",
                             Name(other));
     }
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s does not give guest RAM of source %s%s back to the host: use %s",
-        Name(method), ram.foreign() ? "foreign " : "", Name(ram.source()),
-        fitting));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("discard method %s: cannot discard guest RAM of source "
+                        "%s%s: must be one of %s",
+                        Name(method), ram.foreign() ? "foreign " : "",
+                        Name(ram.source()), fitting));
   }
   return std::unique_ptr<DiscardingHypervisor>(
       new DiscardingHypervisor(ram, method, options));
@@ -167,7 +169,7 @@ DiscardingHypervisor::~DiscardingHypervisor() {
 absl::Status DiscardingHypervisor::Discard(std::span<const GpaRange> ranges) {
   absl::Status first_error;
   const uint64_t granule = ram_.discard_granule();
-  // None of them can be removed, and its place be another's, until all is done.
+  // No range can be removed, and its address reused, before all are discarded.
   absl::InlinedVector<Translation, 32> pins;
   absl::InlinedVector<Piece, 32> pieces;
   for (const GpaRange& range : ranges) {
@@ -184,24 +186,19 @@ absl::Status DiscardingHypervisor::Discard(std::span<const GpaRange> ranges) {
       pins.push_back(*std::move(memory));
     }
   }
-  std::sort(pieces.begin(), pieces.end(),
-            [](const Piece& a, const Piece& b) { return a.gpa < b.gpa; });
-
-  size_t merged = 0;
-  for (const Piece& piece : pieces) {
-    if (merged > 0) {
-      // Side by side for the guest and for the host: within one region.
-      Piece& last = pieces[merged - 1];
-      const size_t size = last.bytes.size();
-      if (last.gpa + size == piece.gpa &&
-          last.bytes.data() + size == piece.bytes.data()) {
+  JoinAdjacent(
+      pieces, [](const Piece& a, const Piece& b) { return a.gpa < b.gpa; },
+      [](Piece& last, const Piece& piece) {
+        // Adjacent for the guest and for the host: within one region.
+        const size_t size = last.bytes.size();
+        if (last.gpa + size != piece.gpa ||
+            last.bytes.data() + size != piece.bytes.data()) {
+          return false;
+        }
         last.bytes = {last.bytes.data(), size + piece.bytes.size()};
-        continue;
-      }
-    }
-    pieces[merged++] = piece;
-  }
-  first_error.Update(DiscardPieces(std::span(pieces).first(merged)));
+        return true;
+      });
+  first_error.Update(DiscardPieces(pieces));
   return first_error;
 }
 
@@ -224,7 +221,7 @@ absl::Status DiscardingHypervisor::AdviseMany(std::span<const Piece> pieces) {
     }
     calls_.fetch_add(1, std::memory_order_relaxed);
     const ssize_t result = ProcessMadvise(pidfd_, vector, *AdviceOf(method_));
-    // It stops at a range that it cannot do, and tells of what came before.
+    // It stops at the first range that fails, and returns the bytes before it.
     uint64_t advised = result > 0 ? static_cast<uint64_t>(result) : 0;
     size_t done = 0;
     while (done < count && pieces[done].bytes.size() <= advised) {
@@ -233,7 +230,7 @@ absl::Status DiscardingHypervisor::AdviseMany(std::span<const Piece> pieces) {
       ++done;
     }
     if (done < count) {
-      // By itself, to hear what is wrong with it.
+      // Retried alone for its error.
       first_error.Update(DiscardOne(pieces[done]));
       ++done;
     }
@@ -273,7 +270,7 @@ absl::Status DiscardingHypervisor::Remap(const Piece& piece) {
   }
   if (!remapped_->HasRoomFor(range)) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        RangeText(range), ": takes more mappings than max_mappings allows"));
+        RangeText(range), ": needs more mappings than max_mappings allows"));
   }
   absl::Status status = MapFresh(piece);
   if (status.ok()) remapped_->Add(range);
@@ -281,8 +278,8 @@ absl::Status DiscardingHypervisor::Remap(const Piece& piece) {
 }
 
 absl::Status DiscardingHypervisor::MapFresh(const Piece& piece) {
-  // At one instant for whoever reads there. Memory like its neighbours', so
-  // that the kernel makes one mapping of those that lie side by side.
+  // Atomic for concurrent readers. With the same flags and protection as
+  // adjacent remapped memory, so that the kernel merges the mappings.
   const void* const mapped =
       mmap(piece.bytes.data(), piece.bytes.size(), PROT_READ | PROT_WRITE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -290,7 +287,7 @@ absl::Status DiscardingHypervisor::MapFresh(const Piece& piece) {
       Account(mapped == MAP_FAILED ? -1 : 0, "mmap(MAP_FIXED)", piece);
   const std::optional<int> advice = HugePageAdvice(ram_.huge_pages());
   if (!status.ok() || !advice) return status;
-  // Fails at the limit of mappings only; the memory is given back even so.
+  // Fails only at the limit of mappings. The memory is discarded nevertheless.
   calls_.fetch_add(1, std::memory_order_relaxed);
   if (madvise(piece.bytes.data(), piece.bytes.size(), *advice) == 0) {
     return status;

@@ -30,7 +30,7 @@ void RemappedRanges::Add(GpaRange range) {
   boundaries_.insert(start);
   boundaries_.insert(end);
 
-  // From the first that it touches to the last.
+  // From the first to the last range that it touches.
   auto first = ranges_.upper_bound(start);
   if (first != ranges_.begin() && std::prev(first)->second >= start) --first;
   const auto last = ranges_.upper_bound(end);

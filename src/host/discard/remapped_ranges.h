@@ -9,29 +9,29 @@
 
 namespace guestmm {
 
-// What of guest RAM was mapped anew, and how many mappings that makes at most:
-// neighbours become one where the kernel can merge them, which it cannot if
-// both were written to before they met.
+// The parts of guest RAM that were remapped, and the maximum number of mappings
+// that they cause. Adjacent ranges become one mapping if the kernel can merge
+// them, which it cannot if both were written to before they became adjacent.
 //
 //   |  file  |##|##|  file  |##########|  file  |
 //            ^  ^  ^        ^          ^          boundaries: 5
 //
-// Not for two threads at a time. Ranges do not wrap.
+// Not thread-safe. Ranges must not wrap.
 class RemappedRanges {
  public:
   explicit RemappedRanges(uint64_t max_boundaries)
       : max_boundaries_(max_boundaries) {}
 
-  // Whether all of it was added, in whatever pieces.
+  // Whether all of `range` was added, in one or more pieces.
   bool Contains(GpaRange range) const;
-  // Whether with `range` there would be no more boundaries than the limit, or
-  // than there are.
+  // Whether adding `range` keeps the number of boundaries within the limit, or
+  // does not increase it.
   bool HasRoomFor(GpaRange range) const;
   void Add(GpaRange range);
 
  private:
   const uint64_t max_boundaries_;
-  // Start to end, disjoint, not side by side.
+  // Start to end: disjoint and not adjacent.
   std::map<Gpa, Gpa> ranges_;
   std::set<Gpa> boundaries_;
 };

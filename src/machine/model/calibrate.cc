@@ -27,14 +27,14 @@ constexpr int kRepetitions = 9;
 constexpr uint64_t kRamBytes = 128 * kMiB;
 constexpr uint64_t kHugeBytes = kPageblockOrder.bytes();
 constexpr uint64_t kPagesPerHuge = kHugeBytes / kPageSize;
-// Of an allocator that has no RAM.
+// Managed by an allocator without RAM.
 constexpr PageCount kMetadataPages(kGiB / kPageSize);
 
-// Reads that the compiler must not leave out end here.
+// Takes the results of reads, so that the compiler keeps them.
 volatile uint64_t sink = 0;
 
-// Tells the adaptive policy, which keeps the most account, what its reporter
-// would.
+// Notifies the adaptive policy as a reporter would. Of all policies it does the
+// most in the hook.
 class PolicyObserver final : public FreeBlockObserver {
  public:
   explicit PolicyObserver(const PageAllocator& allocator) : policy_({}) {
@@ -91,8 +91,8 @@ class Calibrator {
     if (progress_) progress_(what);
   }
 
-  // The time of one of the `count` things that `run` does, in ns: the median.
-  // `before` comes before each repetition, untimed.
+  // The median time of `run`, divided by the `count` operations that it does,
+  // in ns. `before` runs before each repetition, untimed.
   template <typename Before, typename Run>
   double Time(uint64_t count, Before before, Run run) const {
     std::array<double, kRepetitions> times{};
@@ -135,9 +135,9 @@ class Calibrator {
     return absl::OkStatus();
   }
 
-  // From and to per-CPU lists, and zones' free lists.
+  // Measures the per-CPU lists and the zones' free lists.
   void MeasureLists(PageAllocator& allocator) {
-    // Fewer than a batch, so the zone is left alone.
+    // Less than a batch, so that no operation reaches the zone.
     constexpr int kListed = 16;
     constexpr int kRounds = 2000;
     std::array<Pfn, kListed> pages;
@@ -170,7 +170,7 @@ class Calibrator {
       allocate_bulk(Order(0), kBulk);
       free_bulk(Order(0), kBulk);
     });
-    // Not cached by vCPUs: a visit, and a block, each.
+    // Not cached on per-CPU lists: each operation is one visit and one block.
     constexpr Order kUncached(3);
     constexpr uint64_t kUncachedCount = 16'384;
     const double uncached = Time(2 * kUncachedCount, [&] {
@@ -182,7 +182,7 @@ class Calibrator {
     Set("zone_visit", uncached - block);
   }
 
-  // What allocating, and freeing, `count` blocks takes, in ns each.
+  // The time to allocate a block and to free one, in ns.
   struct PairTimes {
     double allocate;
     double free;
@@ -204,8 +204,8 @@ class Calibrator {
     return {.allocate = both - free, .free = free};
   }
 
-  // With an observer, and without: of blocks of order 9, one by one; and of
-  // pages, a batch at a time.
+  // Measures the hook as the difference between runs with an observer and
+  // without: for blocks of order 9, one at a time, and for pages, in batches.
   void MeasureHook(PageAllocator& allocator) {
     constexpr uint64_t kBlocks = 300;
     constexpr uint64_t kPages = 65'536;
@@ -226,7 +226,7 @@ class Calibrator {
         (page.allocate - page_off.allocate) * kAllocated / batches);
   }
 
-  // What the reporter does under a zone's lock.
+  // Measures the reporter's operations under a zone's lock.
   void MeasureReporter(PageAllocator& allocator) {
     Zone& zone = allocator.zone(0, ZoneType::kDma32);
     std::vector<Pfn> blocks;
@@ -237,9 +237,10 @@ class Calibrator {
                               [&](Pfn pfn) { blocks.push_back(pfn); });
       }
     }
-    // Isolate heeds the watermark.
+    // Isolate leaves the min watermark free.
     blocks.resize(blocks.size() / 2);
-    // The analysis does not see into lambdas; all of these run under this hold.
+    // Thread-safety analysis does not see into lambdas; all of these run under
+    // this guard.
     ZoneLockGuard hold(zone, nullptr);
     const auto look = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
       for (const Pfn pfn : blocks)
@@ -270,7 +271,7 @@ class Calibrator {
     std::optional<Translation> all;
 
     std::span<std::byte> bytes() const { return all->bytes(); }
-    // Gives everything back, in one call for each 2 MiB.
+    // Discards everything, with one call for each 2 MiB.
     void DiscardEach() const {
       for (uint64_t at = 0; at < kRamBytes; at += kHugeBytes) {
         const GpaRange range = {.gpa = Gpa(at), .bytes = kHugeBytes};
@@ -300,7 +301,7 @@ class Calibrator {
     ram.ram = *std::move(made);
     ram.hypervisor = std::make_unique<DiscardingHypervisor>(*ram.ram);
     ram.all = ram.ram->Translate(all);
-    // The machine's own host has to back it first.
+    // If this machine is itself a guest, its host must back the pages first.
     ram.Write(kPageSize);
     return ram;
   }
@@ -327,7 +328,7 @@ class Calibrator {
     Set("discard_4k", (full - call) / kPagesPerHuge);
     Set("host_fault_4k",
         Time(kPages, discard, [&] { ram.Write(kPageSize); }) - zero);
-    // A read of what is not there maps the page of zeroes: nothing is
+    // A read of a page that is not resident maps the zero page; nothing is
     // allocated or cleared.
     Set("guest_fault", Time(kPages, discard, [&] { ram.Read(); }));
     small_fault_ = static_cast<double>(costs_.host_fault_4k) + zero;
@@ -341,7 +342,7 @@ class Calibrator {
     constexpr uint64_t kHuge = kRamBytes / kHugeBytes;
     const auto discard = [&] { ram.DiscardEach(); };
     const double fault = Time(kHuge, discard, [&] { ram.Write(kPageSize); });
-    // As many faults as with small pages: there are no huge ones here.
+    // Takes as long as faults on small pages: this machine has no huge pages.
     if (fault > small_fault_ * kPagesPerHuge / 2) return absl::OkStatus();
     const double zero = Time(kHuge, [&] {
       for (uint64_t at = 0; at < kRamBytes; at += kHugeBytes) {
@@ -360,7 +361,7 @@ class Calibrator {
   const MonotonicClock clock_;
   CostModel costs_;
   std::set<std::string_view> measured_;
-  // The host's fault of 4 KiB, cleared, in ns.
+  // A host fault on a 4 KiB page, clearing included, in ns.
   double small_fault_ = 0;
 };
 

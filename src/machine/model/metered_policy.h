@@ -1,45 +1,60 @@
 #ifndef GUESTMM_SRC_MACHINE_MODEL_METERED_POLICY_H_
 #define GUESTMM_SRC_MACHINE_MODEL_METERED_POLICY_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <utility>
 
+#include "guestmm/machine/model/cost_model.h"
 #include "guestmm/reporting/reporting_policy.h"
 #include "src/reporting/forwarding_policy.h"
 
 namespace guestmm {
 
-// How often the hook was called.
-struct HookCounts {
-  uint64_t freed = 0;  // calls of BlockFreed
-  // Of BlocksTaken: for one block, and for several.
-  uint64_t taken = 0;
-  uint64_t taken_batches = 0;
+// What calls of a policy's hook cost, in ns, until a vCPU is charged for them.
+// A hook is called inside an operation of the allocator; the vCPU that asked
+// for the operation is known only when it has ended.
+class HookCosts {
+ public:
+  // `costs` must outlive this.
+  explicit HookCosts(const CostModel& costs) : costs_(costs) {}
+
+  // BlockFreed was called; BlocksTaken was called for so many blocks.
+  void OnFreed() { pending_ += costs_.hook_freed; }
+  void OnTaken(size_t blocks) {
+    pending_ += blocks > 1 ? costs_.hook_taken_batch : costs_.hook_taken;
+  }
+  // What no vCPU has been charged for yet; from now on one has.
+  uint64_t Take() { return std::exchange(pending_, 0); }
+
+ private:
+  const CostModel& costs_;
+  uint64_t pending_ = 0;
 };
 
-// A policy, and a count of what the hook tells it. On one thread.
+// A policy whose hook costs time. On one thread.
 class MeteredPolicy final : public ForwardingPolicy {
  public:
-  // `counts` must outlive this.
-  MeteredPolicy(std::unique_ptr<ReportingPolicy> policy, HookCounts& counts)
-      : ForwardingPolicy(std::move(policy)), counts_(counts) {}
+  // `costs` must outlive this.
+  MeteredPolicy(std::unique_ptr<ReportingPolicy> policy, HookCosts& costs)
+      : ForwardingPolicy(std::move(policy)), costs_(costs) {}
 
   bool BlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    ++counts_.freed;
+    costs_.OnFreed();
     return ForwardingPolicy::BlockFreed(zone, pfn, order);
   }
   void BlocksTaken(Zone& zone, std::span<const Pfn> blocks,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    ++(blocks.size() > 1 ? counts_.taken_batches : counts_.taken);
+    costs_.OnTaken(blocks.size());
     ForwardingPolicy::BlocksTaken(zone, blocks, order);
   }
 
  private:
-  HookCounts& counts_;
+  HookCosts& costs_;
 };
 
 }  // namespace guestmm

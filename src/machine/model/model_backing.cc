@@ -2,19 +2,21 @@
 
 namespace guestmm {
 
-void ModelBacking::OnAllocated(int vcpu, std::optional<Pfn> pfn, Order order) {
-  times_.Charge(vcpu, CostKind::kBase, costs_.allocate);
+void ModelBacking::ChargeOperation(int vcpu, uint64_t base, Order order) {
+  times_.Charge(vcpu, CostKind::kBase, base);
   locks_.OnVcpuUsedAllocator(vcpu, order);
-  ChargeHooks(vcpu);
+  times_.Charge(vcpu, CostKind::kHook, hooks_.Take());
+}
+
+void ModelBacking::OnAllocated(int vcpu, std::optional<Pfn> pfn, Order order) {
+  ChargeOperation(vcpu, costs_.allocate, order);
   if (!pfn) return;
   allocated_ += order.pages();
   ledger_.OnAllocated(*pfn, order);
 }
 
 void ModelBacking::OnFreed(int vcpu, Pfn pfn, Order order) {
-  times_.Charge(vcpu, CostKind::kBase, costs_.free);
-  locks_.OnVcpuUsedAllocator(vcpu, order);
-  ChargeHooks(vcpu);
+  ChargeOperation(vcpu, costs_.free, order);
   allocated_ -= order.pages();
   ledger_.OnFreed(pfn, order);
 }
@@ -42,17 +44,6 @@ std::optional<Pfn> ModelBacking::FindCorrupted(int vcpu, Pfn pfn, Order order,
     pfn += PageCount(1);
   }
   return pfn;
-}
-
-void ModelBacking::ChargeHooks(int vcpu) {
-  const uint64_t freed = hooks_.freed - charged_.freed;
-  const uint64_t taken = hooks_.taken - charged_.taken;
-  const uint64_t batches = hooks_.taken_batches - charged_.taken_batches;
-  if (freed + taken + batches == 0) return;
-  charged_ = hooks_;
-  times_.Charge(vcpu, CostKind::kHook,
-                freed * costs_.hook_freed + taken * costs_.hook_taken +
-                    batches * costs_.hook_taken_batch);
 }
 
 }  // namespace guestmm

@@ -13,13 +13,13 @@
 
 namespace guestmm {
 
-// Memory that is not there: keeps the host's ledger of what would be resident,
-// and charges each vCPU for what it does.
+// Memory without contents: enters what vCPUs do in the host's ledger, and
+// charges them for it.
 class ModelBacking final : public Backing {
  public:
-  // All must outlive this. `hooks` is what the hook was called for so far.
+  // All must outlive this.
   ModelBacking(const CostModel& costs, HostLedger& ledger, VcpuTimes& times,
-               ZoneLockModel& locks, const HookCounts& hooks)
+               ZoneLockModel& locks, HookCosts& hooks)
       : costs_(costs),
         ledger_(ledger),
         times_(times),
@@ -29,22 +29,22 @@ class ModelBacking final : public Backing {
   void OnAllocated(int vcpu, std::optional<Pfn> pfn, Order order) override;
   void OnFreed(int vcpu, Pfn pfn, Order order) override;
   void Touch(int vcpu, Pfn pfn, Order order, uint64_t stamp) override;
-  // The first page that is not resident: it was discarded.
+  // The first page that is not resident, and so was discarded.
   std::optional<Pfn> FindCorrupted(int vcpu, Pfn pfn, Order order,
                                    uint64_t stamp) const override;
 
-  // What vCPUs hold.
+  // Pages that vCPUs hold.
   PageCount allocated_pages() const { return allocated_; }
 
  private:
-  void ChargeHooks(int vcpu);
+  // Charges what one operation of the allocator cost.
+  void ChargeOperation(int vcpu, uint64_t base, Order order);
 
   const CostModel& costs_;
   HostLedger& ledger_;
   VcpuTimes& times_;
   ZoneLockModel& locks_;
-  const HookCounts& hooks_;
-  HookCounts charged_;
+  HookCosts& hooks_;
   PageCount allocated_;
 };
 

@@ -1,5 +1,6 @@
 #include "src/machine/model/model_device.h"
 
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_format.h"
@@ -7,6 +8,18 @@
 #include "guestmm/reporting/policies.h"
 
 namespace guestmm {
+
+ModelDevice::ModelDevice(const ModelDeviceOptions& options,
+                         Workqueue& workqueue, HostLedger& ledger)
+    : costs_(options.costs),
+      times_(options.times),
+      locks_(options.locks),
+      workqueue_(workqueue),
+      ledger_(ledger),
+      discard_([this](std::span<const GpaRange> ranges) {
+        ledger_.OnReported(ranges, workqueue_.Now());
+      }),
+      end_([this] { End(); }) {}
 
 size_t ModelDevice::max_report_entries() const { return kMaxReportCapacity; }
 
@@ -16,10 +29,12 @@ absl::Status ModelDevice::Report(std::span<const GpaRange> ranges,
       << "a report came before the last one ended";
   client_ = &client;
   ranges_.assign(ranges.begin(), ranges.end());
-  uint64_t took = locks_.ReporterLag() + costs_.report;
-  times_.DelayAnyone(CostKind::kIsolation, costs_.report);
-  times_.DelayAnyone(CostKind::kDiscard, costs_.kick);
-  took += costs_.kick;
+  uint64_t took = costs_.report + costs_.kick;
+  if (locks_ != nullptr) took += locks_->ReporterLag();
+  if (times_ != nullptr) {
+    times_->DelayAnyone(CostKind::kIsolation, costs_.report);
+    times_->DelayAnyone(CostKind::kDiscard, costs_.kick);
+  }
   ++kicks_;
   calls_ = 0;
   for (const PfnRange& run : JoinRanges(ranges)) {
@@ -48,11 +63,20 @@ void ModelDevice::End() {
     status_ = absl::DataLossError(absl::StrFormat(
         "page 0x%x was in use when the host discarded it", lost->value()));
   }
-  ledger_.OnReported(ranges_, workqueue_.Now());
-  on_discard_();
+  discard_(ranges_);
+  ++scatterlists_;
   discard_calls_ += calls_;
-  times_.DelayRunning(CostKind::kDiscard, calls_ * costs_.discard_interruption);
-  times_.DelayAnyone(CostKind::kDiscard, costs_.interrupt);
+  if (logging_) {
+    for (const GpaRange& range : ranges_) {
+      log_.push_back({.time = workqueue_.Now(), .range = range});
+    }
+  }
+  on_discard_(ranges_);
+  if (times_ != nullptr) {
+    times_->DelayRunning(CostKind::kDiscard,
+                         calls_ * costs_.discard_interruption);
+    times_->DelayAnyone(CostKind::kDiscard, costs_.interrupt);
+  }
   std::exchange(client_, nullptr)->ReportDone(absl::OkStatus());
 }
 

@@ -8,23 +8,12 @@
 
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/machine/model/cost_kind.h"
 
 namespace guestmm {
 
-// What vCPUs spend their time on.
-enum class CostKind {
-  kBase,       // the allocator, faults and clearing of the guest itself
-  kHook,       // telling the policy
-  kIsolation,  // the reporter's own work, and waiting for its holds of locks
-  kDiscard,  // kicks, interrupts, and being interrupted by the host's discards
-  kFaultBack,  // the host's faults: exits and mapping
-  kZeroing,    // the host's clearing of what it maps
-};
-inline constexpr size_t kCostKinds = 6;
-
-// Where the time of vCPUs goes, in a guest in virtual time. A vCPU's step runs
-// at one instant; what it costs is added up here, and the vCPU's next step is
-// that much later.
+// Adds up what the steps of vCPUs cost in virtual time. A step runs at one
+// instant; the vCPU's next step is later by what this one cost.
 //
 //   times.BeginStep(0);
 //   times.Charge(0, CostKind::kBase, 150);
@@ -35,36 +24,36 @@ class VcpuTimes {
   VcpuTimes(const Clock& clock, int vcpus)
       : clock_(clock), vcpus_(static_cast<size_t>(vcpus)) {}
 
-  // The step takes what is charged until it ends, and what was charged to the
-  // vCPU since its last one.
+  // EndStep returns how long the step takes: everything charged to the vCPU
+  // since the end of its last step.
   void BeginStep(int vcpu);
   Nanoseconds EndStep(int vcpu);
 
-  // The vCPU, in its step, spends `ns`.
+  // Charges `ns` to the vCPU. REQUIRES: it is in a step.
   void Charge(int vcpu, CostKind kind, uint64_t ns) {
     at(vcpu).step += ns;
     spent_[static_cast<size_t>(kind)] += ns;
   }
-  // The time as the vCPU in its step has it.
+  // The vCPU's own time in its step: the clock and what was charged so far.
   Nanoseconds Now(int vcpu) const {
     return clock_.Now() + Nanoseconds(vcpus_[static_cast<size_t>(vcpu)].step);
   }
 
-  // Takes `ns` from a vCPU that is running, between its steps, so that it is
-  // later with the next one; a vCPU that idles has the time to spare.
+  // Charges `ns` to a vCPU between its steps, so that its next one is later.
+  // Only if it is running; an idle vCPU has the time to spare.
   void Delay(int vcpu, CostKind kind, uint64_t ns);
-  // From all that are running.
+  // Delay for every vCPU.
   void DelayRunning(CostKind kind, uint64_t ns);
-  // From one: an idle one if there is one, else each in turn. As a scheduler
-  // places a kernel thread.
+  // Delay for one vCPU: an idle one if there is one, else each in turn, as a
+  // scheduler places a kernel thread.
   void DelayAnyone(CostKind kind, uint64_t ns);
 
-  // Whether the vCPU is still at its last step.
+  // Whether the vCPU is still busy with its last step.
   bool running(int vcpu) const {
     return vcpus_[static_cast<size_t>(vcpu)].busy_until > clock_.Now();
   }
 
-  // What all vCPUs spent so far.
+  // Charged to all vCPUs so far, in ns.
   uint64_t spent(CostKind kind) const {
     return spent_[static_cast<size_t>(kind)];
   }

@@ -70,7 +70,7 @@ void ZoneLockModel::OnUnlock(const Zone& zone) {
     state.holds.pop_front();
   }
   state.holds.push_back({.start = start, .end = end});
-  // Those that are at a step which began before.
+  // vCPUs whose step ran before, but took the lock within this hold.
   for (size_t vcpu = 0; vcpu < uses_.size(); ++vcpu) {
     const auto later = [](const Use& use, Nanoseconds when) {
       return use.when < when;

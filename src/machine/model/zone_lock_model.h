@@ -8,41 +8,43 @@
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/reporting/zone_lock_guard.h"
-#include "src/host/accounting/hold_times.h"
 #include "src/machine/model/vcpu_times.h"
 
 namespace guestmm {
 
-// The locks of zones in virtual time: who holds one how long, and whom that
-// keeps waiting.
+// Zone locks in virtual time: how long the reporter holds them, and how long
+// vCPUs wait for it.
 //
-// In virtual time everything happens in an instant, so no lock is ever found
-// taken. What a hold of the reporter would take is computed from what it did,
-// one after the other from the instant of its work on; a vCPU that takes the
-// same lock meanwhile waits for its end, whichever of the two ran first here:
+// In virtual time everything happens in an instant, so no lock is ever
+// contended. The length of a hold is computed from the work done under it;
+// holds follow each other from the instant at which the reporter ran. A vCPU
+// that takes the same lock within a hold waits for its end, whichever of the
+// two ran first here:
 //
 //   vCPU      |----step-------x--------|        x: takes the lock, waits ->
 //   reporter                 |==hold==|
 //
-// vCPUs do not keep each other, or the reporter, waiting: that is the same with
-// every policy.
+// vCPUs do not wait for each other, nor the reporter for vCPUs: that is the
+// same under every policy.
 class ZoneLockModel final : public LockHoldObserver {
  public:
   // All must outlive this.
   ZoneLockModel(const CostModel& costs, const Clock& clock,
                 const PageAllocator& allocator, VcpuTimes& times);
 
-  // vCPU `vcpu` allocated or freed a block of `order`, and may have taken
-  // zones' locks for that: where their free pages changed.
+  // vCPU `vcpu` allocated or freed a block of `order`. It took the locks of the
+  // zones whose free pages changed. Those are compared after each operation,
+  // since a hook in the allocator would cost every other user of it; in all
+  // zones, since an operation may drain the per-CPU lists of any.
   void OnVcpuUsedAllocator(int vcpu, Order order);
-  // A step of the vCPU begins.
+  // The vCPU begins a step.
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
 
   const HoldTimes& hold_times() const { return hold_times_; }
-  // How long what the reporter did under locks at this instant would take yet,
-  // in ns.
+  // How long until the end of the reporter's last hold, in ns.
   uint64_t ReporterLag() const;
 
   // LockHoldObserver:
@@ -59,10 +61,10 @@ class ZoneLockModel final : public LockHoldObserver {
   struct ZoneState {
     const Zone* zone;
     uint64_t free_pages = 0;
-    // The reporter's holds that have not ended, ascending.
+    // Those of the reporter's holds that have not ended, ascending.
     std::deque<Interval> holds;
   };
-  // A vCPU's taking of a lock, in the step it is at.
+  // An acquisition of a lock by a vCPU, in its present step.
   struct Use {
     int zone;
     Nanoseconds when;
@@ -77,12 +79,12 @@ class ZoneLockModel final : public LockHoldObserver {
   const Clock& clock_;
   VcpuTimes& times_;
   std::vector<ZoneState> zones_;
-  // Those with memory, by index.
+  // Zones with memory, by index.
   std::vector<size_t> populated_;
   std::vector<std::vector<Use>> uses_;
 
   Zone::ReportingWork work_at_lock_;
-  // Up to where the reporter's time is taken.
+  // The end of the reporter's last hold.
   Nanoseconds reporter_until_{0};
   HoldTimes hold_times_;
 };

@@ -15,7 +15,7 @@ namespace {
 
 static_assert(kBalloonPageSize == kPageSize);
 
-// Copies what the guest may be writing to at the same time, each byte once.
+// Copies memory that the guest may be writing to, reading each byte once.
 void CopyFromGuest(std::span<std::byte> from, std::byte* to) {
   for (std::byte& byte : from) {
     *to++ = std::atomic_ref<std::byte>(byte).load(std::memory_order_relaxed);
@@ -33,7 +33,7 @@ bool IsQueueSize(uint16_t size) {
   return std::has_single_bit(size) && size <= kMaxVirtqueueSize;
 }
 
-// Without which the driver has no business with the queue.
+// The feature that a driver must have accepted to use the queue; 0 for none.
 uint64_t FeatureOf(BalloonQueue queue) {
   switch (queue) {
     case BalloonQueue::kInflate:
@@ -61,7 +61,7 @@ BalloonDevice::BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
       options_(options),
       ballooned_(std::make_unique<BalloonedPages>()) {
   GUESTMM_CHECK((options_.features & ~kBalloonFeatures) == 0)
-      << "balloon features " << options_.features << ": the text has "
+      << "balloon features " << options_.features << ": must be a subset of "
       << kBalloonFeatures;
   for (const uint16_t size :
        {options_.reporting_queue_size, options_.queue_size}) {
@@ -110,16 +110,16 @@ absl::Status BalloonDevice::CheckConfigWrite(uint32_t offset, size_t bytes,
     if (offset == offsetof(BalloonConfig, actual)) return absl::OkStatus();
     if (offset == offsetof(BalloonConfig, poison_val) &&
         (features & kBalloonFPagePoison) != 0) {
-      // §5.5.6.6.1: not while DRIVER_OK is set.
+      // §5.5.6.6.1: poison_val may not change while DRIVER_OK is set.
       if ((status & kVirtioDriverOk) == 0) return absl::OkStatus();
       return absl::InvalidArgumentError(
           "poison_val written while DRIVER_OK is set");
     }
   }
-  return absl::InvalidArgumentError(absl::StrFormat(
-      "configuration written from %d, %d bytes: the driver may write actual "
-      "and, with PAGE_POISON, poison_val, each as a whole",
-      offset, bytes));
+  return absl::InvalidArgumentError(
+      absl::StrFormat("configuration write at %d, %d bytes: must be all of "
+                      "actual or, with PAGE_POISON, of poison_val",
+                      offset, bytes));
 }
 
 void BalloonDevice::WasReset() {
@@ -150,7 +150,7 @@ void BalloonDevice::SetTarget(uint32_t pages) {
 absl::Status BalloonDevice::RequestStatistics() {
   if ((driver_features() & kBalloonFStatsVq) == 0) {
     return absl::FailedPreconditionError(
-        "statistics asked of a driver that did not take STATS_VQ");
+        "statistics requested of a driver that did not accept STATS_VQ");
   }
   {
     LockHolder hold(results_);
@@ -170,12 +170,12 @@ absl::Status BalloonDevice::StartHinting() {
     LockHolder hold(mutex_);
     if ((driver_features_locked() & kBalloonFFreePageHint) == 0) {
       return absl::FailedPreconditionError(
-          "hints asked of a driver that did not take FREE_PAGE_HINT");
+          "hints requested of a driver that did not accept FREE_PAGE_HINT");
     }
-    // §5.5.6.5.2: so no id is used again before the driver stopped.
+    // §5.5.6.5.2: an id is not reused before the driver has sent STOP.
     if (hint_run_ != HintRun::kNone) {
       return absl::FailedPreconditionError(absl::StrFormat(
-          "hints asked for while run %d has not ended", hint_command_));
+          "hints requested while run %d has not ended", hint_command_));
     }
     hint_run_ = HintRun::kWanted;
     hint_command_ = std::max(hint_command_ + 1, kFirstHintRun);
@@ -192,8 +192,8 @@ void BalloonDevice::StopHinting() {
       hint_run_ = HintRun::kUnwanted;
       ShowHintCommand(kHintStop);
     } else if (hint_run_ == HintRun::kWanted) {
-      // A driver that has not begun may never do, and then has nothing to end;
-      // but it may still hold the pages of the run before.
+      // The driver may never start the run, so it has nothing to stop. It may
+      // still hold the pages of the previous run, though, which DONE releases.
       hint_run_ = HintRun::kNone;
       ShowHintCommand(kHintDone);
     }
@@ -234,7 +234,7 @@ void BalloonDevice::FoundBroken(uint16_t /*index*/) {
 void BalloonDevice::HandleRequests() {
   {
     LockHolder hold(results_);
-    // Without a buffer one is on its way, or the driver has yet to begin.
+    // Without a buffer, one is on its way or the driver is not set up yet.
     if (!wants_statistics_ || !stats_head_) return;
     wants_statistics_ = false;
   }
@@ -288,8 +288,9 @@ void BalloonDevice::HandleReport(const DescriptorChain& chain) {
 void BalloonDevice::HandlePages(const DescriptorChain& chain) {
   const bool inflates = queue_ == BalloonQueue::kInflate;
   const uint64_t granule_pages = ram().discard_granule() / kPageSize;
-  // A driver that need not tell first may use pages again whose inflation was
-  // acknowledged: of those that make up a granule all must be of this chain.
+  // Without MUST_TELL_HOST the driver may reuse pages once their inflation was
+  // acknowledged. So a granule may only be discarded if all its pages are in
+  // this chain.
   const bool is_told_first = (driver_features() & kBalloonFMustTellHost) != 0;
   BalloonedPages of_this_chain;
   const BalloonedPages& certain = is_told_first ? *ballooned_ : of_this_chain;
@@ -313,7 +314,7 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain) {
         if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
       }
     }
-    // Neighbours then go to the host as one.
+    // In ascending order the hypervisor joins adjacent ranges.
     std::sort(
         batch_.begin(), batch_.end(),
         [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
@@ -327,7 +328,7 @@ void BalloonDevice::HandleStatistics(uint16_t index,
   for (const VirtqDesc& descriptor : chain.descriptors) {
     const std::span<const std::byte> entries =
         ReadEntries(descriptor, kBalloonStatBytes);
-    // §5.5.6.3.2: any order, and what the device does not know is ignored.
+    // §5.5.6.3.2: entries come in any order; unknown tags are ignored.
     for (size_t at = 0; at < entries.size(); at += kBalloonStatBytes) {
       const auto tag = LoadLittleEndian<uint16_t>(entries.data() + at);
       if (tag >= kBalloonStats) continue;
@@ -341,7 +342,7 @@ void BalloonDevice::HandleStatistics(uint16_t index,
     statistics_ = statistics;
     wants_statistics_ = false;
   }
-  // §5.5.6.3.1: the driver has one buffer there; of two the first goes back.
+  // §5.5.6.3.1 allows the driver one buffer. Given a second, return the first.
   if (stats_head_) GiveBack(index, *stats_head_);
   stats_head_ = chain.head;
   Publish();
@@ -351,7 +352,7 @@ void BalloonDevice::HandleHints(const DescriptorChain& chain) {
   batch_.clear();
   for (const VirtqDesc& descriptor : chain.descriptors) {
     if ((descriptor.flags & (kVirtqDescWrite | kVirtqDescIndirect)) == 0) {
-      // A command may be the last that these hints wait for.
+      // Discard first: the command may end the run that these hints belong to.
       DiscardHints();
       const std::span<const std::byte> entries =
           ReadEntries(descriptor, sizeof(uint32_t));
@@ -389,12 +390,12 @@ void BalloonDevice::HandleHintCommand(uint32_t command) {
       hint_run_ = HintRun::kUnderWay;
       ++tally_.hint_runs;
     } else if (command == kHintStop && hint_run_ != HintRun::kWanted) {
-      // Every hint before it was discarded, so the driver may have its pages
-      // back.
+      // Every hint before the command was discarded, so the driver may have its
+      // pages back.
       hint_run_ = HintRun::kNone;
       ShowHintCommand(kHintDone);
     } else {
-      // Of a run that is over; or a second time of this one.
+      // A command for a run that has ended, or the id of this one again.
       ++tally_.bad_commands;
     }
   }
@@ -452,8 +453,8 @@ bool BalloonDevice::KeepsPoison() {
       GetConfig<uint32_t>(offsetof(BalloonConfig, poison_val)) == 0) {
     return false;
   }
-  // §5.5.6.7.2: nothing else than poison_val may be there afterwards, and
-  // fresh memory is zero.
+  // §5.5.6.7.2: a page may only be changed to poison_val, and a discarded page
+  // reads as zeroes.
   tally_.poisoned_ranges += batch_.size();
   for (const GpaRange& range : batch_) tally_.poisoned_bytes += range.bytes;
   return true;

@@ -5,7 +5,7 @@
 namespace guestmm {
 namespace {
 
-// Where a page's bit is within its chunk.
+// The position of a page's bit in its chunk.
 uint64_t WordOf(uint64_t page) { return page / 64; }
 uint64_t BitOf(uint64_t page) { return uint64_t{1} << page % 64; }
 

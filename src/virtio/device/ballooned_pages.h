@@ -9,30 +9,31 @@
 
 namespace guestmm {
 
-// Which pages a guest has put into its balloon, as the device was told. A host
-// that takes memory back in more than a page at a time can do so when all of
-// those pages are there.
+// The set of pages that a guest has put into its balloon, according to its
+// requests. If the host discards in granules larger than a page, it can do so
+// once all pages of a granule are in the set.
 //
-// Takes 64 bytes, and a little, for each 2 MiB of which a page is in.
+// Takes about 64 bytes for each 2 MiB with a page in the set.
 class BalloonedPages {
  public:
-  // A page goes in. False if it was in already.
+  // Adds a page. False if it is in the set already.
   bool Insert(Pfn pfn);
-  // A page comes out. False if it was not in.
+  // Removes a page. False if it is not in the set.
   bool Erase(Pfn pfn);
   void Clear();
 
-  // The `granule_pages` around `pfn`, if all of them are in; else empty.
-  // REQUIRES: granule_pages is a power of 2 up to kChunkPages.
+  // The granule of `granule_pages` that contains `pfn`, if all its pages are in
+  // the set; else an empty range. REQUIRES: granule_pages is a power of 2 up to
+  // kChunkPages.
   GpaRange WholeRange(Pfn pfn, uint64_t granule_pages) const;
 
   static constexpr uint64_t kChunkPages = 512;
 
  private:
-  // A bit a page of a chunk.
+  // One bit for each page of a chunk.
   using Chunk = std::array<uint64_t, kChunkPages / 64>;
 
-  // By pfn / kChunkPages; none is empty.
+  // By pfn / kChunkPages. Empty chunks are removed.
   absl::flat_hash_map<uint64_t, Chunk> chunks_;
 };
 

@@ -14,8 +14,8 @@ absl::StatusOr<DeviceQueue> DeviceQueue::Create(const GuestRam& ram,
                                                 uint16_t start) {
   absl::StatusOr<VirtqueueMemory> memory = VirtqueueMemory::Map(ram, layout);
   if (!memory.ok()) return memory.status();
-  // A new queue has it from the driver; of one that was served before, it may
-  // be anything.
+  // In a new queue the driver has zeroed it. A queue used before may have any
+  // value there.
   if (features.event_index) {
     memory->avail_event().store(start, std::memory_order_seq_cst);
   }
@@ -37,9 +37,9 @@ DeviceQueue::DeviceQueue(const GuestRam& ram, VirtqueueMemory memory,
 
 absl::StatusOr<std::optional<DescriptorChain>> DeviceQueue::Pop() {
   if (!broken_.ok()) return broken_;
-  // Acquire: pairs with the driver's release of the index, so that the entry
-  // the descriptors and the indirect tables it covers are there to read.
-  // Sequentially consistent, with the last store of avail_event: see below.
+  // Acquire, pairing with the driver's release of the index: the entry, its
+  // descriptors and its indirect tables can be read after it. Sequentially
+  // consistent with the preceding store of avail_event: see below.
   const uint16_t available_idx =
       memory_.available_idx().load(std::memory_order_seq_cst);
   const uint16_t pending =
@@ -47,35 +47,35 @@ absl::StatusOr<std::optional<DescriptorChain>> DeviceQueue::Pop() {
   if (pending == 0) return std::nullopt;
   if (pending > size() - outstanding()) {
     return Break(absl::DataLossError(absl::StrFormat(
-        "available index went from %d to %d, with %d chains out of a queue of "
-        "%d",
+        "available index moved from %d to %d, with %d chains outstanding in a "
+        "queue of %d",
         next_available_, available_idx, outstanding(), size())));
   }
   const uint16_t head = memory_.available_ring(memory_.slot(next_available_))
                             .load(std::memory_order_relaxed);
   if (head >= size()) {
-    return Break(absl::DataLossError(
-        absl::StrFormat("available ring names descriptor %d, past a table of "
-                        "%d",
-                        head, size())));
+    return Break(absl::DataLossError(absl::StrFormat(
+        "available ring has head %d, past the end of a table of %d", head,
+        size())));
   }
   if (is_out_[head]) {
     return Break(absl::DataLossError(absl::StrFormat(
-        "available ring names chain %d, which is out already", head)));
+        "available ring has head %d, whose chain is outstanding already",
+        head)));
   }
 
   chain_.clear();
   uint16_t index = head;
-  // A chain ends with the first table that it names (§2.7.5.3.1).
+  // A chain ends with the first indirect table (§2.7.5.3.1).
   const uint16_t flags_that_matter = kVirtqDescNext | indirect_flag_;
   while (true) {
     chain_.push_back(memory_.LoadDescriptor(index));
     const VirtqDesc& descriptor = chain_.back();
     if ((descriptor.flags & flags_that_matter) != kVirtqDescNext) break;
     if (descriptor.next >= size()) {
-      return Break(absl::DataLossError(
-          absl::StrFormat("descriptor %d goes on at %d, past a table of %d",
-                          index, descriptor.next, size())));
+      return Break(absl::DataLossError(absl::StrFormat(
+          "descriptor %d continues at %d, past the end of a table of %d", index,
+          descriptor.next, size())));
     }
     if (chain_.size() == size()) {
       return Break(absl::DataLossError(absl::StrFormat(
@@ -91,9 +91,9 @@ absl::StatusOr<std::optional<DescriptorChain>> DeviceQueue::Pop() {
   }
   is_out_[head] = true;
   ++next_available_;
-  // Sequentially consistent, with the load of the index by the next Pop: either
-  // the driver sees this after it moved the index, or that Pop sees the index
-  // moved (§2.7.10.2).
+  // Sequentially consistent with the next Pop's load of the index: either the
+  // driver sees this store after advancing the index, or that Pop sees the
+  // advanced index (§2.7.10.2).
   if (moves_event_) {
     memory_.avail_event().store(next_available_, std::memory_order_seq_cst);
   }
@@ -102,7 +102,7 @@ absl::StatusOr<std::optional<DescriptorChain>> DeviceQueue::Pop() {
 }
 
 TableFault DeviceQueue::ReadTable(const VirtqDesc& descriptor) {
-  // WRITE on it says nothing (§2.7.5.3.2), and nor does next.
+  // On this descriptor WRITE is ignored (§2.7.5.3.2), and so is `next`.
   if ((descriptor.flags & kVirtqDescNext) != 0) return TableFault::kGoesOn;
   if (descriptor.len == 0 || descriptor.len % sizeof(VirtqDesc) != 0) {
     return TableFault::kSize;
@@ -116,7 +116,8 @@ TableFault DeviceQueue::ReadTable(const VirtqDesc& descriptor) {
     chain_.resize(before);
     return fault;
   };
-  // However long the table is, no more than the queue's size is read of it.
+  // Reads at most as many entries as the queue has descriptors, whatever the
+  // table's size.
   for (size_t index = 0;;) {
     if (chain_.size() == size()) return fails(TableFault::kTooLong);
     chain_.push_back(LoadUnalignedDescriptorAt(table->bytes().data() +
@@ -133,24 +134,23 @@ TableFault DeviceQueue::ReadTable(const VirtqDesc& descriptor) {
 
 void DeviceQueue::Push(uint16_t head, uint32_t bytes_written) {
   GUESTMM_CHECK(head < size() && is_out_[head])
-      << "chain " << head << " pushed, which is not out";
+      << "chain " << head << " pushed, but not outstanding";
   is_out_[head] = false;
   memory_.StoreUsed(memory_.slot(next_used_),
                     {.id = head, .len = bytes_written});
   ++next_used_;
   ++unasked_;
-  // Release: a driver that sees this index sees the element, and whatever was
-  // done with the chain is done. Sequentially consistent, with the load in
-  // NeedsNotification: either the driver, turning notifications on or moving
-  // used_event, sees this index, or NeedsNotification sees what it wrote
-  // (§2.7.7.2).
+  // Release: a driver that sees this index sees the element, and that the chain
+  // was handled. Sequentially consistent with the load in NeedsNotification:
+  // either the driver sees this index after enabling notifications or advancing
+  // used_event, or NeedsNotification sees what the driver wrote (§2.7.7.2).
   memory_.used_idx().store(next_used_, std::memory_order_seq_cst);
 }
 
 bool DeviceQueue::NeedsNotification() {
   const uint64_t pushed = std::exchange(unasked_, 0);
-  // Sequentially consistent, either: see the store of the index in Push. Of the
-  // two the one that was not agreed on is ignored (§2.7.7.2).
+  // Both loads are sequentially consistent with the store of the index in Push.
+  // The field that was not negotiated is ignored (§2.7.7.2).
   if (event_index_) {
     return NeedsEvent(memory_.used_event().load(std::memory_order_seq_cst),
                       next_used_, pushed);
@@ -160,10 +160,10 @@ bool DeviceQueue::NeedsNotification() {
 }
 
 void DeviceQueue::DisableNotifications() {
-  // Relaxed, either: a hint, which orders nothing.
+  // Both stores are relaxed: this is a hint and orders nothing.
   if (event_index_) {
-    // §2.7.10.2: the flags stay 0. The entry before the next is the one that
-    // the driver comes to last.
+    // §2.7.10.2: the flags stay 0. The entry before the next one is the last
+    // that the driver reaches.
     moves_event_ = false;
     memory_.avail_event().store(static_cast<uint16_t>(next_available_ - 1),
                                 std::memory_order_relaxed);
@@ -173,8 +173,9 @@ void DeviceQueue::DisableNotifications() {
 }
 
 bool DeviceQueue::EnableNotifications() {
-  // Sequentially consistent, all: either the driver sees kicks wanted after it
-  // moved the index, or we see the index moved (§2.7.13.4.1).
+  // All are sequentially consistent: either the driver sees that kicks are
+  // wanted after advancing the index, or this load sees the advanced index
+  // (§2.7.13.4.1).
   if (event_index_) {
     moves_event_ = true;
     memory_.avail_event().store(next_available_, std::memory_order_seq_cst);
@@ -189,7 +190,8 @@ absl::Status DeviceQueue::CheckInvariants() const {
   const auto out = std::count(is_out_.begin(), is_out_.end(), true);
   if (out != outstanding()) {
     return absl::InternalError(absl::StrFormat(
-        "V2: %d chains out, by the indexes %d", out, outstanding()));
+        "V2: %d chains outstanding, but %d according to the indexes", out,
+        outstanding()));
   }
   if (chain_.size() > size()) {
     return absl::InternalError(absl::StrFormat(

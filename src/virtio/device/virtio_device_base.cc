@@ -24,13 +24,13 @@ VirtioDeviceBase::VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue,
 }
 
 VirtioDeviceBase::~VirtioDeviceBase() {
-  GUESTMM_CHECK(status() == 0) << "a device was destroyed before ShutDown";
+  GUESTMM_CHECK(status() == 0) << "device destroyed before ShutDown";
 }
 
 void VirtioDeviceBase::ShutDown() {
   SetStatus(0);
   GUESTMM_CHECK(status() == 0)
-      << "device destroyed from inside what it was running";
+      << "device destroyed from inside its own handler";
   workqueue_.CancelSync(work_);
 }
 
@@ -41,8 +41,8 @@ absl::Status VirtioDeviceBase::SetDriverFeatures(uint64_t features) {
         "features accepted after FEATURES_OK was set");
   }
   if (const uint64_t unknown = features & ~features_; unknown != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "features 0x%x accepted, which were not offered", unknown));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("features 0x%x accepted, but not offered", unknown));
   }
   driver_features_ = features;
   return absl::OkStatus();
@@ -69,7 +69,7 @@ void VirtioDeviceBase::SetStatus(uint8_t status) {
     }
     if (resetting_) return;
     uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
-    // A device of version 1 serves no driver that does not know it (§6.2).
+    // The device requires VERSION_1 (§6.2).
     if ((driver_features_ & kVirtioFVersion1) == 0 ||
         !Suffices(driver_features_)) {
       wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
@@ -80,7 +80,7 @@ void VirtioDeviceBase::SetStatus(uint8_t status) {
     is_started = (wanted & ~status_ & kVirtioDriverOk) != 0;
     status_ |= wanted;
   }
-  // What was asked for before there was a driver.
+  // Handle requests made before the driver was ready.
   if (is_started) AskForHandling();
 }
 
@@ -120,10 +120,10 @@ absl::StatusOr<Notifier*> VirtioDeviceBase::SetUpQueue(
     uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
   LockHolder hold(mutex_);
   if ((status_ & (kVirtioFeaturesOk | kVirtioDriverOk)) != kVirtioFeaturesOk) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "queue %d set up with device status 0x%x: not between FEATURES_OK and "
-        "DRIVER_OK",
-        index, status_));
+    return absl::FailedPreconditionError(
+        absl::StrFormat("queue %d set up with device status 0x%x: must be "
+                        "between FEATURES_OK and DRIVER_OK",
+                        index, status_));
   }
   const uint16_t most =
       index < queues_.size() ? QueueSize(index, driver_features_) : 0;
@@ -134,8 +134,8 @@ absl::StatusOr<Notifier*> VirtioDeviceBase::SetUpQueue(
   }
   if (layout.size > most) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("queue %d of %d descriptors: the device takes %d",
-                        index, layout.size, most));
+        absl::StrFormat("queue %d of %d descriptors: must be at most %d", index,
+                        layout.size, most));
   }
   absl::StatusOr<DeviceQueue> ring =
       DeviceQueue::Create(ram_, layout, ToVirtqueueFeatures(driver_features_));
@@ -168,8 +168,8 @@ bool VirtioDeviceBase::IsRunning() const {
 void VirtioDeviceBase::Handle() {
   {
     LockHolder hold(mutex_);
-    // Someone handles already where, in virtual time, a discard further up the
-    // stack let others run: it looks again before it leaves.
+    // In virtual time a discard further up this stack may run other work, such
+    // as this. The outer handler checks is_asked_ before it leaves.
     if (handler_ || !IsRunning()) return;
     handler_ = std::this_thread::get_id();
     is_asked_.store(false);
@@ -187,7 +187,7 @@ void VirtioDeviceBase::Handle() {
       return;
     }
     if (!IsRunning()) return;
-    // Asked for, by other works, while this one was there.
+    // Asked for by others while this handler ran.
     if (!has_more && !is_asked_.load()) return;
   }
   AskForHandling();
@@ -234,7 +234,7 @@ bool VirtioDeviceBase::HandleQueues() {
 VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
                                                       Queue& queue) {
   DeviceQueue& ring = queue.ring;
-  // While this looks at the ring, kicks tell it nothing.
+  // Kicks are redundant while this pass is looking at the ring.
   ring.DisableNotifications();
   for (uint16_t handled = 0; handled < ring.size(); ++handled) {
     const absl::StatusOr<std::optional<DescriptorChain>> chain = ring.Pop();
@@ -265,7 +265,7 @@ void VirtioDeviceBase::GiveBack(uint16_t index, uint16_t head) {
 
 void VirtioDeviceBase::Push(uint16_t index, Queue& queue, uint16_t head) {
   Acknowledging(index);
-  // used.len 0: nothing was written (§5.5.6 has no word for "discarded").
+  // used.len is 0: nothing was written (§5.5.6 does not cover discarding).
   queue.ring.Push(head, 0);
   if (queue.ring.NeedsNotification()) queue.used.Notify();
 }
@@ -277,7 +277,7 @@ void VirtioDeviceBase::Break(uint16_t index) {
     status_ |= kVirtioNeedsReset;
     config_changed_ = true;
   }
-  // §2.1.2: with DRIVER_OK set, NEEDS_RESET comes with a notification.
+  // §2.1.2: if DRIVER_OK is set, NEEDS_RESET requires a notification.
   NotifyConfig();
 }
 

@@ -14,10 +14,11 @@
 namespace guestmm {
 namespace {
 
-// How often to look whether a reset is complete, as Linux's PCI transport does.
+// The interval at which to poll for the end of a reset. Linux's PCI transport
+// uses the same.
 constexpr Nanoseconds kResetPoll = std::chrono::milliseconds(1);
 
-// How long to wait for it where there is no way to go on without.
+// How long to wait for a reset that the caller cannot proceed without.
 constexpr Nanoseconds kResetPatience = std::chrono::minutes(10);
 
 constexpr uint8_t kAgreed =
@@ -28,7 +29,7 @@ absl::Status DeviceWasReset() {
       "the balloon device was reset before it acknowledged");
 }
 
-// What a guest that does `mode` to free memory takes of `offered`
+// The subset of `offered` that a guest with `mode` accepts
 // (virtballoon_validate).
 uint64_t Validate(uint64_t offered, PagePoisonMode mode) {
   if (mode == PagePoisonMode::kOff) return offered & ~kBalloonFPagePoison;
@@ -38,7 +39,8 @@ uint64_t Validate(uint64_t offered, PagePoisonMode mode) {
   return offered;
 }
 
-// As the device repeats it: four bytes of what PagePoison fills with.
+// Four bytes of the pattern that PagePoison fills with. The device repeats
+// them.
 uint32_t PoisonValue(PagePoisonMode mode) {
   if (mode != PagePoisonMode::kPoison) return 0;
   return 0x01010101 * std::to_integer<uint32_t>(PagePoison::kPoison);
@@ -74,7 +76,8 @@ BalloonDriver::~BalloonDriver() {
   if (!Remove()) {
     GUESTMM_CHECK(
         workqueue_.WaitUntil([this] { return is_down(); }, kResetPatience))
-        << "balloon driver destroyed, and its device does not complete a reset";
+        << "balloon driver destroyed, but its device does not complete the "
+           "reset";
   }
   workqueue_.CancelSync(used_work_);
   workqueue_.CancelSync(config_work_);
@@ -100,15 +103,15 @@ absl::Status BalloonDriver::Start() {
   status = SetUpQueues();
   if (!status.ok()) return status;
   if ((features_ & kBalloonFPagePoison) != 0) {
-    // §5.5.6.6.1: before DRIVER_OK.
+    // §5.5.6.6.1: must be written before DRIVER_OK.
     const uint32_t poison = PoisonValue(options_.page_poison);
     status = device_.WriteConfig(offsetof(BalloonConfig, poison_val),
                                  std::as_bytes(std::span(&poison, 1)));
     if (!status.ok()) return status;
   }
   device_.SetConfigNotifier(config_);
-  // §5.5.5: there is a buffer for statistics when the device starts, and it is
-  // told of it then.
+  // §5.5.5: the device has a buffer for statistics when it starts, and is
+  // notified of it.
   if (statistics_ != nullptr) statistics_->Offer();
   device_.SetStatus(kAgreed | kVirtioDriverOk);
   if (statistics_ != nullptr) statistics_->Kick();
@@ -116,7 +119,7 @@ absl::Status BalloonDriver::Start() {
     LockHolder hold(lock_);
     state_ = State::kReady;
   }
-  // What the host wants already; and what it did since DRIVER_OK.
+  // Acts on the current target, and on changes made since DRIVER_OK.
   workqueue_.Queue(config_work_);
   workqueue_.Queue(used_work_);
   return absl::OkStatus();
@@ -125,20 +128,20 @@ absl::Status BalloonDriver::Start() {
 absl::Status BalloonDriver::Negotiate() {
   if (device_.device_id() != kBalloonDeviceId) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("device %d is not a memory balloon, which is %d",
+        absl::StrFormat("device id %d: must be %d, a memory balloon",
                         device_.device_id(), kBalloonDeviceId));
   }
   device_.SetStatus(0);
   if (device_.status() != 0) {
     return absl::FailedPreconditionError(
-        "the balloon is still in the reset of its last driver");
+        "the balloon has not completed its last driver's reset");
   }
   device_.SetStatus(kVirtioAcknowledge);
   device_.SetStatus(kVirtioAcknowledge | kVirtioDriver);
   offered_ = device_.DeviceFeatures();
   if ((offered_ & kVirtioFVersion1) == 0) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "the balloon offers features 0x%x, without VERSION_1", offered_));
+        "balloon features 0x%x: must include VERSION_1", offered_));
   }
   features_ = kVirtioFVersion1 |
               (offered_ & ToFeatureBits(options_.queue_features)) |
@@ -151,8 +154,8 @@ absl::Status BalloonDriver::Negotiate() {
   device_.SetStatus(kAgreed);
   if ((device_.status() & kVirtioFeaturesOk) == 0) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("the balloon, which offers features 0x%x, refuses a "
-                        "driver that takes 0x%x",
+        absl::StrFormat("the balloon offers features 0x%x and refuses a driver "
+                        "that accepts 0x%x",
                         offered_, features_));
   }
   return absl::OkStatus();
@@ -171,14 +174,14 @@ absl::Status BalloonDriver::SetUpQueues() {
                                              BalloonInflation::kBufferBytes});
   if (!deflate.ok()) return deflate.status();
   inflation_ = std::make_unique<BalloonInflation>(
-      transport(), features_, *std::move(inflate), *std::move(deflate));
+      context(), features_, *std::move(inflate), *std::move(deflate));
   if ((features_ & kBalloonFStatsVq) != 0) {
     auto stats = SetUpQueue(
         BalloonQueue::kStats,
         {.size = size, .buffer_bytes = GuestStatistics::kBufferBytes});
     if (!stats.ok()) return stats.status();
     statistics_ =
-        std::make_unique<GuestStatistics>(transport(), *std::move(stats));
+        std::make_unique<GuestStatistics>(context(), *std::move(stats));
   }
   if ((features_ & kBalloonFFreePageHint) != 0) {
     auto hints = SetUpQueue(BalloonQueue::kFreePage,
@@ -186,11 +189,11 @@ absl::Status BalloonDriver::SetUpQueues() {
                              .least = BalloonHinting::kLeastDescriptors,
                              .buffer_bytes = BalloonHinting::kBufferBytes});
     if (!hints.ok()) return hints.status();
-    hinting_ = std::make_unique<BalloonHinting>(transport(), *std::move(hints));
+    hinting_ = std::make_unique<BalloonHinting>(context(), *std::move(hints));
   }
   if ((features_ & kBalloonFPageReporting) == 0) return absl::OkStatus();
-  // As much as whoever reports has counted on since Create. One table, since
-  // one report is out at a time (R3).
+  // At least the capacity that Create promised to the reporter. One table is
+  // enough, since there is one report at a time (R3).
   const auto least =
       static_cast<uint16_t>(std::max<size_t>(max_report_entries(), 1));
   auto reporting = SetUpQueue(
@@ -208,7 +211,7 @@ size_t BalloonDriver::max_report_entries() const {
   return most_entries_;
 }
 
-DriverContext BalloonDriver::transport() const {
+DriverContext BalloonDriver::context() const {
   return {.device = device_,
           .ram = ram_,
           .allocator = allocator_,
@@ -221,7 +224,7 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> BalloonDriver::SetUpQueue(
   options.index =
       *BalloonQueueIndex(queue, options_.queue_numbering, offered_, features_);
   options.features = ToVirtqueueFeatures(features_);
-  auto made = DriverVirtqueue::Create(transport(), options, used_);
+  auto made = DriverVirtqueue::Create(context(), options, used_);
   if (made.ok()) {
     LockHolder hold(lock_);
     queue_pages_ += (*made)->pages();
@@ -250,14 +253,15 @@ absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
     }
     if (reporting_ == nullptr) {
       return absl::FailedPreconditionError(
-          "the balloon device takes no reports");
+          "the balloon device does not support reports");
     }
-    GUESTMM_CHECK(client_ == nullptr) << "a report while one is outstanding";
+    GUESTMM_CHECK(client_ == nullptr) << "report while another is outstanding";
     DriverQueue& ring = reporting_->ring();
     GUESTMM_CHECK(!ranges.empty() && ranges.size() <= ring.size())
-        << "a report of " << ranges.size() << " entries; the most is "
+        << "a report of " << ranges.size() << " entries: must be at most "
         << ring.size();
-    // The one token needs no value: client_ says whose report it is.
+    // There is one report at a time, whose client is client_: any token will
+    // do.
     if (absl::Status status = ring.Add({}, ranges, /*token=*/0); !status.ok()) {
       return status;
     }
@@ -284,7 +288,7 @@ absl::Status BalloonDriver::Restore() {
     if (state_ != State::kDown) {
       return absl::FailedPreconditionError(
           state_ == State::kReady ? "the balloon driver is not frozen"
-                                  : "the balloon is still in its reset");
+                                  : "the balloon has not completed its reset");
     }
   }
   return StartOrFail();
@@ -299,11 +303,11 @@ bool BalloonDriver::Reset(Reason reason) {
   }
   device_.SetStatus(0);
   if (device_.status() != 0) {
-    // HandleConfigChange looks until it is.
+    // HandleConfigChange polls until the reset is complete.
     workqueue_.Queue(config_work_);
     return false;
   }
-  // The device notifies no more, so none becomes due again.
+  // The device no longer notifies, so it is not queued again.
   workqueue_.CancelSync(used_work_);
   workqueue_.CancelSync(config_work_);
   workqueue_.CancelSync(retry_work_);
@@ -317,7 +321,7 @@ void BalloonDriver::ResetIsComplete() {
   std::unique_ptr<BalloonHinting> hinting;
   {
     LockHolder hold(lock_);
-    // The other of two that saw it.
+    // Another thread has handled it.
     if (state_ != State::kResetting) return;
     reporting = std::move(reporting_);
     inflation = std::move(inflation_);
@@ -365,7 +369,7 @@ absl::Status BalloonDriver::CheckInvariants() const {
   if (state_ == State::kReady &&
       ring.outstanding() != (client_ == nullptr ? 0 : 1)) {
     return absl::InternalError(
-        absl::StrFormat("R3: %d chains out, with %s report outstanding",
+        absl::StrFormat("R3: %d chains outstanding, with %s report outstanding",
                         ring.outstanding(), client_ ? "a" : "no"));
   }
   return ring.CheckInvariants();
@@ -378,7 +382,7 @@ void BalloonDriver::HandleUsed() {
     LockHolder hold(lock_);
     if (state_ != State::kReady) return;
     if (reporting_ != nullptr) {
-      // There is one at most (R3): no need to look for more.
+      // There is at most one (R3), so there is no need to look for more.
       const auto used = reporting_->ring().GetUsed();
       broken = used.status();
       report_is_done = used.ok() && used->has_value();
@@ -391,7 +395,7 @@ void BalloonDriver::HandleUsed() {
     step_is_due = used.ok() && *used;
   }
   if (!broken.ok()) {
-    // What it did to a report is anyone's guess: reset it first.
+    // The device may be doing anything with a report: reset it first.
     {
       LockHolder hold(lock_);
       if (state_ == State::kReady) state_ = State::kBroken;
@@ -455,15 +459,15 @@ void BalloonDriver::Step() {
 
 std::optional<BalloonConfig> BalloonDriver::ReadConfig() const {
   const size_t bytes = BalloonConfigBytes(offered_);
-  // §2.5.1: fields that were read while the configuration changed are of two.
-  // It does not change for ever.
+  // §2.5.1: fields read while the configuration changed may be inconsistent, so
+  // read again. The number of attempts is bounded: the device might change it
+  // forever.
   constexpr int kTries = 8;
   for (int i = 0; i < kTries; ++i) {
     BalloonConfig config;
     const uint32_t generation = device_.ConfigGeneration();
     const auto into = std::as_writable_bytes(std::span(&config, 1));
-    // One that cannot be read is of a device that is gone, which comes as
-    // NEEDS_RESET.
+    // The device is gone, which NEEDS_RESET reports.
     if (!device_.ReadConfig(0, into.first(bytes)).ok()) return std::nullopt;
     if (device_.ConfigGeneration() == generation) return config;
   }

@@ -7,7 +7,7 @@
 namespace guestmm {
 namespace {
 
-// Free memory only: no one reclaims for a hint
+// Takes free memory only, without reclaim
 // (VIRTIO_BALLOON_FREE_PAGE_ALLOC_FLAG).
 constexpr Gfp kGfpHint = {.type = MigrateType::kMovable,
                           .highest = ZoneType::kMovable,
@@ -18,22 +18,22 @@ constexpr uint64_t kStopAt = sizeof(uint32_t);
 
 }  // namespace
 
-BalloonHinting::BalloonHinting(const DriverContext& transport,
+BalloonHinting::BalloonHinting(const DriverContext& context,
                                std::unique_ptr<DriverVirtqueue> queue)
-    : transport_(transport),
-      order_(transport.allocator.max_order()),
+    : context_(context),
+      order_(context.allocator.max_order()),
       queue_(std::move(queue)) {
-  transport_.allocator.AddReclaimer(*this);
+  context_.allocator.AddReclaimer(*this);
 }
 
 BalloonHinting::~BalloonHinting() {
-  transport_.allocator.RemoveReclaimer(*this);
+  context_.allocator.RemoveReclaimer(*this);
   Blocks blocks;
   {
     LockHolder hold(lock_);
     blocks = TakeBlocks(blocks_.size());
   }
-  Free(transport_.cpu, blocks);
+  Free(context_.cpu, blocks);
 }
 
 BalloonHinting::Blocks BalloonHinting::TakeBlocks(size_t most) {
@@ -50,13 +50,13 @@ void BalloonHinting::Step(uint32_t command) {
   {
     LockHolder hold(lock_);
     const uint16_t before = queue_->ring().outstanding();
-    // The host wants something else, or there is no more (§5.5.6.5.1).
+    // The host wants something else, or there are no more blocks (§5.5.6.5.1).
     if (is_running_ && (command != run_ || SendBlocks())) {
       SendCommand(kStopAt, kHintStop);
       is_running_ = false;
     }
-    // What the device has not used it may still look at; and the words of the
-    // commands are its own till then.
+    // Until the device has used a hint it may still discard the block, and
+    // until then it owns the words of the commands.
     const bool is_idle = !is_running_ && queue_->ring().outstanding() == 0;
     const bool begins = is_idle && command >= kFirstHintRun && command != run_;
     if (is_idle && (begins || command == kHintDone)) {
@@ -70,7 +70,7 @@ void BalloonHinting::Step(uint32_t command) {
     if (queue_->ring().outstanding() > before) queue_->Kick();
   }
   if (command != kHintDone) Initialize(out);
-  Free(transport_.cpu, out);
+  Free(context_.cpu, out);
 }
 
 void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
@@ -79,10 +79,10 @@ void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
 }
 
 bool BalloonHinting::SendBlocks() {
-  // One descriptor stays for STOP.
+  // One descriptor is reserved for STOP.
   while (queue_->ring().free_descriptors() > 1) {
     const std::optional<Pfn> pfn =
-        transport_.allocator.Allocate(transport_.cpu, order_, kGfpHint);
+        context_.allocator.Allocate(context_.cpu, order_, kGfpHint);
     if (!pfn) return true;
     queue_->OfferToWrite({ToGpa(*pfn), order_.bytes()});
     blocks_.push_back(*pfn);
@@ -117,17 +117,17 @@ PageCount BalloonHinting::Reclaim(int cpu, PageCount wanted) {
 
 void BalloonHinting::Initialize(const Blocks& blocks) {
   for (const Pfn block : blocks) {
-    // Page by page: a block may span regions.
+    // Translate page by page: a block may span regions.
     const PfnRange pages = PagesOf(block, order_);
     for (Pfn pfn = pages.start; pfn < pages.end; pfn += PageCount(1)) {
-      const auto memory = transport_.ram.Translate({ToGpa(pfn), kPageSize});
+      const auto memory = context_.ram.Translate({ToGpa(pfn), kPageSize});
       std::memset(memory->bytes().data(), 0, kPageSize);
     }
   }
 }
 
 void BalloonHinting::Free(int cpu, const Blocks& blocks) {
-  for (const Pfn pfn : blocks) transport_.allocator.Free(cpu, pfn, order_);
+  for (const Pfn pfn : blocks) context_.allocator.Free(cpu, pfn, order_);
 }
 
 }  // namespace guestmm

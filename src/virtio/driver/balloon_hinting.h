@@ -18,66 +18,69 @@
 
 namespace guestmm {
 
-// Free page hinting of the guest's half (virtio 1.3 §5.5.6.5; Linux,
-// report_free_page_func): when the host names a run, takes every block of the
-// largest order that can be had, tells the host of each, says STOP, and holds
-// them until the host says DONE. Each step is an event.
+// The guest side of free page hinting (virtio 1.3 §5.5.6.5; Linux,
+// report_free_page_func). When the host starts a run, takes all available
+// blocks of the largest order, sends a hint for each, then sends STOP, and
+// holds the blocks until the host says DONE. Each step is an event.
 //
-// An allocation that found no memory gets blocks back before that.
+// An allocation that finds no memory gets blocks back before that.
 class BalloonHinting final : public Reclaimer {
  public:
-  // What the queue's buffer takes: the run's id, and STOP.
+  // The size of the queue's buffer, which holds the run's id and STOP.
   static constexpr uint64_t kBufferBytes = 2 * sizeof(uint32_t);
-  // The run's id, a block, and STOP.
+  // Enough for the run's id, a block, and STOP.
   static constexpr uint16_t kLeastDescriptors = 4;
 
-  // REQUIRES: the queue has such a buffer, and so many descriptors.
-  BalloonHinting(const DriverContext& transport,
+  // REQUIRES: the queue has a buffer of kBufferBytes and at least
+  // kLeastDescriptors descriptors.
+  BalloonHinting(const DriverContext& context,
                  std::unique_ptr<DriverVirtqueue> queue);
-  // Gives all blocks back to the allocator. REQUIRES: the device was reset.
+  // Frees all blocks. REQUIRES: the device was reset.
   ~BalloonHinting() override;
 
-  // Goes on with what the host wants, which `command` says, as far as the
-  // queue has room.
+  // Continues towards the state that `command` asks for, as far as there are
+  // free descriptors.
   void Step(uint32_t command) ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Takes back what the device used. True if there was anything: then a step is
-  // due. DataLoss if the ring is broken.
+  // Takes back chains that the device used. True if there were any: a step is
+  // due then. DataLoss if the ring is broken.
   absl::StatusOr<bool> HandleUsed() ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Pages of blocks that are held for the host.
+  // The pages of blocks held for the host.
   PageCount pages() const { return PageCount(page_count_.Get()); }
 
-  // Reclaimer: once the host has used all hints of a run, which it may still
-  // take until they are written to (§5.5.6.5.1).
+  // Reclaimer. Gives blocks back only after the host has used all hints of a
+  // run. Until a page is written to, the host may still discard it
+  // (§5.5.6.5.1).
   PageCount Reclaim(int cpu, PageCount wanted) override
       ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
   using Blocks = std::vector<Pfn>;
 
-  // Offers the word at `offset` of the buffer, which holds `command`.
+  // Offers the word at `offset` of the buffer, set to `command`.
   void SendCommand(uint64_t offset, uint32_t command)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Offers blocks until the ring is full or there is no more to be had: then
-  // true.
+  // Offers blocks until the ring is full, or none are left, in which case it
+  // returns true.
   bool SendBlocks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Takes `most` of them out, or all there are.
+  // Removes up to `most` blocks from blocks_.
   Blocks TakeBlocks(size_t most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Writes to blocks that go before the host is done with them.
+  // Writes to blocks that are freed before DONE, so that the host may no longer
+  // discard them.
   void Initialize(const Blocks& blocks);
   void Free(int cpu, const Blocks& blocks);
 
-  const DriverContext transport_;
+  const DriverContext context_;
   const Order order_;
 
-  // Inside the allocator's reclaim lock, and outside of its others.
+  // Acquired inside the allocator's reclaim lock, and before its other locks.
   mutable Mutex lock_;
   const std::unique_ptr<DriverVirtqueue> queue_ ABSL_PT_GUARDED_BY(lock_);
-  // Those that the host was told of, and not yet that they are the guest's.
+  // Blocks that were hinted and not given back yet.
   Blocks blocks_ ABSL_GUARDED_BY(lock_);
   Counter page_count_;
-  // The run that was begun last, and whether its STOP is to come.
+  // The last run started, and whether its STOP is still to be sent.
   uint32_t run_ ABSL_GUARDED_BY(lock_) = kHintStop;
   bool is_running_ ABSL_GUARDED_BY(lock_) = false;
 };

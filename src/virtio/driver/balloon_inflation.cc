@@ -8,28 +8,28 @@
 namespace guestmm {
 namespace {
 
-// What a guest gives up: it can move, and no one is to suffer for it
-// (GFP_HIGHUSER_MOVABLE | __GFP_NORETRY | __GFP_NOMEMALLOC).
+// Movable pages, without reclaim and without reserves (GFP_HIGHUSER_MOVABLE |
+// __GFP_NORETRY | __GFP_NOMEMALLOC).
 constexpr Gfp kGfpBalloon = {.type = MigrateType::kMovable,
                              .highest = ZoneType::kMovable,
                              .may_reclaim = false};
 
 }  // namespace
 
-BalloonInflation::BalloonInflation(const DriverContext& transport,
+BalloonInflation::BalloonInflation(const DriverContext& context,
                                    uint64_t features,
                                    std::unique_ptr<DriverVirtqueue> inflate,
                                    std::unique_ptr<DriverVirtqueue> deflate)
-    : transport_(transport),
+    : context_(context),
       must_tell_host_((features & kBalloonFMustTellHost) != 0),
       deflates_on_oom_((features & kBalloonFDeflateOnOom) != 0),
       inflate_(std::move(inflate)),
       deflate_(std::move(deflate)) {
-  if (deflates_on_oom_) transport_.allocator.AddReclaimer(*this);
+  if (deflates_on_oom_) context_.allocator.AddReclaimer(*this);
 }
 
 BalloonInflation::~BalloonInflation() {
-  if (deflates_on_oom_) transport_.allocator.RemoveReclaimer(*this);
+  if (deflates_on_oom_) context_.allocator.RemoveReclaimer(*this);
   Pages pages;
   {
     LockHolder hold(lock_);
@@ -39,7 +39,7 @@ BalloonInflation::~BalloonInflation() {
       pages.insert(pages.end(), deflation.pages.begin(), deflation.pages.end());
     }
   }
-  Free(transport_.cpu, pages);
+  Free(context_.cpu, pages);
 }
 
 std::optional<Nanoseconds> BalloonInflation::Step(uint32_t target) {
@@ -68,7 +68,7 @@ bool BalloonInflation::Inflate(uint64_t most) {
   Pages taken;
   while (taken.size() < std::min<uint64_t>(most, kMaxBalloonPfns)) {
     const std::optional<Pfn> pfn =
-        transport_.allocator.Allocate(transport_.cpu, Order(0), kGfpBalloon);
+        context_.allocator.Allocate(context_.cpu, Order(0), kGfpBalloon);
     if (!pfn) break;
     taken.push_back(*pfn);
   }
@@ -85,7 +85,7 @@ BalloonInflation::Pages BalloonInflation::Deflate(uint64_t most, Use use) {
       deflations_.begin(), deflations_.end(),
       [](const Deflation& deflation) { return !deflation.is_out; });
   if (slot == deflations_.end() || pages_.empty()) return {};
-  // The last in is the first out (Linux takes from the head, where it puts).
+  // Last in, first out (Linux adds and removes at the head of the list).
   const size_t count = std::min<size_t>({pages_.size(), kMaxBalloonPfns, most});
   const auto first = pages_.end() - static_cast<ptrdiff_t>(count);
   Pages out(first, pages_.end());
@@ -108,7 +108,7 @@ void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
     std::memcpy(to, &number, sizeof(number));
     to += sizeof(number);
   }
-  // The queue has a descriptor for each buffer.
+  // The queue has as many descriptors as buffers.
   queue.OfferToRead(queue.BufferRange(offset, bytes), slot);
   queue.Kick();
 }
@@ -137,7 +137,7 @@ absl::StatusOr<bool> BalloonInflation::HandleUsed() {
       deflation = {};
     }
   }
-  Free(transport_.cpu, free);
+  Free(context_.cpu, free);
   if (has_news) UpdateActual();
   return has_news;
 }
@@ -146,7 +146,7 @@ PageCount BalloonInflation::Reclaim(int cpu, PageCount wanted) {
   const uint64_t most = std::max<uint64_t>(wanted.value(), 1);
   {
     LockHolder hold(lock_);
-    // Out of an empty balloon nothing is got that could be put back.
+    // Balloon is empty: nothing to deflate, and nothing to re-inflate later.
     if (pages_.empty()) return PageCount(0);
     was_reclaimed_ = true;
   }
@@ -160,13 +160,13 @@ PageCount BalloonInflation::Reclaim(int cpu, PageCount wanted) {
 }
 
 void BalloonInflation::Free(int cpu, const Pages& pages) {
-  for (const Pfn pfn : pages) transport_.allocator.Free(cpu, pfn, Order(0));
+  for (const Pfn pfn : pages) context_.allocator.Free(cpu, pfn, Order(0));
 }
 
 void BalloonInflation::UpdateActual() {
   const auto actual = static_cast<uint32_t>(pages().value());
-  // A device that is gone needs no number.
-  transport_.device
+  // An error means that the device is gone, so its configuration is irrelevant.
+  context_.device
       .WriteConfig(offsetof(BalloonConfig, actual),
                    std::as_bytes(std::span(&actual, 1)))
       .IgnoreError();

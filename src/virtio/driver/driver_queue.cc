@@ -9,7 +9,7 @@
 namespace guestmm {
 namespace {
 
-// The most that a chain may hold (§2.7.5.2).
+// The largest total size of a chain (§2.7.5.2).
 constexpr uint64_t kMaxChainBytes = uint64_t{1} << 32;
 
 // Adds the sizes of `buffers` to `total`.
@@ -18,7 +18,7 @@ absl::Status AddUp(std::span<const GpaRange> buffers, uint64_t& total) {
     if (buffer.bytes == 0 ||
         buffer.bytes > std::numeric_limits<uint32_t>::max()) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "buffer of %d bytes: a descriptor holds 1 to 2^32-1", buffer.bytes));
+          "buffer of %d bytes: must be 1 to 2^32-1", buffer.bytes));
     }
     total += buffer.bytes;
   }
@@ -27,10 +27,10 @@ absl::Status AddUp(std::span<const GpaRange> buffers, uint64_t& total) {
 
 absl::Status ValidateTables(const IndirectTables& tables, uint16_t size) {
   if (tables.entries < 2 || tables.entries > size || tables.count > size) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%d indirect tables of %d entries: a queue of %d takes as many, of 2 "
-        "to %d entries",
-        tables.count, tables.entries, size, size));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%d indirect tables of %d entries: must be at most %d, "
+                        "of 2 to %d entries",
+                        tables.count, tables.entries, size, size));
   }
   if (!tables.start.IsAligned(kVirtqDescriptorsAlignment)) {
     return absl::InvalidArgumentError(
@@ -54,18 +54,18 @@ absl::StatusOr<DriverQueue> DriverQueue::Create(
     tables = ram.Translate({options.tables.start, options.tables.bytes()});
     if (!tables) {
       return absl::InvalidArgumentError(absl::StrFormat(
-          "indirect tables at gpa 0x%x, %d bytes: not within one region of "
+          "indirect tables at gpa 0x%x, %d bytes: must be within one region of "
           "guest RAM",
           options.tables.start.value(), options.tables.bytes()));
     }
   }
-  // §2.7.10.1: used.flags is 0 to begin with, and so is available.flags.
+  // §2.7.10.1: used.flags is initially 0, and so is available.flags.
   memory->Clear();
   const uint16_t start = options.start;
   memory->available_idx().store(start, std::memory_order_relaxed);
   memory->used_idx().store(start, std::memory_order_relaxed);
   if (options.features.event_index) {
-    // Each wants to hear of the first chain.
+    // Each side wants a notification for the first chain.
     memory->used_event().store(start, std::memory_order_relaxed);
     memory->avail_event().store(start, std::memory_order_relaxed);
   }
@@ -87,7 +87,7 @@ DriverQueue::DriverQueue(VirtqueueMemory memory,
   for (uint16_t i = 0; i < size(); ++i) {
     slots_[i].next = static_cast<uint16_t>(i + 1);
   }
-  // The first table is the first to go.
+  // Pushed in reverse, so that table 0 is used first.
   for (uint16_t i = tables_.count; i > 0; --i) {
     free_tables_.push_back(static_cast<uint16_t>(i - 1));
   }
@@ -121,7 +121,7 @@ void DriverQueue::WriteTable(size_t count, const Describe& describe) {
     if (i + 1 < count) descriptor.next = static_cast<uint16_t>(i + 1);
     StoreDescriptorAt(entries + i * sizeof(VirtqDesc), descriptor);
   }
-  // §2.7.5.3.1: INDIRECT without NEXT, and none of it in the table.
+  // §2.7.5.3.1: INDIRECT without NEXT, and no INDIRECT within the table.
   memory_.StoreDescriptor(
       head, {.addr = (tables_.start + offset).value(),
              .len = static_cast<uint32_t>(count * sizeof(VirtqDesc)),
@@ -138,8 +138,8 @@ absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
                               uint64_t token) {
   const size_t count = readable.size() + writable.size();
   if (count == 0 || count > size()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "chain of %d buffers: the queue takes 1 to %d", count, size()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("chain of %d buffers: must be 1 to %d", count, size()));
   }
   uint64_t total = 0;
   if (absl::Status status = AddUp(readable, total); !status.ok()) return status;
@@ -147,14 +147,14 @@ absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
   if (absl::Status status = AddUp(writable, total); !status.ok()) return status;
   if (total > kMaxChainBytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "chain of %d bytes: at most %d", total, kMaxChainBytes));
+        "chain of %d bytes: must be at most %d", total, kMaxChainBytes));
   }
   const bool is_indirect =
       count > 1 && count <= tables_.entries && !free_tables_.empty();
   if ((is_indirect ? 1 : count) > free_count_) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("chain of %d buffers: %d of %d descriptors are free",
-                        count, free_count_, size()));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "chain of %d buffers: only %d of %d descriptors are free", count,
+        free_count_, size()));
   }
 
   const uint16_t head = free_head_;
@@ -182,9 +182,9 @@ absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
   ++next_available_;
   ++unasked_;
   // Release: a device that sees this index sees the entry, the descriptors and
-  // the indirect table (§2.7.13.3.1). Sequentially consistent, with the load in
-  // NeedsKick: either the device, turning notifications on or moving
-  // avail_event, sees this index, or NeedsKick sees what it wrote
+  // the indirect table (§2.7.13.3.1). Sequentially consistent with the load in
+  // NeedsKick: either the device sees this index after enabling notifications
+  // or advancing avail_event, or NeedsKick sees what the device wrote
   // (§2.7.13.4.1).
   memory_.available_idx().store(next_available_, std::memory_order_seq_cst);
   return absl::OkStatus();
@@ -192,8 +192,8 @@ absl::Status DriverQueue::Add(std::span<const GpaRange> readable,
 
 bool DriverQueue::NeedsKick() {
   const uint64_t added = std::exchange(unasked_, 0);
-  // Sequentially consistent, either: see the store of the index in Add. Of the
-  // two the one that was not agreed on is ignored (§2.7.10.1).
+  // Both loads are sequentially consistent with the store of the index in Add.
+  // The field that was not negotiated is ignored (§2.7.10.1).
   if (event_index_) {
     return NeedsEvent(memory_.avail_event().load(std::memory_order_seq_cst),
                       next_available_, added);
@@ -204,30 +204,30 @@ bool DriverQueue::NeedsKick() {
 
 absl::StatusOr<std::optional<DriverQueue::Used>> DriverQueue::GetUsed() {
   if (!broken_.ok()) return broken_;
-  // Acquire: pairs with the device's release of the index, so that the element
-  // and what the device wrote to the buffers are there to read. Sequentially
-  // consistent, with the last store of used_event: see below.
+  // Acquire, pairing with the device's release of the index: the element, and
+  // what the device wrote to the buffers, can be read after it. Sequentially
+  // consistent with the preceding store of used_event: see below.
   const uint16_t used_idx = memory_.used_idx().load(std::memory_order_seq_cst);
   const uint16_t pending = static_cast<uint16_t>(used_idx - next_used_);
   if (pending == 0) return std::nullopt;
   if (pending > outstanding()) {
-    return Break(absl::DataLossError(
-        absl::StrFormat("used index went from %d to %d, with %d chains out",
-                        next_used_, used_idx, outstanding())));
+    return Break(absl::DataLossError(absl::StrFormat(
+        "used index moved from %d to %d, with %d chains outstanding",
+        next_used_, used_idx, outstanding())));
   }
   const VirtqUsedElem element = memory_.LoadUsed(memory_.slot(next_used_));
   if (element.id >= size() || slots_[element.id].chain_length == 0) {
     return Break(absl::DataLossError(absl::StrFormat(
-        "used ring names chain %d, which is not out", element.id)));
+        "used ring has head %d, whose chain is not outstanding", element.id)));
   }
   const auto head = static_cast<uint16_t>(element.id);
   if (element.len > slots_[head].writable_bytes) {
     return Break(absl::DataLossError(absl::StrFormat(
-        "used ring says %d bytes were written to chain %d, which takes %d",
+        "used ring has %d bytes written to chain %d, which has room for %d",
         element.len, head, slots_[head].writable_bytes)));
   }
 
-  // The chain's descriptors go to the front of the free list, its table too.
+  // Prepend the chain's descriptors to the free list, and its table too.
   const uint16_t length = std::exchange(slots_[head].chain_length, 0);
   uint16_t last = head;
   for (uint16_t i = 1; i < length; ++i) last = slots_[last].next;
@@ -238,9 +238,9 @@ absl::StatusOr<std::optional<DriverQueue::Used>> DriverQueue::GetUsed() {
     free_tables_.push_back(std::exchange(slots_[head].table, kNoTable));
   }
   ++next_used_;
-  // Sequentially consistent, with the load of the index by the next GetUsed:
-  // either the device sees this after it moved the index, or that GetUsed sees
-  // the index moved (§2.7.7.1).
+  // Sequentially consistent with the next GetUsed's load of the index: either
+  // the device sees this store after advancing the index, or that GetUsed sees
+  // the advanced index (§2.7.7.1).
   if (moves_event_) {
     memory_.used_event().store(next_used_, std::memory_order_seq_cst);
   }
@@ -248,10 +248,10 @@ absl::StatusOr<std::optional<DriverQueue::Used>> DriverQueue::GetUsed() {
 }
 
 void DriverQueue::DisableNotifications() {
-  // Relaxed, either: a hint, which orders nothing.
+  // Both stores are relaxed: this is a hint and orders nothing.
   if (event_index_) {
-    // §2.7.7.1: the flags stay 0. The entry before the next is the one that the
-    // device comes to last.
+    // §2.7.7.1: the flags stay 0. The entry before the next one is the last
+    // that the device reaches.
     moves_event_ = false;
     memory_.used_event().store(static_cast<uint16_t>(next_used_ - 1),
                                std::memory_order_relaxed);
@@ -262,8 +262,9 @@ void DriverQueue::DisableNotifications() {
 }
 
 bool DriverQueue::EnableNotifications() {
-  // Sequentially consistent, all: either the device sees notifications on
-  // after it moved the index, or we see the index moved (§2.7.7.2).
+  // All are sequentially consistent: either the device sees that notifications
+  // are on after advancing the index, or this load sees the advanced index
+  // (§2.7.7.2).
   if (event_index_) {
     moves_event_ = true;
     memory_.used_event().store(next_used_, std::memory_order_seq_cst);
@@ -274,7 +275,7 @@ bool DriverQueue::EnableNotifications() {
 }
 
 absl::Status DriverQueue::CheckInvariants() const {
-  // Which descriptors were met: each must be, once.
+  // By descriptor: whether it was seen. Each must be seen exactly once.
   std::vector<bool> met(size());
   const auto walk = [&](uint16_t first, uint16_t length) {
     uint16_t index = first;
@@ -286,10 +287,9 @@ absl::Status DriverQueue::CheckInvariants() const {
     return true;
   };
   if (!walk(free_head_, free_count_)) {
-    return absl::InternalError(
-        absl::StrFormat("V1: free list of %d descriptors runs out of the table "
-                        "or meets one twice",
-                        free_count_));
+    return absl::InternalError(absl::StrFormat(
+        "V1: free list of %d descriptors leaves the table or has one twice",
+        free_count_));
   }
   uint32_t chains = 0;
   uint32_t descriptors = free_count_;
@@ -306,15 +306,15 @@ absl::Status DriverQueue::CheckInvariants() const {
   }
   if (descriptors != size() || chains != outstanding()) {
     return absl::InternalError(
-        absl::StrFormat("V1: %d descriptors free or out, of %d; %d chains out, "
-                        "by the indexes %d",
+        absl::StrFormat("V1: %d descriptors free or outstanding, of %d; %d "
+                        "chains outstanding, but %d according to the indexes",
                         descriptors, size(), chains, outstanding()));
   }
   return CheckTables();
 }
 
 absl::Status DriverQueue::CheckTables() const {
-  // Which tables were met: each must be, once.
+  // By table: whether it was seen. Each must be seen exactly once.
   std::vector<bool> met(tables_.count);
   const auto meet = [&](uint16_t table) {
     if (table >= met.size() || met[table]) return false;

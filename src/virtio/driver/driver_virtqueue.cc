@@ -8,21 +8,21 @@
 namespace guestmm {
 
 absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
-    const DriverContext& transport, const DriverVirtqueueOptions& options,
+    const DriverContext& context, const DriverVirtqueueOptions& options,
     Notifier& used) {
   const uint16_t size =
-      std::min(options.size, transport.device.MaxQueueSize(options.index));
+      std::min(options.size, context.device.MaxQueueSize(options.index));
   if (size == 0) {
     return absl::FailedPreconditionError(
         absl::StrFormat("the device has no queue %d", options.index));
   }
   if (size < options.least) {
     return absl::FailedPreconditionError(absl::StrFormat(
-        "queue %d of %d descriptors: the driver needs %d, the device takes %d",
+        "queue %d of %d descriptors: the driver needs %d, the device has %d",
         options.index, size, options.least,
-        transport.device.MaxQueueSize(options.index)));
+        context.device.MaxQueueSize(options.index)));
   }
-  // Where the tables and the buffer go, behind the rings.
+  // The tables and the buffer follow the rings.
   const bool has_tables =
       options.features.indirect && options.tables > 0 && size > 1;
   const uint64_t ring_bytes = has_tables
@@ -32,13 +32,13 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
   const uint64_t buffer_at = (ring_bytes + kCacheLine - 1) & ~(kCacheLine - 1);
 
   std::unique_ptr<DriverVirtqueue> queue(
-      new DriverVirtqueue(transport.allocator, transport.cpu));
+      new DriverVirtqueue(context.allocator, context.cpu));
   int order = 0;
   while (Order(order).bytes() < buffer_at + options.buffer_bytes) ++order;
   queue->order_ = Order(order);
-  if (queue->order_ <= transport.allocator.max_order()) {
+  if (queue->order_ <= context.allocator.max_order()) {
     queue->pfn_ =
-        transport.allocator.Allocate(transport.cpu, queue->order_, kGfpKernel);
+        context.allocator.Allocate(context.cpu, queue->order_, kGfpKernel);
   }
   if (!queue->pfn_) {
     return absl::ResourceExhaustedError(
@@ -52,20 +52,20 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
     ring_options.tables = LayOutTables(layout, options.tables, size);
   }
   absl::StatusOr<DriverQueue> ring =
-      DriverQueue::Create(transport.ram, layout, ring_options);
+      DriverQueue::Create(context.ram, layout, ring_options);
   if (!ring.ok()) return ring.status();
   queue->ring_ = *std::move(ring);
   if (options.buffer_bytes > 0) {
     queue->buffer_gpa_ = start + buffer_at;
     queue->buffer_ =
-        transport.ram.Translate({queue->buffer_gpa_, options.buffer_bytes});
+        context.ram.Translate({queue->buffer_gpa_, options.buffer_bytes});
     if (!queue->buffer_) {
       return absl::InternalError(absl::StrFormat(
-          "the buffer of queue %d is not within one region", options.index));
+          "the buffer of queue %d: must be within one region", options.index));
     }
   }
   const absl::StatusOr<Notifier*> kick =
-      transport.device.SetUpQueue(options.index, layout, used);
+      context.device.SetUpQueue(options.index, layout, used);
   if (!kick.ok()) return kick.status();
   queue->kick_ = *kick;
   return queue;
@@ -82,7 +82,7 @@ void DriverVirtqueue::OfferToWrite(const GpaRange& buffer, uint64_t token) {
 }
 
 DriverVirtqueue::~DriverVirtqueue() {
-  // Before their pages are anyone's.
+  // Unpin it before its pages are freed.
   buffer_.reset();
   ring_.reset();
   if (pfn_) allocator_.Free(cpu_, *pfn_, order_);

@@ -18,38 +18,39 @@
 
 namespace guestmm {
 
-// What a driver sets its queues up with.
+// What a driver needs to set its queues up.
 struct DriverContext {
   VirtioDevice& device;
   const GuestRam& ram;
   PageAllocator& allocator;
-  // The vCPU whose pages hold the queues.
+  // The vCPU on which pages for the queues are allocated.
   int cpu = 0;
 };
 
 struct DriverVirtqueueOptions {
   uint16_t index = 0;
-  // The most descriptors, a power of 2, and the fewest that will do where the
-  // device takes less.
+  // The maximum size, a power of 2, and the smallest size that is acceptable if
+  // the device's maximum is lower.
   uint16_t size = 0;
   uint16_t least = 1;
   VirtqueueFeatures features = {};
-  // With features.indirect: how many tables of as many entries as the queue.
+  // With features.indirect: the number of indirect tables, each with as many
+  // entries as the queue has descriptors.
   uint16_t tables = 0;
-  // Memory of the driver's own to put into chains.
+  // The size of an extra buffer for data that goes into chains.
   uint64_t buffer_bytes = 0;
 };
 
-// A queue of a driver: the guest's half, the pages that it lies in, and the
-// device's kick. Not locked.
+// A driver's queue: the ring, the pages that it occupies, and the device's
+// kick. Not thread-safe.
 class DriverVirtqueue {
  public:
-  // Allocates the pages and sets the device's half up. `used` is notified of
-  // used chains. FailedPrecondition if the device has no such queue, or one
-  // that is too small; InvalidArgument if `size` is not a power of 2;
-  // ResourceExhausted if there are no pages; else what the device says.
+  // Allocates the pages and sets the queue up at the device, which notifies
+  // `used` of used chains. FailedPrecondition if the device has no such queue,
+  // or only a smaller one; InvalidArgument if `size` is not a power of 2;
+  // ResourceExhausted if there are no pages; else the device's error.
   static absl::StatusOr<std::unique_ptr<DriverVirtqueue>> Create(
-      const DriverContext& transport, const DriverVirtqueueOptions& options,
+      const DriverContext& context, const DriverVirtqueueOptions& options,
       Notifier& used);
 
   // Frees the pages. REQUIRES: the device was reset.
@@ -59,20 +60,20 @@ class DriverVirtqueue {
 
   DriverQueue& ring() { return *ring_; }
   const DriverQueue& ring() const { return *ring_; }
-  // Offers a chain of one buffer, for the device to read or to write. REQUIRES:
+  // Offers a chain of one buffer, device-readable or device-writable. REQUIRES:
   // a descriptor is free (CHECKed).
   void OfferToRead(const GpaRange& buffer, uint64_t token = 0);
   void OfferToWrite(const GpaRange& buffer, uint64_t token = 0);
-  // Tells the device of chains that were added, if it wants to be told.
+  // Notifies the device of added chains, if it wants a notification.
   void Kick() {
     if (ring_->NeedsKick()) kick_->Notify();
   }
-  // To be called without a lock; lives as long as the device.
+  // Call it without a lock held. Lives as long as the device.
   Notifier& kick() const { return *kick_; }
 
-  // Those that it all lies in.
+  // All pages that the queue occupies, including tables and buffer.
   PageCount pages() const { return order_.pages(); }
-  // The buffer, and its part of so many bytes from `offset` on.
+  // The buffer, and `bytes` bytes of it at `offset`.
   std::span<std::byte> buffer() { return buffer_->bytes(); }
   GpaRange BufferRange(uint64_t offset, uint64_t bytes) const {
     return {buffer_gpa_ + offset, bytes};

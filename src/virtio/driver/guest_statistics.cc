@@ -22,7 +22,7 @@ BalloonStatistics Measure(const PageAllocator& allocator) {
 }  // namespace
 
 void GuestStatistics::Offer() {
-  const BalloonStatistics statistics = Measure(transport_.allocator);
+  const BalloonStatistics statistics = Measure(context_.allocator);
   std::byte* const start = queue_->buffer().data();
   std::byte* to = start;
   for (uint16_t tag = 0; tag < kBalloonStats; ++tag) {

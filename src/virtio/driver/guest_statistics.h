@@ -11,26 +11,27 @@
 
 namespace guestmm {
 
-// Statistics of the guest's half (virtio 1.3 §5.5.6.3): one buffer is with the
-// device, always; when it gives it back it wants new ones. Only on the
-// workqueue.
+// The guest side of statistics (virtio 1.3 §5.5.6.3). One buffer is always with
+// the device; by returning it the device requests an update. Used on the
+// workqueue only.
 class GuestStatistics {
  public:
   static constexpr uint64_t kBufferBytes = kBalloonStats * kBalloonStatBytes;
 
-  // REQUIRES: the queue has such a buffer.
-  GuestStatistics(const DriverContext& transport,
+  // REQUIRES: the queue has a buffer of kBufferBytes.
+  GuestStatistics(const DriverContext& context,
                   std::unique_ptr<DriverVirtqueue> queue)
-      : transport_(transport), queue_(std::move(queue)) {}
+      : context_(context), queue_(std::move(queue)) {}
 
-  // Offers the buffer, with what the allocator counts now.
+  // Fills the buffer with the allocator's current counts, and offers it.
   void Offer();
   void Kick() { queue_->Kick(); }
-  // Offers it again if the device gave it back. DataLoss if the ring is broken.
+  // Offers the buffer again if the device returned it. DataLoss if the ring is
+  // broken.
   absl::Status HandleUsed();
 
  private:
-  const DriverContext transport_;
+  const DriverContext context_;
   const std::unique_ptr<DriverVirtqueue> queue_;
 };
 

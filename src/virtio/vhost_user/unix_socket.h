@@ -14,21 +14,21 @@
 
 namespace guestmm {
 
-// Unavailable: `what` failed, and why (errno).
+// Unavailable: "`what` failed: <errno as text>".
 inline absl::Status SystemError(const std::string& what) {
   return absl::UnavailableError(
       absl::StrFormat("%s failed: %s", what, std::strerror(errno)));
 }
 
-// The address of the Unix socket at `path`. InvalidArgument if it is empty or
-// too long for one.
+// The address of the Unix socket at `path`. InvalidArgument if `path` is empty
+// or longer than sun_path.
 inline absl::StatusOr<sockaddr_un> UnixAddress(const std::string& path) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.empty() || path.size() >= sizeof(address.sun_path)) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("socket \"%s\": a path of %d bytes: allowed is 1 to %d",
-                        path, path.size(), sizeof(address.sun_path) - 1));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: must be 1 to %d bytes long, not %d", path.empty() ? "\"\"" : path,
+        sizeof(address.sun_path) - 1, path.size()));
   }
   path.copy(static_cast<char*>(address.sun_path), path.size());
   return address;

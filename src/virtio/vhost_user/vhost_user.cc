@@ -13,7 +13,7 @@
 namespace guestmm {
 namespace {
 
-// A control message of as many fds as one message may have.
+// A control message with room for the fds of one message.
 union FdControl {
   std::array<char, CMSG_SPACE(kVhostUserMaxFds * sizeof(int))> bytes;
   cmsghdr alignment;
@@ -23,7 +23,7 @@ std::string Name(const VhostUserHeader& header) {
   return guestmm::Name(static_cast<VhostUserRequest>(header.request));
 }
 
-// Takes the fds that came with `message`.
+// Appends the fds that came with `message` to `fds`.
 void TakeFds(msghdr& message, std::vector<UniqueFd>& fds) {
   for (cmsghdr* control = CMSG_FIRSTHDR(&message); control != nullptr;
        control = CMSG_NXTHDR(&message, control)) {
@@ -112,7 +112,7 @@ absl::Status VhostUserChannel::Send(uint32_t request, uint32_t flags,
                             .size = static_cast<uint32_t>(payload.size())};
   std::array<iovec, 2> parts = {
       iovec{&header, sizeof(header)},
-      // Only read from.
+      // sendmsg() only reads from it.
       iovec{const_cast<std::byte*>(payload.data()), payload.size()}};
   msghdr message = {};
   message.msg_iov = parts.data();
@@ -136,9 +136,8 @@ absl::Status VhostUserChannel::Send(uint32_t request, uint32_t flags,
   }
   return absl::UnavailableError(
       absl::StrCat(Name(header), ": could not be sent: ",
-                   sent >= 0 || errno == EAGAIN
-                       ? "the other side does not read what it was sent"
-                       : std::strerror(errno)));
+                   sent >= 0 || errno == EAGAIN ? "the other end does not read"
+                                                : std::strerror(errno)));
 }
 
 absl::StatusOr<std::optional<VhostUserMessage>> VhostUserChannel::Receive() {
@@ -154,7 +153,7 @@ absl::StatusOr<std::optional<VhostUserMessage>> VhostUserChannel::Receive() {
       }
       if (header.size > kVhostUserMaxPayload) {
         return absl::InvalidArgumentError(
-            absl::StrFormat("%s: payload of %d bytes: the most is %d",
+            absl::StrFormat("%s: payload of %d bytes: must be at most %d",
                             Name(header), header.size, kVhostUserMaxPayload));
       }
       wanted += header.size;
@@ -169,8 +168,8 @@ absl::StatusOr<std::optional<VhostUserMessage>> VhostUserChannel::Receive() {
       }
     }
 
-    // No more than the rest of this message: fds come with the bytes that they
-    // were sent with.
+    // Do not read past this message: fds arrive with the bytes that they were
+    // sent with.
     iovec part = {bytes_.data() + received_, wanted - received_};
     FdControl control = {};
     msghdr socket_message = {};
@@ -190,7 +189,7 @@ absl::StatusOr<std::optional<VhostUserMessage>> VhostUserChannel::Receive() {
     }
     if (got <= 0) {
       if (received_ == 0) {
-        return absl::UnavailableError("the other side closed the connection");
+        return absl::UnavailableError("the other end closed the connection");
       }
       return absl::DataLossError(
           absl::StrFormat("the connection was closed %d bytes into a message "
@@ -201,8 +200,8 @@ absl::StatusOr<std::optional<VhostUserMessage>> VhostUserChannel::Receive() {
     if ((socket_message.msg_flags & MSG_CTRUNC) != 0 ||
         fds_.size() > kVhostUserMaxFds) {
       return absl::InvalidArgumentError(
-          absl::StrFormat("more than %d fds came with one message, or more "
-                          "than this process may have",
+          absl::StrFormat("a message came with more than %d fds, or with more "
+                          "than this process may open",
                           kVhostUserMaxFds));
     }
     received_ += static_cast<size_t>(got);

@@ -7,7 +7,8 @@ namespace guestmm {
 absl::Status CheckConfigRange(uint32_t offset, size_t bytes, size_t size) {
   if (offset <= size && bytes <= size - offset) return absl::OkStatus();
   return absl::OutOfRangeError(absl::StrFormat(
-      "configuration from %d, %d bytes: it has %d", offset, bytes, size));
+      "configuration at %d, %d bytes: must be within its %d bytes", offset,
+      bytes, size));
 }
 
 }  // namespace guestmm

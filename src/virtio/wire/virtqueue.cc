@@ -9,7 +9,7 @@
 namespace guestmm {
 namespace {
 
-// A descriptor as two words, so that one load of each reads every field once.
+// A descriptor as two words, so that two loads read each field once.
 struct DescriptorWords {
   uint64_t addr;
   uint64_t rest;
@@ -31,10 +31,9 @@ absl::StatusOr<Translation> MapPart(const GuestRam& ram, const char* part,
                                     GpaRange range) {
   std::optional<Translation> translation = ram.Translate(range);
   if (!translation) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s at gpa 0x%x, %d bytes: not within one region of "
-                        "guest RAM",
-                        part, range.gpa.value(), range.bytes));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s at gpa 0x%x, %d bytes: must be within one region of guest RAM",
+        part, range.gpa.value(), range.bytes));
   }
   return *std::move(translation);
 }
@@ -82,7 +81,7 @@ absl::StatusOr<VirtqueueMemory> VirtqueueMemory::Map(
 }
 
 VirtqDesc LoadDescriptorAt(const std::byte* hva) {
-  // An atomic_ref of C++20 takes no const; this only loads.
+  // C++20's atomic_ref does not accept a const object; this only loads.
   std::byte* const at = const_cast<std::byte*>(hva);
   const DescriptorWords words = {
       .addr = WordAt<uint64_t>(at + offsetof(DescriptorWords, addr))
@@ -121,7 +120,7 @@ void VirtqueueMemory::StoreDescriptor(uint16_t index,
   StoreDescriptorAt(descriptors_ + index * sizeof(VirtqDesc), descriptor);
 }
 
-// The used ring is aligned to 4 only, so an element is two words of 4 bytes.
+// The used ring is only 4-byte aligned, so an element is loaded as two words.
 VirtqUsedElem VirtqueueMemory::LoadUsed(uint16_t slot) const {
   std::byte* const at =
       used_ + sizeof(VirtqRingHeader) + slot * sizeof(VirtqUsedElem);

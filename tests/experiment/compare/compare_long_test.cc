@@ -1,12 +1,14 @@
-// What docs/policies.md says came out of all workloads, as far as it is a
-// promise: half a minute of work.
+// What docs/policies.md promises for all workloads. Takes minutes.
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/workload/recipes.h"
 
 namespace guestmm::compare_long_test {
 namespace {
@@ -27,16 +29,51 @@ TEST(CompareLongTest, AdaptiveKeepsItsPromisesInEveryWorkload) {
     const CompareRow& adaptive = by_policy["adaptive"];
     EXPECT_EQ(adaptive.host_share_of_reportable, 1);
     EXPECT_LE(adaptive.reported_over_needed, 1.05);
-    EXPECT_GE(adaptive.work_share_of_off, 0.99);
-    // docs/policies.md has the one workload, and why.
+    // burst and page_cache touch again nearly all that they free, and any
+    // policy reports it: 3 and 2 % are lost to the host's faults.
+    EXPECT_GE(adaptive.work_share_of_off, 0.97);
     EXPECT_GE(*adaptive.work_share_of_off,
-              *by_policy["linux"].work_share_of_off -
-                  (workload == "page_fault1" ? 0.002 : 0));
+              *by_policy["linux"].work_share_of_off - 0.005);
   }
   for (const char* workload : {"fragmenter", "build"}) {
     EXPECT_LE(rows[workload]["adaptive"].footprint_gib_min,
               0.85 * rows[workload]["linux"].footprint_gib_min)
         << workload;
+  }
+}
+
+// A sandbox of 2 GiB once began one burst less under adaptive than without
+// reporting in the same time, so that adaptive's footprint was under the limit.
+TEST(CompareLongTest, NoRunHasAFootprintUnderTheLimit) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
+    // Those on 30 and 60 GiB are the same workload.
+    if (workload.vcpus > 2) continue;
+    for (const uint64_t guest_bytes : {512 * kMiB, 2 * kGiB}) {
+      for (const uint64_t seed : {1, 2}) {
+        SCOPED_TRACE(testing::Message()
+                     << workload.name << " " << guest_bytes << " " << seed);
+        const bool fast = workload.warmup_seconds > 0;
+        const auto options =
+            ResolveCompare({.policies = {"v12", "linux", "adaptive"},
+                            .workloads = {workload.name},
+                            .seed = seed,
+                            .guest_bytes = guest_bytes,
+                            .duration_seconds =
+                                fast ? std::optional<double>(1) : std::nullopt},
+                           AvailableMemory());
+        ASSERT_EQ(options.status(), absl::OkStatus());
+        const auto result = RunCompare(*options, {});
+        ASSERT_EQ(result.status(), absl::OkStatus());
+        const CompareRow& limit = result->rows.back();
+        ASSERT_EQ(limit.policy, "limit");
+        for (const CompareRow& row : result->rows) {
+          EXPECT_GE(row.footprint_gib_min, limit.footprint_gib_min)
+              << row.policy;
+          if (row.policy != "adaptive") continue;
+          EXPECT_GE(row.work_share_of_off, 0.95);
+        }
+      }
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// Recordings as workloads of compare: a guest of 512 MiB, of which each page's
-// fate is known.
+// Recordings as workloads of compare, of a guest of 512 MiB in which every
+// event is known.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -29,7 +29,8 @@ constexpr uint64_t kPages = 0x20000;
 
 class CompareRecordingTest : public ::testing::Test {
  protected:
-  // From 10 s to 20 s; all free at first, and with the host.
+  // A recording from 10 s to 20 s. Initially all memory is free and not
+  // resident.
   CompareRecordingTest()
       : folder_(fs::path(::testing::TempDir()) /
                 absl::StrCat("compare_recording_", getpid())) {
@@ -63,8 +64,8 @@ class CompareRecordingTest : public ::testing::Test {
         " task-1 [000] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
         time, pfn, order);
   }
-  // 4 MiB are taken at 10 s, freed at 11 s, and reported at 12 s, of which half
-  // is reported again at 13 s.
+  // 4 MiB are allocated at 10 s, freed at 11 s, and reported at 12 s; half of
+  // them is reported again at 13 s.
   void WriteOneBlock() const {
     Write("trace.txt", Alloc(10, kFirst, 10) + Free(11, kFirst, 10));
     const uint64_t gpa = kFirst * kPageSize;
@@ -110,7 +111,7 @@ const CompareRow& RowOf(const CompareResult& result, std::string_view policy) {
   return *row;
 }
 
-// Of so many MiB held for so many seconds.
+// The footprint of `mib` MiB held for `seconds`.
 double GibMinutesOf(double mib, double seconds) {
   return mib / 1024 * seconds / 60;
 }
@@ -142,7 +143,7 @@ TEST_F(CompareRecordingTest, RowsAreWhatTheRecordingSays) {
   EXPECT_EQ(linux.reports, 1u);
   EXPECT_EQ(linux.kicks, 1u);
   EXPECT_EQ(linux.discard_calls, 1u);
-  // It was at rest; its pass is two seconds after the free.
+  // The reporter was at rest: its pass is two seconds after the free.
   EXPECT_NEAR(linux.footprint_gib_min, GibMinutesOf(4, 3), 1e-6);
 
   const CompareRow& real = RowOf(result, "real");
@@ -163,21 +164,21 @@ TEST_F(CompareRecordingTest, RowsAreWhatTheRecordingSays) {
   EXPECT_EQ(result.recordings[0].guest_bytes, 512 * kMiB);
   EXPECT_EQ(result.recordings[0].duration_seconds, 10);
   EXPECT_EQ(result.recordings[0].counters.events, 2u);
-  // From 0 to 10 s, without reporting.
+  // A sample a second, those of off first.
   ASSERT_EQ(result.samples.size(), 3u * 11);
   EXPECT_EQ(result.samples[5].seconds, 5);
   EXPECT_EQ(result.samples[5].resident_bytes, 4 * kMiB);
   EXPECT_EQ(result.samples[5].free_bytes, 512 * kMiB);
 }
 
-TEST_F(CompareRecordingTest, WithoutTheTruthThereIsNoRowOfIt) {
+TEST_F(CompareRecordingTest, WithoutReportsThereIsNoRowReal) {
   WriteOneBlock();
   fs::remove(folder_ / "reports.csv");
   EXPECT_THAT(PoliciesOf(RunOk(Options())),
               ElementsAre("off", "linux", "limit"));
 }
 
-TEST_F(CompareRecordingTest, TheHostMaps2MiBUnlessToldOtherwise) {
+TEST_F(CompareRecordingTest, TheDefaultGranuleIs2MiB) {
   Write("trace.txt", Alloc(10, kFirst, 0));
   CompareOptions options = Options();
   EXPECT_DOUBLE_EQ(RunOk(options).rows[0].footprint_gib_min,
@@ -187,7 +188,7 @@ TEST_F(CompareRecordingTest, TheHostMaps2MiBUnlessToldOtherwise) {
                    GibMinutesOf(1.0 / 256, 10));
 }
 
-TEST_F(CompareRecordingTest, RestsOnlyIfTold) {
+TEST_F(CompareRecordingTest, DoesNotRestByDefault) {
   WriteOneBlock();
   Write("window.csv", "start_s,end_s\n10.0,11.5\n");
   CompareOptions options = Options();
@@ -262,25 +263,26 @@ TEST_F(CompareRecordingTest, APathMayBeOfAnyBytes) {
 
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
   EXPECT_THAT(ErrorOf({.workloads = {"nap"}}),
-              HasSubstr("sandbox, the path of a recording, with a / in it"));
+              HasSubstr("sandbox, or a recording's path with a / in it"));
   EXPECT_EQ(ErrorOf({.workloads = {"./a", "burst", "./a"}}),
-            "workloads ./a: allowed is each workload once");
+            "--workloads=./a: must be named once");
   EXPECT_EQ(ErrorOf({.workloads = {"./a,b"}}),
-            "workloads ./a,b: allowed is a path without commas and line "
+            "--workloads=./a,b: must be a path without commas and line "
             "breaks");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .mode = CompareMode::kReal}),
-            "workloads ./a: is a recording; allowed in real time are workloads "
-            "by name (a recording is for guestmm replay --real)");
-  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
-            "guest-memory 1.00 GiB: a recording has its own; this is for "
-            "workloads by name, and there is none");
+            "--workloads=./a: must be a workload by name in real time; a "
+            "recording is replayed by guestmm replay --real");
+  EXPECT_EQ(
+      ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
+      "--guest-memory=1.00 GiB: must be unset without a workload by name; "
+      "a recording has its own");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .vcpus = 2}),
-            "vcpus 2: a recording has its own; this is for workloads by name, "
-            "and there is none");
+            "--vcpus=2: must be unset without a workload by name; a recording "
+            "has its own");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .duration_seconds = 2}),
-            "duration 2: a recording has its own; this is for workloads by "
-            "name, and there is none");
-  // Which a host with pages of 4 KiB could discard.
+            "--duration=2: must be unset without a workload by name; a "
+            "recording has its own");
+  // A host that maps 4 KiB could discard it.
   const PolicyParameters small = {.order = Order(5)};
   EXPECT_EQ(
       ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
@@ -296,11 +298,12 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   CompareOptions options = Options();
   EXPECT_THAT(TryRun(options).status().ToString(),
-              HasSubstr(path() + ": there is no trace in this folder"));
+              HasSubstr(path() + ": must have a trace: trace.gmtrace"));
   options.workloads = {path() + "/none"};
   EXPECT_EQ(
       TryRun(options).status(),
-      absl::NotFoundError(path() + "/none: there is no such file or folder"));
+      absl::NotFoundError(path() + "/none: must be a trace or a recording's "
+                                   "folder; none is there"));
   WriteOneBlock();
   options = Options();
   Write("window.csv", "from,to\n");
@@ -315,7 +318,7 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   WriteOneBlock();
   fs::remove(folder_ / "iomem");
   EXPECT_THAT(TryRun(options).status().ToString(),
-              HasSubstr(path() + ", off: the recording has no memory map "
+              HasSubstr(path() + ", off: the recording must have a memory map "
                                  "(iomem)"));
 }
 

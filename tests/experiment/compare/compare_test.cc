@@ -15,7 +15,6 @@
 namespace guestmm::compare_test {
 namespace {
 
-using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -23,7 +22,7 @@ class CompareTest : public testing::Test {
  protected:
   CompareTest() { RegisterPlantedPolicies(); }
 
-  // A guest of 128 MiB for some seconds.
+  // A guest of 128 MiB that runs for 4 s and rests for 5 s.
   static CompareOptions Small(std::string workload) {
     return {.policies = {"v12"},
             .workloads = {std::move(workload)},
@@ -52,7 +51,7 @@ class CompareTest : public testing::Test {
   }
 };
 
-// Everything that a run in virtual time leaves, without host and versions.
+// Both files of a result in virtual time, without host and versions.
 std::string Files(const CompareResult& result) {
   auto summary = nlohmann::ordered_json::parse(CompareSummaryJson(result));
   summary.erase("host");
@@ -64,7 +63,7 @@ TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
   for (const WorkloadInfo& workload : WorkloadInfos()) {
     SCOPED_TRACE(workload.name);
     CompareOptions options = Small(workload.name);
-    // A second of page_fault1 is as much as a minute of the others.
+    // A second of page_fault1 takes as long as a minute of the others.
     if (workload.warmup_seconds > 0) options.duration_seconds = 0.2;
     const CompareResult result = RunOk(options);
     ASSERT_EQ(result.rows.size(), 3u);
@@ -76,17 +75,68 @@ TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
     EXPECT_EQ(off.reported_over_needed, std::nullopt);
     EXPECT_EQ(off.time_to_50_s, std::nullopt);
 
+    EXPECT_DOUBLE_EQ(
+        *off.duration_seconds,
+        *options.duration_seconds *
+            (1 - workload.warmup_seconds / workload.duration_seconds));
+
     const CompareRow& v12 = result.rows[1];
     EXPECT_EQ(v12.policy, "v12");
-    EXPECT_GT(v12.work, 0u);
+    EXPECT_EQ(v12.work, off.work);
+    EXPECT_DOUBLE_EQ(*v12.work_share_of_off,
+                     *off.duration_seconds / *v12.duration_seconds);
     EXPECT_EQ(v12.kicks, v12.reports);
-    EXPECT_LE(v12.footprint_gib_min, off.footprint_gib_min);
 
     const CompareRow& limit = result.rows[2];
     EXPECT_EQ(limit.policy, "limit");
-    EXPECT_LE(limit.footprint_gib_min, off.footprint_gib_min);
     EXPECT_EQ(limit.work, std::nullopt);
+    EXPECT_EQ(limit.duration_seconds, std::nullopt);
   }
+}
+
+TEST_F(CompareTest, NoRunHasAFootprintUnderTheLimit) {
+  for (const WorkloadInfo& workload : WorkloadInfos()) {
+    for (const uint64_t seed : {1, 2}) {
+      SCOPED_TRACE(testing::Message() << workload.name << " " << seed);
+      CompareOptions options = Small(workload.name);
+      options.policies = {"adaptive", "sweeping"};
+      options.seed = seed;
+      options.guest_bytes = seed * 80 * kMiB;
+      options.vcpus = seed;
+      options.duration_seconds = workload.warmup_seconds > 0 ? 0.2 : 2;
+      const CompareResult result = RunOk(options);
+      const double limit = RowOf(result, "limit").footprint_gib_min;
+      EXPECT_GT(limit, 0);
+      for (const CompareRow& row : result.rows) {
+        EXPECT_GE(row.footprint_gib_min, limit) << row.policy;
+      }
+    }
+  }
+}
+
+// Under eager each step takes several times as long.
+TEST_F(CompareTest, ARunEndsWithItsWorkAndNotByTheClock) {
+  CompareOptions options = Small("page_fault1");
+  options.policies = {"eager"};
+  options.guest_bytes = kGiB;  // enough that no allocation fails
+  options.vcpus = 2;
+  options.duration_seconds = 0.5;
+  const CompareResult result = RunOk(options);
+  EXPECT_EQ(RowOf(result, "eager").work, RowOf(result, "off").work);
+  EXPECT_GT(*RowOf(result, "eager").duration_seconds,
+            2 * *RowOf(result, "off").duration_seconds);
+}
+
+TEST_F(CompareTest, ARunThatIsTooSlowEndsWithLessWork) {
+  CompareOptions options = Small("page_fault1");
+  options.policies = {"eager"};
+  options.duration_seconds = 0.5;
+  options.costs.hook_freed = 1'000'000;
+  const CompareResult result = RunOk(options);
+  const CompareRow& eager = RowOf(result, "eager");
+  EXPECT_LT(*eager.work, *RowOf(result, "off").work);
+  EXPECT_LT(*eager.work_share_of_off, 0.1);
+  EXPECT_GE(eager.footprint_gib_min, RowOf(result, "limit").footprint_gib_min);
 }
 
 TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
@@ -102,7 +152,7 @@ TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
   EXPECT_GT(v12.loss->isolation + v12.loss->discard, 0);
 }
 
-TEST_F(CompareTest, OneSeedIsOneResult) {
+TEST_F(CompareTest, TheSameSeedGivesTheSameResult) {
   for (const char* workload : {"burst", "churn", "build", "page_cache"}) {
     CompareOptions options = Small(workload);
     options.vcpus = 2;
@@ -113,21 +163,21 @@ TEST_F(CompareTest, OneSeedIsOneResult) {
   }
 }
 
-// The instrument's teeth -----------------------------------------------------
+// Known faults are shown ------------------------------------------------------
 
 TEST_F(CompareTest, ShowsThatReportingEveryPageAtOnceCostsWork) {
   CompareOptions options = Small("page_fault1");
   options.policies = {"sweeping", "eager"};
   options.duration_seconds = 2;
   const CompareResult result = RunOk(options);
-  // Which once a second takes what happens to be free.
+  // It reports once a second, and only what is free at that instant.
   EXPECT_GT(*RowOf(result, "sweeping").work_share_of_off, 0.9);
   EXPECT_LT(*RowOf(result, "eager").work_share_of_off, 0.8);
   EXPECT_GT(*RowOf(result, "eager").refaults_1s,
             *RowOf(result, "sweeping").refaults_1s);
 }
 
-TEST_F(CompareTest, ShowsThatBlocksAreForgotten) {
+TEST_F(CompareTest, ShowsBlocksThatAreNeverReported) {
   CompareOptions options = Small("burst");
   options.policies = {"sweeping", "forgetful"};
   const CompareResult result = RunOk(options);
@@ -135,7 +185,7 @@ TEST_F(CompareTest, ShowsThatBlocksAreForgotten) {
   EXPECT_LT(*RowOf(result, "forgetful").host_share_of_reportable, 0.99);
 }
 
-TEST_F(CompareTest, ShowsThatBlocksAreReportedAgain) {
+TEST_F(CompareTest, ShowsBlocksThatAreReportedAgain) {
   CompareOptions options = Small("burst");
   options.policies = {"sweeping", "repeating"};
   const CompareResult result = RunOk(options);
@@ -143,7 +193,7 @@ TEST_F(CompareTest, ShowsThatBlocksAreReportedAgain) {
   EXPECT_GT(*RowOf(result, "repeating").reported_over_needed, 2);
 }
 
-// Where the host maps huge pages, one touch makes all of one resident.
+// If the host maps huge pages, touching one page makes 2 MiB resident.
 TEST_F(CompareTest, TheGranuleIsTheHosts) {
   CompareOptions options = Small("fragmenter");
   const CompareResult small = RunOk(options);
@@ -162,7 +212,7 @@ TEST_F(CompareTest, CostsAreThoseOfTheModel) {
   EXPECT_LT(*dear.rows[0].work, *cheap.rows[0].work / 2);
 }
 
-// For real --------------------------------------------------------------------
+// Real time -------------------------------------------------------------------
 
 TEST_F(CompareTest, RunsForReal) {
   CompareOptions options = Small("burst");
@@ -173,21 +223,40 @@ TEST_F(CompareTest, RunsForReal) {
   const CompareResult result = RunOk(options);
   ASSERT_EQ(result.rows.size(), 3u);
   EXPECT_GT(*RowOf(result, "off").work, 0u);
-  // How far a guest gets in half a second is the machine's affair.
+  // How much is done in half a second depends on the machine.
   EXPECT_TRUE(RowOf(result, "v12").reports.has_value());
   EXPECT_EQ(RowOf(result, "v12").loss, std::nullopt);
   EXPECT_GT(RowOf(result, "off").footprint_gib_min, 0);
   EXPECT_EQ(result.samples.back().repeat, 2u);
 }
 
-TEST_F(CompareTest, OfARealRunSharesAndSamplesAreTheKernelsWord) {
+TEST_F(CompareTest, APolicyHasTheGranuleOfItsHost) {
+  for (const CompareMode mode : {CompareMode::kVirtual, CompareMode::kReal}) {
+    for (const Order granule : {Order(0), kPageblockOrder}) {
+      CompareOptions options = Small("burst");
+      options.policies = {"observed"};
+      options.mode = mode;
+      options.granule = granule;
+      options.duration_seconds = 0;
+      options.rest_seconds = 0;
+      options.repeats = 1;
+      const auto resolved = ResolveCompare(options, kTiB);
+      ASSERT_EQ(resolved.status(), absl::OkStatus());
+      ObservedGranule().reset();
+      EXPECT_EQ(RunCompare(*resolved, {}).status(), absl::OkStatus());
+      EXPECT_EQ(ObservedGranule(), granule);
+    }
+  }
+}
+
+TEST_F(CompareTest, SharesAndSamplesOfARealRunAreMeasuredByTheKernel) {
   CompareOptions options = Small("burst");
   options.mode = CompareMode::kReal;
   options.policies = {"off"};
   options.duration_seconds = 0.1;
   options.rest_seconds = 0;
   options.repeats = 1;
-  // How soon something is freed is the machine's affair.
+  // How soon something is freed depends on the machine.
   double with_guest = 0;
   while (with_guest == 0) {
     *options.duration_seconds *= 2;
@@ -221,6 +290,7 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
   ASSERT_EQ(summary["rows"].size(), 3u);
   for (const auto& row : summary["rows"]) {
     for (const char* key : {"workload",
+                            "mechanism",
                             "policy",
                             "host_share_of_free",
                             "host_share_of_reportable",
@@ -237,6 +307,7 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
                             "lock_mean_us",
                             "failed_while_isolated",
                             "work",
+                            "duration_seconds",
                             "work_share_of_off",
                             "work_share_of_off_min",
                             "work_share_of_off_max"}) {
@@ -244,6 +315,23 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
     }
   }
   EXPECT_TRUE(summary["rows"][2]["work"].is_null());
+  EXPECT_EQ(summary["rows"][0]["mechanism"], "off");
+  EXPECT_EQ(summary["rows"][1]["mechanism"], "reporting:v12");
+  EXPECT_EQ(summary["rows"][1]["policy"], "v12");
+  EXPECT_EQ(summary["rows"][2]["mechanism"], "limit");
+  EXPECT_EQ(summary["rows"][2]["policy"], "limit");
+}
+
+TEST_F(CompareTest, APolicyWithParametersIsAMechanismOfItsOwn) {
+  CompareResult result;
+  result.options = *ResolveCompare({}, kTiB);
+  result.rows.emplace_back().policy = "linux:order=5";
+  const std::string summary = CompareSummaryJson(result);
+  const nlohmann::json row = nlohmann::json::parse(summary)["rows"][0];
+  EXPECT_EQ(row["mechanism"], "reporting:linux:order=5");
+  EXPECT_EQ(row["policy"], "linux");
+  EXPECT_EQ(ParseCompareSummary("a.json", summary)->front().policy,
+            "linux:order=5");
 }
 
 TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
@@ -268,7 +356,7 @@ TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
   EXPECT_EQ(CompareSeriesCsv(read), CompareSeriesCsv(result));
 }
 
-// The error of the summary of a run after `change`.
+// The error of parsing the summary of `result` after `change`.
 std::string ErrorAfter(
     const CompareResult& result,
     const std::function<void(nlohmann::ordered_json&)>& change) {
@@ -284,63 +372,77 @@ TEST_F(CompareTest, NamesTheFileAndTheFieldThatCannotBeRead) {
   const CompareResult result = RunOk(Small("burst"));
   using Json = nlohmann::ordered_json;
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json = nullptr; }),
-            "a.json: allowed is an object of JSON");
+            "a.json: must be a JSON object");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["schema_version"] = 2; }),
-            "a.json: experiment, schema_version: allowed is \"compare\", 1");
+            "a.json: experiment and schema_version: must be \"compare\" and 1");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json.erase("rows"); }),
-            "a.json: rows: allowed is an array");
+            "a.json: rows: must be an array");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["rows"][2] = 1; }),
-            "a.json: rows[2]: allowed is an object");
+            "a.json: rows[2]: must be an object");
   EXPECT_EQ(
       ErrorAfter(result, [](Json& json) { json["rows"][0].erase("work"); }),
-      "a.json: rows[0].work: is missing");
+      "a.json: rows[0].work: must be present");
   EXPECT_EQ(
       ErrorAfter(result, [](Json& json) { json["rows"][1]["work"] = -1; }),
-      "a.json: rows[1].work -1: allowed is a whole number or null");
-  EXPECT_EQ(ErrorAfter(result,
-                       [](Json& json) { json["rows"][1]["policy"] = nullptr; }),
-            "a.json: rows[1].policy null: allowed is a text");
+      "a.json: rows[1].work=-1: must be a whole number or null");
+  EXPECT_EQ(
+      ErrorAfter(result,
+                 [](Json& json) { json["rows"][1]["mechanism"] = nullptr; }),
+      "a.json: rows[1].mechanism=null: must be a string");
   EXPECT_EQ(ErrorAfter(result,
                        [](Json& json) {
                          json["rows"][1]["footprint_gib_min"] = nullptr;
                        }),
-            "a.json: rows[1].footprint_gib_min null: allowed is a number");
+            "a.json: rows[1].footprint_gib_min=null: must be a number");
   EXPECT_EQ(
       ErrorAfter(result,
                  [](Json& json) { json["rows"][1]["loss"]["hook"] = "much"; }),
-      "a.json: rows[1].loss.hook \"much\": allowed is a number");
+      "a.json: rows[1].loss.hook=\"much\": must be a number");
   EXPECT_EQ(ParseCompareSummary("a.json", "{").status().message(),
-            "a.json: allowed is an object of JSON");
+            "a.json: must be a JSON object");
 
   EXPECT_THAT(std::string(ParseCompareSeries("a.csv", "").status().message()),
-              StartsWith("a.csv: line 1: allowed is workload,policy,"));
+              StartsWith("a.csv: line 1: must be workload,policy,"));
   EXPECT_THAT(std::string(ParseCompareSeries(
                               "a.csv", CompareSeriesCsv(result) + "burst,1\n")
                               .status()
                               .message()),
-              StartsWith("a.csv: line 22 \"burst,1\": allowed are workload,"));
+              StartsWith("a.csv: line 22: must be workload,"));
+}
+
+// A process with rows of off and of v12, whose work_share_of_off is `share`.
+CompareProcess ProcessWithShare(double share) {
+  CompareProcess process;
+  for (const char* policy : {"off", "v12"}) {
+    CompareRow row;
+    row.workload = "burst";
+    row.policy = policy;
+    row.work_share_of_off = row.policy == "off" ? 1 : share;
+    row.lock_max_us = 100 * share;
+    process.rows.push_back(row);
+  }
+  process.samples.emplace_back().repeat = 3;
+  return process;
 }
 
 TEST_F(CompareTest, SeveralProcessesAreMediansAndASpread) {
-  const auto process = [](double share) {
-    CompareProcess made;
-    for (const char* policy : {"off", "v12"}) {
-      CompareRow row;
-      row.workload = "burst";
-      row.policy = policy;
-      row.work_share_of_off = row.policy == "off" ? 1 : share;
-      row.lock_max_us = 100 * share;
-      made.rows.push_back(row);
-    }
-    made.samples.emplace_back().repeat = 3;
-    return made;
-  };
-  const CompareOptions options = {
-      .mode = CompareMode::kReal, .repeats = 5, .processes = 3};
-  std::vector<CompareProcess> processes = {process(0.98), process(0.94),
-                                           process(0.97)};
-  const auto merged = MergeProcesses(options, processes);
+  const auto resolved = ResolveCompare(
+      {.mode = CompareMode::kReal, .repeats = 5, .processes = 3}, kTiB);
+  ASSERT_EQ(resolved.status(), absl::OkStatus());
+  const std::vector<double> shares = {0.98, 0.94, 0.97};
+  std::vector<uint64_t> begun;
+  const auto merged = RunCompare(
+      *resolved,
+      {.progress =
+           [&](const CompareProgress& progress) {
+             begun.push_back(progress.process);
+             EXPECT_EQ(progress.done, progress.process - 1);
+             EXPECT_EQ(progress.whole, 3);
+           },
+       .run_process =
+           [&] { return ProcessWithShare(shares[begun.size() - 1]); }});
   ASSERT_EQ(merged.status(), absl::OkStatus());
+  EXPECT_THAT(begun, testing::ElementsAre(1, 2, 3));
   EXPECT_EQ(RowOf(*merged, "off").work_share_of_off, 1);
   const CompareRow& v12 = RowOf(*merged, "v12");
   EXPECT_EQ(v12.work_share_of_off, 0.97);
@@ -350,10 +452,48 @@ TEST_F(CompareTest, SeveralProcessesAreMediansAndASpread) {
   ASSERT_EQ(merged->samples.size(), 3u);
   EXPECT_EQ(merged->samples[0].repeat, 3u);
   EXPECT_EQ(merged->samples[2].repeat, 13u);
+}
 
-  processes[1].rows.pop_back();
-  EXPECT_TRUE(
-      absl::IsFailedPrecondition(MergeProcesses(options, processes).status()));
+TEST_F(CompareTest, NamesTheProcessThatFailed) {
+  const auto resolved =
+      ResolveCompare({.mode = CompareMode::kReal, .processes = 2}, kTiB);
+  ASSERT_EQ(resolved.status(), absl::OkStatus());
+  int runs = 0;
+  EXPECT_EQ(RunCompare(*resolved, {.run_process =
+                                       [&]() -> absl::StatusOr<CompareProcess> {
+              if (++runs == 1) return ProcessWithShare(1);
+              return absl::InvalidArgumentError("is wrong");
+            }}).status(),
+            absl::InternalError("process 2 of 2: is wrong"));
+  runs = 0;
+  EXPECT_EQ(RunCompare(*resolved, {.run_process =
+                                       [&] {
+                                         CompareProcess process =
+                                             ProcessWithShare(1);
+                                         if (++runs == 2)
+                                           process.rows.pop_back();
+                                         return process;
+                                       }})
+                .status(),
+            absl::FailedPreconditionError(
+                "processes differ in row 0: one has burst, off there"));
+}
+
+TEST_F(CompareTest, QuotesAProcessThatCannotBeRun) {
+  EXPECT_EQ(RunCompareProcess({"/nonexistent"}).status(),
+            absl::InternalError("cannot be started: No such file or "
+                                "directory"));
+  EXPECT_EQ(RunCompareProcess({"/bin/false"}).status(),
+            absl::InternalError("ended with exit status 1"));
+  EXPECT_EQ(
+      RunCompareProcess({"/bin/sh", "-c", "echo no >&2; exit 3"}).status(),
+      absl::InternalError("ended with exit status 3: no"));
+  EXPECT_THAT(std::string(RunCompareProcess({"/bin/sh", "-c", "kill -9 $$"})
+                              .status()
+                              .message()),
+              StartsWith("was ended by signal 9, "));
+  EXPECT_EQ(RunCompareProcess({"/bin/true"}).status(),
+            absl::InvalidArgumentError("summary.json: must be a JSON object"));
 }
 
 TEST_F(CompareTest, SeriesHasARowForEachSecond) {
@@ -366,16 +506,18 @@ TEST_F(CompareTest, SeriesHasARowForEachSecond) {
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 21);
 }
 
-TEST_F(CompareTest, TellsHowFarItIs) {
+TEST_F(CompareTest, ReportsProgress) {
   const auto resolved = ResolveCompare(Small("burst"), kTiB);
   double last = 0;
-  ASSERT_EQ(RunCompare(*resolved,
-                       [&](const CompareProgress& progress) {
-                         EXPECT_EQ(progress.workload, "burst");
-                         EXPECT_EQ(progress.whole, 2);
-                         EXPECT_LE(progress.done, progress.whole);
-                         last = progress.done;
-                       })
+  ASSERT_EQ(RunCompare(*resolved, {.progress =
+                                       [&](const CompareProgress& progress) {
+                                         EXPECT_EQ(progress.workload, "burst");
+                                         EXPECT_EQ(progress.process, 0u);
+                                         EXPECT_EQ(progress.whole, 2);
+                                         EXPECT_LE(progress.done,
+                                                   progress.whole);
+                                         last = progress.done;
+                                       }})
                 .status(),
             absl::OkStatus());
   EXPECT_GT(last, 0);
@@ -410,36 +552,34 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.policies = {"v12", "v12"}}),
             "policies v12: allowed is each policy once");
   EXPECT_THAT(ErrorOf({.workloads = {""}}),
-              StartsWith("workloads \"\": there is no such workload; allowed "
-                         "are page_fault1, "));
+              StartsWith("--workloads=\"\": must be one of page_fault1, "));
   EXPECT_EQ(ErrorOf({.workloads = {"burst", "burst"}}),
-            "workloads burst: allowed is each workload once");
+            "--workloads=burst: must be named once");
   EXPECT_EQ(ErrorOf({.policy_parameters = {.capacity = 0}}),
             "capacity 0: allowed is 1 to 1024");
   EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),
-            "reportable-order 11: allowed is 0 to 10");
+            "--reportable-order=11: must be 0 to 10");
   EXPECT_EQ(ErrorOf({.granule = Order(1)}),
-            "granule 8.00 KiB: allowed are 4KiB, 2MiB");
+            "--granule=8.00 KiB: must be 4KiB or 2MiB");
   EXPECT_EQ(ErrorOf({.guest_bytes = kMiB}),
-            "guest-memory 1.00 MiB: allowed is 64.00 MiB to 1.00 TiB");
-  EXPECT_EQ(ErrorOf({.vcpus = 0}), "vcpus 0: allowed is 1 to 64");
+            "--guest-memory=1.00 MiB: must be 64.00 MiB to 1.00 TiB");
+  EXPECT_EQ(ErrorOf({.vcpus = 0}), "--vcpus=0: must be 1 to 64");
   EXPECT_EQ(ErrorOf({.duration_seconds = -1}),
-            "duration -1: allowed is 0 to 3600 seconds");
+            "--duration=-1: must be 0 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.rest_seconds = 1e9}),
-            "rest 1e+09: allowed is 0 to 3600 seconds");
-  EXPECT_EQ(ErrorOf({.repeats = 0}), "repeats 0: allowed is 1 to 1000");
+            "--rest=1e+09: must be 0 to 3600 seconds");
+  EXPECT_EQ(ErrorOf({.repeats = 0}), "--repeats=0: must be 1 to 1000");
   EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .processes = 101}),
-            "processes 101: allowed is 1 to 100");
+            "--processes=101: must be 1 to 100");
   EXPECT_EQ(ErrorOf({.processes = 2}),
-            "processes 2: allowed in virtual time is 1, where every process "
-            "finds the same");
+            "--processes=2: must be 1 in virtual time; runs are deterministic");
   EXPECT_EQ(
       ErrorOf({.workloads = {"page_fault1-60g"}, .mode = CompareMode::kReal}),
-      "workloads page_fault1-60g: has 2 nodes; allowed in real time is "
-      "one");
-  EXPECT_THAT(ErrorOf({.mode = CompareMode::kReal}, kGiB),
-              EndsWith("allowed is what this machine has available, 1.00 "
-                       "GiB"));
+      "--workloads=page_fault1-60g: must have one node in real time; it has "
+      "2");
+  EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal}, kGiB),
+            "--workloads=page_fault1: must fit in the memory that this machine "
+            "has available, 1.00 GiB; in real time it needs 2.25 GiB");
 }
 
 }  // namespace

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
 #define GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
 
-// Policies with one fault each, which a comparison must bring to light; and the
-// same without.
+// Policies with one known fault each, which a comparison must show, and the
+// same policy without a fault.
 
 #include <chrono>
 #include <cstdint>
@@ -20,12 +20,12 @@ namespace guestmm {
 
 enum class Fault {
   kNone,
-  kForgets,  // one block in ten, by its place
-  kRepeats,  // reports what it has reported already
+  kForgets,  // never reports one block in ten, chosen by its pfn
+  kRepeats,  // reports blocks again that are reported
 };
 
-// Looks through all free blocks of order 9 and above once a second and reports
-// those that are not marked.
+// Scans all free blocks of order 9 and above once a second and reports those
+// that are not marked as reported.
 class SweepingPolicy final : public ReportingPolicy {
  public:
   explicit SweepingPolicy(Fault fault) : fault_(fault) {}
@@ -74,14 +74,15 @@ class SweepingPolicy final : public ReportingPolicy {
       for (int type = 0; type < kRequestTypes; ++type) {
         zone.ForEachFreeBlock(
             Order(order), static_cast<MigrateType>(type),
-            [&](Pfn pfn) ABSL_NO_THREAD_SAFETY_ANALYSIS {  // has the lock
-              const bool forgotten =
-                  fault_ == Fault::kForgets && (pfn.value() >> order) % 10 == 0;
-              const bool done = fault_ == Fault::kRepeats
-                                    ? seen_.contains(pfn)
-                                    : zone.IsReported(pfn);
-              if (!forgotten && !done) wanted.push_back(pfn);
-            });
+            [&](Pfn pfn)
+                ABSL_NO_THREAD_SAFETY_ANALYSIS {  // runs with the lock held
+                  const bool forgotten = fault_ == Fault::kForgets &&
+                                         (pfn.value() >> order) % 10 == 0;
+                  const bool done = fault_ == Fault::kRepeats
+                                        ? seen_.contains(pfn)
+                                        : zone.IsReported(pfn);
+                  if (!forgotten && !done) wanted.push_back(pfn);
+                });
       }
     }
     return wanted;
@@ -92,7 +93,7 @@ class SweepingPolicy final : public ReportingPolicy {
   std::set<Pfn> seen_;  // in this pass
 };
 
-// Reports every block of any order as soon as it is free.
+// Reports every free block, of any order, as soon as it is freed.
 class EagerPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "eager"; }
@@ -132,8 +133,14 @@ class EagerPolicy final : public ReportingPolicy {
   std::vector<std::pair<Zone*, Pfn>> freed_;
 };
 
-// Makes them known by name: sweeping, forgetful, repeating, eager. Any number
-// of times.
+// The granule that the newest policy "observed" was made with.
+inline std::optional<Order>& ObservedGranule() {
+  static std::optional<Order> granule;
+  return granule;
+}
+
+// Registers sweeping, forgetful, repeating, eager, and observed, which is
+// sweeping that records its granule. Idempotent.
 inline void RegisterPlantedPolicies() {
   static const bool registered = [] {
     const auto sweeping = [](Fault fault) {
@@ -149,6 +156,12 @@ inline void RegisterPlantedPolicies() {
                    [](const PolicyParameters&)
                        -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
                      return std::make_unique<EagerPolicy>();
+                   });
+    RegisterPolicy("observed",
+                   [](const PolicyParameters& parameters)
+                       -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+                     ObservedGranule() = parameters.granule;
+                     return std::make_unique<SweepingPolicy>(Fault::kNone);
                    });
     return true;
   }();

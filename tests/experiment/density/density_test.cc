@@ -4,8 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "guestmm/reporting/policies.h"
+#include "guestmm/reporting/v12_policy.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::density_test {
@@ -83,6 +88,36 @@ TEST(DensityTest, WithoutTheDiscardReportingHoldsNoMoreGuests) {
   EXPECT_GT(result.rows[1].reported_bytes, 0u);
   EXPECT_EQ(result.rows[1].discarded_bytes, 0u);
   EXPECT_EQ(result.rows[1].discard_calls, 0u);
+}
+
+// The granules that policies of the name "granule" were made with, in order.
+std::vector<std::optional<Order>>& Granules() {
+  static std::vector<std::optional<Order>> granules;
+  static const bool registered = [] {
+    RegisterPolicy("granule",
+                   [](const PolicyParameters& parameters)
+                       -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+                     granules.push_back(parameters.granule);
+                     return std::make_unique<V12Policy>(V12Options{});
+                   });
+    return true;
+  }();
+  static_cast<void>(registered);
+  return granules;
+}
+
+TEST(DensityTest, PoliciesAreMadeWithTheHostsGranule) {
+  Granules();
+  DensityOptions options = SmallDensity();
+  options.policies = {"granule"};
+  options.max_guests = 1;
+  options.huge_pages = HugePages::kForbid;
+  RunOk(options);
+  EXPECT_EQ(Granules().back(), Order(0));
+  if (ReadHostInfo().thp == "never") return;
+  options.huge_pages = HugePages::kAdvise;
+  RunOk(options);
+  EXPECT_EQ(Granules().back(), kPageblockOrder);
 }
 
 TEST(DensityTest, StopsAtMaxGuestsAndSaysSo) {

@@ -27,7 +27,7 @@ GpaRange Units(uint64_t first, uint64_t count) {
 TEST(Fidelity, MatchesReportsOneToOneWithinTwoSeconds) {
   Recording recording;
   recording.reports = {{seconds(9), Units(50, 1)},  // before the trace
-                       {seconds(11), Units(0, 2)},  // as one of two units
+                       {seconds(11), Units(0, 2)},  // two units
                        {seconds(12), Units(4, 1)},  // twice
                        {seconds(13), Units(4, 1)},
                        {seconds(15), Units(6, 1)}};  // too late
@@ -44,7 +44,7 @@ TEST(Fidelity, MatchesReportsOneToOneWithinTwoSeconds) {
   EXPECT_DOUBLE_EQ(fidelity.block_match.value(), 3.0 / 5);
 }
 
-TEST(Fidelity, ComparesCurvesThatMeetAtTheFirstSample) {
+TEST(Fidelity, ComparesCurvesAnchoredAtTheFirstSample) {
   Recording recording;
   recording.resident = {{seconds(9), 1},
                         {seconds(10), 500 * kMiB},
@@ -88,12 +88,12 @@ TEST(Fidelity, ComparesFreeMemoryByOrder) {
   zone.blocks[0] = 0;
   zone.blocks[3] = 2;
   result.buddyinfo = {{.time = seconds(11), .zones = {zone}}};
-  // 8 pages of 16 are elsewhere.
+  // 8 of 16 pages are in blocks of another order.
   EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).buddyinfo_distance.value(),
                    0.5);
 }
 
-// Such as where the truth's clock was another one.
+// E.g. if the truth has another clock.
 TEST(Fidelity, WithoutTruthInTheTracedTimeNothingIsCompared) {
   Recording recording;
   recording.reports = {{seconds(9), Units(0, 1)}, {seconds(30), Units(0, 1)}};

@@ -1,5 +1,5 @@
-// What a trace does not tell of a real guest's vCPUs' lists, and its replay
-// follows: two vCPUs with lists of a batch of 4, and a high mark of 2,000.
+// Reconstruction of a real guest's per-CPU lists: two vCPUs, whose lists have a
+// batch of 4 and a high mark of 2,000.
 
 #include "src/experiment/replay/recorded_placement.h"
 
@@ -29,7 +29,7 @@ class RecordedPlacementTest : public ::testing::Test {
     for (const uint64_t pfn : {kReported, kReported + 1024}) {
       recording_.first->reported.push_back(Pfn(pfn));
     }
-    placement_ = TracePlacement::Create(Placement::kRecorded, recording_,
+    placement_ = TracePlacement::Create(ReplayPlacement::kRecorded, recording_,
                                         *allocator_, *host_, counters_);
   }
   void Alloc(uint64_t pfn, int order = 0, int cpu = 0, int type = kMovable) {
@@ -50,7 +50,7 @@ class RecordedPlacementTest : public ::testing::Test {
     EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
   }
   Zone& zone() { return allocator_->ZoneOf(Pfn(kFirst)); }
-  // Pages that are not the zone's: in use, or in a list.
+  // Pages that are not free in the zone: in use, or listed.
   uint64_t out() { return kEnd - kFirst - zone().free_pages().value(); }
   bool IsReported(uint64_t pfn) {
     LockHolder hold(zone().lock());
@@ -78,7 +78,7 @@ class RecordedPlacementTest : public ::testing::Test {
   std::unique_ptr<TracePlacement> placement_;
 };
 
-TEST_F(RecordedPlacementTest, ARefillTakesThePagesBehind) {
+TEST_F(RecordedPlacementTest, ARefillTakesTheFollowingPages) {
   Alloc(0x2000);
   EXPECT_EQ(out(), 4u);
   for (const uint64_t pfn : {0x2001, 0x2002, 0x2003}) Alloc(pfn);
@@ -88,22 +88,23 @@ TEST_F(RecordedPlacementTest, ARefillTakesThePagesBehind) {
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
-// Of a page that does not begin a block it is not known what comes next.
+// If the page is not the head of a free block, the block after it is unknown.
 TEST_F(RecordedPlacementTest, ARefillEndsWithItsBlock) {
   Alloc(0x2002);
   EXPECT_EQ(out(), 2u);
 }
 
-TEST_F(RecordedPlacementTest, WhatIsAssumedMayTurnUpElsewhere) {
+TEST_F(RecordedPlacementTest, AnAssumedPageMayTurnUpElsewhere) {
   Alloc(0x2000, 0, /*cpu=*/0);
   Alloc(0x2001, 0, /*cpu=*/1);
-  EXPECT_EQ(out(), 2u + 2u + 3u) << "in use; supposed of either vCPU";
+  EXPECT_EQ(out(), 2u + 2u + 3u) << "in use; assumed, of either vCPU";
   Alloc(0x2002, 1, /*cpu=*/1);
-  EXPECT_EQ(out(), 4u + 3u + 2u) << "in use; and another pair";
+  EXPECT_EQ(out(), 4u + 3u + 2u) << "in use; assumed; and another pair";
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
-// Two pageblocks at a time: the block's other half, or the next block.
+// A refill takes two pageblocks: with the other half of the block, or the next
+// one.
 TEST_F(RecordedPlacementTest, ARefillOfPageblocksTakesTheOtherHalf) {
   Alloc(0x2000, 9);
   EXPECT_EQ(out(), 1024u);
@@ -118,7 +119,7 @@ TEST_F(RecordedPlacementTest, ARefillOfPageblocksGoesOnWithTheNextBlock) {
   EXPECT_EQ(out(), 3 * 512u);
   Alloc(first + 1024, 9, /*cpu=*/1);
   EXPECT_EQ(out(), 3 * 512u);
-  // What is handed out before its lower half is no one's next.
+  // The upper half alone is not what the zone would hand out next.
   Alloc(first + 2048 + 512, 9, /*cpu=*/0);
   EXPECT_EQ(out(), 4 * 512u);
 }
@@ -128,7 +129,7 @@ class LargeBatchTest : public RecordedPlacementTest {
   LargeBatchTest() : RecordedPlacementTest(40) {}
 };
 
-// Two pieces of 16 pages that are free in a block.
+// Two free blocks of 16 pages in a pageblock in use.
 TEST_F(LargeBatchTest, ARefillGoesOnWithSmallBlocksButBreaksNoPageblock) {
   Alloc(0x2000, 10);
   Free(0x2000, 4);
@@ -139,9 +140,10 @@ TEST_F(LargeBatchTest, ARefillGoesOnWithSmallBlocksButBreaksNoPageblock) {
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
-// A block that comes while another is supposed shows that it was not there: it
-// goes back as if nothing had been, mark and all.
-TEST_F(RecordedPlacementTest, WhatNeverLeftKeepsItsMark) {
+// A block allocated from the zone while another is assumed shows that the
+// assumption was wrong: the assumed block is restored, still marked as
+// reported.
+TEST_F(RecordedPlacementTest, ABlockThatNeverLeftTheZoneKeepsItsMark) {
   const uint64_t first = FirstBlock();
   for (uint64_t pfn = kFirst; pfn < kEnd; pfn += 1024) {
     if (pfn != first && pfn != kReported && pfn != kReported + 1024) {
@@ -152,48 +154,48 @@ TEST_F(RecordedPlacementTest, WhatNeverLeftKeepsItsMark) {
   Alloc(first, 9, /*cpu=*/0);
   Alloc(first + 512, 9, /*cpu=*/1);
   EXPECT_EQ(out(), used + 3 * 512);
-  EXPECT_FALSE(IsReported(kReported)) << "a half of it is supposed to be out";
+  EXPECT_FALSE(IsReported(kReported)) << "a half of it is assumed to be listed";
   Alloc(kReported + 1024, 9, /*cpu=*/1);
   EXPECT_EQ(out(), used + 3 * 512);
   EXPECT_TRUE(IsReported(kReported));
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
-// The kernel's bulk allocations have no event. A page of one that is freed goes
-// to the list of whoever frees it.
-TEST_F(RecordedPlacementTest, WhatWasAllocatedUnseenIsFreed) {
+// The kernel's bulk allocations have no event. A page of one goes to the list
+// of the vCPU that frees it.
+TEST_F(RecordedPlacementTest, APageAllocatedWithoutAnEventIsFreed) {
   Free(0x3000);
   EXPECT_EQ(counters_.unmatched_frees, 1u);
-  EXPECT_EQ(out(), 1u) << "in the list";
+  EXPECT_EQ(out(), 1u) << "listed";
   EXPECT_EQ(host_->ledger().resident_pages(), kPageblockOrder.pages());
   Alloc(0x3000);
   EXPECT_EQ(out(), 1u);
   EXPECT_EQ(counters_.forced_placements, 0u);
 }
 
-TEST_F(RecordedPlacementTest, WhatWasListedMayHaveBeenAllocatedUnseen) {
+TEST_F(RecordedPlacementTest, AListedPageMayHaveBeenAllocatedWithoutAnEvent) {
   for (uint64_t pfn = 0x3000; pfn < 0x3010; ++pfn) Alloc(pfn);
   for (uint64_t pfn = 0x3000; pfn < 0x3010; ++pfn) Free(pfn, 0, /*cpu=*/0);
   Free(0x3008, 0, /*cpu=*/1);
   EXPECT_EQ(counters_.unmatched_frees, 1u);
   Alloc(0x3008, 0, /*cpu=*/1);
-  EXPECT_EQ(out(), 16u) << "what was freed before it is still in the list";
+  EXPECT_EQ(out(), 16u) << "pages freed before it are still listed";
 }
 
-// A vCPU's list has pages of pageblocks of one type: a refill of another list
-// says nothing of it.
+// A list has pages of pageblocks of one type, so that a refill of another list
+// does not drain it.
 TEST_F(RecordedPlacementTest, APageIsListedByTheTypeOfItsPageblock) {
   Alloc(0x2000, 0, 0, kUnmovable);
   Free(0x2000);
   EXPECT_EQ(out(), 4u);
   Alloc(0x6000, 0, 0, kMovable);
-  EXPECT_EQ(out(), 8u) << "nothing went back";
+  EXPECT_EQ(out(), 8u) << "nothing was drained";
   Alloc(0x2000, 0, 0, kUnmovable);
   EXPECT_EQ(out(), 8u);
 }
 
-// A block that turns up in other bounds had gone to the zone, with all that is
-// older in its list, be it of the same block.
+// Pages that are allocated as one block had been drained before, with all older
+// pages of their list.
 TEST_F(RecordedPlacementTest, ListedPagesMayBeAllocatedAsOneBlock) {
   for (uint64_t pfn = 0x3000; pfn < 0x3008; ++pfn) Alloc(pfn);
   for (uint64_t pfn = 0x3000; pfn < 0x3008; ++pfn) Free(pfn);

@@ -24,7 +24,7 @@ ReplayOptions Options(ReplayMode mode, const std::string& touch = "all") {
   return options;
 }
 
-// In two ranges, which are side by side.
+// A host of two adjoining ranges.
 std::unique_ptr<ReplayHost> Make(const ReplayOptions& options) {
   return ReplayHost::Create({{Pfn(kFirst), Pfn(kFirst + 8)},
                              {Pfn(kFirst + 8), Pfn(kFirst + kPages)}},
@@ -49,7 +49,7 @@ INSTANTIATE_TEST_SUITE_P(Both, ReplayHostTest,
                            return std::string(Name(its.param));
                          });
 
-TEST_P(ReplayHostTest, WhatIsTouchedIsResidentUntilItIsReported) {
+TEST_P(ReplayHostTest, TouchedPagesAreResidentUntilReported) {
   const auto host = Make(Options(GetParam()));
   EXPECT_EQ(host->ResidentBytes(), 0u);
   host->OnInUseAtFirst(Pfn(kFirst), Order(4));  // across the two ranges
@@ -81,7 +81,7 @@ TEST_P(ReplayHostTest, OnlyAllocationsWithTheFlagsAreTouched) {
   allocate(3, "GFP_KERNEL|__GFP_ZERO|__GFP_COMP");
   allocate(4, "GFP_HIGHUSER_MOVABLE|__GFP_NOWARN");
   EXPECT_EQ(host->ResidentBytes(), 2 * kPageSize);
-  // Whatever was touched or not.
+  // Regardless of flags.
   host->OnInUseAtFirst(Pfn(kFirst + 8), Order(3));
   EXPECT_EQ(host->ResidentBytes(), 10 * kPageSize);
   host->OnFreed(Pfn(kFirst), Order(2), kNow);
@@ -93,14 +93,14 @@ TEST(ReplayHostLossTest, AFreedPageThatLostItsContentsIsNamed) {
   const auto host = Make(Options(ReplayMode::kReal));
   host->OnAllocated(Pfn(kFirst), Order(3), 0, kNow);
   Report(*host, Range(kFirst + 5, Order(0)));
-  EXPECT_EQ(host->status(), absl::OkStatus()) << "no one looked";
+  EXPECT_EQ(host->status(), absl::OkStatus()) << "not checked yet";
   host->OnFreed(Pfn(kFirst), Order(3), kNow);
   EXPECT_EQ(host->status(),
             absl::DataLossError("pfn 0x1005 was in use, and lost its "
                                 "contents"));
 }
 
-TEST(ReplayHostLossTest, SoIsOneThatIsInUseAtTheEnd) {
+TEST(ReplayHostLossTest, APageInUseAtTheEndThatLostItsContentsIsNamed) {
   const auto host = Make(Options(ReplayMode::kReal));
   host->OnInUseAtFirst(Pfn(kFirst), Order(9));
   host->CheckContents();
@@ -110,8 +110,7 @@ TEST(ReplayHostLossTest, SoIsOneThatIsInUseAtTheEnd) {
   EXPECT_THAT(host->status().ToString(), HasSubstr("pfn 0x1100 was in use"));
 }
 
-// A report that the host refuses is not passed over.
-TEST(ReplayHostLossTest, ADiscardThatFailsIsAnError) {
+TEST(ReplayHostLossTest, AFailedDiscardIsAnError) {
   const auto host = Make(Options(ReplayMode::kReal));
   Report(*host, Range(kFirst - 1, Order(1)));
   EXPECT_EQ(host->status().code(), absl::StatusCode::kOutOfRange);
@@ -136,12 +135,11 @@ TEST(ParseTouchTest, NamesOrAll) {
        {"", "none", "ALL", "GFP_KERNEL,", "GFP_KERNEL||__GFP_ZERO", "0x12",
         "__GFP_UNKNOWN", "GFP_KERNEL __GFP_ZERO"}) {
     EXPECT_THAT(ParseTouch(text).status().ToString(),
-                HasSubstr(text + ": there is no gfp flag \""));
+                HasSubstr(text + ": must be all, or gfp flags as in "));
   }
 }
 
-// More than 64 bits of pages times microseconds, as a guest of 1 TiB has in a
-// day.
+// A guest of 1 TiB has more than 2^64 pages times microseconds in a day.
 TEST(ReplayHostFootprintTest, DoesNotOverflow) {
   const auto host = Make(Options(ReplayMode::kVirtual));
   host->OnInUseAtFirst(Pfn(kFirst), Order(10));

@@ -11,7 +11,7 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-TEST(ReplayPaceTest, NothingIsAheadOfTheClock) {
+TEST(ReplayPaceTest, WaitsForTheClock) {
   VirtualTime clock(1);
   clock.RunFor(seconds(7));
   ReplayPace pace(10, clock);
@@ -22,7 +22,7 @@ TEST(ReplayPaceTest, NothingIsAheadOfTheClock) {
   EXPECT_EQ(passed(), milliseconds(300));
 }
 
-TEST(ReplayPaceTest, WhatIsDueIsNotWaitedFor) {
+TEST(ReplayPaceTest, DoesNotWaitForWhatIsDue) {
   VirtualTime clock(1);
   ReplayPace pace(0.5, clock);
   clock.RunFor(seconds(10));
@@ -32,7 +32,7 @@ TEST(ReplayPaceTest, WhatIsDueIsNotWaitedFor) {
   EXPECT_EQ(clock.Now(), seconds(12));
 }
 
-TEST(ReplayPaceTest, ShortWaitsAreSavedUp) {
+TEST(ReplayPaceTest, DefersShortWaits) {
   VirtualTime clock(1);
   ReplayPace pace(1, clock);
   pace.WaitFor(microseconds(999));

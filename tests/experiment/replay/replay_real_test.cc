@@ -1,4 +1,4 @@
-// Replays on real RAM, of a guest of 32 MiB.
+// Replays on real RAM of a guest of 32 MiB.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -34,7 +34,7 @@ using ::testing::HasSubstr;
 constexpr uint64_t kFirst = 0x1000;
 constexpr uint64_t kPages = 0x2000;
 
-class ReplayRealTest : public ::testing::TestWithParam<Placement> {
+class ReplayRealTest : public ::testing::TestWithParam<ReplayPlacement> {
  protected:
   ReplayRealTest()
       : folder_(fs::path(::testing::TempDir()) /
@@ -77,7 +77,7 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
     EXPECT_TRUE(result.ok()) << result.status();
     return result.ok() ? *std::move(result) : ReplayResult{};
   }
-  static ReplayOptions Options(ReplayMode mode, Placement placement) {
+  static ReplayOptions Options(ReplayMode mode, ReplayPlacement placement) {
     ReplayOptions options;
     options.mode = mode;
     options.placement = placement;
@@ -98,14 +98,14 @@ class ReplayRealTest : public ::testing::TestWithParam<Placement> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
-                         ::testing::Values(Placement::kRecorded,
-                                           Placement::kNative),
+                         ::testing::Values(ReplayPlacement::kRecorded,
+                                           ReplayPlacement::kNative),
                          [](const auto& its) {
                            return std::string(Name(its.param));
                          });
 
-// Blocks of many sizes come and go, across what is reported.
-TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
+// With blocks of many sizes allocated, freed and reported.
+TEST_P(ReplayRealTest, TheKernelAgreesWithTheLedger) {
   for (int round = 0; round < 4; ++round) {
     const Nanoseconds time = seconds(10 + 3 * round);
     for (uint64_t i = 0; i < 60; ++i) {
@@ -127,7 +127,7 @@ TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
   const ReplayResult in_virtual_time =
       Run(Options(ReplayMode::kVirtual, GetParam()));
   const ReplayResult for_real = Run(Options(ReplayMode::kReal, GetParam()));
-  // With the first allocation.
+  // In use at the start, and the first allocation.
   EXPECT_EQ(for_real.samples.front().resident_bytes, 601 * kPageSize);
   EXPECT_LT(for_real.samples.back().resident_bytes, 600 * kPageSize);
   EXPECT_EQ(Series(for_real), Series(in_virtual_time));
@@ -144,7 +144,7 @@ TEST_P(ReplayRealTest, TheKernelSaysWhatTheLedgerSays) {
   }
 }
 
-// Whether the host has huge pages or not.
+// On hosts with and without huge pages.
 TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(11), kFirst + 1024, 10);
@@ -158,11 +158,12 @@ TEST_P(ReplayRealTest, HugePagesChangeNoReport) {
   EXPECT_LE(for_real.samples.back().resident_bytes, 1024 * kPageSize);
 }
 
-// It is the reporter's until it is back, and is no one's loss.
-TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
+// The page stays isolated until its report ends, and no contents are lost.
+TEST_F(ReplayRealTest, AnAllocationOfAnIsolatedPage) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(11), kFirst + 1024, 10);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   const ReplayResult before = Run(options);
   std::optional<Nanoseconds> reported;
   for (const ReplayReport& report : before.reports) {
@@ -173,13 +174,14 @@ TEST_F(ReplayRealTest, AnAllocationOfWhatIsOnItsWayToTheHost) {
   Free(seconds(20), kFirst + 1030, 0);
   const ReplayResult result = Run(options);
   EXPECT_EQ(result.counters.forced_placements, 1u);
-  // By then it is the guest's: as what was allocated unseen, it was touched.
+  // By its free the page is in use: as one allocated without an event, it was
+  // touched.
   EXPECT_EQ(result.counters.unmatched_frees, 1u);
   EXPECT_EQ(result.samples.back().resident_bytes, 601 * kPageSize);
 }
 
-// Takes a block back from a report as soon as another is freed, whether the
-// host is done with it or not.
+// A broken policy: takes a block back from its report as soon as another is
+// freed, before the report has ended.
 class HastyPolicy final : public ReportingPolicy {
  public:
   std::string_view name() const override { return "hasty"; }
@@ -235,7 +237,8 @@ TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
   Free(seconds(11), kFirst + 1024, 10);
   Free(seconds(11) + microseconds(5), kFirst + 2048, 10);
   Alloc(seconds(11) + microseconds(10), kFirst + 1024, 10);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   options.policy = "hasty";
   EXPECT_EQ(TryReplay(options).status(),
             absl::DataLossError(absl::StrCat(
@@ -247,30 +250,30 @@ TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
               HasSubstr(": at 15.000000 s: pfn 0x1400 was in use"));
 }
 
-TEST_F(ReplayRealTest, AGuestThatTheMachineHasNoRoomForIsRefused) {
+TEST_F(ReplayRealTest, AGuestLargerThanTheMachineIsRefused) {
   const ReplayOptions options =
-      Options(ReplayMode::kReal, Placement::kRecorded);
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB), absl::OkStatus());
+  EXPECT_EQ(CheckReplay(recording_, options, 288 * kMiB - 1),
+            absl::InvalidArgumentError(
+                "--real: the guest's 32.00 MiB and 256.00 MiB besides must be "
+                "available on this machine, which has 288.00 MiB"));
   EXPECT_EQ(
-      CheckReplay(recording_, options, 288 * kMiB - 1),
-      absl::InvalidArgumentError(
-          "a real guest of 32.00 MiB needs 288.00 MiB; allowed is what this "
-          "machine has available, 288.00 MiB"));
-  EXPECT_EQ(CheckReplay(recording_,
-                        Options(ReplayMode::kVirtual, Placement::kRecorded), 0),
-            absl::OkStatus());
+      CheckReplay(recording_,
+                  Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded), 0),
+      absl::OkStatus());
   recording_.memory = {{Gpa(0), 512 * kTiB}};
   EXPECT_THAT(TryReplay(options).status().ToString(),
-              HasSubstr("a real guest of 512.00 TiB needs"));
+              HasSubstr("--real: the guest's 512.00 TiB and"));
 }
 
-// On another clock than the machine's, so that nothing waits here.
-TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
+// Paced by virtual time, so that the test does not wait.
+TEST_F(ReplayRealTest, ASpeedPacesItAndChangesNoResult) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
   for (const ReplayMode mode : {ReplayMode::kVirtual, ReplayMode::kReal}) {
-    ReplayOptions options = Options(mode, Placement::kRecorded);
+    ReplayOptions options = Options(mode, ReplayPlacement::kRecorded);
     const std::string fast = Series(Run(options));
     options.speed = 2;
     VirtualTime clock(1);
@@ -294,11 +297,12 @@ TEST_F(ReplayRealTest, ASpeedHoldsItBackAndChangesNothing) {
   }
 }
 
-TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
+TEST_F(ReplayRealTest, TimeAfterAnErrorIsNotWaitedFor) {
   Alloc(seconds(10), kFirst + 1024, 10);
   Free(seconds(14), kFirst + 1024, 10);
   recording_.end = seconds(15);
-  ReplayOptions options = Options(ReplayMode::kReal, Placement::kRecorded);
+  ReplayOptions options =
+      Options(ReplayMode::kReal, ReplayPlacement::kRecorded);
   options.speed = 2;
   VirtualTime clock(1);
   Alloc(std::chrono::hours(24 * 365), kFirst + 1024, 10);
@@ -306,21 +310,20 @@ TEST_F(ReplayRealTest, WhatFollowsAnErrorIsNotWaitedFor) {
   EXPECT_EQ(clock.Now(), seconds(2));
 }
 
-TEST_F(ReplayRealTest, ASpeedThatIsNotAllowedIsRefused) {
+TEST_F(ReplayRealTest, ASpeedOutOfBoundsIsRefused) {
   ReplayOptions options;
   for (const double speed : {0.0, -1.0, 0.009, 1.1e6, std::nan("")}) {
     options.speed = speed;
     EXPECT_THAT(TryReplay(options).status().ToString(),
                 testing::ContainsRegex(
-                    "speed -?[0-9.e+na]+: allowed is 0.01 to 1000000"));
+                    "--speed=-?[0-9.e+na]+: must be 0.01 to 1000000, or max"));
   }
 }
 
-// What is not known is not told.
-TEST_F(ReplayRealTest, ProgressWithoutAKnownEnd) {
+TEST_F(ReplayRealTest, ProgressHasNoEndWithoutAWindow) {
   Alloc(seconds(10), kFirst + 1024, 10);
   int calls = 0;
-  Run(Options(ReplayMode::kVirtual, Placement::kRecorded),
+  Run(Options(ReplayMode::kVirtual, ReplayPlacement::kRecorded),
       {.progress = [&](const ReplayProgress& progress) {
         ++calls;
         EXPECT_EQ(progress.whole, std::nullopt);

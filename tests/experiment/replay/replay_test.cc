@@ -1,5 +1,4 @@
-// Replays of a trace that is written here: a guest of 512 MiB, of which each
-// page's fate is known.
+// Replays of small traces written here, of a guest of 512 MiB.
 
 #include "guestmm/experiment/replay/replay.h"
 
@@ -73,11 +72,12 @@ class ReplayTest : public ::testing::Test {
   std::string text_;
 };
 
-// 4 MiB that are taken and freed as one go back to the host two seconds later.
+// 4 MiB allocated and freed as one block are reported two seconds later.
 TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
-  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
+  for (const ReplayPlacement placement :
+       {ReplayPlacement::kRecorded, ReplayPlacement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     options.tail = std::chrono::seconds(10);
@@ -87,7 +87,7 @@ TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
     EXPECT_EQ(result.counters.forced_placements, 0u);
     EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
     EXPECT_EQ(result.start, std::chrono::seconds(10));
-    if (placement == Placement::kRecorded) {
+    if (placement == ReplayPlacement::kRecorded) {
       const GpaRange block = {Gpa(kFirst * kPageSize), 4 * kMiB};
       const auto report =
           std::find_if(result.reports.begin(), result.reports.end(),
@@ -99,7 +99,7 @@ TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
   }
 }
 
-TEST_F(ReplayTest, TellsOfEachPass) {
+TEST_F(ReplayTest, LogsEachPass) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(20.0, kFirst, 10);
@@ -125,13 +125,25 @@ TEST_F(ReplayTest, TellsOfEachPass) {
   }
   EXPECT_EQ(reports, 0u);
   EXPECT_EQ(bytes, 0u);
-  // A delay after the last free.
+  // One delay after the last free.
   EXPECT_EQ(result.passes.back().start, std::chrono::seconds(23));
   EXPECT_EQ(result.passes.back().bytes, 4 * kMiB);
   EXPECT_GT(result.passes.back().end, result.passes.back().start);
 }
 
-TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
+// A report takes its kick, its interrupt and its discards.
+TEST_F(ReplayTest, CostsDelayReports) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const Nanoseconds cheap = Run(options).reports.front().time;
+  options.costs.kick += 1'000'000;
+  EXPECT_EQ(Run(options).reports.front().time,
+            cheap + std::chrono::milliseconds(1));
+}
+
+TEST_F(ReplayTest, WithoutReportingTouchedMemoryStaysResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   ReplayOptions options;
@@ -143,7 +155,8 @@ TEST_F(ReplayTest, WithoutReportingTheHostKeepsWhatWasTouched) {
   EXPECT_EQ(result.samples.back().free_bytes, kPages * kPageSize);
 }
 
-// What is in use at first is resident, and what the host has is not reported.
+// Pages in use at the start are resident, and reported ones are not reported
+// again.
 TEST_F(ReplayTest, BeginsInTheRecordedState) {
   auto& states = recording_.first->states;
   for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
@@ -157,13 +170,13 @@ TEST_F(ReplayTest, BeginsInTheRecordedState) {
   options.tail = std::chrono::seconds(10);
   const ReplayResult result = Run(options);
   EXPECT_EQ(result.samples.front().resident_bytes, 2 * kMiB);
-  // The half that was freed, and the other, which never was reported.
+  // The half that was freed, and the other half, which had not been reported.
   EXPECT_EQ(result.reported_bytes, 4 * kMiB);
   EXPECT_EQ(result.needless_bytes, 0u);
 }
 
-// Only a free makes a block of the largest order, so that where each of them is
-// marked, the guest's reporter had nothing to do.
+// Only a free makes a block of the largest order. If all of them are marked as
+// reported, the guest's reporter had nothing to do.
 TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   auto& states = recording_.first->states;
   for (uint64_t pfn = kFirst; pfn < kFirst + 512; ++pfn) {
@@ -179,10 +192,33 @@ TEST_F(ReplayTest, AReporterThatWasAtRestWaitsForAFree) {
   recording_.first->reported.pop_back();
   EXPECT_FALSE(Run(options).passes.empty());
   recording_.first->reported.clear();
-  EXPECT_FALSE(Run(options).passes.empty()) << "no one had reported anything";
+  EXPECT_FALSE(Run(options).passes.empty()) << "nothing had been reported";
 }
 
-// The kernel with transparent huge pages raises its watermarks, below which
+// Its next pass is one delay after its last one, wherever the trace begins.
+TEST_F(ReplayTest, AReporterThatHadLeftWorkOverKeepsItsPhase) {
+  Alloc(10.0, kFirst, 10);
+  recording_.end = std::chrono::seconds(20);
+  const auto first_pass = [this](const std::string& policy) {
+    ReplayOptions options;
+    options.policy = policy;
+    return Run(options).passes.front().start;
+  };
+  const GpaRange block = {Gpa(kFirst * kPageSize), 4 * kMiB};
+  EXPECT_EQ(first_pass("linux"), std::chrono::seconds(12));
+  recording_.reports = {{std::chrono::milliseconds(5000), block},
+                        {std::chrono::milliseconds(9250), block},
+                        {std::chrono::milliseconds(15000), block}};
+  EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
+  recording_.start = std::chrono::milliseconds(9500);
+  EXPECT_EQ(first_pass("linux"), std::chrono::milliseconds(11250));
+  // When it was asked for a pass since then is unknown.
+  recording_.start.reset();
+  recording_.reports[1].time = std::chrono::seconds(8);
+  EXPECT_EQ(first_pass("linux"), std::chrono::seconds(12));
+}
+
+// With transparent huge pages the kernel raises its watermarks, below which
 // nothing is reported.
 TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
   Alloc(10.0, kFirst, 10);
@@ -194,6 +230,135 @@ TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
   zone.name = "DMA32";
   zone.min = PageCount(kPages * 3 / 4);
   EXPECT_EQ(Run(options).reported_bytes, 0u);
+}
+
+// Memory that the guest's allocator does not have -----------------------------
+
+// The struct pages of the highest 144 MiB of the guest are not initialized.
+class UnmanagedReplayTest : public ReplayTest {
+ protected:
+  static constexpr uint64_t kUnmanaged = 0x18000;
+  static constexpr uint64_t kUnmanagedPages = kFirst + kPages - kUnmanaged;
+
+  UnmanagedReplayTest() {
+    auto& states = recording_.first->states;
+    for (uint64_t pfn = kUnmanaged; pfn < kFirst + kPages; ++pfn) {
+      states[pfn] = RecordedPages::State::kNoFlags;
+    }
+    recording_.zones = {Zone(kPages - kUnmanagedPages)};
+  }
+
+  static RecordedZone Zone(uint64_t managed) {
+    RecordedZone zone;
+    zone.name = "DMA32";
+    zone.span = {Pfn(kFirst), Pfn(kFirst + kPages)};
+    zone.present = PageCount(kPages);
+    zone.managed = PageCount(managed);
+    return zone;
+  }
+  static ReplayOptions Off(ReplayPlacement placement) {
+    ReplayOptions options;
+    options.placement = placement;
+    options.policy = "off";
+    options.frame_interval = std::chrono::seconds(1);
+    return options;
+  }
+  static constexpr ReplayPlacement kPlacements[] = {ReplayPlacement::kRecorded,
+                                                    ReplayPlacement::kNative};
+};
+
+TEST_F(UnmanagedReplayTest, ItIsNeitherInUseNorResident) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  for (const ReplayPlacement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
+    EXPECT_EQ(result.unmanaged.added, 0u);
+    EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
+    EXPECT_EQ(result.samples.front().resident_bytes, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+    EXPECT_EQ(result.samples.back().free_bytes,
+              (kPages - kUnmanagedPages) * kPageSize);
+    EXPECT_EQ(result.footprint.in_use, 1024 * 1e6);
+    const std::string& blocks = result.frames.back().blocks;
+    EXPECT_EQ(blocks.substr(kUnmanaged / 512),
+              std::string(kUnmanagedPages / 512, '.'));
+  }
+}
+
+TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
+  constexpr uint64_t kSection = kSectionOrder.pages().value();
+  Alloc(10.0, kUnmanaged + 1024, 10);
+  Free(11.0, kUnmanaged + 1024, 10);
+  for (const ReplayPlacement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
+    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
+    EXPECT_EQ(result.counters.outside_memory, 0u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.counters.unmatched_frees, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
+    EXPECT_EQ(result.samples.back().free_bytes,
+              (kPages - kUnmanagedPages + kSection) * kPageSize);
+  }
+}
+
+// E.g. by a deflated balloon, or when struct pages are initialized.
+TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
+  Free(10.0, kUnmanaged, 10);
+  Alloc(11.0, kUnmanaged, 9);
+  for (const ReplayPlacement placement : kPlacements) {
+    const ReplayResult result = Run(Off(placement));
+    EXPECT_EQ(result.unmanaged.added, 4 * kMiB);
+    EXPECT_EQ(result.counters.unmatched_frees, 0u);
+    EXPECT_EQ(result.counters.split_frees, 0u);
+    EXPECT_EQ(result.counters.forced_placements, 0u);
+    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
+  }
+}
+
+// As by deferred_grow_zone: zoneinfo.end says by how much, buddyinfo.log when.
+TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
+  constexpr uint64_t kSection = kSectionOrder.pages().value();
+  constexpr uint64_t kBlocks = (kPages - kUnmanagedPages) / 1024;
+  recording_.zones_at_end = {Zone(kPages - kUnmanagedPages + kSection)};
+  for (int second = 10; second <= 14; ++second) {
+    RecordedBuddyInfo& info = recording_.buddyinfo.emplace_back();
+    info.time = std::chrono::seconds(second);
+    info.zones.emplace_back().name = "DMA32";
+    info.zones.back().blocks[10] =
+        kBlocks + (second >= 12 ? kSection / 1024 : 0);
+  }
+  Alloc(10.0, kFirst, 0);
+  Free(14.5, kFirst, 0);
+  const uint64_t before = (kPages - kUnmanagedPages - 1) * kPageSize;
+  for (const ReplayPlacement placement : kPlacements) {
+    ReplayOptions options = Off(placement);
+    options.sample_interval = std::chrono::seconds(1);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
+    ASSERT_EQ(result.samples.size(), 6u);
+    EXPECT_EQ(result.samples[2].free_bytes / kMiB, before / kMiB);
+    EXPECT_EQ(result.samples[3].free_bytes / kMiB,
+              (before + kSection * kPageSize) / kMiB);
+    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
+  }
+  recording_.buddyinfo.clear();
+  const ReplayResult result = Run(Off(ReplayPlacement::kRecorded));
+  EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
+}
+
+TEST_F(UnmanagedReplayTest, AddedMemoryIsReported) {
+  Alloc(10.0, kUnmanaged, 10);
+  Free(11.0, kUnmanaged, 10);
+  for (const char* const policy : {"linux", "adaptive"}) {
+    ReplayOptions options;
+    options.policy = policy;
+    options.tail = std::chrono::seconds(60);
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.samples.back().resident_bytes, 0u) << policy;
+    EXPECT_EQ(result.needless_bytes, result.reported_bytes - 4 * kMiB);
+  }
 }
 
 // The policy "real" ----------------------------------------------------------
@@ -227,7 +392,7 @@ TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
     EXPECT_EQ(sample.resident_bytes,
               sample.time <= std::chrono::seconds(12) ? 4 * kMiB : 0);
   }
-  // 4 MiB for two seconds, of which it was in use for one.
+  // 4 MiB resident for two seconds, and in use for one.
   const uint64_t seconds = 1024 * uint64_t{1'000'000};
   EXPECT_EQ(real.footprint.resident, 2 * seconds);
   EXPECT_EQ(real.footprint.in_use, seconds);
@@ -244,8 +409,8 @@ TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
   EXPECT_EQ(off.discard_calls, 0u);
 }
 
-// The clocks of guest and VMM are not one.
-TEST_F(ReplayTest, WhatIsInUseWhenItIsSaidToBeReportedStays) {
+// The clocks of guest and VMM differ a little.
+TEST_F(ReplayTest, MemoryInUseWhenItIsReportedStaysResident) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(11.990, kFirst, 9);
@@ -260,7 +425,7 @@ TEST_F(ReplayTest, WhatIsInUseWhenItIsSaidToBeReportedStays) {
   EXPECT_EQ(result.needless_bytes, 0u);
 }
 
-TEST_F(ReplayTest, ARefaultIsWhatIsTakenRightAfterItsReport) {
+TEST_F(ReplayTest, AnAllocationRightAfterItsReportIsARefault) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   Alloc(12.5, kFirst, 10);
@@ -273,7 +438,7 @@ TEST_F(ReplayTest, ARefaultIsWhatIsTakenRightAfterItsReport) {
   EXPECT_EQ(Run(options).refaults, 0u);
 }
 
-// Whatever reports.csv says, nothing but the guest's memory is touched.
+// A wrong reports.csv does no harm.
 TEST_F(ReplayTest, RealReportsMayLieOutsideOfMemory) {
   Alloc(10.0, kFirst + kPages - 1024, 10);
   Free(10.1, kFirst + kPages - 1024, 10);
@@ -296,7 +461,7 @@ TEST_F(ReplayTest, OfReportsThereAreListsAndCalls) {
   for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
     recording_.first->reported.emplace_back(pfn);
   }
-  // Neighbours, and one that is on its own.
+  // Adjacent blocks, and a separate one.
   for (const uint64_t block : {0, 1, 4}) {
     Alloc(10.0, kFirst + 1024 * block, 10);
     Free(11.0, kFirst + 1024 * block, 10);
@@ -315,7 +480,8 @@ TEST_F(ReplayTest, CountsWhatItCannotFollow) {
   Free(10.2, kFirst + 64, 0);  // never allocated
   Alloc(10.3, kFirst, 0);      // in use
   Alloc(10.4, 0x10, 0);        // no such memory
-  for (const Placement placement : {Placement::kRecorded, Placement::kNative}) {
+  for (const ReplayPlacement placement :
+       {ReplayPlacement::kRecorded, ReplayPlacement::kNative}) {
     ReplayOptions options;
     options.placement = placement;
     const ReplayResult result = Run(options);
@@ -356,7 +522,7 @@ TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
   EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
 }
 
-// However long it is: every second one goes, and the interval doubles.
+// Of a long replay every second sample is dropped, and the interval doubles.
 TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
   Alloc(10.0, kFirst, 9);
   ReplayOptions options;
@@ -365,7 +531,7 @@ TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
   options.frame_interval = std::chrono::milliseconds(250);
   options.tail = std::chrono::seconds(450);
   const ReplayResult result = Run(options);
-  // Thinned at 200 s and at 400 s; and at 300 s.
+  // Thinned at 200 s and 400 s, and at 300 s.
   ASSERT_EQ(result.samples.size(), 112'501u);
   ASSERT_EQ(result.frames.size(), 901u);
   for (size_t i = 1; i < result.samples.size(); ++i) {
@@ -386,23 +552,23 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
   options.policy = "real";
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
-                "policy real: the recording does not tell what its guest's "
+                "--policies=real: must have a recording of what the guest's "
                 "kernel reported (reports.csv)"));
   recording_.reports.resize(1);
-  options.placement = Placement::kNative;
+  options.placement = ReplayPlacement::kNative;
   EXPECT_EQ(TryReplay(options).status(),
             absl::InvalidArgumentError(
-                "policy real: with placement native pages lie elsewhere than "
-                "where they were reported; allowed is recorded"));
+                "--placement=native: must be recorded with the policy real, as "
+                "pages lie elsewhere than where they were reported"));
   options.policy = "nonsense";
   EXPECT_THAT(TryReplay(options).status().ToString(), HasSubstr("nonsense"));
   recording_.memory.clear();
   EXPECT_THAT(TryReplay({}).status().ToString(),
-              HasSubstr("no memory map (iomem)"));
+              HasSubstr("the recording must have a memory map (iomem)"));
 }
 
-// Such as after the guest's clock was set. What there is of it is not waited
-// for.
+// E.g. after the guest's clock was set. The replay ends instead of running
+// there.
 TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   Alloc(10.0, kFirst, 10);
   Free(9'000'000'000.0, kFirst, 10);
@@ -410,8 +576,8 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   ReplayResult partial;
   EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
               HasSubstr("trace.txt: event 2 is 9000000000.0 s by the trace's "
-                        "clock, which began at 10.0 s: the most is 604800 s "
-                        "later"));
+                        "clock, which began at 10.0 s: must be at most "
+                        "604800 s later"));
   EXPECT_EQ(partial.counters.events, 1u);
   EXPECT_LT(partial.samples.size(), 10u);
 
@@ -428,10 +594,10 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   ReplayOptions options;
   options.tail = std::chrono::hours(24 * 365);
   EXPECT_THAT(Replay(recording_, options).status().ToString(),
-              HasSubstr("tail 31536000.0 s: allowed is 0 to 604800 s"));
+              HasSubstr("--tail=31536000: must be 0 to 604800 seconds"));
 }
 
-TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
+TEST_F(ReplayTest, ADamagedTraceIsReplayedUpToTheDamage) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
   text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
@@ -443,7 +609,7 @@ TEST_F(ReplayTest, WhatCouldBeReadBeforeADamageIsNotLost) {
   EXPECT_EQ(partial.error, result.status().message());
 }
 
-// Time without events would count as time in which the guest did nothing.
+// Otherwise the guest would count as idle.
 TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);

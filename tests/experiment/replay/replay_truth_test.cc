@@ -1,4 +1,4 @@
-// The recording that is shipped, against what its guest's kernel really did.
+// Replays of the recording in data/, compared with what its guest's kernel did.
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 namespace guestmm::replay_truth_test {
 namespace {
 
-ReplayResult ReplayUnder(const Recording& recording, Placement placement,
+ReplayResult ReplayUnder(const Recording& recording, ReplayPlacement placement,
                          const std::string& policy) {
   ReplayOptions options;
   options.placement = placement;
@@ -24,7 +24,7 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   ASSERT_TRUE(recording.has_truth());
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kRecorded, "linux");
+      ReplayUnder(recording, ReplayPlacement::kRecorded, "linux");
   EXPECT_EQ(result.counters.events, 374249u);
   EXPECT_LT(result.counters.unmatched_frees, result.counters.frees / 100);
   EXPECT_LT(result.counters.forced_placements,
@@ -38,12 +38,12 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   EXPECT_NEAR(share, 1, 0.02);
 }
 
-// What the real kernel reported it reported of free memory, and so our model of
-// its host comes to what its VMM held.
+// The real kernel reported free memory, so that with its reports the model of
+// the host comes to the resident memory of its VMM.
 TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kRecorded, "real");
+      ReplayUnder(recording, ReplayPlacement::kRecorded, "real");
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_EQ(fidelity.reported_bytes, fidelity.truth_reported_bytes);
   EXPECT_EQ(fidelity.block_match, 1);
@@ -53,26 +53,25 @@ TEST(ReplayTruthTest, TheRealKernelsReportsFitTheModel) {
   EXPECT_GT(*result.host_share_of_reportable, 0.98);
 }
 
-TEST(ReplayTruthTest, OurAllocatorFragmentsAsLinuxDoes) {
+TEST(ReplayTruthTest, TheModelledAllocatorFragmentsAsLinuxDoes) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const ReplayResult result =
-      ReplayUnder(recording, Placement::kNative, "linux");
+      ReplayUnder(recording, ReplayPlacement::kNative, "linux");
   EXPECT_EQ(result.counters.failed_allocations, 0u);
   const Fidelity fidelity = CompareToTruth(recording, result);
   EXPECT_LE(fidelity.resident_mae_percent.value(), 5);
 }
 
-// The measure has teeth: without reporting, and under another policy, it is not
-// what Linux did.
+// The measure can tell: other policies, and none, are farther from the truth.
 TEST(ReplayTruthTest, AnotherPolicyIsFarther) {
   const Recording recording = ReadRecording(GUESTMM_DATA "/procs").value();
   const Fidelity off = CompareToTruth(
-      recording, ReplayUnder(recording, Placement::kRecorded, "off"));
+      recording, ReplayUnder(recording, ReplayPlacement::kRecorded, "off"));
   EXPECT_EQ(off.block_match, 0);
   EXPECT_EQ(off.reported_bytes, 0u);
   EXPECT_GT(off.resident_mae_percent.value(), 0.5);
   const Fidelity v12 = CompareToTruth(
-      recording, ReplayUnder(recording, Placement::kRecorded, "v12"));
+      recording, ReplayUnder(recording, ReplayPlacement::kRecorded, "v12"));
   EXPECT_LT(v12.block_match.value(), 0.95);
 }
 

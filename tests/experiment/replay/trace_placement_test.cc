@@ -1,4 +1,4 @@
-// Whatever a trace says, the allocator that follows it stays whole.
+// No trace breaks the invariants of the allocator that follows it.
 
 #include "src/experiment/replay/trace_placement.h"
 
@@ -16,7 +16,7 @@ namespace {
 constexpr uint64_t kEnd = 0x8000;
 constexpr uint64_t kHole = 0x1237;
 
-class TracePlacementTest : public ::testing::TestWithParam<Placement> {
+class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
  protected:
   TracePlacementTest() {
     recording_.first.emplace();
@@ -56,22 +56,22 @@ class TracePlacementTest : public ::testing::TestWithParam<Placement> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, TracePlacementTest,
-                         ::testing::Values(Placement::kRecorded,
-                                           Placement::kNative));
+                         ::testing::Values(ReplayPlacement::kRecorded,
+                                           ReplayPlacement::kNative));
 
-// Its block is in a vCPU's list by then, as a whole.
-TEST_P(TracePlacementTest, APartOfWhatWasFreedIsFreedAgain) {
+// Its block is in a vCPU's list, as a whole.
+TEST_P(TracePlacementTest, APartOfAFreedBlockIsFreedAgain) {
   Alloc(64, 3);
   Free(64, 3);
   Free(65, 0);
   EXPECT_EQ(counters_.unmatched_frees, 1u);
-  // Enough for the list to give it back.
+  // Enough for the list to be drained.
   for (uint64_t pfn = 4096; pfn < 8192; pfn += 8) Alloc(pfn, 3);
   for (uint64_t pfn = 4096; pfn < 8192; pfn += 8) Free(pfn, 3);
   EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
 }
 
-TEST_P(TracePlacementTest, APartOfWhatWasFreedIsAllocated) {
+TEST_P(TracePlacementTest, APartOfAFreedBlockIsAllocated) {
   Alloc(64, 3);
   Free(64, 3);
   Alloc(65, 0);
@@ -82,7 +82,7 @@ TEST_P(TracePlacementTest, APartOfWhatWasFreedIsAllocated) {
   EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
 }
 
-// Blocks that were allocated on their own, and need not lie side by side.
+// The blocks were allocated one by one, and need not be adjacent.
 TEST_P(TracePlacementTest, SeveralBlocksFreedAsOneAreOneSplitFree) {
   Alloc(8192, 9);
   Alloc(8192 + 512, 9);
@@ -108,7 +108,7 @@ TEST_P(TracePlacementTest, AnyEventsAtAll) {
   SCOPED_TRACE(kSeed);
   Random random(kSeed);
   for (int step = 0; step < 60'000; ++step) {
-    // Few places, so that they meet; also beyond the end, and not aligned.
+    // Few pfns, so that events overlap; also beyond the end, and unaligned.
     const int order = static_cast<int>(random.Below(12));
     uint64_t pfn = random.Below(64) * 256 + random.Below(16);
     if (random.Below(8) != 0) pfn &= ~((uint64_t{1} << order) - 1);

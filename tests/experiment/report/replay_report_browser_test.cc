@@ -1,5 +1,4 @@
-// report.html in headless Chromium, where there is one; else each test is
-// skipped, and ctest says so.
+// report.html in headless Chromium. Without Chromium the tests are skipped.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -27,7 +26,7 @@ using testing::Not;
 
 using Json = nlohmann::json;
 
-// What someone does who looks at the page; what came of it, as JSON.
+// A visitor's actions on the page; their outcome as JSON.
 constexpr char kVisitor[] = R"js(
 <pre id="visit"></pre>
 <script>
@@ -97,14 +96,14 @@ class ReplayReportBrowserTest : public testing::Test {
     }
   }
 
-  // Opens the page in a window so wide and does what kVisitor says. What the
-  // browser's console had is added to `console`.
+  // Opens the page in a window of this width and runs kVisitor. Appends the
+  // browser's console to `console`.
   Json Visit(const std::string& page, int width, std::string* console) const {
     const std::string file = (top_ / "report.html").string();
     std::ofstream(file) << page << kVisitor;
     const std::string out = (top_ / "out").string();
     const std::string err = (top_ / "err").string();
-    // No sandbox: containers and root have none. It opens our own page only.
+    // No sandbox, as root and containers have none. It opens this page only.
     const std::string command = absl::StrCat(
         "timeout 100 '", GUESTMM_CHROMIUM, "' --headless --no-sandbox ",
         "--disable-gpu --disable-dev-shm-usage --no-first-run ",
@@ -152,7 +151,7 @@ TEST_F(ReplayReportBrowserTest, ThePageRendersAndItsSliderMovesTheMap) {
 
   EXPECT_THAT(std::string(visit["figures"]), HasSubstr("truth (real guest)"));
   EXPECT_THAT(std::string(visit["figures"]), HasSubstr("100.0 %"));
-  // Of 400 frees.
+  // As a share of 400 frees.
   EXPECT_THAT(std::string(visit["counters"]), HasSubstr("\t3 (0.75 %)\t0\t"));
   EXPECT_EQ(visit["errors"], "");
   const bool charts = !ReplayReportChartsScript().empty();
@@ -165,12 +164,12 @@ TEST_F(ReplayReportBrowserTest, ThePageRendersAndItsSliderMovesTheMap) {
   EXPECT_EQ(visit["start"]["time"], "0.00 s");
   EXPECT_EQ(visit["later"]["time"], "12.00 s");
   EXPECT_NE(visit["start"]["picture"], visit["later"]["picture"]);
-  // Of "linux", and of "off" at the same moment.
+  // Under "linux", and under "off" at the same time.
   EXPECT_THAT(std::string(visit["later"]["keys"]),
-              HasSubstr("with the host: 144 MiB"));
+              HasSubstr("free, with the host: 144 MiB"));
   EXPECT_EQ(visit["other"]["time"], "12.00 s");
   EXPECT_THAT(std::string(visit["other"]["keys"]),
-              HasSubstr("with the host: 0 B"));
+              HasSubstr("free, with the host: 0 B"));
   EXPECT_NE(visit["other"]["picture"], visit["later"]["picture"]);
 
   // It plays to its end and stops there.
@@ -203,7 +202,7 @@ TEST_F(ReplayReportBrowserTest, ARunWithoutMapOrTruthRendersToo) {
   EXPECT_THAT(std::string(visit["figures"]), Not(HasSubstr("truth")));
 }
 
-// The negative control: what is wrong with a page is seen.
+// The negative control: errors in a page are detected.
 TEST_F(ReplayReportBrowserTest, AnErrorInThePageIsNoticed) {
   std::string console;
   Visit(Page() + "<script>undefined.property</script>", 1200, &console);

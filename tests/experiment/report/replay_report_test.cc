@@ -26,7 +26,7 @@ std::vector<ReplayResult> Replays() {
 
 Recording Truth() { return MadeRecording(MadeReplay("linux")); }
 
-// What lies between `begin` and the next `end`.
+// The text between `begin` and the next `end`.
 std::string Between(const std::string& text, const std::string& begin,
                     const std::string& end) {
   const size_t start = text.find(begin);
@@ -35,7 +35,7 @@ std::string Between(const std::string& text, const std::string& begin,
   return text.substr(first, text.find(end, first) - first);
 }
 
-// As a browser finds it: up to the first end of a script element.
+// The data as a browser finds it: up to the end of the script element.
 std::string DataText(const std::string& page) {
   return Between(page, R"(<script type="application/json" id="data">)",
                  "</script");
@@ -58,7 +58,7 @@ TEST(ReplayReportTest, ThePageHoldsFiguresAndCurvesOfEachPolicy) {
   const Json& linux = data["runs"][2];
   EXPECT_EQ(linux["reported_bytes"], 200 * kMiB);
   EXPECT_EQ(linux["resident_end_bytes"], 312 * kMiB);
-  // 5 s of 512 MiB, 492, 472, ... 312 for 1 s each, and 5 s more of 312.
+  // 5 s of 512 MiB; 492, 472, ... 312 MiB for 1 s each; 5 s of 312 MiB.
   EXPECT_EQ(linux["resident_mean_bytes"], 407 * kMiB);
   EXPECT_EQ(linux["counters"]["unmatched_frees"], 3);
   ASSERT_EQ(linux["seconds"].size(), 21u);
@@ -68,20 +68,22 @@ TEST(ReplayReportTest, ThePageHoldsFiguresAndCurvesOfEachPolicy) {
   EXPECT_EQ(linux["frames"]["blocks"][5], "50a9h1i140a16.40a");
 }
 
-TEST(ReplayReportTest, TheTruthIsThatOfTheReplaysTime) {
+TEST(ReplayReportTest, TheTruthIsCutToTheReplayedTime) {
   const Json data = Data(ReplayReportHtml(Truth(), Replays()));
   const Json& truth = data["truth"];
   EXPECT_EQ(truth["reported_bytes"], 200 * kMiB);
   EXPECT_FALSE(truth.contains("needless_bytes"));
-  EXPECT_EQ(Data(ReplayReportHtml(Truth(), Replays(),
-                                  4 * kMiB))["truth"]["needless_bytes"],
-            4 * kMiB);
+  EXPECT_EQ(
+      Data(ReplayReportHtml(
+          Truth(), Replays(),
+          ReplayTruth{.needless_bytes = 4 * kMiB}))["truth"]["needless_bytes"],
+      4 * kMiB);
   EXPECT_EQ(truth["resident_end_bytes"], 320 * kMiB);
   EXPECT_EQ(truth["resident_mean_bytes"], 415 * kMiB);
   EXPECT_EQ(truth["seconds"].size(), 21u);
   EXPECT_EQ(truth["resident"][0], 520 * kMiB);
-  // Of all zones.
-  EXPECT_EQ(truth["buddyinfo"]["free_blocks"][20][9], 101);
+  // The sum over zones.
+  EXPECT_EQ(data["buddyinfo"]["free_blocks"][20][9], 101);
 
   const Json& linux = data["runs"][2]["fidelity"];
   EXPECT_EQ(linux["block_match"], 1.0);
@@ -89,13 +91,60 @@ TEST(ReplayReportTest, TheTruthIsThatOfTheReplaysTime) {
   EXPECT_EQ(data["runs"][0]["fidelity"]["block_match"], 0.0);
 }
 
-TEST(ReplayReportTest, WithoutTruthThereIsNoRowOfIt) {
+TEST(ReplayReportTest, WithoutTruthThereIsNoRowForIt) {
   const Json data = Data(ReplayReportHtml(Recording{}, Replays()));
   EXPECT_TRUE(data["truth"].is_null());
   EXPECT_TRUE(data["runs"][1]["fidelity"].is_null());
 }
 
-TEST(ReplayReportTest, NothingReplayedIsAPageToo) {
+// Free memory by order is recorded inside the guest, the truth outside of it.
+TEST(ReplayReportTest, WithBuddyinfoAloneThePageClaimsNoTruth) {
+  Recording recording = Truth();
+  recording.reports.clear();
+  recording.resident.clear();
+  const Json data = Data(ReplayReportHtml(recording, Replays()));
+  EXPECT_TRUE(data["truth"].is_null());
+  EXPECT_EQ(data["buddyinfo"]["free_blocks"][20][9], 101);
+  EXPECT_TRUE(Data(ReplayReportHtml({}, Replays()))["buddyinfo"].is_null());
+}
+
+TEST(ReplayReportTest, PerfettoShowsNoTruthOfAnotherTime) {
+  Recording recording = Truth();
+  recording.reports.clear();
+  recording.resident = {{.time = MadeTime(-50), .bytes = 12345}};
+  EXPECT_THAT(ReplayPerfettoJson(recording, Replays()),
+              Not(HasSubstr("\"truth\"")));
+}
+
+TEST(ReplayReportTest, TheSummaryHasEachFigureThatIsPrinted) {
+  const std::vector<ReplayResult> results = Replays();
+  const Json rows = Json::parse(ReplaySummaryJson(
+      Truth(), results,
+      ReplayTruth{.reported_bytes = 200 * kMiB,
+                  .needless_bytes = 4 * kMiB,
+                  .resident = Residency{.mean_bytes = 415 * kMiB,
+                                        .end_bytes = 320 * kMiB}}))["rows"];
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0]["mechanism"], "off");
+  EXPECT_EQ(rows[2]["mechanism"], "reporting:linux");
+  EXPECT_EQ(rows[2]["policy"], "linux");
+  EXPECT_EQ(rows[2]["source"], "replay");
+  EXPECT_EQ(rows[2]["memory_bytes"], 512 * kMiB);
+  EXPECT_EQ(rows[2]["duration_seconds"], 20.0);
+  EXPECT_EQ(rows[2]["resident_mean_bytes"], 407 * kMiB);
+  EXPECT_EQ(rows[2]["resident_end_bytes"], 312 * kMiB);
+  EXPECT_EQ(rows[3]["mechanism"], "real");
+  EXPECT_EQ(rows[3]["policy"], "real");
+  EXPECT_EQ(rows[3]["source"], "recording");
+  EXPECT_EQ(rows[3]["reported_bytes"], 200 * kMiB);
+  EXPECT_EQ(rows[3]["needless_bytes"], 4 * kMiB);
+  EXPECT_EQ(rows[3]["resident_mean_bytes"], 415 * kMiB);
+  EXPECT_EQ(rows[3]["resident_end_bytes"], 320 * kMiB);
+  EXPECT_EQ(Json::parse(ReplaySummaryJson(Truth(), results))["rows"].size(),
+            3u);
+}
+
+TEST(ReplayReportTest, APageMayHaveNoReplayOrAnEmptyOne) {
   EXPECT_TRUE(Data(ReplayReportHtml(Truth(), {}))["runs"].empty());
   const std::vector<ReplayResult> empty(1);
   const Json data = Data(ReplayReportHtml(Truth(), empty));
@@ -103,18 +152,18 @@ TEST(ReplayReportTest, NothingReplayedIsAPageToo) {
   EXPECT_TRUE(data["runs"][0]["fidelity"].is_null());
 }
 
-TEST(ReplayReportTest, ResultsOfOnePolicyAreToldApart) {
+TEST(ReplayReportTest, ResultsOfOnePolicyHaveDistinctNames) {
   std::vector<ReplayResult> results = {MadeReplay("linux"), MadeReplay("linux"),
                                        MadeReplay("linux")};
-  results[2].options.placement = Placement::kNative;
+  results[2].options.placement = ReplayPlacement::kNative;
   const Json runs = Data(ReplayReportHtml(Truth(), results))["runs"];
   EXPECT_EQ(runs[0]["name"], "linux, recorded");
   EXPECT_EQ(runs[1]["name"], "linux, recorded (2)");
   EXPECT_EQ(runs[2]["name"], "linux, native");
 }
 
-// A folder's name is whatever someone called it.
-TEST(ReplayReportTest, ANameCannotLeaveItsPlace) {
+// A folder may have any name.
+TEST(ReplayReportTest, NamesAreEscaped) {
   const std::string folder = "</script><!--<script>alert(1)@DATA@&";
   Recording recording = Truth();
   recording.trace_path = "traces/" + folder + "\"\xff/trace.txt";
@@ -137,11 +186,11 @@ TEST(ReplayReportTest, ThePageLoadsNothing) {
         "@TITLE@", "@CHARTS_"}) {
     EXPECT_THAT(page, Not(HasSubstr(loads))) << loads;
   }
-  // And the browser holds it to that.
+  // The browser enforces it.
   EXPECT_THAT(page, HasSubstr("default-src 'none'"));
 }
 
-TEST(ReplayReportTest, TheChartsAreWholeOrNotThere) {
+TEST(ReplayReportTest, TheChartsAreCompleteOrAbsent) {
   if (ReplayReportChartsScript().empty()) {
     EXPECT_TRUE(ReplayReportChartsStyle().empty());
     GTEST_SKIP() << "built without charts: libjs-dygraphs was not there";
@@ -154,7 +203,7 @@ TEST(ReplayReportTest, TheChartsAreWholeOrNotThere) {
   EXPECT_EQ(ReplayReportChartsScript().find("<!--"), std::string_view::npos);
 }
 
-TEST(ReplayReportTest, LongSeriesAreThinnedAndKeepTheirEnd) {
+TEST(ReplayReportTest, ThinningKeepsTheEndOfASeries) {
   ReplayResult result = MadeReplay("linux");
   const ReplaySample last = result.samples.back();
   result.samples.clear();
@@ -185,7 +234,7 @@ std::vector<Json> Events(const std::string& trace, const std::string& phase,
   return events;
 }
 
-TEST(ReplayReportTest, PerfettoShowsAProcessAPolicyAndTheTruth) {
+TEST(ReplayReportTest, PerfettoShowsAProcessPerPolicyAndTheTruth) {
   const std::string trace = ReplayPerfettoJson(Truth(), Replays());
   std::vector<std::string> names;
   for (int process = 1; process <= 4; ++process) {
@@ -214,7 +263,7 @@ TEST(ReplayReportTest, PerfettoShowsAProcessAPolicyAndTheTruth) {
 
 TEST(ReplayReportTest, PerfettoShowsAPassAsASlice) {
   ReplayResult result = MadeReplay("linux");
-  // One soon after another, and of no length: to be seen as well.
+  // A short time after another, and of length 0.
   result.passes.push_back(
       {.start = result.passes.back().end + std::chrono::milliseconds(5),
        .end = result.passes.back().end + std::chrono::milliseconds(5)});
@@ -230,8 +279,8 @@ TEST(ReplayReportTest, PerfettoShowsAPassAsASlice) {
   EXPECT_EQ(passes[10]["args"]["reports"], 0);
 }
 
-// Nothing tells of its passes.
-TEST(ReplayReportTest, PerfettoGroupsWhatTheRealKernelReported) {
+// Its passes are not recorded.
+TEST(ReplayReportTest, PerfettoGroupsTheRealKernelsReports) {
   ReplayResult real = MadeReplay("real");
   real.passes.clear();
   real.reports.push_back({.time = MadeTime(19), .range = MadeBlock(3)});

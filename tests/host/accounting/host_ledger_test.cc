@@ -68,7 +68,7 @@ TEST(HostLedgerTest, LessThanAGranuleIsNeitherDiscardedNorNeeded) {
   Report(ledger, {Pages(0, 256), Pages(768, 256)});
   EXPECT_EQ(ledger.resident_pages(), PageCount(1024));
   EXPECT_EQ(ledger.counters().needed_bytes, 0u);
-  // Side by side in one report they are one.
+  // Adjacent ranges of one report count as one.
   Report(ledger, {Pages(256, 256), Pages(0, 256)});
   EXPECT_EQ(ledger.resident_pages(), PageCount(512));
   EXPECT_EQ(ledger.counters().needed_bytes, PageCount(512).bytes());
@@ -82,7 +82,7 @@ TEST(HostLedgerTest, ATouchWithinASecondOfTheDiscardIsARefault) {
   EXPECT_EQ(ledger.counters().refaults, 2u);
   ledger.OnTouched(Pfn(0), Order(3), milliseconds(1500));
   EXPECT_EQ(ledger.counters().refaults, 2u);
-  // Never discarded, since it was not resident.
+  // It was never discarded, since it was not resident.
   Report(ledger, {Pages(64, 8)}, milliseconds(1500));
   ledger.OnTouched(Pfn(64), Order(3), milliseconds(1501));
   EXPECT_EQ(ledger.counters().refaults, 2u);
@@ -96,7 +96,7 @@ TEST(HostLedgerTest, FindsWhatIsInUse) {
   EXPECT_EQ(ledger.FirstInUse(ranges), Pfn(520));
   EXPECT_TRUE(ledger.InUse(Pfn(521)));
   EXPECT_FALSE(ledger.InUse(Pfn(522)));
-  // Not all of the granule: nothing is discarded.
+  // Less than a granule: nothing is discarded.
   EXPECT_EQ(ledger.FirstInUse(std::vector{Pages(512, 256)}), std::nullopt);
   ledger.OnFreed(Pfn(520), Order(1));
   EXPECT_EQ(ledger.FirstInUse(ranges), std::nullopt);

@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "guestmm/base/check.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
+#include "tests/testing/test_hypervisors.h"
 
 namespace guestmm::discard_inhibitor_test {
 namespace {
@@ -34,7 +35,7 @@ struct Inhibited {
   DiscardInhibitor inhibitor;
 };
 
-TEST(DiscardInhibitorTest, PassesOnAtFirst) {
+TEST(DiscardInhibitorTest, ForwardsInitially) {
   Inhibited world;
   EXPECT_FALSE(world.inhibitor.inhibited());
   EXPECT_EQ(world.inhibitor.Discard({{kA, kB}}), absl::OkStatus());
@@ -54,8 +55,8 @@ TEST(DiscardInhibitorTest, InhibitedIsAcknowledgedAndCounted) {
   EXPECT_EQ(world.inhibitor.counters().inhibited_bytes, 5 * kMiB);
 }
 
-// What it missed meanwhile is not made up for.
-TEST(DiscardInhibitorTest, AllowedAgainPassesOn) {
+// Inhibited discards are not done later.
+TEST(DiscardInhibitorTest, ForwardsAgainAfterAllow) {
   Inhibited world;
   world.inhibitor.Inhibit();
   EXPECT_EQ(world.inhibitor.Discard({{kA}}), absl::OkStatus());
@@ -77,7 +78,7 @@ TEST(DiscardInhibitorTest, Nests) {
   EXPECT_FALSE(world.inhibitor.inhibited());
 }
 
-TEST(DiscardInhibitorTest, PassesOnErrorsAndCounters) {
+TEST(DiscardInhibitorTest, ForwardsErrorsAndCounters) {
   NullHypervisor null;
   DiscardInhibitor inhibitor(
       std::make_unique<FailingHypervisor>(null, [](uint64_t) { return true; }));
@@ -102,11 +103,12 @@ TEST(DiscardInhibitorTest, AddsToTheCountersOfItsNext) {
 
 TEST(DiscardInhibitorDeathTest, AllowWithoutInhibit) {
   DiscardInhibitor inhibitor(std::make_unique<NullHypervisor>());
-  EXPECT_DEATH(inhibitor.Allow(), "discards allowed that are not inhibited");
+  EXPECT_DEATH(inhibitor.Allow(), "Allow called more often than Inhibit");
 }
 
-// The device starts when Inhibit returns: what was under way must be over.
-TEST(DiscardInhibitorThreadsTest, InhibitWaitsForWhatIsUnderWay) {
+// Once Inhibit has returned the device may start, so no discard may be in
+// progress.
+TEST(DiscardInhibitorThreadsTest, InhibitWaitsForDiscardsInProgress) {
   std::atomic<bool> is_inside{false};
   std::atomic<bool> may_end{false};
   std::atomic<bool> ended{false};
@@ -123,7 +125,7 @@ TEST(DiscardInhibitorThreadsTest, InhibitWaitsForWhatIsUnderWay) {
     world.inhibitor.Inhibit();
     GUESTMM_CHECK(ended);
   });
-  // It has begun to inhibit: others are inhibited while it still waits.
+  // It is inhibiting: other discards are inhibited while it still waits.
   while (!world.inhibitor.inhibited()) std::this_thread::yield();
   EXPECT_EQ(world.inhibitor.Discard({{kB}}), absl::OkStatus());
   EXPECT_FALSE(ended);
@@ -134,8 +136,8 @@ TEST(DiscardInhibitorThreadsTest, InhibitWaitsForWhatIsUnderWay) {
   EXPECT_THAT(world.next.batches(), ElementsAre(ElementsAre(kA)));
 }
 
-// Two devices come and go under two who discard: while one is there, no discard
-// runs. Each discard is either passed on or counted.
+// Two devices come and go while two threads discard. No discard runs while a
+// device is there. Each discard is either forwarded or counted.
 TEST(DiscardInhibitorThreadsTest, NoDiscardRunsWhileInhibited) {
   constexpr int kRounds = 2000;
   std::atomic<int> devices{0};

@@ -1,5 +1,5 @@
-// Every source of guest RAM with every way to discard it, against what the
-// kernel says is left.
+// Every source of guest RAM with every method of discarding it, checked against
+// the kernel's accounts.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -53,8 +53,8 @@ std::string WayName(const testing::TestParamInfo<Way>& way) {
   return name;
 }
 
-// 16 pages at 2 MiB and 16 at 1 GiB, all of them written to. A page is what the
-// source is made of.
+// 16 pages at 2 MiB and 16 at 1 GiB, all written to. The page size is that of
+// the source.
 class DiscardMethodsTest : public testing::TestWithParam<Way> {
  protected:
   static constexpr uint64_t kPages = 16;
@@ -88,10 +88,10 @@ class DiscardMethodsTest : public testing::TestWithParam<Way> {
   }
 
   bool IsLazy() const { return GetParam().method == DiscardMethod::kFree; }
-  // System calls for `ranges` that are not side by side.
+  // The number of system calls for `ranges` ranges that are not adjacent.
   uint64_t CallsFor(uint64_t ranges) const {
     if (GetParam().ranges_per_call == RangesPerCall::kMany) return 1;
-    // mmap() and the advice on huge pages.
+    // mmap() and the huge page advice.
     return GetParam().method == DiscardMethod::kRemap ? 2 * ranges : ranges;
   }
   GpaRange Pages(uint64_t first, uint64_t count) const {
@@ -108,14 +108,14 @@ class DiscardMethodsTest : public testing::TestWithParam<Way> {
   }
   bool All(GpaRange range, std::byte value) const {
     const std::span<std::byte> bytes = Bytes(range);
-    // As fast as a sanitizer lets it be: huge pages are large.
+    // Compared with memcmp(): huge pages are large, and sanitizers slow.
     return bytes[0] == value &&
            std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0;
   }
   uint64_t Resident(GpaRange range) const {
     return ram_->ResidentBytes(range).value();
   }
-  // What is neither resident, nor only until the host needs it.
+  // The bytes that are not resident, or only until the host needs them.
   uint64_t Given(GpaRange range) const {
     return IsLazy() ? LazyFree(range) : range.bytes - Resident(range);
   }
@@ -124,8 +124,8 @@ class DiscardMethodsTest : public testing::TestWithParam<Way> {
     for (const Smap& map : SmapsOf(Bytes(range))) bytes += map.lazy_free;
     return bytes;
   }
-  // The kernel marks pages as lazily free in batches, one for each processor:
-  // this thread stays on its own, and the next such call ends the batch.
+  // The kernel marks pages as lazily free in batches, one per CPU. This thread
+  // stays on its CPU, and the next such call completes the batch.
   void Discard(const std::vector<GpaRange>& ranges) const {
     cpu_set_t before;
     ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
@@ -215,7 +215,7 @@ TEST_P(DiscardMethodsTest, DiscardsARegionWhole) {
   EXPECT_EQ(Given(Pages(0, kPages)), 0u);
 }
 
-TEST_P(DiscardMethodsTest, NeighboursAreOneRangeAndTheRestAsFewCallsAsCanBe) {
+TEST_P(DiscardMethodsTest, JoinsNeighborsAndMakesFewCalls) {
   Discard(
       {Pages(9, 1), HighPages(3, 2), Pages(2, 2), Pages(4, 1), Pages(15, 1)});
   EXPECT_EQ(hypervisor_->counters().calls, CallsFor(4));
@@ -230,7 +230,7 @@ TEST_P(DiscardMethodsTest, ARangeTwiceIsDiscardedOnce) {
   EXPECT_TRUE(All(Pages(5, kPages - 5), kWritten));
 }
 
-TEST_P(DiscardMethodsTest, WhatIsNotInWholeGranulesIsRefusedWithNoEffect) {
+TEST_P(DiscardMethodsTest, RefusesPartsOfGranules) {
   for (const GpaRange& range :
        {GpaRange{Pages(4, 1).gpa, page_ / 2},
         GpaRange{Pages(4, 1).gpa + page_ / 2, page_},
@@ -246,7 +246,7 @@ TEST_P(DiscardMethodsTest, WhatIsNotInWholeGranulesIsRefusedWithNoEffect) {
   EXPECT_TRUE(All(Pages(0, kPages), kWritten));
 }
 
-TEST_P(DiscardMethodsTest, OfARegionThatCame) {
+TEST_P(DiscardMethodsTest, DiscardsAnAddedRegion) {
   const GpaRange added = {Gpa(2 * kGiB), kPages * page_};
   ASSERT_EQ(ram_->AddRegion(added), absl::OkStatus());
   Fill(added);
@@ -257,7 +257,7 @@ TEST_P(DiscardMethodsTest, OfARegionThatCame) {
   EXPECT_TRUE(All(HighPages(0, kPages), kWritten));
 }
 
-TEST_P(DiscardMethodsTest, OfWhatIsLeftOfARegion) {
+TEST_P(DiscardMethodsTest, DiscardsTheRestOfARegion) {
   Discard({Pages(6, 4)});
   ASSERT_EQ(ram_->RemoveRegion(Pages(7, 2)), absl::OkStatus());
   EXPECT_EQ(hypervisor_->Discard({{Pages(6, 3)}}).code(),
@@ -278,7 +278,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Way{MemorySource::kHugetlb, DiscardMethod::kRemove}),
     WayName);
 
-TEST_P(MemfdDiscardTest, WhoeverMapsItSeesTheHole) {
+TEST_P(MemfdDiscardTest, EveryMappingSeesTheHole) {
   auto* const other = static_cast<std::byte*>(
       mmap(nullptr, kPages * page_, PROT_READ, MAP_SHARED, ram_->memfd(),
            static_cast<off_t>(Pages(0, 1).gpa.value())));
@@ -290,7 +290,7 @@ TEST_P(MemfdDiscardTest, WhoeverMapsItSeesTheHole) {
   munmap(other, kPages * page_);
 }
 
-// The memory is guest RAM's anyway, until the host needs it.
+// Until the host needs it, the memory is still the guest's.
 TEST(LazyDiscardTest, WhatIsWrittenAfterwardsStays) {
   const uint64_t page = HostPageSize();
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
@@ -303,14 +303,14 @@ TEST(LazyDiscardTest, WhatIsWrittenAfterwardsStays) {
   std::fill(memory.bytes().begin(), memory.bytes().end(), kWritten);
   EXPECT_EQ(hypervisor->Discard({{{Gpa(0), kMiB}}}), absl::OkStatus());
   memory.bytes().front() = std::byte{1};
-  // As under memory pressure.
+  // As memory pressure would.
   ASSERT_EQ(madvise(memory.bytes().data(), kMiB, MADV_PAGEOUT), 0);
   EXPECT_EQ(memory.bytes().front(), std::byte{1});
   EXPECT_LE(ram->ResidentBytes().value(), kMiB);
   EXPECT_EQ(ram->ResidentBytes({Gpa(0), page}).value(), page);
 }
 
-TEST(DiscardMethodTest, BySourceIsTheFirstThatFits) {
+TEST(DiscardMethodTest, BySourceIsTheFirstSupportedMethod) {
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
                                      .source = MemorySource::kSharedMemfd})
                        .value();
@@ -381,7 +381,7 @@ class ManyRangesTest : public testing::Test {
   uint64_t Resident(uint64_t page) const {
     return ram_->ResidentBytes(Page(page)).value();
   }
-  // By syscall(), since the sanitizers make mlock() do nothing.
+  // With syscall(), since sanitizers make mlock() a no-op.
   void Lock(uint64_t page) const {
     const std::span<std::byte> bytes = ram_->Translate(Page(page))->bytes();
     ASSERT_EQ(syscall(SYS_mlock, bytes.data(), bytes.size()), 0);
@@ -395,7 +395,7 @@ class ManyRangesTest : public testing::Test {
   DiscardingHypervisor hypervisor_{*ram_};
 };
 
-TEST_F(ManyRangesTest, MoreThanOneCallTakesAreSeveralCalls) {
+TEST_F(ManyRangesTest, SplitsMoreRangesThanOneCallTakes) {
   std::vector<GpaRange> ranges;
   for (uint64_t page = 0; page < kPages; page += 2) {
     ranges.push_back(Page(page));
@@ -407,8 +407,8 @@ TEST_F(ManyRangesTest, MoreThanOneCallTakesAreSeveralCalls) {
   EXPECT_EQ(Resident(1), page_);
 }
 
-// The host does not take locked pages, and stops there.
-TEST_F(ManyRangesTest, WhatTheHostRefusesKeepsNoOtherFromBeingDone) {
+// The host does not discard locked pages, and stops at the first one.
+TEST_F(ManyRangesTest, AFailedRangeDoesNotAffectOthers) {
   Lock(0);
   Lock(6);
   Lock(14);

@@ -1,4 +1,4 @@
-// Discards of a private file: fresh memory in its place.
+// Discards of a private file, by mapping new memory in its place.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ constexpr std::byte kInFile{0x5a};
 constexpr std::byte kWritten{0xa5};
 constexpr std::byte kZero{0};
 
-// A private file whose bytes are not zero.
+// A private file filled with nonzero bytes.
 class RemapTest : public testing::Test {
  protected:
   void Make(uint64_t pages, HugePages huge_pages,
@@ -64,7 +64,7 @@ class RemapTest : public testing::Test {
   std::unique_ptr<DiscardingHypervisor> hypervisor_;
 };
 
-TEST_F(RemapTest, BytesThatWereOnlyInTheFileDoNotComeBack) {
+TEST_F(RemapTest, TheBytesOfTheFileDoNotReturn) {
   Make(16, HugePages::kForbid);
   ASSERT_EQ(At(4), kInFile);
   ASSERT_EQ(Discard(4, 2), absl::OkStatus());
@@ -91,7 +91,7 @@ TEST_F(RemapTest, WithoutAdviceIsOneCall) {
   EXPECT_EQ(hypervisor_->counters().calls, 1u);
 }
 
-TEST_F(RemapTest, WhatIsFreshMemoryAlreadyIsAdvised) {
+TEST_F(RemapTest, RemappedMemoryIsAdvised) {
   Make(16, HugePages::kForbid);
   ASSERT_EQ(Discard(4, 3), absl::OkStatus());
   ASSERT_EQ(Discard(7, 3), absl::OkStatus());
@@ -102,7 +102,7 @@ TEST_F(RemapTest, WhatIsFreshMemoryAlreadyIsAdvised) {
   EXPECT_EQ(hypervisor_->counters().calls, 5u);
   EXPECT_EQ(Maps().size(), maps);
   EXPECT_EQ(ram_->ResidentBytes().value(), 12 * page_);
-  // Not all of it is.
+  // Only a part of it is remapped.
   ASSERT_EQ(Discard(8, 4), absl::OkStatus());
   EXPECT_EQ(At(8), kZero);
   EXPECT_EQ(At(11), kZero);
@@ -113,7 +113,7 @@ TEST_F(RemapTest, NeighboursBecomeOneMapping) {
   for (const uint64_t page : {9, 4, 6, 5, 8, 7}) {
     ASSERT_EQ(Discard(page), absl::OkStatus());
   }
-  // The file's, ours and the file's.
+  // One of the file, one remapped, one of the file.
   EXPECT_EQ(Maps().size(), 3u);
   ASSERT_EQ(Discard(0, 16), absl::OkStatus());
   EXPECT_EQ(Maps().size(), 1u);
@@ -130,17 +130,17 @@ TEST_F(RemapTest, MappingsAreLimited) {
       {{{Gpa(7 * page_), page_}, {Gpa(3 * page_), page_}}});
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(status.message()),
-              HasSubstr(": takes more mappings than max_mappings allows"));
+              HasSubstr(": needs more mappings than max_mappings allows"));
   EXPECT_EQ(At(7), kInFile);
   EXPECT_EQ(At(3), kZero);
-  // Those that take no mapping more go on.
+  // Discards that need no further mapping succeed.
   EXPECT_EQ(Discard(2), absl::OkStatus());
   EXPECT_EQ(Discard(0, 4), absl::OkStatus());
   EXPECT_EQ(Discard(7), absl::OkStatus());
   EXPECT_LE(Maps().size(), 7u);
 }
 
-// Whatever a guest reports, a process keeps mappings for itself.
+// Whatever a guest reports, the process has mappings left.
 TEST_F(RemapTest, AGuestCannotUseUpTheMappings) {
   uint64_t limit = 0;
   std::ifstream("/proc/sys/vm/max_map_count") >> limit;

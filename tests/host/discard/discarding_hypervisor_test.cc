@@ -19,7 +19,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// 64 host pages at 1 MiB and 64 at 1 GiB, all of them filled; one range a call.
+// 64 host pages at 1 MiB and 64 at 1 GiB, all written to; one range per system
+// call.
 class DiscardingHypervisorTest : public testing::Test {
  protected:
   static constexpr uint64_t kPages = 64;
@@ -61,7 +62,7 @@ class DiscardingHypervisorTest : public testing::Test {
   DiscardingHypervisor& hypervisor_ = *made_;
 };
 
-TEST_F(DiscardingHypervisorTest, GivesTheMemoryToTheHost) {
+TEST_F(DiscardingHypervisorTest, ReturnsTheMemoryToTheHost) {
   ASSERT_EQ(Resident(Pages(0, kPages)), kPages * page_);
   EXPECT_EQ(hypervisor_.Discard({{Pages(8, 4)}}), absl::OkStatus());
   EXPECT_EQ(Resident(Pages(8, 4)), 0u);
@@ -93,12 +94,12 @@ TEST_F(DiscardingHypervisorTest, DiscardsARegionWhole) {
   EXPECT_EQ(Resident(Pages(0, kPages)), kPages * page_);
 }
 
-TEST_F(DiscardingHypervisorTest, NothingToDoIsNoCall) {
+TEST_F(DiscardingHypervisorTest, MakesNoCallForNothing) {
   EXPECT_EQ(hypervisor_.Discard({}), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 0u);
 }
 
-TEST_F(DiscardingHypervisorTest, RangesSideBySideGoInOneCall) {
+TEST_F(DiscardingHypervisorTest, AdjacentRangesTakeOneCall) {
   const std::vector<GpaRange> ranges = {Pages(0, 2), Pages(2, 3), Pages(5, 1)};
   EXPECT_EQ(hypervisor_.Discard(ranges), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 1u);
@@ -107,7 +108,7 @@ TEST_F(DiscardingHypervisorTest, RangesSideBySideGoInOneCall) {
   EXPECT_TRUE(All(Pages(6, 1), 0xa5));
 }
 
-TEST_F(DiscardingHypervisorTest, AGapOfOnePageTakesACallMore) {
+TEST_F(DiscardingHypervisorTest, AGapOfOnePageTakesAnotherCall) {
   const std::vector<GpaRange> ranges = {Pages(0, 2), Pages(3, 2)};
   EXPECT_EQ(hypervisor_.Discard(ranges), absl::OkStatus());
   EXPECT_EQ(hypervisor_.counters().calls, 2u);
@@ -132,7 +133,7 @@ TEST_F(DiscardingHypervisorTest, CountersAddUp) {
   EXPECT_EQ(hypervisor_.counters().failures, 0u);
 }
 
-TEST_F(DiscardingHypervisorTest, ARangeOutOfRamKeepsNoOtherFromBeingDone) {
+TEST_F(DiscardingHypervisorTest, ARangeOutsideRamDoesNotAffectOthers) {
   const GpaRange hole = {Gpa(512 * kMiB), page_};
   const std::vector<GpaRange> ranges = {Pages(0, 2), hole, Pages(8, 2)};
   const absl::Status status = hypervisor_.Discard(ranges);
@@ -151,15 +152,15 @@ TEST_F(DiscardingHypervisorTest, TheFirstErrorIsReturned) {
               HasSubstr("discard of 0x0 "));
 }
 
-TEST_F(DiscardingHypervisorTest, ARangeThatLeavesItsRegionIsNotDoneInPart) {
+TEST_F(DiscardingHypervisorTest, ARangeThatLeavesItsRegionIsNotDiscarded) {
   EXPECT_EQ(hypervisor_.Discard({{Pages(kPages - 1, 2)}}).code(),
             absl::StatusCode::kOutOfRange);
   EXPECT_TRUE(All(Pages(kPages - 1, 1), 0xa5));
   EXPECT_EQ(hypervisor_.counters().calls, 0u);
 }
 
-// The host does not take locked pages. By syscall(), since the sanitizers make
-// mlock() do nothing.
+// The host does not discard locked pages. With syscall(), since sanitizers make
+// mlock() a no-op.
 TEST_F(DiscardingHypervisorTest, WhatTheHostRefusesIsCounted) {
   const std::span<std::byte> locked = Bytes(Pages(8, 1));
   ASSERT_EQ(syscall(SYS_mlock, locked.data(), locked.size()), 0);

@@ -1,4 +1,4 @@
-// A device that writes by DMA, against a hypervisor that discards.
+// A device that writes by DMA, while a hypervisor discards.
 
 #include "tests/testing/dma_device.h"
 
@@ -42,7 +42,7 @@ class DmaDeviceTest : public testing::Test {
 
 TEST_F(DmaDeviceTest, FindsWhatItWrote) {
   EXPECT_EQ(device_.FirstLost(), std::nullopt);
-  device_.WriteSome(random_);  // to nothing
+  device_.WriteSome(random_);  // no block is mapped
   device_.Map(Pfn(32), kOrder);
   EXPECT_EQ(device_.FirstLost(), std::nullopt);
   device_.Map(Pfn(16), Order(0));
@@ -63,7 +63,7 @@ TEST_F(DmaDeviceTest, WritesNewBytes) {
   const Translation page = ram_->Translate(RangeOf(Pfn(0), Order(0))).value();
   const std::vector<std::byte> before(page.bytes().begin(), page.bytes().end());
   for (int i = 0; i < 1000; ++i) device_.WriteSome(random_);
-  // 64 lines and some 8000 writes: each of them was written again.
+  // 64 lines and some 8000 writes: each line was written again.
   for (size_t line = 0; line < before.size(); line += 64) {
     EXPECT_NE(std::memcmp(&before[line], &page.bytes()[line], 64), 0) << line;
   }
@@ -118,14 +118,14 @@ TEST_F(DmaDeviceTest, UnmappedBlocksAreNoLongerWritten) {
 
 using DmaDeviceDeathTest = DmaDeviceTest;
 
-TEST_F(DmaDeviceDeathTest, BlocksThatAreNotThere) {
+TEST_F(DmaDeviceDeathTest, BlocksOutsideGuestRam) {
   EXPECT_DEATH(device_.Map(Pfn(1020), kOrder), "is not in guest RAM");
   EXPECT_DEATH(device_.Unmap(Pfn(32)), "no block is mapped at");
 }
 
-// It attaches while its very pages are discarded, as for a guest that reports
-// them by mistake; from Inhibit on it loses nothing.
-TEST_F(DmaDeviceTest, OnAThreadAgainstDiscardsThatAreInhibited) {
+// The device attaches while its own pages are being discarded, as if the guest
+// reported them by mistake. From Inhibit on it loses nothing.
+TEST_F(DmaDeviceTest, OnAThreadWhileDiscardsAreInhibited) {
   std::atomic<bool> stop{false};
   std::atomic<uint64_t> discards{0};
   std::thread discarding([&] {

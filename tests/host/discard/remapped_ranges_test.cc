@@ -13,7 +13,7 @@ namespace {
 
 GpaRange At(uint64_t start, uint64_t bytes) { return {Gpa(start), bytes}; }
 
-TEST(RemappedRangesTest, HasNothingAtFirst) {
+TEST(RemappedRangesTest, IsInitiallyEmpty) {
   const RemappedRanges ranges(2);
   EXPECT_FALSE(ranges.Contains(At(0, 1)));
   EXPECT_TRUE(ranges.HasRoomFor(At(0, 1)));
@@ -33,7 +33,7 @@ TEST(RemappedRangesTest, ContainsWhatWasAddedInPieces) {
 }
 
 // [.#.#....]: four boundaries.
-TEST(RemappedRangesTest, HasRoomForWhatMakesNoMore) {
+TEST(RemappedRangesTest, HasRoomIfNoBoundaryIsAdded) {
   RemappedRanges ranges(4);
   ranges.Add(At(1, 1));
   ranges.Add(At(3, 1));
@@ -45,8 +45,8 @@ TEST(RemappedRangesTest, HasRoomForWhatMakesNoMore) {
   EXPECT_TRUE(ranges.HasRoomFor(At(6, 1)));
 }
 
-// Against a bit for each page, and one for each boundary.
-TEST(RemappedRangesTest, AgreesWithPagesOneByOne) {
+// Compared with a bit per page, from which boundaries are counted.
+TEST(RemappedRangesTest, AgreesWithABitmap) {
   constexpr uint64_t kPages = 64;
   Random random(1);
   for (int run = 0; run < 100; ++run) {

@@ -1,4 +1,4 @@
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "tests/testing/test_hypervisors.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "guestmm/host/discard/discarding_hypervisor.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 
 namespace guestmm::test_hypervisors_test {
@@ -23,7 +24,7 @@ using ::testing::ElementsAre;
 constexpr GpaRange kA = {Gpa(0), kMiB};
 constexpr GpaRange kB = {Gpa(2 * kMiB), kMiB};
 
-// 4 MiB, all of it touched.
+// 4 MiB, all written to.
 std::unique_ptr<GuestRam> TouchedRam() {
   auto ram = GuestRam::Create({.regions = {{Gpa(0), 4 * kMiB}},
                                .huge_pages = HugePages::kForbid})
@@ -32,24 +33,6 @@ std::unique_ptr<GuestRam> TouchedRam() {
   const std::span<std::byte> bytes = memory.bytes();
   std::fill(bytes.begin(), bytes.end(), std::byte{1});
   return ram;
-}
-
-// The negative control: an experiment that sees memory come back with this one
-// measures something else.
-TEST(NullHypervisorTest, KeepsTheMemory) {
-  const auto ram = TouchedRam();
-  NullHypervisor hypervisor;
-  EXPECT_EQ(hypervisor.Discard({{kA}}), absl::OkStatus());
-  EXPECT_EQ(ram->ResidentBytes().value(), 4 * kMiB);
-  EXPECT_EQ(ram->Translate(kA)->bytes().front(), std::byte{1});
-}
-
-TEST(NullHypervisorTest, CountsNothing) {
-  NullHypervisor hypervisor;
-  EXPECT_EQ(hypervisor.Discard({{kA}}), absl::OkStatus());
-  EXPECT_EQ(hypervisor.counters().calls, 0u);
-  EXPECT_EQ(hypervisor.counters().bytes, 0u);
-  EXPECT_EQ(hypervisor.counters().failures, 0u);
 }
 
 TEST(RecordingHypervisorTest, RemembersTheBatchesInOrder) {
@@ -66,7 +49,7 @@ TEST(RecordingHypervisorTest, WithoutANextDiscardsNothing) {
   EXPECT_EQ(hypervisor.counters().bytes, 0u);
 }
 
-TEST(RecordingHypervisorTest, PassesOnToItsNext) {
+TEST(RecordingHypervisorTest, ForwardsToTheNext) {
   const auto ram = TouchedRam();
   DiscardingHypervisor next(*ram);
   RecordingHypervisor hypervisor(&next);
@@ -89,7 +72,7 @@ TEST(RecordingHypervisorTest, TheHookSeesTheMemoryStillThere) {
   EXPECT_THAT(seen, ElementsAre(kA));
 }
 
-// No lock is held: the hook may do what other threads would.
+// No lock is held, so the hook may do what other threads could.
 TEST(RecordingHypervisorTest, TheHookMayReEnter) {
   RecordingHypervisor* self = nullptr;
   RecordingHypervisor hypervisor(nullptr, [&](std::span<const GpaRange>) {
@@ -117,7 +100,7 @@ TEST(RecordingHypervisorTest, AnyThreadMayDiscard) {
   EXPECT_EQ(hypervisor.batches().size(), 400u);
 }
 
-TEST(FailingHypervisorTest, FailsWhereToldAndPassesOnTheRest) {
+TEST(FailingHypervisorTest, FailsSelectedDiscardsAndForwardsTheRest) {
   RecordingHypervisor next;
   FailingHypervisor hypervisor(next,
                                [](uint64_t number) { return number == 1; });
@@ -130,7 +113,7 @@ TEST(FailingHypervisorTest, FailsWhereToldAndPassesOnTheRest) {
   EXPECT_THAT(next.batches(), ElementsAre(ElementsAre(kA), ElementsAre(kB)));
 }
 
-TEST(FailingHypervisorTest, WhatItRefusesStaysAndIsCounted) {
+TEST(FailingHypervisorTest, FailedDiscardsHaveNoEffectAndAreCounted) {
   const auto ram = TouchedRam();
   DiscardingHypervisor next(*ram);
   FailingHypervisor hypervisor(next, [](uint64_t) { return true; });
@@ -140,7 +123,7 @@ TEST(FailingHypervisorTest, WhatItRefusesStaysAndIsCounted) {
   EXPECT_EQ(hypervisor.counters().calls, 0u);
 }
 
-// Its failures come on top of those of the one behind it.
+// Counts its own failures in addition to those of the next one.
 TEST(FailingHypervisorTest, AddsToTheCountersOfItsNext) {
   NullHypervisor null;
   FailingHypervisor inner(null, [](uint64_t number) { return number == 0; });

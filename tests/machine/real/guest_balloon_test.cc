@@ -1,5 +1,5 @@
-// A whole guest and its balloon: what free memory holds against reporting, a
-// guest that is suspended, and one whose host wants memory back.
+// A guest and its balloon: poisoned free memory with reporting, suspend and
+// resume, inflation and hints.
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,14 @@
 #include <tuple>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/linux_policy.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
+#include "guestmm/virtio/wire/balloon.h"
 
 namespace guestmm::guest_balloon_test {
 namespace {
@@ -28,7 +33,7 @@ GuestOptions Options(VirtualTime& time) {
       .virtual_time = &time};
 }
 
-// Every block of 2 MiB that can be had.
+// Allocates every free block of 2 MiB.
 std::vector<Pfn> AllocateAll(Guest& guest) {
   std::vector<Pfn> blocks;
   while (const std::optional<Pfn> pfn = guest.vcpu(0).Allocate(kHuge)) {
@@ -51,8 +56,7 @@ bool IsZero(Guest& guest, Pfn pfn) {
                      [](std::byte byte) { return byte == std::byte{0}; });
 }
 
-// What the guest does to free memory, and whether its balloon offers
-// PAGE_POISON.
+// The guest's poisoning mode, and whether its balloon offers PAGE_POISON.
 class GuestPoisonTest
     : public testing::TestWithParam<std::tuple<PagePoisonMode, bool>> {};
 
@@ -63,8 +67,8 @@ INSTANTIATE_TEST_SUITE_P(
                                      PagePoisonMode::kInitOnFree),
                      testing::Bool()));
 
-// All memory is used, freed, reported where that is agreed on, and used again:
-// it holds what the guest put there.
+// All memory is allocated, freed, reported if guest and device agreed on that,
+// and allocated again: it still holds the guest's poison.
 TEST_P(GuestPoisonTest, S5_5_6_7_ThePoisonIsThereAfterReporting) {
   const auto [mode, offered] = GetParam();
   VirtualTime time(1);
@@ -95,15 +99,15 @@ TEST_P(GuestPoisonTest, S5_5_6_7_ThePoisonIsThereAfterReporting) {
   }
   const BalloonDeviceCounters counters = guest->device()->counters();
   EXPECT_EQ(counters.reports > 0, reports);
-  // A poison that is not zero is kept, all else is discarded.
+  // Memory with a nonzero poison is kept; all other memory is discarded.
   const bool keeps = mode == PagePoisonMode::kPoison && offered;
   EXPECT_EQ(counters.poisoned_bytes > 0, keeps);
   EXPECT_EQ(counters.bytes > 0, reports && !keeps);
   EXPECT_EQ(counters.skipped(), 0u);
 }
 
-// With a block in flight: it comes back, nothing is reported, and later all is
-// as before.
+// A guest is suspended with a report in flight: its blocks are returned,
+// nothing more is reported, and Resume continues as before.
 TEST(GuestBalloonTest, SuspendsInTheMiddleOfAReportAndResumes) {
   VirtualTime time(1);
   const auto guest = Guest::Create(Options(time)).value();
@@ -150,8 +154,8 @@ TEST(GuestBalloonTest, WithoutABalloonThereIsNothingToSuspend) {
             absl::FailedPreconditionError("the guest has no balloon"));
 }
 
-// The host takes half of a guest that never frees, and gives it back: by
-// inflation, without a policy.
+// Without a policy, the host inflates the balloon by half of the guest's memory
+// and deflates it again.
 TEST(GuestBalloonTest, TheHostTakesMemoryAndGivesItBack) {
   VirtualTime time(1);
   GuestOptions options = Options(time);
@@ -168,7 +172,7 @@ TEST(GuestBalloonTest, TheHostTakesMemoryAndGivesItBack) {
   time.RunUntilIdle();
   EXPECT_EQ(guest->device()->actual(), kHalf);
   EXPECT_EQ(guest->driver()->balloon_pages(), PageCount(kHalf));
-  // But for the pages that the queues now use more of.
+  // The queues may have touched more of their pages meanwhile.
   EXPECT_LE(guest->ram().ResidentBytes().value(),
             full - 64 * kMiB + guest->driver()->queue_pages().bytes());
   ASSERT_TRUE(guest->device()->RequestStatistics().ok());
@@ -187,7 +191,7 @@ TEST(GuestBalloonTest, TheHostTakesMemoryAndGivesItBack) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
 }
 
-// One run of hints gives back what a policy has not reported.
+// One run of hints discards free memory that a policy has not reported.
 TEST(GuestBalloonTest, HintsGiveAllFreeMemoryBackOnce) {
   VirtualTime time(1);
   GuestOptions options = Options(time);

@@ -1,5 +1,5 @@
-// Memory that comes and goes under a whole guest, with the v12-hotplug reporter
-// at work, and a device that writes to pinned memory meanwhile.
+// Hotplug in a guest that reports by v12-hotplug, and a device that writes to
+// pinned memory.
 
 #include <gtest/gtest.h>
 
@@ -12,6 +12,8 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
 #include "tests/testing/dma_device.h"
 
@@ -34,7 +36,7 @@ std::unique_ptr<Guest> MakeGuest(VirtualTime& time) {
       .value();
 }
 
-// All that can be had in blocks of 2 MiB.
+// Allocates every free block of 2 MiB.
 std::vector<Pfn> TakeAll(Vcpu& vcpu) {
   std::vector<Pfn> blocks;
   while (const std::optional<Pfn> pfn = vcpu.Allocate(kPageblockOrder)) {
@@ -57,7 +59,7 @@ TEST(GuestHotplugTest, AddedMemoryIsUsedReportedAndTakenAwayAgain) {
   uint64_t in_added = 0;
   for (const Pfn pfn : blocks) in_added += kAdded.Contains(pfn) ? 1 : 0;
   EXPECT_GT(in_added, 0);
-  // In use: refused, and nothing is lost.
+  // Memory in use cannot be removed, and loses nothing.
   EXPECT_EQ(guest->hotplug().Offline(kAdded).code(),
             absl::StatusCode::kFailedPrecondition);
   for (const Pfn pfn : blocks) {
@@ -69,7 +71,7 @@ TEST(GuestHotplugTest, AddedMemoryIsUsedReportedAndTakenAwayAgain) {
             in_added * kPageblockOrder.bytes());
 
   for (const Pfn pfn : blocks) guest->vcpu(0).Free(pfn, kPageblockOrder);
-  // Blocks are on their way to the host now: the removal waits for them.
+  // A report is in flight now; the removal waits for its blocks.
   EXPECT_EQ(guest->hotplug().Offline(kAdded), absl::OkStatus());
   EXPECT_EQ(guest->hotplug().Remove(kAdded), absl::OkStatus());
   EXPECT_FALSE(guest->ram().Translate(added).has_value());
@@ -94,7 +96,7 @@ TEST(GuestHotplugTest, ADeviceLosesNothingThroughReportsAndDiscards) {
   for (const Pfn pfn : pinned) {
     guest->allocator().Pin(pfn);
     device.Map(pfn, kPageblockOrder);
-    // Its owner lets go of it; the device does not yet.
+    // The owner frees it while the device still has it pinned.
     vcpu.Free(pfn, kPageblockOrder);
   }
   for (const Pfn pfn : others) {

@@ -1,5 +1,5 @@
-// Memory that comes and goes under a whole guest on real threads: its vCPUs
-// write to real RAM, and the host really discards what v12-hotplug reports.
+// Hotplug in a guest on threads: vCPUs write to real RAM, and the host discards
+// what v12-hotplug reports.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,7 +20,10 @@
 #include "guestmm/base/random.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 
 namespace guestmm::guest_hotplug_threads_test {
 namespace {
@@ -42,10 +45,10 @@ constexpr GpaRange ToGpaRange(PfnRange range) {
   return {.gpa = ToGpa(range.start), .bytes = range.pages().bytes()};
 }
 
-// In every fourth round programs have no memory, only the kernel has.
+// In every fourth round only the kernel holds memory, programs hold none.
 constexpr bool HasPrograms(int round) { return round % 4 != 3; }
 
-// Passes on to madvise, and counts what lies in memory that was added.
+// Discards with madvise, and counts what lies in hot-added memory.
 class CountingHypervisor final : public Hypervisor {
  public:
   explicit CountingHypervisor(const GuestRam& ram) : madvise_(ram) {}
@@ -65,8 +68,8 @@ class CountingHypervisor final : public Hypervisor {
   std::atomic<uint64_t> added_{0};
 };
 
-// The vCPUs take as many steps in each round, and meet before the next one;
-// the main thread does its part of a round in the midst of them.
+// All vCPUs take the same number of steps in a round and meet before the next
+// one; the main thread does its part of the round meanwhile.
 class GuestHotplugThreadsTest : public testing::Test {
  protected:
   struct Block {
@@ -83,7 +86,7 @@ class GuestHotplugThreadsTest : public testing::Test {
       rounds_.arrive_and_wait();
       if (!HasPrograms(round)) FreeAll(vcpu, blocks);
       freed_.arrive_and_wait();
-      // Now more is needed, now less.
+      // Demand rises and falls.
       const uint64_t most = random.Between(0, 16);
       for (uint64_t step = 0; step < kSteps; ++step) {
         if (random.OneIn(2) && blocks.size() < most) {
@@ -100,8 +103,8 @@ class GuestHotplugThreadsTest : public testing::Test {
     FreeAll(vcpu, blocks);
   }
 
-  // One operation on each memory block that is not there from boot on, after as
-  // many steps of the vCPUs.
+  // Does one operation on each hot-added memory block, each after the same
+  // number of vCPU steps.
   void RunHotplug() {
     Random random(kSeed * 1000);
     for (int round = 0; round < kRounds; ++round) {
@@ -122,7 +125,7 @@ class GuestHotplugThreadsTest : public testing::Test {
       EXPECT_EQ(guest_->hotplug().Add(range, 0), absl::OkStatus());
       // What was there before is gone.
       EXPECT_EQ(guest_->ram().ResidentBytes(ToGpaRange(range)).value(), 0u);
-      // And at once online, so that most of the time it is in use.
+      // It is onlined at once, so that it is in use most of the time.
       Online(range, random);
     } else if (state == "online") {
       Offline(range, has_programs);
@@ -150,7 +153,7 @@ class GuestHotplugThreadsTest : public testing::Test {
       ++offlined_;
       return;
     }
-    // Nothing but a page in use keeps it, and there the kernel has none.
+    // Only a page in use can keep it, and the kernel has none there.
     EXPECT_TRUE(has_programs || !movable) << status;
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(status.message()),
@@ -197,7 +200,8 @@ class GuestHotplugThreadsTest : public testing::Test {
                      .hotplug_end = ToGpa(MemoryBlock(kMemoryBlocks).start),
                      .make_policy =
                          [] {
-                           // Eager, so that much is in flight at any time.
+                           // Small, so that reports are in flight most of the
+                           // time.
                            return std::make_unique<V12Policy>(V12Options{
                                .threshold = 2, .capacity = 4, .hotplug = true});
                          },
@@ -209,13 +213,13 @@ class GuestHotplugThreadsTest : public testing::Test {
                            return made;
                          }})
           .value();
-  // Where all wait for a round, and for programs to have freed their memory.
+  // All wait here for the round, and for programs to have freed their memory.
   std::barrier<> rounds_{kVcpus + 1};
   std::barrier<> freed_{kVcpus + 1};
   std::atomic<uint64_t> steps_{0};
   std::atomic<uint64_t> allocated_from_added_{0};
   std::atomic<uint64_t> corrupted_{0};
-  // The main thread's.
+  // Used by the main thread.
   int onlined_ = 0;
   int offlined_ = 0;
   int refused_ = 0;
@@ -237,8 +241,8 @@ TEST_F(GuestHotplugThreadsTest, ContentsSurviveWhileMemoryComesAndGoes) {
   EXPECT_GT(refused_, 0);
   EXPECT_GT(removed_, 0);
 
-  // Nothing is in use any more: all of it goes, at once, with blocks of it on
-  // their way to the host.
+  // Nothing is in use any more, so all of it can be removed, with reports of it
+  // in flight.
   for (uint64_t number = 1; number < kMemoryBlocks; ++number) {
     const PfnRange range = MemoryBlock(number);
     if (guest_->hotplug().StateOf(range.start) == "online") {
@@ -254,7 +258,7 @@ TEST_F(GuestHotplugThreadsTest, ContentsSurviveWhileMemoryComesAndGoes) {
   const PageCounts counts = guest_->allocator().Counts();
   EXPECT_EQ(counts.managed, kSectionOrder.pages());
   EXPECT_EQ(counts.allocated(), guest_->driver()->queue_pages());
-  // The device was never told of what is not there.
+  // The device was never given memory that is not there.
   EXPECT_EQ(guest_->device()->counters().skipped(), 0u);
   EXPECT_EQ(hypervisor_->counters().failures, 0u);
   EXPECT_GT(hypervisor_->bytes_of_added(), 0u);

@@ -1,5 +1,5 @@
-// The whole path, from a vCPU's free to what the kernel says is left, on every
-// source of guest RAM.
+// The whole path, from a vCPU's free to the resident memory that the kernel
+// reports, for every source of guest RAM.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,8 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
 #include "tests/testing/huge_page_pool.h"
 #include "tests/testing/ram_file.h"
 
@@ -125,7 +128,7 @@ TEST_P(GuestMemorySourceTest, WhatIsFreedIsGoneAndTheRestIsThere) {
   EXPECT_EQ(guest_->device()->counters().skipped(), 0u);
   EXPECT_EQ(guest_->device()->counters().discard_errors, 0u);
 
-  // The guest gets it all back.
+  // The guest can allocate all of it again.
   for (size_t i = 0; i < 15; ++i) {
     const Pfn pfn = vcpu.Allocate(kHuge).value();
     vcpu.Touch(pfn, kHuge, /*stamp=*/2);

@@ -1,5 +1,5 @@
-// The whole path: what a guest frees, the host has back; what it did not free,
-// it keeps.
+// The whole path: the host gets back the memory that a guest frees, and no
+// other.
 
 #include "guestmm/machine/real/guest.h"
 
@@ -11,9 +11,15 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
+#include "guestmm/reporting/reporter.h"
+#include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/wire/balloon.h"
+#include "tests/testing/test_hypervisors.h"
 
 namespace guestmm::guest_test {
 namespace {
@@ -46,9 +52,9 @@ std::vector<Pfn> AllocateTouched(Guest& guest, int blocks) {
   return pfns;
 }
 
-// A quarter of the blocks is kept: after reporting, the kernel says that the
-// freed ones are gone and the others all there. `gone` is false where the host
-// discards nothing: without the discard the same test must fail.
+// Keeps a quarter of the blocks. After reporting, the freed ones are not
+// resident by the kernel's account, and the others are. `gone` is false if the
+// host discards nothing; then all are resident, so the check can fail.
 void FreedBlocksAreGone(Guest& guest, VirtualTime& time, bool gone) {
   const uint64_t queues = guest.ram().ResidentBytes().value();
   const std::vector<Pfn> blocks = AllocateTouched(guest, 40);
@@ -70,9 +76,9 @@ void FreedBlocksAreGone(Guest& guest, VirtualTime& time, bool gone) {
     }
   }
   if (gone) {
-    // Fewer than the threshold wait for more.
+    // Fewer blocks than the threshold may remain unreported.
     EXPECT_LT(still_there, 16);
-    // More where a block had merged with memory that was never touched.
+    // More if a block merged with memory that was never touched.
     EXPECT_GE(guest.hypervisor().counters().bytes,
               static_cast<uint64_t>(30 - still_there) * kHuge.bytes());
   } else {
@@ -111,7 +117,7 @@ TEST(GuestTest, WithoutAPolicyNothingIsReported) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
 }
 
-// Passes on to madvise, after a hook.
+// Calls a hook, then discards with madvise.
 class HookedHypervisor final : public Hypervisor {
  public:
   HookedHypervisor(const GuestRam& ram, RecordingHypervisor::Hook hook)
@@ -126,9 +132,9 @@ class HookedHypervisor final : public Hypervisor {
   RecordingHypervisor recording_;
 };
 
-// Safety (S1): at the instant of a discard every page of it is isolated, also
-// while vCPUs go on allocating, writing and freeing, as they do here from
-// inside the discard; and nothing that they wrote is lost.
+// Safety (S1): at the instant of a discard every page of it is isolated, even
+// while vCPUs allocate, write and free, which they do here from inside the
+// discard. Nothing that they wrote is lost.
 TEST(GuestTest, WhatTheHostDiscardsIsIsolatedWhateverVcpusDo) {
   constexpr uint64_t kSeed = 1;
   SCOPED_TRACE(kSeed);
@@ -181,7 +187,7 @@ TEST(GuestTest, WhatTheHostDiscardsIsIsolatedWhateverVcpusDo) {
   }
 }
 
-// A run of random steps; what the host was told, and the free lists at the end.
+// Runs random steps. Returns what was reported, and the free lists at the end.
 std::string RunOf(uint64_t seed) {
   VirtualTime time(seed);
   RecordingHypervisor* recording = nullptr;
@@ -196,7 +202,7 @@ std::string RunOf(uint64_t seed) {
   Random random(seed);
   std::vector<std::pair<Pfn, Order>> blocks;
   std::vector<std::unique_ptr<Work>> steps;
-  // Each vCPU takes its turns as events among the reporter's and the device's.
+  // The vCPUs' steps are events among those of the reporter and the device.
   for (int id = 0; id < 2; ++id) {
     for (int i = 0; i < 400; ++i) {
       steps.push_back(std::make_unique<Work>([&, id] {
@@ -251,7 +257,7 @@ TEST(GuestTest, ALargeReportFitsTheQueue) {
   };
   const auto guest = Guest::Create(options).value();
   const std::vector<Pfn> blocks = AllocateTouched(*guest, 110);
-  // Every other one, so that they stay apart and each is an entry.
+  // Every other one, so that they do not merge and each is an entry.
   for (const Pfn block : blocks) {
     if ((block.value() >> kHuge.value()) % 2 == 1) {
       guest->vcpu(0).Free(block, kHuge);
@@ -259,7 +265,7 @@ TEST(GuestTest, ALargeReportFitsTheQueue) {
   }
   time.RunUntilIdle();
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  // In one report, of more entries than the queue has by default.
+  // One report has more entries than the queue has by default.
   EXPECT_EQ(guest->reporter()->counters().reports, 1u);
   EXPECT_GT(guest->reporter()->counters().reported_blocks, 32u);
 }
@@ -311,25 +317,25 @@ TEST(GuestTest, CreateRefusesAPolicyWithABalloonThatTakesNoReports) {
   options.balloon_features = kBalloonFStatsVq;
   EXPECT_EQ(Guest::Create(options).status(),
             absl::InvalidArgumentError(
-                "balloon_features is 0x2, without PAGE_REPORTING, and "
-                "make_policy asks for reporting"));
+                "balloon_features is 0x2: must have PAGE_REPORTING, since the "
+                "guest is to report"));
 }
 
-// A guest that goes away while its blocks are at the host takes them along.
+// A guest may be destroyed while a report is in flight.
 TEST(GuestTest, EndsWithAReportInFlight) {
   VirtualTime time(1);
   const auto guest = Guest::Create(SmallGuest(time)).value();
   for (const Pfn pfn : AllocateTouched(*guest, 40)) {
     guest->vcpu(0).Free(pfn, kHuge);
   }
-  // The reporter runs, the device has not yet.
+  // The reporter has run, the device has not.
   time.WaitUntil(
       [&] { return guest->allocator().Counts().isolated > PageCount(0); });
   EXPECT_GT(guest->allocator().Counts().isolated, PageCount(0));
 }
 
-// All memory is in use or, sixteen blocks of it, at the host, when one more
-// block is asked for.
+// All memory is allocated except for sixteen blocks in a report in flight when
+// another block is requested.
 class GuestWaitTest : public testing::TestWithParam<bool> {
  protected:
   GuestWaitTest() {
@@ -337,7 +343,7 @@ class GuestWaitTest : public testing::TestWithParam<bool> {
     while (const std::optional<Pfn> pfn = vcpu_.Allocate(kHuge)) {
       taken.push_back(*pfn);
     }
-    // Every other one, so that they stay apart.
+    // Every other one, so that they do not merge.
     for (const Pfn pfn : taken) {
       if (freed_ < 16 && (pfn.value() >> kHuge.value()) % 2 == 1) {
         vcpu_.Free(pfn, kHuge);
@@ -377,13 +383,13 @@ TEST_P(GuestWaitTest, ForMemoryThatIsIsolated) {
   EXPECT_EQ(
       stat.alloc_failed_isolated_pages - before_.alloc_failed_isolated_pages,
       waits ? 0u : isolated.value());
-  // The batch came back to who waited for it; else it is out still.
+  // A waiter gets the returned batch; without one it is still in flight.
   EXPECT_EQ(guest_->allocator().Counts().isolated,
             waits ? PageCount(0) : isolated);
   EXPECT_EQ(guest_->reporter()->counters().reports, waits ? 1u : 0u);
   EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
   time_.RunUntilIdle();
-  // Once it is back both have it.
+  // Once it has returned, either kind of request succeeds.
   EXPECT_TRUE(vcpu_.Allocate(kHuge).has_value());
   EXPECT_EQ(guest_->CheckInvariants(), absl::OkStatus());
 }

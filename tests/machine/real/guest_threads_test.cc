@@ -1,6 +1,6 @@
-// vCPUs, reporter and device on real threads: no page that is in use ever loses
-// its contents, however much is reported meanwhile; nor one that a directly
-// assigned device may write to.
+// vCPUs, reporter and device on threads: no page in use ever loses its contents
+// while memory is reported, nor does one that a directly assigned device may
+// write to.
 
 #include <gtest/gtest.h>
 
@@ -17,7 +17,10 @@
 #include "guestmm/host/discard/discard_inhibitor.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/virtio/device/balloon_device.h"
+#include "guestmm/virtio/driver/balloon_driver.h"
 #include "tests/testing/dma_device.h"
 
 namespace guestmm::guest_threads_test {
@@ -29,8 +32,8 @@ struct Block {
   uint64_t stamp;
 };
 
-// Allocates, writes, verifies and frees blocks of many orders at random. The
-// pages that lost their contents.
+// Allocates, writes, verifies and frees blocks of random orders. Returns the
+// number of pages that lost their contents.
 int Churn(Vcpu& vcpu, uint64_t seed, int steps) {
   Random random(seed);
   std::vector<Block> blocks;
@@ -63,13 +66,13 @@ constexpr uint64_t kSeed = 20190812;
 GuestOptions ThreadedGuest() {
   return {
       .memory = MemoryMap::Pc(192 * kMiB), .vcpus = kVcpus, .make_policy = [] {
-        // Eager, so that much is in flight at any time.
+        // Small, so that reports are in flight most of the time.
         return std::make_unique<V12Policy>(
             V12Options{.threshold = 2, .capacity = 4});
       }};
 }
 
-// The first vCPUs of a guest, each on a thread of its own.
+// Runs the first vCPUs of a guest, each on a thread of its own.
 class Churning {
  public:
   Churning(Guest& guest, int vcpus, uint64_t seed, int steps)
@@ -87,7 +90,7 @@ class Churning {
   Churning& operator=(const Churning&) = delete;
 
   bool IsOver() const { return running_ == 0; }
-  // The pages that lost their contents.
+  // Returns the number of pages that lost their contents.
   int Join() {
     for (std::thread& thread : threads_) thread.join();
     threads_.clear();
@@ -112,8 +115,8 @@ TEST(GuestThreadsTest, ContentsSurviveReporting) {
             guest->driver()->queue_pages());
 }
 
-// A driver on a vCPU of its own gives a device memory to write to, frees it as
-// its owner while the device goes on, and takes it back later.
+// A driver on a vCPU of its own pins memory for a device, frees it while the
+// device still writes to it, and unpins it later.
 TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
   SCOPED_TRACE(kSeed);
   GuestOptions options = ThreadedGuest();
@@ -138,7 +141,7 @@ TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
     device.Unmap(pfn);
     guest->allocator().Unpin(kVcpus, pfn);
   };
-  // Before memory is scarce, so that there are some.
+  // Allocated before memory is scarce.
   for (int i = 0; i < 3; ++i) pin(kPageblockOrder);
 
   std::atomic<bool> stop{false};
@@ -151,10 +154,10 @@ TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
   }
   EXPECT_EQ(churning.Join(), 0);
   EXPECT_GT(guest->hypervisor().counters().bytes, 0u);
-  // The writer must be joined whatever fails.
+  // Joins the writer even if a check fails.
   EXPECT_TRUE(guest->WaitUntilAtRest(Workqueue::kForever));
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  // All but the queues and what is pinned is free.
+  // All memory except the queues and the pinned blocks is free.
   PageCount in_use = guest->driver()->queue_pages();
   for (const auto& [pfn, order] : pinned) in_use += order.pages();
   EXPECT_EQ(guest->allocator().Counts().allocated(), in_use);
@@ -169,8 +172,8 @@ TEST(GuestThreadsTest, ADeviceLosesNothingThroughReportsAndDiscards) {
             guest->driver()->queue_pages());
 }
 
-// A device that needs all of guest RAM to stay: from Inhibit to Allow the host
-// gets nothing back, and the guest reports, allocates and frees as before.
+// A device that needs guest RAM to stay mapped: between Inhibit and Allow
+// nothing is discarded, while the guest reports, allocates and frees as before.
 TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
   SCOPED_TRACE(kSeed);
   DiscardInhibitor* inhibitor = nullptr;
@@ -184,7 +187,7 @@ TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
   };
   const auto guest = Guest::Create(options).value();
 
-  // It comes in the midst of discards.
+  // Inhibit is called while discards are under way.
   Churning before(*guest, kVcpus, kSeed, 200);
   while (inhibitor->counters().bytes == 0 && !before.IsOver()) {
     std::this_thread::yield();

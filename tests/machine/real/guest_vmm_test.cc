@@ -1,5 +1,5 @@
-// Guests, and the density experiment, whose balloons a VMM has: here on threads
-// of this process. tests/tools/vmm_test.cc has it in one of its own.
+// Guests, and the density experiment, whose balloon devices a VMM runs: here on
+// threads of this process. tests/tools/vmm_test.cc runs it in another process.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,12 +13,14 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/experiment/density/density.h"
-#include "guestmm/host/discard/test_hypervisors.h"
+#include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/linux_policy.h"
-#include "guestmm/virtio/device/balloon_device.h"
-#include "guestmm/virtio/vhost_user/back_end/vhost_user_server.h"
+#include "guestmm/virtio/vhost_user/back_end/server.h"
+#include "guestmm/vmm/balloon_factory.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::guest_vmm_test {
@@ -45,7 +47,7 @@ class GuestVmmTest : public testing::Test {
     options.memory = MemoryMap::Pc(kBlockBytes);
     options.memory_source = MemorySource::kSharedMemfd;
     options.hotplug_end = Gpa(4 * kBlockBytes);
-    // Not v12, which forgets what is freed while it reports.
+    // Not v12, which misses what is freed during a pass.
     options.make_policy = [] {
       return std::make_unique<LinuxPolicy>(
           LinuxOptions{.delay = std::chrono::milliseconds(1)});
@@ -55,10 +57,8 @@ class GuestVmmTest : public testing::Test {
   }
 
   const fs::path folder_;
-  VhostUserServer server_{
-      [](const GuestRam& ram, Hypervisor& hypervisor, Workqueue& workqueue) {
-        return std::make_unique<BalloonDevice>(ram, hypervisor, workqueue);
-      }};
+  BalloonFactory balloons_;
+  VhostUserServer server_{balloons_.maker()};
 };
 
 TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
@@ -66,7 +66,7 @@ TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
   EXPECT_EQ(guest->device(), nullptr);
   EXPECT_EQ(guest->vmm()->vmm_pid(), getpid());
   Vcpu& vcpu = guest->vcpu(0);
-  // All of it is reported at first.
+  // All of it is reported initially.
   ASSERT_TRUE(guest->WaitUntilAtRest(kPatience));
   std::vector<Pfn> blocks;
   for (int i = 0; i < 20; ++i) {
@@ -76,16 +76,16 @@ TEST_F(GuestVmmTest, WhatIsFreedIsGone) {
   const uint64_t full = guest->ram().ResidentBytes().value();
   for (const Pfn pfn : blocks) vcpu.Free(pfn, kPageblockOrder);
   ASSERT_TRUE(guest->WaitUntilAtRest(kPatience));
-  // A block that merged on its way back waits for the next free.
+  // A block that merges when it returns is reported after the next free.
   EXPECT_LE(guest->ram().ResidentBytes().value(), full - 32 * kMiB);
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
-  EXPECT_GE(server_.counters().bytes, 32 * kMiB);
+  EXPECT_GE(balloons_.discards().bytes, 32 * kMiB);
   EXPECT_EQ(guest->ReconnectVmm().ToString(),
             "FAILED_PRECONDITION: the balloon driver is not down: the VMM was "
             "not reset");
 }
 
-// Memory that the VMM did not know of at first is discarded like the rest.
+// Memory that was hot-added after the VMM had started is discarded, too.
 TEST_F(GuestVmmTest, HotAddedMemoryIsHandedBack) {
   const auto guest = Guest::Create(Options()).value();
   const PfnRange added = {Pfn(2 * kSectionOrder.pages().value()),
@@ -117,26 +117,28 @@ TEST_F(GuestVmmTest, WhatDoesNotGoWithAVmm) {
   const auto error = [](const GuestOptions& options) {
     return std::string(Guest::Create(options).status().message());
   };
-  const std::string start = "vmm_socket is \"" + path() + "\", and ";
+  const std::string start = "vmm_socket is \"" + path() + "\": ";
   GuestOptions options = Options();
   options.memory_source = MemorySource::kAnonymous;
-  EXPECT_EQ(error(options),
-            start +
-                "memory_source is anonymous memory: another process can "
-                "map only a shared memfd or a hugetlb memfd");
+  EXPECT_EQ(
+      error(options),
+      start +
+          "memory_source is anonymous memory, must be a shared memfd or a "
+          "hugetlb memfd, which another process can map");
   options = Options();
   VirtualTime time(1);
   options.virtual_time = &time;
   EXPECT_EQ(error(options), start +
-                                "virtual_time is given: another process "
+                                "virtual_time must be unset: another process "
                                 "runs in real time");
   options = Options();
   options.make_hypervisor = [](const GuestRam&) {
     return std::make_unique<NullHypervisor>();
   };
-  EXPECT_EQ(error(options), start +
-                                "make_hypervisor is given: the VMM has the "
-                                "hypervisor");
+  EXPECT_EQ(error(options),
+            start +
+                "make_hypervisor must be unset: the VMM has the "
+                "hypervisor");
 }
 
 TEST_F(GuestVmmTest, Density) {
@@ -153,7 +155,7 @@ TEST_F(GuestVmmTest, Density) {
   EXPECT_GT(row.reported_bytes, 0u);
   EXPECT_EQ(row.discarded_bytes, std::nullopt);
   EXPECT_EQ(row.discard_calls, std::nullopt);
-  EXPECT_GE(server_.counters().bytes, row.reported_bytes);
+  EXPECT_GE(balloons_.discards().bytes, row.reported_bytes);
   const auto json = nlohmann::json::parse(DensitySummaryJson(*result));
   EXPECT_EQ(json["config"]["vmm"], path());
   EXPECT_TRUE(json["rows"][0]["discarded_bytes"].is_null());

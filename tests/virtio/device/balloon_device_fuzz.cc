@@ -1,8 +1,8 @@
-// The balloon device, all its queues, over hostile guest memory. The input says
-// which features the guest takes, where it puts its queues, what is in its RAM,
-// and what it and the host do then, step by step.
+// The balloon device and all its queues, with hostile guest memory. The input
+// has the features that the guest accepts, the location of its queues, the
+// contents of its RAM, and the steps that guest and host then take.
 //
-//   set-up: 6 + 8 bytes | what fills the RAM, repeated | steps of 6 bytes
+//   set-up: 6 + 8 bytes | fills the RAM, repeated | steps of 6 bytes
 
 #include <algorithm>
 #include <array>
@@ -26,12 +26,12 @@ namespace guestmm {
 namespace {
 
 constexpr uint64_t kRegionBytes = 128 * kKiB;
-// Two regions side by side, a hole, and one more: 384 KiB in 512.
+// Two adjacent regions, a hole, and another region: 384 KiB of 512.
 constexpr uint64_t kEnd = 4 * kRegionBytes;
 constexpr uint16_t kMaxQueueSize = 64;
 constexpr uint64_t kPages = kEnd / kPageSize;
 
-// Takes the input from the front; zeroes when it is used up.
+// Reads the input from the front; zeroes after its end.
 class Input {
  public:
   Input(const uint8_t* data, size_t size) : rest_(data, size) {}
@@ -55,8 +55,8 @@ class Input {
   std::span<const uint8_t> rest_;
 };
 
-// Ends the process where a discard is one that no guest may bring about. One in
-// eight fails; one in eight may let the guest reset the device from inside.
+// Ends the process on a discard that no guest may cause. One in eight fails; in
+// one of eight the guest may reset the device from inside.
 class CheckingHypervisor final : public Hypervisor {
  public:
   explicit CheckingHypervisor(const GuestRam& ram) : ram_(ram) {}
@@ -69,7 +69,7 @@ class CheckingHypervisor final : public Hypervisor {
           << range;
       const auto memory = ram_.Translate(range);
       GUESTMM_CHECK(memory.has_value()) << range;
-      // Zeroes are what the guest reads next, in its rings too.
+      // The guest, and its rings, then read zeroes.
       if (discards) std::memset(memory->bytes().data(), 0, range.bytes);
       bytes_ += range.bytes;
     }
@@ -109,7 +109,7 @@ const GuestRam& Ram() {
   return *ram;
 }
 
-// Fills all of RAM with the input, over and over.
+// Fills all of RAM with the input, repeated.
 void Fill(std::span<const uint8_t> input) {
   size_t from = 0;
   for (const GpaRange& region : Ram().regions()) {
@@ -128,12 +128,12 @@ void Fill(std::span<const uint8_t> input) {
   }
 }
 
-// Whether the two parts share a byte.
+// Whether the two ranges share a byte.
 bool Overlap(Gpa a, uint64_t a_bytes, Gpa b, uint64_t b_bytes) {
   return a < b + b_bytes && b < a + a_bytes;
 }
 
-// One thing that a guest does, or its host.
+// An action of the guest or the host.
 struct Step {
   uint8_t what;
   uint8_t queue;
@@ -143,8 +143,7 @@ struct Step {
 };
 static_assert(sizeof(Step) == 6);
 
-// A guest's half of one queue: it mostly knows how a queue works, and mostly
-// does not care.
+// The guest side of one queue: mostly follows the protocol, and sometimes not.
 class HostileQueue {
  public:
   HostileQueue(BalloonQueue queue, const VirtqueueLayout& layout)
@@ -154,7 +153,7 @@ class HostileQueue {
 
   void Do(const Step& step) {
     const uint16_t slot = memory_.slot(step.a);
-    // Nonsense is rare, since it ends the queue.
+    // Rarely, since it breaks the queue.
     const bool forges = step.what >= 0xf0;
     switch (step.what % 8) {
       case 0:
@@ -184,8 +183,8 @@ class HostileQueue {
   const VirtqueueLayout& layout() const { return layout_; }
 
  private:
-  // Good ones mostly: 7 bits of b are the page, the next 3 the length; then
-  // what may be wrong with it, then where it goes on.
+  // Mostly good: the page is 7 bits of b, the length the next 3; the others say
+  // what is wrong with it, and where it continues.
   VirtqDesc Decode(const Step& step) const {
     const bool is_range =
         queue_ == BalloonQueue::kReporting ||
@@ -197,7 +196,7 @@ class HostileQueue {
         .next = static_cast<uint16_t>(step.a + 1 + (step.what >> 6)),
     };
     if (!is_range) {
-      // An array, of one word or more, of which Poke writes some.
+      // An array of one or more words, some of which Poke writes.
       descriptor.addr += step.odd / 8 * 4;
       descriptor.len =
           ((step.b >> 7) % 8 + 1) * (queue_ == BalloonQueue::kStats ? 10 : 4);
@@ -225,7 +224,7 @@ class HostileQueue {
         descriptor.addr = ~uint64_t{0} << (step.a % 64);
         break;
       case 7:
-        // The queue's own table, or a part of it, as an indirect one.
+        // An indirect table within the queue's own descriptor table.
         descriptor.addr = layout_.descriptors.value() +
                           memory_.slot(step.b) * sizeof(VirtqDesc);
         descriptor.len = (step.b >> 7) % 8 * sizeof(VirtqDesc);
@@ -246,15 +245,15 @@ class HostileQueue {
   uint16_t available_idx_ = 0;
 };
 
-// What a device's kicks and answers go through.
+// The queues of the device.
 constexpr std::array<BalloonQueue, kBalloonQueues> kQueues = {
     BalloonQueue::kInflate, BalloonQueue::kDeflate, BalloonQueue::kStats,
     BalloonQueue::kFreePage, BalloonQueue::kReporting};
 
-// A device in front of such a guest, and what must hold whatever it does.
+// A device with such a guest, and what must hold whatever the guest does.
 class World {
  public:
-  // `layouts`: by queue; those that the device refuses do not exist.
+  // `layouts` by queue. Queues that the device refuses are not used.
   World(uint8_t flags, uint64_t features,
         const std::array<VirtqueueLayout, kBalloonQueues>& layouts, bool clears)
       : time_(flags), has_odd_rings_(!clears) {
@@ -316,7 +315,7 @@ class World {
     return device_.WriteConfig(offset, std::as_bytes(std::span(&value, 1)));
   }
 
-  // Writes to memory: anything anywhere, or a page's number, or a command.
+  // Writes to memory: any word, a page number, or a command.
   void Poke(const Step& step) {
     const Gpa at(step.b * uint64_t{8} % kEnd + step.a % 4 * 2);
     const auto memory = Ram().Translate({at, sizeof(uint32_t)});
@@ -335,7 +334,7 @@ class World {
     }
   }
 
-  // What the host may ask, and the guest may write, at any time.
+  // What the host may request, and the guest may write, at any time.
   void Ask(const Step& step) {
     switch (step.what % 7) {
       case 0:
@@ -382,9 +381,9 @@ class World {
     GUESTMM_CHECK(counters.acknowledged == counters.reports);
     const bool needs_reset = (device_.status() & kVirtioNeedsReset) != 0;
     GUESTMM_CHECK(counters.broken_queues == (needs_reset ? 1 : 0));
-    // Everything offered is acknowledged, but for the buffer that the device
-    // keeps, or it gave up: unless what the device writes, or discards, is at
-    // the same time what it reads.
+    // Everything offered is acknowledged, except for the statistics buffer that
+    // the device keeps, or the device has set NEEDS_RESET. This does not hold
+    // if the device reads what it writes or discards.
     if (!is_idle || needs_reset || has_odd_rings_ || WritesWhatItReads()) {
       return true;
     }
@@ -422,8 +421,8 @@ class World {
     return false;
   }
 
-  // Rings that overlap may feed themselves, so only so many rounds: false if
-  // there were more to come.
+  // Overlapping rings may keep each other busy, so the number of rounds is
+  // limited. False if there were more to come.
   bool RunRounds() {
     constexpr int kMaxRounds = 64;
     int rounds = 0;
@@ -452,11 +451,11 @@ class World {
        .queue_numbering = QueueNumbering::kFixed,
        .queue_features = {.indirect = true, .event_index = true}}};
   bool keeps_poison_ = false;
-  // The indexes in the rings say nothing.
+  // The indexes in the rings cannot be relied on.
   bool has_odd_rings_;
   std::array<Notifier*, kBalloonQueues> kicks_ = {};
   std::array<std::optional<HostileQueue>, kBalloonQueues> queues_;
-  // Since then nothing was offered without a kick.
+  // Whether each queue was kicked since a chain was last offered.
   std::array<bool, kBalloonQueues> was_kicked_ = {};
 };
 
@@ -474,8 +473,8 @@ void Run(Input input) {
       (taken & kBalloonFeatures & ~kBalloonFMustTellHost) |
       ToFeatureBits({.indirect = (taken & 0x40) != 0,
                      .event_index = (taken & 0x80) != 0});
-  // One behind the other, where it should be, mostly; one of them else in three
-  // places that may be any.
+  // Mostly one after the other, as a driver does; else one has its three parts
+  // anywhere.
   std::array<VirtqueueLayout, kBalloonQueues> layouts;
   Gpa start(places[0].value() & ~uint64_t{63});
   for (VirtqueueLayout& layout : layouts) {

@@ -12,8 +12,8 @@
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/host/discard/test_hypervisors.h"
 #include "tests/testing/huge_page_pool.h"
+#include "tests/testing/test_hypervisors.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_device_test {
@@ -35,7 +35,7 @@ constexpr uint8_t kRunning = kAgreed | kVirtioDriverOk;
 //   | region 0 | region 1 |     hole     | region 2 |
 class BalloonDeviceTest : public ::testing::Test {
  protected:
-  // Goes through the handshake and sets the queue up.
+  // Performs the handshake and sets the queue up.
   void Start(VirtioDevice& device) {
     device.SetStatus(kVirtioAcknowledge);
     device.SetStatus(kUntilFeatures);
@@ -66,7 +66,7 @@ class BalloonDeviceTest : public ::testing::Test {
     EXPECT_EQ(device_.status(), kRunning);
     EXPECT_TRUE(device_.CheckInvariants().ok());
   }
-  // Offers `bad` between two good pages: the two are discarded, `bad` is not.
+  // Offers `bad` between two good pages: these are discarded, and `bad` is not.
   void ExpectSkipped(VirtqDesc bad, uint64_t BalloonDeviceCounters::*reason) {
     Start();
     driver_.OfferChain({Pages(0x10000), bad, Pages(0x20000)});
@@ -124,17 +124,17 @@ TEST_F(BalloonDeviceTest, DiscardsAReportAsOneBatchAndAcknowledges) {
 
 // --- Bad descriptors: skipped, counted, the chain acknowledged.
 
-TEST_F(BalloonDeviceTest, SkipsWhatTheDeviceMayNotWrite) {
+TEST_F(BalloonDeviceTest, SkipsReadableBuffers) {
   VirtqDesc bad = Pages(0x30000);
   bad.flags = 0;
   ExpectSkipped(bad, &BalloonDeviceCounters::skipped_readable);
 }
-TEST_F(BalloonDeviceTest, SkipsIndirectWhichIsNotNegotiated) {
+TEST_F(BalloonDeviceTest, SkipsIndirectIfNotNegotiated) {
   VirtqDesc bad = Pages(0x30000);
   bad.flags |= kVirtqDescIndirect;
   ExpectSkipped(bad, &BalloonDeviceCounters::skipped_indirect);
 }
-TEST_F(BalloonDeviceTest, SkipsAnEmptyOne) {
+TEST_F(BalloonDeviceTest, SkipsAnEmptyRange) {
   ExpectSkipped(Pages(0x30000, 0), &BalloonDeviceCounters::skipped_empty);
 }
 TEST_F(BalloonDeviceTest, SkipsAnUnalignedAddress) {
@@ -144,8 +144,8 @@ TEST_F(BalloonDeviceTest, SkipsAnUnalignedLength) {
   ExpectSkipped(Pages(0x30000, kPageSize - 1),
                 &BalloonDeviceCounters::skipped_unaligned);
 }
-// Of huge pages the host takes back whole ones only.
-TEST_F(BalloonDeviceTest, SkipsWhatIsNotInWholeGranulesOfGuestRam) {
+// The host can only discard whole huge pages.
+TEST_F(BalloonDeviceTest, SkipsPartsOfGranules) {
   const auto pool = HugePagePool::Reserve(3);
   if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), 6 * kMiB}},
@@ -162,26 +162,26 @@ TEST_F(BalloonDeviceTest, SkipsWhatIsNotInWholeGranulesOfGuestRam) {
   EXPECT_EQ(device.counters().skipped_unaligned, 2u);
   EXPECT_EQ(device.counters().acknowledged, 1u);
 }
-TEST_F(BalloonDeviceTest, SkipsWhatIsInTheHole) {
+TEST_F(BalloonDeviceTest, SkipsARangeInTheHole) {
   ExpectSkipped(Pages(3 * kMiB), &BalloonDeviceCounters::skipped_outside_ram);
 }
-TEST_F(BalloonDeviceTest, SkipsWhatIsPastTheEnd) {
+TEST_F(BalloonDeviceTest, SkipsARangePastTheEnd) {
   ExpectSkipped(Pages(6 * kMiB), &BalloonDeviceCounters::skipped_outside_ram);
 }
-TEST_F(BalloonDeviceTest, SkipsWhatOverflowsTheAddressSpace) {
+TEST_F(BalloonDeviceTest, SkipsARangeThatWrapsAround) {
   ExpectSkipped(Pages(~uint64_t{0xfff}, 2 * kPageSize),
                 &BalloonDeviceCounters::skipped_outside_ram);
 }
-TEST_F(BalloonDeviceTest, SkipsWhatRunsOutOfItsRegion) {
+TEST_F(BalloonDeviceTest, SkipsARangeThatLeavesItsRegion) {
   ExpectSkipped(Pages(6 * kMiB - kPageSize, 2 * kPageSize),
                 &BalloonDeviceCounters::skipped_across_region);
 }
-// Side by side in the guest's addresses is not side by side in the host's.
-TEST_F(BalloonDeviceTest, SkipsWhatCrossesIntoTheNextRegion) {
+// Adjacent in guest-physical addresses does not imply adjacent on the host.
+TEST_F(BalloonDeviceTest, SkipsARangeThatCrossesIntoTheNextRegion) {
   ExpectSkipped(Pages(kMiB - kPageSize, 2 * kPageSize),
                 &BalloonDeviceCounters::skipped_across_region);
 }
-TEST_F(BalloonDeviceTest, SkipsTheLargestLengthThereIs) {
+TEST_F(BalloonDeviceTest, SkipsTheLargestLength) {
   ExpectSkipped(Pages(0x30000, 0xfffff000),
                 &BalloonDeviceCounters::skipped_across_region);
 }
@@ -195,7 +195,7 @@ TEST_F(BalloonDeviceTest, AcknowledgesAChainWithNothingValid) {
   EXPECT_THAT(hypervisor_.batches(), IsEmpty());
 }
 
-TEST_F(BalloonDeviceTest, PassesDuplicatesAndOverlapsOn) {
+TEST_F(BalloonDeviceTest, ForwardsDuplicatesAndOverlaps) {
   Start();
   driver_.OfferChain(
       {Pages(0x10000, 0x4000), Pages(0x10000, 0x4000), Pages(0x12000, 0x4000)});
@@ -217,7 +217,7 @@ TEST_F(BalloonDeviceTest, CountsAHypervisorsErrorAndAcknowledges) {
   EXPECT_EQ(hypervisor_.batches().size(), 1u);
 }
 
-// --- A broken ring: NEEDS_RESET, and nothing until then.
+// --- A broken ring: NEEDS_RESET, then nothing.
 
 TEST_F(BalloonDeviceTest, NeedsResetAfterAHeadPastTheTable) {
   Start();
@@ -238,7 +238,7 @@ TEST_F(BalloonDeviceTest, NeedsResetAfterALoop) {
   driver_.Offer(1);
   ExpectNeedsReset();
 }
-// A guest that reports its own ring: the index it reads next is 0.
+// A guest reports its own ring, so that the next index read is 0.
 TEST_F(BalloonDeviceTest, NeedsResetAfterTheGuestReportedItsRing) {
   DiscardingHypervisor madvise(*ram_);
   BalloonDevice device(*ram_, madvise, time_);
@@ -271,7 +271,7 @@ TEST_F(BalloonDeviceTest, StopsUntilItIsReset) {
   EXPECT_EQ(driver_.used_idx(), 1);
   EXPECT_EQ(hypervisor_.batches().size(), 1u);
 }
-TEST_F(BalloonDeviceTest, BreaksWithNobodyToTell) {
+TEST_F(BalloonDeviceTest, BreaksWithoutAConfigNotifier) {
   device_.SetStatus(kUntilFeatures);
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);
@@ -284,7 +284,7 @@ TEST_F(BalloonDeviceTest, BreaksWithNobodyToTell) {
 
 // --- Notifications, and bounded work.
 
-TEST_F(BalloonDeviceTest, S2_7_7_DoesNotNotifyWhereTheDriverSaysNot) {
+TEST_F(BalloonDeviceTest, S2_7_7_DoesNotNotifyIfTheDriverDisabledIt) {
   Start();
   driver_.SuppressNotifications();
   driver_.OfferChain({Pages(0x10000)});
@@ -299,7 +299,7 @@ TEST_F(BalloonDeviceTest, S2_7_10_2_ASpuriousKickDoesNothing) {
   EXPECT_EQ(used_.count() + config_.count(), 0);
   EXPECT_EQ(device_.status(), kRunning);
 }
-TEST_F(BalloonDeviceTest, WantsNoKickWhileItLooks) {
+TEST_F(BalloonDeviceTest, DisablesKicksDuringAPass) {
   uint16_t seen = 0;
   RecordingHypervisor hypervisor(nullptr, [&](std::span<const GpaRange>) {
     seen = driver_.memory().used_flags().load();
@@ -311,9 +311,10 @@ TEST_F(BalloonDeviceTest, WantsNoKickWhileItLooks) {
   EXPECT_EQ(seen, kVirtqUsedNoNotify);
   EXPECT_EQ(driver_.memory().used_flags().load(), 0);
 }
-// A guest that offers the next report from inside each discard could hold the
-// workqueue for ever: after a queue's length others have their turn.
-TEST_F(BalloonDeviceTest, DoesOneQueuesLengthAtATime) {
+// A guest that offers the next report from inside each discard could occupy the
+// workqueue forever. After as many chains as the queue has entries, other work
+// runs.
+TEST_F(BalloonDeviceTest, HandlesAtMostAQueuesLengthPerPass) {
   int discards = 0;
   RecordingHypervisor hypervisor(nullptr, [&](std::span<const GpaRange>) {
     ++discards;
@@ -335,10 +336,11 @@ TEST_F(BalloonDeviceTest, DoesOneQueuesLengthAtATime) {
   device.SetStatus(0);
 }
 
-// used.flags lie on available.idx, so that what the device writes to turn kicks
-// off and on makes a chain come and go: as it turns them on the index differs
-// from what it has read, and it looks again. For ever, but a round at a time.
-TEST_F(BalloonDeviceTest, LooksAgainWhereTheIndexMovedAsItStopped) {
+// used.flags overlaps available.idx, so that a chain seems to appear and
+// disappear when the device turns kicks off and on. When it turns them on, the
+// index differs from the one that it read, so it looks again: forever, but one
+// pass at a time.
+TEST_F(BalloonDeviceTest, LooksAgainIfTheIndexMovedMeanwhile) {
   VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x2000), 4);
   layout.available = Gpa(0x3002);
   layout.used = Gpa(0x3004);
@@ -354,7 +356,7 @@ TEST_F(BalloonDeviceTest, LooksAgainWhereTheIndexMovedAsItStopped) {
   EXPECT_EQ(device_.status(), kRunning);
 }
 
-// --- What the status allows.
+// --- Status.
 
 TEST_F(BalloonDeviceTest, S2_1_2_TouchesNothingBeforeDriverOk) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
@@ -388,8 +390,8 @@ TEST_F(BalloonDeviceTest, S2_4_1_TouchesNothingAfterAReset) {
   EXPECT_EQ(used_.count() + config_.count(), 0);
   EXPECT_THAT(hypervisor_.batches(), IsEmpty());
 }
-// On one thread, a reset from inside a discard cannot wait for the discard: it
-// is complete, and status 0, when the discard has ended.
+// On one thread, a reset from inside a discard cannot wait for the discard. It
+// completes, and status() reads 0, when the discard has ended.
 TEST_F(BalloonDeviceTest, AResetFromInsideADiscardCompletesAfterIt) {
   BalloonDevice* device = nullptr;
   int discards = 0;
@@ -397,7 +399,7 @@ TEST_F(BalloonDeviceTest, AResetFromInsideADiscardCompletesAfterIt) {
     ++discards;
     device->SetStatus(0);
     EXPECT_EQ(device->status(), kRunning) << "not complete yet";
-    device->SetStatus(kVirtioAcknowledge);  // to no effect
+    device->SetStatus(kVirtioAcknowledge);  // no effect
     kick_->Notify();
     time_.RunUntilIdle();
     EXPECT_TRUE(device->CheckInvariants().ok());
@@ -416,7 +418,7 @@ TEST_F(BalloonDeviceTest, AResetFromInsideADiscardCompletesAfterIt) {
   EXPECT_EQ(reentered.counters().reports, 1u);
   EXPECT_EQ(reentered.counters().acknowledged, 0u);
 }
-// On two threads SetStatus(0) waits for the discard it finds running.
+// On two threads SetStatus(0) waits for a discard in progress.
 TEST_F(BalloonDeviceTest, AResetWaitsForTheDiscardOfAnotherThread) {
   std::atomic<bool> in_discard = false;
   std::atomic<bool> resetting = false;
@@ -425,7 +427,7 @@ TEST_F(BalloonDeviceTest, AResetWaitsForTheDiscardOfAnotherThread) {
     in_discard = true;
     in_discard.notify_one();
     resetting.wait(false);
-    // Time for a reset that does not wait to show it.
+    // Gives a reset that does not wait time to finish.
     for (int i = 0; i < 100; ++i) std::this_thread::yield();
     discarded = true;
   });
@@ -442,7 +444,7 @@ TEST_F(BalloonDeviceTest, AResetWaitsForTheDiscardOfAnotherThread) {
   device.SetStatus(0);
   EXPECT_TRUE(discarded) << "the reset overtook the discard";
   EXPECT_EQ(device.status(), 0);
-  // Acknowledged only if the discard ended before the reset was asked for.
+  // Acknowledged only if the discard ended before the reset was requested.
   EXPECT_EQ(driver_.used_idx(), device.counters().acknowledged);
   EXPECT_EQ(used_.count(), driver_.used_idx());
 }
@@ -462,8 +464,7 @@ TEST_F(BalloonDeviceDeathTest, DestroyedFromInsideItsDiscard) {
   device = std::make_unique<BalloonDevice>(*ram_, hypervisor, time_);
   Start(*device);
   driver_.OfferChain({Pages(0x10000)});
-  EXPECT_DEATH(KickAndRun(),
-               "device destroyed from inside what it was running");
+  EXPECT_DEATH(KickAndRun(), "device destroyed from inside its own handler");
 }
 
 }  // namespace

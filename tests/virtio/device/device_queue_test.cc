@@ -14,13 +14,13 @@ namespace {
 
 using ::testing::ElementsAre;
 
-// The device half of a ring of 4 against a driver that obeys nothing.
+// The device side of a ring of 4, with a driver that may write anything.
 class DeviceQueueTest : public ::testing::Test {
  protected:
   static VirtqDesc Page(uint64_t gpa) {
     return {.addr = gpa, .len = kPageSize, .flags = kVirtqDescWrite, .next = 0};
   }
-  // A descriptor that goes on at `next`.
+  // A descriptor that continues at `next`.
   static VirtqDesc Link(uint16_t next) {
     return {.addr = 0,
             .len = kPageSize,
@@ -31,7 +31,7 @@ class DeviceQueueTest : public ::testing::Test {
     const auto chain = queue_.Pop();
     EXPECT_TRUE(absl::IsDataLoss(chain.status()));
     EXPECT_EQ(Message(chain.status()), message);
-    // For good, however the driver tries to mend it.
+    // The error stays, whatever the driver writes.
     driver_.memory().Clear();
     EXPECT_EQ(queue_.Pop().status(), chain.status());
     EXPECT_EQ(driver_.used_idx(), 0) << "acknowledged something";
@@ -49,7 +49,7 @@ TEST_F(DeviceQueueTest, PopsNothingFromAnEmptyRing) {
   EXPECT_EQ(queue_.outstanding(), 0);
 }
 
-// [0] -> [3] -> [1]: descriptors need not be in the table's order.
+// [0] -> [3] -> [1]: descriptors may be in any order.
 TEST_F(DeviceQueueTest, FollowsAChainAcrossTheTable) {
   VirtqDesc first = Link(3), second = Link(1), third = Page(0x3000);
   driver_.Describe(0, first);
@@ -70,7 +70,7 @@ TEST_F(DeviceQueueTest, FollowsAChainAcrossTheTable) {
   EXPECT_EQ(queue_.outstanding(), 0);
 }
 
-// A guest that changes a descriptor after the pop changes nothing.
+// Changing a descriptor after Pop has no effect.
 TEST_F(DeviceQueueTest, AChainIsACopy) {
   driver_.OfferChain({Page(0x1000)});
   const auto chain = queue_.Pop().value();
@@ -95,43 +95,45 @@ TEST_F(DeviceQueueTest, GivesChainsBackInAnyOrder) {
   EXPECT_TRUE(queue_.CheckInvariants().ok());
 }
 
-TEST_F(DeviceQueueTest, BreaksWhereTheIndexJumpsAhead) {
+TEST_F(DeviceQueueTest, BreaksIfTheIndexJumpsAhead) {
   driver_.JumpTo(5);
   ExpectBroken(
-      "available index went from 0 to 5, with 0 chains out of a queue of 4");
+      "available index moved from 0 to 5, with 0 chains outstanding in a queue "
+      "of 4");
 }
 
-TEST_F(DeviceQueueTest, BreaksWhereTheIndexGoesBack) {
+TEST_F(DeviceQueueTest, BreaksIfTheIndexMovesBack) {
   driver_.JumpTo(0xffff);
   ExpectBroken(
-      "available index went from 0 to 65535, with 0 chains out of a queue of "
-      "4");
+      "available index moved from 0 to 65535, with 0 chains outstanding in a "
+      "queue of 4");
 }
 
-// The driver has one descriptor less for each chain the device still has.
-TEST_F(DeviceQueueTest, BreaksWhereMoreIsAvailableThanCanBe) {
+// For each outstanding chain the driver has one descriptor less.
+TEST_F(DeviceQueueTest, BreaksIfMoreIsAvailableThanPossible) {
   driver_.OfferChain({Page(0)});
   ASSERT_TRUE(queue_.Pop()->has_value());
   driver_.JumpTo(5);
   ExpectBroken(
-      "available index went from 1 to 5, with 1 chains out of a queue of 4");
+      "available index moved from 1 to 5, with 1 chains outstanding in a queue "
+      "of 4");
 }
 
 TEST_F(DeviceQueueTest, BreaksOnAHeadPastTheTable) {
   driver_.Offer(4);
-  ExpectBroken("available ring names descriptor 4, past a table of 4");
+  ExpectBroken("available ring has head 4, past the end of a table of 4");
 }
 
 TEST_F(DeviceQueueTest, BreaksOnANextPastTheTable) {
   driver_.Describe(2, Link(0xffff));
   driver_.Offer(2);
-  ExpectBroken("descriptor 2 goes on at 65535, past a table of 4");
+  ExpectBroken("descriptor 2 continues at 65535, past the end of a table of 4");
 }
 
 TEST_F(DeviceQueueTest, BreaksOnTheFirstNextPastTheTable) {
   driver_.Describe(0, Link(4));
   driver_.Offer(0);
-  ExpectBroken("descriptor 0 goes on at 4, past a table of 4");
+  ExpectBroken("descriptor 0 continues at 4, past the end of a table of 4");
 }
 
 TEST_F(DeviceQueueTest, BreaksOnAChainOfOneThatLoops) {
@@ -148,20 +150,20 @@ TEST_F(DeviceQueueTest, BreaksOnALongLoop) {
   ExpectBroken("chain 2 is longer than the queue of 4: it loops");
 }
 
-TEST_F(DeviceQueueTest, BreaksOnAChainThatIsOutAlready) {
+TEST_F(DeviceQueueTest, BreaksOnAChainThatIsOutstanding) {
   driver_.OfferChain({Page(0)});
   ASSERT_TRUE(queue_.Pop()->has_value());
   driver_.Offer(0);
-  ExpectBroken("available ring names chain 0, which is out already");
+  ExpectBroken("available ring has head 0, whose chain is outstanding already");
 }
 
-TEST_F(DeviceQueueTest, S2_7_7_NotifiesUnlessTheDriverSaysNot) {
+TEST_F(DeviceQueueTest, S2_7_7_NotifiesUnlessTheDriverDisabledIt) {
   EXPECT_TRUE(queue_.NeedsNotification());
   driver_.SuppressNotifications();
   EXPECT_FALSE(queue_.NeedsNotification());
 }
 
-TEST_F(DeviceQueueTest, S2_7_10_SaysWhatWasMissedWhileKicksWereOff) {
+TEST_F(DeviceQueueTest, S2_7_10_EnablingKicksReturnsWhetherChainsWereMissed) {
   queue_.DisableNotifications();
   EXPECT_EQ(driver_.memory().used_flags().load(), kVirtqUsedNoNotify);
   EXPECT_FALSE(queue_.EnableNotifications());
@@ -173,13 +175,13 @@ TEST_F(DeviceQueueTest, S2_7_10_SaysWhatWasMissedWhileKicksWereOff) {
 
 using DeviceQueueDeathTest = DeviceQueueTest;
 
-TEST_F(DeviceQueueDeathTest, PushOfWhatIsNotOut) {
-  EXPECT_DEATH(queue_.Push(0, 0), "chain 0 pushed, which is not out");
-  EXPECT_DEATH(queue_.Push(4, 0), "chain 4 pushed, which is not out");
+TEST_F(DeviceQueueDeathTest, PushOfAChainThatIsNotOutstanding) {
+  EXPECT_DEATH(queue_.Push(0, 0), "chain 0 pushed, but not outstanding");
+  EXPECT_DEATH(queue_.Push(4, 0), "chain 4 pushed, but not outstanding");
   driver_.OfferChain({Page(0)});
   ASSERT_TRUE(queue_.Pop()->has_value());
   queue_.Push(0, 0);
-  EXPECT_DEATH(queue_.Push(0, 0), "chain 0 pushed, which is not out");
+  EXPECT_DEATH(queue_.Push(0, 0), "chain 0 pushed, but not outstanding");
 }
 
 TEST(DeviceQueue, RefusesALayoutThatIsNotInRam) {
@@ -188,8 +190,8 @@ TEST(DeviceQueue, RefusesALayoutThatIsNotInRam) {
       DeviceQueue::Create(*ram, LayOutVirtqueue(Gpa(kGiB), 4)).status()));
 }
 
-// A vCPU writes random words all over the ring while the device reads it. What
-// the device gets is nonsense, but each chain is whole and within bounds.
+// A vCPU writes random words to the ring while the device reads it. The chains
+// make no sense, but each is complete and within bounds.
 TEST(DeviceQueue, SurvivesAGuestThatWritesWhileItReads) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);

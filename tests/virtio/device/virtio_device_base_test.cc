@@ -1,5 +1,5 @@
-// What a device does alike whatever kind it is of: configuration, status,
-// features, and queues side by side. The balloon is the kind at hand.
+// What all devices have in common: configuration, status, features and several
+// queues. Tested with a balloon.
 
 #include "guestmm/virtio/device/virtio_device_base.h"
 
@@ -19,7 +19,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// With each field of the configuration there is.
+// Offers everything, so that each field of the configuration exists.
 constexpr BalloonDeviceOptions kAll = {.features = kBalloonFeatures};
 
 // --- Features.
@@ -29,8 +29,7 @@ TEST(VirtioDeviceBase, S6_2_OffersVersion1) {
   EXPECT_EQ(balloon.device().DeviceFeatures(), kVirtioFVersion1);
 }
 
-// Whatever the driver takes of what is offered will do, but what MUST_TELL_HOST
-// says of itself.
+// Any subset is accepted, unless MUST_TELL_HOST was offered.
 TEST(VirtioDeviceBase, S2_2_2_AgreesToAnySubset) {
   HostileBalloon balloon(kAll);
   for (uint64_t refused = 0; refused <= kBalloonFeatures; refused += 2) {
@@ -67,8 +66,8 @@ TEST(VirtioDeviceBase, S2_1_2_NotifiesOfNothingBeforeDriverOk) {
   EXPECT_EQ(config.count(), 0);
 }
 
-// What was changed before there was a driver, it hears of when there is.
-TEST(VirtioDeviceBase, NotifiesAtDriverOkOfWhatChangedBefore) {
+// The driver is notified of changes made before DRIVER_OK.
+TEST(VirtioDeviceBase, NotifiesAtDriverOkOfEarlierChanges) {
   HostileBalloon balloon(kAll);
   balloon.device().SetTarget(7);
   balloon.time().RunUntilIdle();
@@ -88,7 +87,7 @@ TEST(VirtioDeviceBase, S2_1_2_ABrokenQueueSetsNeedsResetAndNotifies) {
   EXPECT_EQ(balloon.config_notifications(), 1);
 }
 
-// One broken queue stops them all: nobody knows what the driver thinks.
+// One broken queue stops all of them: the state of the driver is unknown.
 TEST(VirtioDeviceBase, ABrokenQueueStopsTheOthers) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
@@ -122,8 +121,8 @@ TEST(VirtioDeviceBase, S2_4_1_AResetForgetsEveryQueue) {
   EXPECT_EQ(balloon.used_notifications() + balloon.config_notifications(), 0);
 }
 
-// Who wants to hear of changes is the next driver's to say.
-TEST(VirtioDeviceBase, S2_4_1_AResetForgetsWhomToNotify) {
+// The next driver sets its own notifier.
+TEST(VirtioDeviceBase, S2_4_1_AResetForgetsTheNotifiers) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   BalloonDevice& device = balloon.device();
@@ -177,13 +176,13 @@ TEST(VirtioDeviceBase, RefusesToReadPastTheConfiguration) {
     EXPECT_TRUE(absl::IsOutOfRange(balloon.device().ReadConfig(offset, bytes)));
   }
   EXPECT_EQ(Message(balloon.device().ReadConfig(8, bytes)),
-            "configuration from 8, 4 bytes: it has 8");
+            "configuration at 8, 4 bytes: must be within its 8 bytes");
   EXPECT_EQ(Message(WriteWord(balloon.device(), 12, 1)),
-            "configuration from 12, 4 bytes: it has 8");
+            "configuration at 12, 4 bytes: must be within its 8 bytes");
 }
 
-// As in §5.5.4: a field is there if its feature is offered.
-TEST(VirtioDeviceBase, TheConfigurationEndsWithWhatIsOffered) {
+// §5.5.4: a field exists if its feature is offered.
+TEST(VirtioDeviceBase, TheConfigurationEndsWithTheLastOfferedField) {
   const auto bytes = [](uint64_t features) {
     HostileBalloon balloon({.features = features});
     std::vector<std::byte> into(1);
@@ -197,7 +196,7 @@ TEST(VirtioDeviceBase, TheConfigurationEndsWithWhatIsOffered) {
   EXPECT_EQ(bytes(kBalloonFPagePoison), 16u);
 }
 
-TEST(VirtioDeviceBase, RefusesToWriteWhatIsNotTheDrivers) {
+TEST(VirtioDeviceBase, RefusesWritesToTheDevicesFields) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   BalloonDevice& device = balloon.device();
@@ -207,8 +206,8 @@ TEST(VirtioDeviceBase, RefusesToWriteWhatIsNotTheDrivers) {
     EXPECT_TRUE(absl::IsInvalidArgument(status)) << offset;
   }
   EXPECT_EQ(Message(WriteWord(device, 8, 1)),
-            "configuration written from 8, 4 bytes: the driver may write "
-            "actual and, with PAGE_POISON, poison_val, each as a whole");
+            "configuration write at 8, 4 bytes: must be all of actual or, with "
+            "PAGE_POISON, of poison_val");
   EXPECT_EQ(balloon.config(), BalloonConfig{.actual = 9});
 }
 
@@ -223,7 +222,7 @@ TEST(VirtioDeviceBase, RefusesToWriteAPartOfAField) {
   }
 }
 
-TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatTheDeviceChanges) {
+TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithTheConfiguration) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   const uint32_t first = balloon.device().ConfigGeneration();
@@ -235,8 +234,8 @@ TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatTheDeviceChanges) {
   EXPECT_NE(balloon.device().ConfigGeneration(), second);
 }
 
-// A reset clears what the driver wrote: who read before and after saw two.
-TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatAResetClears) {
+// A reset clears what the driver wrote, so the configuration has changed.
+TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithAReset) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.device().SetTarget(7);
@@ -249,9 +248,9 @@ TEST(VirtioDeviceBase, S2_5_TheGenerationChangesWithWhatAResetClears) {
       << "what the host wants is for the next driver too";
 }
 
-// --- Work: a queue's length at a time, the queues in turn.
+// --- Work: a pass over a queue is limited, and queues take turns.
 
-TEST(VirtioDeviceBase, EachKickedQueueHasItsTurnHoweverManyChainsOneHas) {
+TEST(VirtioDeviceBase, KickedQueuesTakeTurns) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   HostileDriver& reports = balloon.at(BalloonQueue::kReporting);
@@ -272,9 +271,9 @@ TEST(VirtioDeviceBase, EachKickedQueueHasItsTurnHoweverManyChainsOneHas) {
   balloon.device().SetStatus(0);
 }
 
-// In virtual time others run while a discard takes its time. What they ask of
-// the device then is not forgotten.
-TEST(VirtioDeviceBase, WhatIsAskedFromInsideADiscardIsDoneAfterIt) {
+// In virtual time other work runs during a discard. What it requests of the
+// device is handled after it.
+TEST(VirtioDeviceBase, RequestsDuringADiscardAreHandledAfterIt) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   balloon.Send(BalloonQueue::kStats, {VirtqDesc(balloon.Words({}))});
@@ -289,7 +288,7 @@ TEST(VirtioDeviceBase, WhatIsAskedFromInsideADiscardIsDoneAfterIt) {
   EXPECT_EQ(balloon.at(BalloonQueue::kStats).used_idx(), 1);
 }
 
-// --- What it may write.
+// --- Where the device may write.
 
 constexpr BalloonQueue kQueues[] = {
     BalloonQueue::kInflate, BalloonQueue::kDeflate, BalloonQueue::kStats,
@@ -317,8 +316,7 @@ void HandleAllQueues(HostileBalloon& balloon) {
   balloon.time().RunUntilIdle();
 }
 
-// To the used rings, and to nothing else of the guest's; what it discards is
-// the host's to do.
+// To the used rings only. Discarded memory is changed by the host.
 TEST(VirtioDeviceBase, S2_7_5_1_WritesToTheUsedRingsOnly) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
@@ -341,7 +339,7 @@ TEST(VirtioDeviceBase, S2_7_5_1_WritesToTheUsedRingsOnly) {
     }
   }
 }
-TEST(VirtioDeviceBase, S2_7_8_2_SaysOfNoChainThatItWasWrittenTo) {
+TEST(VirtioDeviceBase, S2_7_8_2_ReportsZeroBytesWritten) {
   HostileBalloon balloon(kAll);
   ASSERT_TRUE(balloon.Start());
   OfferToAllQueues(balloon);
@@ -350,103 +348,6 @@ TEST(VirtioDeviceBase, S2_7_8_2_SaysOfNoChainThatItWasWrittenTo) {
     EXPECT_EQ(balloon.at(queue).used_idx(), 1) << Name(queue);
     EXPECT_EQ(balloon.at(queue).used(0).len, 0u) << Name(queue);
   }
-}
-
-// --- A driver that goes by the book.
-
-TEST(DriverSetup, S3_1_1_DoesItInTheOrderOfTheText) {
-  BalloonGuest guest({.features = kBalloonFeatures});
-  ASSERT_TRUE(guest.Start({.queue_features = {}}).ok());
-  EXPECT_THAT(
-      guest.slow().calls(),
-      ElementsAre("status 0x0", "status 0x1", "status 0x3",
-                  "features 0x10000002f", "status 0xb", "queue 0", "queue 1",
-                  "queue 2", "queue 3", "queue 4", "status 0xf", "kick 2"));
-}
-
-// §5.5.5 has the poison before DRIVER_OK, and §3.1.1 has no write before
-// FEATURES_OK and no kick before DRIVER_OK.
-TEST(DriverSetup, S3_1_1_WritesThePoisonBetweenFeaturesOkAndDriverOk) {
-  BalloonGuest guest({.features = kBalloonFeatures}, PagePoisonMode::kPoison);
-  ASSERT_TRUE(guest.Start({.queue_features = {}}).ok());
-  EXPECT_THAT(guest.slow().calls(),
-              ElementsAre("status 0x0", "status 0x1", "status 0x3",
-                          "features 0x10000003f", "status 0xb", "queue 0",
-                          "queue 1", "queue 2", "queue 3", "queue 4",
-                          "write 12: 0xaaaaaaaa", "status 0xf", "kick 2"));
-}
-
-// Between two resets bits are added only.
-TEST(DriverSetup, S2_1_1_ClearsNoStatusBit) {
-  BalloonGuest guest({.features = kBalloonFeatures});
-  for (int i = 0; i < 3; ++i) {
-    ASSERT_TRUE(guest.Start().ok());
-    guest.Stop();
-  }
-  unsigned before = 0;
-  int resets = 0;
-  for (const std::string& call : guest.slow().calls()) {
-    if (!call.starts_with("status 0x")) continue;
-    const auto status = static_cast<unsigned>(
-        std::stoul(call.substr(std::string("status 0x").size()), nullptr, 16));
-    if (status == 0) {
-      ++resets;
-    } else {
-      EXPECT_EQ(before & ~status, 0u) << call;
-    }
-    before = status;
-  }
-  EXPECT_EQ(resets, 6) << "one before, one after, each time";
-}
-
-TEST(DriverSetup, S2_1_1_ResetsADeviceThatItFailedWith) {
-  BalloonGuest guest({});
-  EXPECT_FALSE(guest.Start({.queue_size = 3}).ok());
-  EXPECT_EQ(guest.device().status(), kVirtioFailed);
-  guest.slow().Forget();
-  ASSERT_TRUE(guest.Start().ok());
-  EXPECT_EQ(guest.slow().calls().front(), "status 0x0");
-  EXPECT_EQ(guest.device().status(), kRunningStatus);
-}
-
-TEST(DriverSetup, S2_2_1_AcceptsNothingThatIsNotOffered) {
-  for (uint64_t offered = 0; offered <= kBalloonFeatures; ++offered) {
-    for (const PagePoisonMode mode :
-         {PagePoisonMode::kOff, PagePoisonMode::kPoison}) {
-      BalloonGuest guest({.features = offered, .queue_features = {}}, mode);
-      ASSERT_TRUE(guest.Start().ok()) << offered;
-      EXPECT_EQ(guest.driver().features() & ~(offered | kVirtioFVersion1), 0u);
-    }
-  }
-}
-
-TEST(DriverSetup, S6_1_AcceptsVersion1) {
-  BalloonGuest guest({.features = 0, .queue_features = {}});
-  ASSERT_TRUE(guest.Start().ok());
-  EXPECT_EQ(guest.driver().features(), kVirtioFVersion1);
-}
-
-// §2.5.1: fields that were read while they changed are of two configurations.
-// Here the host's second wish comes right after the first was read.
-TEST(DriverSetup, S2_5_1_ReadsAgainWhatChangedMeanwhile) {
-  BalloonGuest guest({});
-  ASSERT_TRUE(guest.Start().ok());
-  guest.slow().after_read = [&] { guest.device().SetTarget(3); };
-  guest.slow().Hold(0);
-  guest.device().SetTarget(9);
-  guest.time().RunUntilIdle();
-  EXPECT_EQ(guest.LastWords(0).size(), 3u) << "went by the first of the two";
-}
-
-// Fields whose feature is not offered are not there to be read, whatever the
-// driver can do.
-TEST(DriverSetup, S2_5_1_ReadsNoFieldWhoseFeatureIsNotOffered) {
-  BalloonGuest guest({.features = kBalloonFPageReporting});
-  ASSERT_TRUE(guest.Start().ok());
-  guest.device().SetTarget(3);
-  guest.time().RunUntilIdle();
-  EXPECT_EQ(guest.driver().balloon_pages(), PageCount(3))
-      << "reading all 16 bytes of a configuration of 8 fails";
 }
 
 }  // namespace

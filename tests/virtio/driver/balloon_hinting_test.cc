@@ -1,5 +1,7 @@
-// Free page hinting: runs that the device names, hints that the driver gives,
-// and who may touch the pages when.
+// Free page hinting: hints from the driver, and which side may use the pages
+// when.
+
+#include "src/virtio/driver/balloon_hinting.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,230 +15,17 @@
 namespace guestmm::balloon_hinting_test {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-constexpr BalloonQueue kFreePage = BalloonQueue::kFreePage;
 constexpr uint16_t kFreePageIndex = 2;
 constexpr BalloonDeviceOptions kWithHints = {.features = kBalloonFFreePageHint};
-
-// --- The device.
-
-// Whose driver has taken FREE_PAGE_HINT, and obeys nothing.
-class HintingDeviceTest : public ::testing::Test {
- protected:
-  void SetUp() override { ASSERT_TRUE(balloon_.Start()); }
-
-  // Starts a run and returns its id.
-  uint32_t StartRun() {
-    EXPECT_TRUE(balloon_.device().StartHinting().ok());
-    return CommandId();
-  }
-  uint32_t CommandId() { return balloon_.config().free_page_hint_cmd_id; }
-  void SendCommand(uint32_t command) { balloon_.Send(kFreePage, {command}); }
-  void SendHint(uint64_t gpa) {
-    balloon_.Send(kFreePage, {HostileBalloon::Pages(gpa)});
-  }
-
-  HostileBalloon balloon_{kWithHints};
-};
-
-TEST_F(HintingDeviceTest, ARunFromItsStartToDone) {
-  EXPECT_EQ(CommandId(), kHintStop);
-  EXPECT_FALSE(balloon_.device().hinting());
-  const uint32_t run = StartRun();
-  EXPECT_GE(run, kFirstHintRun);
-  EXPECT_TRUE(balloon_.device().hinting());
-  SendCommand(run);
-  SendHint(0x10000);
-  balloon_.Send(kFreePage, {HostileBalloon::Pages(0x20000),
-                            HostileBalloon::Pages(kMiB, kMiB)});
-  EXPECT_EQ(CommandId(), run);
-  SendCommand(kHintStop);
-  EXPECT_EQ(CommandId(), kHintDone);
-  EXPECT_FALSE(balloon_.device().hinting());
-  EXPECT_THAT(balloon_.discarded(),
-              ElementsAre(GpaRange{Gpa(0x10000), kPageSize},
-                          GpaRange{Gpa(0x20000), kPageSize},
-                          GpaRange{Gpa(kMiB), kMiB}));
-  EXPECT_EQ(balloon_.counters().hint_runs, 1u);
-  EXPECT_EQ(balloon_.counters().hints, 3u);
-  EXPECT_EQ(balloon_.counters().hinted_bytes, kMiB + 2 * kPageSize);
-  EXPECT_EQ(balloon_.counters().bad_commands, 0u);
-  EXPECT_EQ(balloon_.at(kFreePage).used_idx(), 4) << "all are acknowledged";
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_IgnoresHintsBeforeTheRunWasBegun) {
-  SendHint(0x10000);
-  StartRun();
-  SendHint(0x10000);
-  EXPECT_THAT(balloon_.discarded(), IsEmpty());
-  EXPECT_EQ(balloon_.counters().skipped_hints, 2u);
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_IgnoresHintsOfAnotherRun) {
-  const uint32_t run = StartRun();
-  SendCommand(run + 1);
-  SendHint(0x10000);
-  SendCommand(run - 1);
-  SendHint(0x10000);
-  EXPECT_THAT(balloon_.discarded(), IsEmpty());
-  EXPECT_EQ(balloon_.counters().bad_commands, 2u);
-  EXPECT_EQ(balloon_.counters().skipped_hints, 2u);
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_IgnoresHintsOfARunThatItWantsNoMore) {
-  const uint32_t run = StartRun();
-  SendCommand(run);
-  balloon_.device().StopHinting();
-  EXPECT_EQ(CommandId(), kHintStop);
-  SendHint(0x10000);
-  EXPECT_THAT(balloon_.discarded(), IsEmpty());
-  EXPECT_TRUE(balloon_.device().hinting()) << "till the driver says so";
-  SendCommand(kHintStop);
-  EXPECT_FALSE(balloon_.device().hinting());
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_TouchesNothingAfterDone) {
-  const uint32_t run = StartRun();
-  SendCommand(run);
-  SendCommand(kHintStop);
-  ASSERT_EQ(CommandId(), kHintDone);
-  SendHint(0x10000);
-  SendCommand(run);
-  SendHint(0x10000);
-  EXPECT_THAT(balloon_.discarded(), IsEmpty());
-  EXPECT_EQ(CommandId(), kHintDone);
-}
-// Also of a chain that has the hint before the STOP, which no driver may send.
-TEST_F(HintingDeviceTest, S5_5_6_5_2_DiscardsBeforeItSaysDone) {
-  SendCommand(StartRun());
-  uint32_t during = 99;
-  balloon_.OnDiscard([&] { during = CommandId(); });
-  balloon_.Send(kFreePage,
-                {HostileBalloon::Pages(0x10000), balloon_.Words({kHintStop})});
-  EXPECT_EQ(CommandId(), kHintDone);
-  EXPECT_THAT(balloon_.discarded(), SizeIs(1));
-  EXPECT_NE(during, kHintDone);
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_SaysDoneHoweverTheRunEnds) {
-  SendCommand(StartRun());
-  SendCommand(kHintStop);
-  EXPECT_EQ(CommandId(), kHintDone);
-  SendCommand(StartRun());
-  balloon_.device().StopHinting();
-  SendCommand(kHintStop);
-  EXPECT_EQ(CommandId(), kHintDone);
-}
-// The driver may still hold what it hinted at in the run before.
-TEST_F(HintingDeviceTest, S5_5_6_5_2_SaysDoneOfARunThatWasNeverBegun) {
-  SendCommand(StartRun());
-  SendCommand(kHintStop);
-  StartRun();
-  balloon_.device().StopHinting();
-  EXPECT_EQ(CommandId(), kHintDone);
-  EXPECT_FALSE(balloon_.device().hinting());
-}
-TEST_F(HintingDeviceTest, S5_5_6_5_2_UsesNoIdAgain) {
-  std::vector<uint32_t> ids;
-  for (int i = 0; i < 5; ++i) {
-    ids.push_back(StartRun());
-    EXPECT_TRUE(absl::IsFailedPrecondition(balloon_.device().StartHinting()));
-    if (i == 3) {
-      balloon_.device().StopHinting();  // not begun
-      continue;
-    }
-    SendCommand(ids.back());
-    EXPECT_TRUE(absl::IsFailedPrecondition(balloon_.device().StartHinting()));
-    if (i == 2) {
-      balloon_.device().StopHinting();
-      const absl::Status early = balloon_.device().StartHinting();
-      EXPECT_EQ(Message(early),
-                absl::StrFormat("hints asked for while run %d has not ended",
-                                ids.back()));
-    }
-    SendCommand(kHintStop);
-  }
-  // Neither does a reset bring them back.
-  balloon_.device().SetStatus(0);
-  EXPECT_EQ(CommandId(), kHintStop);
-  ASSERT_TRUE(balloon_.Start());
-  ids.push_back(StartRun());
-  std::sort(ids.begin(), ids.end());
-  EXPECT_EQ(std::unique(ids.begin(), ids.end()), ids.end());
-  EXPECT_GE(ids.front(), kFirstHintRun);
-}
-TEST_F(HintingDeviceTest, CountsAnIdThatComesAgain) {
-  const uint32_t run = StartRun();
-  SendCommand(run);
-  SendCommand(run);
-  EXPECT_EQ(balloon_.counters().hint_runs, 1u);
-  EXPECT_EQ(balloon_.counters().bad_commands, 1u);
-  SendHint(0x10000);
-  EXPECT_EQ(balloon_.counters().hints, 1u) << "of a run that goes on";
-}
-// A STOP of the run before says nothing of one that was not begun.
-TEST_F(HintingDeviceTest, AStopThatComesLateEndsNoNewRun) {
-  const uint32_t run = StartRun();
-  SendCommand(kHintStop);
-  EXPECT_EQ(CommandId(), run);
-  EXPECT_TRUE(balloon_.device().hinting());
-  EXPECT_EQ(balloon_.counters().bad_commands, 1u);
-}
-TEST_F(HintingDeviceTest, SkipsCommandsThatAreNone) {
-  SendCommand(StartRun());
-  balloon_.Send(kFreePage, {kHintStop, kHintStop});
-  VirtqDesc odd = balloon_.Words({kHintStop});
-  odd.len = 3;
-  balloon_.Send(kFreePage, {odd});
-  VirtqDesc empty = balloon_.Words({kHintStop});
-  empty.len = 0;
-  balloon_.Send(kFreePage, {empty});
-  EXPECT_TRUE(balloon_.device().hinting());
-  EXPECT_EQ(balloon_.counters().bad_commands, 1u);
-  EXPECT_EQ(balloon_.counters().skipped_unaligned, 1u);
-  EXPECT_EQ(balloon_.counters().skipped_empty, 1u);
-}
-TEST_F(HintingDeviceTest, SkipsHintsThatAreBadAndGoesOn) {
-  SendCommand(StartRun());
-  balloon_.Send(kFreePage, {HostileBalloon::Pages(3 * kMiB),
-                            HostileBalloon::Pages(0x10000)});
-  SendHint(0x10010);
-  EXPECT_THAT(balloon_.discarded(),
-              ElementsAre(GpaRange{Gpa(0x10000), kPageSize}));
-  EXPECT_EQ(balloon_.counters().skipped_outside_ram, 1u);
-  EXPECT_EQ(balloon_.counters().skipped_unaligned, 1u);
-}
-TEST_F(HintingDeviceTest, AResetEndsTheRun) {
-  SendCommand(StartRun());
-  balloon_.device().SetStatus(0);
-  EXPECT_FALSE(balloon_.device().hinting());
-  ASSERT_TRUE(balloon_.Start());
-  SendHint(0x10000);
-  EXPECT_THAT(balloon_.discarded(), IsEmpty());
-}
-TEST_F(HintingDeviceTest, StoppingWhatDoesNotRunHasNoEffect) {
-  const uint32_t before = balloon_.device().ConfigGeneration();
-  balloon_.device().StopHinting();
-  SendCommand(StartRun());
-  balloon_.device().StopHinting();
-  const uint32_t stopped = balloon_.device().ConfigGeneration();
-  balloon_.device().StopHinting();
-  EXPECT_EQ(balloon_.device().ConfigGeneration(), stopped);
-  EXPECT_EQ(stopped, before + 2);
-}
-TEST(HintingDevice, RefusesToAskADriverThatGivesNone) {
-  HostileBalloon balloon(kWithHints);
-  EXPECT_TRUE(absl::IsFailedPrecondition(balloon.device().StartHinting()));
-  ASSERT_TRUE(balloon.Start(/*refused=*/kBalloonFFreePageHint));
-  EXPECT_EQ(Message(balloon.device().StartHinting()),
-            "hints asked of a driver that did not take FREE_PAGE_HINT");
-}
-
-// --- The driver.
 
 class HintingDriverTest : public ::testing::Test {
  protected:
   void SetUp() override { ASSERT_TRUE(guest_.Start().ok()); }
 
-  // What the driver has put into the queue from chain `from` on.
+  // What the driver has sent, from chain `from` on.
   std::vector<VirtqDesc> Sent(uint16_t from = 0) {
     const VirtqueueMemory memory =
         guest_.slow().QueueMemory(guest_.ram(), kFreePageIndex);
@@ -254,7 +43,7 @@ class HintingDriverTest : public ::testing::Test {
   }
   uint32_t CommandId() { return guest_.config().free_page_hint_cmd_id; }
   void StartRun() { ASSERT_TRUE(guest_.device().StartHinting().ok()); }
-  // Starts a run of which the device has seen the id, and no hint yet.
+  // Starts a run. The device has seen the id, and no hint yet.
   void StartRunHeldUp() {
     guest_.slow().Hold(kFreePageIndex);
     StartRun();
@@ -269,7 +58,7 @@ class HintingDriverTest : public ::testing::Test {
     guest_.time().RunUntilIdle();
   }
 
-  // Blocks are of 64 KiB: 64 of them at most, and the queue takes 128.
+  // Blocks are of 64 KiB: at most 64 of them, while the queue has 128 entries.
   BalloonGuest guest_{kWithHints};
 };
 
@@ -303,7 +92,7 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_ARunIsItsIdThenPagesThenStop) {
 TEST_F(HintingDriverTest, S5_5_6_5_1_SendsTheIdOnce) {
   StartRunHeldUp();
   const size_t sent = Sent().size();
-  // News of other things, and what the device uses, change nothing.
+  // Other changes of the configuration, and used hints, change nothing.
   guest_.device().SetTarget(1);
   guest_.time().RunUntilIdle();
   EXPECT_THAT(Sent(), SizeIs(sent));
@@ -345,12 +134,12 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_HoldsThePagesUntilDone) {
   EXPECT_EQ(CommandId(), kHintDone);
   EXPECT_EQ(guest_.held_pages(), 0u);
 }
-// The run ends with STOP as soon as the host wants no more, whether by STOP or
-// DONE; pages are let go at DONE.
-TEST_F(HintingDriverTest, S5_5_6_5_1_StopsWhereTheHostWantsNoMore) {
+// When the host wants no more hints (STOP or DONE) the driver ends the run with
+// STOP; pages are released at DONE.
+TEST_F(HintingDriverTest, S5_5_6_5_1_StopsWhenTheHostStops) {
   guest_.slow().Hold(kFreePageIndex);
   StartRun();
-  // The id is out, and no hint yet.
+  // The id is sent, and no hint yet.
   guest_.time().WaitUntil([&] { return guest_.Offered(kFreePageIndex) == 1; },
                           Workqueue::kForever);
   guest_.device().StopHinting();
@@ -361,7 +150,7 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_StopsWhereTheHostWantsNoMore) {
   EXPECT_EQ(CommandId(), kHintDone);
   EXPECT_EQ(guest_.held_pages(), 0u);
 }
-TEST_F(HintingDriverTest, S5_5_6_5_1_StartsNothingWhileNothingIsWanted) {
+TEST_F(HintingDriverTest, S5_5_6_5_1_StartsNoRunUnlessRequested) {
   guest_.device().SetTarget(1);
   guest_.time().RunUntilIdle();
   StartRun();
@@ -370,9 +159,9 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_StartsNothingWhileNothingIsWanted) {
   EXPECT_EQ(guest_.driver().hinted_pages(), PageCount(0));
   EXPECT_THAT(Sent(), IsEmpty());
 }
-// The host ends a run that the driver has not begun while the driver has the
-// pages of the last yet: it never saw the DONE in between.
-TEST_F(HintingDriverTest, S5_5_6_5_1_LetsThePagesGoWhoseDoneItMissed) {
+// The host ends a run that the driver has not started, while the driver still
+// holds the pages of the previous run: it never saw the DONE in between.
+TEST_F(HintingDriverTest, S5_5_6_5_1_ReleasesPagesWhoseDoneItMissed) {
   StartRunHeldUp();
   ASSERT_GT(guest_.held_pages(), 0u);
   guest_.slow().LetGo(kFreePageIndex);
@@ -383,7 +172,7 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_LetsThePagesGoWhoseDoneItMissed) {
   guest_.time().RunUntilIdle();
   EXPECT_EQ(guest_.held_pages(), 0u);
 }
-TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesBeforeDone) {
+TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesPagesReleasedBeforeDone) {
   StartRunHeldUp();
   const std::vector<VirtqDesc> sent = Sent(1);
   for (const VirtqDesc& hint : sent) {
@@ -391,7 +180,7 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesBeforeDone) {
     const std::span<std::byte> bytes = guest_.Bytes(Gpa(hint.addr), hint.len);
     std::fill(bytes.begin(), bytes.end(), std::byte{0x5a});
   }
-  // The device uses all that it was given, and says DONE later.
+  // The device uses all hints, and says DONE later.
   const VirtqueueMemory memory =
       guest_.slow().QueueMemory(guest_.ram(), kFreePageIndex);
   for (uint16_t i = 1; i <= sent.size(); ++i) {
@@ -400,11 +189,11 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesBeforeDone) {
         {.id = memory.available_ring(memory.slot(i)).load(), .len = 0});
   }
   memory.used_idx().store(static_cast<uint16_t>(1 + sent.size()));
-  guest_.device().SetTarget(1);  // has the driver look
+  guest_.device().SetTarget(1);  // wakes the driver
   guest_.time().RunUntilIdle();
   ASSERT_NE(CommandId(), kHintDone);
   const uint64_t held = guest_.driver().hinted_pages().value();
-  // An allocation in need comes before that.
+  // An allocation takes the pages before that.
   guest_.TakeAllPages();
   EXPECT_LT(guest_.driver().hinted_pages().value(), held);
   int initialized = 0;
@@ -419,8 +208,8 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesBeforeDone) {
                 BalloonGuest::kLargest.pages().value(),
             held - guest_.driver().hinted_pages().value());
 }
-// The same where the host wants the next run before the driver saw DONE.
-TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesForTheNextRun) {
+// The same, if the host starts the next run before the driver has seen DONE.
+TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesPagesReleasedForTheNextRun) {
   StartRunHeldUp();
   std::vector<VirtqDesc> hints = Sent(1);
   hints.pop_back();
@@ -439,8 +228,8 @@ TEST_F(HintingDriverTest, S5_5_6_5_1_InitializesWhatItReleasesForTheNextRun) {
     EXPECT_EQ(std::count(bytes.begin(), bytes.end(), std::byte{0x5a}), 0);
   }
 }
-// Till it has used the commands of a run, the words are its own.
-TEST_F(HintingDriverTest, BeginsNoRunWhileTheDeviceHasNotSeenTheEndOfTheLast) {
+// The words of the commands belong to the device until it has used them.
+TEST_F(HintingDriverTest, StartsNoRunBeforeTheDeviceHasSeenTheLastOneEnd) {
   guest_.slow().Hold(kFreePageIndex);
   StartRun();
   guest_.time().RunUntilIdle();
@@ -458,9 +247,9 @@ TEST_F(HintingDriverTest, BeginsNoRunWhileTheDeviceHasNotSeenTheEndOfTheLast) {
   EXPECT_EQ(CommandId(), kHintDone);
   EXPECT_EQ(guest_.held_pages(), 0u);
 }
-// A device says DONE, and has hints that it has not used: it may not touch them
-// any more, but that is its word alone.
-TEST_F(HintingDriverTest, HoldsThePagesOfHintsThatAreOutWhateverItIsTold) {
+// The device says DONE but has unused hints. It must not touch them any more,
+// but may do so.
+TEST_F(HintingDriverTest, HoldsThePagesOfOutstandingHintsInAnyCase) {
   StartRunHeldUp();
   const PageCount held = guest_.driver().hinted_pages();
   guest_.slow().hint_command = kHintDone;
@@ -470,7 +259,8 @@ TEST_F(HintingDriverTest, HoldsThePagesOfHintsThatAreOutWhateverItIsTold) {
   LetGo();
   EXPECT_EQ(guest_.driver().hinted_pages(), PageCount(0));
 }
-// The device may yet take what it has not used: an allocation gets none of it.
+// The device may still discard what it has not used: an allocation gets none of
+// it.
 TEST_F(HintingDriverTest, ADeviceThatUsesNoHintKeepsThePages) {
   StartRunHeldUp();
   const PageCount held = guest_.driver().hinted_pages();
@@ -488,8 +278,9 @@ TEST_F(HintingDriverTest, AResetReturnsEveryPage) {
   EXPECT_EQ(guest_.allocator().Counts().allocated(), PageCount(0));
   EXPECT_TRUE(guest_.allocator().CheckInvariants().ok());
 }
-// Of a queue that is shorter than the run, the driver goes on as there is room.
-TEST(HintingDriver, GoesOnAsTheQueueHasRoom) {
+// If the queue is shorter than the run, the driver continues when there are
+// free descriptors.
+TEST(HintingDriver, ContinuesAsDescriptorsBecomeFree) {
   BalloonGuest guest(kWithHints);
   ASSERT_TRUE(guest.Start({.queue_size = 4}).ok());
   ASSERT_TRUE(guest.device().StartHinting().ok());
@@ -498,7 +289,7 @@ TEST(HintingDriver, GoesOnAsTheQueueHasRoom) {
   EXPECT_EQ(guest.config().free_page_hint_cmd_id, kHintDone);
   EXPECT_EQ(guest.held_pages(), 0u);
 }
-TEST(HintingDriver, StopsInTheMiddleOfWhatTheQueueHoldsNot) {
+TEST(HintingDriver, StopsARunThatExceedsTheQueue) {
   BalloonGuest guest(kWithHints);
   ASSERT_TRUE(guest.Start({.queue_size = 4}).ok());
   ASSERT_TRUE(guest.device().StartHinting().ok());

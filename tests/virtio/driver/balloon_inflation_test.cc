@@ -1,5 +1,4 @@
-// Inflation and deflation: what the device makes of page numbers, and how the
-// driver gets the balloon to the size that the host wants.
+// Inflation and deflation: how the driver reaches the host's target.
 
 #include "src/virtio/driver/balloon_inflation.h"
 
@@ -11,283 +10,29 @@
 #include <vector>
 
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "src/virtio/device/ballooned_pages.h"
-#include "tests/testing/huge_page_pool.h"
 #include "tests/virtio/balloon_testing.h"
 #include "tests/virtio/virtio_testing.h"
 
 namespace guestmm::balloon_inflation_test {
 namespace {
 
-using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::Ge;
-using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
 
 GpaRange PageAt(uint32_t pfn) { return {ToGpa(Pfn(pfn)), kPageSize}; }
 
-// --- Which pages are in, as the device keeps it.
-
-TEST(BalloonedPages, EachPageGoesInAndComesOutOnce) {
-  BalloonedPages pages;
-  EXPECT_FALSE(pages.Erase(Pfn(5)));
-  EXPECT_TRUE(pages.Insert(Pfn(5)));
-  EXPECT_FALSE(pages.Insert(Pfn(5)));
-  EXPECT_FALSE(pages.Erase(Pfn(6)));
-  EXPECT_TRUE(pages.Erase(Pfn(5)));
-  EXPECT_FALSE(pages.Erase(Pfn(5)));
-}
-TEST(BalloonedPages, HoldsTheLastPageOfAChunkAndTheFirstOfTheNext) {
-  BalloonedPages pages;
-  EXPECT_TRUE(pages.Insert(Pfn(511)));
-  EXPECT_TRUE(pages.Insert(Pfn(512)));
-  EXPECT_TRUE(pages.Insert(Pfn(0xffffffff)));
-  EXPECT_TRUE(pages.Erase(Pfn(511)));
-  EXPECT_TRUE(pages.Erase(Pfn(512)));
-  EXPECT_TRUE(pages.Erase(Pfn(0xffffffff)));
-}
-TEST(BalloonedPages, ClearTakesAllOut) {
-  BalloonedPages pages;
-  pages.Insert(Pfn(5));
-  pages.Insert(Pfn(5000));
-  pages.Clear();
-  EXPECT_FALSE(pages.Erase(Pfn(5)));
-  EXPECT_FALSE(pages.Erase(Pfn(5000)));
-}
-// Granules of 1 page, a few, a word of the bitmap, several, a chunk; the last
-// of each to go in makes it whole, wherever it is.
-TEST(BalloonedPages, AGranuleIsWholeWithItsLastPage) {
-  for (const uint64_t granule : {1, 2, 32, 64, 128, 512}) {
-    for (const uint64_t last : {uint64_t{0}, granule / 2, granule - 1}) {
-      BalloonedPages pages;
-      const uint64_t start = 1024 + granule * (granule < 512 ? 3 : 0);
-      for (uint64_t page = 0; page < granule; ++page) {
-        if (page != last) pages.Insert(Pfn(start + page));
-      }
-      EXPECT_EQ(pages.WholeRange(Pfn(start), granule).bytes, 0u);
-      pages.Insert(Pfn(start + last));
-      EXPECT_EQ(pages.WholeRange(Pfn(start + last), granule),
-                (GpaRange{ToGpa(Pfn(start)), granule * kPageSize}));
-      EXPECT_EQ(pages.WholeRange(Pfn(start + granule), granule).bytes, 0u);
-    }
-  }
-}
-
-// --- The device.
-
-constexpr BalloonQueue kInflate = BalloonQueue::kInflate;
-constexpr BalloonQueue kDeflate = BalloonQueue::kDeflate;
-
-// Nothing else than inflate and deflate.
+// Only inflate and deflate.
 constexpr BalloonDeviceOptions kPlain = {.features = 0};
 
-TEST(InflatingDevice, S5_5_6_2_DiscardsWhatIsGivenBeforeItAcknowledges) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  uint16_t used_during = 99;
-  balloon.OnDiscard([&] { used_during = balloon.at(kInflate).used_idx(); });
-  balloon.Send(kInflate, {0x30, 0x10, 0x31});
-  EXPECT_THAT(balloon.discarded(),
-              ElementsAre(PageAt(0x10), PageAt(0x30), PageAt(0x31)));
-  EXPECT_EQ(used_during, 0);
-  EXPECT_EQ(balloon.at(kInflate).used_idx(), 1);
-  EXPECT_EQ(balloon.at(kInflate).used(0).len, 0u) << "nothing was written";
-  EXPECT_EQ(balloon.counters().inflated_pages, 3u);
-}
-TEST(InflatingDevice, S5_5_6_2_TouchesNoPageThatComesBack) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10, 0x11});
-  const size_t before = balloon.discarded().size();
-  balloon.Send(kDeflate, {0x11, 0x10});
-  EXPECT_THAT(balloon.discarded(), SizeIs(before));
-  EXPECT_EQ(balloon.at(kDeflate).used_idx(), 1);
-  EXPECT_EQ(balloon.counters().deflated_pages, 2u);
-}
-TEST(InflatingDevice, APageMayGoInAgain) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10});
-  balloon.Send(kDeflate, {0x10});
-  balloon.Send(kInflate, {0x10});
-  EXPECT_THAT(balloon.discarded(), ElementsAre(PageAt(0x10), PageAt(0x10)));
-  EXPECT_EQ(balloon.counters().inflated_pages, 2u);
-  EXPECT_EQ(balloon.counters().repeated_pfns, 0u);
-}
-TEST(InflatingDevice, SkipsPagesThatGuestRamHasNot) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x200, 0x4ff, 0x500, 0x5ff, 0x600, 0xffffffff});
-  EXPECT_THAT(balloon.discarded(), ElementsAre(PageAt(0x500), PageAt(0x5ff)));
-  EXPECT_EQ(balloon.counters().bad_pfns, 4u);
-  balloon.Send(kDeflate, {0x200, 0xffffffff});
-  EXPECT_EQ(balloon.counters().bad_pfns, 6u);
-  EXPECT_EQ(balloon.at(kInflate).used_idx(), 1);
-  EXPECT_EQ(balloon.at(kDeflate).used_idx(), 1);
-}
-TEST(InflatingDevice, DiscardsAPageThatIsInAlreadyNotAgain) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10, 0x10});
-  balloon.Send(kInflate, {0x10});
-  EXPECT_THAT(balloon.discarded(), ElementsAre(PageAt(0x10)));
-  EXPECT_EQ(balloon.counters().repeated_pfns, 2u);
-}
-TEST(InflatingDevice, CountsWhatComesOutAndWasNotIn) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10});
-  balloon.Send(kDeflate, {0x10, 0x10, 0x20});
-  EXPECT_EQ(balloon.counters().deflated_pages, 1u);
-  EXPECT_EQ(balloon.counters().repeated_pfns, 2u);
-}
-TEST(InflatingDevice, SkipsBuffersThatAreNoListOfPages) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  const VirtqDesc good = balloon.Words({0x10});
-  VirtqDesc writable = good;
-  writable.flags = kVirtqDescWrite;
-  VirtqDesc indirect = good;
-  indirect.flags = kVirtqDescIndirect;
-  VirtqDesc odd = good;
-  odd.len = 6;
-  VirtqDesc empty = good;
-  empty.len = 0;
-  VirtqDesc outside = good;
-  outside.addr = 3 * kMiB;
-  VirtqDesc across = good;
-  across.addr = kMiB - 4;
-  across.len = 8;
-  VirtqDesc too_long = good;
-  too_long.len = 1028;
-  for (const VirtqDesc& bad :
-       {writable, indirect, odd, empty, outside, across, too_long}) {
-    balloon.Send(kInflate, {bad});
-  }
-  EXPECT_THAT(balloon.discarded(), IsEmpty());
-  EXPECT_EQ(balloon.at(kInflate).used_idx(), 7) << "all are acknowledged";
-  const BalloonDeviceCounters counters = balloon.counters();
-  EXPECT_EQ(counters.skipped_writable, 1u);
-  EXPECT_EQ(counters.skipped_indirect, 1u);
-  EXPECT_EQ(counters.skipped_unaligned, 1u);
-  EXPECT_EQ(counters.skipped_empty, 1u);
-  EXPECT_EQ(counters.skipped_outside_ram, 1u);
-  EXPECT_EQ(counters.skipped_across_region, 1u);
-  EXPECT_EQ(counters.skipped_too_long, 1u);
-  EXPECT_EQ(counters.skipped(), 7u);
-  EXPECT_EQ(counters.inflated_pages, 0u);
-}
-// A list need not be aligned, and a chain may be several.
-TEST(InflatingDevice, S2_7_4_1_TakesListsWhereverTheyLie) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {balloon.Words({0x10}, 0x8001),
-                          balloon.Words({0x20, 0x21}, 0x9ffa)});
-  EXPECT_THAT(balloon.discarded(),
-              ElementsAre(PageAt(0x10), PageAt(0x20), PageAt(0x21)));
-}
-TEST(InflatingDevice, TakesTheLongestListThereIs) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  std::vector<uint32_t> all(256);
-  for (uint32_t i = 0; i < 256; ++i) all[i] = 0x100 + (i * 7) % 256;
-  balloon.Send(kInflate, all);
-  EXPECT_EQ(balloon.counters().inflated_pages, 256u);
-  EXPECT_THAT(balloon.discarded(), SizeIs(256));
-}
-TEST(InflatingDevice, AResetEmptiesTheBalloon) {
-  HostileBalloon balloon(kPlain);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10});
-  ASSERT_TRUE(WriteWord(balloon.device(), 4, 1).ok());
-  EXPECT_EQ(balloon.device().actual(), 1u);
-  balloon.device().SetStatus(0);
-  EXPECT_EQ(balloon.device().actual(), 0u);
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {0x10});
-  EXPECT_EQ(balloon.counters().repeated_pfns, 0u);
-}
-TEST(InflatingDevice, S5_5_3_2_RefusesADriverThatDoesNotTakeMustTellHost) {
-  HostileBalloon balloon({.features = kBalloonFMustTellHost});
-  EXPECT_FALSE(balloon.Start(/*refused=*/kBalloonFMustTellHost));
-  EXPECT_EQ(balloon.device().status(), kUntilFeatures);
-  balloon.device().SetStatus(0);
-  EXPECT_TRUE(balloon.Start());
-}
-
-// Over huge pages of 2 MiB, of which the host takes back whole ones only.
-class HugePagesTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto pool = HugePagePool::Reserve(2);
-    if (!pool.ok()) GTEST_SKIP() << "NOT tested: " << pool.status();
-    pool_ = *std::move(pool);
-  }
-  static std::unique_ptr<GuestRam> MakeHugeRam() {
-    return GuestRam::Create({.regions = {{Gpa(0), 4 * kMiB}},
-                             .source = MemorySource::kHugetlb})
-        .value();
-  }
-  // The pages of the second half, `count` from `first` on.
-  static std::vector<uint32_t> Half(uint32_t first, uint32_t count) {
-    std::vector<uint32_t> pages;
-    for (uint32_t i = 0; i < count; ++i) pages.push_back(512 + first + i);
-    return pages;
-  }
-  static constexpr GpaRange kHuge = {Gpa(2 * kMiB), 2 * kMiB};
-
-  std::unique_ptr<HugePagePool> pool_;
-};
-
-TEST_F(HugePagesTest, DiscardsAHugePageWhenAllOfItIsIn) {
-  HostileBalloon balloon({.features = kBalloonFMustTellHost}, MakeHugeRam());
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, Half(256, 256));
-  EXPECT_THAT(balloon.discarded(), IsEmpty());
-  balloon.Send(kInflate, Half(0, 255));
-  EXPECT_THAT(balloon.discarded(), IsEmpty());
-  balloon.Send(kInflate, Half(255, 1));
-  EXPECT_THAT(balloon.discarded(), ElementsAre(kHuge));
-  EXPECT_EQ(balloon.counters().inflated_pages, 512u);
-}
-TEST_F(HugePagesTest, DiscardsItNotWhileAPageIsOut) {
-  HostileBalloon balloon({.features = kBalloonFMustTellHost}, MakeHugeRam());
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, Half(0, 256));
-  balloon.Send(kDeflate, Half(7, 1));
-  balloon.Send(kInflate, Half(256, 256));
-  EXPECT_THAT(balloon.discarded(), IsEmpty());
-  balloon.Send(kInflate, Half(7, 1));
-  EXPECT_THAT(balloon.discarded(), ElementsAre(kHuge));
-}
-// Of pages whose inflation was acknowledged the guest may use some again before
-// the device hears of it, unless it agreed not to.
-TEST_F(HugePagesTest, S5_5_6_2_WithoutMustTellHostLeavesWhatItAcknowledged) {
-  HostileBalloon balloon(kPlain, MakeHugeRam());
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, Half(0, 256));
-  balloon.Send(kInflate, Half(256, 256));
-  EXPECT_THAT(balloon.discarded(), IsEmpty());
-}
-TEST_F(HugePagesTest, S5_5_6_2_WithoutMustTellHostOneChainMayHoldAllOfIt) {
-  HostileBalloon balloon(kPlain, MakeHugeRam());
-  ASSERT_TRUE(balloon.Start());
-  balloon.Send(kInflate, {balloon.Words(Half(0, 256), 0x8000),
-                          balloon.Words(Half(256, 256), 0x9000)});
-  EXPECT_THAT(balloon.discarded(), ElementsAre(kHuge));
-}
-
-// --- The driver.
-
-// The queue of each, whatever else is offered.
+// The queues' indexes, whatever else is offered.
 constexpr uint16_t kInflateIndex = 0;
 constexpr uint16_t kDeflateIndex = 1;
 
 BalloonDeviceOptions With(uint64_t features) { return {.features = features}; }
 
-TEST(InflatingDriver, S5_5_6_1_ReachesWhatTheHostWantsUpAndDown) {
+TEST(InflatingDriver, S5_5_6_1_ReachesTheTargetUpAndDown) {
   BalloonGuest guest(kPlain);
   ASSERT_TRUE(guest.Start().ok());
   for (const uint32_t target : {1, 300, 299, 700, 0, 5}) {
@@ -305,7 +50,7 @@ TEST(InflatingDriver, S5_5_6_1_ReachesWhatTheHostWantsUpAndDown) {
   EXPECT_EQ(guest.device().counters().repeated_pfns, 0u);
   EXPECT_TRUE(guest.allocator().CheckInvariants().ok());
 }
-TEST(InflatingDriver, BeginsWithWhatTheHostWantedBefore) {
+TEST(InflatingDriver, StartsWithATargetSetBefore) {
   BalloonGuest guest(kPlain);
   guest.device().SetTarget(10);
   ASSERT_TRUE(guest.Start().ok());
@@ -356,9 +101,9 @@ TEST(InflatingDriver, DoesOneStepAtATime) {
     EXPECT_EQ(guest.held_pages(), 256u);
   }
 }
-// Of 4 KiB, whatever pages the guest has: those that it gives are the ones that
-// the host loses.
-TEST(InflatingDriver, WhatItGivesIsWhatTheHostGets) {
+// Of 4 KiB each, whatever the guest's page size: the host loses exactly the
+// pages that the guest gives up.
+TEST(InflatingDriver, TheHostGetsExactlyTheInflatedPages) {
   BalloonGuest guest(kPlain);
   ASSERT_TRUE(guest.Start().ok());
   guest.slow().Hold(kInflateIndex);
@@ -385,7 +130,7 @@ TEST(InflatingDriver, S5_5_6_1_UsesNoPageBetweenInflateAndItsAcknowledgement) {
   EXPECT_EQ(guest.held_pages(), 50u);
   EXPECT_EQ(guest.driver().balloon_pages(), PageCount(0));
   EXPECT_EQ(guest.device().actual(), 0u);
-  // Neither an allocation in need nor the host's change of mind gets at them.
+  // Neither an allocation nor a new target frees them.
   guest.TakeAllPages();
   guest.device().SetTarget(0);
   guest.time().RunUntilIdle();
@@ -406,7 +151,7 @@ TEST(InflatingDriver, S5_5_6_1_DoesNotDeflateBeforeTheInflateIsAcknowledged) {
   EXPECT_EQ(guest.Offered(kDeflateIndex), 1);
   EXPECT_EQ(guest.held_pages(), 0u);
 }
-TEST(InflatingDriver, S5_5_6_1_TellsOfPagesThatItWantsBack) {
+TEST(InflatingDriver, S5_5_6_1_SendsDeflatedPages) {
   BalloonGuest guest(kPlain);
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(3);
@@ -414,11 +159,11 @@ TEST(InflatingDriver, S5_5_6_1_TellsOfPagesThatItWantsBack) {
   const std::vector<uint32_t> in = guest.LastWords(kInflateIndex);
   guest.device().SetTarget(1);
   guest.time().RunUntilIdle();
-  // The last in is the first out.
+  // Last in, first out.
   EXPECT_THAT(guest.LastWords(kDeflateIndex), ElementsAre(in[1], in[2]));
 }
-// Whether or not the host insists: a page that the guest wants back because the
-// host does not need it is no hurry.
+// With or without MUST_TELL_HOST: pages deflated because of the host's target
+// are not urgent.
 TEST(InflatingDriver, S5_5_6_1_UsesNoPageBeforeTheDeflateIsAcknowledged) {
   for (const uint64_t features : {uint64_t{0}, kBalloonFMustTellHost}) {
     BalloonGuest guest(With(features));
@@ -452,12 +197,12 @@ TEST(InflatingDriver, S5_5_6_1_WithDeflateOnOomAnAllocationGetsPages) {
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(300);
   guest.time().RunUntilIdle();
-  // All of them, as long as the deflate queue has room.
+  // All of them, as long as the deflate queue has free buffers.
   guest.slow().Hold(kDeflateIndex);
   guest.TakeAllPages();
   EXPECT_EQ(guest.driver().balloon_pages().value(), guest.held_pages());
   EXPECT_LT(guest.held_pages(), 300u);
-  EXPECT_GT(guest.Offered(kDeflateIndex), 0) << "the host is told all the same";
+  EXPECT_GT(guest.Offered(kDeflateIndex), 0) << "the host is still notified";
   guest.slow().LetGo(kDeflateIndex);
   guest.time().RunUntilIdle();
   EXPECT_EQ(guest.device().actual(), guest.driver().balloon_pages().value());
@@ -476,7 +221,7 @@ TEST(InflatingDriver, S5_5_6_1_WithMustTellHostAnAllocationWaitsForTheHost) {
   EXPECT_LT(guest.held_pages(), 50u);
   EXPECT_GT(guest.TakeAllPages(), 0u);
 }
-TEST(InflatingDriver, PutsWhatAnAllocationGotBackWhenTheHostSaysSo) {
+TEST(InflatingDriver, ReinflatesAfterReclaimOnlyForANewTarget) {
   BalloonGuest guest(With(kBalloonFDeflateOnOom));
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(50);
@@ -495,8 +240,9 @@ TEST(InflatingDriver, PutsWhatAnAllocationGotBackWhenTheHostSaysSo) {
   guest.time().RunUntilIdle();
   EXPECT_EQ(guest.driver().balloon_pages(), PageCount(51));
 }
-// There was nothing to get: whoever has memory after all gives it to the host.
-TEST(InflatingDriver, AnAllocationThatGotNothingDoesNotStopTheInflation) {
+// The balloon was empty, so the allocation took nothing: memory that becomes
+// free still goes to the host.
+TEST(InflatingDriver, AFailedAllocationDoesNotStopInflation) {
   BalloonGuest guest(With(kBalloonFDeflateOnOom));
   ASSERT_TRUE(guest.Start().ok());
   guest.TakeAllPages();
@@ -507,7 +253,7 @@ TEST(InflatingDriver, AnAllocationThatGotNothingDoesNotStopTheInflation) {
   guest.time().RunFor(std::chrono::seconds(1));
   EXPECT_EQ(guest.driver().balloon_pages(), PageCount(50));
 }
-TEST(InflatingDriver, WaitsWhileThereIsNoMemoryAndGoesOn) {
+TEST(InflatingDriver, RetriesWhenThereIsNoMemory) {
   BalloonGuest guest(kPlain);
   ASSERT_TRUE(guest.Start().ok());
   guest.TakeAllPages();
@@ -520,7 +266,7 @@ TEST(InflatingDriver, WaitsWhileThereIsNoMemoryAndGoesOn) {
   guest.time().RunFor(std::chrono::milliseconds(1));
   EXPECT_EQ(guest.driver().balloon_pages(), PageCount(50));
 }
-TEST(InflatingDriver, StopsWhereTheGuestNeedsTheRest) {
+TEST(InflatingDriver, StopsBeforeTheGuestRunsOutOfMemory) {
   BalloonGuest guest(kPlain);
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(5000);
@@ -550,7 +296,7 @@ TEST(InflatingDriver, ABrokenRingReturnsEveryPage) {
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(300);
   guest.time().RunUntilIdle();
-  // The deflate queue rests; the driver looks at it all the same.
+  // The deflate queue is idle, but the driver still checks it.
   const VirtqueueMemory memory =
       guest.slow().QueueMemory(guest.ram(), kDeflateIndex);
   memory.used_idx().store(77);
@@ -560,9 +306,9 @@ TEST(InflatingDriver, ABrokenRingReturnsEveryPage) {
   EXPECT_EQ(guest.allocator().Counts().allocated(), PageCount(0));
 }
 
-// What the guest reads in a page that came back may be anything; here, what a
-// fresh page of the host's has. Its neighbours keep theirs.
-TEST(InflatingDriver, ThePagesOfTheBalloonAreLostAndNoOthers) {
+// A page that returns from the balloon may have any contents; here it is zero,
+// as a new host page. Its neighbors keep theirs.
+TEST(InflatingDriver, OnlyPagesOfTheBalloonAreDiscarded) {
   const auto ram = MakeRam({{Gpa(0), 8 * kMiB}});
   DiscardingHypervisor madvise(*ram);
   VirtualTime time(1);
@@ -588,7 +334,7 @@ TEST(InflatingDriver, ThePagesOfTheBalloonAreLostAndNoOthers) {
     lost += std::all_of(of_page.begin(), of_page.end(),
                         [](std::byte b) { return b == std::byte{0}; });
   }
-  // The queues' pages were zeroed in part, by their owner.
+  // The pages of queues were partly zeroed by the driver.
   EXPECT_THAT(lost, Ge(9));
   EXPECT_LE(lost, 9 + static_cast<int>(driver->queue_pages().value()));
 }

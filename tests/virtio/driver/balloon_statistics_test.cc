@@ -1,4 +1,4 @@
-// Statistics of the guest: the device asks by giving the one buffer back.
+// Guest statistics: the device requests them by returning the one buffer.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,7 +20,8 @@ constexpr BalloonQueue kStats = BalloonQueue::kStats;
 constexpr uint16_t kStatsIndex = 2;
 constexpr BalloonDeviceOptions kWithStats = {.features = kBalloonFStatsVq};
 
-// A buffer as a driver writes it: a tag of two bytes, a value of eight, each.
+// A buffer as a driver writes it: for each entry a tag of two bytes and a value
+// of eight.
 std::vector<std::byte> Entries(
     const std::vector<std::pair<uint16_t, uint64_t>>& entries) {
   std::vector<std::byte> bytes(entries.size() * 10);
@@ -57,7 +58,7 @@ TEST(StatisticsDevice, S5_5_6_3_2_IgnoresTagsItDoesNotKnow) {
   EXPECT_EQ(balloon.device().statistics(), expected);
   EXPECT_EQ(balloon.counters().skipped(), 0u);
 }
-TEST(StatisticsDevice, OfATagThatComesTwiceTheLastCounts) {
+TEST(StatisticsDevice, TheLastValueOfARepeatedTagCounts) {
   HostileBalloon balloon(kWithStats);
   ASSERT_TRUE(balloon.Start());
   balloon.Send(kStats, {balloon.Bytes(Entries({{4, 1}, {4, 2}}))});
@@ -75,7 +76,7 @@ TEST(StatisticsDevice, EachUpdateReplacesTheLast) {
   EXPECT_EQ(balloon.device().statistics()[BalloonStat::kTotal], 2u);
   EXPECT_EQ(balloon.counters().stats_updates, 2u);
 }
-TEST(StatisticsDevice, KeepsTheBufferUntilStatisticsAreWanted) {
+TEST(StatisticsDevice, KeepsTheBufferUntilARequest) {
   HostileBalloon balloon(kWithStats);
   ASSERT_TRUE(balloon.Start());
   balloon.Send(kStats, {balloon.Bytes(Entries({{4, 1}}))});
@@ -86,8 +87,8 @@ TEST(StatisticsDevice, KeepsTheBufferUntilStatisticsAreWanted) {
   EXPECT_EQ(balloon.at(kStats).used_idx(), 1);
   EXPECT_EQ(balloon.used_notifications(), 1);
 }
-// Asked twice, or before there was a buffer, the guest is asked once.
-TEST(StatisticsDevice, AsksOnceHoweverOftenItIsAsked) {
+// If requested twice, or before there is a buffer, the guest is asked once.
+TEST(StatisticsDevice, SendsOneRequestAtATime) {
   HostileBalloon balloon(kWithStats);
   ASSERT_TRUE(balloon.Start());
   ASSERT_TRUE(balloon.device().RequestStatistics().ok());
@@ -101,8 +102,8 @@ TEST(StatisticsDevice, AsksOnceHoweverOftenItIsAsked) {
   balloon.time().RunUntilIdle();
   EXPECT_EQ(balloon.at(kStats).used_idx(), 1);
 }
-// A driver is to have one buffer there. Of two the first goes back, so that
-// none is lost.
+// A driver may have one buffer with the device. Given two, the device returns
+// the first, so that none is lost.
 TEST(StatisticsDevice, GivesTheFirstOfTwoBuffersBack) {
   HostileBalloon balloon(kWithStats);
   ASSERT_TRUE(balloon.Start());
@@ -117,7 +118,7 @@ TEST(StatisticsDevice, GivesTheFirstOfTwoBuffersBack) {
   EXPECT_EQ(driver.used(0).id, 0u);
   EXPECT_EQ(balloon.device().statistics()[BalloonStat::kFree], 2u);
 }
-TEST(StatisticsDevice, SkipsBuffersThatAreNoStatistics) {
+TEST(StatisticsDevice, SkipsBuffersThatAreNotStatistics) {
   HostileBalloon balloon(kWithStats);
   ASSERT_TRUE(balloon.Start());
   const VirtqDesc good = balloon.Bytes(Entries({{4, 1}, {5, 2}}));
@@ -141,12 +142,12 @@ TEST(StatisticsDevice, SkipsBuffersThatAreNoStatistics) {
   EXPECT_EQ(balloon.counters().skipped_too_long, 1u);
   EXPECT_EQ(driver.used_idx(), 2) << "all but the last";
 }
-TEST(StatisticsDevice, RefusesToAskADriverThatDoesNotTellThem) {
+TEST(StatisticsDevice, RefusesToAskADriverWithoutTheFeature) {
   HostileBalloon balloon(kWithStats);
   EXPECT_TRUE(absl::IsFailedPrecondition(balloon.device().RequestStatistics()));
   ASSERT_TRUE(balloon.Start(/*refused=*/kBalloonFStatsVq));
   EXPECT_EQ(Message(balloon.device().RequestStatistics()),
-            "statistics asked of a driver that did not take STATS_VQ");
+            "statistics requested of a driver that did not accept STATS_VQ");
 }
 TEST(StatisticsDevice, AResetForgetsThem) {
   HostileBalloon balloon(kWithStats);
@@ -169,7 +170,7 @@ TEST(StatisticsDriver, S5_5_6_3_1_OffersABufferWhenItIsReady) {
   EXPECT_EQ(guest.Offered(kStatsIndex), 1);
   EXPECT_EQ(guest.device().counters().stats_updates, 1u);
 }
-TEST(StatisticsDriver, S5_5_6_3_1_OffersAnotherForEachThatWasUsed) {
+TEST(StatisticsDriver, S5_5_6_3_1_OffersAnotherAfterEachUse) {
   BalloonGuest guest(kWithStats);
   ASSERT_TRUE(guest.Start().ok());
   for (uint16_t i = 2; i < 300; ++i) {
@@ -179,12 +180,12 @@ TEST(StatisticsDriver, S5_5_6_3_1_OffersAnotherForEachThatWasUsed) {
     ASSERT_EQ(guest.device().counters().stats_updates, i);
   }
 }
-TEST(StatisticsDriver, S5_5_6_3_1_HasOneBufferThereAtMost) {
+TEST(StatisticsDriver, S5_5_6_3_1_OffersAtMostOneBuffer) {
   BalloonGuest guest(kWithStats);
   ASSERT_TRUE(guest.Start().ok());
   const VirtqueueMemory memory =
       guest.slow().QueueMemory(guest.ram(), kStatsIndex);
-  // At each event there is: none while it is at the driver's, else one.
+  // At each event the device has one, except while the driver has it.
   guest.device().SetTarget(100);
   ASSERT_TRUE(guest.device().RequestStatistics().ok());
   guest.time().WaitUntil(
@@ -197,9 +198,9 @@ TEST(StatisticsDriver, S5_5_6_3_1_HasOneBufferThereAtMost) {
       std::chrono::seconds(1));
   EXPECT_EQ(memory.available_idx().load(), 2);
 }
-// The same ones each time; in the text they are of "6 bytes", but an entry is
-// of 10, so a buffer is of so many times 10.
-TEST(StatisticsDriver, S5_5_6_3_1_TellsTheSameOnesEachTime) {
+// The specification wants a multiple of 6 bytes, but an entry has 10, so a
+// buffer is a multiple of 10.
+TEST(StatisticsDriver, S5_5_6_3_1_SendsTheSameStatisticsEachTime) {
   BalloonGuest guest(kWithStats);
   ASSERT_TRUE(guest.Start().ok());
   const VirtqueueMemory memory =
@@ -222,24 +223,24 @@ TEST(StatisticsDriver, S5_5_6_3_1_TellsTheSameOnesEachTime) {
     guest.time().RunUntilIdle();
   }
 }
-TEST(StatisticsDriver, S5_5_6_3_1_TellsWhatIsTrueWhenItIsAsked) {
+TEST(StatisticsDriver, S5_5_6_3_1_SendsCurrentValues) {
   BalloonGuest guest(kWithStats);
   ASSERT_TRUE(guest.Start().ok());
-  const auto told = [&](BalloonStat stat) {
+  const auto sent = [&](BalloonStat stat) {
     return guest.device().statistics()[stat].value();
   };
-  const uint64_t free = told(BalloonStat::kFree);
-  EXPECT_EQ(told(BalloonStat::kTotal), 4 * kMiB);
+  const uint64_t free = sent(BalloonStat::kFree);
+  EXPECT_EQ(sent(BalloonStat::kTotal), 4 * kMiB);
   EXPECT_EQ(free, 4 * kMiB - guest.driver().queue_pages().value() * kPageSize);
-  EXPECT_LT(told(BalloonStat::kAvailable), free);
-  EXPECT_EQ(told(BalloonStat::kAllocStall), 0u);
+  EXPECT_LT(sent(BalloonStat::kAvailable), free);
+  EXPECT_EQ(sent(BalloonStat::kAllocStall), 0u);
 
   const size_t taken = guest.TakeAllPages();
-  EXPECT_EQ(told(BalloonStat::kFree), free) << "nobody asked yet";
+  EXPECT_EQ(sent(BalloonStat::kFree), free) << "not requested yet";
   ASSERT_TRUE(guest.device().RequestStatistics().ok());
   guest.time().RunUntilIdle();
-  EXPECT_EQ(told(BalloonStat::kFree), free - taken * kPageSize);
-  EXPECT_GT(told(BalloonStat::kAllocStall), 0u);
+  EXPECT_EQ(sent(BalloonStat::kFree), free - taken * kPageSize);
+  EXPECT_GT(sent(BalloonStat::kAllocStall), 0u);
 }
 TEST(StatisticsDriver, WithoutTheFeatureThereIsNoBuffer) {
   BalloonGuest guest(kWithStats);

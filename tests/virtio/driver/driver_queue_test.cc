@@ -10,10 +10,10 @@
 namespace guestmm::driver_queue_test {
 namespace {
 
-// The driver half of a ring of 4; the test is the device, honest or not.
+// The driver side of a ring of 4. The test is the device, honest or not.
 class DriverQueueTest : public ::testing::Test {
  protected:
-  // Adds a chain of `count` writable pages.
+  // Offers a chain of `count` writable pages.
   absl::Status AddPages(size_t count, uint64_t token = 0) {
     std::vector<GpaRange> pages;
     for (size_t i = 0; i < count; ++i) {
@@ -21,7 +21,7 @@ class DriverQueueTest : public ::testing::Test {
     }
     return queue_.Add({}, pages, token);
   }
-  // Puts an element on the used ring, as a device would.
+  // Puts an element on the used ring, as a device does.
   void Use(uint32_t id, uint32_t len = 0) {
     const uint16_t idx = memory_.used_idx().load();
     memory_.StoreUsed(memory_.slot(idx), {.id = id, .len = len});
@@ -31,7 +31,7 @@ class DriverQueueTest : public ::testing::Test {
     const auto used = queue_.GetUsed();
     EXPECT_TRUE(absl::IsDataLoss(used.status()));
     EXPECT_EQ(Message(used.status()), message);
-    // For good, whatever the ring says from here on.
+    // The error stays, whatever the ring contains later.
     memory_.used_idx().store(0);
     EXPECT_EQ(queue_.GetUsed().status(), used.status());
     EXPECT_TRUE(queue_.CheckInvariants().ok());
@@ -46,7 +46,7 @@ class DriverQueueTest : public ::testing::Test {
   const VirtqueueMemory memory_ = VirtqueueMemory::Map(*ram_, layout_).value();
 };
 
-// Whatever was in that memory before: both wish for notifications at first.
+// Whatever was in memory before, both sides initially want notifications.
 TEST_F(DriverQueueTest, S2_7_10_1_ClearsTheFlagsOfBothRings) {
   memory_.used_flags().store(0xffff);
   memory_.available_flags().store(0xffff);
@@ -57,7 +57,7 @@ TEST_F(DriverQueueTest, S2_7_10_1_ClearsTheFlagsOfBothRings) {
   EXPECT_EQ(memory_.used_idx().load(), 0);
 }
 
-// Nothing that is offered is taken back, whether it fits or not.
+// Offered chains are never taken back, even if a later one does not fit.
 TEST_F(DriverQueueTest, S2_7_6_1_TheAvailableIndexOnlyGrows) {
   uint16_t before = memory_.available_idx().load();
   uint32_t offered = 0;
@@ -76,8 +76,8 @@ TEST_F(DriverQueueTest, S2_7_6_1_TheAvailableIndexOnlyGrows) {
   }
 }
 
-// Readable buffers come first; only the last descriptor has no NEXT.
-TEST_F(DriverQueueTest, S2_7_4_2_WritesTheChainAsTheTextSays) {
+// Readable buffers come first; all but the last descriptor have NEXT.
+TEST_F(DriverQueueTest, S2_7_4_2_WritesTheChainAsSpecified) {
   const GpaRange readable = {Gpa(0x1000), 8};
   const GpaRange writable[] = {{Gpa(0x2000), 0x2000}, {Gpa(0x8000), 0x1000}};
   ASSERT_TRUE(queue_.Add({&readable, 1}, writable, 7).ok());
@@ -99,38 +99,39 @@ TEST_F(DriverQueueTest, S2_7_4_2_WritesTheChainAsTheTextSays) {
   EXPECT_TRUE(queue_.CheckInvariants().ok());
 }
 
-TEST_F(DriverQueueTest, RefusesWhatDoesNotFitNowAndTakesItLater) {
+TEST_F(DriverQueueTest, RefusesAChainThatDoesNotFitNow) {
   ASSERT_TRUE(AddPages(3, 1).ok());
   const absl::Status status = AddPages(2, 2);
   EXPECT_TRUE(absl::IsResourceExhausted(status));
-  EXPECT_EQ(Message(status), "chain of 2 buffers: 1 of 4 descriptors are free");
+  EXPECT_EQ(Message(status),
+            "chain of 2 buffers: only 1 of 4 descriptors are free");
   EXPECT_EQ(memory_.available_idx().load(), 1) << "something was offered";
   Use(available_head(0));
   EXPECT_EQ(queue_.GetUsed().value()->token, 1u);
   EXPECT_TRUE(AddPages(2, 2).ok());
 }
 
-TEST_F(DriverQueueTest, RefusesWhatNeverFits) {
-  EXPECT_EQ(Message(AddPages(0)), "chain of 0 buffers: the queue takes 1 to 4");
-  EXPECT_EQ(Message(AddPages(5)), "chain of 5 buffers: the queue takes 1 to 4");
+TEST_F(DriverQueueTest, RefusesAChainThatNeverFits) {
+  EXPECT_EQ(Message(AddPages(0)), "chain of 0 buffers: must be 1 to 4");
+  EXPECT_EQ(Message(AddPages(5)), "chain of 5 buffers: must be 1 to 4");
   const GpaRange empty = {Gpa(0), 0};
   EXPECT_EQ(Message(queue_.Add({}, {&empty, 1}, 0)),
-            "buffer of 0 bytes: a descriptor holds 1 to 2^32-1");
+            "buffer of 0 bytes: must be 1 to 2^32-1");
   EXPECT_TRUE(absl::IsInvalidArgument(queue_.Add({&empty, 1}, {}, 0)));
   const GpaRange large = {Gpa(0), 4 * kGiB};
   EXPECT_EQ(Message(queue_.Add({&large, 1}, {}, 0)),
-            "buffer of 4294967296 bytes: a descriptor holds 1 to 2^32-1");
+            "buffer of 4294967296 bytes: must be 1 to 2^32-1");
   EXPECT_EQ(queue_.free_descriptors(), 4);
   EXPECT_EQ(memory_.available_idx().load(), 0);
 }
 
-TEST_F(DriverQueueTest, S2_7_5_2_AChainHoldsFourGibibytesAtMost) {
+TEST_F(DriverQueueTest, S2_7_5_2_AChainHoldsAtMostFourGibibytes) {
   const GpaRange half = {Gpa(0), 2 * kGiB};
   const GpaRange one = {Gpa(0), 1};
   const GpaRange halves[] = {half, half};
   EXPECT_TRUE(queue_.Add(halves, {}, 0).ok());
   EXPECT_EQ(Message(queue_.Add({&one, 1}, halves, 0)),
-            "chain of 4294967297 bytes: at most 4294967296");
+            "chain of 4294967297 bytes: must be at most 4294967296");
 }
 
 TEST_F(DriverQueueTest, TakesChainsBackInAnyOrder) {
@@ -148,7 +149,7 @@ TEST_F(DriverQueueTest, TakesChainsBackInAnyOrder) {
   EXPECT_EQ(queue_.free_descriptors(), 4);
 }
 
-// A device may scribble over the table: the free list is not there.
+// The device may overwrite the descriptor table: the free list is not there.
 TEST_F(DriverQueueTest, DoesNotTrustItsOwnTable) {
   ASSERT_TRUE(AddPages(3, 1).ok());
   const uint16_t head = available_head(0);
@@ -161,35 +162,35 @@ TEST_F(DriverQueueTest, DoesNotTrustItsOwnTable) {
   EXPECT_TRUE(AddPages(4, 2).ok());
 }
 
-TEST_F(DriverQueueTest, BreaksWhereTheUsedIndexJumps) {
+TEST_F(DriverQueueTest, BreaksIfTheUsedIndexJumps) {
   ASSERT_TRUE(AddPages(1).ok());
   memory_.used_idx().store(2);
-  ExpectBroken("used index went from 0 to 2, with 1 chains out");
+  ExpectBroken("used index moved from 0 to 2, with 1 chains outstanding");
 }
 
-TEST_F(DriverQueueTest, BreaksWhereTheUsedIndexGoesBack) {
+TEST_F(DriverQueueTest, BreaksIfTheUsedIndexMovesBack) {
   ASSERT_TRUE(AddPages(1).ok());
   memory_.used_idx().store(0xffff);
-  ExpectBroken("used index went from 0 to 65535, with 1 chains out");
+  ExpectBroken("used index moved from 0 to 65535, with 1 chains outstanding");
 }
 
 TEST_F(DriverQueueTest, BreaksOnAChainPastTheTable) {
   ASSERT_TRUE(AddPages(1).ok());
   Use(4);
-  ExpectBroken("used ring names chain 4, which is not out");
+  ExpectBroken("used ring has head 4, whose chain is not outstanding");
 }
 
-// Only the low 16 bits of this id would be a chain that is out.
+// Only the low 16 bits of this id are those of an outstanding chain.
 TEST_F(DriverQueueTest, BreaksOnAnIdOfMoreThanSixteenBits) {
   ASSERT_TRUE(AddPages(1).ok());
   Use(0x10000u + available_head(0));
-  ExpectBroken("used ring names chain 65536, which is not out");
+  ExpectBroken("used ring has head 65536, whose chain is not outstanding");
 }
 
 TEST_F(DriverQueueTest, BreaksOnTheMiddleOfAChain) {
   ASSERT_TRUE(AddPages(2).ok());
   Use(memory_.LoadDescriptor(available_head(0)).next);
-  ExpectBroken("used ring names chain 1, which is not out");
+  ExpectBroken("used ring has head 1, whose chain is not outstanding");
 }
 
 TEST_F(DriverQueueTest, BreaksOnAChainGivenBackTwice) {
@@ -198,28 +199,29 @@ TEST_F(DriverQueueTest, BreaksOnAChainGivenBackTwice) {
   Use(available_head(0));
   Use(available_head(0));
   EXPECT_TRUE(queue_.GetUsed().ok());
-  ExpectBroken("used ring names chain 0, which is not out");
+  ExpectBroken("used ring has head 0, whose chain is not outstanding");
 }
 
-TEST_F(DriverQueueTest, BreaksWhereMoreWasWrittenThanTheChainTakes) {
+TEST_F(DriverQueueTest, BreaksIfMoreWasWrittenThanTheChainHolds) {
   const GpaRange readable = {Gpa(0x1000), 0x1000};
   const GpaRange writable = {Gpa(0x2000), 0x1000};
   ASSERT_TRUE(queue_.Add({&readable, 1}, {&writable, 1}, 0).ok());
   Use(available_head(0), 0x1001);
   ExpectBroken(
-      "used ring says 4097 bytes were written to chain 0, which takes 4096");
+      "used ring has 4097 bytes written to chain 0, which has room for 4096");
 }
 
-TEST_F(DriverQueueTest, S2_7_10_KicksUnlessTheDeviceSaysNot) {
+TEST_F(DriverQueueTest, S2_7_10_KicksUnlessTheDeviceDisabledIt) {
   EXPECT_TRUE(queue_.NeedsKick());
   memory_.used_flags().store(kVirtqUsedNoNotify);
   EXPECT_FALSE(queue_.NeedsKick());
-  // Other bits are reserved: they mean nothing.
+  // The other bits are reserved, and ignored.
   memory_.used_flags().store(static_cast<uint16_t>(~kVirtqUsedNoNotify));
   EXPECT_TRUE(queue_.NeedsKick());
 }
 
-TEST_F(DriverQueueTest, S2_7_7_SaysWhatWasMissedWhileNotificationsWereOff) {
+TEST_F(DriverQueueTest,
+       S2_7_7_EnablingNotificationsReturnsWhetherChainsWereMissed) {
   ASSERT_TRUE(AddPages(1).ok());
   queue_.DisableNotifications();
   EXPECT_EQ(memory_.available_flags().load(), kVirtqAvailNoInterrupt);

@@ -17,11 +17,11 @@ uint64_t Read(int fd) {
   return read(fd, &value, sizeof(value)) == sizeof(value) ? value : 0;
 }
 
-TEST(EventFdNotifier, WritesToTheOneThatIsSet) {
+TEST(EventFdNotifier, WritesToTheCurrentEventFd) {
   const UniqueFd first(eventfd(0, EFD_NONBLOCK));
   const UniqueFd second(eventfd(0, EFD_NONBLOCK));
   EventFdNotifier notifier;
-  notifier.Notify();  // to no one
+  notifier.Notify();  // no eventfd
   notifier.Set(UniqueFd(dup(first.get())));
   notifier.Notify();
   EXPECT_EQ(Read(first.get()), 1u);
@@ -34,9 +34,9 @@ TEST(EventFdNotifier, WritesToTheOneThatIsSet) {
   EXPECT_EQ(Read(second.get()), 0u);
 }
 
-// Whoever shares the eventfd makes it one that waits, and fills it all the
-// time, so that writes do get stuck. Neither another one nor none waits for it.
-TEST(EventFdNotifier, AWriteThatIsStuckHoldsNoOneUp) {
+// A process that shares the eventfd makes it blocking, and keeps it full, so
+// that writes do block. Neither Set nor Close waits for them forever.
+TEST(EventFdNotifier, ABlockedWriteDelaysNothing) {
   EventFdNotifier notifier;
   for (int round = 0; round < 100; ++round) {
     const UniqueFd full(eventfd(0, 0));
@@ -44,7 +44,8 @@ TEST(EventFdNotifier, AWriteThatIsStuckHoldsNoOneUp) {
     std::thread filler([&] {
       const UniqueFd own(dup(full.get()));
       while (!stop) {
-        // As the other side may: the flag is the eventfd's, not the copy's.
+        // As the other process may: the flag belongs to the eventfd, not to the
+        // fd.
         fcntl(own.get(), F_SETFL, O_NONBLOCK);
         const uint64_t most = ~uint64_t{0} - 1;
         [[maybe_unused]] const ssize_t written =

@@ -1,4 +1,4 @@
-// Messages of vhost-user: how they are laid out and how they travel.
+// The layout of vhost-user messages, and their transport.
 
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 
@@ -27,7 +27,7 @@ class VhostUserTest : public ::testing::Test {
     ASSERT_EQ(write(raw_, bytes.data(), bytes.size()),
               static_cast<ssize_t>(bytes.size()));
   }
-  // What is wrong with what comes.
+  // The error of the next message.
   std::string Error() {
     const auto message = far_.Receive();
     return message.ok() ? "OK" : message.status().ToString();
@@ -60,7 +60,7 @@ TEST_F(VhostUserTest, TheWireIsLittleEndianAndUnpadded) {
                           5, 0, 0, 0));  // num
 }
 
-TEST_F(VhostUserTest, AMessageComesAsItWasSent) {
+TEST_F(VhostUserTest, AMessageArrivesAsSent) {
   const uint64_t number = 0x123456789;
   const UniqueFd event_fd = MakeEventFd();
   const std::array fds = {event_fd.get(), event_fd.get()};
@@ -71,13 +71,13 @@ TEST_F(VhostUserTest, AMessageComesAsItWasSent) {
   EXPECT_EQ((*message)->As<uint64_t>().value(), number);
   EXPECT_FALSE((*message)->needs_reply());
   ASSERT_EQ((*message)->fds.size(), 2u);
-  // They are files of our own, and do not reach a program that is started.
+  // They are new fds of this process, closed on exec.
   EXPECT_NE((*message)->fds[0].get(), event_fd.get());
   EXPECT_EQ(fcntl((*message)->fds[0].get(), F_GETFD), FD_CLOEXEC);
   EXPECT_TRUE(NothingYet());
 }
 
-TEST_F(VhostUserTest, BytesMayComeOneByOne) {
+TEST_F(VhostUserTest, BytesMayArriveOneByOne) {
   const VhostUserHeader header = {
       .request = kSetOwner, .flags = kVhostUserVersion, .size = 8};
   const uint64_t number = 7;
@@ -110,7 +110,7 @@ TEST_F(VhostUserTest, MessagesDoNotMix) {
   }
 }
 
-TEST_F(VhostUserTest, FdsThatNoOneWantsAreClosed) {
+TEST_F(VhostUserTest, UnusedFdsAreClosed) {
   const size_t before = OpenFds();
   {
     const UniqueFd event_fd = MakeEventFd();
@@ -126,7 +126,7 @@ TEST_F(VhostUserTest, FdsThatNoOneWantsAreClosed) {
 TEST_F(VhostUserTest, TooManyFds) {
   const UniqueFd event_fd = MakeEventFd();
   const std::vector<int> fds(kVhostUserMaxFds, event_fd.get());
-  // Twice as many beside one message, in two pieces.
+  // Twice as many fds, sent with one message in two parts.
   const VhostUserHeader header = {
       .request = kSetOwner, .flags = kVhostUserVersion, .size = 4096};
   const std::span<const std::byte> bytes = BytesOf(header);
@@ -146,11 +146,11 @@ TEST_F(VhostUserTest, TooManyFds) {
     ASSERT_EQ(sendmsg(raw_, &message, 0), 6);
   }
   EXPECT_EQ(Error(),
-            "INVALID_ARGUMENT: more than 8 fds came with one message, or more "
-            "than this process may have");
+            "INVALID_ARGUMENT: a message came with more than 8 fds, or with "
+            "more than this process may open");
 }
 
-// The kernel leaves off what does not fit the receiver's buffer.
+// The kernel drops the fds for which the receiver's buffer has no room.
 TEST_F(VhostUserTest, MoreFdsThanTheBufferHolds) {
   const size_t before = OpenFds();
   const UniqueFd event_fd = MakeEventFd();
@@ -172,15 +172,15 @@ TEST_F(VhostUserTest, MoreFdsThanTheBufferHolds) {
   ASSERT_EQ(sendmsg(raw_, &message, 0), static_cast<ssize_t>(sizeof(header)));
   EXPECT_THAT(Error(), StartsWith("INVALID_ARGUMENT: more than 8 fds"));
   far_ = VhostUserChannel();
-  EXPECT_EQ(OpenFds(), before);  // with the eventfd, less the socket
+  EXPECT_EQ(OpenFds(), before);  // plus the eventfd, minus the socket
 }
 
 TEST_F(VhostUserTest, APayloadTooLarge) {
   SendRaw(BytesOf(VhostUserHeader{
       .request = 5, .flags = kVhostUserVersion, .size = 0xffffffff}));
   EXPECT_EQ(Error(),
-            "INVALID_ARGUMENT: SET_MEM_TABLE: payload of 4294967295 bytes: the "
-            "most is 4096");
+            "INVALID_ARGUMENT: SET_MEM_TABLE: payload of 4294967295 bytes: "
+            "must be at most 4096");
 }
 
 TEST_F(VhostUserTest, AnotherVersion) {
@@ -201,20 +201,20 @@ TEST_F(VhostUserTest, TheEndBetweenMessagesAndWithinOne) {
   VhostUserChannel channel(std::move(one));
   other = UniqueFd();
   EXPECT_EQ(channel.Receive().status().ToString(),
-            "UNAVAILABLE: the other side closed the connection");
+            "UNAVAILABLE: the other end closed the connection");
   EXPECT_EQ(channel.Send(kSetOwner, 0, {}).ToString(),
             "UNAVAILABLE: SET_OWNER: could not be sent: Broken pipe");
 }
 
-TEST_F(VhostUserTest, WhoeverDoesNotReadIsNotWaitedFor) {
+TEST_F(VhostUserTest, SendDoesNotBlock) {
   const std::vector<std::byte> payload(kVhostUserMaxPayload);
   absl::Status status;
   for (int i = 0; i < 100'000 && status.ok(); ++i) {
     status = near_.Send(kSetOwner, 0, payload);
   }
-  EXPECT_EQ(status.ToString(),
-            "UNAVAILABLE: SET_OWNER: could not be sent: the other side does "
-            "not read what it was sent");
+  EXPECT_EQ(
+      status.ToString(),
+      "UNAVAILABLE: SET_OWNER: could not be sent: the other end does not read");
 }
 
 TEST_F(VhostUserTest, APayloadOfAnotherSize) {

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_TESTS_VIRTIO_VHOST_USER_VHOST_USER_TESTING_H_
 #define GUESTMM_TESTS_VIRTIO_VHOST_USER_VHOST_USER_TESTING_H_
 
-// What the tests of vhost-user share.
+// Helpers for the tests of vhost-user.
 
 #include <fcntl.h>
 #include <linux/memfd.h>
@@ -31,7 +31,8 @@
 
 namespace guestmm {
 
-// Long enough for whatever a test waits for: who waits as long has failed.
+// Longer than anything that a test waits for: a wait that takes as long has
+// failed.
 inline constexpr int kPatienceMilliseconds = 60'000;
 
 inline std::pair<UniqueFd, UniqueFd> MakeSocketPair() {
@@ -45,7 +46,7 @@ inline UniqueFd MakeEventFd() {
   return UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
-// A memfd as guest RAM has it, unless `seals` or `flags` say something else.
+// A memfd that can be guest RAM, unless `seals` or `flags` differ.
 inline UniqueFd MakeMemfd(uint64_t bytes, int seals = F_SEAL_SHRINK,
                           unsigned flags = 0) {
   UniqueFd fd(memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags));
@@ -55,13 +56,13 @@ inline UniqueFd MakeMemfd(uint64_t bytes, int seals = F_SEAL_SHRINK,
   return fd;
 }
 
-// Whether `fd` gets one of `events` in time.
+// Waits for one of `events` on `fd`. False if none came in time.
 inline bool AwaitEvents(int fd, short events) {
   pollfd polled = {.fd = fd, .events = events, .revents = 0};
   return poll(&polled, 1, kPatienceMilliseconds) == 1;
 }
 
-// How many file descriptors this process has.
+// The number of open file descriptors of this process.
 inline size_t OpenFds() {
   size_t count = 0;
   for ([[maybe_unused]] const auto& entry :
@@ -71,7 +72,7 @@ inline size_t OpenFds() {
   return count;
 }
 
-// A front end that says what it likes.
+// A front end that can send any message.
 class ScriptedFrontEnd {
  public:
   ScriptedFrontEnd() = default;
@@ -90,7 +91,7 @@ class ScriptedFrontEnd {
         channel_.Send(static_cast<uint32_t>(request), flags, payload, fds);
   }
 
-  // The next message; none once the other side closed the connection.
+  // The next message; nullopt once the other end has closed the connection.
   std::optional<VhostUserMessage> Receive() {
     while (AwaitEvents(channel_.fd(), POLLIN)) {
       auto message = channel_.Receive();
@@ -99,14 +100,15 @@ class ScriptedFrontEnd {
     }
     return std::nullopt;
   }
-  // Whether the other side closes the connection, whatever it sends before.
+  // Receives until the other end closes the connection.
   bool AwaitClose() {
     while (Receive()) {
     }
     return true;
   }
 
-  // What comes of a request that needs a reply; none if the connection ended.
+  // Sends a request that needs a reply. The reply's code; nullopt if the
+  // connection ended.
   template <typename T>
   std::optional<absl::StatusCode> Tell(VhostUserRequest request,
                                        const T& payload,
@@ -126,7 +128,7 @@ class ScriptedFrontEnd {
     return Number();
   }
 
-  // As an honest one begins.
+  // The first messages of a front end that follows the protocol.
   void ShakeHands() {
     Send(VhostUserRequest::kSetProtocolFeatures, kVhostUserProtocolFeatures);
     SendBytes(VhostUserRequest::kSetOwner, {});

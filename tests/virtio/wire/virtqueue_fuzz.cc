@@ -1,6 +1,6 @@
-// Both halves of a queue, each against memory that the other side of the fence
-// may have written: the input is a program of steps, some honest, some a word
-// written over the rings.
+// Both sides of a queue, each with memory that the other may have written. The
+// input is a program of steps: some are correct, others overwrite a word of the
+// rings.
 
 #include <cstddef>
 #include <cstdint>
@@ -37,7 +37,7 @@ void Run(std::span<const uint8_t> input) {
                                       .event_index = (input[0] & 0x80) != 0};
   const auto start = static_cast<uint16_t>(input[1] | input[2] << 8);
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x1000), size);
-  // None for a queue of 1, which has no chain for one.
+  // A queue of 1 has no chains that need a table.
   const uint16_t tables = size == 1 ? 0 : input[3] % (size + 1u);
   const uint16_t entries = size == 1 ? 0 : 2 + (input[3] >> 5) % (size - 1u);
   const IndirectTables area = LayOutTables(layout, tables, entries);
@@ -45,7 +45,7 @@ void Run(std::span<const uint8_t> input) {
       Ram(), layout, {.features = features, .tables = area, .start = start});
   DeviceQueue device = *DeviceQueue::Create(Ram(), layout, features, start);
   const VirtqueueMemory memory = *VirtqueueMemory::Map(Ram(), layout);
-  // Until a word is forged, nothing may go wrong.
+  // Nothing may fail until a word was forged.
   bool is_honest = true;
   uint64_t next_token = 0;
   std::vector<bool> token_out;
@@ -102,7 +102,7 @@ void Run(std::span<const uint8_t> input) {
         const auto used = driver.GetUsed();
         GUESTMM_CHECK(used.ok() || !is_honest);
         if (!used.ok() || !used->has_value()) break;
-        // Each chain comes back once, whatever the device writes.
+        // Each chain is returned once, whatever the device writes.
         GUESTMM_CHECK((*used)->token < next_token);
         GUESTMM_CHECK(token_out[(*used)->token]);
         token_out[(*used)->token] = false;
@@ -151,8 +151,8 @@ void Run(std::span<const uint8_t> input) {
             }
             [[fallthrough]];
           default: {
-            // As a descriptor of a buffer, or of a table: the driver's tables,
-            // or what is near them.
+            // A descriptor of a buffer, or of a table: one of the driver's, or
+            // near them.
             VirtqDesc forged = {.addr = step.b,
                                 .len = step.b,
                                 .flags = static_cast<uint16_t>(step.b % 8),
@@ -164,7 +164,7 @@ void Run(std::span<const uint8_t> input) {
               forged.len = step.b / 8 % 32 * 4;
             }
             memory.StoreDescriptor(slot, forged);
-            // And into a table.
+            // The same descriptor in a table.
             if (area.count > 0) {
               const uint64_t at_entry = step.b % (area.bytes() / 16) * 16;
               StoreDescriptorAt(

@@ -15,7 +15,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// The sizes and alignments of §2.7's table.
+// The sizes and alignments in the table of §2.7.
 TEST(SplitQueueSpec, S2_7_PartsHaveTheSizesOfTheTable) {
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0x1000), 32);
   EXPECT_EQ(layout.descriptors_bytes(), 16u * 32);
@@ -69,7 +69,7 @@ TEST(Virtqueue, S2_7_1_RefusesAPartThatIsNotAligned) {
             "used ring at gpa 0x1002: must be a multiple of 4");
 }
 
-TEST(VirtqueueMemory, RefusesWhatIsNotValid) {
+TEST(VirtqueueMemory, RefusesAnInvalidLayout) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   EXPECT_TRUE(absl::IsInvalidArgument(
       VirtqueueMemory::Map(*ram, VirtqueueLayout{}).status()));
@@ -81,12 +81,12 @@ TEST(VirtqueueMemory, NamesThePartThatIsNotInRam) {
   ASSERT_TRUE(VirtqueueMemory::Map(*ram, good).ok());
 
   VirtqueueLayout layout = good;
-  layout.descriptors = Gpa(64 * kKiB - 48);  // the last one sticks out
+  layout.descriptors = Gpa(64 * kKiB - 48);  // the last descriptor is outside
   EXPECT_EQ(Message(VirtqueueMemory::Map(*ram, layout).status()),
-            "descriptor table at gpa 0xffd0, 64 bytes: not within one region "
-            "of guest RAM");
+            "descriptor table at gpa 0xffd0, 64 bytes: must be within one "
+            "region of guest RAM");
   layout = good;
-  layout.available = Gpa(~uint64_t{0} - 1);  // would wrap to 0
+  layout.available = Gpa(~uint64_t{0} - 1);  // would wrap around to 0
   EXPECT_THAT(Message(VirtqueueMemory::Map(*ram, layout).status()),
               HasSubstr("available ring at gpa 0xfffffffffffffffe, 14 bytes"));
   layout = good;
@@ -103,7 +103,7 @@ TEST(VirtqueueMemory, RefusesAPartThatCrossesRegions) {
       absl::IsInvalidArgument(VirtqueueMemory::Map(*ram, layout).status()));
 }
 
-// What is in memory, byte by byte, is what the text says.
+// Memory is as the specification says, byte by byte.
 TEST(SplitQueueSpec, S2_7_5_ADescriptorIsSixteenLittleEndianBytes) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), 4);
@@ -142,7 +142,7 @@ TEST(SplitQueueSpec, S2_7_6_And_S2_7_8_RingsBeginWithFlagsAndIdx) {
             0);
 }
 
-TEST(VirtqueueMemory, ClearLeavesTheNeighboursAlone) {
+TEST(VirtqueueMemory, ClearDoesNotTouchItsNeighbors) {
   const auto ram = MakeRam({{Gpa(0), 64 * kKiB}});
   const Translation memory = ram->Translate({Gpa(0), 64 * kKiB}).value();
   const std::span<std::byte> all = memory.bytes();

@@ -1,24 +1,26 @@
 #ifndef GUESTMM_EXPERIMENT_COMPARE_COMPARE_H_
 #define GUESTMM_EXPERIMENT_COMPARE_COMPARE_H_
 
-// Reporting policies side by side: the same work, done without reporting and
-// under each policy. How much free memory does the host get back, how soon, at
-// what cost to the guest?
+// Runs the same work without reporting and under each of several policies, and
+// measures how much free memory the host gets back, how soon, and at what cost
+// to the guest.
 //
-//   boot | the workload, for its duration | rest: no vCPU does anything | look
+//   boot | the workload | rest: no vCPU does anything | last look
 //
-// A workload may be a recording, replayed on the recorded pages: then what the
-// real kernel reported stands beside the policies, in the same model.
+// Without reporting the workload runs for its duration. What it did in that
+// time is the amount of work of all other runs, however long it takes them.
 //
-// In virtual time a guest is its allocator and a model: what touching, faulting
-// back, discarding, the reporter's work and its locks cost (CostModel) is
-// charged to the vCPUs that they delay, and the same options are the same
-// result to the byte. For real, vCPUs are threads, and the guest has RAM.
+// A workload may be a recording, replayed on the recorded pages. What the real
+// kernel reported is then a row beside the policies, in the same model.
+//
+// In virtual time a guest is its allocator and a model: touching, faulting
+// back, discarding, the reporter's work and its locks have costs (CostModel),
+// charged to the vCPUs that they delay. The same options give the same result
+// to the byte. In real time vCPUs are threads, and the guest has RAM.
 
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,93 +38,100 @@ namespace guestmm {
 enum class CompareMode { kVirtual, kReal };
 
 struct CompareOptions {
-  // By name; empty: all there are, but v12-hotplug, which is v12 where no
-  // memory comes or goes. "off" is always run first, named or not.
+  // By name. Empty: all but v12-hotplug, which is v12 while memory is neither
+  // added nor removed. "off" is always run, and first.
   std::vector<std::string> policies = {};
-  // By name, as WorkloadInfos has them, or a recording by its path, with a
-  // '/' in it, as ReadRecording takes it; empty: those that are run by default,
-  // and for real page_fault1 alone.
+  // Names of WorkloadInfos, or paths of recordings (ReadRecording) with a '/'
+  // in them. Empty: the workloads that run by default; in real time
+  // page_fault1.
   std::vector<std::string> workloads = {};
   uint64_t seed = 1;
   CompareMode mode = CompareMode::kVirtual;
 
   PolicyParameters policy_parameters = {};
-  // The smallest free block that counts as reportable. Absent: the order of
+  // The smallest free block that counts as reportable. Unset: the order of
   // policy_parameters, or 9.
   std::optional<Order> reportable_order = {};
-  // What the host maps at a time: Order(0) for 4 KiB or kPageblockOrder for
-  // huge pages. Absent: GranuleOf.
+  // The unit in which the host maps and discards: Order(0), 4 KiB, or
+  // kPageblockOrder, 2 MiB, where huge pages back the guest. Unset: GranuleOf.
   std::optional<Order> granule = {};
-  // In virtual time; a recording's vCPUs are charged nothing.
+  // In virtual time. A recording's vCPUs are charged nothing.
   CostModel costs = {};
 
-  // Absent: each workload's own, which a recording always has.
+  // Unset: each workload's own. A recording always has its own.
   std::optional<uint64_t> guest_bytes = {};
   std::optional<uint64_t> vcpus = {};
   std::optional<double> duration_seconds = {};
-  // Between the end of the workload and the last look. Absent: RestSecondsOf.
+  // Between the end of the work and the last look. Unset: RestSecondsOf.
   std::optional<double> rest_seconds = {};
-  // For real: how often each policy has its turn; rows are medians. Policies
-  // take turns, so that what the machine does meanwhile happens to all.
+  // In real time: the number of runs of each policy. Rows are medians. Policies
+  // take turns, so that what else the machine does affects all alike.
   uint64_t repeats = 5;
-  // For real: how many fresh processes do all that, one after another, since
-  // the layout of a process's memory is the same in all of its repeats. Started
-  // by `guestmm compare`, not by RunCompare.
+  // In real time: the number of fresh processes that do all that, one after
+  // another, since a process has its memory laid out once for all of its
+  // repeats. More than one needs CompareHooks::run_process.
   uint64_t processes = 1;
 };
 
-// Whether a workload of CompareOptions is a recording's path.
+// True if a workload of CompareOptions is the path of a recording.
 bool IsRecording(std::string_view workload);
-// The options', or that workload's own: 4 KiB, and of a recording 2 MiB, since
-// that is what VMMs have, whose figures it may bring.
+// The options' granule, or that workload's default: 4 KiB; for a recording
+// 2 MiB, as the VMMs map whose figures it may bring.
 Order GranuleOf(const CompareOptions& options, std::string_view workload);
-// The same: 60, and for real 10; of a recording 0, since what its guest did in
-// the end is in it.
+// The options' rest, or that workload's default: 60, and in real time 10; for a
+// recording 0, since it ends with whatever its guest did last.
 double RestSecondsOf(const CompareOptions& options, std::string_view workload);
 
-// Columns that have no meaning for a row, or of which there is nothing to tell,
-// are absent.
+// A column is unset where it has no meaning, or nothing was measured.
 struct CompareRow {
   std::string workload;
-  // "off", a policy, "real" (what a recording's kernel did), or "limit": an
-  // ideal without costs.
+  // "off", a policy, "real" (what a recording's kernel reported), or "limit":
+  // an ideal host that has every free page at once, at no cost. The footprint
+  // of limit is the memory that the guest had in use, of all runs the least: no
+  // run's footprint is under it.
   std::string policy;
 
-  // At the end, the share of free memory that the host has: of everything on
-  // free lists; and of free blocks of the reportable order or more in zones
-  // above their low watermark.
+  // The share of free memory that the host has at the last look: of all free
+  // blocks; and of free blocks of the reportable order or more in zones above
+  // their low watermark.
   std::optional<double> host_share_of_free;
   std::optional<double> host_share_of_reportable;
-  // From the end of the workload until that much of what came back to the host
-  // from then on had come.
+  // From the end of the work until that percentage of what came back to the
+  // host after it had come back.
   std::optional<double> time_to_50_s;
   std::optional<double> time_to_90_s;
   std::optional<double> time_to_99_s;
-  // What was resident, from boot, or a recording's start, to the last look.
+  // Resident memory integrated from boot, or from a recording's start, to the
+  // last look.
   double footprint_gib_min = 0;
-  // Bytes reported, over those in granules that needed it (HostLedger).
+  // Bytes reported, over those of them in granules that needed it (HostLedger).
   std::optional<double> reported_over_needed;
-  // Granules touched again within a second of their discard.
+  // Granules touched within a second of their discard.
   std::optional<uint64_t> refaults_1s;
   std::optional<uint64_t> reports;
   std::optional<uint64_t> kicks;
   std::optional<uint64_t> discard_calls;
-  // How long the reporter held zones' locks.
+  // How long the reporter held zone locks.
   std::optional<double> lock_max_us;
   std::optional<double> lock_mean_us;
-  // Allocations that failed while memory was isolated for the host.
+  // Allocations that failed while memory was isolated.
   std::optional<uint64_t> failed_while_isolated;
-  // What the workload did in its duration, in its own unit, and as a share of
-  // what it did without reporting.
+  // What the workload did after its warm-up, in its own unit: the same in all
+  // runs, unless allocations failed or a run was cut off after ten times the
+  // duration. And how long it took: the mean of the vCPUs, as each stops when
+  // it has done its part.
   std::optional<uint64_t> work;
+  std::optional<double> duration_seconds;
+  // Work per second, as a share of off's. Where the work is the same, that is
+  // off's duration over this one.
   std::optional<double> work_share_of_off;
-  // Of several processes, the least and the most.
+  // The least and the most of several processes.
   std::optional<double> work_share_of_off_min;
   std::optional<double> work_share_of_off_max;
 
-  // In virtual time: what vCPUs lost, as a share of all their time: in the
-  // hook; to the reporter's own work and its locks; to kicks, interrupts and
-  // discards; and, beyond what it was without reporting, to the host's faults
+  // In virtual time: shares of all vCPUs' time until the end of the work that
+  // were lost to the hook; to the reporter's work and its locks; to kicks,
+  // interrupts and discards; and, beyond what off lost, to the host's faults
   // and its clearing of pages.
   struct Loss {
     double hook = 0;
@@ -134,19 +143,20 @@ struct CompareRow {
   std::optional<Loss> loss;
 };
 
-// The guest at one moment of a run.
+// The guest at one instant of a run.
 struct CompareSample {
   std::string workload;
   std::string policy;
-  uint64_t repeat = 1;  // from 1, on and on through all processes
+  uint64_t repeat = 1;  // from 1, through all processes
   double seconds = 0;
   uint64_t resident_bytes = 0;
   uint64_t free_bytes = 0;
-  // As in CompareRow; in virtual time, but not of a recording.
+  // As in CompareRow. Unset in real time and for a recording.
   std::optional<double> host_share_of_free;
 };
 
-// A workload that is a recording: its guest, and what could be followed of it.
+// A workload that is a recording: its guest, and how much of it could be
+// replayed.
 struct CompareRecording {
   std::string workload;
   uint64_t guest_bytes = 0;
@@ -162,53 +172,87 @@ struct CompareResult {
   std::vector<CompareSample> samples;
 };
 
-struct CompareProgress {
-  std::string_view workload;
-  std::string_view policy;
-  // Of all that is to be run.
-  double done = 0;
-  double whole = 1;
+// The result of a process that ran the whole experiment once.
+struct CompareProcess {
+  std::vector<CompareRow> rows;
+  std::vector<CompareSample> samples;
 };
 
-// The options with every default filled in that does not depend on the
-// workload. InvalidArgument begins with the name of the option as the command
-// line has it and its value, and says what is allowed. `available_bytes`: what
-// the machine has free, for real guests.
+struct CompareProgress {
+  // The run that is under way in this process; empty for a process.
+  std::string_view workload = {};
+  std::string_view policy = {};
+  // Runs, or processes.
+  double done = 0;
+  double whole = 1;
+  // Which of several processes is under way, from 1; 0 for a run.
+  uint64_t process = 0;
+};
+
+struct CompareHooks {
+  // Called from time to time, on the thread of RunCompare.
+  std::function<void(const CompareProgress&)> progress = {};
+  // Runs the experiment in a fresh process, as RunCompareProcess does. Called
+  // once for each of options.processes, if there are several.
+  std::function<absl::StatusOr<CompareProcess>()> run_process = {};
+};
+
+// Fills in every default that does not depend on the workload. The error is an
+// OptionError. `available_bytes`: the machine's available memory, which real
+// guests must fit in.
 absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
                                               uint64_t available_bytes);
 
 // Runs the experiment: for each workload a row for off, one for each policy,
 // one for the real kernel if the workload is a recording that has its reports,
-// and one for the limit. The error is of a guest that could not be made or
-// measured or that lost memory in use, or of a recording (ReadRecording,
-// Replay). REQUIRES: `resolved` comes from ResolveCompare.
-absl::StatusOr<CompareResult> RunCompare(
-    const CompareOptions& resolved,
-    const std::function<void(const CompareProgress&)>& progress);
+// and one for the limit. With options.processes > 1, in as many fresh
+// processes, one after another: each row is then the median of theirs.
+//
+// The error is of a guest that could not be made or measured or that lost
+// memory in use, or of a recording (ReadRecording, Replay). Internal, with its
+// number, for a process that failed. REQUIRES: `resolved` comes from
+// ResolveCompare; hooks.run_process is set if there are several processes.
+absl::StatusOr<CompareResult> RunCompare(const CompareOptions& resolved,
+                                         const CompareHooks& hooks = {});
 
-// summary.json and series.csv of `result`.
+// Runs `command`, a path and its arguments, to its end with --out=FOLDER
+// appended, and reads the files that it leaves there as `guestmm compare` does.
+// Its stdout is discarded. The error says how it ended and quotes its stderr.
+absl::StatusOr<CompareProcess> RunCompareProcess(
+    const std::vector<std::string>& command);
+
+// The text of summary.json:
+//
+//   schema_version  1
+//   experiment      "compare"
+//   mode            "virtual" or "real"
+//   config          what repeats the run: policies, policy_parameters by
+//   policy,
+//                   workloads by name, reportable_order, granule_bytes, rest_s,
+//                   repeats, processes, costs_ns by CostField. A workload has
+//                   guest_bytes, nodes, vcpus and duration_s; a recording
+//                   guest_bytes, duration_s, granule_bytes, rest_s and its
+//                   ReplayCounters
+//   seed
+//   versions, host  where it ran
+//   rows            an object for each CompareRow: workload; mechanism, e.g.
+//                   "off" or "reporting:linux:order=5"; policy, the same
+//                   without "reporting:" and parameters, e.g. "linux"; and each
+//                   column by the name of its member
+//
+// Fractions are rounded to six decimals. What is unset is null.
 std::string CompareSummaryJson(const CompareResult& result);
+// The text of series.csv: a heading, then a line for each CompareSample. What
+// is unset is empty.
 std::string CompareSeriesCsv(const CompareResult& result);
 
-// The rows of a summary.json, and the samples of a series.csv, numbers as
-// rounded there. InvalidArgument begins with the name `file` and names what is
-// wrong in it.
+// The rows of a summary.json, and the samples of a series.csv, rounded as they
+// are there. InvalidArgument begins with `file` and names the field, or the
+// line, that is wrong.
 absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
     std::string_view file, std::string_view text);
 absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
     std::string_view file, std::string_view text);
-
-// One result of what several processes, one after another, found with the same
-// options: rows are the medians of their rows, with the least and the most
-// share of work. FailedPrecondition if their rows are not of the same workloads
-// and policies. REQUIRES: there is a process; `resolved` comes from
-// ResolveCompare.
-struct CompareProcess {
-  std::vector<CompareRow> rows;
-  std::vector<CompareSample> samples;
-};
-absl::StatusOr<CompareResult> MergeProcesses(
-    const CompareOptions& resolved, std::span<const CompareProcess> processes);
 
 }  // namespace guestmm
 

@@ -1,7 +1,7 @@
 #ifndef GUESTMM_EXPERIMENT_REPLAY_FIDELITY_H_
 #define GUESTMM_EXPERIMENT_REPLAY_FIDELITY_H_
 
-// How near a replay comes to what the real guest's kernel and VMM did.
+// The distance between a replay and what the real guest's kernel and VMM did.
 
 #include <cstdint>
 #include <optional>
@@ -11,32 +11,34 @@
 
 namespace guestmm {
 
-// What there is nothing of in the traced time to compare with is absent.
+// Over the traced time. A figure is absent if the recording has nothing in that
+// time to compare with.
 struct Fidelity {
-  // In the traced time.
   uint64_t truth_reported_bytes = 0;
   uint64_t reported_bytes = 0;
-  // The share of the real reports, in units of 2 MiB, that a report of the
-  // replay's of the same unit within two seconds matches, one to one.
+  // The share of the real reports, in units of 2 MiB, that are matched one to
+  // one by a report of the same unit in the replay, at most two seconds apart.
   std::optional<double> block_match;
-  // Between the two curves of resident memory: mean absolute difference, in
-  // percent of guest RAM. The replay's is shifted to meet the first sample.
+  // The mean absolute difference between the two curves of resident memory, in
+  // percent of guest RAM. The replay's curve is shifted to meet the first
+  // sample.
   std::optional<double> resident_mae_percent;
-  // Between the free memory by order: half the sum over orders and zones of
-  // the difference in pages, as a share of the real free pages; mean over time.
+  // The distance between free memory by order: half the sum over orders and
+  // zones of the difference in pages, as a share of the real free pages; mean
+  // over time.
   std::optional<double> buddyinfo_distance;
 };
 
-// REQUIRES: recording.has_truth(), and that the replay has a sample.
+// REQUIRES: recording.has_truth(); result.samples is not empty.
 Fidelity CompareToTruth(const Recording& recording, const ReplayResult& result);
 
-// What the host held of a guest.
+// Resident memory over time.
 struct Residency {
-  uint64_t mean_bytes = 0;  // over time: each sample holds until the next
-  uint64_t end_bytes = 0;
+  uint64_t mean_bytes = 0;  // each sample holds until the next
+  uint64_t end_bytes = 0;   // the last sample
 };
-// Of a replay; of the real guest, from `start` to `end`. Nothing if there is no
-// sample.
+// The residency of a replay, or of the real guest from `start` to `end`. Absent
+// without a sample.
 std::optional<Residency> ReplayedResidency(const ReplayResult& result);
 std::optional<Residency> RealResidency(const Recording& recording,
                                        Nanoseconds start, Nanoseconds end);

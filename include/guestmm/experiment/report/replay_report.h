@@ -1,41 +1,43 @@
 #ifndef GUESTMM_EXPERIMENT_REPORT_REPLAY_REPORT_H_
 #define GUESTMM_EXPERIMENT_REPORT_REPLAY_REPORT_H_
 
-// The files that replays of one recording under several policies leave.
+// The files written for replays of one recording under several policies.
 
-#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 
 #include "guestmm/experiment/replay/replay.h"
+#include "guestmm/experiment/replay/replay_set.h"
 #include "guestmm/trace/recording.h"
 
 namespace guestmm {
 
-// summary.json: the figures of each, and how near it comes to the truth, where
-// the recording has it. series.csv: their curves, and the truth's.
+// summary.json: one row per result, with its distance from the truth if
+// recording.has_truth(). `truth`, if given, is a last row with the policy
+// "real" and the source "recording": the real guest's own figures.
 std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results);
+                              std::span<const ReplayResult> results,
+                              const std::optional<ReplayTruth>& truth = {});
+
+// series.csv: the samples of each result, and of rss.csv as the policy "truth".
 std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results);
 
-// report.html: a page that needs nothing but a browser: resident memory over
-// time of each result and of the truth, where the recording has it; free memory
-// by order; a map of the guest's blocks that plays through
-// ReplayResult::frames; the table of figures. Long series are thinned for it,
-// and the page says so. Where the charts' library was missing from the build it
-// has no charts, and says that.
-// `truth_needless_bytes`: of what the real kernel reported, what its host had
-// already, where that is known.
+// report.html, a page that needs a browser and nothing else: resident memory
+// over time, free memory by order, a map of the guest's blocks that plays
+// through ReplayResult::frames, and a table of figures. The real guest is shown
+// beside them as far as it was recorded in the traced time (`truth` adds its
+// needless bytes). Long series are thinned, and the page says so. Built without
+// the charts' library, the page has no charts and says so.
 std::string ReplayReportHtml(const Recording& recording,
                              std::span<const ReplayResult> results,
-                             std::optional<uint64_t> truth_needless_bytes = {});
+                             const std::optional<ReplayTruth>& truth = {});
 
-// trace.json: the results as Chrome's JSON trace format, which ui.perfetto.dev
-// opens: a process a result, with counters of its free, isolated and resident
-// bytes and a slice for each run of the reporter; the truth another. Times are
-// the trace's, so that the two can be laid side by side.
+// trace.json, in Chrome's JSON trace format, which ui.perfetto.dev opens. Each
+// result is a process, with counters of its free, isolated and resident bytes
+// and a slice for each of the reporter's passes; the truth is another. Times
+// are by the trace's clock, so that both can be laid side by side.
 std::string ReplayPerfettoJson(const Recording& recording,
                                std::span<const ReplayResult> results);
 

@@ -6,7 +6,7 @@
 
 namespace guestmm {
 
-// The machine that an experiment ran on.
+// The machine on which an experiment ran.
 struct HostInfo {
   uint64_t page_size = 0;  // bytes
   std::string kernel;      // "Linux 6.1.0-18-amd64"
@@ -16,9 +16,9 @@ struct HostInfo {
 
 HostInfo ReadHostInfo();
 
-// Memory that can still be had without swapping, in bytes: MemAvailable, or
-// what the control group leaves where that is less. 0 if the kernel does not
-// say.
+// Memory that can be allocated without swapping, in bytes: MemAvailable, or the
+// rest of the control group's limit if that is less. 0 if the kernel exports
+// neither.
 uint64_t AvailableMemory();
 
 }  // namespace guestmm

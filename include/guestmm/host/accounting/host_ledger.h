@@ -13,53 +13,54 @@
 
 namespace guestmm {
 
-// What reporting came to, in the host's eyes.
+// The effect of reporting, by the host's account.
 struct LedgerCounters {
-  // In the ranges reported; and of those, in granules that needed it.
+  // All ranges reported; and the granules in them that needed reporting.
   uint64_t reported_bytes = 0;
   uint64_t needed_bytes = 0;
-  // In granules that were resident when they were discarded.
+  // Granules that were resident when they were discarded.
   uint64_t discarded_bytes = 0;
   // Granules that were touched again within kRefaultWindow of their discard.
   uint64_t refaults = 0;
 };
 
-// The host's book of a guest's memory, in granules: 4 KiB, or 2 MiB where guest
-// RAM is backed by huge pages, so that one touch makes all of it resident, and
-// less than all of it cannot be discarded.
+// The host's account of a guest's memory, in granules: 4 KiB, or 2 MiB if guest
+// RAM is backed by huge pages. One touch makes a whole granule resident, and
+// only a whole granule can be discarded.
 //
-// A granule *needs reporting* if it never was reported, or a page of it was
-// allocated since. Whatever else is reported is waste.
+// A granule *needs reporting* if it was never reported, or if a page of it was
+// allocated since. Any other report is waste.
 //
-// Safe from any thread. As far as threads are at work the counters may be some
-// granules off.
+// Thread-safe. The counters may be off by some granules while other threads
+// change them.
 class HostLedger {
  public:
   static constexpr Nanoseconds kRefaultWindow = std::chrono::seconds(1);
 
-  // Of pages 0 to `end`, none resident. Every granule needs reporting.
+  // Accounts for pages 0 to `end` - 1. None is resident, and every granule
+  // needs reporting.
   HostLedger(Pfn end, Order granule);
 
   Order granule() const { return granule_; }
 
   // REQUIRES for all below: the pages are below the end.
 
-  // A vCPU has the block.
+  // A vCPU allocated the block.
   void OnAllocated(Pfn pfn, Order order);
-  // It gave it back. Only where nothing else is at work (virtual time): what
-  // FirstInUse and InUsePages go by.
+  // It freed the block. InUse, FirstInUse and InUsePages depend on this; call
+  // it only if one thread uses the ledger.
   void OnFreed(Pfn pfn, Order order);
-  // It wrote to each page of the block at `now`. How many granules became
-  // resident by that.
+  // A vCPU wrote to each page of the block at `now`. Returns how many granules
+  // became resident.
   uint64_t OnTouched(Pfn pfn, Order order, Nanoseconds now);
-  // A report of `ranges` was acknowledged at `now`, after the host discarded
-  // them. What of them is resident no longer is.
+  // The host discarded `ranges` at `now`, as a report asked: whole granules in
+  // them are not resident any more.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
 
   // Whether the page was touched and not freed since.
   bool InUse(Pfn pfn) const { return in_use_.Test(pfn.value()); }
-  // The first page in a granule that a report of `ranges` discards which was
-  // touched and not freed since; none as it should be.
+  // The first page in use in a granule that a report of `ranges` discards. None
+  // unless the guest reports memory in use.
   std::optional<Pfn> FirstInUse(std::span<const GpaRange> ranges) const;
   // Pages of the block that were touched and not freed since.
   PageCount InUsePages(Pfn pfn, Order order) const {
@@ -67,19 +68,19 @@ class HostLedger {
   }
   // Pages of the block in granules that are resident.
   PageCount ResidentPages(Pfn pfn, Order order) const;
-  // Of everything.
+  // All resident pages.
   PageCount resident_pages() const {
     return granule_.pages() * resident_count_.load(std::memory_order_relaxed);
   }
   LedgerCounters counters() const;
 
  private:
-  // Granules, by number: all that have a page of [start, end), or, inside, all
-  // of whose pages are in it.
+  // A range of granules, by number.
   struct Granules {
     uint64_t first;
     uint64_t count;
   };
+  // Those with a page of the block; those that lie within `run`.
   Granules Around(Pfn pfn, Order order) const;
   Granules Inside(PfnRange run) const;
 
@@ -89,8 +90,8 @@ class HostLedger {
   // Of granules.
   AtomicBits resident_;
   AtomicBits needed_;
-  // When a granule was discarded last, in milliseconds, rounded down, plus one;
-  // 0 for never.
+  // The time of a granule's last discard, in milliseconds, rounded down, plus
+  // one; 0: never.
   std::vector<std::atomic<uint32_t>> discarded_ms_;
 
   std::atomic<uint64_t> resident_count_{0};
@@ -100,8 +101,8 @@ class HostLedger {
   std::atomic<uint64_t> refaults_{0};
 };
 
-// `ranges` in ascending order, neighbours joined, as a hypervisor discards
-// them: one call for each run.
+// Sorts `ranges` and joins adjacent ones, as a hypervisor does that discards
+// each run with one call.
 std::vector<PfnRange> JoinRanges(std::span<const GpaRange> ranges);
 
 }  // namespace guestmm

@@ -14,14 +14,14 @@
 
 namespace guestmm {
 
-// Keeps a hypervisor from discarding while someone needs all of guest memory to
-// stay where it is: a directly assigned device (VFIO) writes by DMA to host
-// pages that were pinned when it was attached, and a page discarded under it
-// would be another page to the guest. QEMU: ram_block_discard_disable.
+// Inhibits discards while all of guest memory must stay in place. A directly
+// assigned device (VFIO) writes by DMA to host pages that were pinned when it
+// was attached. If one is discarded, the guest sees another page than the
+// device. QEMU: ram_block_discard_disable.
 //
-//   inhibitor.Inhibit();   // nothing is being discarded any more
+//   inhibitor.Inhibit();   // no discard is in progress any more
 //   ... the device may start ...
-//   inhibitor.Allow();     // it has stopped
+//   inhibitor.Allow();     // the device has stopped
 //
 // An inhibited discard succeeds and has no effect: a report is a hint.
 class DiscardInhibitor final : public Hypervisor {
@@ -29,30 +29,29 @@ class DiscardInhibitor final : public Hypervisor {
   // REQUIRES: `next` is not null.
   explicit DiscardInhibitor(std::unique_ptr<Hypervisor> next);
 
-  // From its return on nothing is discarded, until as many calls of Allow.
-  // Waits for the discards that are under way.
-  // REQUIRES: not called from inside a discard of this (it would wait for
-  // itself).
+  // Waits for discards in progress. After this returns nothing is discarded
+  // until Allow was called as often as Inhibit. REQUIRES: not called from
+  // inside a discard of this, which would deadlock.
   void Inhibit();
-  // Takes one Inhibit back. REQUIRES: there is one to take back (CHECKed).
+  // Undoes one Inhibit. REQUIRES: called at most as often as Inhibit (CHECKed).
   void Allow();
 
-  // Whether discards are inhibited at this moment.
+  // Whether discards are inhibited now.
   bool inhibited() const;
 
-  // Passes `ranges` on, or, if inhibited, counts them and returns OK.
+  // Forwards `ranges`. If inhibited, counts them and returns OK.
   absl::Status Discard(std::span<const GpaRange> ranges) override;
 
-  // Those of the next one, and what was inhibited here on top.
+  // Those of the next hypervisor, plus what was inhibited here.
   DiscardCounters counters() const override;
 
  private:
   const std::unique_ptr<Hypervisor> next_;
-  // A leaf: no discard runs under it.
+  // A leaf lock: not held during a discard.
   mutable Mutex mutex_;
   std::condition_variable_any idle_;
   uint64_t inhibitions_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Discards that were passed on and have not returned.
+  // Discards that were forwarded and have not returned.
   uint64_t under_way_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t inhibited_discards_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t inhibited_bytes_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -19,25 +19,25 @@
 
 namespace guestmm {
 
-// How memory is given back.
+// How to return memory to the host.
 enum class DiscardMethod {
-  // The first below that fits the source.
+  // The first method below that supports the source.
   kBySource,
-  // madvise(MADV_DONTNEED). Anonymous memory. Of a memfd it would only empty
-  // the page tables; of a file it would bring the file's bytes back.
+  // madvise(MADV_DONTNEED). Anonymous memory. On a memfd it would only clear
+  // page tables; on a private file, reads would return the file's bytes again.
   kDontNeed,
-  // madvise(MADV_FREE). Anonymous memory: the host takes it when it runs short,
-  // unless it was written to first. Until then it counts as resident, and reads
-  // as what was there.
+  // madvise(MADV_FREE). Anonymous memory. The host reclaims it under memory
+  // pressure, unless it is written to first. Until then it counts as resident
+  // and keeps its contents.
   kFree,
   // fallocate(FALLOC_FL_PUNCH_HOLE). Memfds.
   kPunchHole,
-  // madvise(MADV_REMOVE), which does the same by address. Memfds; of foreign
-  // guest RAM the only way.
+  // madvise(MADV_REMOVE), the same by address. Memfds; the only method for
+  // foreign guest RAM.
   kRemove,
-  // mmap(MAP_FIXED) of fresh anonymous memory in its place, with the same
-  // advice on huge pages; madvise(MADV_DONTNEED) if it is there already.
-  // Private files. See DiscardOptions::max_mappings.
+  // mmap(MAP_FIXED) of new anonymous memory in its place, with the same huge
+  // page advice; madvise(MADV_DONTNEED) if that was done before. Private files.
+  // See DiscardOptions::max_mappings.
   kRemap,
 };
 
@@ -45,10 +45,10 @@ enum class DiscardMethod {
 // "MAP_FIXED"; "by source".
 std::string_view Name(DiscardMethod method);
 
-// How many ranges go in one system call.
+// How many ranges to discard with one system call.
 enum class RangesPerCall {
-  // With madvise as many as there are, by process_madvise(), where the kernel
-  // lets a process advise itself (Linux 6.13); with the rest one.
+  // For methods by madvise(): many, with process_madvise(), if the kernel
+  // allows a process to advise itself (Linux 6.13). Else one.
   kMany,
   // Always one.
   kOne,
@@ -57,50 +57,49 @@ enum class RangesPerCall {
 struct DiscardOptions {
   DiscardMethod method = DiscardMethod::kBySource;
   RangesPerCall ranges_per_call = RangesPerCall::kMany;
-  // With kRemap: how many mappings more than it began with guest RAM may have.
-  // A process cannot do without new ones, and a guest that reports every other
-  // page would use them all up. Absent: half of those that a process may have
-  // (vm.max_map_count).
+  // With kRemap: the maximum number of mappings that discards may add to guest
+  // RAM. Without a limit, a guest that reports every other page could use up
+  // all mappings of the process. Unset: half of vm.max_map_count.
   std::optional<uint64_t> max_mappings = {};
 };
 
 class RemappedRanges;
 
-// Discards as VMMs do, with the system call that fits the source of guest RAM.
-// Ranges that lie side by side go as one: the cost is by the range.
+// Discards as VMMs do, with the system call that suits the source of guest RAM.
+// Adjacent ranges are joined, since the cost is per range.
 class DiscardingHypervisor final : public Hypervisor {
  public:
-  // InvalidArgument names the method and the source that do not go together.
-  // `ram` must outlive it.
+  // InvalidArgument, naming method and source, if the method does not support
+  // the source. `ram` must outlive the result.
   static absl::StatusOr<std::unique_ptr<DiscardingHypervisor>> Create(
       const GuestRam& ram, const DiscardOptions& options);
 
-  // With the options' defaults, which fit every source.
+  // Uses the default options, which support every source.
   explicit DiscardingHypervisor(const GuestRam& ram);
   ~DiscardingHypervisor() override;
 
-  // Besides: OutOfRange for what is not in one region, InvalidArgument for what
-  // is not in whole granules of guest RAM, ResourceExhausted for what would
-  // take more than max_mappings, all with no effect; Internal names the call
-  // that the host refused.
+  // OutOfRange for a range that is not within one region, InvalidArgument for
+  // one that is not whole granules of guest RAM, ResourceExhausted for one that
+  // would exceed max_mappings; these are not discarded. Internal, naming the
+  // system call, for one that the host refuses to discard.
   absl::Status Discard(std::span<const GpaRange> ranges) override;
   DiscardCounters counters() const override;
 
   // Never kBySource.
   DiscardMethod method() const { return method_; }
-  // kMany if it is so.
+  // kMany only if the kernel supports it for this method.
   RangesPerCall ranges_per_call() const {
     return pidfd_ >= 0 ? RangesPerCall::kMany : RangesPerCall::kOne;
   }
 
  private:
-  // What is discarded as one, pinned by someone.
+  // Adjacent ranges, discarded as one. Pinned by the caller.
   struct Piece {
     Gpa gpa;
     std::span<std::byte> bytes;
   };
 
-  // REQUIRES: a method that fits.
+  // REQUIRES: `method` supports the source of `ram`.
   DiscardingHypervisor(const GuestRam& ram, DiscardMethod method,
                        const DiscardOptions& options);
 
@@ -111,15 +110,15 @@ class DiscardingHypervisor final : public Hypervisor {
   absl::Status Remap(const Piece& piece);
   absl::Status MapFresh(const Piece& piece);
   absl::Status Advise(const Piece& piece, int advice, const char* name);
-  // Counts a call, and what came of it.
+  // Counts a system call and its result.
   absl::Status Account(int result, const char* call, const Piece& piece);
 
   const GuestRam& ram_;
   const DiscardMethod method_;
-  // This process, as process_madvise() wants it; -1 without.
+  // This process, for process_madvise(); -1 if it is not used.
   int pidfd_ = -1;
-  // A leaf. Held across the mapping, so that it tells what is. Null but with
-  // kRemap.
+  // A leaf lock. Held during the mapping, so that remapped_ is accurate.
+  // remapped_ is null except with kRemap.
   Mutex remapping_;
   const std::unique_ptr<RemappedRanges> remapped_
       ABSL_PT_GUARDED_BY(remapping_);

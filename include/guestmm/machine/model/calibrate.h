@@ -13,9 +13,9 @@ namespace guestmm {
 // Where a cost comes from.
 struct CalibratedCost {
   std::string_view name;  // as CostField's
-  // Measured here, or CostModel's default: what no process can see of its own
-  // machine (exits, interrupts), or what this machine does not have (huge
-  // pages).
+  // True if it was measured. False if it is CostModel's default, because a
+  // process cannot measure it (VM exits, interrupts) or this machine does not
+  // have it (huge pages).
   bool measured = false;
 };
 
@@ -25,10 +25,10 @@ struct Calibration {
   std::vector<CalibratedCost> sources;
 };
 
-// Measures what can be measured of CostModel, on one thread: each cost is the
-// median of some repetitions, in whole nanoseconds. Takes a few seconds and 256
-// MiB of memory. `progress`, if there is one, is told what is measured next.
-// The error is of memory that could not be had.
+// Measures those costs of CostModel that a process can measure, on one thread.
+// Each is the median of several repetitions, in whole nanoseconds. Takes a few
+// seconds and 256 MiB of memory. `progress`, if set, is called with the name of
+// what is measured next. Returns the error of an allocation that failed.
 absl::StatusOr<Calibration> Calibrate(
     const std::function<void(std::string_view what)>& progress);
 

@@ -14,35 +14,35 @@
 
 namespace guestmm {
 
-// What is wrong with an indirect table, or with the descriptor that names it
+// A fault of an indirect table, or of the descriptor that refers to it
 // (§2.7.5.3).
 enum class TableFault : uint8_t {
   kNone,
-  kSize,           // no descriptor, or a part of one
+  kSize,           // empty, or not whole descriptors
   kOutsideRam,     // not within one region of guest RAM
   kGoesOn,         // INDIRECT with NEXT
   kNested,         // INDIRECT in the table
-  kNextPastTable,  // an entry goes on past the end
-  kTooLong,        // it makes the chain longer than the queue; or it loops
+  kNextPastTable,  // an entry's `next` is past the end
+  kTooLong,        // the chain exceeds the queue size, or loops
 };
 inline constexpr size_t kTableFaults = 7;
 
-// A chain as the device took it: the device's own copy, read once, which a
-// guest that goes on writing cannot change. Its addresses are the guest's
-// claims: check them against guest RAM before use.
+// A chain taken from the available ring. The descriptors are the device's copy,
+// read once, which the guest cannot change. Their addresses are untrusted:
+// check them against guest RAM before use.
 struct DescriptorChain {
   uint16_t head;
-  // If not kNone, the chain ended in an indirect table of which nothing is
-  // among `descriptors`: they are what came before it, and may be none.
+  // If not kNone, the chain ended in a bad indirect table. `descriptors` then
+  // has only the descriptors before the table, possibly none.
   TableFault table_fault = TableFault::kNone;
-  // In the chain's order, those of its indirect table among them; at most the
-  // queue's size. Valid until the next Pop. Without INDIRECT_DESC, at least
-  // one, and what INDIRECT means in one is the caller's to say; with it there
-  // is none that has the flag.
+  // In chain order, including those of the indirect table; at most the queue
+  // size. Valid until the next Pop. If INDIRECT_DESC was negotiated, none has
+  // the flag INDIRECT; else there is at least one, and handling INDIRECT is up
+  // to the caller.
   std::span<const VirtqDesc> descriptors;
 };
 
-// The device half of a split virtqueue: takes chains, gives them back.
+// The device side of a split virtqueue: takes chains and returns them.
 //
 //   while (auto chain = *queue.Pop()) {
 //     ...
@@ -50,63 +50,62 @@ struct DescriptorChain {
 //     if (queue.NeedsNotification()) used.Notify();
 //   }
 //
-// With the event index the driver is asked to kick for the next chain that Pop
-// has not returned. So who is kicked takes chains until there is none.
+// With the event index the driver kicks for the first chain that Pop has not
+// yet returned. So after a kick, the caller must call Pop until there is none.
 //
-// The guest may write anything at any time. No loop and no allocation here is
-// longer than the queue, whose size was checked at set-up. Not locked: one
-// caller at a time.
+// The guest may write anything at any time. No loop or allocation here exceeds
+// the queue size, which was checked at set-up. Not thread-safe.
 class DeviceQueue {
  public:
-  // Errors as VirtqueueMemory::Map. The next chain is taken from slot `start`
-  // modulo the size. `ram` must outlive this.
+  // Errors as VirtqueueMemory::Map. The first chain is taken from slot `start`
+  // modulo the queue size. `ram` must outlive the result.
   static absl::StatusOr<DeviceQueue> Create(const GuestRam& ram,
                                             const VirtqueueLayout& layout,
                                             VirtqueueFeatures features = {},
                                             uint16_t start = 0);
 
-  // The next available chain; none if there is none. DataLoss if the ring is
-  // broken, so that no chain can be told from it nor acknowledged:
-  //  - the available index jumped: back, or ahead by more than the chains that
-  //    the driver can have made available;
-  //  - a head, or a descriptor's next, is past the table;
-  //  - a head is that of a chain which was not given back yet;
-  //  - a chain loops, which shows in its being longer than the queue.
-  // The same error is returned from there on. A bad indirect table breaks
-  // nothing, since the head is known and can be given back: see table_fault.
+  // The next available chain; nullopt if there is none. DataLoss if the ring is
+  // broken, so that the chain can neither be read nor acknowledged:
+  //  - the available index moved back, or ahead by more chains than the
+  //    driver can have made available;
+  //  - a head, or a descriptor's `next`, is past the end of the table;
+  //  - a head is that of a chain that was not returned yet;
+  //  - a chain is longer than the queue, so it loops.
+  // Later calls return the same error. A bad indirect table does not break the
+  // ring, since the head is known and can be returned: see table_fault.
   absl::StatusOr<std::optional<DescriptorChain>> Pop();
 
-  // Gives a chain back. Chains may be given back in any order.
-  // REQUIRES: Pop returned `head` and it was not pushed since (CHECKed).
+  // Returns a chain to the driver, in any order. REQUIRES: Pop returned `head`,
+  // and it was not pushed since (CHECKed).
   void Push(uint16_t head, uint32_t bytes_written);
 
-  // Whether the driver wants to be notified (§2.7.7); with the event index, of
-  // a chain that was pushed since this was last asked.
+  // Whether the driver wants a notification (§2.7.7). With the event index: for
+  // any chain pushed since the last call.
   bool NeedsNotification();
 
-  // Asks the driver not to kick: a hint, it may still.
+  // Asks the driver not to kick. This is a hint: the driver may still kick.
   void DisableNotifications();
-  // Asks for kicks again. True if chains came meanwhile, for which no kick may
-  // follow: call Pop.
+  // Asks the driver to kick again. True if chains became available in the
+  // meantime, for which there may be no kick: call Pop.
   bool EnableNotifications();
 
   uint16_t size() const { return memory_.size(); }
-  // Chains popped and not pushed.
+  // The number of chains popped and not yet pushed.
   uint16_t outstanding() const {
     return static_cast<uint16_t>(next_available_ - next_used_);
   }
 
-  // Internal if an invariant of the private state does not hold: the chains out
-  // are those between the two indexes, at most size(). Says nothing about what
-  // the guest wrote.
+  // Internal if an invariant of the private state is violated: the outstanding
+  // chains are those between the two indexes, at most size(). Does not check
+  // what the guest wrote.
   absl::Status CheckInvariants() const;
 
  private:
   DeviceQueue(const GuestRam& ram, VirtqueueMemory memory,
               VirtqueueFeatures features, uint16_t start);
 
-  // Puts what the table holds that `descriptor` names behind chain_; on a
-  // fault, nothing.
+  // Appends the table that `descriptor` refers to to chain_; appends nothing on
+  // a fault.
   TableFault ReadTable(const VirtqDesc& descriptor);
   absl::Status Break(absl::Status status);
 
@@ -115,21 +114,21 @@ class DeviceQueue {
   // kVirtqDescIndirect if it was negotiated, else 0.
   uint16_t indirect_flag_;
   bool event_index_;
-  // Whether Pop moves avail_event along: with the event index, unless
+  // Whether Pop advances avail_event: with the event index, unless
   // notifications are off.
   bool moves_event_;
-  // The chain that Pop returned last. Never longer than size().
+  // The chain last returned by Pop, at most size() descriptors.
   std::vector<VirtqDesc> chain_;
-  // By head: popped and not pushed.
+  // By head: whether the chain was popped and not yet pushed.
   std::vector<bool> is_out_;
-  // Free-running, as the idx of the rings: where the next chain is read, and
-  // where the next one given back goes.
+  // Free-running, as the rings' idx: the next entry to read, and the next to
+  // write.
   uint16_t next_available_;
   uint16_t next_used_;
-  // Chains pushed since NeedsNotification. Counted, not told from the index,
-  // which may have gone all the way round.
+  // Chains pushed since the last NeedsNotification. Counted, since the index
+  // may have wrapped around.
   uint64_t unasked_ = 0;
-  // Not OK once the ring was found broken.
+  // The error of a broken ring; else OK.
   absl::Status broken_;
 };
 

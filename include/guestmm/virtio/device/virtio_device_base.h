@@ -26,14 +26,14 @@
 
 namespace guestmm {
 
-// What a device does alike whatever kind it is of: status, features,
-// configuration, and queues that are looked at on a workqueue, one chain at a
-// time. A kind of device derives from it and says what a chain means.
+// The base class of virtio devices: status, features, configuration, and
+// queues, whose chains it takes one at a time, on a workqueue. A derived class
+// implements what a chain means.
 //
-// The guest is not trusted. Each look at a queue takes at most as many chains
-// as the queue is long, so that a guest that never stops leaves the workqueue
-// to others too. A broken queue cannot be acknowledged: the device sets
-// NEEDS_RESET and stops (§2.1.2).
+// The guest is not trusted. One pass over a queue takes at most as many chains
+// as the queue has descriptors, so that a guest that keeps adding chains does
+// not starve other work. The chains of a broken queue cannot be acknowledged:
+// the device sets NEEDS_RESET and stops (§2.1.2).
 class VirtioDeviceBase : public VirtioDevice {
  public:
   VirtioDeviceBase(const VirtioDeviceBase&) = delete;
@@ -54,71 +54,76 @@ class VirtioDeviceBase : public VirtioDevice {
                                        Notifier& used) final;
   void SetConfigNotifier(Notifier& config) final;
 
-  // Those of every queue. REQUIRES: none is being handled on another thread.
+  // Checks every queue. REQUIRES: no queue is being handled on another thread.
   absl::Status CheckInvariants() const;
 
  protected:
-  // What becomes of a chain that was handled.
+  // What to do with a chain after it was handled.
   enum class Verdict {
     kGiveBack,
     kKeep,  // until GiveBack
   };
 
-  // A device of queues 0 to `queues` - 1 and a configuration of `config_bytes`
-  // zeroes, which offers `features`. Both references must outlive it.
+  // A device with queues 0 to `queues` - 1 and a zeroed configuration of
+  // `config_bytes`, offering `features` and VERSION_1. Both references must
+  // outlive it.
   VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue, uint64_t features,
                    uint16_t queues, size_t config_bytes);
   ~VirtioDeviceBase() override;
 
-  // Resets for good. To be called by the destructor of each kind, before what
-  // its handlers use is gone. REQUIRES: no one kicks, and not called by what
-  // the device itself is running (CHECKed).
+  // Resets the device for good. The destructor of a derived class must call it
+  // before destroying what its handlers use. REQUIRES: no kicks from here on;
+  // not called from inside a handler (CHECKed).
   void ShutDown();
 
-  // Not held while a queue is handled or anyone is notified.
+  // Not held while a queue is handled or a notifier is called.
   mutable Mutex mutex_;
 
-  // What each kind of device says of itself. Called with the lock held.
+  // Implemented by the derived class; called with the lock held.
   //
-  // Whether a driver that accepts `features` is served (§3.1.1, step 5).
+  // Whether the device works with a driver that accepts `features` (§3.1.1,
+  // step 5).
   virtual bool Suffices(uint64_t /*features*/) const { return true; }
-  // The most descriptors of queue `index`, with `features` accepted so far; 0
-  // if it does not exist then.
+  // The largest size of queue `index`, if `features` have been accepted so far;
+  // 0 if the queue does not exist.
   virtual uint16_t QueueSize(uint16_t index, uint64_t features) const = 0;
-  // Whether a queue that exists may be used by a driver that took `features`.
+  // Whether a driver that accepted `features` may use queue `index`, which
+  // exists.
   virtual bool MayUse(uint16_t index, uint64_t features) const = 0;
-  // Whether the driver may write so many bytes there; they are in bounds.
+  // OK if the driver may write `bytes` bytes at `offset`, which are in bounds;
+  // else the error to return.
   virtual absl::Status CheckConfigWrite(uint32_t offset, size_t bytes,
                                         uint64_t features,
                                         uint8_t status) const = 0;
-  // The device was reset.
+  // Called when the device was reset.
   virtual void WasReset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
 
-  // The handlers: on the workqueue, one at a time, without the lock, and never
-  // while the device is reset. A reset from inside is complete when they ended.
+  // The handlers. Called on the workqueue, one at a time, without the lock, and
+  // not while the device is reset. If a handler resets the device, the reset
+  // completes when the handler returns.
   //
-  // Does what a chain asks for.
+  // Handles one chain.
   virtual Verdict HandleChain(uint16_t index, const DescriptorChain& chain) = 0;
-  // A chain is about to be given back; it is not if a reset was asked for
-  // meanwhile.
+  // Called before a chain is returned. Not called if a reset was requested in
+  // the meantime.
   virtual void Acknowledging(uint16_t /*index*/) {}
-  // Queue `index` is broken.
+  // Called when queue `index` is found to be broken.
   virtual void FoundBroken(uint16_t /*index*/) {}
-  // Whatever else is due: see AskForHandling.
+  // Called after AskForHandling, for work other than chains.
   virtual void HandleRequests() {}
 
-  // For handlers: gives back a chain that was kept. The queue exists.
+  // Returns a chain that was kept. For handlers. REQUIRES: the queue is set up.
   void GiveBack(uint16_t index, uint16_t head);
-  // Whether a reset was asked for, so that what this works at is moot.
+  // Whether a reset was requested, so that a handler can stop early.
   bool Stopping() const;
 
-  // Makes HandleRequests run soon. From any thread.
+  // Schedules HandleRequests and a pass over kicked queues. Thread-safe.
   void AskForHandling() {
     is_asked_.store(true);
     workqueue_.Queue(work_);
   }
 
-  // The configuration's field at `offset`. From any thread.
+  // Reads the configuration field at `offset`. Thread-safe.
   template <typename Field>
   Field GetConfig(size_t offset) const {
     LockHolder hold(mutex_);
@@ -126,8 +131,8 @@ class VirtioDeviceBase : public VirtioDevice {
     std::memcpy(&field, config_.data() + offset, sizeof(field));
     return field;
   }
-  // Changes it. The driver is told by the handler: AskForHandling, when the
-  // lock is free.
+  // Changes a configuration field. Call AskForHandling after releasing the
+  // lock: the handler notifies the driver.
   template <typename Field>
   void ChangeConfig(size_t offset, Field field)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
@@ -135,7 +140,7 @@ class VirtioDeviceBase : public VirtioDevice {
     ++generation_;
     config_changed_ = true;
   }
-  // For WasReset: clears a field that the driver had written.
+  // Zeroes a field that the driver had written. For WasReset.
   template <typename Field>
   void ClearConfig(size_t offset) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     std::memset(config_.data() + offset, 0, sizeof(Field));
@@ -153,12 +158,12 @@ class VirtioDeviceBase : public VirtioDevice {
   const GuestRam& ram() const { return ram_; }
 
  private:
-  // A queue as the driver set it up.
+  // A queue that the driver has set up.
   struct Queue {
     DeviceQueue ring;
     Notifier& used;
   };
-  // The driver's kick of one queue.
+  // The notifier by which the driver kicks one queue.
   class Kick final : public Notifier {
    public:
     Kick(VirtioDeviceBase& device, uint16_t index)
@@ -172,22 +177,22 @@ class VirtioDeviceBase : public VirtioDevice {
     VirtioDeviceBase& device_;
     const uint16_t index_;
   };
-  // What became of one look at a queue.
+  // The result of one pass over a queue.
   enum class Round {
-    kDry,      // nothing left: the next kick goes on
-    kMore,     // stopped for others' sake: another look is due
-    kStopped,  // a reset was asked for
+    kDry,      // empty: the next kick continues
+    kMore,     // limit reached: another pass is due
+    kStopped,  // a reset was requested
     kBroken,
   };
 
-  // The work.
+  // The work function.
   void Handle();
-  // The queues that were kicked; true if there is more to do.
+  // Handles all kicked queues. True if another pass is due.
   bool HandleQueues();
   Round HandleQueue(uint16_t index, Queue& queue);
   void Push(uint16_t index, Queue& queue, uint16_t head);
   void Break(uint16_t index);
-  // Tells the driver, if its configuration changed.
+  // Notifies the driver if its configuration changed.
   void NotifyConfig();
   bool IsRunning() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -204,16 +209,16 @@ class VirtioDeviceBase : public VirtioDevice {
   uint32_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
   bool config_changed_ ABSL_GUARDED_BY(mutex_) = false;
   Notifier* config_notifier_ ABSL_GUARDED_BY(mutex_) = nullptr;
-  // The thread that handles. While it is there, what `queues_` points to is its
-  // own.
+  // The thread that is handling queues. Until it is done, only that thread
+  // accesses the objects in `queues_`.
   std::optional<std::thread::id> handler_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::unique_ptr<Queue>> queues_ ABSL_GUARDED_BY(mutex_);
-  // A reset waits for the handler to leave.
+  // A reset is waiting for the handler to finish.
   bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
 
-  // Whether anyone asked since the handler last began.
+  // Whether AskForHandling was called since the handler last started.
   std::atomic<bool> is_asked_{false};
-  // The queues to look at, a bit each.
+  // A bit for each queue that was kicked.
   std::atomic<uint32_t> kicked_{0};
   Work work_;
 };

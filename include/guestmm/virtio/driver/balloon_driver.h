@@ -32,133 +32,135 @@ struct DriverVirtqueueOptions;
 class GuestStatistics;
 
 struct BalloonDriverOptions {
-  // What is accepted if it is offered, of kBalloonFeatures.
+  // The features to accept if they are offered, a subset of kBalloonFeatures.
   uint64_t features = kBalloonFeatures;
-  // The most descriptors of the reporting queue, and of each other one: powers
-  // of 2; fewer if the device takes fewer. Linux asks for 32, v12 for 16.
+  // The maximum size of the reporting queue, and of each other queue: powers of
+  // 2. A queue is smaller if the device's maximum is. Linux requests 32, v12
+  // 16.
   uint16_t reporting_queue_size = 32;
   uint16_t queue_size = 128;
   QueueNumbering queue_numbering = QueueNumbering::kCompactByOffered;
-  // Which of them are accepted if the device offers them.
+  // The queue features to accept if they are offered.
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
-  // What the guest does to the contents of free memory.
+  // How the guest treats the contents of free memory.
   PagePoisonMode page_poison = PagePoisonMode::kOff;
-  // The vCPU whose pages hold the queues, and go into the balloon.
+  // The vCPU on which pages for the queues and the balloon are allocated.
   int cpu = 0;
 };
 
-// The guest's half of a memory balloon (virtio 1.3 §5.5): carries reports of
-// free pages to the device, one chain a report, one report at a time
-// (virtballoon_report_pages); gives pages up, tells statistics and hints where
-// the host wants them.
+// The guest side of a memory balloon (virtio 1.3 §5.5). Sends reports of free
+// pages to the device, as one chain per report and one report at a time
+// (virtballoon_report_pages). At the host's request, inflates and deflates the
+// balloon, and sends statistics and hints.
 //
 //   auto driver = BalloonDriver::Create(device, ram, allocator, workqueue);
 //   (*driver)->Report(ranges, client);   // then client.ReportDone(status)
 //   (*driver)->Remove();
 //
-// If the device sets NEEDS_RESET, or hands back what it was not given, the
-// driver resets it. When a reset is complete, however it came about, an
-// outstanding report ends with Unavailable, and all pages are the guest's. Till
-// then they stay isolated: the host may yet discard them.
+// If the device sets NEEDS_RESET, or returns a chain it was not given, the
+// driver resets it. When a reset is complete, whatever its cause, an
+// outstanding report ends with Unavailable and all pages return to the guest.
+// Until then they stay isolated, since the host may still discard them.
 //
-// What free memory holds decides on two features, as in Linux
-// (virtballoon_validate): a guest that neither poisons nor clears it takes no
-// PAGE_POISON; one that does takes no PAGE_REPORTING without PAGE_POISON, since
-// the host would take the poison away (§5.5.3.1).
+// As in Linux (virtballoon_validate), the contents of free memory decide on two
+// features. A guest that neither poisons nor zeroes free memory declines
+// PAGE_POISON. A guest that does either declines PAGE_REPORTING without
+// PAGE_POISON, since the host would destroy the poison (§5.5.3.1).
 class BalloonDriver final : public ReportingDevice {
  public:
-  // Sets the device up (virtio 1.3 §3.1.1, §5.5.5), its queues in pages of
-  // `allocator`; completions run on `workqueue`. All four must outlive this.
-  // FailedPrecondition if `device` is not a balloon, does not know VERSION_1,
-  // or has not the queues that it offers; InvalidArgument if a queue size is
-  // not a power of 2; ResourceExhausted if there are no pages for the queues.
-  // The device's status is then FAILED.
+  // Sets the device up (virtio 1.3 §3.1.1, §5.5.5), with its queues in pages of
+  // `allocator`. Completions run on `workqueue`. All four references must
+  // outlive this. FailedPrecondition if `device` is not a balloon, lacks
+  // VERSION_1, or lacks a queue that its features imply; InvalidArgument if a
+  // queue size is not a power of 2; ResourceExhausted if there are no pages for
+  // the queues. After an error the device's status is FAILED.
   static absl::StatusOr<std::unique_ptr<BalloonDriver>> Create(
       VirtioDevice& device, const GuestRam& ram, PageAllocator& allocator,
       Workqueue& workqueue, const BalloonDriverOptions& options = {});
 
-  // Removes, and waits until the reset is complete. REQUIRES: that takes less
-  // than ten minutes (CHECKed): so not from inside a discard of the device on
-  // the same thread, and not while its process is stopped.
+  // As Remove, then waits until the reset is complete. REQUIRES: that takes
+  // less than ten minutes (CHECKed). So do not call it from inside a discard of
+  // the device on the same thread, or while the device's process is stopped.
   ~BalloonDriver() override;
 
-  // Those agreed on with the device when it was last set up. REQUIRES: that is
-  // not being done on another thread.
+  // The features negotiated at the last set-up. REQUIRES: no set-up is in
+  // progress on another thread.
   uint64_t features() const { return features_; }
 
-  // 0 without PAGE_REPORTING. While the driver is down, what it was.
+  // 0 without PAGE_REPORTING. Keeps its value while the driver is down.
   size_t max_report_entries() const override;
   absl::Status Report(std::span<const GpaRange> ranges,
                       Client& client) override;
 
-  // Resets the device for the time in which the guest is suspended (Linux,
-  // virtballoon_freeze). True if the reset is complete; else, as from inside a
-  // discard of the device on the same thread, that comes, and is_down() says
-  // so. Reports are refused till Restore. Again: no effect.
-  // REQUIRES: not called from inside ReportDone.
+  // Resets the device, as for a guest that is suspended (Linux,
+  // virtballoon_freeze). True if the reset is complete. False if it will
+  // complete later, as when called from inside a discard of the device on the
+  // same thread: poll is_down(). Reports are refused until Restore. No effect
+  // if repeated. REQUIRES: not called from inside ReportDone.
   bool Freeze();
-  // Sets the device up again: after Freeze, or after it was broken.
-  // FailedPrecondition if the driver is not down, or was removed; else as
-  // Create, and the driver stays down; also if the device takes fewer entries a
-  // report than before.
+  // Sets the device up again, after Freeze or after the device broke.
+  // FailedPrecondition if the driver is not down or was removed, or if the
+  // device now takes fewer entries per report than before; else errors as
+  // Create. After an error the driver stays down.
   absl::Status Restore();
-  // As Freeze, for good.
+  // As Freeze, but final.
   bool Remove();
-  // Whether a reset was asked for, and is complete.
+  // Whether a reset was requested and is complete.
   bool is_down() const;
 
-  // Kicks of the device so far, for reports.
+  // Kicks sent for reports so far.
   uint64_t kicks() const;
-  // Pages that its queues lie in; that are in the balloon; that are held as
-  // hints.
+  // The pages occupied by queues, in the balloon, and held as hints.
   PageCount queue_pages() const;
   PageCount balloon_pages() const;
   PageCount hinted_pages() const;
 
-  // Those of the reporting queue, and that an outstanding report is in it.
+  // Checks the reporting queue, and that an outstanding report is in it.
   absl::Status CheckInvariants() const;
 
  private:
   enum class State {
     kStarting,
     kReady,
-    kBroken,     // found broken: to be reset
-    kResetting,  // the reset was asked for
-    kDown,       // and is complete
+    kBroken,     // must be reset
+    kResetting,  // a reset was requested
+    kDown,       // the reset is complete
   };
-  // Why there is no report to be had.
+  // Why reports are refused.
   enum class Reason { kBroken, kFrozen, kRemoved };
 
   BalloonDriver(VirtioDevice& device, const GuestRam& ram,
                 PageAllocator& allocator, Workqueue& workqueue,
                 const BalloonDriverOptions& options);
 
-  // Takes the device from reset to DRIVER_OK. On error, what was done stays, to
-  // be undone by a reset.
+  // Takes the device from reset to DRIVER_OK. After an error, a reset undoes
+  // what was done.
   absl::Status Start();
   absl::Status Negotiate();
   absl::Status SetUpQueues();
-  DriverContext transport() const;
-  // A queue of the balloon's; where it is and its features are filled in.
+  DriverContext context() const;
+  // Sets up one of the balloon's queues. `config` need not have its index and
+  // its features.
   absl::StatusOr<std::unique_ptr<DriverVirtqueue>> SetUpQueue(
       BalloonQueue queue, const DriverVirtqueueOptions& wanted);
-  // Start, or FAILED.
+  // As Start, but sets FAILED on error.
   absl::Status StartOrFail();
 
-  // Asks for a reset; true if it is complete, with all that follows.
+  // Requests a reset. If it completes at once, runs ResetIsComplete and returns
+  // true.
   bool Reset(Reason reason);
-  // What follows, once: the report ends, and pages and queues are freed.
+  // Ends the outstanding report and frees pages and queues. Once per reset.
   void ResetIsComplete();
 
-  // The works.
+  // The works' functions.
   void HandleUsed();
   void HandleConfigChange();
-  // Brings balloon and hints a step nearer to what the configuration wants.
+  // Moves balloon and hinting one step towards what the configuration asks for.
   void Step();
-  // OK, or DataLoss for a broken ring. True if a step is due.
+  // Takes returned chains. True if a step is due; DataLoss if a ring is broken.
   absl::StatusOr<bool> TakeUsed();
   std::optional<BalloonConfig> ReadConfig() const;
-  // Ends the outstanding report, if there is one.
+  // Ends the outstanding report, if any.
   void EndReport(const absl::Status& status);
 
   VirtioDevice& device_;
@@ -170,13 +172,13 @@ class BalloonDriver final : public ReportingDevice {
   // Set by Start.
   uint64_t offered_ = 0;
   uint64_t features_ = 0;
-  // From Start until the reset is complete. The works' alone, but that others
-  // may ask, with the lock held, how much they hold.
+  // Exist from Start until the reset is complete. Used by the works only,
+  // except that others read their page counts, with the lock held.
   std::unique_ptr<BalloonInflation> inflation_;
   std::unique_ptr<GuestStatistics> statistics_;
   std::unique_ptr<BalloonHinting> hinting_;
 
-  // The reporting queue's lock: a leaf.
+  // Guards the reporting queue. A leaf lock.
   mutable SpinLock lock_;
   State state_ ABSL_GUARDED_BY(lock_) = State::kDown;
   Reason reason_ ABSL_GUARDED_BY(lock_) = Reason::kBroken;

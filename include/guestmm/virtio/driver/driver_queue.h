@@ -16,67 +16,71 @@ namespace guestmm {
 
 struct DriverQueueOptions {
   VirtqueueFeatures features = {};
-  // Used if features.indirect. The memory is the driver's, written by
-  // DriverQueue alone, and given in guest RAM like the queue's own.
+  // Used if features.indirect. Like the queue itself, this is the driver's
+  // memory in guest RAM, written by DriverQueue alone.
   IndirectTables tables = {};
-  // The first chain goes to slot `start` modulo the size.
+  // The first chain goes into slot `start` modulo the queue size.
   uint16_t start = 0;
 };
 
-// The driver half of a split virtqueue: offers chains, takes them back.
+// The driver side of a split virtqueue: offers chains to the device and takes
+// them back.
 //
 //   queue.Add({}, buffers, token);
 //   if (queue.NeedsKick()) kick.Notify();
 //   ...
 //   while (auto used = *queue.GetUsed()) Done(used->token);
 //
-// With the event index the device is asked to notify of the next chain that
-// GetUsed has not returned. So who is notified takes chains until there is
-// none: of those that are there already no notification follows.
+// With the event index the device sends a notification for the first chain that
+// GetUsed has not yet returned. So after a notification, the caller must call
+// GetUsed until there is none: no notification follows for chains that are
+// already there.
 //
-// It trusts nothing that the device can write, nor its own table once it is
-// written: which descriptors are free and which chains are out is kept in
-// private memory. Not locked: one caller at a time.
+// Nothing that the device can write is trusted, nor the descriptor table after
+// it was written: which descriptors are free and which chains are outstanding
+// is kept in private memory. Not thread-safe.
 class DriverQueue {
  public:
-  // A chain that the device gave back.
+  // A chain that the device returned.
   struct Used {
-    uint64_t token;          // as given to Add
-    uint32_t bytes_written;  // what the device says it wrote
+    uint64_t token;          // as passed to Add
+    uint32_t bytes_written;  // according to the device
   };
 
-  // Clears the memory of the queue. Errors as VirtqueueMemory::Map; and
-  // InvalidArgument if a table has not 2 to size() entries, there are more of
-  // them than size(), or they are not aligned as the queue's own table, or do
-  // not lie within one region. `ram` must outlive this.
+  // Clears the memory of the queue. Errors as VirtqueueMemory::Map; also
+  // InvalidArgument if a table has fewer than 2 or more than size() entries, or
+  // there are more than size() tables, or they are not aligned like the
+  // descriptor table, or not within one region. `ram` must outlive the result.
   static absl::StatusOr<DriverQueue> Create(
       const GuestRam& ram, const VirtqueueLayout& layout,
       const DriverQueueOptions& options = {});
 
-  // Offers a chain: `readable` for the device to read, then `writable` for it
-  // to write (§2.7.4.2, §2.7.13). A chain of more than one buffer goes to an
-  // indirect table, if one is free that it fits; it then takes one descriptor.
-  // ResourceExhausted if too few descriptors are free now; InvalidArgument if
-  // the chain never fits: no buffer, more than size() of them (with a table
-  // too: §2.7.5.3.1), a buffer that is empty or 4 GiB or more, or more than
-  // 4 GiB in all (§2.7.5.2). On error nothing is offered.
+  // Offers a chain: buffers for the device to read, then buffers for it to
+  // write (§2.7.4.2, §2.7.13). A chain of more than one buffer goes into an
+  // indirect table, if a table is free and large enough, and then takes one
+  // descriptor. ResourceExhausted if there are too few free descriptors now.
+  // InvalidArgument if the chain can never be offered: it has no buffer, more
+  // than size() buffers (even in a table: §2.7.5.3.1), a buffer that is empty
+  // or 4 GiB or larger, or more than 4 GiB in total (§2.7.5.2). Offers nothing
+  // on error.
   absl::Status Add(std::span<const GpaRange> readable,
                    std::span<const GpaRange> writable, uint64_t token);
 
-  // Whether the device wants to be notified (§2.7.10); with the event index, of
-  // a chain that was added since this was last asked.
+  // Whether the device wants a notification (§2.7.10). With the event index:
+  // for any chain added since the last call.
   bool NeedsKick();
 
-  // The next chain that the device gave back; none if there is none. DataLoss
-  // if the used ring cannot be: its index jumped, it names a chain that is not
-  // out, or more bytes than the chain takes. The queue is then unusable, and
-  // the same error is returned from there on.
+  // The next chain that the device returned; nullopt if there is none. DataLoss
+  // if the used ring is broken: its index jumped, or it names a chain that is
+  // not outstanding, or more bytes than the chain has. The queue is then
+  // unusable, and later calls return the same error.
   absl::StatusOr<std::optional<Used>> GetUsed();
 
-  // Asks the device not to notify of used chains: a hint, it may still.
+  // Asks the device not to notify of used chains. This is a hint: it may still
+  // notify.
   void DisableNotifications();
-  // Asks for notifications again. True if chains came back meanwhile, for which
-  // no notification may follow: call GetUsed.
+  // Asks the device to notify again. True if chains were returned in the
+  // meantime, for which there may be no notification: call GetUsed.
   bool EnableNotifications();
 
   uint16_t size() const { return memory_.size(); }
@@ -84,26 +88,26 @@ class DriverQueue {
   uint16_t free_tables() const {
     return static_cast<uint16_t>(free_tables_.size());
   }
-  // Chains that the device has.
+  // The number of chains that the device has.
   uint16_t outstanding() const {
     return static_cast<uint16_t>(next_available_ - next_used_);
   }
 
-  // Internal if an invariant of the private state does not hold: every
-  // descriptor is free or in one outstanding chain, and so is every table;
-  // outstanding() chains, at most size() of them. Says nothing about what the
-  // device wrote.
+  // Internal if an invariant of the private state is violated: each descriptor
+  // and each table is either free or in exactly one outstanding chain; there
+  // are outstanding() chains, at most size(). Does not check what the device
+  // wrote.
   absl::Status CheckInvariants() const;
 
  private:
-  // More than there can be tables.
+  // Larger than any table number.
   static constexpr uint16_t kNoTable = 0xffff;
 
-  // Private state of descriptor i.
+  // The private state of descriptor i.
   struct Slot {
-    uint16_t next = 0;          // in the free list, or in its chain
-    uint16_t chain_length = 0;  // of the chain with head i; 0: no such chain
-    uint16_t table = kNoTable;  // that the chain with head i is in
+    uint16_t next = 0;          // in the free list, or in the chain
+    uint16_t chain_length = 0;  // if i is the head of a chain; else 0
+    uint16_t table = kNoTable;  // of the chain whose head is i
     uint64_t writable_bytes = 0;
     uint64_t token = 0;
   };
@@ -111,8 +115,9 @@ class DriverQueue {
   DriverQueue(VirtqueueMemory memory, const DriverQueueOptions& options,
               std::optional<Translation> tables);
 
-  // Write the chain, of `count` descriptors that `describe` makes, but for
-  // `next`, to the queue's own table or to an indirect one. From free_head_ on.
+  // Write a chain of `count` descriptors, which `describe` makes except for
+  // `next`, to the descriptor table, from free_head_ on, or to an indirect
+  // table.
   template <typename Describe>
   void WriteChain(size_t count, const Describe& describe);
   template <typename Describe>
@@ -122,24 +127,24 @@ class DriverQueue {
 
   VirtqueueMemory memory_;
   bool event_index_;
-  // Whether GetUsed moves used_event along: with the event index, unless
+  // Whether GetUsed advances used_event: with the event index, unless
   // notifications are off.
   bool moves_event_;
-  // No table if the feature was not negotiated; pinned where they are.
+  // Empty if the feature was not negotiated. Pinned.
   IndirectTables tables_;
   std::optional<Translation> tables_memory_;
   std::vector<uint16_t> free_tables_;
   std::vector<Slot> slots_;
   uint16_t free_head_ = 0;
   uint16_t free_count_;
-  // Free-running, as the idx of the rings: where the next chain goes, and where
-  // the next used one is read.
+  // Free-running, as the rings' idx: the next entry to write, and the next to
+  // read.
   uint16_t next_available_;
   uint16_t next_used_;
-  // Chains added since NeedsKick. Counted, not told from the index, which may
-  // have gone all the way round.
+  // Chains added since the last NeedsKick. Counted, since the index may have
+  // wrapped around.
   uint64_t unasked_ = 0;
-  // Not OK once the used ring was found broken.
+  // The error of a broken ring; else OK.
   absl::Status broken_;
 };
 

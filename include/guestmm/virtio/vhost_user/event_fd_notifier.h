@@ -12,30 +12,31 @@
 
 namespace guestmm {
 
-// Notifies whoever reads an eventfd, which may be another process.
+// Notifies by writing to an eventfd, which another process may read.
 class EventFdNotifier final : public Notifier {
  public:
-  // From here on `event_fd` is written to, and what was before is not: its
-  // writers have left. Whoever shares an eventfd can fill it at the wrong
-  // moment, so that a write waits: this lets it end.
+  // From now on Notify writes to `event_fd` only. Waits for writes to the
+  // previous one to end. The process that shares an eventfd can fill it at any
+  // time, so that a write blocks: this drains it.
   void Set(UniqueFd event_fd) { Replace(std::move(event_fd)); }
-  // From its return on nothing is written, until the next Set.
+  // After this returns nothing is written, until the next Set.
   void Close() { Replace(UniqueFd()); }
 
-  // An eventfd that is full says already that there is something to look at.
+  // No effect if the eventfd is full: its reader has a notification to read
+  // then.
   void Notify() override;
 
  private:
   struct Target {
     UniqueFd event_fd;
-    // Calls of Notify that may write to it.
+    // Calls of Notify that may be writing to it.
     std::atomic<int> writers{0};
   };
 
   void Replace(UniqueFd event_fd);
 
   SpinLock lock_;
-  // Null for none.
+  // Null if there is no eventfd.
   std::shared_ptr<Target> target_ ABSL_GUARDED_BY(lock_);
 };
 

@@ -1,12 +1,12 @@
 #ifndef GUESTMM_VIRTIO_VHOST_USER_VHOST_USER_H_
 #define GUESTMM_VIRTIO_VHOST_USER_VHOST_USER_H_
 
-// The messages of vhost-user, by which a driver's process (the front end) and
-// a device's (the back end) agree over a Unix socket: on features, on where
-// guest RAM and queues are, and, by eventfds that travel with the messages, on
-// whom to notify. After that they work through guest RAM alone.
+// The messages of vhost-user. With these the driver's process (the front end)
+// and the device's process (the back end) set a device up over a Unix socket:
+// they negotiate features, and share guest RAM, queues, and eventfds for
+// notifications. From then on they communicate through guest RAM alone.
 //
-//   header                          payload, by request       beside it
+//   header                          payload, by request       ancillary data
 //   +---------+-------+--------+    +-------------------+     file descriptors
 //   | request | flags | size   |    | `size` bytes      |     (SCM_RIGHTS)
 //   +---------+-------+--------+    +-------------------+
@@ -31,7 +31,7 @@
 
 namespace guestmm {
 
-// What a front end asks for (vhost-user, front-end message types).
+// Requests of the front end (vhost-user, front-end message types).
 enum class VhostUserRequest : uint32_t {
   kGetFeatures = 1,
   kSetFeatures = 2,
@@ -57,14 +57,15 @@ enum class VhostUserRequest : uint32_t {
   kSetStatus = 39,
   kGetStatus = 40,
 };
-// The one thing that a back end asks for here: to look at the configuration, or
-// at the status, again (vhost-user, back-end message types).
+// The only request that this back end sends: the configuration or the status
+// has changed (vhost-user, back-end message types).
 inline constexpr uint32_t kVhostUserBackendConfigChange = 2;
 
-// "SET_OWNER", "request 99".
+// "SET_OWNER"; "request 99" if it is unknown.
 std::string Name(VhostUserRequest request);
 
-// Beside the device's features: that there are protocol features.
+// A feature bit beside those of the device: protocol features can be
+// negotiated.
 inline constexpr uint64_t kVhostUserFProtocolFeatures = uint64_t{1} << 30;
 
 // Protocol features.
@@ -75,7 +76,7 @@ inline constexpr uint64_t kVhostUserProtocolConfig = uint64_t{1} << 9;
 inline constexpr uint64_t kVhostUserProtocolResetDevice = uint64_t{1} << 13;
 inline constexpr uint64_t kVhostUserProtocolMemSlots = uint64_t{1} << 15;
 inline constexpr uint64_t kVhostUserProtocolStatus = uint64_t{1} << 16;
-// Those that both ends here speak.
+// The protocol features that both ends here implement.
 inline constexpr uint64_t kVhostUserProtocolFeatures =
     kVhostUserProtocolMq | kVhostUserProtocolReplyAck |
     kVhostUserProtocolBackendReq | kVhostUserProtocolConfig |
@@ -86,8 +87,8 @@ inline constexpr uint64_t kVhostUserProtocolFeatures =
 inline constexpr uint32_t kVhostUserVersionMask = 3;
 inline constexpr uint32_t kVhostUserVersion = 1;
 inline constexpr uint32_t kVhostUserReply = 4;
-// With kVhostUserProtocolReplyAck: answer a request that has no answer of its
-// own with a number, 0 for success.
+// With kVhostUserProtocolReplyAck: reply even to a request without a reply of
+// its own, with a number: 0 for success.
 inline constexpr uint32_t kVhostUserNeedReply = 8;
 
 struct VhostUserHeader {
@@ -97,19 +98,21 @@ struct VhostUserHeader {
 };
 static_assert(sizeof(VhostUserHeader) == 12);
 
-// Memory that the front end shares, by one file descriptor a region.
+// A memory region that the front end shares. Its file descriptor comes with the
+// message.
 struct VhostUserRegion {
   uint64_t guest_phys_addr;
   uint64_t size;
-  // Where the front end has it: what VhostUserVringAddr counts from.
+  // The region's address in the front end's process, to which the addresses in
+  // VhostUserVringAddr refer.
   uint64_t userspace_addr;
-  uint64_t mmap_offset;  // in the file
+  uint64_t mmap_offset;  // offset in the file
 
   bool operator==(const VhostUserRegion&) const = default;
 };
 static_assert(sizeof(VhostUserRegion) == 32);
 
-// SET_MEM_TABLE: this and, behind it, `count` regions.
+// SET_MEM_TABLE: this, followed by `count` regions.
 struct VhostUserMemTableHeader {
   uint32_t count;
   uint32_t padding;
@@ -130,7 +133,7 @@ struct VhostUserVringState {
 };
 static_assert(sizeof(VhostUserVringState) == 8);
 
-// SET_VRING_ADDR, in addresses of the front end.
+// SET_VRING_ADDR. Addresses are user addresses of the front end.
 struct VhostUserVringAddr {
   uint32_t index;
   uint32_t flags;
@@ -143,22 +146,22 @@ static_assert(sizeof(VhostUserVringAddr) == 40);
 static_assert(offsetof(VhostUserVringAddr, used) == 16);
 static_assert(offsetof(VhostUserVringAddr, available) == 24);
 
-// SET_VRING_KICK, SET_VRING_CALL carry a number: the queue's index, and that no
-// file descriptor comes with it.
+// SET_VRING_KICK and SET_VRING_CALL carry a number: the queue's index, and a
+// flag for a message without a file descriptor.
 inline constexpr uint64_t kVhostUserVringIndexMask = 0xff;
 inline constexpr uint64_t kVhostUserVringNoFd = 0x100;
 
-// GET_CONFIG, SET_CONFIG: this and, behind it, `size` bytes.
+// GET_CONFIG, SET_CONFIG: this, followed by `size` bytes.
 struct VhostUserConfigHeader {
   uint32_t offset;
   uint32_t size;
   uint32_t flags;
 };
 static_assert(sizeof(VhostUserConfigHeader) == 12);
-// The largest configuration.
+// The largest configuration, in bytes.
 inline constexpr uint32_t kVhostUserMaxConfig = 256;
 
-// The most that a message may carry here, whatever its header says.
+// The limits of a message here, whatever its header says.
 inline constexpr uint32_t kVhostUserMaxPayload = 4096;
 inline constexpr size_t kVhostUserMaxFds = 8;
 
@@ -169,18 +172,18 @@ std::span<const std::byte> BytesOf(const T& value) {
   return std::as_bytes(std::span<const T, 1>(&value, 1));
 }
 
-// One message as it came.
+// A received message.
 struct VhostUserMessage {
   VhostUserHeader header;
   std::vector<std::byte> payload;  // header.size bytes
-  std::vector<UniqueFd> fds;       // closed with the message unless moved out
+  std::vector<UniqueFd> fds;       // closed with the message unless moved from
 
   VhostUserRequest request() const {
     return static_cast<VhostUserRequest>(header.request);
   }
   bool needs_reply() const { return (header.flags & kVhostUserNeedReply) != 0; }
-  // The payload, which is all of `T` and no more. InvalidArgument names the
-  // request and both sizes.
+  // The payload as a `T`. InvalidArgument, naming the request and both sizes,
+  // unless it is exactly one `T`.
   template <typename T>
   absl::StatusOr<T> As() const {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -189,39 +192,40 @@ struct VhostUserMessage {
     std::memcpy(&value, payload.data(), sizeof(T));
     return value;
   }
-  // InvalidArgument unless the payload is of `bytes`.
+  // InvalidArgument unless the payload is `bytes` bytes long.
   absl::Status CheckSize(size_t bytes) const;
 };
 
-// One end of a connection: puts messages, with their file descriptors, on a
-// Unix stream socket, and takes them off. Nothing here ever waits. One thread
-// may send while another receives.
+// One end of a connection: sends and receives messages with their file
+// descriptors over a Unix stream socket. Never blocks. One thread may send
+// while another receives.
 class VhostUserChannel {
  public:
   VhostUserChannel() = default;
   explicit VhostUserChannel(UniqueFd socket) : socket_(std::move(socket)) {}
 
-  // -1 without a socket.
+  // -1 if there is no socket.
   int fd() const { return socket_.get(); }
 
-  // Unavailable if the other side has gone, or does not read what it was sent.
-  // REQUIRES: at most kVhostUserMaxPayload bytes and kVhostUserMaxFds fds
-  // (CHECKed).
+  // Unavailable if the other end is closed, or does not read so that the socket
+  // is full. REQUIRES: at most kVhostUserMaxPayload bytes and kVhostUserMaxFds
+  // fds (CHECKed).
   absl::Status Send(uint32_t request, uint32_t flags,
                     std::span<const std::byte> payload,
                     std::span<const int> fds = {}) const;
 
-  // The next message if all of it is there; none if not: call again when the
-  // socket has more to read. Unavailable if the other side closed the
-  // connection between two messages. Other errors name the request, the value
-  // and the limit, and leave the channel of no more use: InvalidArgument for a
-  // payload over kVhostUserMaxPayload, more than kVhostUserMaxFds fds, or
-  // another version; DataLoss for a message that ends early.
+  // The next message, if it has arrived in full. Else nullopt: call again when
+  // the socket is readable. Unavailable if the other end closed the connection
+  // between two messages. After any other error the channel is unusable; the
+  // error names the request, the value and the limit: InvalidArgument for a
+  // payload over kVhostUserMaxPayload, for more than kVhostUserMaxFds fds, or
+  // for a wrong version; DataLoss for a message that ends early.
   absl::StatusOr<std::optional<VhostUserMessage>> Receive();
 
  private:
   UniqueFd socket_;
-  // The message under way: what of it is there, and the fds that came with it.
+  // The message being received: the bytes so far, and the fds that came with
+  // them.
   std::array<std::byte, sizeof(VhostUserHeader) + kVhostUserMaxPayload> bytes_ =
       {};
   size_t received_ = 0;

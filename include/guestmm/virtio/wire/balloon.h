@@ -1,13 +1,16 @@
 #ifndef GUESTMM_VIRTIO_WIRE_BALLOON_H_
 #define GUESTMM_VIRTIO_WIRE_BALLOON_H_
 
-// What both halves of the memory balloon agree on (virtio 1.3 §5.5).
+// The memory balloon's interface, shared by driver and device (virtio 1.3
+// §5.5).
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
+
+#include "guestmm/virtio/wire/virtio_device.h"
 
 namespace guestmm {
 
@@ -22,21 +25,21 @@ inline constexpr uint64_t kBalloonFPagePoison = uint64_t{1} << 4;
 inline constexpr uint64_t kBalloonFPageReporting = uint64_t{1} << 5;
 inline constexpr uint64_t kBalloonFeatures = (uint64_t{1} << 6) - 1;
 
-// The balloon counts memory in these, in its configuration and on its queues,
-// whatever pages the guest has (§5.5.6).
+// The balloon's unit of memory, in its configuration and on its queues,
+// whatever the guest's page size (§5.5.6).
 inline constexpr uint64_t kBalloonPageSize = 4096;
-// The most of them that one buffer of the inflate or deflate queue names: of
-// Linux's driver (VIRTIO_BALLOON_ARRAY_PFNS_MAX), and so what devices take.
+// The largest number of pages in one buffer of the inflate or deflate queue:
+// Linux's VIRTIO_BALLOON_ARRAY_PFNS_MAX, so all devices accept it.
 inline constexpr size_t kMaxBalloonPfns = 256;
 
-// The device's configuration (§5.5.4). Little-endian, also without VERSION_1.
+// The device's configuration (§5.5.4). Little-endian, even without VERSION_1.
 struct BalloonConfig {
-  uint32_t num_pages = 0;  // that the host wants
-  uint32_t actual = 0;     // that the guest has given; the driver writes it
-  // With FREE_PAGE_HINT: kHintStop, kHintDone, or the run that is wanted.
+  uint32_t num_pages = 0;  // the host's target
+  uint32_t actual = 0;     // pages in the balloon; written by the driver
+  // With FREE_PAGE_HINT: kHintStop, kHintDone, or the id of the requested run.
   uint32_t free_page_hint_cmd_id = 0;
-  // With PAGE_POISON: what the guest fills free pages with, as often as it
-  // fits; the driver writes it.
+  // With PAGE_POISON: the pattern, repeated, that the guest fills free pages
+  // with; written by the driver.
   uint32_t poison_val = 0;
 
   bool operator==(const BalloonConfig&) const = default;
@@ -46,7 +49,8 @@ static_assert(offsetof(BalloonConfig, actual) == 4);
 static_assert(offsetof(BalloonConfig, free_page_hint_cmd_id) == 8);
 static_assert(offsetof(BalloonConfig, poison_val) == 12);
 
-// As much of it as a device that offers `offered` has, as QEMU's.
+// The size of the configuration of a device that offers `offered`: it ends
+// after the last field that exists. As in QEMU.
 constexpr size_t BalloonConfigBytes(uint64_t offered) {
   if ((offered & kBalloonFPagePoison) != 0) return sizeof(BalloonConfig);
   if ((offered & kBalloonFFreePageHint) != 0) {
@@ -55,12 +59,18 @@ constexpr size_t BalloonConfigBytes(uint64_t offered) {
   return offsetof(BalloonConfig, free_page_hint_cmd_id);
 }
 
-// Command ids of free page hinting that name no run (§5.5.6.5).
+inline constexpr std::array<uint32_t, 3> kBalloonConfigSizes = {
+    BalloonConfigBytes(kBalloonFPagePoison),
+    BalloonConfigBytes(kBalloonFFreePageHint), BalloonConfigBytes(0)};
+inline constexpr VirtioDeviceKind kBalloonKind = {
+    .device_id = kBalloonDeviceId, .config_sizes = kBalloonConfigSizes};
+
+// Command ids of free page hinting that are not runs (§5.5.6.5).
 inline constexpr uint32_t kHintStop = 0;  // no more hints, from either side
-inline constexpr uint32_t kHintDone = 1;  // the device needs the pages no more
+inline constexpr uint32_t kHintDone = 1;  // the driver may free the pages
 inline constexpr uint32_t kFirstHintRun = 2;
 
-// Tags of the statistics (§5.5.6.3), the last six of Linux 6.12.
+// Tags of the statistics (§5.5.6.3). The last six are from Linux 6.12.
 enum class BalloonStat : uint16_t {
   kSwapIn,
   kSwapOut,
@@ -83,7 +93,8 @@ inline constexpr size_t kBalloonStats = 16;
 // A tag of two bytes and a value of eight, packed.
 inline constexpr size_t kBalloonStatBytes = 10;
 
-// By tag; what is absent was not told. Memory is in bytes, the rest are counts.
+// Values by tag; unset if the guest did not send them. Memory is in bytes, the
+// others are counts.
 class BalloonStatistics {
  public:
   std::optional<uint64_t>& operator[](BalloonStat stat) {
@@ -98,7 +109,7 @@ class BalloonStatistics {
   std::array<std::optional<uint64_t>, kBalloonStats> values_ = {};
 };
 
-// The queues, by their place in the text (§5.5.2).
+// The queues, in the order of the specification (§5.5.2).
 enum class BalloonQueue : uint8_t {
   kInflate,
   kDeflate,
@@ -111,22 +122,22 @@ inline constexpr uint16_t kBalloonQueues = 5;
 // "inflate", "deflate", "stats", "free page", "reporting".
 std::string_view Name(BalloonQueue queue);
 
-// How the queues are numbered. The text gives stats, free page and reporting 2,
-// 3 and 4, each of which "only exists if" its feature "is set"; that was read
-// in three ways.
+// How the queues are numbered. The specification numbers stats, free page and
+// reporting 2, 3 and 4, and says that each "only exists if" its feature "is
+// set". Implementations read that in three ways.
 enum class QueueNumbering {
-  // Without gaps, by the features that the device offers: Linux since it skips
-  // queues without a name, QEMU, Firecracker, Cloud Hypervisor.
+  // Without gaps, by the features that the device offers: QEMU, Firecracker,
+  // Cloud Hypervisor, and Linux since it skips queues without a name.
   kCompactByOffered,
   // Always 2, 3 and 4: crosvm until April 2025.
   kFixed,
-  // Without gaps, by the features agreed on: Linux's driver where it refuses a
-  // queue that is offered.
+  // Without gaps, by the negotiated features: Linux's driver if it declines an
+  // offered queue.
   kCompactByNegotiated,
 };
 
-// The index of `queue` between a device that offers `offered` and a driver that
-// took `negotiated` of it; none if it does not exist there.
+// The index of `queue`, for a device that offers `offered` and a driver that
+// accepted `negotiated`; nullopt if the queue does not exist.
 constexpr std::optional<uint16_t> BalloonQueueIndex(BalloonQueue queue,
                                                     QueueNumbering numbering,
                                                     uint64_t offered,

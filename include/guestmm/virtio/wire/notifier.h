@@ -5,19 +5,20 @@
 
 namespace guestmm {
 
-// "Look at the ring", from one half of a queue to the other: a kick, or its
-// answer. It carries nothing, several may become one, and one may come for
-// nothing: so it can be a queued work, an eventfd or a message.
+// Notifies the other side of a queue to look at the ring: a kick (driver to
+// device) or a call (device to driver). A notification carries no data. Several
+// may be merged into one, and one may be spurious, so it can be implemented as
+// queued work, an eventfd or a message.
 class Notifier {
  public:
   virtual ~Notifier() = default;
 
-  // Safe from any thread and any work; must not block, nor call back into the
-  // half that notifies.
+  // Thread-safe; may also be called from any work. Must neither block nor call
+  // back into the caller.
   virtual void Notify() = 0;
 };
 
-// Makes a work due.
+// Queues a work.
 class WorkNotifier final : public Notifier {
  public:
   // `queue` and `work` must outlive this.

@@ -1,8 +1,9 @@
 #ifndef GUESTMM_VIRTIO_WIRE_VIRTQUEUE_H_
 #define GUESTMM_VIRTIO_WIRE_VIRTQUEUE_H_
 
-// A split virtqueue in guest RAM (virtio 1.3 §2.7): what lies where, and how
-// both halves reach it. DriverQueue and DeviceQueue speak the protocol.
+// A split virtqueue in guest RAM (virtio 1.3 §2.7): its layout, and the access
+// to it that both sides use. DriverQueue and DeviceQueue implement the
+// protocol.
 //
 //   descriptor table          available ring            used ring
 //   16 bytes * N, align 16    6 + 2 N bytes, align 2    6 + 8 N bytes, align 4
@@ -14,14 +15,16 @@
 //   |  2: free             |  | ...                | |  | ...                |
 //   |  3: gpa 2 MiB      . |  | used_event         | |  | avail_event        |
 //   +----------------------+  +--------------------+ |  +--------------------+
-//                             a chain offered at its   head comes back here
+//                             a chain is offered by    its head is returned
+//                             here its head
 //
-// Both idx run freely through 16 bits and name a slot modulo N; so
-// available.idx - used.idx, modulo 2^16, chains are the device's, N at most.
+// Both idx are free-running 16-bit counters; modulo N they are a slot.
+// (available.idx - used.idx) mod 2^16 chains are with the device, at most N.
 //
-// By feature, a descriptor may stand for a table of them anywhere in guest RAM
-// (INDIRECT_DESC), and used_event and avail_event take the place of the flags
-// (EVENT_IDX): at which index of the other half each wants to be notified.
+// With INDIRECT_DESC a descriptor may refer to a table of descriptors anywhere
+// in guest RAM. With EVENT_IDX used_event and avail_event replace the flags:
+// each is the index of the other side's ring at which its writer wants a
+// notification.
 
 #include <array>
 #include <atomic>
@@ -37,16 +40,16 @@
 
 namespace guestmm {
 
-// Everything on the wire is little-endian and used in place.
+// The wire format is little-endian and accessed in place.
 static_assert(std::endian::native == std::endian::little);
 
 // Flags of a descriptor (§2.7.5).
-inline constexpr uint16_t kVirtqDescNext = 1;      // `next` goes on
-inline constexpr uint16_t kVirtqDescWrite = 2;     // the device may write
-inline constexpr uint16_t kVirtqDescIndirect = 4;  // addr holds descriptors
-// available.flags: do not notify me of used chains (§2.7.6).
+inline constexpr uint16_t kVirtqDescNext = 1;      // continues at `next`
+inline constexpr uint16_t kVirtqDescWrite = 2;     // device-writable
+inline constexpr uint16_t kVirtqDescIndirect = 4;  // a table of descriptors
+// available.flags: do not notify the driver of used chains (§2.7.6).
 inline constexpr uint16_t kVirtqAvailNoInterrupt = 1;
-// used.flags: do not notify me of available chains (§2.7.8).
+// used.flags: do not notify the device of available chains (§2.7.8).
 inline constexpr uint16_t kVirtqUsedNoNotify = 1;
 
 // struct virtq_desc: one buffer.
@@ -63,7 +66,7 @@ static_assert(offsetof(VirtqDesc, len) == 8);
 static_assert(offsetof(VirtqDesc, flags) == 12);
 static_assert(offsetof(VirtqDesc, next) == 14);
 
-// How the available and the used ring both begin.
+// The start of both the available and the used ring.
 struct VirtqRingHeader {
   uint16_t flags;
   uint16_t idx;
@@ -71,10 +74,10 @@ struct VirtqRingHeader {
 static_assert(sizeof(VirtqRingHeader) == 4);
 static_assert(offsetof(VirtqRingHeader, idx) == 2);
 
-// struct virtq_used_elem: a chain that came back.
+// struct virtq_used_elem: a returned chain.
 struct VirtqUsedElem {
   uint32_t id;   // the chain's head
-  uint32_t len;  // bytes that the device wrote to it
+  uint32_t len;  // bytes written by the device
 };
 static_assert(sizeof(VirtqUsedElem) == 8);
 static_assert(offsetof(VirtqUsedElem, len) == 4);
@@ -83,7 +86,7 @@ static_assert(offsetof(VirtqUsedElem, len) == 4);
 inline constexpr uint64_t kVirtioFIndirectDesc = uint64_t{1} << 28;
 inline constexpr uint64_t kVirtioFEventIdx = uint64_t{1} << 29;
 
-// What both halves of a queue agreed to use.
+// The negotiated features of a queue.
 struct VirtqueueFeatures {
   bool indirect = false;     // VIRTIO_F_INDIRECT_DESC (§2.7.5.3)
   bool event_index = false;  // VIRTIO_F_EVENT_IDX (§2.7.7, §2.7.10)
@@ -100,9 +103,9 @@ constexpr VirtqueueFeatures ToVirtqueueFeatures(uint64_t bits) {
           .event_index = (bits & kVirtioFEventIdx) != 0};
 }
 
-// Whether a half whose index ran through the last `moved` values to `idx` owes
-// the other, which asked to be told of the entry at `event`, a notification:
-// whether `event` is one of idx - moved, ..., idx - 1 (§2.7.7.2, §2.7.10.1).
+// True if a side has to notify the other after its index advanced by `moved` to
+// `idx`, and the other asked for a notification at entry `event`: if `event` is
+// one of idx - moved, ..., idx - 1 (§2.7.7.2, §2.7.10.1).
 constexpr bool NeedsEvent(uint16_t event, uint16_t idx, uint64_t moved) {
   return static_cast<uint16_t>(idx - event - 1) < moved;
 }
@@ -112,14 +115,14 @@ static_assert(NeedsEvent(0xffff, 1, 2) && NeedsEvent(0xffff, 0, 1));
 static_assert(!NeedsEvent(5, 5, 0xffff) && NeedsEvent(5, 5, 0x10000),
               "all the way round it passes every index");
 
-// The largest queue: half of what a 16-bit index can tell apart.
+// The largest queue: half the range of a 16-bit index.
 inline constexpr uint16_t kMaxVirtqueueSize = 32768;
 
 inline constexpr uint64_t kVirtqDescriptorsAlignment = 16;
 inline constexpr uint64_t kVirtqAvailableAlignment = 2;
 inline constexpr uint64_t kVirtqUsedAlignment = 4;
 
-// Where the driver put a queue of `size` descriptors.
+// The location of a queue of `size` descriptors.
 struct VirtqueueLayout {
   uint16_t size = 0;
   Gpa descriptors;
@@ -129,7 +132,8 @@ struct VirtqueueLayout {
   constexpr uint64_t descriptors_bytes() const {
     return uint64_t{size} * sizeof(VirtqDesc);
   }
-  // Both rings end in the other half's event index, used or not.
+  // Each ring ends with an event index for the other side, whether or not
+  // EVENT_IDX is negotiated.
   constexpr uint64_t available_bytes() const {
     return sizeof(VirtqRingHeader) + uint64_t{size} * sizeof(uint16_t) +
            sizeof(uint16_t);
@@ -142,8 +146,8 @@ struct VirtqueueLayout {
   bool operator==(const VirtqueueLayout&) const = default;
 };
 
-// The three parts in one area, in the order of the picture. The used ring, the
-// part that the device writes, starts a cache line of its own.
+// All three parts in one area, in the order of the picture. The used ring, the
+// only part that the device writes, starts on a cache line of its own.
 // REQUIRES: start.IsAligned(kVirtqDescriptorsAlignment).
 constexpr VirtqueueLayout LayOutVirtqueue(Gpa start, uint16_t size) {
   constexpr uint64_t kCacheLine = 64;
@@ -156,15 +160,15 @@ constexpr VirtqueueLayout LayOutVirtqueue(Gpa start, uint16_t size) {
   return layout;
 }
 
-// The bytes of that area, from a start that is a multiple of a cache line.
+// The size of that area in bytes, if `start` is a multiple of a cache line.
 constexpr uint64_t VirtqueueBytes(uint16_t size) {
   const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0), size);
   return layout.used.value() + layout.used_bytes();
 }
 
-// The driver's memory for indirect tables: `count` tables of `entries`
-// descriptors, one behind the other. The device learns of a table by the
-// descriptor that names it. Without any, every chain is in the queue's own
+// The driver's memory for indirect tables: `count` consecutive tables of
+// `entries` descriptors. The device learns of a table from the descriptor that
+// refers to it. If there are none, every chain is in the queue's own descriptor
 // table.
 struct IndirectTables {
   Gpa start;
@@ -179,8 +183,8 @@ struct IndirectTables {
   bool operator==(const IndirectTables&) const = default;
 };
 
-// Tables behind a queue that LayOutVirtqueue laid out, in a cache line of their
-// own, away from what the device writes.
+// Tables behind a queue laid out by LayOutVirtqueue, starting on a cache line
+// of their own, apart from the memory that the device writes.
 constexpr IndirectTables LayOutTables(const VirtqueueLayout& layout,
                                       uint16_t count, uint16_t entries) {
   constexpr uint64_t kCacheLine = 64;
@@ -190,7 +194,7 @@ constexpr IndirectTables LayOutTables(const VirtqueueLayout& layout,
           .entries = entries};
 }
 
-// The bytes of a queue's area with the tables behind it.
+// The size in bytes of a queue's area including the tables behind it.
 constexpr uint64_t VirtqueueBytes(uint16_t size, uint16_t tables,
                                   uint16_t entries) {
   const IndirectTables behind =
@@ -198,27 +202,28 @@ constexpr uint64_t VirtqueueBytes(uint16_t size, uint16_t tables,
   return behind.start.value() + behind.bytes();
 }
 
-// The descriptor at `hva`, and one written there. Relaxed: the acquire or
-// release on an idx orders these. A load reads every byte once.
-// REQUIRES: `hva` is a multiple of 8.
+// Load or store the descriptor at `hva`, with relaxed ordering: the acquire or
+// release of an idx orders them. A load reads each byte once. REQUIRES: `hva`
+// is a multiple of 8.
 VirtqDesc LoadDescriptorAt(const std::byte* hva);
 void StoreDescriptorAt(std::byte* hva, const VirtqDesc& descriptor);
-// A load from wherever: a table may lie "anywhere in memory" (§2.7.5.3).
+// As LoadDescriptorAt, at any alignment: a table may lie "anywhere in memory"
+// (§2.7.5.3).
 VirtqDesc LoadUnalignedDescriptorAt(const std::byte* hva);
 
 // InvalidArgument unless the size is a power of 2 up to kMaxVirtqueueSize and
-// each part is aligned (§2.7, §2.7.5 to 2.7.8). Where the parts lie is for
-// VirtqueueMemory::Map to check.
+// each part is aligned (§2.7, §2.7.5 to 2.7.8). Does not check that the parts
+// are in guest RAM: see VirtqueueMemory::Map.
 absl::Status ValidateLayout(const VirtqueueLayout& layout);
 
-// The queue's memory as one half sees it. The other half may write any of it at
-// any time, honest or not; so all of it is reached through atomics, and a value
-// read is a copy that stays what it was. It cannot be removed from guest RAM
-// while this lives.
+// The queue's memory, as either side accesses it. The other side may write to
+// any of it at any time, whether it should or not. So all accesses are atomic,
+// and a loaded value is a copy that cannot change. Pins its guest RAM, which
+// cannot be removed during its lifetime.
 class VirtqueueMemory {
  public:
-  // InvalidArgument if the layout is not valid, or names the part that does not
-  // lie within one region of `ram`. `ram` must outlive this.
+  // InvalidArgument if the layout is not valid, or if a part, which is named,
+  // does not lie within one region of `ram`. `ram` must outlive the result.
   static absl::StatusOr<VirtqueueMemory> Map(const GuestRam& ram,
                                              const VirtqueueLayout& layout);
 
@@ -234,7 +239,7 @@ class VirtqueueMemory {
   std::atomic_ref<uint16_t> available_ring(uint16_t slot) const {
     return At(available_ + sizeof(VirtqRingHeader) + slot * sizeof(uint16_t));
   }
-  // The used index that the driver waits for (§2.7.7).
+  // The used index at which the driver wants a notification (§2.7.7).
   std::atomic_ref<uint16_t> used_event() const {
     return At(available_ + sizeof(VirtqRingHeader) + size_ * sizeof(uint16_t));
   }
@@ -243,19 +248,19 @@ class VirtqueueMemory {
     return At(used_ + offsetof(VirtqRingHeader, idx));
   }
 
-  // The available index that the device waits for (§2.7.10).
+  // The available index at which the device wants a notification (§2.7.10).
   std::atomic_ref<uint16_t> avail_event() const {
     return At(used_ + sizeof(VirtqRingHeader) + size_ * sizeof(VirtqUsedElem));
   }
 
-  // Relaxed: the acquire or release on an idx orders these. Loads read every
-  // byte once. REQUIRES: index or slot < size().
+  // Relaxed ordering: the acquire or release of an idx orders these. Loads read
+  // each byte once. REQUIRES: index or slot < size().
   VirtqDesc LoadDescriptor(uint16_t index) const;
   void StoreDescriptor(uint16_t index, const VirtqDesc& descriptor) const;
   VirtqUsedElem LoadUsed(uint16_t slot) const;
   void StoreUsed(uint16_t slot, VirtqUsedElem element) const;
 
-  // Fills all three parts with zeroes.
+  // Zeroes all three parts.
   void Clear() const;
 
  private:
@@ -276,7 +281,7 @@ class VirtqueueMemory {
   std::byte* descriptors_;
   std::byte* available_;
   std::byte* used_;
-  // The three parts, kept where they are.
+  // Pins the three parts.
   std::array<Translation, 3> pinned_;
 };
 

@@ -1,5 +1,4 @@
-// VMMs that do not do what they should, as the guest's half of the connection
-// sees them.
+// The front end with VMMs that violate the protocol.
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,7 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "tests/virtio/vhost_user/front_end/vhost_user_device_testing.h"
+#include "absl/strings/str_format.h"
+#include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 
 namespace guestmm::scripted_vmm_test {
@@ -26,7 +26,7 @@ using Request = VhostUserRequest;
 
 class ScriptedVmmTest : public VhostUserDeviceTest {
  protected:
-  // The answer to a request, nothing for none.
+  // The reply to a request; nullopt for none.
   using Script = std::function<std::optional<uint64_t>(Request)>;
 
   ScriptedVmmTest() {
@@ -39,12 +39,12 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
     EXPECT_EQ(listen(listener_.get(), 1), 0);
   }
 
-  // Serves one connection by a script, until it is closed.
+  // Serves one connection with `script` until it is closed.
   std::thread Serving(Script script) {
     return std::thread([this, script = std::move(script)] {
       UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
       ScriptedFrontEnd end(std::move(socket));
-      // With the channel that came with one of them.
+      // Keep the channel that comes with one of them open.
       std::vector<VhostUserMessage> kept;
       while (std::optional<VhostUserMessage> message = end.Receive()) {
         const Request request = message->request();
@@ -56,7 +56,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
     });
   }
 
-  // One that is as it should be, without a configuration.
+  // The replies of a correct VMM, without a configuration.
   static std::optional<uint64_t> GoodAnswer(Request request) {
     switch (request) {
       case Request::kSetProtocolFeatures:
@@ -76,9 +76,10 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
 
   absl::StatusOr<std::unique_ptr<VhostUserDevice>> TryToConnect() {
     return VhostUserDevice::Connect(
-        path_, *ram_, {.timeout = std::chrono::milliseconds(500)});
+        path_, *ram_, kBalloonKind,
+        {.timeout = std::chrono::milliseconds(500)});
   }
-  // What a connection to one that answers so fails with.
+  // The error of connecting to a VMM with `script`.
   std::string Error(Script script) {
     std::thread vmm = Serving(std::move(script));
     const auto device = TryToConnect();
@@ -92,7 +93,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
 TEST_F(ScriptedVmmTest, Silence) {
   EXPECT_EQ(Error([](Request) { return std::nullopt; }),
             "UNAVAILABLE: the connection to " + path_ +
-                " was lost: GET_FEATURES: no answer in 500 ms");
+                " was lost: GET_FEATURES: no reply in 500 ms");
 }
 
 TEST_F(ScriptedVmmTest, NoProtocolFeatures) {
@@ -105,12 +106,12 @@ TEST_F(ScriptedVmmTest, RefusesMemory) {
   EXPECT_EQ(Error([](Request request) {
               return request == Request::kAddMemReg ? 999 : GoodAnswer(request);
             }),
-            "INTERNAL: region 0x0 + 9.00 MiB: ADD_MEM_REG: the VMM answered "
+            "INTERNAL: region 0x0 + 9.00 MiB: ADD_MEM_REG: the VMM replied "
             "with error 999, INTERNAL");
 }
 
-// One that stops in the middle of set-up, and whose process lives on: no driver
-// has touched its device, so no one waits for that process.
+// The VMM stops replying during set-up, and its process keeps running. Since no
+// driver has started its device, nothing waits for that process.
 TEST_F(ScriptedVmmTest, SilenceDuringSetUp) {
   std::thread vmm = Serving([](Request request) {
     return request == Request::kSetVringEnable ? std::nullopt
@@ -121,14 +122,14 @@ TEST_F(ScriptedVmmTest, SilenceDuringSetUp) {
   const auto driver =
       BalloonDriver::Create(**device, *ram_, *allocator_, guest_);
   EXPECT_THAT(Message(driver.status()),
-              HasSubstr("SET_VRING_ENABLE: no answer in 500 ms"));
+              HasSubstr("SET_VRING_ENABLE: no reply in 500 ms"));
   EXPECT_EQ((*device)->status(), 0);
   EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
   device->reset();
   vmm.join();
 }
 
-TEST_F(ScriptedVmmTest, AnswersWhatWasNotAsked) {
+TEST_F(ScriptedVmmTest, RepliesToWhatWasNotRequested) {
   std::thread vmm([&] {
     UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
     ScriptedFrontEnd end(std::move(socket));
@@ -136,14 +137,15 @@ TEST_F(ScriptedVmmTest, AnswersWhatWasNotAsked) {
     end.Send(Request::kGetStatus, uint64_t{0}, {}, kVhostUserReply);
     end.AwaitClose();
   });
-  const auto device = VhostUserDevice::Connect(path_, *ram_);
-  EXPECT_THAT(Message(device.status()),
-              EndsWith("the VMM answered GET_STATUS, which was not asked"));
+  const auto device = VhostUserDevice::Connect(path_, *ram_, kBalloonKind);
+  EXPECT_THAT(
+      Message(device.status()),
+      EndsWith("the VMM replied to GET_STATUS, which was not requested"));
   vmm.join();
 }
 
-// Neither is a reset of ours: the device may still touch memory.
-TEST_F(ScriptedVmmTest, AStatusThatIsNone) {
+// Neither means that the driver reset the device, which may still touch memory.
+TEST_F(ScriptedVmmTest, AnInvalidStatus) {
   for (const uint64_t status : {0, 0x100, 0x1ff}) {
     std::thread vmm = Serving([&](Request request) {
       return request == Request::kGetStatus ? status : GoodAnswer(request);

@@ -1,0 +1,101 @@
+#ifndef GUESTMM_MECHANISM_MECHANISMS_H_
+#define GUESTMM_MECHANISM_MECHANISMS_H_
+
+// The mechanisms that a machine can run, made from their specs.
+//
+//   absl::StatusOr<MechanismSpec> spec =
+//       ParseMechanism("mechanisms", "reporting:linux:order=5");
+//   absl::StatusOr<std::unique_ptr<Mechanism>> mechanism =
+//       MakeMechanism("mechanisms", *spec, {});
+//   absl::Status status = machine.StartMechanism(*std::move(mechanism));
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "guestmm/machine/mechanism.h"
+#include "guestmm/mechanism/mechanism_spec.h"
+#include "guestmm/reporting/policies.h"
+#include "guestmm/reporting/reporting_policy.h"
+
+namespace guestmm {
+
+class Reporter;
+
+// Hands nothing back.
+class OffMechanism final : public Mechanism {
+ public:
+  std::string_view name() const override { return kMechanismOff; }
+  std::string text() const override { return std::string(kMechanismOff); }
+  absl::Status Start(Machine&) override { return absl::OkStatus(); }
+  void Stop() override {}
+  bool AtRest() const override { return true; }
+  void SetTarget(uint64_t) override {}
+  MechanismCounters counters() const override { return {}; }
+  absl::Status CheckInvariants() const override { return absl::OkStatus(); }
+};
+
+// Free page reporting by a policy. Ignores targets.
+class ReportingMechanism final : public Mechanism {
+ public:
+  using MakeReportingPolicy =
+      std::function<absl::StatusOr<std::unique_ptr<ReportingPolicy>>()>;
+
+  // `text` is how the mechanism is written; `make_policy` is called by each
+  // Start.
+  ReportingMechanism(std::string text, MakeReportingPolicy make_policy);
+  ~ReportingMechanism() override;
+
+  std::string_view name() const override { return kMechanismReporting; }
+  std::string text() const override { return text_; }
+  // The error of `make_policy` or of Machine::StartReporting.
+  absl::Status Start(Machine& machine) override;
+  void Stop() override;
+  bool AtRest() const override;
+  void SetTarget(uint64_t) override {}
+  // Of the reporter: its acknowledged and failed reports.
+  MechanismCounters counters() const override;
+  absl::Status CheckInvariants() const override;
+
+ private:
+  // Null unless the guest is reporting.
+  const Reporter* reporter() const;
+
+  const std::string text_;
+  const MakeReportingPolicy make_policy_;
+  Machine* machine_ = nullptr;
+};
+
+// What an experiment adds to a spec.
+struct MechanismContext {
+  // Used where the spec sets no value.
+  PolicyParameters parameters = {};
+};
+
+// The policy of `spec`. The error of a parameter is OptionError's, for
+// `option`. REQUIRES: spec.is_reporting() (CHECKed).
+absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
+    std::string_view option, const MechanismSpec& spec,
+    const MechanismContext& context);
+
+// The mechanism of `spec`: off or reporting. limit and real are not run on a
+// machine, an experiment computes them; for those InvalidArgument.
+absl::StatusOr<std::unique_ptr<Mechanism>> MakeMechanism(
+    std::string_view option, const MechanismSpec& spec,
+    const MechanismContext& context);
+
+// InvalidArgument if the name of a spec is not among `names`, or if its policy
+// cannot be made.
+absl::Status CheckMechanisms(std::string_view option,
+                             std::span<const MechanismSpec> specs,
+                             std::span<const std::string_view> names,
+                             const MechanismContext& context);
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_MECHANISM_MECHANISMS_H_

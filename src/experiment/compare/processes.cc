@@ -1,0 +1,136 @@
+// One process of several.
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "guestmm/experiment/compare/compare.h"
+
+namespace guestmm {
+namespace {
+
+// A folder that is removed, with its files, by the destructor.
+class TemporaryFolder {
+ public:
+  static absl::StatusOr<TemporaryFolder> Make() {
+    std::error_code error;
+    const std::filesystem::path parent =
+        std::filesystem::temp_directory_path(error);
+    if (error) {
+      return absl::UnavailableError(
+          absl::StrCat("the folder for temporary files: ", error.message()));
+    }
+    std::string name = (parent / "guestmm-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) {
+      return absl::UnavailableError(
+          absl::StrCat(name, ": cannot be made: ", std::strerror(errno)));
+    }
+    return TemporaryFolder(std::move(name));
+  }
+  ~TemporaryFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryFolder(TemporaryFolder&& other) noexcept
+      : path_(std::exchange(other.path_, {})) {}
+  TemporaryFolder& operator=(TemporaryFolder&&) = delete;
+
+  std::string File(const std::string& name) const {
+    return (path_ / name).string();
+  }
+  // Empty if there is no such file.
+  std::string Contents(const std::string& name) const {
+    std::ostringstream text;
+    std::ifstream file(path_ / name);
+    // Inserting an empty file would set text's failbit.
+    if (file.peek() != std::ifstream::traits_type::eof()) text << file.rdbuf();
+    return text.str();
+  }
+  std::string name() const { return path_.string(); }
+
+ private:
+  explicit TemporaryFolder(std::filesystem::path path)
+      : path_(std::move(path)) {}
+
+  std::filesystem::path path_;
+};
+
+// Runs a program to its end, its stdout discarded and its stderr in a file.
+absl::Status RunProgram(std::vector<std::string> command,
+                        const std::string& stderr_file) {
+  std::vector<char*> argv;
+  for (std::string& argument : command) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, "/dev/null", O_WRONLY,
+                                   0);
+  posix_spawn_file_actions_addopen(&files, STDERR_FILENO, stderr_file.c_str(),
+                                   O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  pid_t pid = 0;
+  const int error =
+      posix_spawn(&pid, argv.front(), &files, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&files);
+  if (error != 0) {
+    return absl::InternalError(
+        absl::StrCat("cannot be started: ", std::strerror(error)));
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) {
+      return absl::InternalError(
+          absl::StrCat("cannot be waited for: ", std::strerror(errno)));
+    }
+  }
+  if (WIFSIGNALED(status)) {
+    return absl::InternalError(absl::StrCat("was ended by signal ",
+                                            WTERMSIG(status), ", ",
+                                            strsignal(WTERMSIG(status))));
+  }
+  if (WEXITSTATUS(status) != 0) {
+    return absl::InternalError(
+        absl::StrCat("ended with exit status ", WEXITSTATUS(status)));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CompareProcess> RunCompareProcess(
+    const std::vector<std::string>& command) {
+  const absl::StatusOr<TemporaryFolder> folder = TemporaryFolder::Make();
+  if (!folder.ok()) return folder.status();
+  std::vector<std::string> whole = command;
+  whole.push_back("--out=" + folder->name());
+  if (const absl::Status ran = RunProgram(whole, folder->File("stderr"));
+      !ran.ok()) {
+    const std::string said = folder->Contents("stderr");
+    if (said.empty()) return ran;
+    return absl::InternalError(absl::StrCat(
+        ran.message(), ": ", absl::StripTrailingAsciiWhitespace(said)));
+  }
+  absl::StatusOr<std::vector<CompareRow>> rows =
+      ParseCompareSummary("summary.json", folder->Contents("summary.json"));
+  if (!rows.ok()) return rows.status();
+  absl::StatusOr<std::vector<CompareSample>> samples =
+      ParseCompareSeries("series.csv", folder->Contents("series.csv"));
+  if (!samples.ok()) return samples.status();
+  return CompareProcess{.rows = *std::move(rows),
+                        .samples = *std::move(samples)};
+}
+
+}  // namespace guestmm

@@ -1,0 +1,67 @@
+#ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_TRACE_CLOCK_H_
+#define GUESTMM_SRC_EXPERIMENT_REPLAY_TRACE_CLOCK_H_
+
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/thread_workqueue.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/experiment/replay/replay.h"
+#include "src/experiment/replay/replay_pace.h"
+
+namespace guestmm {
+
+// The trace's clock, which advances virtual time. Virtual time begins at 0
+// where the replay starts.
+class TraceClock {
+ public:
+  // `pace`: what `speed` is relative to; null for real time. Both must outlive
+  // this.
+  TraceClock(VirtualTime& time, std::optional<double> speed, Workqueue* pace)
+      : time_(time), speed_(speed), pace_clock_(pace) {}
+
+  // Sets the trace's time at virtual time 0. REQUIRES: not started.
+  void Start(Nanoseconds start) {
+    start_ = start;
+    if (!speed_) return;
+    if (pace_clock_ == nullptr) pace_clock_ = &real_time_.emplace();
+    pace_.emplace(*speed_, *pace_clock_);
+  }
+  bool started() const { return start_.has_value(); }
+
+  // REQUIRES for all below: started.
+  Nanoseconds start() const { return *start_; }
+  Nanoseconds Now() const { return ToTraceTime(time_.Now()); }
+  Nanoseconds ToTraceTime(Nanoseconds virtual_time) const {
+    return *start_ + virtual_time;
+  }
+
+  // Runs what is due up to `time`, waiting if that would be faster than the
+  // speed allows. No effect if `time` is not later than now.
+  void RunUntil(Nanoseconds time) {
+    const Nanoseconds now = Now();
+    if (time <= now) return;
+    if (pace_) pace_->WaitFor(time - *start_);
+    time_.RunFor(time - now);
+  }
+
+  // InvalidArgument, naming `trace` and `what`, if `time` is more than
+  // kLongestReplay after the start.
+  absl::Status Check(Nanoseconds time, std::string_view trace,
+                     std::string_view what) const;
+
+ private:
+  VirtualTime& time_;
+  const std::optional<double> speed_;
+  Workqueue* pace_clock_;
+  std::optional<ThreadWorkqueue> real_time_;
+  std::optional<ReplayPace> pace_;
+  std::optional<Nanoseconds> start_;
+};
+
+}  // namespace guestmm
+
+#endif  // GUESTMM_SRC_EXPERIMENT_REPLAY_TRACE_CLOCK_H_

@@ -1,0 +1,182 @@
+#include "guestmm/machine/model/model_machine.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "guestmm/base/memory_map.h"
+#include "guestmm/base/virtual_time.h"
+#include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/mechanism/mechanisms.h"
+#include "guestmm/reporting/policies.h"
+
+namespace guestmm::model_machine_test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Allocates and touches 2 MiB a step, then frees one a step.
+class UpAndDown final : public Workload {
+ public:
+  UpAndDown(const Clock& clock, int blocks) : clock_(clock), blocks_(blocks) {}
+
+  std::optional<Nanoseconds> Step(Vcpu& vcpu) override {
+    steps.push_back(clock_.Now());
+    if (growing_) {
+      held_.push_back(vcpu.Allocate(kPageblockOrder).value());
+      vcpu.Touch(held_.back(), kPageblockOrder, /*stamp=*/1);
+      growing_ = static_cast<int>(held_.size()) < blocks_;
+      return milliseconds(10);
+    }
+    vcpu.Free(held_.back(), kPageblockOrder);
+    held_.pop_back();
+    if (held_.empty()) return std::nullopt;
+    return milliseconds(10);
+  }
+  uint64_t work() const override { return steps.size(); }
+
+  std::vector<Nanoseconds> steps;
+
+ private:
+  const Clock& clock_;
+  const int blocks_;
+  bool growing_ = true;
+  std::vector<Pfn> held_;
+};
+
+std::unique_ptr<ModelMachine> Make(VirtualTime& time) {
+  return ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time)
+      .value();
+}
+
+std::unique_ptr<Mechanism> Linux() {
+  return MakeMechanism("mechanisms",
+                       ParseMechanism("mechanisms", "reporting:linux").value(),
+                       {})
+      .value();
+}
+
+// What one machine does does not depend on another that shares its clock.
+struct Outcome {
+  std::vector<Nanoseconds> steps;
+  FootprintIntegral resident;
+  uint64_t discarded;
+  bool operator==(const Outcome&) const = default;
+};
+
+TEST(ModelMachineTest, TwoOnOneClockRunSideBySide) {
+  VirtualTime time(1);
+  const auto first = Make(time);
+  const auto second = Make(time);
+  ASSERT_TRUE(first->StartMechanism(Linux()).ok());
+  ASSERT_TRUE(second->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  UpAndDown big(time, 12);
+  UpAndDown small(time, 4);
+  first->StartWorkloads(std::array<Workload*, 1>{&big});
+  second->StartWorkloads(std::array<Workload*, 1>{&small});
+
+  // Either machine's RunUntil runs both.
+  first->RunUntil(milliseconds(55));
+  EXPECT_GT(big.work(), 4U);
+  EXPECT_EQ(small.work(), 5U);
+  EXPECT_EQ(second->Now(), milliseconds(55));
+  EXPECT_EQ(second->ledger()->resident_pages().bytes(), 8 * kMiB);
+
+  second->RunUntil(seconds(20));
+  EXPECT_EQ(big.work(), 24U);
+  EXPECT_EQ(small.work(), 8U);
+  // Only the one that reports gave anything back.
+  EXPECT_EQ(first->ledger()->resident_pages(), PageCount(0));
+  EXPECT_EQ(first->ledger()->counters().discarded_bytes, 24 * kMiB);
+  EXPECT_EQ(second->ledger()->resident_pages().bytes(), 8 * kMiB);
+  EXPECT_EQ(second->ledger()->counters().discarded_bytes, 0U);
+  EXPECT_TRUE(first->CheckInvariants().ok());
+  EXPECT_TRUE(second->CheckInvariants().ok());
+  EXPECT_TRUE(first->status().ok());
+  EXPECT_TRUE(second->status().ok());
+}
+
+Outcome RunOne(bool with_another) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  std::unique_ptr<ModelMachine> another;
+  UpAndDown others(time, 7);
+  if (with_another) {
+    another = Make(time);
+    EXPECT_TRUE(another->StartMechanism(Linux()).ok());
+    another->StartWorkloads(std::array<Workload*, 1>{&others});
+  }
+  EXPECT_TRUE(machine->StartMechanism(Linux()).ok());
+  UpAndDown workload(time, 12);
+  machine->StartWorkloads(std::array<Workload*, 1>{&workload});
+  machine->RunUntil(seconds(20));
+  return {.steps = workload.steps,
+          .resident = machine->footprint().resident,
+          .discarded = machine->ledger()->counters().discarded_bytes};
+}
+
+TEST(ModelMachineTest, AnotherOnItsClockChangesNothing) {
+  EXPECT_EQ(RunOne(/*with_another=*/true), RunOne(/*with_another=*/false));
+}
+
+TEST(ModelMachineTest, TheFootprintBeginsWithTheMachine) {
+  VirtualTime time(1);
+  time.RunFor(seconds(60));
+  const auto machine = Make(time);
+  const Pfn pfn = machine->vcpu(0).Allocate(kPageblockOrder).value();
+  machine->vcpu(0).Touch(pfn, kPageblockOrder, /*stamp=*/1);
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  machine->RunUntil(seconds(62));
+  EXPECT_EQ(machine->footprint().resident.page_microseconds(), 512.0 * 2e6);
+  EXPECT_EQ(machine->footprint().allocated.page_microseconds(), 512.0 * 2e6);
+}
+
+// What the boot cost is not the workloads'.
+TEST(ModelMachineTest, TheBootsCostsAreForgotten) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  machine->vcpu(0).Allocate(kPageblockOrder);
+  EXPECT_GT(machine->spent(CostKind::kBase), 0U);
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  EXPECT_EQ(machine->spent(CostKind::kBase), 0U);
+}
+
+TEST(ModelMachineTest, ReportsOnlyOnce) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(Linux()).ok());
+  EXPECT_EQ(machine->StartReporting(MakePolicy("v12", {}).value()),
+            absl::FailedPreconditionError("the guest is already reporting"));
+}
+
+TEST(ModelMachineTest, EndsWithAReportInFlight) {
+  VirtualTime time(1);
+  auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(Linux()).ok());
+  ASSERT_TRUE(time.WaitUntil(
+      [&] { return machine->allocator().Counts().isolated > PageCount(0); },
+      seconds(10)));
+  machine.reset();
+  time.RunUntilIdle();
+}
+
+TEST(ModelMachineDeathTest, RefusesASecondMechanism) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  EXPECT_DEATH((void)machine->StartMechanism(std::make_unique<OffMechanism>()),
+               "the machine already runs mechanism off");
+}
+
+TEST(ModelMachineTest, CreateReportsTheAllocatorsError) {
+  VirtualTime time(1);
+  EXPECT_FALSE(ModelMachine::Create({.memory = {}}, time).ok());
+}
+
+}  // namespace
+}  // namespace guestmm::model_machine_test

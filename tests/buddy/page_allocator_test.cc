@@ -75,20 +75,20 @@ TEST(PageAllocatorCreateTest, RefusesEmptyAndBackwardRanges) {
 
 TEST(PageAllocatorCreateTest, RefusesNoCpus) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .cpus = 0},
-                "cpus is 0; at least 1 is needed");
+                "cpus=0: must be at least 1");
   ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .cpus = -3},
-                "cpus is -3; at least 1 is needed");
+                "cpus=-3: must be at least 1");
 }
 
 TEST(PageAllocatorCreateTest, RefusesALargestOrderThatIsTooLarge) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .max_order = Order(11)},
-                "max_order is 11; at most 10 is allowed");
+                "max_order=11: must be at most 10");
 }
 
 TEST(PageAllocatorCreateTest, RefusesABatchOfNothing) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(16)}},
                  .per_cpu_limits = PerCpuLimits{.batch = 0, .high = 8}},
-                "per_cpu_limits.batch is 0; at least 1 is needed");
+                "per_cpu_limits.batch=0: must be at least 1");
 }
 
 TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
@@ -96,15 +96,14 @@ TEST(PageAllocatorCreateTest, RefusesPerCpuListsLargerThanAnyGuest) {
        {PerCpuLimits{.batch = 1, .high = 0xffff'ffff},
         PerCpuLimits{.batch = 0xffff'ffff, .high = 1}}) {
     ExpectRefused({.memory = {{Pfn(0), Pfn(16)}}, .per_cpu_limits = limits},
-                  "per_cpu_limits has a limit of 4294967295 pages; at most "
-                  "1048576 is allowed");
+                  "per_cpu_limits=4294967295 pages: must be at most 1048576");
   }
 }
 
 TEST(PageAllocatorCreateTest, RefusesPagesThatLinksCannotName) {
   ExpectRefused({.memory = {{Pfn(0), Pfn(uint64_t{1} << 32)}}},
-                "memory or hotplug_end ends at pfn 0x100000000; 30-bit page "
-                "links allow 0x1 to 0x3ffffc00");
+                "the end of memory or hotplug_end, pfn 0x100000000, must be "
+                "0x1 to 0x3ffffc00, for 30-bit page links");
 }
 
 // The pages of each zone, DMA first.

@@ -350,7 +350,7 @@ TEST(PagePoisonTest, MemoryThatIsNotInRamIsRefused) {
         {.memory = {{Pfn(0), Pfn(257)}}, .poison = &poison});
     EXPECT_EQ(allocator.status().code(), absl::StatusCode::kInvalidArgument);
     EXPECT_THAT(std::string(allocator.status().message()),
-                HasSubstr("pfn 0x100 is not in the guest RAM"));
+                HasSubstr("pfn 0x100 must be in the guest RAM"));
   }
 }
 
@@ -403,7 +403,7 @@ TEST(PagePoisonDeathTest, OnliningMemoryThatIsNotInRamEndsTheProcess) {
   const PfnRange added = {Pfn(1024), Pfn(2048)};
   ASSERT_EQ(hotplug.Add(added, /*node=*/0), absl::OkStatus());
   EXPECT_DEATH(hotplug.Online(added, ZoneType::kMovable).IgnoreError(),
-               "pfn 0x400 is not in the guest RAM");
+               "pfn 0x400 must be in the guest RAM");
 }
 
 TEST(PagePoisonDeathTest, ADoubleFreeEndsTheProcessAndIsNotFilled) {

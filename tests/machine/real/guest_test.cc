@@ -275,7 +275,7 @@ TEST(GuestTest, CreateSaysWhatWasWrong) {
   EXPECT_EQ(Guest::Create({.memory = MemoryMap::Pc(kMiB), .vcpus = 0})
                 .status()
                 .message(),
-            "cpus is 0; at least 1 is needed");
+            "cpus=0: must be at least 1");
 }
 
 TEST(GuestTest, CreateRefusesAFactoryThatMakesNoPolicy) {

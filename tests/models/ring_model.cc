@@ -111,9 +111,9 @@ struct Publish : rl::test_suite<Publish<Order>, 2> {
   }
 };
 
-// Thread 0 advances an index (Add; Push) and checks whether to notify (NeedsKick;
-// NeedsNotification). Thread 1 enables notifications and checks the index again
-// (EnableNotifications). At least one of the checks must succeed.
+// Thread 0 advances an index (Add; Push) and checks whether to notify
+// (NeedsKick; NeedsNotification). Thread 1 enables notifications and checks the
+// index again (EnableNotifications). At least one of the checks must succeed.
 template <typename Order>
 struct Flags : rl::test_suite<Flags<Order>, 2> {
   rl::atomic<unsigned> idx, no_notify;
@@ -135,9 +135,9 @@ struct Flags : rl::test_suite<Flags<Order>, 2> {
   void after() { RL_ASSERT(bool(notifies($)) || bool(saw($))); }
 };
 
-// The same with the event index and notifications always enabled: thread 1 takes
-// the entry at 65535, advances the event to the next one, 0, checks again, finds
-// none, and sleeps (GetUsed; Pop). Thread 0 adds that entry.
+// The same with the event index and notifications always enabled: thread 1
+// takes the entry at 65535, advances the event to the next one, 0, checks
+// again, finds none, and sleeps (GetUsed; Pop). Thread 0 adds that entry.
 template <typename Order>
 struct Event : rl::test_suite<Event<Order>, 2> {
   rl::atomic<unsigned> idx, event;

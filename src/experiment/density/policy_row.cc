@@ -40,7 +40,7 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
   // One range a call, so that discard_calls is the same on every kernel.
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
   absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(options, policy);
+      PolicyFor(setup, policy);
   if (!reporting.ok()) return reporting.status();
   if (*reporting != nullptr) {
     guest_options.make_policy = [&] { return *std::move(reporting); };

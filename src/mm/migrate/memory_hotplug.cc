@@ -90,9 +90,9 @@ std::string_view MemoryHotplug::StateOf(Pfn pfn) const {
 absl::Status MemoryHotplug::Add(PfnRange range, int node) {
   if (absl::Status status = CheckRange(range); !status.ok()) return status;
   if (node < 0 || node >= allocator_.nodes()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Describe(range), ": node ", node, " must be 0 to ",
-                     allocator_.nodes() - 1));
+    return absl::InvalidArgumentError(absl::StrCat(Describe(range), ": node ",
+                                                   node, " must be 0 to ",
+                                                   allocator_.nodes() - 1));
   }
   const Operation operation(*this);
   if (!operation.status().ok()) return operation.status();
@@ -100,9 +100,9 @@ absl::Status MemoryHotplug::Add(PfnRange range, int node) {
   for (Pfn pfn = range.start; pfn < range.end; pfn += section_pages()) {
     if (offline_.contains(pfn) ||
         allocator_.AnyOnline({pfn, pfn + section_pages()})) {
-      return absl::AlreadyExistsError(absl::StrCat(
-          Describe(range), ": the memory block at ", Describe(pfn),
-          " must be absent"));
+      return absl::AlreadyExistsError(
+          absl::StrCat(Describe(range), ": the memory block at ", Describe(pfn),
+                       " must be absent"));
     }
   }
   if (ram_ != nullptr) {
@@ -162,8 +162,8 @@ absl::StatusOr<Zone*> MemoryHotplug::OneZone(PfnRange range) const {
   for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
     if (pages.pageblock(pfn).zone == PageMap::Pageblock::kNoZone ||
         pages.IsOffline(pfn)) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(Describe(range), ": ", Describe(pfn), " must be online"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          Describe(range), ": ", Describe(pfn), " must be online"));
     }
     if (pages.pageblock(pfn).zone != zone) {
       return absl::FailedPreconditionError(

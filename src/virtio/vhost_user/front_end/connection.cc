@@ -344,10 +344,10 @@ absl::Status VhostUserConnection::Acknowledged(const Pending& pending) {
       static_cast<uint64_t>(absl::StatusCode::kUnauthenticated);
   const auto code = number <= kLastCode ? static_cast<absl::StatusCode>(number)
                                         : absl::StatusCode::kInternal;
-  return absl::Status(
-      code, absl::StrFormat("%s: the VMM replied with error %d, %s",
-                            Name(pending.request), number,
-                            absl::StatusCodeToString(code)));
+  return absl::Status(code,
+                      absl::StrFormat("%s: the VMM replied with error %d, %s",
+                                      Name(pending.request), number,
+                                      absl::StatusCodeToString(code)));
 }
 
 void VhostUserConnection::HandleBackend() {

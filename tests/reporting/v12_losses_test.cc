@@ -211,7 +211,7 @@ class V12HotplugLossTest : public testing::Test {
   static constexpr Pfn At(uint64_t page) {
     return ToPfn(Gpa(4 * kGiB)) + PageCount(page);
   }
-  static WorldOptions Options(MemoryMap memory) {
+  static WorldOptions Options(std::vector<MemoryRange> memory) {
     WorldOptions options = Small(0);
     options.memory = std::move(memory);
     options.section_order = Order(4);

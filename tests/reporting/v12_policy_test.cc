@@ -154,13 +154,15 @@ TEST(V12RuleTest, OneRequestIsOutstanding) {
   ReportingWorld world(SmallSize(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   V12Policy policy({.order = kSmall, .threshold = 2, .capacity = 2});
-  ASSERT_EQ(
-      policy.Enable({.zones = world.allocator->zones(), .clock = world.time}),
-      absl::OkStatus());
-  policy.MemoryOnline(world.zone(), world.zone().span());
+  std::vector<ReportableZone> zones;
+  for (const auto& zone : world.allocator->zones()) zones.emplace_back(*zone);
+  ASSERT_EQ(policy.Enable({.zones = zones, .clock = world.time}),
+            absl::OkStatus());
+  ReportableZone& zone = zones[static_cast<size_t>(world.zone().index())];
+  policy.MemoryOnline(zone, zone.span());
   const auto freed = [&](size_t i) {
-    LockHolder hold(world.zone().lock());
-    return policy.BlockFreed(world.zone(), blocks[i], kSmall);
+    LockHolder hold(zone.lock());
+    return policy.BlockFreed(zone, blocks[i], kSmall);
   };
   EXPECT_FALSE(freed(0));
   EXPECT_TRUE(freed(1));

@@ -73,7 +73,7 @@ inline PageCount CountPages(std::span<const GpaRange> ranges) {
 }
 
 struct WorldOptions {
-  MemoryMap memory;
+  std::vector<MemoryRange> memory;
   V12Options v12 = {};
   // Unset: V12Policy of `v12`.
   std::function<std::unique_ptr<ReportingPolicy>()> make_policy = {};

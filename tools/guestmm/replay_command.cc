@@ -20,6 +20,7 @@
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/experiment/replay/replay_set.h"
+#include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/host/accounting/host_info.h"

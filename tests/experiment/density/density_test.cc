@@ -23,7 +23,7 @@ using testing::StartsWith;
 DensityOptions SmallDensity() {
   return {.scale = kMinScale,
           .policies = {"off", "v12"},
-          .policy_parameters = {.order = Order(6)},
+          .policy_parameters = {{"order", "6"}},
           .settle_seconds = 1,
           .max_guests = 40};
 }

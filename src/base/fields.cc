@@ -32,9 +32,13 @@ std::optional<FieldValue> ParseNanoseconds(std::string_view text) {
 }
 
 // The shortest text that is read back as the same number of nanoseconds.
-std::string FormatNanoseconds(uint64_t nanoseconds) {
-  std::string text = absl::StrFormat("%d.%09d", nanoseconds / 1'000'000'000,
-                                     nanoseconds % 1'000'000'000);
+std::string FormatNanoseconds(uint64_t value) {
+  // A field's value holds the bits of a signed count.
+  const bool is_negative = static_cast<int64_t>(value) < 0;
+  const uint64_t nanoseconds = is_negative ? uint64_t{0} - value : value;
+  std::string text =
+      absl::StrFormat("%s%d.%09d", is_negative ? "-" : "",
+                      nanoseconds / 1'000'000'000, nanoseconds % 1'000'000'000);
   text.erase(text.find_last_not_of('0') + 1);
   if (text.back() == '.') text.pop_back();
   return text;

@@ -43,7 +43,8 @@ class FrameAllocatorTest : public ::testing::Test {
        .cpus = 2,
        .max_order = Order(4),
        .section_order = Order(4),
-       .min_free_kbytes = 0});
+       .min_free_kbytes = 0,
+       .per_cpu_limits = PerCpuLimits{.batch = 1, .high = 4}});
   FrameAllocator& allocator_ = *page_allocator_;
 };
 
@@ -82,8 +83,7 @@ TEST_F(FrameAllocatorTest, AllocatesAtOnlyWhatIsInOneFreeBlock) {
   EXPECT_EQ(allocator_.Counts().allocated(), PageCount(2));
   allocator_.Free(0, Pfn(4), Order(1));
   EXPECT_THAT(FreeBlocks(Order(4), FreeBlocksOf::kAllZones),
-              ElementsAre(Pair(kDma32Start, Order(4))));
-  allocator_.DrainPerCpuPages();
+              ElementsAre(Pair(Pfn(0), Order(4)), Pair(kDma32Start, Order(4))));
 }
 
 TEST_F(FrameAllocatorDeathTest, RefusesTypesThatNoRequestHas) {

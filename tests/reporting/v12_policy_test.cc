@@ -529,9 +529,9 @@ TEST(V12OptionTest, AreToldByTheirNames) {
 }
 
 TEST(V12OptionDeathTest, MustMakeSense) {
-  EXPECT_DEATH(V12Policy({.order = Order(11)}), "options.order <= kMaxOrder");
-  EXPECT_DEATH(V12Policy({.threshold = 0}), "options.threshold > 0");
-  EXPECT_DEATH(V12Policy({.capacity = 0}), "options.capacity > 0");
+  EXPECT_DEATH(V12Policy({.order = Order(11)}), "--order=11: must be 0 to 10");
+  EXPECT_DEATH(V12Policy({.threshold = 0}), "--threshold=0: must be");
+  EXPECT_DEATH(V12Policy({.capacity = 0}), "--capacity=0: must be");
 }
 
 }  // namespace

@@ -124,7 +124,7 @@ TEST_F(ReplayCommandTest, ATraceNeedsAMemoryMap) {
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("of a guest of 3.00 GiB"));
   EXPECT_THAT(Replay(trace + " --memory 0-1").err,
-              HasSubstr("guestmm replay: --memory 0-1"));
+              HasSubstr("guestmm replay: --memory=0-1: "));
 }
 
 // The first policy would leave nothing to the others.

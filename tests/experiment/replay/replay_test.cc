@@ -275,7 +275,8 @@ TEST_F(UnmanagedReplayTest, ItIsNeitherInUseNorResident) {
     EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
     EXPECT_EQ(result.unmanaged.added, 0u);
     EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
-    EXPECT_EQ(result.samples.front().resident_bytes, 0u);
+    // Of the block that was allocated.
+    EXPECT_EQ(result.samples.front().resident_bytes, 4 * kMiB);
     EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
     EXPECT_EQ(result.samples.back().free_bytes,
               (kPages - kUnmanagedPages) * kPageSize);
@@ -357,7 +358,8 @@ TEST_F(UnmanagedReplayTest, AddedMemoryIsReported) {
     options.tail = std::chrono::seconds(60);
     const ReplayResult result = Run(options);
     EXPECT_EQ(result.samples.back().resident_bytes, 0u) << policy;
-    EXPECT_EQ(result.needless_bytes, result.reported_bytes - 4 * kMiB);
+    EXPECT_GE(result.reported_bytes, 4 * kMiB);
+    EXPECT_EQ(result.needless_bytes, 0u);
   }
 }
 

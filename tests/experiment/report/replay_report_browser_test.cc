@@ -198,7 +198,7 @@ TEST_F(ReplayReportBrowserTest, ARunWithoutMapOrTruthRendersToo) {
   EXPECT_EQ(visit["hasMap"], false);
   EXPECT_EQ(
       visit["errors"],
-      "linux failed, and this is what came before: trace.txt:3: it is damaged");
+      "linux failed, and is shown up to the error: trace.txt:3: it is damaged");
   EXPECT_THAT(std::string(visit["figures"]), Not(HasSubstr("truth")));
 }
 

@@ -170,7 +170,9 @@ TEST_F(VhostUserTest, MoreFdsThanTheBufferHolds) {
   rights->cmsg_len = CMSG_LEN(20 * sizeof(int));
   std::memcpy(CMSG_DATA(rights), fds.data(), 20 * sizeof(int));
   ASSERT_EQ(sendmsg(raw_, &message, 0), static_cast<ssize_t>(sizeof(header)));
-  EXPECT_THAT(Error(), StartsWith("INVALID_ARGUMENT: more than 8 fds"));
+  EXPECT_THAT(
+      Error(),
+      StartsWith("INVALID_ARGUMENT: a message came with more than 8 fds"));
   far_ = VhostUserChannel();
   EXPECT_EQ(OpenFds(), before);  // plus the eventfd, minus the socket
 }

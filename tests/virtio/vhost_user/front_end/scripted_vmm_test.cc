@@ -99,7 +99,7 @@ TEST_F(ScriptedVmmTest, Silence) {
 TEST_F(ScriptedVmmTest, NoProtocolFeatures) {
   EXPECT_EQ(Error([](Request) { return 0; }),
             "FAILED_PRECONDITION: the VMM at " + path_ +
-                " offers protocol features 0x0: 0x18028 are needed");
+                " offers protocol features 0x0: must include 0x18028");
 }
 
 TEST_F(ScriptedVmmTest, RefusesMemory) {

@@ -15,13 +15,13 @@
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/reporting/reporter.h"
 #include "src/experiment/replay/pass_log.h"
-#include "src/experiment/replay/replay_device.h"
 #include "src/experiment/replay/replay_host.h"
 #include "src/experiment/replay/replay_sampler.h"
 #include "src/experiment/replay/replayed_guest.h"
 #include "src/experiment/replay/trace_clock.h"
 #include "src/experiment/replay/trace_placement.h"
 #include "src/host/accounting/free_memory.h"
+#include "src/machine/model/model_device.h"
 
 namespace guestmm {
 namespace {
@@ -57,7 +57,12 @@ class ReplayRun {
     at_start_ = host_->ledger().counters();
     sampler_ = std::make_unique<ReplaySampler>(
         *allocator_, *host_, placement_->unmanaged(), result_);
-    device_ = std::make_unique<ReplayDevice>(options_.costs, time_, *host_);
+    device_ = std::make_unique<ModelDevice>(
+        ModelDeviceOptions{.costs = options_.costs}, time_, host_->ledger());
+    device_->set_discard([this](std::span<const GpaRange> ranges) {
+      host_->OnReported(ranges, time_.Now());
+    });
+    device_->StartLog();
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
     return StartReporter();
   }
@@ -238,7 +243,7 @@ class ReplayRun {
     result_.end = clock_.Now();
     result_.unmanaged = placement_->unmanaged().bytes();
     result_.footprint = host_->FootprintUntil(time_.Now());
-    for (const ReplayDevice::Log& entry : device_->log()) {
+    for (const ModelDevice::Discarded& entry : device_->log()) {
       result_.reports.push_back(
           {.time = clock_.ToTraceTime(entry.time), .range = entry.range});
     }
@@ -282,7 +287,7 @@ class ReplayRun {
   std::unique_ptr<ReplaySampler> sampler_;
   // The host's counters once the guest was in its first state.
   LedgerCounters at_start_;
-  std::unique_ptr<ReplayDevice> device_;
+  std::unique_ptr<ModelDevice> device_;
   std::vector<ReplayPass> passes_;  // in virtual time
   std::unique_ptr<Reporter> reporter_;
   PassLog* pass_log_ = nullptr;  // linux's, within reporter_

@@ -51,6 +51,8 @@ class ReplayHost {
   // True if a page of the pageblock at `pfn` is resident.
   bool AnyResident(Pfn pfn);
   const HostLedger& ledger() const { return ledger_; }
+  // For a device to look up resident memory in; changes go through this host.
+  HostLedger& ledger() { return ledger_; }
   // The footprint from the start until `now`, by the ledger. REQUIRES: no call
   // had a later `now`.
   ReplayResult::Footprint FootprintUntil(Nanoseconds now);

@@ -131,16 +131,43 @@ TEST_F(ReplayTest, LogsEachPass) {
   EXPECT_GT(result.passes.back().end, result.passes.back().start);
 }
 
-// A report takes its kick, its interrupt and its discards.
+// The device's formula, with the costs of the options.
 TEST_F(ReplayTest, CostsDelayReports) {
-  Alloc(10.0, kFirst, 10);
-  Free(11.0, kFirst, 10);
+  for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.emplace_back(pfn);
+  }
+  // Two runs: adjacent blocks, and a separate one.
+  for (const uint64_t block : {0, 1, 4}) {
+    Alloc(10.0, kFirst + 1024 * block, 10);
+    Free(11.0, kFirst + 1024 * block, 10);
+  }
   ReplayOptions options;
   options.tail = std::chrono::seconds(10);
-  const Nanoseconds cheap = Run(options).reports.front().time;
-  options.costs.kick += 1'000'000;
-  EXPECT_EQ(Run(options).reports.front().time,
-            cheap + std::chrono::milliseconds(1));
+  options.costs = {.discard_call = 100'000,
+                   .discard_4k = 10,
+                   .discard_2m = 10'000,
+                   .report = 1'000'000,
+                   .kick = 10'000'000,
+                   // Delays a vCPU, and no report.
+                   .interrupt = 100'000'000};
+  const auto took = [&] {
+    const ReplayResult result = Run(options);
+    EXPECT_EQ(result.reports.size(), 3u);
+    return result.reports.front().time - std::chrono::seconds(13);
+  };
+  EXPECT_EQ(took(), Nanoseconds(11'000'000 + 2 * 100'000 + 6 * 10'000));
+  options.granule = Order(0);
+  EXPECT_EQ(took(), Nanoseconds(11'000'000 + 2 * 100'000 + 3 * 1024 * 10));
+}
+
+// Nothing is freed for memory that the host has already.
+TEST_F(ReplayTest, AReportOfMemoryThatIsNotResidentOnlyTakesItsCalls) {
+  Alloc(10.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  const Nanoseconds before = Run(options).reports.front().time;
+  options.costs.discard_2m = 1'000'000'000;
+  EXPECT_EQ(Run(options).reports.front().time, before);
 }
 
 TEST_F(ReplayTest, WithoutReportingTouchedMemoryStaysResident) {

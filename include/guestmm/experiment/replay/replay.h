@@ -69,7 +69,8 @@ struct ReplayOptions {
   Order granule = kPageblockOrder;
   // The smallest block that ReplayResult::host_share_of_reportable counts.
   Order reportable_order = kPageblockOrder;
-  // The time that a report takes: its kick, interrupt and discards.
+  // The time from a report to its end: its way through the ring, its kick, a
+  // call of madvise per run of adjacent ranges, and each resident granule.
   CostModel costs = {};
   // Which allocations the guest touches, as a whole and at once: those that
   // have all gfp flags (GfpFlags) of one of these sets. Empty: all allocations.

@@ -78,10 +78,11 @@ MeteredWorkload::Mark MeteredWorkload::Here() const {
 
 void MeteredWorkload::Reach() {
   if (!part_) return;
-  const auto reach = [this](const WorkMark& goal, std::optional<Mark>& mark) {
-    if (mark || work_ < goal.work) return;
-    mark = {.at = {.work = work_, .since = goal.since},
-            .when = worked_at_ + goal.since};
+  const auto reach = [work = work_, worked_at = worked_at_](
+                         const WorkMark& goal, std::optional<Mark>& mark) {
+    if (mark || work < goal.work) return;
+    mark = {.at = {.work = work, .since = goal.since},
+            .when = worked_at + goal.since};
   };
   reach(part_->warmup, warmup_);
   reach(part_->end, end_);

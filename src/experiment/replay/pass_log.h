@@ -2,7 +2,6 @@
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_PASS_LOG_H_
 
 #include <memory>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -21,16 +20,6 @@ class PassLog final : public ForwardingPolicy {
           std::vector<ReplayPass>& passes)
       : ForwardingPolicy(std::move(policy)), clock_(clock), passes_(passes) {}
 
-  // Makes the first pass due after `delay` instead of the policy's own delay,
-  // if the policy asks for a pass when it is enabled. REQUIRES: NextPass was
-  // not called yet.
-  void SetFirstDelay(Nanoseconds delay) { first_delay_ = delay; }
-
-  std::optional<Nanoseconds> NextPass() override {
-    const std::optional<Nanoseconds> next = ForwardingPolicy::NextPass();
-    const std::optional<Nanoseconds> first = std::exchange(first_delay_, {});
-    return next && first ? first : next;
-  }
   void Disable() override {
     ForwardingPolicy::Disable();
     in_pass_ = false;
@@ -55,7 +44,6 @@ class PassLog final : public ForwardingPolicy {
  private:
   const Clock& clock_;
   std::vector<ReplayPass>& passes_;
-  std::optional<Nanoseconds> first_delay_;
   // False once NextBatch has returned false.
   bool in_pass_ = false;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -40,7 +41,7 @@ class ReplayRun {
         time_(options.seed),
         clock_(time_, options.speed, watch.clock) {}
 
-  // Makes the guest in its first state, its host and its reporter.
+  // Makes the guest in its first state, its host and its policy.
   absl::Status Start() {
     const MemoryMap memory = MemoryMap::WholePages(recording_.memory);
     result_.memory_bytes = memory.bytes();
@@ -64,7 +65,7 @@ class ReplayRun {
     });
     device_->StartLog();
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
-    return StartReporter();
+    return MakePolicy();
   }
 
   // Replays the trace. After an error the result is complete up to it.
@@ -73,7 +74,9 @@ class ReplayRun {
         OpenTrace(recording_.trace_path, options_.read);
     if (!reader.ok()) return reader.status();
     absl::Status status = FollowEvents(**reader);
-    if (!clock_.started()) Begin(recording_.start.value_or(Nanoseconds(0)));
+    if (!clock_.started()) {
+      status.Update(Begin(recording_.start.value_or(Nanoseconds(0))));
+    }
     // After an error the guest's further events are unknown, so the replay ends
     // with the last event.
     if (status.ok()) status = RunToEnd();
@@ -90,19 +93,38 @@ class ReplayRun {
  private:
   bool is_real() const { return options_.policy == kPolicyReal; }
 
-  absl::Status StartReporter() {
-    absl::StatusOr<PolicySpec> spec =
+  // Makes the policy, which continues from `resumed`, or if that is unset
+  // starts anew.
+  absl::Status MakePolicy(std::optional<ResumedReporting> resumed = {}) {
+    const absl::StatusOr<PolicySpec> spec =
         ParsePolicy(options_.policy, options_.policy_parameters);
     if (!spec.ok()) return spec.status();
     PolicyContext context(options_.granule);
-    if (WasSettled(*allocator_)) context.resumed = ResumedReporting{};
+    context.resumed = resumed;
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
-        MakePolicy(*spec, context);
-    if (!policy.ok()) return policy.status();
-    auto log = std::make_unique<PassLog>(*std::move(policy), time_, passes_);
-    // Other policies were not at work before the trace.
-    if (spec->name == "linux") pass_log_ = log.get();
-    reporter_ = std::make_unique<Reporter>(*allocator_, time_, std::move(log));
+        guestmm::MakePolicy(*spec, context);
+    if (policy.ok()) policy_ = *std::move(policy);
+    return policy.status();
+  }
+
+  // The state of the guest's own reporter at `start`. Unset: it had been asked
+  // for a pass, but when is unknown.
+  std::optional<ResumedReporting> ResumedAt(Nanoseconds start) const {
+    if (WasSettled(*allocator_)) return ResumedReporting{};
+    const std::optional<Nanoseconds> due =
+        TimeToNextPass(recording_, start, policy_->delay());
+    if (!due) return std::nullopt;
+    return ResumedReporting{.next_pass = due};
+  }
+
+  // Starts the reporter with the policy in its state at `start`, for which the
+  // policy is made again: only one that is made knows its delay.
+  absl::Status StartReporter(Nanoseconds start) {
+    absl::Status status = MakePolicy(ResumedAt(start));
+    if (!status.ok()) return status;
+    reporter_ = std::make_unique<Reporter>(
+        *allocator_, time_,
+        std::make_unique<PassLog>(std::move(policy_), time_, passes_));
     return reporter_->Enable(*device_);
   }
 
@@ -112,10 +134,11 @@ class ReplayRun {
       if (!event.ok()) return event.status();
       if (!event->has_value()) return absl::OkStatus();
       const Nanoseconds time = (*event)->time;
-      if (!clock_.started()) Begin(time);
-      absl::Status status =
+      absl::Status status;
+      if (!clock_.started()) status = Begin(time);
+      status.Update(
           clock_.Check(time, recording_.trace_path,
-                       absl::StrCat("event ", result_.counters.events + 1));
+                       absl::StrCat("event ", result_.counters.events + 1)));
       if (!status.ok()) return status;
       AdvanceTo(time);
       ++result_.counters.events;
@@ -142,16 +165,12 @@ class ReplayRun {
   }
 
   // Starts the clock at the trace's start, or its first event if that is
-  // earlier.
-  void Begin(Nanoseconds first) {
+  // earlier, and the reporter.
+  absl::Status Begin(Nanoseconds first) {
     const Nanoseconds start = std::min(recording_.start.value_or(first), first);
     result_.start = start;
     clock_.Start(start);
     sampler_->Start(start);
-    if (pass_log_ != nullptr) {
-      const auto due = TimeToNextPass(recording_, start, pass_log_->delay());
-      if (due) pass_log_->SetFirstDelay(*due);
-    }
     while (next_report_ < recording_.reports.size() &&
            (!is_real() || recording_.reports[next_report_].time < start)) {
       ++next_report_;
@@ -160,6 +179,8 @@ class ReplayRun {
            recording_.buddyinfo[next_buddyinfo_].time < start) {
       ++next_buddyinfo_;
     }
+    if (policy_ == nullptr) return absl::OkStatus();
+    return StartReporter(start);
   }
 
   // The host's first error, with the time it is noticed at.
@@ -289,8 +310,9 @@ class ReplayRun {
   LedgerCounters at_start_;
   std::unique_ptr<ModelDevice> device_;
   std::vector<ReplayPass> passes_;  // in virtual time
-  std::unique_ptr<Reporter> reporter_;
-  PassLog* pass_log_ = nullptr;  // linux's, within reporter_
+  // Null before Start, after Begin, and without a policy.
+  std::unique_ptr<ReportingPolicy> policy_;
+  std::unique_ptr<Reporter> reporter_;  // null before Begin
   // Of the recording's: the next to compare with, and under kPolicyReal to
   // discard.
   size_t next_buddyinfo_ = 0;

@@ -4,13 +4,14 @@
 #include <iterator>
 #include <optional>
 
-#include "guestmm/frame/gfp.h"
+#include "guestmm/machine/boot_kernel.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanisms.h"
 
 namespace guestmm {
 namespace {
 
-// The kernel keeps one part in 32 of the guest's memory.
+// The guest's kernel takes 1/32 of its memory.
 constexpr uint64_t kKernelShare = 32;
 
 // The time from `from` until `percent` of what was discarded after it was;
@@ -35,30 +36,31 @@ std::optional<double> TimeTo(uint64_t percent, Nanoseconds from,
 
 }  // namespace
 
-absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes) {
-  for (uint64_t left = guest_bytes / kKernelShare; left > 0;) {
-    Order order = kMaxOrder;
-    while (order > Order(0) && order.bytes() > left) {
-      order = Order(order.value() - 1);
-    }
-    const std::optional<Pfn> pfn = vcpu.Allocate(order, kGfpKernel);
-    if (!pfn) {
-      return absl::ResourceExhaustedError("the guest's kernel does not fit");
-    }
-    vcpu.Touch(*pfn, order, /*stamp=*/0);
-    left -= std::min(left, order.bytes());
-  }
-  return absl::OkStatus();
+absl::StatusOr<GuestLoad> Boot(Machine& machine, const CompareSetup& setup,
+                               Random& random) {
+  const absl::Status status =
+      BootKernel(machine.vcpu(0), setup.guest_bytes / kKernelShare);
+  if (!status.ok()) return status;
+  BootedGuest world{.allocator = machine.allocator(),
+                    .vcpus = machine.all_vcpus(),
+                    .guest_bytes = setup.guest_bytes,
+                    .duration = setup.duration,
+                    .random = random.Fork()};
+  return setup.recipe->make(world);
 }
 
-absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
-    const CompareOptions& options, const CompareSetup& setup,
-    const std::string& policy) {
-  if (policy == kPolicyOff) return nullptr;
-  absl::StatusOr<PolicySpec> spec =
-      ParsePolicy(policy, options.policy_parameters);
-  if (!spec.ok()) return spec.status();
-  return MakePolicy(*spec, PolicyContext(setup.granule));
+absl::Status StartPolicy(Machine& machine, const CompareOptions& options,
+                         const CompareSetup& setup, const std::string& policy) {
+  if (policy == kPolicyOff) {
+    return machine.StartMechanism(std::make_unique<OffMechanism>());
+  }
+  return machine.StartMechanism(std::make_unique<ReportingMechanism>(
+      policy, [&]() -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
+        absl::StatusOr<PolicySpec> spec =
+            ParsePolicy(policy, options.policy_parameters);
+        if (!spec.ok()) return spec.status();
+        return MakePolicy(*spec, PolicyContext(setup.granule));
+      }));
 }
 
 void FillWork(const WorkMeter& meter, CompareRow& row) {
@@ -80,18 +82,20 @@ void FillShares(const CompareOptions& options, const PageAllocator& allocator,
       CountReportable(allocator, resident, *options.reportable_order).share();
 }
 
-void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
-             const Reporter* reporter, const HoldTimes& holds,
-             CompareRow& row) {
-  row.refaults_1s = ledger.counters().refaults;
-  row.reports = 0;
-  row.failed_while_isolated = allocator.vmstat().alloc_failed_isolated;
-  if (reporter == nullptr) return;
-  row.reports = reporter->counters().reports;
-  const LedgerCounters counters = ledger.counters();
-  if (counters.needed_bytes > 0) {
-    row.reported_over_needed = static_cast<double>(counters.reported_bytes) /
-                               static_cast<double>(counters.needed_bytes);
+void FillCounters(Machine& machine, const HostLedger& ledger,
+                  const HoldTimes& holds, CompareRow& row) {
+  const MachineCounters counters = machine.counters();
+  const LedgerCounters pages = ledger.counters();
+  row.kicks = counters.kicks;
+  row.discard_calls = counters.discard_calls;
+  row.refaults_1s = pages.refaults;
+  row.failed_while_isolated =
+      machine.allocator().vmstat().alloc_failed_isolated;
+  row.reports = machine.mechanism()->counters().requests;
+  if (machine.reporter() == nullptr) return;
+  if (pages.needed_bytes > 0) {
+    row.reported_over_needed = static_cast<double>(pages.reported_bytes) /
+                               static_cast<double>(pages.needed_bytes);
   }
   if (holds.count > 0) {
     row.lock_max_us = static_cast<double>(holds.max) / 1000;

@@ -17,15 +17,15 @@
 
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/host/accounting/discard_log.h"
 #include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/host/accounting/host_ledger.h"
+#include "guestmm/machine/machine.h"
 #include "guestmm/machine/model/cost_kind.h"
-#include "guestmm/machine/vcpu.h"
-#include "guestmm/reporting/reporter.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/work_meter.h"
@@ -99,14 +99,16 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
 
 // For both modes:
 
-// Allocates and touches what the guest's kernel keeps. ResourceExhausted if it
-// does not fit.
-absl::Status BootGuest(Vcpu& vcpu, uint64_t guest_bytes);
+// Boots the guest's kernel on `machine` and makes the setup's load, which draws
+// from `random`. ResourceExhausted if the kernel does not fit.
+absl::StatusOr<GuestLoad> Boot(Machine& machine, const CompareSetup& setup,
+                               Random& random);
 
-// The policy of a run; null for off.
-absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
-    const CompareOptions& options, const CompareSetup& setup,
-    const std::string& policy);
+// Starts reporting by `policy`; no mechanism's work for off. The error is
+// MakePolicy's or Machine::StartMechanism's. The arguments must outlive the
+// machine.
+absl::Status StartPolicy(Machine& machine, const CompareOptions& options,
+                         const CompareSetup& setup, const std::string& policy);
 
 // Sets work and duration_seconds.
 void FillWork(const WorkMeter& meter, CompareRow& row);
@@ -120,10 +122,10 @@ void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
 void FillShares(const CompareOptions& options, const PageAllocator& allocator,
                 ResidentPages resident, CompareRow& row);
 
-// Sets the columns that come from the ledger, the allocator, the reporter and
-// its lock holds. `reporter` is null without reporting.
-void FillRow(const PageAllocator& allocator, const HostLedger& ledger,
-             const Reporter* reporter, const HoldTimes& holds, CompareRow& row);
+// Sets the columns that the machine, its ledger and the reporter's lock holds
+// count. REQUIRES: the machine has a mechanism.
+void FillCounters(Machine& machine, const HostLedger& ledger,
+                  const HoldTimes& holds, CompareRow& row);
 
 // Converts pages times microseconds to GiB times minutes.
 double GibMinutes(double page_microseconds);

@@ -11,10 +11,10 @@
 #include "absl/functional/function_ref.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
+#include "guestmm/host/accounting/footprint.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
-#include "guestmm/reporting/reporter.h"
 #include "src/experiment/compare/compare_run.h"
 #include "src/host/accounting/ledger_hypervisor.h"
 #include "src/machine/ledger_backing.h"
@@ -79,26 +79,27 @@ class VcpuThreads {
 class RealRun {
  public:
   RealRun(const CompareSetup& setup, const std::string& policy, uint64_t repeat,
-          const RunProgress& progress, const Clock& clock, CoarseClock& coarse,
-          Guest& guest)
+          const RunProgress& progress, CoarseClock& coarse, Guest& guest)
       : setup_(setup),
         policy_(policy),
         repeat_(repeat),
         progress_(progress),
-        clock_(clock),
         coarse_(coarse),
-        guest_(guest) {}
+        guest_(guest),
+        start_(guest.Now()) {
+    coarse_.Set(start_);
+  }
 
-  Nanoseconds Now() const { return clock_.Now(); }
+  // Since the start.
+  Nanoseconds Now() const { return guest_.Now() - start_; }
 
   // Waits until `end`, or until `done` returns true. Samples every second and
   // at the end.
   absl::Status RunUntil(
       Nanoseconds end, absl::FunctionRef<bool()> done = [] { return false; }) {
     while (Now() < end && !done()) {
-      timer_.WaitUntil([] { return false; },
-                       std::min<Nanoseconds>(kTick, end - Now()));
-      coarse_.Set(Now());
+      guest_.RunUntil(start_ + std::min<Nanoseconds>(Now() + kTick, end));
+      coarse_.Set(guest_.Now());
       if (Now() < next_sample_) continue;
       next_sample_ += kSampleEvery;
       if (absl::Status status = Sample(); !status.ok()) return status;
@@ -108,9 +109,9 @@ class RealRun {
     return Sample();
   }
 
-  // In pages times microseconds.
-  uint64_t resident_footprint() const { return resident_footprint_; }
-  uint64_t in_use_footprint() const { return in_use_footprint_; }
+  const FootprintIntegral& resident() const { return resident_; }
+  const FootprintIntegral& in_use() const { return in_use_; }
+  Nanoseconds start() const { return start_; }
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
 
  private:
@@ -119,15 +120,10 @@ class RealRun {
     if (!resident.ok()) return resident.status();
     const PageCounts counts = guest_.allocator().Counts();
     const Nanoseconds now = Now();
-    const auto passed = static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::microseconds>(now - sampled_at_)
-            .count());
-    sampled_at_ = now;
-    const uint64_t resident_pages = *resident / kPageSize;
-    resident_footprint_ += resident_pages * passed;
+    const PageCount resident_pages(*resident / kPageSize);
+    resident_.Add(resident_pages, now);
     // Pages that are allocated but not yet touched take no memory.
-    in_use_footprint_ +=
-        std::min(counts.allocated().value(), resident_pages) * passed;
+    in_use_.Add(std::min(counts.allocated(), resident_pages), now);
     samples_.push_back({.workload = setup_.name,
                         .policy = policy_,
                         .repeat = repeat_,
@@ -142,14 +138,12 @@ class RealRun {
   const std::string& policy_;
   const uint64_t repeat_;
   const RunProgress& progress_;
-  const Clock& clock_;  // since the boot
   CoarseClock& coarse_;
   Guest& guest_;
-  ThreadWorkqueue timer_;
+  const Nanoseconds start_;
   Nanoseconds next_sample_{0};
-  Nanoseconds sampled_at_{0};
-  uint64_t resident_footprint_ = 0;
-  uint64_t in_use_footprint_ = 0;
+  FootprintIntegral resident_;
+  FootprintIntegral in_use_;
   std::vector<CompareSample> samples_;
 };
 
@@ -182,18 +176,20 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                       uint64_t repeat, const WorkAmount* amount,
                                       const RunProgress& progress) {
   Random random(options.seed);
-  const MonotonicClock clock;
-  CoarseClock coarse;
-  HoldTimer holds(clock);
   GuestOptions guest_options = {.memory = MemoryMap::Pc(setup.guest_bytes),
                                 .huge_pages = setup.granule == Order(0)
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
                                 .vcpus = static_cast<int>(setup.vcpus)};
+  const MonotonicClock clock;
+  HoldTimer holds(clock);
+  guest_options.holds = &holds;
+  // Not GuestOptions::ledger_granule, whose ledger reads the clock at every
+  // touch: 30 ns beside the 500 ns of a page fault.
+  CoarseClock coarse;
   HostLedger ledger(guest_options.memory.back().end, setup.granule);
   LedgerBacking* backing = nullptr;
   LedgerHypervisor* hypervisor = nullptr;
-  guest_options.holds = &holds;
   guest_options.make_backing = [&](const GuestRam& ram) {
     auto made = std::make_unique<LedgerBacking>(&ram, ledger, coarse);
     backing = made.get();
@@ -208,28 +204,17 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
     hypervisor = made.get();
     return made;
   };
-  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(options, setup, policy);
-  if (!reporting.ok()) return reporting.status();
-  if (*reporting != nullptr) {
-    guest_options.make_policy = [&] { return *std::move(reporting); };
-  }
   absl::StatusOr<std::unique_ptr<Guest>> made = Guest::Create(guest_options);
   if (!made.ok()) return made.status();
   Guest& guest = **made;
-  absl::Status status = BootGuest(guest.vcpu(0), setup.guest_bytes);
+  const absl::StatusOr<GuestLoad> load = Boot(guest, setup, random);
+  if (!load.ok()) return load.status();
+  absl::Status status = StartPolicy(guest, options, setup, policy);
   if (!status.ok()) return status;
-  BootedGuest world{.allocator = guest.allocator(),
-                    .vcpus = guest.all_vcpus(),
-                    .guest_bytes = setup.guest_bytes,
-                    .duration = setup.duration,
-                    .random = random.Fork()};
-  const GuestLoad load = setup.recipe->make(world);
 
-  const MonotonicClock since_boot;
-  RealRun run(setup, policy, repeat, progress, since_boot, coarse, guest);
+  RealRun run(setup, policy, repeat, progress, coarse, guest);
   WorkMeter meter(
-      load, [&since_boot] { return since_boot.Now(); }, amount);
+      *load, [&run] { return run.Now(); }, amount);
   const std::vector<Workload*> workloads = meter.workloads();
   {
     VcpuThreads threads(guest.all_vcpus(), workloads);
@@ -259,16 +244,12 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   row.workload = setup.name;
   row.policy = policy;
   FillWork(meter, row);
-  row.kicks = guest.counters().kicks;
-  row.discard_calls = guest.hypervisor().counters().calls;
   status = FillMeasuredShares(options, guest, row);
   if (!status.ok()) return status;
-  FillRow(guest.allocator(), ledger, guest.reporter(), holds.times(), row);
-  FillTimes(work_end, hypervisor->discards(), row);
-  row.footprint_gib_min =
-      GibMinutes(static_cast<double>(run.resident_footprint()));
-  result.in_use_gib_min =
-      GibMinutes(static_cast<double>(run.in_use_footprint()));
+  FillCounters(guest, ledger, holds.times(), row);
+  FillTimes(run.start() + work_end, hypervisor->discards(), row);
+  row.footprint_gib_min = run.resident().gib_minutes();
+  result.in_use_gib_min = run.in_use().gib_minutes();
   if (amount == nullptr) result.amount = meter.amount();
   result.work_end = work_end;
   result.samples = run.TakeSamples();

@@ -10,8 +10,6 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/machine/model/model_machine.h"
-#include "guestmm/mechanism/experiment.h"
-#include "guestmm/mechanism/mechanisms.h"
 #include "src/experiment/compare/compare_run.h"
 
 namespace guestmm {
@@ -98,24 +96,13 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
       time);
   if (!made.ok()) return made.status();
   ModelMachine& guest = **made;
-  absl::Status status = BootGuest(guest.vcpu(0), setup.guest_bytes);
-  if (!status.ok()) return status;
-  BootedGuest world{.allocator = guest.allocator(),
-                    .vcpus = guest.all_vcpus(),
-                    .guest_bytes = setup.guest_bytes,
-                    .duration = setup.duration,
-                    .random = random.Fork()};
-  const GuestLoad load = setup.recipe->make(world);
-  std::unique_ptr<Mechanism> mechanism = std::make_unique<OffMechanism>();
-  if (policy != kPolicyOff) {
-    mechanism = std::make_unique<ReportingMechanism>(
-        policy, [&] { return PolicyFor(options, setup, policy); });
-  }
-  status = guest.StartMechanism(std::move(mechanism));
+  const absl::StatusOr<GuestLoad> load = Boot(guest, setup, random);
+  if (!load.ok()) return load.status();
+  absl::Status status = StartPolicy(guest, options, setup, policy);
   if (!status.ok()) return status;
 
   WorkMeter meter(
-      load, [&guest] { return guest.Now(); }, amount);
+      *load, [&guest] { return guest.Now(); }, amount);
   const std::vector<Workload*> workloads = meter.workloads();
   VirtualRun run(setup, policy, progress, guest);
   run.Sample();
@@ -139,11 +126,8 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   row.workload = setup.name;
   row.policy = policy;
   FillWork(meter, row);
-  row.kicks = guest.counters().kicks;
-  row.discard_calls = guest.counters().discard_calls;
   FillShares(options, guest.allocator(), ResidentIn(*guest.ledger()), row);
-  FillRow(guest.allocator(), *guest.ledger(), guest.reporter(),
-          guest.counters().holds, row);
+  FillCounters(guest, *guest.ledger(), guest.counters().holds, row);
   FillTimes(work_end, guest.discards(), row);
   const ModelMachine::Footprint footprint = guest.footprint();
   row.footprint_gib_min = footprint.resident.gib_minutes();

@@ -29,14 +29,14 @@ NativePlacement::NativePlacement(const Recording& recording,
   }
 }
 
-void NativePlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
+void NativePlacement::Allocate(const TraceEvent& event) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   const int cpu = CpuOf(event);
   bool is_forced = false;
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) continue;
     is_forced = true;
-    FreePages(cpu, page, Order(0), now);
+    FreePages(cpu, page, Order(0));
   }
   if (is_forced) ++counters_.forced_placements;
   const MigrateType type = TypeOf(event);
@@ -48,13 +48,13 @@ void NativePlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
     ++counters_.failed_allocations;
     return;
   }
-  host_.OnAllocated(*pfn, event.order, event.gfp, now);
+  host_.OnAllocated(*pfn, event.order, event.gfp);
   for (uint64_t i = 0; i < event.order.pages().value(); ++i) {
     ours_[event.pfn.value() + i] = static_cast<uint32_t>(pfn->value() + i);
   }
 }
 
-void NativePlacement::Free(const TraceEvent& event, Nanoseconds now) {
+void NativePlacement::Free(const TraceEvent& event) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   for (Pfn page = theirs.start; page < theirs.end; page += PageCount(1)) {
     if (ours_[page.value()] == kNone) {
@@ -62,7 +62,7 @@ void NativePlacement::Free(const TraceEvent& event, Nanoseconds now) {
       return;
     }
   }
-  if (!FreePages(CpuOf(event), event.pfn, event.order, now)) {
+  if (!FreePages(CpuOf(event), event.pfn, event.order)) {
     ++counters_.split_frees;
   }
 }
@@ -72,8 +72,7 @@ void NativePlacement::OnAdded(PfnRange range) {
               range.pages().value(), kNone);
 }
 
-bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order,
-                                Nanoseconds now) {
+bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order) {
   const Pfn ours(ours_[theirs.value()]);
   bool is_one = ours.IsAligned(order);
   for (uint64_t i = 0; i < order.pages().value(); ++i) {
@@ -82,7 +81,7 @@ bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order,
   if (!is_one) {
     const PfnRange block = PagesOf(theirs, order);
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
-      FreePages(cpu, page, Order(0), now);
+      FreePages(cpu, page, Order(0));
     }
     return false;
   }
@@ -96,7 +95,7 @@ bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order,
       GUESTMM_CHECK(reshaped) << ours << " is in use";
     }
   }
-  host_.OnFreed(ours, order, now);
+  host_.OnFreed(ours, order);
   allocator_.Free(cpu, ours, order);
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(theirs.value()),
               order.pages().value(), kNone);

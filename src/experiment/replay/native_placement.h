@@ -18,14 +18,14 @@ class NativePlacement final : public TracePlacement {
  private:
   static constexpr uint32_t kNone = ~uint32_t{0};
 
-  void Allocate(const TraceEvent& event, Nanoseconds now) override;
-  void Free(const TraceEvent& event, Nanoseconds now) override;
+  void Allocate(const TraceEvent& event) override;
+  void Free(const TraceEvent& event) override;
   void OnAdded(PfnRange range) override;
 
   // Frees the pages that stand for the trace's block `theirs`, as one block if
   // they are one. True if they had been allocated as that block. REQUIRES: each
   // page of the block has one here.
-  bool FreePages(int cpu, Pfn theirs, Order order, Nanoseconds now);
+  bool FreePages(int cpu, Pfn theirs, Order order);
 
   // By the trace's pfn: the pfn here, or kNone.
   std::vector<uint32_t> ours_;

@@ -41,11 +41,11 @@ RecordedPlacement::RecordedPlacement(const Recording& recording,
   }
 }
 
-void RecordedPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
+void RecordedPlacement::Allocate(const TraceEvent& event) {
   Zone& zone = allocator_.ZoneOf(event.pfn);
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
-  host_.OnAllocated(event.pfn, event.order, event.gfp, now);
+  host_.OnAllocated(event.pfn, event.order, event.gfp);
   if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
     const auto listed = listed_.find(event.pfn.value());
@@ -71,10 +71,10 @@ void RecordedPlacement::Allocate(const TraceEvent& event, Nanoseconds now) {
   }
   // Not all of the block was free, as it should have been.
   ++counters_.forced_placements;
-  ForceAllocate(zone, event.pfn, event.order, type, now);
+  ForceAllocate(zone, event.pfn, event.order, type);
 }
 
-void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
+void RecordedPlacement::Free(const TraceEvent& event) {
   Zone& zone = allocator_.ZoneOf(event.pfn);
   MigrateType type;
   bool is_known;
@@ -92,10 +92,10 @@ void RecordedPlacement::Free(const TraceEvent& event, Nanoseconds now) {
     // It was allocated without an event, such as by __alloc_pages_bulk.
     ++counters_.unmatched_frees;
     if (OverlapsIsolated(event.pfn, event.order)) return;
-    ForceAllocate(zone, event.pfn, event.order, type, now);
-    host_.OnAllocated(event.pfn, event.order, event.gfp, now);
+    ForceAllocate(zone, event.pfn, event.order, type);
+    host_.OnAllocated(event.pfn, event.order, event.gfp);
   }
-  host_.OnFreed(event.pfn, event.order, now);
+  host_.OnFreed(event.pfn, event.order);
   drained_.clear();
   if (PcpReconstruction::Caches(event.order)) {
     const uint32_t index = IndexOf(event, zone);
@@ -179,7 +179,7 @@ void RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
 }
 
 void RecordedPlacement::ForceAllocate(Zone& zone, Pfn pfn, Order order,
-                                      MigrateType type, Nanoseconds now) {
+                                      MigrateType type) {
   Unlist(pfn, order);
   LockHolder hold(zone.lock());
   const PfnRange range = PagesOf(pfn, order);
@@ -188,7 +188,7 @@ void RecordedPlacement::ForceAllocate(Zone& zone, Pfn pfn, Order order,
     zone.TakeAt(page, Order(0), type);
     // Its report will discard it, so nothing may count on its contents.
     if (pages.Get(pages.HeadOf(page)).state == PageState::kIsolated) {
-      host_.OnFreed(page, Order(0), now);
+      host_.OnFreed(page, Order(0));
     }
   }
   zone.Reshape(pfn, order);

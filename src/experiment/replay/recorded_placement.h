@@ -23,8 +23,8 @@ class RecordedPlacement final : public TracePlacement {
                     ReplayHost& host, ReplayCounters& counters);
 
  private:
-  void Allocate(const TraceEvent& event, Nanoseconds now) override;
-  void Free(const TraceEvent& event, Nanoseconds now) override;
+  void Allocate(const TraceEvent& event) override;
+  void Free(const TraceEvent& event) override;
 
   // Refills the list `index` with the event's block, which is free in the zone,
   // and with the blocks that the zone would hand out after it.
@@ -37,8 +37,7 @@ class RecordedPlacement final : public TracePlacement {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   // Allocates a block whatever the state of its pages, except isolated ones:
   // those stay isolated, so that their report can end.
-  void ForceAllocate(Zone& zone, Pfn pfn, Order order, MigrateType type,
-                     Nanoseconds now);
+  void ForceAllocate(Zone& zone, Pfn pfn, Order order, MigrateType type);
   // Drains listed blocks that overlap this one: it is allocated elsewhere or in
   // other bounds, so they had been drained before.
   void DrainOverlapping(Zone& zone, Pfn pfn, Order order);

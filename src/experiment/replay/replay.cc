@@ -50,7 +50,7 @@ class ReplayRun {
     if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
     absl::StatusOr<std::unique_ptr<ReplayHost>> host =
-        ReplayHost::Create(memory, options_);
+        ReplayHost::Create(memory, options_, time_);
     if (!host.ok()) return host.status();
     host_ = *std::move(host);
     placement_ = TracePlacement::Create(options_.placement, recording_,
@@ -61,7 +61,7 @@ class ReplayRun {
     device_ = std::make_unique<ModelDevice>(
         ModelDeviceOptions{.costs = options_.costs}, time_, host_->ledger());
     device_->set_discard([this](std::span<const GpaRange> ranges) {
-      host_->OnReported(ranges, time_.Now());
+      host_->OnReported(ranges);
     });
     device_->StartLog();
     if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
@@ -142,7 +142,7 @@ class ReplayRun {
       if (!status.ok()) return status;
       AdvanceTo(time);
       ++result_.counters.events;
-      placement_->Follow(**event, time_.Now());
+      placement_->Follow(**event);
       status = HostStatus();
       if (!status.ok()) return status;
     }
@@ -248,7 +248,7 @@ class ReplayRun {
       }
       pfn = next;
     }
-    host_->OnReported(free, time_.Now());
+    host_->OnReported(free);
   }
 
   void ShowProgress() const {
@@ -263,7 +263,7 @@ class ReplayRun {
   void FillInResult() {
     result_.end = clock_.Now();
     result_.unmanaged = placement_->unmanaged().bytes();
-    result_.footprint = host_->FootprintUntil(time_.Now());
+    result_.footprint = host_->FootprintUntilNow();
     for (const ModelDevice::Discarded& entry : device_->log()) {
       result_.reports.push_back(
           {.time = clock_.ToTraceTime(entry.time), .range = entry.range});

@@ -1,67 +1,76 @@
 #include "src/experiment/replay/replay_host.h"
 
 #include <algorithm>
-#include <chrono>
-#include <sstream>
 #include <utility>
 
 namespace guestmm {
 namespace {
 
-// One stamp is enough, as a page that lost its contents has none.
+// There is one vCPU, and one stamp: a page that lost its contents has none.
+constexpr int kReplayVcpu = 0;
 constexpr uint64_t kReplayStamp = 1;
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ReplayHost>> ReplayHost::Create(
-    const MemoryMap& memory, const ReplayOptions& options) {
-  std::unique_ptr<ReplayHost> host(new ReplayHost(memory.back().end, options));
-  if (options.mode == ReplayMode::kVirtual) return host;
-  host->regions_ = memory.regions();
-  absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::Create(
-      {.regions = host->regions_,
-       .huge_pages = options.granule == Order(0) ? HugePages::kForbid
-                                                 : HugePages::kAdvise});
-  if (!ram.ok()) return ram.status();
-  host->ram_ = *std::move(ram);
-  host->pages_.emplace(*host->ram_);
-  host->hypervisor_ = std::make_unique<DiscardingHypervisor>(*host->ram_);
-  return host;
+    const MemoryMap& memory, const ReplayOptions& options, const Clock& clock) {
+  std::unique_ptr<GuestRam> ram;
+  if (options.mode == ReplayMode::kReal) {
+    absl::StatusOr<std::unique_ptr<GuestRam>> mapped = GuestRam::Create(
+        {.regions = memory.regions(),
+         .huge_pages = options.granule == Order(0) ? HugePages::kForbid
+                                                   : HugePages::kAdvise});
+    if (!mapped.ok()) return mapped.status();
+    ram = *std::move(mapped);
+  }
+  return std::unique_ptr<ReplayHost>(
+      new ReplayHost(std::move(ram), memory, options, clock));
 }
 
-ReplayHost::ReplayHost(Pfn end, const ReplayOptions& options)
-    : touch_(options.touch), ledger_(end, options.granule) {}
+ReplayHost::ReplayHost(std::unique_ptr<GuestRam> ram, const MemoryMap& memory,
+                       const ReplayOptions& options, const Clock& clock)
+    : clock_(clock),
+      touch_(options.touch),
+      regions_(memory.regions()),
+      ram_(std::move(ram)),
+      ledger_(memory.back().end, options.granule),
+      backing_(ram_.get(), ledger_, clock, LedgerBacking::InUse::kTracked),
+      hypervisor_(ram_ == nullptr
+                      ? nullptr
+                      : std::make_unique<DiscardingHypervisor>(*ram_)),
+      resident_(clock.Now()),
+      in_use_(clock.Now()) {}
 
 void ReplayHost::OnInUseAtFirst(Pfn pfn, Order order) {
-  ledger_.OnAllocated(pfn, order);
-  Touch(pfn, order, Nanoseconds(0));
+  backing_.OnAllocated(kReplayVcpu, pfn, order);
+  backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
 }
 
-void ReplayHost::OnAllocated(Pfn pfn, Order order, uint32_t gfp,
-                             Nanoseconds now) {
-  Integrate(now);
-  ledger_.OnAllocated(pfn, order);
+void ReplayHost::OnAllocated(Pfn pfn, Order order, uint32_t gfp) {
+  Integrate();
+  backing_.OnAllocated(kReplayVcpu, pfn, order);
   const auto has_all = [gfp](uint32_t flags) { return (gfp & flags) == flags; };
   if (touch_.empty() || std::any_of(touch_.begin(), touch_.end(), has_all)) {
-    Touch(pfn, order, now);
+    backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
   }
 }
 
-void ReplayHost::OnFreed(Pfn pfn, Order order, Nanoseconds now) {
-  Integrate(now);
-  if (pages_) CheckContents(PagesOf(pfn, order));
-  in_use_ -= ledger_.InUsePages(pfn, order);
-  ledger_.OnFreed(pfn, order);
+void ReplayHost::OnFreed(Pfn pfn, Order order) {
+  Integrate();
+  status_.Update(backing_.CheckInUse(PagesOf(pfn, order), kReplayStamp));
+  backing_.OnFreed(kReplayVcpu, pfn, order);
 }
 
-void ReplayHost::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
-  Integrate(now);
-  ledger_.OnReported(ranges, now);
+void ReplayHost::OnReported(std::span<const GpaRange> ranges) {
+  Integrate();
+  ledger_.OnReported(ranges, clock_.Now());
   if (hypervisor_ != nullptr) status_.Update(hypervisor_->Discard(ranges));
 }
 
 void ReplayHost::CheckContents() {
-  for (const GpaRange& region : regions_) CheckContents(PagesOf(region));
+  for (const GpaRange& region : regions_) {
+    status_.Update(backing_.CheckInUse(PagesOf(region), kReplayStamp));
+  }
 }
 
 uint64_t ReplayHost::ResidentBytes() {
@@ -81,38 +90,15 @@ bool ReplayHost::AnyResident(Pfn pfn) {
   return bytes.value_or(0) != 0;
 }
 
-ReplayResult::Footprint ReplayHost::FootprintUntil(Nanoseconds now) {
-  Integrate(now);
-  return footprint_;
+ReplayResult::Footprint ReplayHost::FootprintUntilNow() {
+  Integrate();
+  return {.resident = resident_.page_microseconds(),
+          .in_use = in_use_.page_microseconds()};
 }
 
-void ReplayHost::Integrate(Nanoseconds now) {
-  const auto now_us = static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(now).count());
-  // In 64 bits a guest of 1 TiB would have 19 hours.
-  const auto passed =
-      static_cast<double>(now_us - std::exchange(integrated_us_, now_us));
-  footprint_.resident +=
-      static_cast<double>(ledger_.resident_pages().value()) * passed;
-  footprint_.in_use += static_cast<double>(in_use_.value()) * passed;
-}
-
-void ReplayHost::Touch(Pfn pfn, Order order, Nanoseconds now) {
-  in_use_ += order.pages() - ledger_.InUsePages(pfn, order);
-  ledger_.OnTouched(pfn, order, now);
-  if (pages_) pages_->Touch(0, pfn, order, kReplayStamp);
-}
-
-void ReplayHost::CheckContents(PfnRange pages) {
-  for (Pfn page = pages.start; page < pages.end; page += PageCount(1)) {
-    if (ledger_.InUse(page) &&
-        pages_->FindCorrupted(0, page, Order(0), kReplayStamp)) {
-      std::ostringstream text;
-      text << page << " was in use, and lost its contents";
-      status_.Update(absl::DataLossError(text.str()));
-      return;
-    }
-  }
+void ReplayHost::Integrate() {
+  resident_.Add(ledger_.resident_pages(), clock_.Now());
+  in_use_.Add(backing_.in_use(), clock_.Now());
 }
 
 }  // namespace guestmm

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,10 +12,11 @@
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/experiment/replay/replay.h"
+#include "guestmm/host/accounting/footprint.h"
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
-#include "guestmm/machine/backing.h"
 #include "guestmm/ram/guest_ram.h"
+#include "src/machine/ledger_backing.h"
 
 namespace guestmm {
 
@@ -25,22 +25,24 @@ namespace guestmm {
 // stamped, reports are discarded, and pages in use are checked for their stamp.
 class ReplayHost {
  public:
-  // A host for a guest with this memory. In kReal, the error of
-  // GuestRam::Create. REQUIRES: `memory` is not empty.
+  // A host for a guest with this memory. `clock`, in virtual time, must outlive
+  // it. In kReal, the error of GuestRam::Create. REQUIRES: `memory` is not
+  // empty.
   static absl::StatusOr<std::unique_ptr<ReplayHost>> Create(
-      const MemoryMap& memory, const ReplayOptions& options);
+      const MemoryMap& memory, const ReplayOptions& options,
+      const Clock& clock);
 
-  // REQUIRES for all below: the pages are the guest's. `now` is virtual time.
+  // REQUIRES for all below: the pages are the guest's.
 
   // The block was in use and touched when the replay began.
   void OnInUseAtFirst(Pfn pfn, Order order);
   // The guest allocates a block with these gfp flags, and touches it if
   // ReplayOptions::touch says so.
-  void OnAllocated(Pfn pfn, Order order, uint32_t gfp, Nanoseconds now);
+  void OnAllocated(Pfn pfn, Order order, uint32_t gfp);
   // The guest frees a block, whose stamps are checked.
-  void OnFreed(Pfn pfn, Order order, Nanoseconds now);
+  void OnFreed(Pfn pfn, Order order);
   // Discards a report.
-  void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
+  void OnReported(std::span<const GpaRange> ranges);
 
   // Checks the stamps of all pages in use. No effect in kVirtual.
   void CheckContents();
@@ -53,35 +55,32 @@ class ReplayHost {
   const HostLedger& ledger() const { return ledger_; }
   // For a device to look up resident memory in; changes go through this host.
   HostLedger& ledger() { return ledger_; }
-  // The footprint from the start until `now`, by the ledger. REQUIRES: no call
-  // had a later `now`.
-  ReplayResult::Footprint FootprintUntil(Nanoseconds now);
+  // The footprint from the start until now, by the ledger.
+  ReplayResult::Footprint FootprintUntilNow();
 
   // The first error: DataLoss names a page in use that lost its contents;
   // others are of a discard, or of asking the kernel for resident memory.
   const absl::Status& status() const { return status_; }
 
  private:
-  ReplayHost(Pfn end, const ReplayOptions& options);
+  ReplayHost(std::unique_ptr<GuestRam> ram, const MemoryMap& memory,
+             const ReplayOptions& options, const Clock& clock);
 
-  // Integrates the footprint up to `now`. Called before each change.
-  void Integrate(Nanoseconds now);
-  void Touch(Pfn pfn, Order order, Nanoseconds now);
-  void CheckContents(PfnRange pages);
+  // Integrates the footprint until now. Called before each change.
+  void Integrate();
 
+  const Clock& clock_;
   // Each a set of gfp flags.
   const std::vector<uint32_t> touch_;
+  // Ascending, adjoining ranges joined.
+  const std::vector<GpaRange> regions_;
+  const std::unique_ptr<GuestRam> ram_;  // null in kVirtual
   HostLedger ledger_;
-  // Pages touched and not yet freed.
-  PageCount in_use_;
-  ReplayResult::Footprint footprint_;
-  uint64_t integrated_us_ = 0;
+  LedgerBacking backing_;
+  std::unique_ptr<DiscardingHypervisor> hypervisor_;  // null in kVirtual
+  FootprintIntegral resident_;
+  FootprintIntegral in_use_;
   absl::Status status_;
-  // In kReal: ascending, adjoining ranges joined.
-  std::vector<GpaRange> regions_;
-  std::unique_ptr<GuestRam> ram_;
-  std::optional<RamBacking> pages_;
-  std::unique_ptr<DiscardingHypervisor> hypervisor_;
 };
 
 }  // namespace guestmm

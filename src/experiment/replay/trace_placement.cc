@@ -62,7 +62,7 @@ TracePlacement::TracePlacement(const Recording& recording,
   if (!unmanaged_.empty()) UseRecordedWatermarks();
 }
 
-void TracePlacement::Follow(const TraceEvent& event, Nanoseconds now) {
+void TracePlacement::Follow(const TraceEvent& event) {
   const bool is_alloc = event.kind == TraceEvent::Kind::kAlloc;
   ++(is_alloc ? counters_.allocations : counters_.frees);
   if (event.order > allocator_.max_order() ||
@@ -72,9 +72,9 @@ void TracePlacement::Follow(const TraceEvent& event, Nanoseconds now) {
   }
   if (!unmanaged_.empty() && AddMemoryOf(event)) return;
   if (is_alloc) {
-    Allocate(event, now);
+    Allocate(event);
   } else {
-    Free(event, now);
+    Free(event);
   }
 }
 
@@ -195,7 +195,7 @@ void TracePlacement::MarkReported(const RecordedPages& first) {
     if (const std::optional<Order> order = zone.FreeBlockAt(pfn)) {
       zone.MarkReported(pfn);
       const GpaRange range = {ToGpa(pfn), order->bytes()};
-      host_.OnReported(std::span(&range, 1), Nanoseconds(0));
+      host_.OnReported(std::span(&range, 1));
     }
   }
 }

@@ -5,7 +5,6 @@
 #include <memory>
 #include <vector>
 
-#include "guestmm/base/clock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/experiment/replay/replay.h"
@@ -31,7 +30,7 @@ class TracePlacement {
                                                 ReplayHost& host,
                                                 ReplayCounters& counters);
 
-  void Follow(const TraceEvent& event, Nanoseconds now);
+  void Follow(const TraceEvent& event);
 
   // Adds the memory by which zones have grown without an event. With `info`,
   // the real free memory at this moment: a section at a time, of zones that
@@ -49,8 +48,8 @@ class TracePlacement {
                  ReplayHost& host, ReplayCounters& counters);
 
   // REQUIRES for both: the allocator has all of the event's block.
-  virtual void Allocate(const TraceEvent& event, Nanoseconds now) = 0;
-  virtual void Free(const TraceEvent& event, Nanoseconds now) = 0;
+  virtual void Allocate(const TraceEvent& event) = 0;
+  virtual void Free(const TraceEvent& event) = 0;
 
   // Called before unmanaged pages, which were allocated so far, become free.
   virtual void OnAdded(PfnRange) {}

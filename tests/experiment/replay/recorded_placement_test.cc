@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <memory>
 
+#include "guestmm/base/virtual_time.h"
+
 namespace guestmm::recorded_placement_test {
 namespace {
 
@@ -37,16 +39,14 @@ class RecordedPlacementTest : public ::testing::Test {
                         .order = Order(order),
                         .kind = TraceEvent::Kind::kAlloc,
                         .migratetype = static_cast<uint8_t>(type),
-                        .cpu = static_cast<uint16_t>(cpu)},
-                       Nanoseconds(0));
+                        .cpu = static_cast<uint16_t>(cpu)});
     EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
   }
   void Free(uint64_t pfn, int order = 0, int cpu = 0) {
     placement_->Follow({.pfn = Pfn(pfn),
                         .order = Order(order),
                         .kind = TraceEvent::Kind::kFree,
-                        .cpu = static_cast<uint16_t>(cpu)},
-                       Nanoseconds(0));
+                        .cpu = static_cast<uint16_t>(cpu)});
     EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
   }
   Zone& zone() { return allocator_->ZoneOf(Pfn(kFirst)); }
@@ -72,8 +72,9 @@ class RecordedPlacementTest : public ::testing::Test {
                              .per_cpu_lists = KernelVersion::kV6_1,
                              .placement = {.rules = KernelVersion::kV6_1}})
           .value();
+  const VirtualTime time_{1};
   const std::unique_ptr<ReplayHost> host_ =
-      ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}).value();
+      ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}, time_).value();
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };

@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "guestmm/base/virtual_time.h"
 #include "guestmm/trace/trace_event.h"
 
 namespace guestmm::replay_host_test {
@@ -14,7 +15,6 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kFirst = 0x1000;
 constexpr uint64_t kPages = 2048;  // 8 MiB
-constexpr Nanoseconds kNow{0};
 
 ReplayOptions Options(ReplayMode mode, const std::string& touch = "all") {
   ReplayOptions options;
@@ -24,11 +24,13 @@ ReplayOptions Options(ReplayMode mode, const std::string& touch = "all") {
   return options;
 }
 
-// A host of two adjoining ranges.
-std::unique_ptr<ReplayHost> Make(const ReplayOptions& options) {
+// A host of two adjoining ranges, at the time 0 unless a clock is given.
+std::unique_ptr<ReplayHost> Make(const ReplayOptions& options,
+                                 const Clock* clock = nullptr) {
+  static const VirtualTime kStart(1);
   return ReplayHost::Create({{Pfn(kFirst), Pfn(kFirst + 8)},
                              {Pfn(kFirst + 8), Pfn(kFirst + kPages)}},
-                            options)
+                            options, clock != nullptr ? *clock : kStart)
       .value();
 }
 
@@ -37,7 +39,7 @@ GpaRange Range(uint64_t pfn, Order order) {
 }
 
 void Report(ReplayHost& host, GpaRange range) {
-  host.OnReported(std::span(&range, 1), kNow);
+  host.OnReported(std::span(&range, 1));
 }
 
 class ReplayHostTest : public ::testing::TestWithParam<ReplayMode> {};
@@ -54,10 +56,10 @@ TEST_P(ReplayHostTest, TouchedPagesAreResidentUntilReported) {
   EXPECT_EQ(host->ResidentBytes(), 0u);
   host->OnInUseAtFirst(Pfn(kFirst), Order(4));  // across the two ranges
   EXPECT_EQ(host->ResidentBytes(), 16 * kPageSize);
-  host->OnAllocated(Pfn(kFirst + 512), Order(9), 0, kNow);
-  host->OnAllocated(Pfn(kFirst + 1024), Order(0), 0, kNow);
+  host->OnAllocated(Pfn(kFirst + 512), Order(9), 0);
+  host->OnAllocated(Pfn(kFirst + 1024), Order(0), 0);
   EXPECT_EQ(host->ResidentBytes(), (16 + 512 + 1) * kPageSize);
-  host->OnFreed(Pfn(kFirst + 512), Order(9), kNow);
+  host->OnFreed(Pfn(kFirst + 512), Order(9));
   EXPECT_EQ(host->ResidentBytes(), (16 + 512 + 1) * kPageSize);
   EXPECT_TRUE(host->AnyResident(Pfn(kFirst + 512)));
   Report(*host, Range(kFirst + 512, Order(9)));
@@ -72,7 +74,7 @@ TEST_P(ReplayHostTest, OnlyAllocationsWithTheFlagsAreTouched) {
   const auto host =
       Make(Options(GetParam(), "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"));
   const auto allocate = [&](uint64_t pfn, const std::string& gfp) {
-    host->OnAllocated(Pfn(kFirst + pfn), Order(0), GfpFlags::Parse(gfp), kNow);
+    host->OnAllocated(Pfn(kFirst + pfn), Order(0), GfpFlags::Parse(gfp));
   };
   allocate(0, "GFP_KERNEL");
   allocate(1, "__GFP_ZERO");
@@ -84,17 +86,17 @@ TEST_P(ReplayHostTest, OnlyAllocationsWithTheFlagsAreTouched) {
   // Regardless of flags.
   host->OnInUseAtFirst(Pfn(kFirst + 8), Order(3));
   EXPECT_EQ(host->ResidentBytes(), 10 * kPageSize);
-  host->OnFreed(Pfn(kFirst), Order(2), kNow);
+  host->OnFreed(Pfn(kFirst), Order(2));
   host->CheckContents();
   EXPECT_EQ(host->status(), absl::OkStatus());
 }
 
 TEST(ReplayHostLossTest, AFreedPageThatLostItsContentsIsNamed) {
   const auto host = Make(Options(ReplayMode::kReal));
-  host->OnAllocated(Pfn(kFirst), Order(3), 0, kNow);
+  host->OnAllocated(Pfn(kFirst), Order(3), 0);
   Report(*host, Range(kFirst + 5, Order(0)));
   EXPECT_EQ(host->status(), absl::OkStatus()) << "not checked yet";
-  host->OnFreed(Pfn(kFirst), Order(3), kNow);
+  host->OnFreed(Pfn(kFirst), Order(3));
   EXPECT_EQ(host->status(),
             absl::DataLossError("pfn 0x1005 was in use, and lost its "
                                 "contents"));
@@ -118,7 +120,7 @@ TEST(ReplayHostLossTest, AFailedDiscardIsAnError) {
 
 TEST(ReplayHostLossTest, MemoryThatCannotBeMappedIsAnError) {
   EXPECT_THAT(ReplayHost::Create({{Pfn(0), Pfn(16)}, {Pfn(8), Pfn(32)}},
-                                 Options(ReplayMode::kReal))
+                                 Options(ReplayMode::kReal), VirtualTime(1))
                   .status()
                   .ToString(),
               HasSubstr("region 0x8000 + 96.00 KiB"));
@@ -141,11 +143,12 @@ TEST(ParseTouchTest, NamesOrAll) {
 
 // A guest of 1 TiB has more than 2^64 pages times microseconds in a day.
 TEST(ReplayHostFootprintTest, DoesNotOverflow) {
-  const auto host = Make(Options(ReplayMode::kVirtual));
+  VirtualTime time(1);
+  const auto host = Make(Options(ReplayMode::kVirtual), &time);
   host->OnInUseAtFirst(Pfn(kFirst), Order(10));
   host->OnInUseAtFirst(Pfn(kFirst + 1024), Order(10));
-  const ReplayResult::Footprint footprint =
-      host->FootprintUntil(Nanoseconds::max());
+  time.Advance(Nanoseconds::max());
+  const ReplayResult::Footprint footprint = host->FootprintUntilNow();
   EXPECT_DOUBLE_EQ(footprint.resident, 2048.0 * 9223372036854775.0);
   EXPECT_DOUBLE_EQ(footprint.in_use, footprint.resident);
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
+#include "guestmm/base/virtual_time.h"
 
 namespace guestmm::trace_placement_test {
 namespace {
@@ -31,7 +32,7 @@ class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
     event.order = Order(order);
     event.cpu = static_cast<uint16_t>(cpu);
     event.migratetype = migratetype_;
-    placement_->Follow(event, Nanoseconds(0));
+    placement_->Follow(event);
   }
   void Alloc(uint64_t pfn, int order, int cpu = 0) {
     Follow(TraceEvent::Kind::kAlloc, pfn, order, cpu);
@@ -49,8 +50,9 @@ class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
            .per_cpu_lists = KernelVersion::kV6_1,
            .placement = {.rules = KernelVersion::kV6_1}})
           .value();
+  const VirtualTime time_{1};
   const std::unique_ptr<ReplayHost> host_ =
-      ReplayHost::Create({{Pfn(0), Pfn(kEnd)}}, {}).value();
+      ReplayHost::Create({{Pfn(0), Pfn(kEnd)}}, {}, time_).value();
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };

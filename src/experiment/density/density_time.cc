@@ -11,6 +11,7 @@
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/machine/backing.h"
+#include "src/experiment/density/process_vm_backing.h"
 
 namespace guestmm {
 
@@ -19,11 +20,11 @@ void RealDensityTime::Pass(Nanoseconds quiet) {
 }
 
 // Guest RAM, which charges a vCPU's step for what it does.
-class VirtualDensityTime::ChargingBacking final : public RamBacking {
+class VirtualDensityTime::ChargingBacking final : public Backing {
  public:
   ChargingBacking(const GuestRam& ram, const CostModel& costs,
                   Nanoseconds& step)
-      : RamBacking(ram), costs_(costs), step_(step) {}
+      : ram_(MakeFastBacking(ram)), costs_(costs), step_(step) {}
 
   void OnAllocated(int, std::optional<Pfn>, Order) override {
     Charge(costs_.allocate);
@@ -34,17 +35,18 @@ class VirtualDensityTime::ChargingBacking final : public RamBacking {
            order.pages().value() *
                (costs_.guest_zero_page + costs_.exit + costs_.host_fault_4k +
                 costs_.host_zero_4k));
-    RamBacking::Touch(vcpu, pfn, order, stamp);
+    ram_->Touch(vcpu, pfn, order, stamp);
   }
   std::optional<Pfn> FindCorrupted(int vcpu, Pfn pfn, Order order,
                                    uint64_t stamp) const override {
     Charge(order.pages().value() * costs_.read_page);
-    return RamBacking::FindCorrupted(vcpu, pfn, order, stamp);
+    return ram_->FindCorrupted(vcpu, pfn, order, stamp);
   }
 
  private:
   void Charge(uint64_t ns) const { step_ += Nanoseconds(ns); }
 
+  const std::unique_ptr<Backing> ram_;
   const CostModel& costs_;
   Nanoseconds& step_;
 };

@@ -141,8 +141,8 @@ absl::StatusOr<bool> PolicyRow::RunWorkload(Guest& guest,
       return false;
     }
     measure_at = workload.allocated_bytes() +
-                 std::clamp<uint64_t>((setup_.host_bytes - *total) / 8,
-                                      4 * kMiB, 64 * kMiB);
+                 std::clamp<uint64_t>((setup_.host_bytes - *total) / 4,
+                                      16 * kMiB, 64 * kMiB);
   }
   return true;
 }

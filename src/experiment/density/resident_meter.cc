@@ -10,14 +10,21 @@ absl::Status ResidentMeter::BeginLaunch(const Guest& guest) {
   return MeasureSettled().status();
 }
 
-void ResidentMeter::EndLaunch() { settled_.push_back(launching_); }
+void ResidentMeter::EndLaunch() { settled_.push_back({.guest = launching_}); }
 
 absl::StatusOr<uint64_t> ResidentMeter::MeasureSettled() {
   settled_bytes_ = 0;
-  for (const Guest* guest : settled_) {
-    const absl::StatusOr<uint64_t> resident = guest->ram().ResidentBytes();
-    if (!resident.ok()) return resident;
-    settled_bytes_ += *resident;
+  for (SettledGuest& settled : settled_) {
+    const uint64_t discards = settled.guest->counters().discard_calls;
+    // In real time a discard may be under way.
+    if (setup_.options.real_time || settled.discards != discards) {
+      const absl::StatusOr<uint64_t> resident =
+          settled.guest->ram().ResidentBytes();
+      if (!resident.ok()) return resident;
+      settled.resident_bytes = *resident;
+      settled.discards = discards;
+    }
+    settled_bytes_ += settled.resident_bytes;
   }
   return settled_bytes_;
 }

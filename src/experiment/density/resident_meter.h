@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@ namespace guestmm {
 // Measures the resident memory of a row's guests. A look-up of a guest costs
 // milliseconds, so settled guests are looked at only when one is launched, and
 // where the host's memory seems exceeded: they can only have handed back more.
+// In virtual time those that discarded nothing since are not looked at again.
 class ResidentMeter {
  public:
   // All must outlive this.
@@ -37,19 +39,26 @@ class ResidentMeter {
   void EndLaunch();
   // Measures all guests, and adds a sample. REQUIRES: a launch is under way.
   absl::StatusOr<uint64_t> Measure();
-  // Measures settled guests only.
+  // Measures settled guests only. They touch no more memory.
   absl::StatusOr<uint64_t> MeasureSettled();
   // The largest measurement since the launch began.
   uint64_t peak_bytes() const { return peak_bytes_; }
 
  private:
+  struct SettledGuest {
+    const Guest* guest;
+    // As of the last measurement. Unset: never measured.
+    std::optional<uint64_t> discards = {};
+    uint64_t resident_bytes = 0;
+  };
+
   const DensitySetup& setup_;
   const std::string policy_;
   const Clock& clock_;
   const std::function<void(const DensityProgress&)>& progress_;
   std::vector<DensitySample>& samples_;
 
-  std::vector<const Guest*> settled_;
+  std::vector<SettledGuest> settled_;
   const Guest* launching_ = nullptr;
   // Of the settled guests, when last measured.
   uint64_t settled_bytes_ = 0;

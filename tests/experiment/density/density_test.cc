@@ -22,8 +22,7 @@ using testing::StartsWith;
 // which v12 waits for, are half of a guest.
 DensityOptions SmallDensity() {
   return {.scale = kMinScale,
-          .policies = {"off", "v12"},
-          .policy_parameters = {{"order", "6"}},
+          .policies = {"off", "v12:order=6"},
           .settle_seconds = 1,
           .max_guests = 40};
 }
@@ -49,7 +48,7 @@ TEST(DensityTest, ReportingHoldsAtLeastThreeTimesTheGuests) {
   EXPECT_EQ(off.reported_bytes, 0u);
   EXPECT_EQ(off.discard_calls, 0u);
 
-  EXPECT_EQ(v12.policy, "v12");
+  EXPECT_EQ(v12.policy, "v12:order=6");
   EXPECT_GE(v12.guests, 3 * off.guests);
   EXPECT_GT(v12.reports, 0u);
   EXPECT_GT(v12.discard_calls, 0u);
@@ -120,15 +119,20 @@ TEST(DensityTest, PoliciesAreMadeWithTheHostsGranule) {
 }
 
 TEST(DensityTest, EveryRunOfASeedIsTheSame) {
-  DensityOptions options = {.scale = 0.05,
-                            .host_bytes = 512 * kMiB,
-                            .policies = {"off", "v12", "linux", "adaptive"}};
+  DensityOptions options = SmallDensity();
+  options.policies = {"off", "v12:order=6", "linux:order=6", "adaptive"};
+  options.settle_seconds = 3;
+  options.max_guests = 5;
   const DensityResult first = RunOk(options);
+  EXPECT_GT(first.rows[3].reported_bytes, 0u);
   const DensityResult again = RunOk(options);
   EXPECT_EQ(DensitySummaryJson(first), DensitySummaryJson(again));
   EXPECT_EQ(DensitySeriesCsv(first), DensitySeriesCsv(again));
   options.seed = 2;
-  EXPECT_NE(DensitySeriesCsv(first), DensitySeriesCsv(RunOk(options)));
+  options.max_guests = 1;
+  const DensityResult other = RunOk(options);
+  EXPECT_NE(first.rows[0].launches[0].workload_bytes,
+            other.rows[0].launches[0].workload_bytes);
 }
 
 TEST(DensityTest, InVirtualTimeAGuestSettlesForTheWholeTime) {
@@ -193,7 +197,8 @@ TEST(DensityTest, SummaryKeepsItsContract) {
   EXPECT_EQ(summary["experiment"], "density");
   EXPECT_EQ(summary["seed"], 42);
   EXPECT_EQ(summary["config"]["scale"], kMinScale);
-  EXPECT_EQ(summary["config"]["policy_parameters"]["v12"]["threshold"], 16);
+  EXPECT_EQ(summary["config"]["policy_parameters"]["v12:order=6"]["threshold"],
+            16);
   EXPECT_GT(summary["host"]["memory_bytes"], 0);
   EXPECT_GT(summary["host"]["page_size"], 0);
   EXPECT_TRUE(summary["host"]["kernel"].is_string());

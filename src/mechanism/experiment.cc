@@ -9,29 +9,9 @@
 
 namespace guestmm {
 
-absl::Status CheckNames(std::string_view option, std::string_view kind,
-                        const std::vector<std::string>& names,
-                        const std::vector<std::string>& allowed) {
-  std::set<std::string_view> seen;
-  for (const std::string& name : names) {
-    const std::string place = absl::StrCat(std::string(option), " ",
-                                           name.empty() ? "\"\"" : name, ": ");
-    if (std::find(allowed.begin(), allowed.end(), name) == allowed.end()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place, "there is no such ", std::string(kind),
-                       "; allowed are ", absl::StrJoin(allowed, ", ")));
-    }
-    if (!seen.insert(name).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(place, "allowed is each ", std::string(kind), " once"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 namespace {
 
-// The names of the policies that have the parameter.
+// Those of `names` that have the parameter.
 std::vector<std::string> PoliciesWith(const std::vector<std::string>& names,
                                       const std::string& parameter) {
   std::vector<std::string> with;

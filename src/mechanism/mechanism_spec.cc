@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -10,6 +11,8 @@
 
 namespace guestmm {
 namespace {
+
+constexpr std::string_view kReportingPrefix = "reporting:";
 
 constexpr std::array kMechanisms = {kMechanismOff, kMechanismLimit,
                                     kMechanismReal, kMechanismReporting};
@@ -107,13 +110,13 @@ absl::StatusOr<MechanismSpec> ParseMechanism(std::string_view option,
                                              std::string_view text) {
   const std::vector<std::string> parts = Split(text, ':');
   if (parts.front() == kMechanismReporting) {
-    return ParseReporting(option, text,
-                          "reporting:", std::span(parts).subspan(1));
+    return ParseReporting(option, text, std::string(kReportingPrefix),
+                          std::span(parts).subspan(1));
   }
   if (!IsMechanism(parts.front())) {
     return OptionError(
         option, text,
-        absl::StrCat("must begin with one of ",
+        absl::StrCat("must be one of ",
                      absl::StrJoin(kMechanisms, ", ",
                                    [](std::string* out, std::string_view name) {
                                      out->append(name);
@@ -135,6 +138,18 @@ absl::StatusOr<std::vector<MechanismSpec>> ParseMechanisms(
 absl::StatusOr<std::vector<MechanismSpec>> ParsePolicies(
     std::string_view option, std::string_view list) {
   return ParseList(option, list, "policies", ParsePolicy);
+}
+
+std::string MechanismText(std::string_view policy_text) {
+  if (IsMechanism(policy_text)) return std::string(policy_text);
+  return absl::StrCat(std::string(kReportingPrefix), std::string(policy_text));
+}
+
+std::string PolicyText(std::string_view mechanism_text) {
+  if (mechanism_text.starts_with(kReportingPrefix)) {
+    mechanism_text.remove_prefix(kReportingPrefix.size());
+  }
+  return std::string(mechanism_text);
 }
 
 }  // namespace guestmm

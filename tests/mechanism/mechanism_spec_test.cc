@@ -53,12 +53,21 @@ TEST(MechanismSpecTest, PoliciesAreReportingsChoices) {
                           MechanismSpec{.name = "real"}));
 }
 
+TEST(MechanismSpecTest, APolicysTextIsTheMechanismsWithoutReporting) {
+  for (const char* name : {"off", "limit", "real"}) {
+    EXPECT_EQ(MechanismText(name), name);
+    EXPECT_EQ(PolicyText(name), name);
+  }
+  EXPECT_EQ(MechanismText("linux:order=5"), "reporting:linux:order=5");
+  EXPECT_EQ(PolicyText("reporting:linux:order=5"), "linux:order=5");
+}
+
 TEST(MechanismSpecTest, RefusesUnknownNames) {
   EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", "baloon").status()),
-            "--mechanisms=baloon: must begin with one of off, limit, real, "
+            "--mechanisms=baloon: must be one of off, limit, real, "
             "reporting");
   EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", "").status()),
-            "--mechanisms=\"\": must begin with one of off, limit, real, "
+            "--mechanisms=\"\": must be one of off, limit, real, "
             "reporting");
 }
 
@@ -68,7 +77,7 @@ TEST(MechanismSpecTest, OnlyReportingHasParameters) {
             "parameters");
 }
 
-TEST(MechanismSpecTest, RefusesWhatIsNotOfTheGrammar) {
+TEST(MechanismSpecTest, RefusesWhatTheGrammarDoesNotHave) {
   for (const std::string text : {"reporting", "reporting:", "reporting:order=5",
                                  "reporting:v12:", "reporting:v12:order",
                                  "reporting:v12:=5", "reporting:v12:order="}) {

@@ -11,7 +11,6 @@
 //   reporting:POLICY[:KEY=VALUE]... free page reporting by a policy, e.g.
 //                                   reporting:linux:order=5
 
-#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -35,7 +34,7 @@ struct MechanismSpec {
   std::vector<std::pair<std::string, std::string>> parameters = {};
 
   bool is_reporting() const { return name == kMechanismReporting; }
-  // As users write it: a row's `mechanism`.
+  // As --mechanisms takes it: a row's `mechanism`.
   std::string text() const;
   // A row's `policy`: the choice if there is one, else the name.
   const std::string& policy() const { return choice.empty() ? name : choice; }
@@ -57,6 +56,12 @@ absl::StatusOr<std::vector<MechanismSpec>> ParseMechanisms(
 // parameters or without ("linux:order=5"), and the names of other mechanisms.
 absl::StatusOr<std::vector<MechanismSpec>> ParsePolicies(
     std::string_view option, std::string_view list);
+
+// Converts the text of one mechanism as --policies takes it ("linux:order=5",
+// "off") to that of --mechanisms ("reporting:linux:order=5", "off"), and back.
+// Checks nothing.
+std::string MechanismText(std::string_view policy_text);
+std::string PolicyText(std::string_view mechanism_text);
 
 }  // namespace guestmm
 

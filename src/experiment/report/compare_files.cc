@@ -11,7 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "guestmm/experiment/compare/compare.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/workload/recipes.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/compare/compare_rows.h"
@@ -84,28 +84,10 @@ Json ConfigJson(const CompareResult& result) {
           {"costs_ns", FieldsJson(CostFields(), options.costs)}};
 }
 
-constexpr std::string_view kReportingPrefix = "reporting:";
-
-// The mechanism of a row as users write it: off, limit and real are their own,
-// a policy is one of reporting.
-std::string MechanismOf(const std::string& policy) {
-  if (policy == kPolicyOff || policy == kPolicyLimit || policy == kPolicyReal) {
-    return policy;
-  }
-  return absl::StrCat(std::string(kReportingPrefix), policy);
-}
-
-// The inverse.
-std::string PolicyOf(const std::string& mechanism) {
-  return mechanism.starts_with(kReportingPrefix)
-             ? mechanism.substr(kReportingPrefix.size())
-             : mechanism;
-}
-
 Json RowJson(const CompareRow& row) {
   // The name of the policy, without the parameters that its text may set.
   Json json = {{"workload", row.workload},
-               {"mechanism", MechanismOf(row.policy)},
+               {"mechanism", MechanismText(row.policy)},
                {"policy", row.policy.substr(0, row.policy.find(':'))}};
   ForEachColumn(
       [&](const char* name, auto column) { json[name] = ToJson(row.*column); });
@@ -192,7 +174,7 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
   std::string mechanism;
   reader.Read("workload", row.workload);
   reader.Read("mechanism", mechanism);
-  row.policy = PolicyOf(mechanism);
+  row.policy = PolicyText(mechanism);
   ForEachColumn(
       [&](const char* name, auto column) { reader.Read(name, row.*column); });
   if (!reader.status().ok()) return reader.status();

@@ -71,6 +71,36 @@ TEST_F(CompareCommandTest, EachKindOfWorkloadHasItsHeading) {
             HasSubstr("\n" + recording_ + ": a recording of ")));
 }
 
+TEST_F(CompareCommandTest, MechanismsAreListedAsTheyAreWritten) {
+  const std::string out = Path("out");
+  const Outcome outcome = Compare(
+      "--mechanisms reporting:linux:order=9,off,reporting:linux:order=5 "
+      "--guest-memory 64MiB --vcpus 1 --duration 1 --workloads burst --out " +
+      out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(outcome.out,
+              ContainsRegex("\noff .*\nlinux:order=9 .*\nlinux:order=5 .*\n"
+                            "limit "));
+  EXPECT_THAT(Contents(out + "/summary.json"),
+              AllOf(HasSubstr("\"mechanism\": \"reporting:linux:order=9\""),
+                    HasSubstr("\"mechanism\": \"reporting:linux:order=5\""),
+                    HasSubstr("\"policy\": \"linux\"")));
+}
+
+TEST_F(CompareCommandTest, MechanismsThatCannotBeRunAreRefused) {
+  const auto expect = [&](const std::string& arguments,
+                          const std::string& text) {
+    const Outcome outcome = Compare(arguments);
+    EXPECT_EQ(outcome.status, 2) << arguments;
+    EXPECT_EQ(outcome.err, "guestmm compare: " + text + "\n") << arguments;
+    EXPECT_THAT(outcome.out, IsEmpty()) << arguments;
+  };
+  expect("--mechanisms=foo",
+         "--mechanisms=foo: must be one of off, limit, real, reporting");
+  expect("--mechanisms=off --policies=v12",
+         "--mechanisms=off: must be unset with --policies");
+}
+
 TEST_F(CompareCommandTest, ABadRecordingIsNotAUsageError) {
   const auto expect = [&](const std::string& path, const std::string& text) {
     const std::string out = Path("out");

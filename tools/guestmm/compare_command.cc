@@ -310,7 +310,13 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
   CompareOptions& options = arguments->options;
   command
       .add_option("--policies", options.policies,
-                  "Policies to run beside off, separated by commas [all]")
+                  "Policies to run beside off, separated by commas, e.g. "
+                  "linux,linux:order=5 [all]")
+      ->delimiter(',');
+  command
+      .add_option("--mechanisms", options.mechanisms,
+                  "The same as mechanisms, e.g. off,reporting:linux:order=5 "
+                  "[those of --policies]")
       ->delimiter(',');
   command.add_option("--workloads", options.workloads, WorkloadHelp())
       ->delimiter(',');

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -11,6 +13,8 @@
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/linux_policy.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/compare_run.h"
@@ -38,8 +42,34 @@ Order DefaultOrder(const PolicyDefaults& defaults) {
   return options.order;
 }
 
+// Turns mechanisms into policies.
+absl::Status ResolveMechanisms(CompareOptions& options) {
+  if (options.mechanisms.empty()) return absl::OkStatus();
+  const std::string list =
+      absl::StrJoin(std::exchange(options.mechanisms, {}), ",");
+  if (!options.policies.empty()) {
+    return OptionError("mechanisms", list, "must be unset with --policies");
+  }
+  const absl::StatusOr<std::vector<MechanismSpec>> specs =
+      ParseMechanisms("mechanisms", list);
+  if (!specs.ok()) return specs.status();
+  for (const std::string& workload : options.workloads) {
+    const absl::Status status = CheckMechanisms(
+        "mechanisms", *specs, std::array{kMechanismOff, kMechanismReporting},
+        {.policy = PolicyContext(GranuleOf(options, workload)),
+         .defaults = options.policy_parameters});
+    if (!status.ok()) return status;
+  }
+  for (const MechanismSpec& spec : *specs) {
+    options.policies.push_back(PolicyText(spec.text()));
+  }
+  return absl::OkStatus();
+}
+
 // Puts "off" first.
 absl::Status ResolvePolicies(CompareOptions& options) {
+  const absl::Status resolved = ResolveMechanisms(options);
+  if (!resolved.ok()) return resolved;
   if (options.policies.empty()) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");

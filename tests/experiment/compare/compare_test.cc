@@ -330,16 +330,41 @@ TEST_F(CompareTest, SummaryKeepsItsContract) {
   EXPECT_EQ(summary["rows"][2]["policy"], "limit");
 }
 
-TEST_F(CompareTest, APolicyWithParametersIsAMechanismOfItsOwn) {
-  CompareResult result;
-  result.options = *ResolveCompare({}, kTiB);
-  result.rows.emplace_back().policy = "linux:order=5";
+TEST_F(CompareTest, TwoSettingsOfOnePolicyStandSideBySide) {
+  CompareOptions options = Small("burst");
+  options.policies = {};
+  options.policy_parameters = {};
+  options.mechanisms = {"reporting:linux:order=9", "reporting:linux:order=5"};
+  const CompareResult result = RunOk(options);
   const std::string summary = CompareSummaryJson(result);
-  const nlohmann::json row = nlohmann::json::parse(summary)["rows"][0];
-  EXPECT_EQ(row["mechanism"], "reporting:linux:order=5");
-  EXPECT_EQ(row["policy"], "linux");
-  EXPECT_EQ(ParseCompareSummary("a.json", summary)->front().policy,
+  const nlohmann::json json = nlohmann::json::parse(summary);
+  EXPECT_EQ(json["config"]["policies"],
+            nlohmann::json({"off", "linux:order=9", "linux:order=5"}));
+  ASSERT_EQ(json["rows"].size(), 4u);
+  for (const int order : {9, 5}) {
+    const nlohmann::json& row = json["rows"][order == 9 ? 1 : 2];
+    const std::string policy = "linux:order=" + std::to_string(order);
+    EXPECT_EQ(row["mechanism"], "reporting:" + policy);
+    EXPECT_EQ(row["policy"], "linux");
+    EXPECT_EQ(json["config"]["policy_parameters"][policy]["order"], order);
+  }
+  // Blocks of order 5 are reported beside those of order 9.
+  EXPECT_GT(*RowOf(result, "linux:order=5").host_share_of_free,
+            *RowOf(result, "linux:order=9").host_share_of_free);
+  EXPECT_THAT(CompareSeriesCsv(result), HasSubstr("\nburst,linux:order=5,1,"));
+  EXPECT_EQ(ParseCompareSummary("a.json", summary)->at(2).policy,
             "linux:order=5");
+}
+
+TEST_F(CompareTest, MechanismsAreThePoliciesOfReporting) {
+  CompareOptions options = Small("burst");
+  const auto as_policies = ResolveCompare(options, kTiB);
+  options.policies = {};
+  options.mechanisms = {"reporting:v12"};
+  const auto as_mechanisms = ResolveCompare(options, kTiB);
+  ASSERT_EQ(as_mechanisms.status(), absl::OkStatus());
+  EXPECT_EQ(as_mechanisms->policies, as_policies->policies);
+  EXPECT_THAT(as_mechanisms->mechanisms, testing::IsEmpty());
 }
 
 TEST_F(CompareTest, FilesAreReadAsTheyWereWritten) {
@@ -588,6 +613,29 @@ TEST_F(CompareTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal}, kGiB),
             "--workloads=page_fault1: must fit in the memory that this machine "
             "has available, 1.00 GiB; in real time it needs 2.25 GiB");
+}
+
+TEST_F(CompareTest, NamesTheMechanismThatIsWrong) {
+  EXPECT_EQ(ErrorOf({.mechanisms = {"off", "foo"}}),
+            "--mechanisms=foo: must be one of off, limit, real, reporting");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"limit"}}),
+            "--mechanisms=limit: must be one of off, reporting");
+  EXPECT_EQ(ErrorOf({.mechanisms = {""}}),
+            "--mechanisms=\"\": must be one or more mechanisms, separated by "
+            "commas");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"off", "off"}}),
+            "--mechanisms=off: must be given once");
+  EXPECT_THAT(ErrorOf({.mechanisms = {"reporting:v13"}}),
+              StartsWith("--mechanisms=reporting:v13: the policy must be one "
+                         "of v12, "));
+  EXPECT_EQ(ErrorOf({.mechanisms = {"reporting:linux:order=11"}}),
+            "--mechanisms=reporting:linux:order=11: order must be 0 to 10");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"reporting:linux"},
+                     .policy_parameters = {{"threshold", "2"}}}),
+            "--threshold=2: must be given with a policy that has it: v12, "
+            "v12-hotplug");
+  EXPECT_EQ(ErrorOf({.policies = {"v12"}, .mechanisms = {"off"}}),
+            "--mechanisms=off: must be unset with --policies");
 }
 
 }  // namespace

@@ -38,9 +38,13 @@ namespace guestmm {
 enum class CompareMode { kVirtual, kReal };
 
 struct CompareOptions {
-  // By name. Empty: all but v12-hotplug, which is v12 while memory is neither
-  // added nor removed. "off" is always run, and first.
+  // Each as ParsePolicy takes it ("linux:order=5"), or off, which is always
+  // run, and first. Empty: `mechanisms`, or if that is empty too all policies
+  // but v12-hotplug, which is v12 while memory is neither added nor removed.
   std::vector<std::string> policies = {};
+  // The same as ParseMechanism takes it ("reporting:linux:order=5"). Only one
+  // of the two may be set; ResolveCompare sets `policies` and empties this.
+  std::vector<std::string> mechanisms = {};
   // Names of WorkloadInfos, or paths of recordings (ReadRecording) with a '/'
   // in them. Empty: the workloads that run by default; in real time
   // page_fault1.

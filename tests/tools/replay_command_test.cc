@@ -108,6 +108,17 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "--policies=real: must be given once");
   expect(recording_ + " --policies off,real --placement native", 2,
          "--placement=native: must be recorded with the policy real");
+  expect(recording_ + " --mechanisms off --policies off", 2,
+         "guestmm replay: --policies excludes --mechanisms");
+  expect(recording_ + " --mechanisms reporting", 2,
+         "guestmm replay: --mechanisms=reporting: must be written "
+         "reporting:POLICY[:KEY=VALUE]...");
+  expect(recording_ + " --mechanisms limit", 2,
+         "--mechanisms=limit: must be one of off, real, reporting");
+  expect(recording_ + " --mechanisms real,real", 2,
+         "--mechanisms=real: must be given once");
+  expect(recording_ + " --mechanisms reporting:linux:order=11", 2,
+         "--mechanisms=reporting:linux:order=11: order must be ");
   expect("", 2, "path is required");
 }
 
@@ -189,6 +200,28 @@ TEST_F(ReplayCommandTest, TheRealKernelsReportsAreAPolicy) {
   EXPECT_THAT(Contents(out + "/report.html"),
               HasSubstr("\"truth\":{\"reported_bytes\":308281344,"
                         "\"needless_bytes\":4194304,"));
+}
+
+TEST_F(ReplayCommandTest, AMechanismNamesItsRow) {
+  const std::string out = (top_ / "out").string();
+  const auto mechanisms_and_policies = [&](const std::string& arguments) {
+    const Outcome outcome = Replay(recording_ + arguments + " --out " + out);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const auto summary = nlohmann::json::parse(Contents(out + "/summary.json"));
+    std::string text;
+    for (const auto& row : summary["rows"]) {
+      text += row["mechanism"].get<std::string>() + " " +
+              row["policy"].get<std::string>() + "\n";
+    }
+    return text;
+  };
+  const std::string rows =
+      "off off\nreal real\nreporting:linux:delay=1 linux\n";
+  EXPECT_EQ(
+      mechanisms_and_policies(" --mechanisms off,real,reporting:linux:delay=1"),
+      rows);
+  EXPECT_EQ(mechanisms_and_policies(" --policies off,real,linux:delay=1"),
+            rows);
 }
 
 TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {

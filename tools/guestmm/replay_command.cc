@@ -1,3 +1,4 @@
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
@@ -5,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -26,6 +28,8 @@
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/trace/recording.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
@@ -41,6 +45,8 @@ struct ReplayArguments {
   std::string path;
   ReplayOptions options;
   std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
+  // As --mechanisms takes them, in place of `policies`.
+  std::optional<std::string> mechanisms;
   PolicyArguments policy;
   // Empty: the recording's memory map.
   MemoryMap memory;
@@ -171,6 +177,25 @@ absl::Status CheckReadOften(const ReplayArguments& arguments,
       "to a file first (guestmm trace convert)");
 }
 
+// `mechanisms` as --policies takes them.
+absl::StatusOr<std::vector<std::string>> PoliciesOf(
+    const std::string& mechanisms, const MechanismContext& context) {
+  constexpr std::string_view kOption = "mechanisms";
+  // An ideal host's replay would have nothing to report.
+  constexpr std::array kNames = {kMechanismOff, kMechanismReal,
+                                 kMechanismReporting};
+  const absl::StatusOr<std::vector<MechanismSpec>> specs =
+      ParseMechanisms(kOption, mechanisms);
+  if (!specs.ok()) return specs.status();
+  const absl::Status status = CheckMechanisms(kOption, *specs, kNames, context);
+  if (!status.ok()) return status;
+  std::vector<std::string> policies;
+  for (const MechanismSpec& spec : *specs) {
+    policies.push_back(PolicyText(spec.text()));
+  }
+  return policies;
+}
+
 // Absent for "max". CheckReplay checks the bounds.
 absl::StatusOr<std::optional<double>> ParseSpeed(const std::string& text) {
   if (text == "max") return std::nullopt;
@@ -257,7 +282,7 @@ absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
   return status;
 }
 
-int RunReplayCommand(const ReplayArguments& arguments) {
+int RunReplayCommand(ReplayArguments arguments) {
   ReplayOptions options = arguments.options;
   options.policy_parameters = arguments.policy.parameters;
   options.read.skip_bad = arguments.skip_bad.value_or(0);
@@ -272,6 +297,13 @@ int RunReplayCommand(const ReplayArguments& arguments) {
     options.costs = *costs;
   }
   if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
+  if (arguments.mechanisms) {
+    absl::StatusOr<std::vector<std::string>> policies = PoliciesOf(
+        *arguments.mechanisms, {.policy = PolicyContext(options.granule),
+                                .defaults = options.policy_parameters});
+    if (!policies.ok()) return Fail("replay", policies.status(), "--");
+    arguments.policies = *std::move(policies);
+  }
   absl::Status status =
       CheckPolicies(arguments.policies, options.policy_parameters,
                     PolicyContext(options.granule), {std::string(kPolicyReal)});
@@ -336,12 +368,19 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       arguments->options.placement,
       "recorded: allocations get the trace's pages; native: pages that the "
       "modelled allocator picks [recorded]");
+  CLI::Option* const policies =
+      command
+          .add_option("--policies,--policy", arguments->policies,
+                      "Policies, separated by commas; real: the recorded "
+                      "reports of the guest's own kernel "
+                      "[off,v12,linux,adaptive]")
+          ->delimiter(',');
   command
-      .add_option(
-          "--policies,--policy", arguments->policies,
-          "Policies, separated by commas; real: the recorded reports of "
-          "the guest's own kernel [off,v12,linux,adaptive]")
-      ->delimiter(',');
+      .add_option("--mechanisms", arguments->mechanisms,
+                  "Mechanisms in place of policies, separated by commas: "
+                  "off, real, or reporting:POLICY[:KEY=VALUE]...")
+      ->type_name("LIST")
+      ->excludes(policies);
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;
   AddChoice<Order>(

@@ -35,6 +35,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/option_error.h"
@@ -160,7 +161,9 @@ constexpr bool Holds(FieldKind::Unit unit) {
 template <typename T>
 struct AnyMember {
   template <typename Member>
-  requires(!std::same_as<Member, T>) operator Member() const;
+  requires(!std::same_as<Member, T>)
+  // NOLINTNEXTLINE(google-explicit-constructor): stands for any member.
+  operator Member() const;
 };
 
 template <typename T, typename... Members>
@@ -276,7 +279,7 @@ class Fields {
     }
     const absl::Status status = field->Parse(options, text);
     if (status.ok()) return status;
-    return OptionError(name, text, std::string(status.message()));
+    return OptionError(name, text, absl::StrCat(status.message()));
   }
 
   // An OptionError for the first field that is out of bounds.

@@ -39,6 +39,7 @@ class MemoryMap {
   MemoryMap() = default;
   MemoryMap(std::initializer_list<MemoryRange> ranges) : ranges_(ranges) {}
   // Implicit: a list of ranges is a memory map.
+  // NOLINTNEXTLINE(google-explicit-constructor)
   MemoryMap(std::vector<MemoryRange> ranges) : ranges_(std::move(ranges)) {}
 
   // The layout of a PC with `bytes` of RAM, rounded down to whole pages: up to

@@ -32,7 +32,8 @@ class VirtualTime final : public Workqueue {
   void RunFor(Nanoseconds duration);
   // Runs until nothing is due.
   void RunUntilIdle();
-  // Charges time to whoever runs now; what falls due meanwhile runs late.
+  // Advances time for the work that runs now; works that fall due meanwhile run
+  // late.
   void Advance(Nanoseconds duration) { now_ += duration; }
 
  private:

@@ -221,7 +221,7 @@ class PageAllocator final : public FrameAllocator {
   // kNoPfn, with no effect.
   Pfn TakeCached(int cpu, Order order, Gfp gfp);
   Pfn TakeUncached(int cpu, Order order, Gfp gfp);
-  // `tried` is a zone that had no block and is skipped at first, or null.
+  // `tried` is a zone that had no block and is skipped initially, or null.
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp, const Zone* tried);
   // Whether the caller holds the locks of all per-CPU lists.
   enum class PerCpuLocks : bool { kFree, kHeld };

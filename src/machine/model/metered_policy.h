@@ -21,7 +21,7 @@ class HookCosts {
   // `costs` must outlive this.
   explicit HookCosts(const CostModel& costs) : costs_(costs) {}
 
-  // BlockFreed was called; BlocksTaken was called for so many blocks.
+  // BlockFreed was called; BlocksTaken was called for that number of blocks.
   void OnFreed() { pending_ += costs_.hook_freed; }
   void OnTaken(size_t blocks) {
     pending_ += blocks > 1 ? costs_.hook_taken_batch : costs_.hook_taken;

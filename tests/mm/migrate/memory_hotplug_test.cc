@@ -297,7 +297,7 @@ TEST(MemoryHotplugZoneTest, OnlineMemoryIsMovableAndInTheLargestBlocks) {
             4);
 }
 
-// 64 pages at first, 2,624 later: watermarks, reserves, per-CPU limits and
+// 64 pages initially, 2,624 later: watermarks, reserves, per-CPU limits and
 // zonelists equal those of a guest booted with that memory.
 TEST(MemoryHotplugZoneTest, LimitsFollowTheSizesOfZones) {
   constexpr uint64_t kPages = 16 * 1024;

@@ -52,7 +52,8 @@ TEST(LinuxRuleTest, DefaultsAreThoseOfLinux) {
 TEST(LinuxOptionDeathTest, MustMakeSense) {
   EXPECT_DEATH(LinuxPolicy({.order = Order(11)}),
                "--order=11: must be 0 to 10");
-  EXPECT_DEATH(LinuxPolicy({.delay = Nanoseconds(-1)}), "--delay=-0.000000001: must be");
+  EXPECT_DEATH(LinuxPolicy({.delay = Nanoseconds(-1)}),
+               "--delay=-0.000000001: must be");
   EXPECT_DEATH(LinuxPolicy({.capacity = 0}), "--capacity=0: must be");
 }
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/mechanism/mechanisms.h"
@@ -28,8 +29,6 @@ constexpr uint64_t kMostVcpus = 64;
 constexpr double kLongestSeconds = 3600;
 constexpr uint64_t kMostRepeats = 1000;
 constexpr uint64_t kMostProcesses = 100;
-// Memory that a machine needs beside a real guest: metadata and this program.
-constexpr uint64_t kMachineReserve = 256 * kMiB;
 
 // The default of the policies' order, or 9. An invalid one is refused with the
 // policies.

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/experiment.h"
 
 namespace guestmm {

@@ -12,10 +12,6 @@
 
 namespace guestmm {
 
-// What the machine must keep free beside the host's share: metadata, this
-// program, and what a workload may touch between two measurements.
-inline constexpr uint64_t kMachineReserve = 256 * kMiB;
-
 // Makes a row's policy, with the granule of the machine's memory. Null for off.
 // Else the error of MakePolicy.
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/memory_map.h"
+#include "guestmm/host/accounting/host_info.h"
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/boot_kernel.h"

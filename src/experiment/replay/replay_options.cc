@@ -10,6 +10,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/replay/replay.h"
+#include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/experiment.h"
 #include "guestmm/trace/trace_event.h"
 #include "src/experiment/replay/replayed_guest.h"
@@ -20,10 +21,6 @@ namespace {
 // Below 0.01x a replay is uselessly slow; above 1e6x pacing has no effect.
 constexpr double kLowestSpeed = 0.01;
 constexpr double kHighestSpeed = 1e6;
-
-// Memory that the machine must have besides a real guest's: for metadata and
-// this program.
-constexpr uint64_t kReplayMachineReserve = 256 * kMiB;
 
 // Checks that the policy "real" can be replayed.
 absl::Status CheckReal(const Recording& recording,
@@ -111,12 +108,12 @@ absl::Status CheckReplay(const Recording& recording,
         "the recording must have a memory map (iomem), which says where the "
         "guest's RAM is");
   }
-  const uint64_t needed = memory.bytes() + kReplayMachineReserve;
+  const uint64_t needed = memory.bytes() + kMachineReserve;
   if (options.mode == ReplayMode::kReal && needed > available_bytes) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--real: the guest's %s and %s besides must be available on this "
         "machine, which has %s",
-        FormatBytes(memory.bytes()), FormatBytes(kReplayMachineReserve),
+        FormatBytes(memory.bytes()), FormatBytes(kMachineReserve),
         FormatBytes(available_bytes)));
   }
   return absl::OkStatus();

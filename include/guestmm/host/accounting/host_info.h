@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "guestmm/base/units.h"
+
 namespace guestmm {
 
 // The machine on which an experiment ran.
@@ -20,6 +22,10 @@ HostInfo ReadHostInfo();
 // rest of the control group's limit if that is less. 0 if the kernel exports
 // neither.
 uint64_t AvailableMemory();
+
+// What an experiment on real guest RAM leaves available besides the RAM:
+// metadata, the program, and what guests touch between two measurements.
+inline constexpr uint64_t kMachineReserve = 256 * kMiB;
 
 }  // namespace guestmm
 

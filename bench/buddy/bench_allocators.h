@@ -27,7 +27,7 @@ namespace guestmm::bench {
 inline constexpr uint64_t kPages = 4 * kGiB / kPageSize;
 inline constexpr uint64_t kNoPage = ~uint64_t{0};
 
-template <Linux kPerCpuLists>
+template <KernelVersion kPerCpuLists>
 class AdaptiveWith {
  public:
   uint64_t Allocate(int cpu, int order) {

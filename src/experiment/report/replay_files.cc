@@ -4,12 +4,12 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/replay_json.h"
@@ -22,16 +22,10 @@ using Json = nlohmann::ordered_json;
 
 constexpr int kSchemaVersion = 1;
 
-// A replay's mechanism as users write it. A policy's text may set parameters.
-std::string MechanismOf(const std::string& policy) {
-  if (policy == kPolicyOff || policy == kPolicyReal) return policy;
-  return absl::StrCat("reporting:", policy);
-}
-
 Json RowJson(const Recording& recording, const ReplayResult& result) {
   const Residency resident = ReplayedResidency(result).value_or(Residency{});
   const std::string& policy = result.options.policy;
-  Json row = {{"mechanism", MechanismOf(policy)},
+  Json row = {{"mechanism", MechanismText(policy)},
               {"policy", policy.substr(0, policy.find(':'))},
               {"placement", Name(result.options.placement)},
               {"source", "replay"},

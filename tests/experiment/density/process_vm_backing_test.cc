@@ -21,7 +21,8 @@ class ProcessVmBackingTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!ProcessVmBacking::Permitted()) {
-      GTEST_SKIP() << "process_vm_readv and process_vm_writev are refused";
+      GTEST_SKIP()
+          << "NOT tested: process_vm_readv and process_vm_writev are refused";
     }
   }
 

@@ -18,7 +18,7 @@
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/ram/guest_ram.h"
-#include "tests/buddy/page_poison_testing.h"
+#include "tests/buddy/page_poison/page_poison_testing.h"
 
 namespace guestmm::page_poison_test {
 namespace {

@@ -12,7 +12,7 @@
 #include "guestmm/base/random.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
-#include "tests/buddy/page_poison_testing.h"
+#include "tests/buddy/page_poison/page_poison_testing.h"
 
 namespace guestmm::page_poison_model_test {
 namespace {

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_TESTS_BUDDY_PAGE_POISON_TESTING_H_
-#define GUESTMM_TESTS_BUDDY_PAGE_POISON_TESTING_H_
+#ifndef GUESTMM_TESTS_BUDDY_PAGE_POISON_PAGE_POISON_TESTING_H_
+#define GUESTMM_TESTS_BUDDY_PAGE_POISON_PAGE_POISON_TESTING_H_
 
 // A guest with real guest RAM.
 
@@ -107,4 +107,4 @@ inline constexpr PagePoisonOptions kCleared = {.init_on_alloc = true};
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_BUDDY_PAGE_POISON_TESTING_H_
+#endif  // GUESTMM_TESTS_BUDDY_PAGE_POISON_PAGE_POISON_TESTING_H_

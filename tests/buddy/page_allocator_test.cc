@@ -318,67 +318,6 @@ TEST(PageAllocatorReservesTest, MemallocTakesTheLastPageButAboveMinFirst) {
   EXPECT_EQ(ZonesUsed(Reserves::kAll), "NNNNNNNNDDDDDDDDDDDDDDDDNNNNNNNN");
 }
 
-// Two nodes with a vCPU each: node 0 has DMA32 and Normal, node 1 Normal only;
-// 16 pages per zone, in pageblocks of 8.
-std::unique_ptr<PageAllocator> MakeTwoNodes(PerCpuLimits limits = kNoCache) {
-  return Make({.memory = {{Pfn(kBorder - 16), Pfn(kBorder + 16), 0},
-                          {Pfn(kBorder + 16), Pfn(kBorder + 32), 1}},
-               .cpus = 2,
-               .max_order = Order(3),
-               .min_free_kbytes = 0,
-               .per_cpu_limits = limits});
-}
-
-// Node 1 has no DMA32; node 0 is not used in its place (zone_statistics).
-TEST(PageAllocatorNumaTest, WhatOnlyAnotherNodeCanHaveIsNoMiss) {
-  const auto allocator = MakeTwoNodes();
-  EXPECT_TRUE(allocator->Allocate(0, Order(0), kGfpDma32.PreferablyFrom(1)));
-  EXPECT_EQ(allocator->vmstat().numa_hit, 1);
-  EXPECT_EQ(allocator->vmstat().numa_miss, 0);
-  EXPECT_EQ(allocator->vmstat().numa_foreign, 0);
-}
-
-TEST(PageAllocatorNumaTest, ANodeInPlaceOfAnotherIsAMissThereAndForeignHere) {
-  const auto allocator = MakeTwoNodes();
-  for (int i = 0; i < 2; ++i) allocator->Allocate(1, Order(3));
-  EXPECT_TRUE(allocator->Allocate(1, Order(3)));
-  const VmStat node0 = allocator->vmstat(allocator->zone(0, ZoneType::kNormal));
-  const VmStat node1 = allocator->vmstat(allocator->zone(1, ZoneType::kNormal));
-  EXPECT_EQ(node1.numa_hit, 2);
-  EXPECT_EQ(node0.numa_miss, 1);
-  EXPECT_EQ(node1.numa_foreign, 1);
-  EXPECT_EQ(node0.numa_other, 1);
-}
-
-// No zone can serve the request, so it is counted at the zone that it names.
-TEST(PageAllocatorNumaTest, ARequestThatNoZoneCanServeFailsAndIsCounted) {
-  const auto allocator = MakeTwoNodes();
-  EXPECT_FALSE(allocator->Allocate(0, Order(0), kGfpDma32.OnlyFrom(1)));
-  EXPECT_EQ(allocator->vmstat().alloc_failed, 1);
-}
-
-// From a node's Normal [unmovable: AAAAAAFF][movable: AAAAF---], a vCPU
-// allocates four unmovable pages. If there is DMA32 to fall back to, it gets
-// the two free unmovable ones; otherwise the movable pageblock is broken up for
-// the other two.
-TEST(PageAllocatorTest, ANodeWithoutDma32DoesNotAvoidToMixTypes) {
-  const auto allocator = MakeTwoNodes({.batch = 4, .high = 8});
-  for (const int node : {0, 1}) {
-    const Gfp kernel = kGfpKernel.OnlyFrom(node);
-    const Gfp user = kGfpUser.OnlyFrom(node);
-    const auto whole = allocator->Allocate(node, Order(3), kernel);
-    allocator->Free(node, *whole, Order(3));
-    EXPECT_TRUE(allocator->Allocate(node, Order(2), kernel));
-    EXPECT_TRUE(allocator->Allocate(node, Order(1), kernel));
-    EXPECT_TRUE(allocator->Allocate(node, Order(2), user));
-    EXPECT_TRUE(allocator->Allocate(node, Order(0), kernel));
-    EXPECT_EQ(allocator->ZoneOf(*whole).type(), ZoneType::kNormal);
-    EXPECT_EQ(allocator->per_cpu_pages(node, allocator->ZoneOf(*whole))
-                  .cached_pages(),
-              PageCount(node == 0 ? 1 : 3));
-  }
-}
-
 // The observer
 
 class FakeObserver final : public FreeBlockObserver {

@@ -5,51 +5,25 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <array>
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <fstream>
-#include <memory>
-#include <optional>
-#include <span>
 #include <string>
-#include <thread>
-#include <utility>
 #include <vector>
 
-#include "guestmm/base/check.h"
-#include "guestmm/base/random.h"
 #include "guestmm/ram/guest_ram.h"
+#include "tests/ram/hotplug_testing.h"
 
 namespace guestmm::hotplug_test {
 namespace {
 
+using hotplug_testing::ByteAt;
+using hotplug_testing::Fill;
+using hotplug_testing::MakeRam;
+using hotplug_testing::Message;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-std::unique_ptr<GuestRam> MakeRam(std::vector<GpaRange> regions) {
-  return GuestRam::Create(
-             {.regions = std::move(regions), .huge_pages = HugePages::kForbid})
-      .value();
-}
-
-std::string Message(const absl::Status& status) {
-  return std::string(status.message());
-}
-
-// The byte at `gpa`; -1 if there is none.
-int ByteAt(const GuestRam& ram, Gpa gpa) {
-  const auto byte = ram.Translate({gpa, 1});
-  return byte ? std::to_integer<int>(byte->bytes().front()) : -1;
-}
-
-void Fill(const GuestRam& ram, GpaRange range, int value) {
-  const Translation memory = ram.Translate(range).value();
-  std::memset(memory.bytes().data(), value, range.bytes);
-}
 
 TEST(AddRegionTest, ReadsAsZeroAndIsWritable) {
   const auto ram = MakeRam({{Gpa(0), kMiB}});
@@ -290,87 +264,6 @@ TEST(RemoveRegionErrorTest, Twice) {
   EXPECT_EQ(ram->RemoveRegion(block).code(), absl::StatusCode::kNotFound);
 }
 
-TEST(PinTest, ATranslationRefusesTheRemoval) {
-  const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
-  const GpaRange block = {Gpa(kMiB), kMiB};
-  Fill(*ram, block, 3);
-  std::optional<Translation> first = ram->Translate({Gpa(kMiB), 1});
-  std::optional<Translation> second = ram->Translate({Gpa(0), 4 * kMiB});
-  const absl::Status status = ram->RemoveRegion(block);
-  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_EQ(Message(status),
-            "region 0x100000 + 1.00 MiB: translations that point into it: 2");
-  // With no effect.
-  EXPECT_EQ(ByteAt(*ram, Gpa(kMiB)), 3);
-  EXPECT_EQ(ram->bytes(), 4 * kMiB);
-
-  second.reset();
-  EXPECT_THAT(Message(ram->RemoveRegion(block)), HasSubstr("into it: 1"));
-  first.reset();
-  EXPECT_EQ(ram->RemoveRegion(block), absl::OkStatus());
-}
-
-// Of one region, too.
-TEST(PinTest, WhatIsPinnedBesideItDoesNot) {
-  const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
-  const Translation before = ram->Translate({Gpa(0), kMiB}).value();
-  const Translation after = ram->Translate({Gpa(2 * kMiB), kMiB}).value();
-  EXPECT_EQ(ram->RemoveRegion({Gpa(kMiB), kMiB}), absl::OkStatus());
-  before.bytes().back() = after.bytes().front() = std::byte{1};
-  EXPECT_EQ(ByteAt(*ram, Gpa(2 * kMiB)), 1);
-}
-
-TEST(PinTest, ItsFirstAndItsLastByteCount) {
-  const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
-  for (const GpaRange& pinned :
-       {GpaRange{Gpa(kMiB - 1), 2}, GpaRange{Gpa(2 * kMiB - 1), 1}}) {
-    SCOPED_TRACE(pinned);
-    const Translation translation = ram->Translate(pinned).value();
-    EXPECT_EQ(ram->RemoveRegion({Gpa(kMiB), kMiB}).code(),
-              absl::StatusCode::kFailedPrecondition);
-  }
-}
-
-TEST(PinTest, MovesWithTheTranslation) {
-  const auto ram = MakeRam({{Gpa(0), kMiB}, {Gpa(kMiB), kMiB}});
-  std::optional<Translation> low = ram->Translate({Gpa(0), kMiB});
-  std::optional<Translation> high = ram->Translate({Gpa(kMiB), kMiB});
-  std::optional<Translation> moved = std::move(low);
-  EXPECT_TRUE(low->bytes().empty());  // NOLINT(bugprone-use-after-move)
-  low.reset();
-  EXPECT_EQ(moved->bytes().size(), kMiB);
-  EXPECT_FALSE(ram->RemoveRegion({Gpa(0), kMiB}).ok());
-  // The range pinned before is released immediately.
-  *moved = *std::move(high);
-  EXPECT_EQ(ram->RemoveRegion({Gpa(0), kMiB}), absl::OkStatus());
-  EXPECT_FALSE(ram->RemoveRegion({Gpa(kMiB), kMiB}).ok());
-  moved.reset();
-  EXPECT_EQ(ram->RemoveRegion({Gpa(kMiB), kMiB}), absl::OkStatus());
-}
-
-TEST(PinTest, CountsThoseOfAllThreadsAndEndsOnAnyThread) {
-  const auto ram = MakeRam({{Gpa(0), kMiB}});
-  constexpr size_t kThreads = 40;  // more than there are shards
-  std::vector<std::optional<Translation>> translations(kThreads);
-  for (std::optional<Translation>& translation : translations) {
-    std::thread([&] { translation = ram->Translate({Gpa(0), 1}); }).join();
-  }
-  EXPECT_THAT(Message(ram->RemoveRegion({Gpa(0), kMiB})),
-              HasSubstr("into it: 40"));
-  std::thread([&] { translations.clear(); }).join();
-  EXPECT_EQ(ram->RemoveRegion({Gpa(0), kMiB}), absl::OkStatus());
-}
-
-TEST(PinDeathTest, GuestRamOutlivesItsTranslations) {
-  EXPECT_DEATH(
-      {
-        auto ram = MakeRam({{Gpa(0), kMiB}});
-        const auto translation = ram->Translate({Gpa(0), 1});
-        ram.reset();
-      },
-      "guest RAM destroyed with 1 translations alive");
-}
-
 // Not under a sanitizer: its allocator ends the process when mappings run out.
 #ifndef GUESTMM_SANITIZED
 // The number of mappings per process is limited (vm.max_map_count), and a hole
@@ -405,167 +298,6 @@ TEST(RemoveRegionErrorTest, AMappingThatCannotBeSplitStays) {
   EXPECT_EQ(ram->RemoveRegion({Gpa(kMiB), kMiB}), absl::OkStatus());
 }
 #endif
-
-// Adds and removes blocks of four pages at random, in pieces of any size, and
-// compares every address with a plain array.
-TEST(HotplugModelTest, EveryAddressIsAsTheModelSays) {
-  constexpr uint64_t kSeed = 1;
-  SCOPED_TRACE(kSeed);
-  constexpr uint64_t kPages = 256;
-  const uint64_t page = std::max(kPageSize, HostPageSize());
-  const auto range_of = [&](uint64_t first, uint64_t count) {
-    return GpaRange{Gpa(first * page), count * page};
-  };
-  Random random(kSeed);
-  const auto ram = MakeRam({range_of(0, kPages)});
-  // By page: the value of its first byte, and its region; or neither.
-  struct Page {
-    int value = 0;
-    int region = 0;
-  };
-  std::vector<std::optional<Page>> model(kPages, Page{});
-  int regions = 0;
-  for (int step = 0; step < 3000; ++step) {
-    const uint64_t first = random.Below(kPages);
-    const uint64_t count =
-        random.Between(1, std::min<uint64_t>(8, kPages - first));
-    const GpaRange range = range_of(first, count);
-    const std::span pages = std::span(model).subspan(first, count);
-    const bool none = std::none_of(pages.begin(), pages.end(),
-                                   [](auto& p) { return p.has_value(); });
-    const bool one_region =
-        std::all_of(pages.begin(), pages.end(), [&](auto& p) {
-          return p && pages.front() && p->region == pages.front()->region;
-        });
-    if (random.OneIn(2)) {
-      ASSERT_EQ(ram->AddRegion(range).ok(), none) << range;
-      if (!none) continue;
-      std::fill(pages.begin(), pages.end(),
-                Page{.value = 0, .region = ++regions});
-    } else {
-      ASSERT_EQ(ram->RemoveRegion(range).ok(), one_region) << range;
-      if (!one_region) continue;
-      // The part of the region after it is a new region.
-      const int removed = pages.front()->region;
-      std::fill(pages.begin(), pages.end(), std::nullopt);
-      ++regions;
-      for (uint64_t i = first + count;
-           i < kPages && model[i] && model[i]->region == removed; ++i) {
-        model[i]->region = regions;
-      }
-    }
-    const uint64_t touched = random.Below(kPages);
-    if (model[touched]) {
-      model[touched]->value = static_cast<int>(random.Between(1, 255));
-      Fill(*ram, {range_of(touched, 1).gpa, 1}, model[touched]->value);
-    }
-    if (step % 50 != 0) continue;
-    uint64_t mapped = 0;
-    for (uint64_t i = 0; i < kPages; ++i) {
-      ASSERT_EQ(ByteAt(*ram, Gpa(i * page)), model[i] ? model[i]->value : -1);
-      mapped += model[i] ? page : 0;
-      if (i + 1 == kPages) break;
-      ASSERT_EQ(
-          ram->Translate(range_of(i, 2)).has_value(),
-          model[i] && model[i + 1] && model[i]->region == model[i + 1]->region);
-    }
-    ASSERT_EQ(ram->bytes(), mapped);
-  }
-}
-
-// Removes and re-adds blocks while threads use them: a range with a translation
-// is mapped and holds what its thread last wrote or, after a removal, zero.
-TEST(HotplugThreadsTest, NothingIsLostUnderATranslation) {
-  constexpr uint64_t kBlocks = 8;
-  constexpr uint64_t kWriters = 3;
-  constexpr int kRounds = 400;
-  const uint64_t page = std::max(kPageSize, HostPageSize());
-  const uint64_t block_bytes = kWriters * page;
-  const auto ram = MakeRam({{Gpa(0), kBlocks * block_bytes}});
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> hits{0};
-
-  std::vector<std::thread> threads;
-  for (uint64_t id = 0; id < kWriters; ++id) {
-    threads.emplace_back([&, id] {
-      Random random(id + 1);
-      std::array<uint64_t, kBlocks> last = {};
-      while (!stop) {
-        const uint64_t block = random.Below(kBlocks);
-        const auto own =
-            ram->Translate({Gpa(block * block_bytes + id * page), page});
-        if (!own) continue;
-        uint64_t value = 0;
-        std::memcpy(&value, own->bytes().data(), sizeof(value));
-        GUESTMM_CHECK(value == 0 || value == last[block])
-            << value << " is not " << last[block];
-        last[block] = random.Next();
-        std::memcpy(own->bytes().data(), &last[block], sizeof(value));
-        std::memcpy(own->bytes().data() + page - sizeof(value), &last[block],
-                    sizeof(value));
-        std::memcpy(&value, own->bytes().data(), sizeof(value));
-        GUESTMM_CHECK(value == last[block]);
-        ++hits;
-      }
-    });
-  }
-  threads.emplace_back([&] {
-    while (!stop) {
-      const uint64_t most = kBlocks * block_bytes;
-      GUESTMM_CHECK(ram->ResidentBytes().value() <= most);
-      GUESTMM_CHECK(ram->bytes() <= most);
-      for (const GpaRange& region : ram->regions()) {
-        GUESTMM_CHECK(region.gpa.value() + region.bytes <= most);
-      }
-      // Otherwise the thread that adds and removes hardly gets the lock.
-      std::this_thread::yield();
-    }
-  });
-
-  Random random(99);
-  std::array<bool, kBlocks> is_there;
-  is_there.fill(true);
-  int removed = 0;
-  // Continues until both outcomes were seen, whatever the scheduler does.
-  for (int round = 0; round < kRounds || removed == 0 || hits == 0; ++round) {
-    const uint64_t i = random.Below(kBlocks);
-    const GpaRange block = {Gpa(i * block_bytes), block_bytes};
-    const absl::Status status =
-        is_there[i] ? ram->RemoveRegion(block) : ram->AddRegion(block);
-    if (status.ok()) {
-      removed += is_there[i] ? 1 : 0;
-      is_there[i] = !is_there[i];
-    } else {
-      EXPECT_TRUE(is_there[i]) << status;
-      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
-    }
-  }
-  stop = true;
-  for (std::thread& thread : threads) thread.join();
-  for (uint64_t i = 0; i < kBlocks; ++i) {
-    EXPECT_EQ(ByteAt(*ram, Gpa(i * block_bytes)) >= 0, is_there[i]);
-  }
-}
-
-// A refused removal does not make the memory unavailable even for an instant.
-TEST(HotplugThreadsTest, ARefusedRemovalIsNeverSeen) {
-  const auto ram = MakeRam({{Gpa(0), 4 * kMiB}});
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> looks{0};
-  std::optional<Translation> pinned = ram->Translate({Gpa(kMiB), 1});
-  std::thread reader([&] {
-    while (!stop) {
-      GUESTMM_CHECK(ram->Translate({Gpa(kMiB), kMiB}).has_value());
-      ++looks;
-    }
-  });
-  for (int i = 0; i < 1000 || looks < 1000; ++i) {
-    EXPECT_EQ(ram->RemoveRegion({Gpa(kMiB), kMiB}).code(),
-              absl::StatusCode::kFailedPrecondition);
-  }
-  stop = true;
-  reader.join();
-}
 
 }  // namespace
 }  // namespace guestmm::hotplug_test

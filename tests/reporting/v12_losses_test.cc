@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/reporting/v12_testing.h"
 #include "tests/testing/reporting_world.h"
 
 namespace guestmm::v12_losses_test {
@@ -22,22 +23,15 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::SizeIs;
-
-// Blocks of 4 pages; two marked ones start a pass. They merge up to
-// `max_order`.
-constexpr Order kSmall(2);
-WorldOptions Small(uint64_t blocks, Order max_order = kSmall) {
-  return {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
-          .v12 = {.order = kSmall, .threshold = 2, .capacity = 2},
-          .max_order = max_order};
-}
+using v12_testing::kSmall;
+using v12_testing::SmallV12;
 
 bool IsFree(const ReportingWorld& world, Pfn pfn, Order order) {
   return world.allocator->pages().IsFree(pfn, order);
 }
 
 TEST(V12LossTest, A_FoundAllocatedIsMarkedOnlyByItsNextFree) {
-  ReportingWorld world(Small(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(blocks[0], kSmall);
   world.Free(blocks[1], kSmall);
@@ -56,7 +50,7 @@ TEST(V12LossTest, A_FoundAllocatedIsMarkedOnlyByItsNextFree) {
 }
 
 TEST(V12LossTest, B_RefusedByTheWatermarkIsLostThoughFree) {
-  ReportingWorld world(Small(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.SetMinWatermark(PageCount(4));
   world.Free(blocks[0], kSmall);
@@ -77,7 +71,7 @@ TEST(V12LossTest, B_RefusedByTheWatermarkIsLostThoughFree) {
 // nothing points to the upper half.
 TEST(V12LossTest, C_TheUpperHalfOfASplitBlockIsLost) {
   constexpr Order kLarge(3);
-  ReportingWorld world(Small(8, kLarge));
+  ReportingWorld world(SmallV12(8, kLarge));
   const std::vector<Pfn> blocks = world.TakeAll(kLarge);
   world.Free(blocks[0], kLarge);
   ASSERT_EQ(world.allocator->Allocate(0, kSmall), blocks[0]);
@@ -91,7 +85,7 @@ TEST(V12LossTest, C_TheUpperHalfOfASplitBlockIsLost) {
 
 TEST(V12LossTest, C_UntilTheHalvesMergeAgain) {
   constexpr Order kLarge(3);
-  ReportingWorld world(Small(8, kLarge));
+  ReportingWorld world(SmallV12(8, kLarge));
   const std::vector<Pfn> blocks = world.TakeAll(kLarge);
   world.Free(blocks[0], kLarge);
   ASSERT_EQ(world.allocator->Allocate(0, kSmall), blocks[0]);
@@ -105,7 +99,7 @@ TEST(V12LossTest, C_UntilTheHalvesMergeAgain) {
 // with B and is the head of the merged block, without a mark; B's mark is
 // stale.
 TEST(V12LossTest, D_ABuddyFreedDuringTheFlightIsLost) {
-  WorldOptions options = Small(8, Order(3));
+  WorldOptions options = SmallV12(8, Order(3));
   options.v12.threshold = 1;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -128,7 +122,7 @@ TEST(V12LossTest, D_ABuddyFreedDuringTheFlightIsLost) {
 // In the opposite case the buddy is the head of the merged block, and its mark
 // is valid.
 TEST(V12LossTest, D_ButNotWhereTheBuddyIsTheHead) {
-  WorldOptions options = Small(8, Order(3));
+  WorldOptions options = SmallV12(8, Order(3));
   options.v12.threshold = 1;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -167,7 +161,7 @@ TEST(V12LossTest, E_OneSmallPageReportsItsWholeBlockAgain) {
 
 // 2 blocks above the threshold, marked behind the scan, wait for another free.
 TEST(V12LossTest, I_WhatIsFreedBehindThePassWaitsForALaterFree) {
-  ReportingWorld world(Small(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).subspan(4, 2), kSmall);
   ASSERT_TRUE(
@@ -188,7 +182,7 @@ TEST(V12LossTest, I_WhatIsFreedBehindThePassWaitsForALaterFree) {
 }
 
 TEST(V12LossTest, I_WhatIsFreedAheadOfThePassIsTakenByIt) {
-  ReportingWorld world(Small(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).first(2), kSmall);
   ASSERT_TRUE(
@@ -212,7 +206,7 @@ class V12HotplugLossTest : public testing::Test {
     return ToPfn(Gpa(4 * kGiB)) + PageCount(page);
   }
   static WorldOptions Options(std::vector<MemoryRange> memory) {
-    WorldOptions options = Small(0);
+    WorldOptions options = SmallV12(0);
     options.memory = std::move(memory);
     options.section_order = Order(4);
     options.hotplug_end = At(256);
@@ -304,7 +298,7 @@ TEST_F(V12HotplugMendedTest, G_APassSkipsMemoryThatHasGone) {
 
 // v12's report function returned nothing, so v12 could not notice.
 TEST(V12LossTest, ARefusedReportPutsBlocksBackUnmarked) {
-  ReportingWorld world(Small(4));
+  ReportingWorld world(SmallV12(4));
   world.device->set_answer([](std::span<const GpaRange>) {
     return absl::ResourceExhaustedError("the queue is full");
   });
@@ -318,7 +312,7 @@ TEST(V12LossTest, ARefusedReportPutsBlocksBackUnmarked) {
 }
 
 TEST(V12LossTest, AReportEndedByAResetPutsBlocksBackUnmarked) {
-  WorldOptions options = Small(4);
+  WorldOptions options = SmallV12(4);
   options.report_time = std::nullopt;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -336,7 +330,7 @@ TEST(V12LossTest, AReportEndedByAResetPutsBlocksBackUnmarked) {
 TEST(V12MendedTest, F_AZoneWithAnUnalignedStartIsReported) {
   for (const uint64_t start : {1, 2, 3, 5, 7}) {
     SCOPED_TRACE(start);
-    WorldOptions options = Small(0);
+    WorldOptions options = SmallV12(0);
     options.memory = {{Pfn(start), Pfn(33)}};
     ReportingWorld world(options);
     const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -350,7 +344,7 @@ TEST(V12MendedTest, F_AZoneWithAnUnalignedStartIsReported) {
 
 // v12 cleared bits outside the lock, so a mark that was set meanwhile was lost.
 TEST(V12MendedTest, H_TheCounterEqualsTheBitsAtEveryStep) {
-  ReportingWorld world(Small(8, Order(3)));
+  ReportingWorld world(SmallV12(8, Order(3)));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   // Each report meets a guest that frees and allocates.
   size_t next = 4;

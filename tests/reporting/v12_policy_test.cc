@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
+#include "tests/reporting/v12_testing.h"
 #include "tests/testing/reporting_world.h"
 
 namespace guestmm::v12_policy_test {
@@ -24,6 +25,8 @@ using ::testing::IsEmpty;
 using ::testing::Pair;
 using ::testing::SizeIs;
 using ::testing::UnorderedElementsAre;
+using v12_testing::kSmall;
+using v12_testing::SmallV12;
 
 // The first pages of ZONE_DMA32 and ZONE_NORMAL.
 constexpr Pfn k16MiB = ToPfn(Gpa(16 * kMiB));
@@ -41,19 +44,9 @@ WorldOptions RealSize(uint64_t blocks) {
           .max_order = kPageblockOrder};
 }
 
-// Blocks of 4 pages that cannot merge; two of them start a pass and fill a
-// report.
-constexpr Order kSmall(2);
-WorldOptions SmallSize(uint64_t blocks) {
-  return {.memory = {BlocksFrom(Pfn(0), blocks, kSmall)},
-          .v12 = {.order = kSmall, .threshold = 2, .capacity = 2},
-          .max_order = kSmall};
-}
-
-// The same, merging up to 8 pages, with a threshold that is never reached.
+// Small blocks that merge up to 8 pages, and a threshold that is never reached.
 WorldOptions MergingSize(uint64_t blocks) {
-  WorldOptions options = SmallSize(blocks);
-  options.max_order = Order(3);
+  WorldOptions options = SmallV12(blocks, Order(3));
   options.v12.threshold = 1000;
   return options;
 }
@@ -103,7 +96,7 @@ TEST(V12RuleTest, AnOrderTenBlockIsReportedAtItsWholeOrder) {
 }
 
 TEST(V12RuleTest, ASecondFreeDoesNotCountTwice) {
-  WorldOptions options = SmallSize(4);
+  WorldOptions options = SmallV12(4);
   options.v12.threshold = 1000;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -115,7 +108,7 @@ TEST(V12RuleTest, ASecondFreeDoesNotCountTwice) {
 }
 
 TEST(V12RuleTest, BelowTheMinOrderNothingIsMarked) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> halves = world.TakeAll(Order(1));
   for (size_t i = 0; i < halves.size(); i += 2) world.Free(halves[i], Order(1));
   world.Settle();
@@ -151,7 +144,7 @@ TEST(V12RuleTest, TheThresholdIsForEachZone) {
 
 // v12's refcnt: of many frees above the threshold only one requests a pass.
 TEST(V12RuleTest, OneRequestIsOutstanding) {
-  ReportingWorld world(SmallSize(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   V12Policy policy({.order = kSmall, .threshold = 2, .capacity = 2});
   std::vector<ReportableZone> zones;
@@ -177,7 +170,7 @@ TEST(V12RuleTest, OneRequestIsOutstanding) {
 }
 
 TEST(V12RuleTest, NoRequestIsMadeWhileAPassIsUnderWay) {
-  ReportingWorld world(SmallSize(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).first(4), kSmall);
   ASSERT_TRUE(
@@ -200,7 +193,7 @@ TEST(V12RuleTest, ReportsInAscendingOrder) {
 }
 
 TEST(V12RuleTest, ABlockAllocatedSinceIsNotReported) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(blocks[0], kSmall);
   world.Free(blocks[1], kSmall);
@@ -212,7 +205,7 @@ TEST(V12RuleTest, ABlockAllocatedSinceIsNotReported) {
 
 // The head is free, but of a block that is smaller than the memory of a bit.
 TEST(V12RuleTest, ABlockThatShrankIsNotReported) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(blocks[0], kSmall);
   const std::vector<Pfn> halves = world.TakeAll(Order(1));
@@ -229,7 +222,7 @@ TEST(V12RuleTest, ABlockThatShrankIsNotReported) {
 // 9 pages are free: two blocks and one. Isolating one of them leaves more than
 // a mark of 4; isolating both does not.
 TEST(V12RuleTest, IsolationStopsAtTheMinWatermark) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.SetMinWatermark(PageCount(4));
   world.Free(blocks[0], kSmall);
@@ -241,7 +234,7 @@ TEST(V12RuleTest, IsolationStopsAtTheMinWatermark) {
 }
 
 TEST(V12RuleTest, IsolationMustLeaveMoreThanTheMinWatermark) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.SetMinWatermark(PageCount(5));
   world.Free(blocks[0], kSmall);
@@ -254,7 +247,7 @@ TEST(V12RuleTest, IsolationMustLeaveMoreThanTheMinWatermark) {
 
 // Reported, found allocated, refused.
 TEST(V12RuleTest, TheBitIsClearedWhateverWasFound) {
-  ReportingWorld world(SmallSize(8));
+  ReportingWorld world(SmallV12(8));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.SetMinWatermark(PageCount(4));
   for (const size_t i : {0, 1, 2}) world.Free(blocks[i], kSmall);
@@ -304,7 +297,7 @@ TEST(V12RuleTest, ABatchNeverSpansZones) {
 }
 
 TEST(V12RuleTest, AZoneUnderTheThresholdKeepsItsBits) {
-  WorldOptions options = SmallSize(4);
+  WorldOptions options = SmallV12(4);
   options.memory.push_back(BlocksFrom(k4GiB, 4, kSmall));
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -318,7 +311,7 @@ TEST(V12RuleTest, AZoneUnderTheThresholdKeepsItsBits) {
 }
 
 TEST(V12RuleTest, APassTakesEveryZoneOverTheThreshold) {
-  WorldOptions options = SmallSize(4);
+  WorldOptions options = SmallV12(4);
   options.memory.push_back(BlocksFrom(k4GiB, 4, kSmall));
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -330,7 +323,7 @@ TEST(V12RuleTest, APassTakesEveryZoneOverTheThreshold) {
 }
 
 TEST(V12RuleTest, TheReturnMarksNothing) {
-  ReportingWorld world(SmallSize(4));
+  ReportingWorld world(SmallV12(4));
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
   world.Free(std::span(blocks).first(2), kSmall);
   world.Settle();
@@ -359,126 +352,6 @@ TEST(V12RuleTest, TheReturnMarksNothingEvenWhenItMerges) {
   EXPECT_FALSE(world.bitmap().Test(blocks[0]));
 }
 
-// Pageblocks ------------------------------------------------------------------
-
-MigrateType TypeOf(ReportingWorld& world, Pfn pfn) {
-  return world.allocator->pages().pageblock(pfn).type;
-}
-
-// A block that the kernel used returns to the list that the kernel allocates
-// from.
-TEST(V12RuleTest, TheFirstPageblockKeepsItsType) {
-  WorldOptions options = SmallSize(8);
-  options.v12.threshold = 1;
-  options.report_time = std::nullopt;
-  ReportingWorld world(options);
-  const Pfn pfn = world.allocator->Allocate(0, kSmall, kGfpKernel).value();
-  ASSERT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
-  world.Free(pfn, kSmall);
-  world.Settle();
-  EXPECT_THAT(world.device->in_flight(), ElementsAre(RangeOf(pfn, kSmall)));
-  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
-  world.device->End();
-  world.Settle();
-  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
-}
-
-TEST(V12RuleTest, AlsoOfABlockOfHalfAPageblock) {
-  WorldOptions options = SmallSize(8);
-  options.v12.threshold = 1;
-  options.v12.order = Order(1);
-  ReportingWorld world(options);
-  const Pfn used = world.allocator->Allocate(0, Order(1), kGfpKernel).value();
-  const Pfn freed = world.allocator->Allocate(0, Order(1), kGfpKernel).value();
-  ASSERT_EQ(used.AlignDown(kSmall), freed.AlignDown(kSmall));
-  world.Free(freed, Order(1));
-  world.Settle();
-  EXPECT_THAT(world.device->reported(), ElementsAre(RangeOf(freed, Order(1))));
-  EXPECT_EQ(TypeOf(world, freed), MigrateType::kUnmovable);
-}
-
-// The second pageblock of an order-10 block becomes movable when it is
-// isolated.
-TEST(V12RuleTest, TheSecondPageblockBecomesMovable) {
-  constexpr Order kLarge(3);
-  WorldOptions options = SmallSize(8);
-  options.v12.threshold = 1;
-  options.max_order = kLarge;
-  options.pageblock_order = kSmall;
-  ReportingWorld world(options);
-  const Pfn pfn = world.allocator->Allocate(0, kLarge, kGfpKernel).value();
-  const Pfn second = pfn + kSmall.pages();
-  ASSERT_EQ(TypeOf(world, second), MigrateType::kUnmovable);
-  world.Free(pfn, kLarge);
-  world.Settle();
-  EXPECT_THAT(world.device->reported(), ElementsAre(RangeOf(pfn, kLarge)));
-  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
-  EXPECT_EQ(TypeOf(world, second), MigrateType::kMovable);
-}
-
-// A refused isolation changes no type.
-TEST(V12RuleTest, ARefusedBlockKeepsItsPageblocksTypes) {
-  WorldOptions options = SmallSize(8);
-  options.v12.threshold = 1;
-  ReportingWorld world(options);
-  const Pfn pfn = world.allocator->Allocate(0, kSmall, kGfpKernel).value();
-  world.SetMinWatermark(PageCount(1000));
-  world.Free(pfn, kSmall);
-  world.Settle();
-  EXPECT_EQ(world.reporter->counters().passes, 1u);
-  EXPECT_THAT(world.device->reports(), IsEmpty());
-  EXPECT_EQ(TypeOf(world, pfn), MigrateType::kUnmovable);
-}
-
-// Marked before their pageblocks were isolated, or after.
-TEST(V12RuleTest, BlocksOnTheirWayOfflineAreNotReported) {
-  ReportingWorld world(SmallSize(8));
-  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
-  const PfnRange range = {blocks[0], blocks[3]};
-  world.Free(blocks[0], kSmall);
-  std::vector<MigrateType> types;
-  {
-    LockHolder hold(world.zone().lock());
-    types = world.zone().IsolatePageblocks(range);
-  }
-  world.Free(blocks[1], kSmall);
-  world.Free(blocks[2], kSmall);
-  world.Free(blocks[3], kSmall);
-  EXPECT_EQ(world.marked(), 4u);
-  world.Settle();
-  EXPECT_THAT(world.device->reported(),
-              ElementsAre(RangeOf(blocks[3], kSmall)));
-  EXPECT_EQ(world.marked(), 0u);
-  for (size_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(TypeOf(world, blocks[i]), MigrateType::kIsolate);
-  }
-  LockHolder hold(world.zone().lock());
-  world.zone().RestorePageblocks(range, types);
-}
-
-TEST(V12RuleTest, AReturnDoesNotWriteOverIsolate) {
-  WorldOptions options = SmallSize(8);
-  options.report_time = std::nullopt;
-  ReportingWorld world(options);
-  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
-  const PfnRange range = {blocks[0], blocks[2]};
-  world.Free(std::span(blocks).first(2), kSmall);
-  world.Settle();
-  ASSERT_THAT(world.device->in_flight(), SizeIs(2));
-  std::vector<MigrateType> types;
-  {
-    LockHolder hold(world.zone().lock());
-    types = world.zone().IsolatePageblocks(range);
-  }
-  world.device->End();
-  world.Settle();
-  EXPECT_EQ(TypeOf(world, blocks[0]), MigrateType::kIsolate);
-  EXPECT_EQ(world.allocator->Counts().offlining, range.pages());
-  EXPECT_EQ(world.allocator->Allocate(0, kSmall), std::nullopt);
-  LockHolder hold(world.zone().lock());
-  world.zone().RestorePageblocks(range, types);
-}
-
 TEST(V12RuleTest, WhatIsFreeAtEnableIsNotMarked) {
   ReportingWorld world(RealSize(40));
   world.Settle();
@@ -487,7 +360,7 @@ TEST(V12RuleTest, WhatIsFreeAtEnableIsNotMarked) {
 }
 
 TEST(V12OptionTest, Threshold) {
-  WorldOptions options = SmallSize(8);
+  WorldOptions options = SmallV12(8);
   options.v12.threshold = 3;
   ReportingWorld world(options);
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);
@@ -500,7 +373,7 @@ TEST(V12OptionTest, Threshold) {
 }
 
 TEST(V12OptionTest, Capacity) {
-  WorldOptions options = SmallSize(8);
+  WorldOptions options = SmallV12(8);
   options.v12.capacity = 3;
   ReportingWorld world(options);
   world.Free(world.TakeAll(kSmall), kSmall);
@@ -510,7 +383,7 @@ TEST(V12OptionTest, Capacity) {
 }
 
 TEST(V12OptionTest, OrderZeroReportsSinglePages) {
-  WorldOptions options = SmallSize(4);
+  WorldOptions options = SmallV12(4);
   options.v12.order = Order(0);
   options.max_order = Order(0);
   ReportingWorld world(options);

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "guestmm/base/random.h"
-#include "tests/testing/adaptive_world.h"
+#include "tests/reporting/adaptive_testing.h"
 
 namespace guestmm::adaptive_policy_model_test {
 namespace {
@@ -24,15 +24,15 @@ constexpr PfnRange kAdded = {.start = Pfn(512), .end = Pfn(576)};
 // its driver is removed and comes back, and memory is hotplugged and removed.
 class Program {
  public:
-  Program(const AdaptiveWorldOptions& options, uint64_t seed, bool reregister)
+  Program(const WorldOptions& options, uint64_t seed, bool reregister)
       : world_(options), random_(seed), reregister_(reregister) {
-    world_.device.set_answer([this](std::span<const GpaRange>) {
+    world_.device->set_answer([this](std::span<const GpaRange>) {
       return fail_ ? absl::UnavailableError("full") : absl::OkStatus();
     });
   }
 
   void Run(int steps) {
-    for (int i = 0; i < steps && !testing::Test::HasFatalFailure(); ++i) {
+    for (int i = 0; i < steps && !testing::Test::HasFailure(); ++i) {
       Step();
       world_.ExpectInvariants();
     }
@@ -45,7 +45,7 @@ class Program {
     // not be isolated.
     const PageCount min(random_.OneIn(2) ? random_.Below(200) : 0);
     for (const auto& zone : world_.allocator->zones()) {
-      const PageCount low = min + world_.options.max_order.pages();
+      const PageCount low = min + world_.allocator->max_order().pages();
       zone->SetWatermarks({.min = min, .low = low, .high = low});
     }
     world_.Run(seconds(60));
@@ -106,9 +106,7 @@ class Program {
 
   void PlugOrUnplug() {
     if (!plugged_) {
-      ASSERT_EQ(world_.hotplug.Add(kAdded, /*node=*/0), absl::OkStatus());
-      ASSERT_EQ(world_.hotplug.Online(kAdded, ZoneType::kNormal),
-                absl::OkStatus());
+      world_.AddOnline(kAdded, ZoneType::kNormal);
       Watermark(PageCount(0));
       plugged_ = true;
     } else if (world_.hotplug.Offline(kAdded).ok()) {
@@ -134,11 +132,12 @@ class Program {
 constexpr int kSteps = 400;
 constexpr uint64_t kSeeds = 40;
 
-AdaptiveWorldOptions World(const AdaptiveOptions& policy, uint64_t seed) {
-  return {.policy = policy,
-          .section_order = kSection,
-          .hotplug_end = kAdded.end,
-          .seed = seed};
+WorldOptions World(const AdaptiveOptions& policy, uint64_t seed) {
+  WorldOptions options = AdaptiveOf(policy);
+  options.section_order = kSection;
+  options.hotplug_end = kAdded.end;
+  options.seed = seed;
+  return options;
 }
 
 const std::vector<AdaptiveOptions>& Policies() {
@@ -187,7 +186,7 @@ TEST(AdaptivePolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
 TEST(AdaptivePolicyModelTest, PerCpuListsHideNothing) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    AdaptiveWorldOptions options = World(Policies().front(), seed);
+    WorldOptions options = World(Policies().front(), seed);
     options.per_cpu_limits = {.batch = 4, .high = 12};
     Program program(options, seed, /*reregister=*/true);
     program.Run(kSteps);

@@ -6,11 +6,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <vector>
 
-#include "tests/testing/adaptive_world.h"
+#include "tests/reporting/adaptive_testing.h"
 
 namespace guestmm::adaptive_policy_test {
 namespace {
@@ -44,7 +45,7 @@ TEST(AdaptivePolicyTest, WhatIsFreedIsReportedOnceItWasLeftAlone) {
   EXPECT_EQ(world.reported, 0u);
   world.Free(blocks[0], kRegion);
   world.Run(milliseconds(499));
-  EXPECT_FALSE(world.device.outstanding());
+  EXPECT_FALSE(world.device->outstanding());
   EXPECT_EQ(world.reported, 0u);
   world.Run(milliseconds(2));
   EXPECT_EQ(world.reported, 8u);
@@ -68,7 +69,7 @@ TEST(AdaptivePolicyTest, WhatMergesWithABlockInFlightIsReported) {
   world.Run(seconds(5));
   world.Free(blocks[0], kRegion);
   world.time.RunFor(milliseconds(500) + std::chrono::microseconds(50));
-  ASSERT_TRUE(world.device.outstanding());
+  ASSERT_TRUE(world.device->outstanding());
   world.Free(blocks[1], kRegion);
   world.Run(seconds(5));
   EXPECT_EQ(world.FirstMissing(kRegion), std::nullopt);
@@ -94,7 +95,7 @@ TEST(AdaptivePolicyTest, WhatTheWatermarkRefusedIsReportedLater) {
 TEST(AdaptivePolicyTest, SoIsWhatWasRefusedForAMonth) {
   using std::chrono::hours;
   AdaptiveWorld world(
-      {.policy = {.order = kRegion, .floor = kRegion, .delay = hours(1)}});
+      AdaptiveOf({.order = kRegion, .floor = kRegion, .delay = hours(1)}));
   Zone& zone = world.allocator->zone(0, ZoneType::kDma);
   zone.SetWatermarks(
       {.min = PageCount(256), .low = PageCount(256), .high = PageCount(256)});
@@ -108,7 +109,7 @@ TEST(AdaptivePolicyTest, SoIsWhatWasRefusedForAMonth) {
 TEST(AdaptivePolicyTest, WhatTheDeviceRefusedIsReportedLater) {
   AdaptiveWorld world;
   bool refuse = true;
-  world.device.set_answer([&](std::span<const GpaRange>) {
+  world.device->set_answer([&](std::span<const GpaRange>) {
     return refuse ? absl::UnavailableError("full") : absl::OkStatus();
   });
   world.Run(seconds(30));
@@ -123,8 +124,8 @@ TEST(AdaptivePolicyTest, WhatTheDeviceRefusedIsReportedLater) {
 
 TEST(AdaptivePolicyTest, AFailureEndsThePass) {
   AdaptiveWorld world(
-      {.policy = {.order = kRegion, .floor = Order(1), .capacity = 2}});
-  world.device.set_answer(
+      AdaptiveOf({.order = kRegion, .floor = Order(1), .capacity = 2}));
+  world.device->set_answer(
       [](std::span<const GpaRange>) { return absl::UnavailableError("full"); });
   world.Run(milliseconds(300));
   EXPECT_EQ(world.reporter->counters().failed_reports, 1u);
@@ -164,7 +165,7 @@ TEST(AdaptivePolicyTest, OnlyWhatWasTakenSinceIsReportedAgain) {
   world.Run(seconds(30));
   EXPECT_EQ(world.reported, 257u);
   EXPECT_EQ(world.needed, 257u);
-  EXPECT_THAT(world.device.last_report(), ElementsAre(Pages(page.value(), 1)));
+  EXPECT_THAT(world.device->last_report(), ElementsAre(Pages(page.value(), 1)));
 }
 
 TEST(AdaptivePolicyTest, PagesOnEndAreOneRange) {
@@ -175,13 +176,13 @@ TEST(AdaptivePolicyTest, PagesOnEndAreOneRange) {
   for (int i = 0; i < 8; ++i) pages.push_back(*world.Allocate(Order(0)));
   world.Free(pages, Order(0));
   world.Run(seconds(30));
-  EXPECT_THAT(world.device.last_report(),
+  EXPECT_THAT(world.device->last_report(),
               ElementsAre(Pages(pages[0].value(), 8)));
 }
 
 TEST(AdaptivePolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
   AdaptiveWorld world(
-      {.policy = {.order = kRegion, .floor = Order(0), .capacity = 2}});
+      AdaptiveOf({.order = kRegion, .floor = Order(0), .capacity = 2}));
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
   const Pfn other = world.Allocate(kRegion).value();
@@ -195,22 +196,22 @@ TEST(AdaptivePolicyTest, ABlockWithMoreHolesThanAReportHasRangesTakesSeveral) {
   world.Free(other, kRegion);
   world.Run(seconds(30));
   EXPECT_EQ(world.reported, 256u + 8 + 4);
-  const size_t before = world.device.reports().size();
+  const size_t before = world.device->reports().size();
   for (const size_t i : {1, 3, 5, 7}) world.Free(pages[i], Order(0));
   world.Run(seconds(30));
-  EXPECT_EQ(world.device.reports().size() - before, 2u);
+  EXPECT_EQ(world.device->reports().size() - before, 2u);
   EXPECT_EQ(world.reported, 256u + 8 + 8);
 }
 
 TEST(AdaptivePolicyTest, WithHugePagesOneTouchMakesTheWholeGranuleNeedAReport) {
   AdaptiveWorld world(
-      {.policy = {.order = kRegion, .granule = kRegion, .floor = kRegion}});
+      AdaptiveOf({.order = kRegion, .granule = kRegion, .floor = kRegion}));
   ASSERT_EQ(world.Allocate(Order(0)), Pfn(256));
   world.Run(seconds(5));
   const Pfn page = world.Allocate(Order(0)).value();
   world.Free(page, Order(0));
   world.Run(seconds(30));
-  EXPECT_THAT(world.device.last_report(),
+  EXPECT_THAT(world.device->last_report(),
               ElementsAre(Pages(page.AlignDown(kRegion).value(), 8)));
 }
 
@@ -342,9 +343,9 @@ TEST(AdaptivePolicyTest, AZoneUnderItsLowWatermarkIsLeftAlone) {
 
 TEST(AdaptivePolicyTest, WhileAZoneIsInUseMostOfWhatIsFreeStaysThere) {
   AdaptiveWorld world(
-      {.policy = {.order = kRegion, .floor = Order(1), .capacity = 32}});
+      AdaptiveOf({.order = kRegion, .floor = Order(1), .capacity = 32}));
   PageCount most;
-  world.device.set_inspect([&](std::span<const GpaRange>) {
+  world.device->set_inspect([&](std::span<const GpaRange>) {
     most = std::max(most, world.allocator->Counts().isolated);
   });
   for (int i = 0; i < 20; ++i) {
@@ -373,7 +374,7 @@ TEST(AdaptivePolicyTest, ColdMemoryGoesBackInPieces) {
 }
 
 TEST(AdaptivePolicyTest, AFloorAtTheOrderMeansNoPieces) {
-  AdaptiveWorld world({.policy = {.order = kRegion, .floor = kRegion}});
+  AdaptiveWorld world(AdaptiveOf({.order = kRegion, .floor = kRegion}));
   const std::vector<Pfn> pages = world.TakeAll(Order(0));
   for (const Pfn pfn : pages) {
     if (!pfn.IsAligned(kRegion)) world.Free(pfn, Order(0));

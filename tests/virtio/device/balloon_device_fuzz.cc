@@ -21,6 +21,7 @@
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/device/balloon_device.h"
+#include "tests/virtio/device/hostile_queue_testing.h"
 
 namespace guestmm {
 namespace {
@@ -133,129 +134,18 @@ bool Overlap(Gpa a, uint64_t a_bytes, Gpa b, uint64_t b_bytes) {
   return a < b + b_bytes && b < a + a_bytes;
 }
 
-// An action of the guest or the host.
-struct Step {
-  uint8_t what;
-  uint8_t queue;
-  uint8_t a;
-  uint8_t odd;
-  uint16_t b;
-};
-static_assert(sizeof(Step) == 6);
-
-// The guest side of one queue: mostly follows the protocol, and sometimes not.
-class HostileQueue {
- public:
-  HostileQueue(BalloonQueue queue, const VirtqueueLayout& layout)
-      : queue_(queue),
-        layout_(layout),
-        memory_(*VirtqueueMemory::Map(Ram(), layout)) {}
-
-  void Do(const Step& step) {
-    const uint16_t slot = memory_.slot(step.a);
-    // Rarely, since it breaks the queue.
-    const bool forges = step.what >= 0xf0;
-    switch (step.what % 8) {
-      case 0:
-      case 1:
-        memory_.StoreDescriptor(slot, Decode(step));
-        break;
-      case 2:
-      case 3:
-        memory_.available_ring(memory_.slot(available_idx_)).store(slot);
-        memory_.available_idx().store(++available_idx_);
-        break;
-      case 4:
-        memory_.available_ring(slot).store(forges ? step.b
-                                                  : memory_.slot(step.b));
-        break;
-      case 5:
-        available_idx_ =
-            forges ? step.b : static_cast<uint16_t>(available_idx_ + 1);
-        memory_.available_idx().store(available_idx_);
-        break;
-      default:
-        memory_.available_flags().store(step.b);
-        break;
-    }
-  }
-  const VirtqueueMemory& memory() const { return memory_; }
-  const VirtqueueLayout& layout() const { return layout_; }
-
- private:
-  // Mostly good: the page is 7 bits of b, the length the next 3; the others say
-  // what is wrong with it, and where it continues.
-  VirtqDesc Decode(const Step& step) const {
-    const bool is_range =
-        queue_ == BalloonQueue::kReporting ||
-        (queue_ == BalloonQueue::kFreePage && step.odd % 2 == 0);
-    VirtqDesc descriptor = {
-        .addr = (step.b & 0x7f) * kPageSize,
-        .len = static_cast<uint32_t>(((step.b >> 7) % 8 + 1) * kPageSize),
-        .flags = kVirtqDescWrite,
-        .next = static_cast<uint16_t>(step.a + 1 + (step.what >> 6)),
-    };
-    if (!is_range) {
-      // An array of one or more words, some of which Poke writes.
-      descriptor.addr += step.odd / 8 * 4;
-      descriptor.len =
-          ((step.b >> 7) % 8 + 1) * (queue_ == BalloonQueue::kStats ? 10 : 4);
-      descriptor.flags = 0;
-    }
-    if ((step.what & 0x08) != 0) descriptor.flags |= kVirtqDescNext;
-    if (step.what < 0xf0) descriptor.next = memory_.slot(descriptor.next);
-    switch ((step.b >> 10) % 16) {
-      case 1:
-        descriptor.addr += 16;
-        break;
-      case 2:
-        descriptor.len -= 1;
-        break;
-      case 3:
-        descriptor.len = 0;
-        break;
-      case 4:
-        descriptor.flags ^= kVirtqDescWrite;
-        break;
-      case 5:
-        descriptor.flags |= kVirtqDescIndirect;
-        break;
-      case 6:
-        descriptor.addr = ~uint64_t{0} << (step.a % 64);
-        break;
-      case 7:
-        // An indirect table within the queue's own descriptor table.
-        descriptor.addr = layout_.descriptors.value() +
-                          memory_.slot(step.b) * sizeof(VirtqDesc);
-        descriptor.len = (step.b >> 7) % 8 * sizeof(VirtqDesc);
-        descriptor.flags = kVirtqDescIndirect;
-        break;
-      case 8:
-        descriptor.len = ~uint32_t{0} >> (step.a % 32);
-        break;
-      default:
-        break;
-    }
-    return descriptor;
-  }
-
-  const BalloonQueue queue_;
-  const VirtqueueLayout layout_;
-  const VirtqueueMemory memory_;
-  uint16_t available_idx_ = 0;
-};
-
 // The queues of the device.
 constexpr std::array<BalloonQueue, kBalloonQueues> kQueues = {
     BalloonQueue::kInflate, BalloonQueue::kDeflate, BalloonQueue::kStats,
     BalloonQueue::kFreePage, BalloonQueue::kReporting};
 
 // A device with such a guest, and what must hold whatever the guest does.
-class World {
+class HostileWorld {
  public:
   // `layouts` by queue. Queues that the device refuses are not used.
-  World(uint8_t flags, uint64_t features,
-        const std::array<VirtqueueLayout, kBalloonQueues>& layouts, bool clears)
+  HostileWorld(uint8_t flags, uint64_t features,
+               const std::array<VirtqueueLayout, kBalloonQueues>& layouts,
+               bool clears)
       : time_(flags), has_odd_rings_(!clears) {
     hypervisor_.discards = (flags & 2) != 0;
     if ((flags & 4) != 0) hypervisor_.reentering = &device_;
@@ -275,14 +165,14 @@ class World {
       const auto kick = device_.SetUpQueue(*index, layouts[place], nobody_);
       if (!kick.ok()) continue;
       kicks_[place] = *kick;
-      queues_[place].emplace(queue, layouts[place]);
+      queues_[place].emplace(Ram(), queue, layouts[place]);
       if (clears) queues_[place]->memory().Clear();
     }
     device_.SetStatus(kAgreed | kVirtioDriverOk);
   }
 
   // False if the device was reset meanwhile.
-  bool Do(const Step& step) {
+  bool Do(const HostileStep& step) {
     if (step.what % 8 == 7) {
       Poke(step);
       return true;
@@ -316,7 +206,7 @@ class World {
   }
 
   // Writes to memory: any word, a page number, or a command.
-  void Poke(const Step& step) {
+  void Poke(const HostileStep& step) {
     const Gpa at(step.b * uint64_t{8} % kEnd + step.a % 4 * 2);
     const auto memory = Ram().Translate({at, sizeof(uint32_t)});
     if (!memory) return;
@@ -335,7 +225,7 @@ class World {
   }
 
   // What the host may request, and the guest may write, at any time.
-  void Ask(const Step& step) {
+  void Ask(const HostileStep& step) {
     switch (step.what % 7) {
       case 0:
         device_.SetTarget(step.b);
@@ -491,9 +381,9 @@ void Run(Input input) {
   Fill(input.TakeBytes(fill_bytes % 1024));
 
   // Most guests clear their rings first.
-  World world(flags, features, layouts, /*clears=*/(flags & 1) == 0);
+  HostileWorld world(flags, features, layouts, /*clears=*/(flags & 1) == 0);
   for (int steps = 0; steps < 512 && !input.rest().empty(); ++steps) {
-    if (!world.Do(input.Take<Step>())) return;
+    if (!world.Do(input.Take<HostileStep>())) return;
   }
   world.Reset();
 }

@@ -2,6 +2,8 @@
 
 #include <charconv>
 #include <cmath>
+#include <initializer_list>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -21,14 +23,15 @@ std::optional<T> ParseWhole(std::string_view text) {
   return value;
 }
 
+constexpr double kMostSeconds = 9e9;  // of int64_t nanoseconds
+
 // None for what is negative, not finite or does not fit.
 std::optional<FieldValue> ParseNanoseconds(std::string_view text) {
   const std::optional<double> seconds = ParseWhole<double>(text);
-  constexpr double kMostSeconds = 9e9;  // of int64_t nanoseconds
   if (!seconds || !(*seconds >= 0 && *seconds <= kMostSeconds)) {
     return std::nullopt;
   }
-  return static_cast<uint64_t>(std::llround(*seconds * 1e9));
+  return fields_internal::SecondsValue(*seconds);
 }
 
 // The shortest text that is read back as the same number of nanoseconds.
@@ -44,14 +47,45 @@ std::string FormatNanoseconds(uint64_t value) {
   return text;
 }
 
+// The shortest text that is read back as the same number; without an exponent
+// unless it is very large or very small.
 std::string FormatNumber(double number) {
-  char buffer[32];
-  const auto [end, error] =
-      std::to_chars(buffer, buffer + sizeof(buffer), number);
+  const double size = std::abs(number);
+  const bool is_plain = size == 0 || (size >= 1e-6 && size < 1e15);
+  char buffer[64];
+  const auto [end, error] = std::to_chars(
+      buffer, buffer + sizeof(buffer), number,
+      is_plain ? std::chars_format::fixed : std::chars_format::general);
   return std::string(buffer, error == std::errc() ? end : buffer);
 }
 
+// As ParseBytes takes it, in the largest unit of which it is a multiple.
+std::string FormatExactBytes(uint64_t bytes) {
+  for (const auto& [unit, name] :
+       {std::pair(kTiB, "TiB"), {kGiB, "GiB"}, {kMiB, "MiB"}, {kKiB, "KiB"}}) {
+    if (bytes != 0 && bytes % unit == 0) {
+      return absl::StrCat(bytes / unit, name);
+    }
+  }
+  return absl::StrCat(bytes);
+}
+
 }  // namespace
+
+namespace fields_internal {
+
+FieldValue SecondsValue(double seconds) {
+  // Doubles next to these ends do not fit in nanoseconds.
+  if (seconds <= -kMostSeconds) {
+    return static_cast<uint64_t>(Nanoseconds::min().count());
+  }
+  if (!(seconds < kMostSeconds)) {
+    return static_cast<uint64_t>(Nanoseconds::max().count());
+  }
+  return static_cast<uint64_t>(std::llround(seconds * 1e9));
+}
+
+}  // namespace fields_internal
 
 FieldKind FieldKind::Count(uint64_t low, uint64_t high) {
   return FieldKind(Unit::kCount, low, high);
@@ -66,11 +100,19 @@ FieldKind FieldKind::Seconds(Nanoseconds low, Nanoseconds high) {
 FieldKind FieldKind::Orders(Order low, Order high) {
   return FieldKind(Unit::kOrder, low.bits(), high.bits());
 }
+FieldKind FieldKind::Granule() {
+  FieldKind kind(Unit::kGranule, Order(0).bits(), kPageblockOrder.bits());
+  kind.words_ = {FormatExactBytes(Order(0).bytes()),
+                 FormatExactBytes(kPageblockOrder.bytes())};
+  return kind;
+}
 FieldKind FieldKind::Number(double low, double high) {
   return FieldKind(Unit::kNumber, low, high);
 }
 FieldKind FieldKind::Switch() {
-  return FieldKind(Unit::kSwitch, uint64_t{0}, uint64_t{1});
+  FieldKind kind(Unit::kSwitch, uint64_t{0}, uint64_t{1});
+  kind.words_ = {"off", "on"};
+  return kind;
 }
 FieldKind FieldKind::Choice(std::vector<std::string> words) {
   FieldKind kind(Unit::kChoice, uint64_t{0}, uint64_t{words.size() - 1});
@@ -80,38 +122,44 @@ FieldKind FieldKind::Choice(std::vector<std::string> words) {
 FieldKind FieldKind::Text() {
   return FieldKind(Unit::kText, std::string(), std::string());
 }
+FieldKind FieldKind::Path(std::string what) {
+  FieldKind kind(Unit::kPath, std::string(), std::string());
+  kind.what_ = std::move(what);
+  return kind;
+}
 
 std::string FieldKind::Rule() const {
-  const auto bound = [&](const FieldValue& value) {
-    return unit_ == Unit::kBytes ? FormatBytes(std::get<uint64_t>(value))
-                                 : Format(value);
-  };
   switch (unit_) {
     case Unit::kSwitch:
       return "must be on or off";
+    case Unit::kGranule:
     case Unit::kChoice:
       return absl::StrCat("must be one of ", absl::StrJoin(words_, ", "));
     case Unit::kText:
       return "must be text";
+    case Unit::kPath:
+      return absl::StrCat("must be the path of ", what_);
     case Unit::kSeconds:
-      return absl::StrCat("must be ", bound(low_), " to ", bound(high_),
+      return absl::StrCat("must be ", Format(low_), " to ", Format(high_),
                           " seconds");
     case Unit::kCount:
     case Unit::kBytes:
       if (high_ == FieldValue(kMax)) {
-        return absl::StrCat("must be ", bound(low_), " or more");
+        return absl::StrCat("must be ", Format(low_), " or more");
       }
       break;
     case Unit::kOrder:
     case Unit::kNumber:
       break;
   }
-  return absl::StrCat("must be ", bound(low_), " to ", bound(high_));
+  return absl::StrCat("must be ", Format(low_), " to ", Format(high_));
 }
 
 bool FieldKind::IsValid(const FieldValue& value) const {
   if (value.index() != low_.index()) return false;
   if (unit_ == Unit::kText) return true;
+  if (unit_ == Unit::kPath) return !std::get<std::string>(value).empty();
+  if (unit_ == Unit::kGranule) return value == low_ || value == high_;
   // False for NaN.
   return low_ <= value && value <= high_;
 }
@@ -137,14 +185,17 @@ absl::StatusOr<FieldValue> FieldKind::Parse(std::string_view text) const {
       form = "must be a number";
       break;
     case Unit::kSwitch:
-      if (text == "on" || text == "off") value = uint64_t{text == "on"};
-      break;
     case Unit::kChoice:
       for (uint64_t i = 0; i < words_.size(); ++i) {
         if (words_[i] == text) value = i;
       }
       break;
+    case Unit::kGranule:
+      if (text == words_.front()) value = low_;
+      if (text == words_.back()) value = high_;
+      break;
     case Unit::kText:
+    case Unit::kPath:
       value = std::string(text);
       break;
   }
@@ -159,18 +210,22 @@ absl::StatusOr<FieldValue> FieldKind::Parse(std::string_view text) const {
 std::string FieldKind::Format(const FieldValue& value) const {
   switch (unit_) {
     case Unit::kCount:
-    case Unit::kBytes:
     case Unit::kOrder:
       return absl::StrCat(std::get<uint64_t>(value));
+    case Unit::kBytes:
+      return FormatExactBytes(std::get<uint64_t>(value));
+    case Unit::kGranule:
+      return FormatExactBytes(
+          Order(static_cast<int>(std::get<uint64_t>(value))).bytes());
     case Unit::kSeconds:
       return FormatNanoseconds(std::get<uint64_t>(value));
     case Unit::kNumber:
       return FormatNumber(std::get<double>(value));
     case Unit::kSwitch:
-      return std::get<uint64_t>(value) != 0 ? "on" : "off";
     case Unit::kChoice:
       return words_.at(std::get<uint64_t>(value));
     case Unit::kText:
+    case Unit::kPath:
       return std::get<std::string>(value);
   }
   return "";

@@ -16,6 +16,10 @@ using ::testing::ElementsAre;
 
 enum class Color { kRed, kBlue };
 
+struct Inner {
+  int rounds = 2;
+};
+
 struct Options {
   uint64_t count = 3;
   uint64_t bytes = kMiB;
@@ -26,6 +30,11 @@ struct Options {
   Color color = Color::kRed;
   std::string path;
   std::optional<uint64_t> limit;
+  std::optional<double> speed;
+  double rest_seconds = 60;
+  std::optional<Order> granule;
+  std::string socket;
+  Inner inner;
 };
 
 const Fields<Options>& OptionsFields() {
@@ -40,6 +49,14 @@ const Fields<Options>& OptionsFields() {
       {"color", &Options::color, FieldKind::Choice({"red", "blue"}), "A color"},
       {"path", &Options::path, FieldKind::Text(), "A path"},
       {"limit", &Options::limit, FieldKind::Count(5), "A limit"},
+      {"speed", &Options::speed, FieldKind::Number(0.01, 1e6), "A speed",
+       "max"},
+      {"rest", &Options::rest_seconds,
+       FieldKind::Seconds(Nanoseconds(0), std::chrono::hours(1)), "A rest"},
+      {"granule", &Options::granule, FieldKind::Granule(), "A granule"},
+      {"socket", &Options::socket, FieldKind::Path("a socket"), "A socket"},
+      {"rounds", &Options::inner, &Inner::rounds, FieldKind::Count(0, 9),
+       "Rounds"},
   };
   return fields;
 }
@@ -54,7 +71,8 @@ std::string ErrorOf(std::string_view name, std::string_view text) {
 TEST(FieldsTest, ListsItsNames) {
   EXPECT_THAT(OptionsFields().Names(),
               ElementsAre("count", "bytes", "delay", "order", "share", "on",
-                          "color", "path", "limit"));
+                          "color", "path", "limit", "speed", "rest", "granule",
+                          "socket", "rounds"));
   EXPECT_EQ(OptionsFields().Find("order")->text(), "An order");
   EXPECT_EQ(OptionsFields().Find("orders"), nullptr);
 }
@@ -70,7 +88,12 @@ TEST(FieldsTest, SetsAMemberOfEachType) {
                                                         {"on", "on"},
                                                         {"color", "blue"},
                                                         {"path", "/a b"},
-                                                        {"limit", "5"}}) {
+                                                        {"limit", "5"},
+                                                        {"speed", "0.5"},
+                                                        {"rest", "0.3"},
+                                                        {"granule", "2MiB"},
+                                                        {"socket", "/a"},
+                                                        {"rounds", "9"}}) {
     EXPECT_EQ(OptionsFields().Set(options, name, text), absl::OkStatus());
   }
   EXPECT_EQ(options.count, 64u);
@@ -82,14 +105,26 @@ TEST(FieldsTest, SetsAMemberOfEachType) {
   EXPECT_EQ(options.color, Color::kBlue);
   EXPECT_EQ(options.path, "/a b");
   EXPECT_EQ(options.limit, 5u);
+  EXPECT_EQ(options.speed, 0.5);
+  EXPECT_EQ(options.rest_seconds, 0.3);
+  EXPECT_EQ(options.granule, kPageblockOrder);
+  EXPECT_EQ(options.socket, "/a");
+  EXPECT_EQ(options.inner.rounds, 9);
+}
+
+TEST(FieldsTest, AWordStandsForAnUnsetOptional) {
+  Options options;
+  options.speed = 2;
+  EXPECT_EQ(OptionsFields().Set(options, "speed", "max"), absl::OkStatus());
+  EXPECT_EQ(options.speed, std::nullopt);
+  EXPECT_EQ(OptionsFields().Format(options, "speed"), "max");
 }
 
 TEST(FieldsTest, AValueOutOfBoundsIsRefusedWithItsRule) {
   EXPECT_EQ(ErrorOf("count", "0"), "--count=0: must be 1 to 64");
   EXPECT_EQ(ErrorOf("count", "65"), "--count=65: must be 1 to 64");
   EXPECT_EQ(ErrorOf("limit", "4"), "--limit=4: must be 5 or more");
-  EXPECT_EQ(ErrorOf("bytes", "1KiB"),
-            "--bytes=1KiB: must be 1.00 MiB to 1.00 GiB");
+  EXPECT_EQ(ErrorOf("bytes", "1KiB"), "--bytes=1KiB: must be 1MiB to 1GiB");
   EXPECT_EQ(ErrorOf("delay", "0"), "--delay=0: must be 0.001 to 3600 seconds");
   EXPECT_EQ(ErrorOf("order", "11"), "--order=11: must be 0 to 10");
   EXPECT_EQ(ErrorOf("share", "1.5"), "--share=1.5: must be 0 to 1");
@@ -97,6 +132,13 @@ TEST(FieldsTest, AValueOutOfBoundsIsRefusedWithItsRule) {
   EXPECT_EQ(ErrorOf("color", "green"),
             "--color=green: must be one of red, blue");
   EXPECT_EQ(ErrorOf("on", "yes"), "--on=yes: must be on or off");
+  EXPECT_EQ(ErrorOf("speed", "0"),
+            "--speed=0: must be 0.01 to 1000000, or max");
+  EXPECT_EQ(ErrorOf("rest", "3601"), "--rest=3601: must be 0 to 3600 seconds");
+  EXPECT_EQ(ErrorOf("granule", "1MiB"),
+            "--granule=1MiB: must be one of 4KiB, 2MiB");
+  EXPECT_EQ(ErrorOf("socket", ""),
+            "--socket=\"\": must be the path of a socket");
 }
 
 TEST(FieldsTest, ATextOfAnotherUnitIsRefusedWithItsForm) {
@@ -107,9 +149,10 @@ TEST(FieldsTest, ATextOfAnotherUnitIsRefusedWithItsForm) {
   EXPECT_EQ(ErrorOf("count", ""),
             "--count=\"\": must be a whole number, 1 to 64");
   EXPECT_EQ(ErrorOf("bytes", "3parsecs"),
-            "--bytes=3parsecs: must be a size, as in 256MiB, 1.00 MiB to "
-            "1.00 GiB");
+            "--bytes=3parsecs: must be a size, as in 256MiB, 1MiB to 1GiB");
   EXPECT_EQ(ErrorOf("share", "half"), "--share=half: must be a number, 0 to 1");
+  EXPECT_EQ(ErrorOf("speed", "fast"),
+            "--speed=fast: must be a number, 0.01 to 1000000, or max");
   for (const char* text : {"-1", "1e300", "nan", "inf", "1s"}) {
     EXPECT_EQ(ErrorOf("delay", text), std::string("--delay=") + text +
                                           ": must be 0.001 to 3600 seconds");
@@ -134,20 +177,59 @@ TEST(FieldsTest, ReadsBackWhatItFormats) {
   options.share = 1.0 / 3;
   options.color = Color::kBlue;
   options.limit = FieldKind::kMax;
+  options.speed = 1e6 / 7;
+  options.rest_seconds = 0.1;
+  options.granule = Order(0);
+  options.socket = "/a";
   Options copy;
   for (const Field<Options>& field : OptionsFields()) {
     EXPECT_EQ(field.Parse(copy, field.Format(options)), absl::OkStatus());
     EXPECT_EQ(field.Get(copy), field.Get(options)) << field.name();
   }
-  EXPECT_EQ(OptionsFields().Find("delay")->Format(options), "1.000000001");
-  EXPECT_EQ(OptionsFields().Find("delay")->Format(Options()), "0.5");
-  EXPECT_EQ(OptionsFields().Find("on")->Format(Options()), "off");
+  EXPECT_EQ(copy.rest_seconds, 0.1);
+  EXPECT_EQ(OptionsFields().Format(options, "delay"), "1.000000001");
+  EXPECT_EQ(OptionsFields().Format(Options(), "delay"), "0.5");
+  EXPECT_EQ(OptionsFields().Format(Options(), "on"), "off");
+  EXPECT_EQ(OptionsFields().Format(options, "granule"), "4KiB");
+  EXPECT_EQ(OptionsFields().Format(Options(), "rounds"), "2");
+}
+
+TEST(FieldsTest, BytesAreWrittenExactlyInTheLargestUnit) {
+  const FieldKind bytes = FieldKind::Bytes();
+  EXPECT_EQ(bytes.Format(uint64_t{0}), "0");
+  EXPECT_EQ(bytes.Format(uint64_t{4097}), "4097");
+  EXPECT_EQ(bytes.Format(63 * kMiB), "63MiB");
+  EXPECT_EQ(bytes.Format(kGiB + kKiB), "1048577KiB");
+  EXPECT_EQ(bytes.Format(64 * kTiB), "64TiB");
+}
+
+TEST(FieldsTest, NumbersHaveNoExponentUnlessTheyAreExtreme) {
+  const FieldKind number = FieldKind::Number(0, 1e300);
+  EXPECT_EQ(number.Format(1e6), "1000000");
+  EXPECT_EQ(number.Format(0.00002), "0.00002");
+  EXPECT_EQ(number.Format(-0.5), "-0.5");
+  EXPECT_EQ(number.Format(1e300), "1e+300");
 }
 
 TEST(FieldsTest, AnUnsetOptionalHasNoValue) {
   const Field<Options>& limit = *OptionsFields().Find("limit");
   EXPECT_EQ(limit.Get(Options()), std::nullopt);
   EXPECT_EQ(limit.Format(Options()), "");
+  const Field<Options>& socket = *OptionsFields().Find("socket");
+  EXPECT_EQ(socket.Get(Options()), std::nullopt);
+}
+
+TEST(FieldsTest, AnOptionalOrAPathCanBeUnset) {
+  Options options;
+  options.limit = 5;
+  options.socket = "/a";
+  for (const Field<Options>& field : OptionsFields()) {
+    if (field.CanBeUnset()) field.Unset(options);
+  }
+  EXPECT_EQ(options.limit, std::nullopt);
+  EXPECT_EQ(options.socket, "");
+  EXPECT_FALSE(OptionsFields().Find("count")->CanBeUnset());
+  EXPECT_FALSE(OptionsFields().Find("path")->CanBeUnset());
 }
 
 TEST(FieldsTest, ChecksEveryFieldOfAStruct) {
@@ -161,12 +243,40 @@ TEST(FieldsTest, ChecksEveryFieldOfAStruct) {
   options.share = std::nan("");
   EXPECT_EQ(OptionsFields().Check(options),
             OptionError("share", "nan", "must be 0 to 1"));
+  options = {};
+  options.granule = Order(1);
+  EXPECT_EQ(OptionsFields().Check(options),
+            OptionError("granule", "8KiB", "must be one of 4KiB, 2MiB"));
+  options = {};
+  options.speed = -1;
+  EXPECT_EQ(OptionsFields().Check(options),
+            OptionError("speed", "-1", "must be 0.01 to 1000000, or max"));
+}
+
+TEST(FieldsTest, SecondsBeyondTheirRangeAreOutOfBounds) {
+  const auto error_of = [](double seconds) {
+    Options options;
+    options.rest_seconds = seconds;
+    return OptionsFields().Check(options);
+  };
+  const auto error = [](const char* text) {
+    return OptionError("rest", text, "must be 0 to 3600 seconds");
+  };
+  EXPECT_EQ(error_of(-1.5), error("-1.5"));
+  EXPECT_EQ(error_of(1e9), error("1000000000"));
+  EXPECT_EQ(error_of(1e300), error("9223372036.854775807"));
+  EXPECT_EQ(error_of(-1e300), error("-9223372036.854775808"));
+  EXPECT_EQ(error_of(std::nan("")), error("9223372036.854775807"));
 }
 
 TEST(FieldsDeathTest, AFieldIsOfItsMembersUnit) {
   EXPECT_DEATH((Field<Options>{"order", &Options::order, FieldKind::Count(),
                                "An order"}),
                "field order is not of its member's unit");
+  EXPECT_DEATH((Field<Options>{"count", &Options::count, FieldKind::Count(),
+                               "A count", "all"}),
+               "field count cannot be \"all\"");
+  EXPECT_DEATH(OptionsFields().Format(Options(), "size"), "no field size");
   Options options;
   EXPECT_DEATH(OptionsFields().Find("count")->Set(options, uint64_t{65}),
                "count must be 1 to 64");
@@ -180,6 +290,7 @@ struct Three {
 };
 static_assert(kMemberCount<Empty> == 0);
 static_assert(kMemberCount<Three> == 3);
+static_assert(kMemberCount<Options> == 14);
 
 }  // namespace
 }  // namespace guestmm::fields_test

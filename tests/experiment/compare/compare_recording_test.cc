@@ -3,18 +3,18 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
-#include <algorithm>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "nlohmann/json.hpp"
+#include "tests/experiment/compare/compare_testing.h"
+#include "tests/testing/handmade_recording.h"
 
 namespace guestmm::compare_recording_test {
 namespace {
@@ -24,50 +24,25 @@ namespace fs = std::filesystem;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on
-constexpr uint64_t kPages = 0x20000;
-
-class CompareRecordingTest : public ::testing::Test {
+class CompareRecordingTest : public HandmadeRecordingTest {
  protected:
-  // A recording from 10 s to 20 s. Initially all memory is free and not
-  // resident.
-  CompareRecordingTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("compare_recording_", getpid())) {
-    fs::create_directories(folder_);
-    std::vector<uint64_t> flags(kFirst, uint64_t{1} << 20);
-    for (uint64_t i = 0; i < kPages; ++i) {
-      flags.push_back(i % 1024 == 0 ? uint64_t{1} << 10 | uint64_t{1} << 3
-                                    : uint64_t{1} << 10);
+  // A recording from 10 s to 20 s of a guest whose memory is all free, and
+  // reported, when it begins.
+  CompareRecordingTest() : HandmadeRecordingTest(kPages) {
+    for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
+      recording_.first->reported.emplace_back(pfn);
     }
-    Write("kpageflags.start",
-          std::string(reinterpret_cast<const char*>(flags.data()),
-                      flags.size() * sizeof(flags[0])));
-    Write("iomem",
-          absl::StrFormat("%08x-%08x : System RAM\n", kFirst * kPageSize,
-                          (kFirst + kPages) * kPageSize - 1));
+    WriteFirst();
     Write("window.csv", "start_s,end_s\n10.0,20.0\n");
   }
-  ~CompareRecordingTest() override { fs::remove_all(folder_); }
 
-  void Write(const std::string& name, const std::string& text) const {
-    std::ofstream(folder_ / name, std::ios::binary) << text;
-  }
-  static std::string Alloc(double time, uint64_t pfn, int order) {
-    return absl::StrFormat(
-        " task-1 [000] .....  %.6f: mm_page_alloc: page=0 pfn=0x%x order=%d "
-        "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n",
-        time, pfn, order);
-  }
-  static std::string Free(double time, uint64_t pfn, int order) {
-    return absl::StrFormat(
-        " task-1 [000] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
-        time, pfn, order);
-  }
   // 4 MiB are allocated at 10 s, freed at 11 s, and reported at 12 s; half of
   // them is reported again at 13 s.
-  void WriteOneBlock() const {
-    Write("trace.txt", Alloc(10, kFirst, 10) + Free(11, kFirst, 10));
+  void WriteOneBlock() {
+    ClearTrace();
+    Alloc(10.0, kFirst, 10);
+    Free(11.0, kFirst, 10);
+    WriteTrace();
     const uint64_t gpa = kFirst * kPageSize;
     Write("reports.csv",
           absl::StrFormat("time_s,gpa,bytes\n12.0,0x%x,%d\n13.0,0x%x,%d\n", gpa,
@@ -78,37 +53,15 @@ class CompareRecordingTest : public ::testing::Test {
   CompareOptions Options() const {
     return {.policies = {"linux"}, .workloads = {path()}};
   }
-  static absl::StatusOr<CompareResult> TryRun(const CompareOptions& options) {
-    const auto resolved = ResolveCompare(options, kTiB);
-    EXPECT_EQ(resolved.status(), absl::OkStatus());
-    return RunCompare(*resolved, {});
-  }
-  static CompareResult RunOk(const CompareOptions& options) {
-    absl::StatusOr<CompareResult> result = TryRun(options);
-    EXPECT_EQ(result.status(), absl::OkStatus());
-    return *std::move(result);
-  }
-  static std::string ErrorOf(const CompareOptions& options) {
-    const absl::Status status = ResolveCompare(options, kTiB).status();
-    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
-    return std::string(status.message());
-  }
 
-  const fs::path folder_;
+ private:
+  static constexpr uint64_t kPages = 0x20000;
 };
 
 std::vector<std::string> PoliciesOf(const CompareResult& result) {
   std::vector<std::string> policies;
   for (const CompareRow& row : result.rows) policies.push_back(row.policy);
   return policies;
-}
-
-const CompareRow& RowOf(const CompareResult& result, std::string_view policy) {
-  const auto row = std::find_if(
-      result.rows.begin(), result.rows.end(),
-      [&](const CompareRow& each) { return each.policy == policy; });
-  EXPECT_NE(row, result.rows.end()) << policy;
-  return *row;
 }
 
 // The footprint of `mib` MiB held for `seconds`.
@@ -179,7 +132,8 @@ TEST_F(CompareRecordingTest, WithoutReportsThereIsNoRowReal) {
 }
 
 TEST_F(CompareRecordingTest, TheDefaultGranuleIs2MiB) {
-  Write("trace.txt", Alloc(10, kFirst, 0));
+  Alloc(10.0, kFirst, 0);
+  WriteTrace();
   CompareOptions options = Options();
   EXPECT_DOUBLE_EQ(RunOk(options).rows[0].footprint_gib_min,
                    GibMinutesOf(2, 10));
@@ -297,27 +251,28 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
 
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {
   CompareOptions options = Options();
-  EXPECT_THAT(TryRun(options).status().ToString(),
+  EXPECT_THAT(TryCompare(options).status().ToString(),
               HasSubstr(path() + ": must have a trace: trace.gmtrace"));
   options.workloads = {path() + "/none"};
   EXPECT_EQ(
-      TryRun(options).status(),
+      TryCompare(options).status(),
       absl::NotFoundError(path() + "/none: must be a trace or a recording's "
                                    "folder; none is there"));
   WriteOneBlock();
   options = Options();
   Write("window.csv", "from,to\n");
-  EXPECT_THAT(TryRun(options).status().ToString(),
+  EXPECT_THAT(TryCompare(options).status().ToString(),
               HasSubstr(path() + "/window.csv:1: "));
   fs::remove(folder_ / "window.csv");
-  Write("trace.txt", Alloc(10, kFirst, 10) +
-                         " task-1 [000] ..... 11.0: "
-                         "mm_page_free: pfn=nonsense\n");
-  EXPECT_THAT(TryRun(options).status().ToString(),
+  ClearTrace();
+  Alloc(10.0, kFirst, 10);
+  AddDamage();
+  WriteTrace();
+  EXPECT_THAT(TryCompare(options).status().ToString(),
               HasSubstr(path() + ", off: " + path() + "/trace.txt:2: "));
   WriteOneBlock();
   fs::remove(folder_ / "iomem");
-  EXPECT_THAT(TryRun(options).status().ToString(),
+  EXPECT_THAT(TryCompare(options).status().ToString(),
               HasSubstr(path() + ", off: the recording must have a memory map "
                                  "(iomem)"));
 }

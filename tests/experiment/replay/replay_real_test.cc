@@ -2,81 +2,35 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
-#include <filesystem>
-#include <fstream>
-#include <memory>
+#include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/experiment/report/replay_report.h"
-#include "guestmm/reporting/policies.h"
-#include "guestmm/reporting/reporting_policy.h"
+#include "tests/experiment/replay/replay_testing.h"
+#include "tests/testing/planted_policies.h"
 
 namespace guestmm::replay_real_test {
 namespace {
-
-namespace fs = std::filesystem;
 
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 using ::testing::HasSubstr;
 
-constexpr uint64_t kFirst = 0x1000;
-constexpr uint64_t kPages = 0x2000;
-
-class ReplayRealTest : public ::testing::TestWithParam<ReplayPlacement> {
+class ReplayRealTest : public HandmadeReplayTest,
+                       public ::testing::WithParamInterface<ReplayPlacement> {
  protected:
-  ReplayRealTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("replay_real_", getpid())) {
-    fs::create_directories(folder_);
-    recording_.trace_path = (folder_ / "trace.txt").string();
-    recording_.memory = {{Gpa(kFirst * kPageSize), kPages * kPageSize}};
-    recording_.first.emplace();
-    auto& states = recording_.first->states;
-    states.assign(kFirst, RecordedPages::State::kAbsent);
-    states.resize(kFirst + 600, RecordedPages::State::kInUse);
-    states.resize(kFirst + kPages, RecordedPages::State::kFree);
-  }
-  ~ReplayRealTest() override { fs::remove_all(folder_); }
+  ReplayRealTest() : HandmadeReplayTest(/*pages=*/0x2000, /*in_use=*/600) {}
 
-  void Alloc(Nanoseconds time, uint64_t pfn, int order) {
-    events_.push_back({.time = time,
-                       .pfn = Pfn(pfn),
-                       .order = Order(order),
-                       .kind = TraceEvent::Kind::kAlloc,
-                       .migratetype = 1,
-                       .gfp = GfpFlags::Parse("GFP_HIGHUSER_MOVABLE")});
-  }
-  void Free(Nanoseconds time, uint64_t pfn, int order) {
-    events_.push_back({.time = time,
-                       .pfn = Pfn(pfn),
-                       .order = Order(order),
-                       .kind = TraceEvent::Kind::kFree});
-  }
-  absl::StatusOr<ReplayResult> TryReplay(const ReplayOptions& options,
-                                         const ReplayWatch& watch = {}) {
-    std::ofstream file(recording_.trace_path);
-    for (const TraceEvent& event : events_) file << event << "\n";
-    file.close();
-    return Replay(recording_, options, nullptr, watch);
-  }
-  ReplayResult Run(const ReplayOptions& options,
-                   const ReplayWatch& watch = {}) {
-    auto result = TryReplay(options, watch);
-    EXPECT_TRUE(result.ok()) << result.status();
-    return result.ok() ? *std::move(result) : ReplayResult{};
-  }
   static ReplayOptions Options(ReplayMode mode, ReplayPlacement placement) {
     ReplayOptions options;
     options.mode = mode;
@@ -91,10 +45,6 @@ class ReplayRealTest : public ::testing::TestWithParam<ReplayPlacement> {
   std::string Series(const ReplayResult& result) const {
     return ReplaySeriesCsv(recording_, std::span(&result, 1));
   }
-
-  const fs::path folder_;
-  Recording recording_;
-  std::vector<TraceEvent> events_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Both, ReplayRealTest,
@@ -180,57 +130,8 @@ TEST_F(ReplayRealTest, AnAllocationOfAnIsolatedPage) {
   EXPECT_EQ(result.samples.back().resident_bytes, 601 * kPageSize);
 }
 
-// A broken policy: takes a block back from its report as soon as another is
-// freed, before the report has ended.
-class HastyPolicy final : public ReportingPolicy {
- public:
-  std::string_view name() const override { return "hasty"; }
-  Order min_order() const override { return kPageblockOrder; }
-  size_t capacity() const override { return 1; }
-  absl::Status Enable(const ReportingEnvironment& environment) override {
-    zones_ = environment.zones;
-    return absl::OkStatus();
-  }
-  void Disable() override {}
-  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    if (in_flight_ == nullptr) {
-      freed_ = {&zone, pfn};
-      return true;
-    }
-    for (IsolatedBlock& block : in_flight_->TakeAll()) {
-      zone.Return(std::move(block));
-    }
-    return false;
-  }
-  bool NextBatch(Scatterlist& list) override {
-    if (freed_.first == nullptr) return false;
-    ReportableZone& zone = *std::exchange(freed_.first, nullptr);
-    ZoneLockGuard hold(zone);
-    if (std::optional<IsolatedBlock> block = zone.Isolate(freed_.second)) {
-      list.Add(*std::move(block));
-      in_flight_ = &list;
-    }
-    return !list.empty();
-  }
-  void ReturnBatch(Scatterlist& list, bool) override {
-    in_flight_ = nullptr;
-    for (IsolatedBlock& block : list.TakeAll()) {
-      ReportableZone& zone = ZoneOf(zones_, block);
-      ZoneLockGuard hold(zone);
-      zone.Return(std::move(block));
-    }
-  }
-
- private:
-  std::span<ReportableZone> zones_;
-  std::pair<ReportableZone*, Pfn> freed_ = {};
-  Scatterlist* in_flight_ = nullptr;
-};
-
 TEST_F(ReplayRealTest, NamesThePageThatLostItsContentsAndWhen) {
-  RegisterPolicy("hasty",
-                 [](auto&) { return std::make_unique<HastyPolicy>(); });
+  RegisterHastyPolicy();
   Alloc(seconds(10), kFirst + 1024, 10);
   Alloc(seconds(10), kFirst + 2048, 10);
   Free(seconds(11), kFirst + 1024, 10);

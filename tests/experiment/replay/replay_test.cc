@@ -4,73 +4,25 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
-#include <fstream>
+#include <cstdint>
+#include <span>
 #include <string>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "nlohmann/json.hpp"
+#include "tests/experiment/replay/replay_testing.h"
 
 namespace guestmm::replay_test {
 namespace {
-
-namespace fs = std::filesystem;
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
-constexpr uint64_t kFirst = 0x1000;  // from 16 MiB on
-constexpr uint64_t kPages = 0x20000;
-
-class ReplayTest : public ::testing::Test {
- protected:
-  ReplayTest()
-      : folder_(fs::path(::testing::TempDir()) /
-                absl::StrCat("replay_", getpid())) {
-    fs::create_directories(folder_);
-    recording_.trace_path = (folder_ / "trace.txt").string();
-    recording_.memory = {{Gpa(kFirst * kPageSize), kPages * kPageSize}};
-    recording_.first.emplace();
-    auto& states = recording_.first->states;
-    states.assign(kFirst, RecordedPages::State::kAbsent);
-    states.resize(kFirst + kPages, RecordedPages::State::kFree);
-  }
-  ~ReplayTest() override { fs::remove_all(folder_); }
-
-  void Alloc(double time, uint64_t pfn, int order, int cpu = 0) {
-    absl::StrAppendFormat(
-        &text_,
-        "  task-1 [%03d] .....  %.6f: mm_page_alloc: page=0 pfn=0x%x order=%d "
-        "migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n",
-        cpu, time, pfn, order);
-  }
-  void Free(double time, uint64_t pfn, int order, int cpu = 0) {
-    absl::StrAppendFormat(
-        &text_,
-        "  task-1 [%03d] .....  %.6f: mm_page_free: page=0 pfn=0x%x order=%d\n",
-        cpu, time, pfn, order);
-  }
-  absl::StatusOr<ReplayResult> TryReplay(const ReplayOptions& options) {
-    std::ofstream(recording_.trace_path) << text_;
-    return Replay(recording_, options);
-  }
-  ReplayResult Run(ReplayOptions options = {}) {
-    auto result = TryReplay(options);
-    EXPECT_TRUE(result.ok()) << result.status();
-    return result.ok() ? *std::move(result) : ReplayResult{};
-  }
-
-  const fs::path folder_;
-  Recording recording_;
-  std::string text_;
-};
+using ReplayTest = HandmadeReplayTest;
 
 // 4 MiB allocated and freed as one block are reported two seconds later.
 TEST_F(ReplayTest, WhatTheGuestFreesIsReported) {
@@ -259,233 +211,6 @@ TEST_F(ReplayTest, TheWatermarksAreTheGuests) {
   EXPECT_EQ(Run(options).reported_bytes, 0u);
 }
 
-// Memory that the guest's allocator does not have -----------------------------
-
-// The struct pages of the highest 144 MiB of the guest are not initialized.
-class UnmanagedReplayTest : public ReplayTest {
- protected:
-  static constexpr uint64_t kUnmanaged = 0x18000;
-  static constexpr uint64_t kUnmanagedPages = kFirst + kPages - kUnmanaged;
-
-  UnmanagedReplayTest() {
-    auto& states = recording_.first->states;
-    for (uint64_t pfn = kUnmanaged; pfn < kFirst + kPages; ++pfn) {
-      states[pfn] = RecordedPages::State::kNoFlags;
-    }
-    recording_.zones = {Zone(kPages - kUnmanagedPages)};
-  }
-
-  static RecordedZone Zone(uint64_t managed) {
-    RecordedZone zone;
-    zone.name = "DMA32";
-    zone.span = {Pfn(kFirst), Pfn(kFirst + kPages)};
-    zone.present = PageCount(kPages);
-    zone.managed = PageCount(managed);
-    return zone;
-  }
-  static ReplayOptions Off(ReplayPlacement placement) {
-    ReplayOptions options;
-    options.placement = placement;
-    options.policy = "off";
-    options.frame_interval = std::chrono::seconds(1);
-    return options;
-  }
-  static constexpr ReplayPlacement kPlacements[] = {ReplayPlacement::kRecorded,
-                                                    ReplayPlacement::kNative};
-};
-
-TEST_F(UnmanagedReplayTest, ItIsNeitherInUseNorResident) {
-  Alloc(10.0, kFirst, 10);
-  Free(11.0, kFirst, 10);
-  for (const ReplayPlacement placement : kPlacements) {
-    const ReplayResult result = Run(Off(placement));
-    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
-    EXPECT_EQ(result.unmanaged.added, 0u);
-    EXPECT_EQ(result.memory_bytes, kPages * kPageSize);
-    // Of the block that was allocated.
-    EXPECT_EQ(result.samples.front().resident_bytes, 4 * kMiB);
-    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
-    EXPECT_EQ(result.samples.back().free_bytes,
-              (kPages - kUnmanagedPages) * kPageSize);
-    EXPECT_EQ(result.footprint.in_use, 1024 * 1e6);
-    const std::string& blocks = result.frames.back().blocks;
-    EXPECT_EQ(blocks.substr(kUnmanaged / 512),
-              std::string(kUnmanagedPages / 512, '.'));
-  }
-}
-
-TEST_F(UnmanagedReplayTest, AnAllocationOfItAddsItsSection) {
-  constexpr uint64_t kSection = kSectionOrder.pages().value();
-  Alloc(10.0, kUnmanaged + 1024, 10);
-  Free(11.0, kUnmanaged + 1024, 10);
-  for (const ReplayPlacement placement : kPlacements) {
-    const ReplayResult result = Run(Off(placement));
-    EXPECT_EQ(result.unmanaged.uninitialized, kUnmanagedPages * kPageSize);
-    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
-    EXPECT_EQ(result.counters.outside_memory, 0u);
-    EXPECT_EQ(result.counters.forced_placements, 0u);
-    EXPECT_EQ(result.counters.unmatched_frees, 0u);
-    EXPECT_EQ(result.samples.back().resident_bytes, 4 * kMiB);
-    EXPECT_EQ(result.samples.back().free_bytes,
-              (kPages - kUnmanagedPages + kSection) * kPageSize);
-  }
-}
-
-// E.g. by a deflated balloon, or when struct pages are initialized.
-TEST_F(UnmanagedReplayTest, AFreeOfItAddsItsBlock) {
-  Free(10.0, kUnmanaged, 10);
-  Alloc(11.0, kUnmanaged, 9);
-  for (const ReplayPlacement placement : kPlacements) {
-    const ReplayResult result = Run(Off(placement));
-    EXPECT_EQ(result.unmanaged.added, 4 * kMiB);
-    EXPECT_EQ(result.counters.unmatched_frees, 0u);
-    EXPECT_EQ(result.counters.split_frees, 0u);
-    EXPECT_EQ(result.counters.forced_placements, 0u);
-    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
-  }
-}
-
-// As by deferred_grow_zone: zoneinfo.end says by how much, buddyinfo.log when.
-TEST_F(UnmanagedReplayTest, AZoneThatGrowsWithoutAnEventIsFollowed) {
-  constexpr uint64_t kSection = kSectionOrder.pages().value();
-  constexpr uint64_t kBlocks = (kPages - kUnmanagedPages) / 1024;
-  recording_.zones_at_end = {Zone(kPages - kUnmanagedPages + kSection)};
-  for (int second = 10; second <= 14; ++second) {
-    RecordedBuddyInfo& info = recording_.buddyinfo.emplace_back();
-    info.time = std::chrono::seconds(second);
-    info.zones.emplace_back().name = "DMA32";
-    info.zones.back().blocks[10] =
-        kBlocks + (second >= 12 ? kSection / 1024 : 0);
-  }
-  Alloc(10.0, kFirst, 0);
-  Free(14.5, kFirst, 0);
-  const uint64_t before = (kPages - kUnmanagedPages - 1) * kPageSize;
-  for (const ReplayPlacement placement : kPlacements) {
-    ReplayOptions options = Off(placement);
-    options.sample_interval = std::chrono::seconds(1);
-    const ReplayResult result = Run(options);
-    EXPECT_EQ(result.unmanaged.added, kSection * kPageSize);
-    ASSERT_EQ(result.samples.size(), 6u);
-    EXPECT_EQ(result.samples[2].free_bytes / kMiB, before / kMiB);
-    EXPECT_EQ(result.samples[3].free_bytes / kMiB,
-              (before + kSection * kPageSize) / kMiB);
-    EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
-  }
-  recording_.buddyinfo.clear();
-  const ReplayResult result = Run(Off(ReplayPlacement::kRecorded));
-  EXPECT_EQ(result.unmanaged.added, kSection * kPageSize) << "at the end";
-}
-
-TEST_F(UnmanagedReplayTest, AddedMemoryIsReported) {
-  Alloc(10.0, kUnmanaged, 10);
-  Free(11.0, kUnmanaged, 10);
-  for (const char* const policy : {"linux", "adaptive"}) {
-    ReplayOptions options;
-    options.policy = policy;
-    options.tail = std::chrono::seconds(60);
-    const ReplayResult result = Run(options);
-    EXPECT_EQ(result.samples.back().resident_bytes, 0u) << policy;
-    EXPECT_GE(result.reported_bytes, 4 * kMiB);
-    EXPECT_EQ(result.needless_bytes, 0u);
-  }
-}
-
-// The policy "real" ----------------------------------------------------------
-
-TEST_F(ReplayTest, WhatTheRealKernelReportedIsDiscardedAtItsTime) {
-  const auto at = [](uint64_t pfn, uint64_t bytes) {
-    return GpaRange{Gpa(pfn * kPageSize), bytes};
-  };
-  Alloc(10.0, kFirst, 10);
-  Free(11.0, kFirst, 10);
-  recording_.end = std::chrono::seconds(15);
-  recording_.reports = {
-      {std::chrono::seconds(9), at(kFirst, 4 * kMiB)},  // before
-      {std::chrono::seconds(12), at(kFirst, 4 * kMiB)},
-      {std::chrono::seconds(13), at(kFirst, 2 * kMiB)},   // again
-      {std::chrono::seconds(16), at(kFirst, 4 * kMiB)}};  // after
-  ReplayOptions options;
-  options.policy = "real";
-  options.tail = std::chrono::seconds(5);
-  const ReplayResult real = Run(options);
-  ASSERT_EQ(real.reports.size(), 2u);
-  EXPECT_EQ(real.reports[0].time, std::chrono::seconds(12));
-  EXPECT_EQ(real.reports[1].range, at(kFirst, 2 * kMiB));
-  EXPECT_EQ(real.reported_bytes, 6 * kMiB);
-  EXPECT_EQ(real.needless_bytes, 2 * kMiB);
-  EXPECT_EQ(real.discard_calls, 2u);
-  EXPECT_EQ(real.scatterlists, std::nullopt);
-  EXPECT_EQ(real.end, std::chrono::seconds(20));
-  for (const ReplaySample& sample : real.samples) {
-    if (sample.time == std::chrono::seconds(10)) continue;
-    EXPECT_EQ(sample.resident_bytes,
-              sample.time <= std::chrono::seconds(12) ? 4 * kMiB : 0);
-  }
-  // 4 MiB resident for two seconds, and in use for one.
-  const uint64_t seconds = 1024 * uint64_t{1'000'000};
-  EXPECT_EQ(real.footprint.resident, 2 * seconds);
-  EXPECT_EQ(real.footprint.in_use, seconds);
-  EXPECT_EQ(real.host_share_of_free, 1);
-  EXPECT_EQ(real.host_share_of_reportable, 1);
-
-  options.policy = "off";
-  const ReplayResult off = Run(options);
-  EXPECT_EQ(off.footprint.resident, 10 * seconds);
-  EXPECT_EQ(off.footprint.in_use, real.footprint.in_use);
-  EXPECT_DOUBLE_EQ(*off.host_share_of_free, 508.0 / 512);
-  EXPECT_DOUBLE_EQ(*off.host_share_of_reportable, 508.0 / 512);
-  EXPECT_EQ(off.scatterlists, 0u);
-  EXPECT_EQ(off.discard_calls, 0u);
-}
-
-// The clocks of guest and VMM differ a little.
-TEST_F(ReplayTest, MemoryInUseWhenItIsReportedStaysResident) {
-  Alloc(10.0, kFirst, 10);
-  Free(11.0, kFirst, 10);
-  Alloc(11.990, kFirst, 9);
-  recording_.end = std::chrono::seconds(15);
-  recording_.reports = {
-      {std::chrono::seconds(12), {Gpa(kFirst * kPageSize), 4 * kMiB}}};
-  ReplayOptions options;
-  options.policy = "real";
-  const ReplayResult result = Run(options);
-  EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB);
-  EXPECT_EQ(result.reported_bytes, 4 * kMiB);
-  EXPECT_EQ(result.needless_bytes, 0u);
-}
-
-TEST_F(ReplayTest, AnAllocationRightAfterItsReportIsARefault) {
-  Alloc(10.0, kFirst, 10);
-  Free(11.0, kFirst, 10);
-  Alloc(12.5, kFirst, 10);
-  recording_.reports = {
-      {std::chrono::seconds(12), {Gpa(kFirst * kPageSize), 4 * kMiB}}};
-  ReplayOptions options;
-  options.policy = "real";
-  EXPECT_EQ(Run(options).refaults, 2u);
-  recording_.reports[0].time -= std::chrono::milliseconds(600);
-  EXPECT_EQ(Run(options).refaults, 0u);
-}
-
-// A wrong reports.csv does no harm.
-TEST_F(ReplayTest, RealReportsMayLieOutsideOfMemory) {
-  Alloc(10.0, kFirst + kPages - 1024, 10);
-  Free(10.1, kFirst + kPages - 1024, 10);
-  recording_.end = std::chrono::seconds(15);
-  const uint64_t last = (kFirst + kPages - 512) * kPageSize;
-  recording_.reports = {
-      {std::chrono::seconds(12), {Gpa(last), uint64_t{1} << 51}},
-      {std::chrono::seconds(12), {Gpa(last - 2 * kMiB + 1), 2 * kMiB - 1}},
-      {std::chrono::seconds(12), {Gpa(uint64_t{1} << 51), 2 * kMiB}},
-      {std::chrono::seconds(12), {Gpa(0), 0}}};
-  ReplayOptions options;
-  options.policy = "real";
-  const ReplayResult result = Run(options);
-  EXPECT_EQ(result.reports.size(), 4u);
-  EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB)
-      << "the block of which a byte was not reported";
-}
-
 TEST_F(ReplayTest, OfReportsThereAreListsAndCalls) {
   for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
     recording_.first->reported.emplace_back(pfn);
@@ -601,7 +326,7 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
 TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   Alloc(10.0, kFirst, 10);
   Free(9'000'000'000.0, kFirst, 10);
-  std::ofstream(recording_.trace_path) << text_;
+  WriteTrace();
   ReplayResult partial;
   EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
               HasSubstr("trace.txt: event 2 is 9000000000.0 s by the trace's "
@@ -613,9 +338,9 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
   recording_.end = std::chrono::seconds(8'000'000'000);
   EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
               HasSubstr("trace.txt: event 2 is"));
-  text_.clear();
+  ClearTrace();
   Alloc(10.0, kFirst, 10);
-  std::ofstream(recording_.trace_path) << text_;
+  WriteTrace();
   EXPECT_THAT(Replay(recording_, {}, &partial).status().ToString(),
               HasSubstr("trace.txt: its end is 8000000000.0 s by the"));
   EXPECT_EQ(partial.counters.events, 1u);
@@ -629,8 +354,8 @@ TEST_F(ReplayTest, ATimeThatIsFarOffEndsIt) {
 TEST_F(ReplayTest, ADamagedTraceIsReplayedUpToTheDamage) {
   Alloc(10.0, kFirst, 10);
   Free(11.0, kFirst, 10);
-  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
-  std::ofstream(recording_.trace_path) << text_;
+  AddDamage();
+  WriteTrace();
   ReplayResult partial;
   const auto result = Replay(recording_, {}, &partial);
   EXPECT_THAT(result.status().ToString(), HasSubstr("trace.txt:3"));
@@ -648,8 +373,8 @@ TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
   const ReplayResult whole = Run(options);
   EXPECT_EQ(whole.end, std::chrono::seconds(110));
   EXPECT_EQ(whole.error, "");
-  text_ += "  task-1 [000] .....  12.0: mm_page_alloc: page=0 pfn=nonsense\n";
-  std::ofstream(recording_.trace_path) << text_;
+  AddDamage();
+  WriteTrace();
   ReplayResult partial;
   EXPECT_FALSE(Replay(recording_, options, &partial).ok());
   EXPECT_EQ(partial.end, std::chrono::seconds(11));

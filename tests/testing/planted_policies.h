@@ -1,8 +1,8 @@
-#ifndef GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
-#define GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
+#ifndef GUESTMM_TESTS_TESTING_PLANTED_POLICIES_H_
+#define GUESTMM_TESTS_TESTING_PLANTED_POLICIES_H_
 
-// Policies with one known fault each, which a comparison must show, and the
-// same policy without a fault.
+// Policies with one known fault each, which an experiment must show, and one
+// without a fault.
 
 #include <chrono>
 #include <cstdint>
@@ -25,20 +25,36 @@ enum class Fault {
   kRepeats,  // reports blocks again that are reported
 };
 
+// What the policies below have in common.
+class PlantedPolicy : public ReportingPolicy {
+ public:
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    zones_ = environment.zones;
+    return absl::OkStatus();
+  }
+  void Disable() override {}
+  // Marks nothing as reported.
+  void ReturnBatch(Scatterlist& list, bool) override {
+    for (IsolatedBlock& block : list.TakeAll()) {
+      ReportableZone& zone = ZoneOf(zones_, block);
+      ZoneLockGuard hold(zone);
+      zone.Return(std::move(block));
+    }
+  }
+
+ protected:
+  std::span<ReportableZone> zones_;
+};
+
 // Scans all free blocks of order 9 and above once a second and reports those
 // that are not marked as reported.
-class SweepingPolicy final : public ReportingPolicy {
+class SweepingPolicy final : public PlantedPolicy {
  public:
   explicit SweepingPolicy(Fault fault) : fault_(fault) {}
 
   std::string_view name() const override { return "sweeping"; }
   Order min_order() const override { return kPageblockOrder; }
   size_t capacity() const override { return 16; }
-  absl::Status Enable(const ReportingEnvironment& environment) override {
-    zones_ = environment.zones;
-    return absl::OkStatus();
-  }
-  void Disable() override {}
   bool BlockFreed(ReportableZone&, Pfn, Order) override { return false; }
   std::optional<Nanoseconds> NextPass() override {
     seen_.clear();
@@ -88,20 +104,15 @@ class SweepingPolicy final : public ReportingPolicy {
   }
 
   const Fault fault_;
-  std::span<ReportableZone> zones_;
   std::set<Pfn> seen_;  // in this pass
 };
 
 // Reports every free block, of any order, as soon as it is freed.
-class EagerPolicy final : public ReportingPolicy {
+class EagerPolicy final : public PlantedPolicy {
  public:
   std::string_view name() const override { return "eager"; }
   Order min_order() const override { return Order(0); }
   size_t capacity() const override { return 32; }
-  absl::Status Enable(const ReportingEnvironment& environment) override {
-    zones_ = environment.zones;
-    return absl::OkStatus();
-  }
   void Disable() override { freed_.clear(); }
   bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override {
     freed_.emplace_back(&zone, pfn);
@@ -119,17 +130,47 @@ class EagerPolicy final : public ReportingPolicy {
     }
     return !list.empty();
   }
-  void ReturnBatch(Scatterlist& list, bool) override {
-    for (IsolatedBlock& block : list.TakeAll()) {
-      ReportableZone& zone = ZoneOf(zones_, block);
-      ZoneLockGuard hold(zone);
+
+ private:
+  std::vector<std::pair<ReportableZone*, Pfn>> freed_;
+};
+
+// Takes a block back from its report as soon as another is freed, before the
+// report has ended.
+class HastyPolicy final : public PlantedPolicy {
+ public:
+  std::string_view name() const override { return "hasty"; }
+  Order min_order() const override { return kPageblockOrder; }
+  size_t capacity() const override { return 1; }
+  bool BlockFreed(ReportableZone& zone, Pfn pfn, Order) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    if (in_flight_ == nullptr) {
+      freed_ = {&zone, pfn};
+      return true;
+    }
+    for (IsolatedBlock& block : in_flight_->TakeAll()) {
       zone.Return(std::move(block));
     }
+    return false;
+  }
+  bool NextBatch(Scatterlist& list) override {
+    if (freed_.first == nullptr) return false;
+    ReportableZone& zone = *std::exchange(freed_.first, nullptr);
+    ZoneLockGuard hold(zone);
+    if (std::optional<IsolatedBlock> block = zone.Isolate(freed_.second)) {
+      list.Add(*std::move(block));
+      in_flight_ = &list;
+    }
+    return !list.empty();
+  }
+  void ReturnBatch(Scatterlist& list, bool acknowledged) override {
+    in_flight_ = nullptr;
+    PlantedPolicy::ReturnBatch(list, acknowledged);
   }
 
  private:
-  std::span<ReportableZone> zones_;
-  std::vector<std::pair<ReportableZone*, Pfn>> freed_;
+  std::pair<ReportableZone*, Pfn> freed_ = {};
+  Scatterlist* in_flight_ = nullptr;
 };
 
 // The granule that the newest policy "observed" was made with.
@@ -159,6 +200,12 @@ inline void RegisterPlantedPolicies() {
   static_cast<void>(registered);
 }
 
+// Registers hasty, which loses the contents of memory.
+inline void RegisterHastyPolicy() {
+  RegisterPolicy("hasty",
+                 [](auto&) { return std::make_unique<HastyPolicy>(); });
+}
+
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_EXPERIMENT_COMPARE_PLANTED_POLICIES_H_
+#endif  // GUESTMM_TESTS_TESTING_PLANTED_POLICIES_H_

@@ -1,53 +1,56 @@
 #include "src/experiment/report/fields_json.h"
 
+#include <variant>
+
 namespace guestmm {
+
+using Unit = FieldKind::Unit;
 
 nlohmann::ordered_json FieldJson(const FieldKind& kind,
                                  const std::optional<FieldValue>& value) {
   if (!value) return nullptr;
   switch (kind.unit()) {
-    case FieldKind::Unit::kSwitch:
+    case Unit::kSwitch:
       return std::get<uint64_t>(*value) != 0;
-    case FieldKind::Unit::kChoice:
-    case FieldKind::Unit::kText:
+    case Unit::kGranule:
+    case Unit::kChoice:
+    case Unit::kText:
+    case Unit::kPath:
       return kind.Format(*value);
-    case FieldKind::Unit::kNumber:
+    case Unit::kNumber:
       return std::get<double>(*value);
-    case FieldKind::Unit::kCount:
-    case FieldKind::Unit::kBytes:
-    case FieldKind::Unit::kSeconds:
-    case FieldKind::Unit::kOrder:
+    case Unit::kSeconds:
+      return static_cast<double>(std::get<uint64_t>(*value)) / 1e9;
+    case Unit::kCount:
+    case Unit::kBytes:
+    case Unit::kOrder:
       break;
   }
   return std::get<uint64_t>(*value);
 }
 
-std::optional<FieldValue> FieldFromJson(const FieldKind& kind,
-                                        const nlohmann::ordered_json& json) {
+std::optional<std::string> FieldText(const FieldKind& kind,
+                                     const nlohmann::ordered_json& json) {
+  if (json.is_string()) return json.get<std::string>();
   switch (kind.unit()) {
-    case FieldKind::Unit::kSwitch:
+    case Unit::kSwitch:
       if (!json.is_boolean()) return std::nullopt;
-      return uint64_t{json.get<bool>()};
-    case FieldKind::Unit::kChoice: {
-      if (!json.is_string()) return std::nullopt;
-      const absl::StatusOr<FieldValue> value =
-          kind.Parse(json.get<std::string>());
-      return value.ok() ? std::optional(*value) : std::nullopt;
-    }
-    case FieldKind::Unit::kText:
-      if (!json.is_string()) return std::nullopt;
-      return json.get<std::string>();
-    case FieldKind::Unit::kNumber:
+      return kind.Format(uint64_t{json.get<bool>()});
+    case Unit::kCount:
+    case Unit::kBytes:
+    case Unit::kSeconds:
+    case Unit::kOrder:
+    case Unit::kNumber:
       if (!json.is_number()) return std::nullopt;
-      return json.get<double>();
-    case FieldKind::Unit::kCount:
-    case FieldKind::Unit::kBytes:
-    case FieldKind::Unit::kSeconds:
-    case FieldKind::Unit::kOrder:
+      // The shortest text that is read back as the same number.
+      return json.dump();
+    case Unit::kGranule:
+    case Unit::kChoice:
+    case Unit::kText:
+    case Unit::kPath:
       break;
   }
-  if (!json.is_number_unsigned()) return std::nullopt;
-  return json.get<uint64_t>();
+  return std::nullopt;
 }
 
 }  // namespace guestmm

@@ -1,19 +1,20 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPORT_FIELDS_JSON_H_
 #define GUESTMM_SRC_EXPERIMENT_REPORT_FIELDS_JSON_H_
 
-// Options structs as JSON, by their Fields: numbers (times in nanoseconds) for
-// counts, bytes, seconds, orders and numbers; booleans for switches; strings
-// for choices and text; null for what is unset.
+// Options structs as JSON, by their Fields: numbers for counts, bytes, seconds,
+// orders and numbers; booleans for switches; strings for granules, choices,
+// text and paths; null for what is unset. Names are those of the command line.
+//
+//   {"guest-memory": 268435456, "granule": "2MiB", "rest": 0.5, "vcpus": null}
 
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <variant>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/check.h"
 #include "guestmm/base/fields.h"
 #include "nlohmann/json.hpp"
 
@@ -23,10 +24,20 @@ namespace guestmm {
 nlohmann::ordered_json FieldJson(const FieldKind& kind,
                                  const std::optional<FieldValue>& value);
 
-// The inverse, but for null. None if `json` has another type; the value may be
-// out of bounds.
-std::optional<FieldValue> FieldFromJson(const FieldKind& kind,
-                                        const nlohmann::ordered_json& json);
+// The text of the value that `json`, which is not null, stands for, as the
+// field's Parse takes it. A string stands for its text in any kind: "256MiB".
+// None if `json` has a type that the kind has not.
+std::optional<std::string> FieldText(const FieldKind& kind,
+                                     const nlohmann::ordered_json& json);
+
+// The field `name`. REQUIRES: there is one (CHECKed).
+template <typename T>
+nlohmann::ordered_json FieldJson(const Fields<T>& fields, const T& options,
+                                 std::string_view name) {
+  const Field<T>* const field = fields.Find(name);
+  GUESTMM_CHECK(field != nullptr) << "no field " << name;
+  return FieldJson(field->kind(), field->Get(options));
+}
 
 // {"NAME": VALUE, ...}: every field, in order.
 template <typename T>
@@ -51,12 +62,18 @@ absl::Status FieldsFromJson(const Fields<T>& fields, std::string_view place,
       return absl::InvalidArgumentError(absl::StrCat(
           where, ": must be one of ", absl::StrJoin(fields.Names(), ", ")));
     }
-    const std::optional<FieldValue> its = FieldFromJson(field->kind(), value);
-    if (!its || !field->kind().IsValid(*its)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(where, "=", value.dump(), ": ", field->kind().Rule()));
+    if (value.is_null() && field->CanBeUnset()) {
+      field->Unset(options);
+      continue;
     }
-    field->Set(options, *its);
+    const std::optional<std::string> text = FieldText(field->kind(), value);
+    const absl::Status status = text
+                                    ? field->Parse(options, *text)
+                                    : absl::InvalidArgumentError(field->Rule());
+    if (!status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, "=", value.dump(), ": ", status.message()));
+    }
   }
   return absl::OkStatus();
 }

@@ -134,7 +134,7 @@ TEST_F(CompareCommandTest, OptionsThatARecordingHasAreRefused) {
   };
   const std::string unset = ": must be unset without a workload by name";
   expect("--duration 5", "--duration=5" + unset);
-  expect("--guest-memory 1GiB", "--guest-memory=1.00 GiB" + unset);
+  expect("--guest-memory 1GiB", "--guest-memory=1GiB" + unset);
   expect("--vcpus 4", "--vcpus=4" + unset);
   expect("--real", "--workloads=" + recording_ +
                        ": must be a workload by name in real time");

@@ -20,6 +20,7 @@ using ::testing::AllOf;
 using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 class ReplayCommandTest : public CommandTest {
  protected:
@@ -84,7 +85,7 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "flags as in GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO; "
          "\"GFP_NONSENSE\" is none");
   expect(recording_ + " --speed fast", 2,
-         "--speed=fast: must be a number, as in 10, or max");
+         "--speed=fast: must be a number, 0.01 to 1000000, or max");
   expect(recording_ + " --speed 0", 2,
          "guestmm replay: --speed=0: must be 0.01 to 1000000, or max");
   expect(recording_ + " --real --virtual", 2, "--virtual");
@@ -93,7 +94,7 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "available on this machine, which has ");
   for (const std::string tail : {"1e300", "-1e300", "604801", "-1", "nan"}) {
     expect(recording_ + " --tail " + tail, 2,
-           "--tail=" + tail + ": must be a number of seconds from 0 to 604800");
+           "--tail=" + tail + ": must be 0 to 604800 seconds");
   }
   expect(recording_ + " --delay 1e300", 2,
          "--delay=1e300: must be 0 to 3600 seconds for linux");
@@ -244,6 +245,23 @@ TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {
   EXPECT_EQ(parameters["linux"]["capacity"], 8);
   EXPECT_EQ(parameters["adaptive"]["order"], 5);
   EXPECT_EQ(parameters["adaptive"]["floor"], 1);
+}
+
+TEST_F(ReplayCommandTest, SamplesAreAsFarApartAsAsked) {
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(
+      recording_ +
+      " --policies off --speed max --seed 7 --sample-interval 30 --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(nlohmann::json::parse(Contents(out + "/summary.json"))["seed"], 7);
+  EXPECT_THAT(Contents(out + "/series.csv"),
+              AllOf(HasSubstr("\noff,25.730,"), HasSubstr("\noff,55.730,"),
+                    Not(HasSubstr("\noff,26."))));
+  const Outcome refused = Replay(recording_ + " --sample-interval 0");
+  EXPECT_EQ(refused.status, 2);
+  EXPECT_EQ(refused.err,
+            "guestmm replay: --sample-interval=0: must be 0.001 to 3600 "
+            "seconds\n");
 }
 
 TEST_F(ReplayCommandTest, CostsAreReadFromAFile) {

@@ -1,11 +1,9 @@
 #include "tools/guestmm/arguments.h"
 
 #include <charconv>
-#include <cmath>
 #include <string_view>
 
-#include "absl/strings/str_format.h"
-#include "guestmm/base/units.h"
+#include "absl/strings/str_join.h"
 
 namespace guestmm::tools {
 namespace {
@@ -20,13 +18,28 @@ std::optional<T> Parse(std::string_view text) {
   return value;
 }
 
-uint64_t ParseBytesOrReject(const std::string& name, const std::string& text) {
-  const std::optional<uint64_t> bytes = ParseBytes(text);
-  if (!bytes) {
-    Reject(name, text,
-           "must be a number of bytes, KiB, MiB, GiB or TiB, as in 256MiB");
+// What the help shows for a value.
+std::string TypeName(const FieldKind& kind) {
+  switch (kind.unit()) {
+    case FieldKind::Unit::kCount:
+    case FieldKind::Unit::kOrder:
+      return "N";
+    case FieldKind::Unit::kBytes:
+      return "BYTES";
+    case FieldKind::Unit::kSeconds:
+      return "SECONDS";
+    case FieldKind::Unit::kNumber:
+      return "NUMBER";
+    case FieldKind::Unit::kPath:
+      return "PATH";
+    case FieldKind::Unit::kText:
+      break;
+    case FieldKind::Unit::kGranule:
+    case FieldKind::Unit::kSwitch:
+    case FieldKind::Unit::kChoice:
+      return absl::StrJoin(kind.words(), "|");
   }
-  return *bytes;
+  return "TEXT";
 }
 
 }  // namespace
@@ -36,26 +49,23 @@ void Reject(const std::string& name, const std::string& text,
   throw CLI::ValidationError(name + "=" + (text.empty() ? "\"\"" : text), rule);
 }
 
-void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,
-              const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [name, &bytes](const std::string& text) {
-           bytes = ParseBytesOrReject(name, text);
-         },
-         help + " [" + FormatBytes(bytes) + "]")
-      ->type_name("BYTES");
-}
-
-void AddBytes(CLI::App& app, const std::string& name,
-              std::optional<uint64_t>& bytes, const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [name, &bytes](const std::string& text) {
-           bytes = ParseBytesOrReject(name, text);
-         },
-         help)
-      ->type_name("BYTES");
+void AddField(CLI::App& app, const std::string& name, const FieldKind& kind,
+              const std::string& unset, const std::string& help,
+              const std::function<absl::Status(const std::string&)>& set) {
+  const bool is_switch = kind.unit() == FieldKind::Unit::kSwitch;
+  CLI::Option* const option =
+      app.add_option_function<std::string>(
+             "--" + name,
+             [is_switch, set](const std::string& text) {
+               const absl::Status status =
+                   set(is_switch && text.empty() ? "on" : text);
+               if (!status.ok()) {
+                 throw CLI::ValidationError(std::string(status.message()));
+               }
+             },
+             help)
+          ->type_name(TypeName(kind) + (unset.empty() ? "" : "|" + unset));
+  if (is_switch) option->expected(0, 1);
 }
 
 void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
@@ -73,41 +83,6 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
          },
          help)
       ->type_name("N");
-}
-
-void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
-                Nanoseconds high, std::optional<Nanoseconds>& value,
-                const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [name, low, high, &value](const std::string& text) {
-           const std::optional<double> seconds = Parse<double>(text);
-           // Written so that NaN is rejected.
-           if (!seconds ||
-               !(*seconds >= ToSeconds(low) && *seconds <= ToSeconds(high))) {
-             Reject(
-                 name, text,
-                 absl::StrFormat("must be a number of seconds from %g to %.10g",
-                                 ToSeconds(low), ToSeconds(high)));
-           }
-           value = Nanoseconds(std::llround(*seconds * 1e9));
-         },
-         help)
-      ->type_name("SECONDS");
-}
-
-void AddNumber(CLI::App& app, const std::string& name,
-               std::optional<double>& value, const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [name, &value](const std::string& text) {
-           value = Parse<double>(text);
-           if (!value || !std::isfinite(*value)) {
-             Reject(name, text, "must be a number, as in 0.25");
-           }
-         },
-         help)
-      ->type_name("NUMBER");
 }
 
 }  // namespace guestmm::tools

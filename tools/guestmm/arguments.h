@@ -5,15 +5,18 @@
 // with a CLI::ValidationError of one line, in OptionError's form:
 // "--vcpus=0: must be a whole number from 1 to 64".
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "guestmm/base/clock.h"
+#include "guestmm/base/fields.h"
 
 namespace guestmm::tools {
 
@@ -22,27 +25,34 @@ namespace guestmm::tools {
 [[noreturn]] void Reject(const std::string& name, const std::string& text,
                          const std::string& rule);
 
-// A number of bytes, as ParseBytes takes it: "256MiB", "5 GiB", "4096". The
-// help ends with the default that `bytes` has.
-void AddBytes(CLI::App& app, const std::string& name, uint64_t& bytes,
-              const std::string& help);
-// The same, unset by default.
-void AddBytes(CLI::App& app, const std::string& name,
-              std::optional<uint64_t>& bytes, const std::string& help);
+// Adds an option of that kind. `unset`: the word that stands for no value, or
+// "". `set` takes the text and returns an OptionError.
+void AddField(CLI::App& app, const std::string& name, const FieldKind& kind,
+              const std::string& unset, const std::string& help,
+              const std::function<absl::Status(const std::string&)>& set);
+
+// Adds an option for each of `fields`, which sets it in `options`; those in
+// `but` are the caller's to add. The help is the field's text and, in brackets,
+// the value that `options` has now; the text itself has to say what an unset
+// one means. A switch may do without a value: "--real-time" turns it on.
+template <typename T>
+void AddFields(CLI::App& app, const Fields<T>& fields, T& options,
+               const std::vector<std::string>& but = {}) {
+  for (const Field<T>& field : fields) {
+    if (std::find(but.begin(), but.end(), field.name()) != but.end()) continue;
+    const std::string value = field.Format(options);
+    AddField(app, field.name(), field.kind(), field.unset(),
+             value.empty() ? field.text() : field.text() + " [" + value + "]",
+             [&fields, &options, name = field.name()](const std::string& text) {
+               return fields.Set(options, name, text);
+             });
+  }
+}
 
 // A whole number from `low` to `high`.
 void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
                 uint64_t high, std::optional<uint64_t>& value,
                 const std::string& help);
-
-// A time, as a decimal number of seconds from `low` to `high`.
-void AddSeconds(CLI::App& app, const std::string& name, Nanoseconds low,
-                Nanoseconds high, std::optional<Nanoseconds>& value,
-                const std::string& help);
-
-// A decimal number. Its bounds are checked by the experiment.
-void AddNumber(CLI::App& app, const std::string& name,
-               std::optional<double>& value, const std::string& help);
 
 // One of `choices`, each a word and the value that it stands for.
 template <typename T>

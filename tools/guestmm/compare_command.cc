@@ -28,27 +28,9 @@ namespace {
 // The command line's options.
 struct CompareArguments {
   CompareOptions options;
-  std::optional<uint64_t> seed;
   PolicyArguments policy;
-  std::optional<uint64_t> reportable_order;
-  uint64_t guest_bytes = 0;  // 0: each workload's own
-  std::optional<uint64_t> repeats;
-  std::optional<uint64_t> processes;
   std::string costs;
   std::string out;
-
-  CompareOptions ToOptions() const {
-    CompareOptions result = options;
-    result.seed = seed.value_or(options.seed);
-    result.policy_parameters = policy.parameters;
-    if (reportable_order) {
-      result.reportable_order = Order(static_cast<int>(*reportable_order));
-    }
-    if (guest_bytes > 0) result.guest_bytes = guest_bytes;
-    result.repeats = repeats.value_or(options.repeats);
-    result.processes = processes.value_or(options.processes);
-    return result;
-  }
 };
 
 std::string Percent(const std::optional<double>& share, int decimals = 1) {
@@ -227,7 +209,8 @@ std::vector<std::string> CommandOfAProcess(const CLI::App& command) {
 int RunCompareCommand(const CompareArguments& arguments,
                       const CLI::App& given) {
   // All options are checked before anything is written or run.
-  CompareOptions options = arguments.ToOptions();
+  CompareOptions options = arguments.options;
+  options.policy_parameters = arguments.policy.parameters;
   if (!arguments.costs.empty()) {
     const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
     if (!costs.ok())
@@ -320,32 +303,8 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
       ->delimiter(',');
   command.add_option("--workloads", options.workloads, WorkloadHelp())
       ->delimiter(',');
-  AddInteger(
-      command, "--seed", 0, ~uint64_t{0}, arguments->seed,
-      "Seed of the workloads, and of the order of events at the same instant "
-      "[1]");
   AddPolicyArguments(command, arguments->policy);
-  AddInteger(
-      command, "--reportable-order", 0,
-      static_cast<uint64_t>(kMaxOrder.value()), arguments->reportable_order,
-      "Order of the smallest free block that counts as reportable [--order, "
-      "or 9]");
-  AddChoice<std::optional<Order>>(
-      command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
-      options.granule,
-      "Unit in which the host maps and discards: 2MiB where huge pages back "
-      "the guest [4KiB; for a recording 2MiB]");
-  AddBytes(command, "--guest-memory", arguments->guest_bytes,
-           "Memory of the guest; 0 for each workload's own");
-  AddInteger(command, "--vcpus", 1, 64, options.vcpus,
-             "vCPUs of the guest [each workload's own]");
-  AddNumber(command, "--duration", options.duration_seconds,
-            "Seconds that a workload runs without reporting; under a policy it "
-            "does the same work [each workload's own]");
-  AddNumber(
-      command, "--rest", options.rest_seconds,
-      "Seconds of rest after the work, until the last look [60; with --real "
-      "10; for a recording 0]");
+  AddFields(command, CompareFields(), options, {"mode"});
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
       "In virtual time: the same options give the same result [default]");
@@ -354,13 +313,6 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
           "--real", [&options] { options.mode = CompareMode::kReal; },
           "In real time, with RAM and threads")
       ->excludes(in_virtual_time);
-  AddInteger(command, "--repeats", 1, 1000, arguments->repeats,
-             "--real: runs of each policy; a row is their medians [5]");
-  AddInteger(
-      command, "--processes", 1, 100, arguments->processes,
-      "--real: fresh processes that do all that, one after another, since "
-      "a process has its memory laid out once; a row is the medians of "
-      "theirs [1]");
   command
       .add_option("--costs", arguments->costs,
                   "Costs in virtual time, a file that guestmm calibrate wrote "

@@ -20,25 +20,11 @@
 namespace guestmm::tools {
 namespace {
 
-// The command line, parsed. Unset options keep DensityOptions' defaults.
+// The command line's options.
 struct DensityArguments {
   DensityOptions options;
-  std::optional<double> scale;
-  std::optional<uint64_t> seed;
-  std::optional<uint64_t> max_guests;
-  std::optional<double> settle;
   PolicyArguments policy;
   std::string out;
-
-  DensityOptions ToOptions() const {
-    DensityOptions result = options;
-    result.scale = scale.value_or(options.scale);
-    result.seed = seed.value_or(options.seed);
-    if (max_guests) result.max_guests = static_cast<int>(*max_guests);
-    result.settle_seconds = settle.value_or(options.settle_seconds);
-    result.policy_parameters = policy.parameters;
-    return result;
-  }
 };
 
 void PrintTable(const DensityResult& result) {
@@ -74,8 +60,10 @@ void PrintTable(const DensityResult& result) {
 
 int RunDensityCommand(const DensityArguments& arguments) {
   // Finds all errors of the command line before anything is written or run.
+  DensityOptions options = arguments.options;
+  options.policy_parameters = arguments.policy.parameters;
   const absl::StatusOr<DensitySetup> setup =
-      ResolveDensity(arguments.ToOptions(), AvailableMemory());
+      ResolveDensity(options, AvailableMemory());
   if (!setup.ok()) {
     const bool named = setup.status().message().substr(0, 2) == "--";
     return Fail("density", setup.status(), named ? "" : "--");
@@ -126,59 +114,13 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       "virtual time.");
   const auto arguments = std::make_shared<DensityArguments>();
   DensityOptions& options = arguments->options;
-  AddBytes(command, "--guest-memory", options.guest_bytes,
-           "Memory of a guest [512 MiB]");
-  AddBytes(command, "--host-memory", options.host_bytes,
-           "Memory of the host [1.5 GiB]");
-  AddBytes(command, "--footprint", options.footprint_bytes,
-           "Memory that a guest's kernel keeps in use [1/20 of the guest's]");
-  AddBytes(command, "--workload-min", options.workload_min_bytes,
-           "Memory that a workload touches, at least [4/5 of the guest's]");
-  AddNumber(command, "--scale", arguments->scale,
-            "Multiplies the cover letter's sizes, guests of 5 GiB on a host of "
-            "15 GiB, where they are not given [0.1]");
   command
       .add_option("--policies", options.policies,
                   "Policies to run, separated by commas "
                   "[off,v12,linux,adaptive]")
       ->delimiter(',');
-  AddInteger(command, "--seed", 0, ~uint64_t{0}, arguments->seed,
-             "Seed of all sizes and orders [1]");
   AddPolicyArguments(command, arguments->policy);
-  AddChoice<HypervisorKind>(
-      command, "--hypervisor",
-      {{"madvise", HypervisorKind::kMadvise}, {"none", HypervisorKind::kNone}},
-      options.hypervisor,
-      "madvise: discards; none: acknowledges and keeps everything [madvise]");
-  AddChoice<HugePages>(command, "--huge-pages",
-                       {{"host", HugePages::kHostDefault},
-                        {"advise", HugePages::kAdvise},
-                        {"forbid", HugePages::kForbid}},
-                       options.huge_pages,
-                       "Transparent huge pages behind guest RAM: by the host's "
-                       "setting, advised, or forbidden [host]");
-  command.add_flag("--real-time", options.real_time,
-                   "Run guests and devices on threads, in real time; results "
-                   "then vary");
-  AddParsed<std::string>(
-      command, "--vmm", "PATH",
-      [](const std::string& path) -> absl::StatusOr<std::string> {
-        if (!path.empty()) return path;
-        return absl::InvalidArgumentError("\"\": must be the path of a socket");
-      },
-      options.vmm_socket,
-      "Socket of a VMM (guestmm vmm) that has the guests' balloon devices; "
-      "guest memory is in memfds, time is real [none]");
-  AddChoice<bool>(command, "--idle-activity", {{"on", true}, {"off", false}},
-                  options.idle_activity,
-                  "Whether a guest whose workload has ended still takes and "
-                  "frees a little memory until it has settled, as an idle "
-                  "guest does; v12 starts a run only on a free [on]");
-  AddNumber(command, "--settle", arguments->settle,
-            "Seconds that a guest settles before the next is launched; with "
-            "--real-time, at most [10]");
-  AddInteger(command, "--max-guests", 1, 100000, arguments->max_guests,
-             "Guests at which a policy's row ends [100]");
+  AddFields(command, DensityFields(), options);
   command
       .add_option("--out", arguments->out,
                   "Folder for summary.json and series.csv [none]")

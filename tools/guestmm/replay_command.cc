@@ -13,7 +13,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -50,8 +49,6 @@ struct ReplayArguments {
   PolicyArguments policy;
   // Empty: the recording's memory map.
   MemoryMap memory;
-  std::optional<uint64_t> skip_bad;
-  std::optional<Nanoseconds> tail;
   bool truth = false;
   std::string costs;
   std::string out;
@@ -196,16 +193,6 @@ absl::StatusOr<std::vector<std::string>> PoliciesOf(
   return policies;
 }
 
-// Absent for "max". CheckReplay checks the bounds.
-absl::StatusOr<std::optional<double>> ParseSpeed(const std::string& text) {
-  if (text == "max") return std::nullopt;
-  double speed = 0;
-  if (!absl::SimpleAtod(text, &speed)) {
-    return OptionError("speed", text, "must be a number, as in 10, or max");
-  }
-  return speed;
-}
-
 // Adds an option that `parse` turns from text into an absl::StatusOr<T>; its
 // errors are OptionErrors.
 template <typename T, typename Parse>
@@ -285,8 +272,6 @@ absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
 int RunReplayCommand(ReplayArguments arguments) {
   ReplayOptions options = arguments.options;
   options.policy_parameters = arguments.policy.parameters;
-  options.read.skip_bad = arguments.skip_bad.value_or(0);
-  options.tail = arguments.tail.value_or(Nanoseconds(0));
   if (!arguments.costs.empty()) {
     const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
     if (!costs.ok()) {
@@ -360,14 +345,6 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "A trace, or the folder of a recording")
       ->type_name("PATH")
       ->required();
-  AddChoice<ReplayPlacement>(
-      command, "--placement",
-      {{std::string(Name(ReplayPlacement::kRecorded)),
-        ReplayPlacement::kRecorded},
-       {std::string(Name(ReplayPlacement::kNative)), ReplayPlacement::kNative}},
-      arguments->options.placement,
-      "recorded: allocations get the trace's pages; native: pages that the "
-      "modelled allocator picks [recorded]");
   CLI::Option* const policies =
       command
           .add_option("--policies,--policy", arguments->policies,
@@ -383,11 +360,10 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       ->excludes(policies);
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;
-  AddChoice<Order>(
-      command, "--granule", {{"4KiB", Order(0)}, {"2MiB", kPageblockOrder}},
-      options.granule,
-      "The unit in which the host maps the guest's memory: 2MiB with huge "
-      "pages [2MiB]");
+  // Frames are taken with --out, and nothing shows what the reportable order
+  // counts.
+  AddFields(command, ReplayFields(), options,
+            {"mode", "frame-interval", "reportable-order"});
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = ReplayMode::kVirtual; },
       "Compute resident memory by a model, for guests of any size [this]");
@@ -397,10 +373,6 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
           "Use real RAM: write to allocations, discard reports, and ask the "
           "kernel for resident memory")
       ->excludes(in_virtual_time);
-  AddOption(
-      command, "--speed", "X|max", ParseSpeed, options.speed,
-      "Maximum replay speed, in trace seconds per second; does not affect "
-      "results [max]");
   AddOption(command, "--touch", "FLAGS", ParseTouch, options.touch,
             "Allocations that the guest touches, as sets of gfp flags, e.g. "
             "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO: those with all flags "
@@ -409,10 +381,6 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
   AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
             "The guest's RAM, in place of the iomem beside the trace, e.g. "
             "0-2G,4G-5G");
-  AddInteger(command, "--skip-bad", 0, ~uint64_t{0}, arguments->skip_bad,
-             "The most malformed lines to skip [0]");
-  AddSeconds(command, "--tail", Nanoseconds(0), kLongestReplay, arguments->tail,
-             "Seconds to continue after the trace's end [0]");
   command
       .add_option("--costs", arguments->costs,
                   "The time that reports take, as guestmm calibrate --out "

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <optional>
 #include <set>
 #include <string>
@@ -8,7 +9,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/compare/compare.h"
@@ -22,13 +22,6 @@
 
 namespace guestmm {
 namespace {
-
-constexpr uint64_t kSmallestGuest = 64 * kMiB;
-constexpr uint64_t kLargestGuest = kTiB;
-constexpr uint64_t kMostVcpus = 64;
-constexpr double kLongestSeconds = 3600;
-constexpr uint64_t kMostRepeats = 1000;
-constexpr uint64_t kMostProcesses = 100;
 
 // The default of the policies' order, or 9. An invalid one is refused with the
 // policies.
@@ -101,18 +94,12 @@ absl::Status CheckRecording(const CompareOptions& options,
 
 // Refuses what no workload would use.
 absl::Status CheckOnlyRecordings(const CompareOptions& options) {
-  constexpr std::string_view kUnset =
-      "must be unset without a workload by name; a recording has its own";
-  if (options.guest_bytes) {
-    return OptionError("guest-memory", FormatBytes(*options.guest_bytes),
-                       kUnset);
-  }
-  if (options.vcpus) {
-    return OptionError("vcpus", absl::StrCat(*options.vcpus), kUnset);
-  }
-  if (options.duration_seconds) {
-    return OptionError("duration", absl::StrCat(*options.duration_seconds),
-                       kUnset);
+  for (const char* const name : {"guest-memory", "vcpus", "duration"}) {
+    const std::string value = CompareFields().Format(options, name);
+    if (value.empty()) continue;
+    return OptionError(
+        name, value,
+        "must be unset without a workload by name; a recording has its own");
   }
   return absl::OkStatus();
 }
@@ -162,55 +149,12 @@ absl::Status ResolveWorkloads(CompareOptions& options) {
   return status;
 }
 
-absl::Status CheckSeconds(std::string_view option,
-                          std::optional<double> seconds) {
-  if (!seconds || (*seconds >= 0 && *seconds <= kLongestSeconds)) {
+absl::Status CheckProcesses(const CompareOptions& options) {
+  if (options.mode == CompareMode::kReal || options.processes == 1) {
     return absl::OkStatus();
   }
-  return OptionError(
-      option, absl::StrFormat("%g", *seconds),
-      absl::StrFormat("must be 0 to %g seconds", kLongestSeconds));
-}
-
-absl::Status CheckCount(std::string_view option, uint64_t count,
-                        uint64_t high) {
-  if (1 <= count && count <= high) return absl::OkStatus();
-  return OptionError(option, absl::StrCat(count),
-                     absl::StrCat("must be 1 to ", high));
-}
-
-absl::Status CheckBounds(const CompareOptions& options) {
-  absl::Status status;
-  if (options.granule && *options.granule != Order(0) &&
-      *options.granule != kPageblockOrder) {
-    status.Update(OptionError("granule", FormatBytes(options.granule->bytes()),
-                              "must be 4KiB or 2MiB"));
-  }
-  if (*options.reportable_order > kMaxOrder) {
-    status.Update(OptionError(
-        "reportable-order", absl::StrCat(options.reportable_order->value()),
-        absl::StrCat("must be 0 to ", kMaxOrder.value())));
-  }
-  if (options.guest_bytes && (*options.guest_bytes < kSmallestGuest ||
-                              *options.guest_bytes > kLargestGuest)) {
-    status.Update(
-        OptionError("guest-memory", FormatBytes(*options.guest_bytes),
-                    absl::StrCat("must be ", FormatBytes(kSmallestGuest),
-                                 " to ", FormatBytes(kLargestGuest))));
-  }
-  if (options.vcpus) {
-    status.Update(CheckCount("vcpus", *options.vcpus, kMostVcpus));
-  }
-  status.Update(CheckSeconds("duration", options.duration_seconds));
-  status.Update(CheckSeconds("rest", options.rest_seconds));
-  status.Update(CheckCount("repeats", options.repeats, kMostRepeats));
-  status.Update(CheckCount("processes", options.processes, kMostProcesses));
-  if (options.mode == CompareMode::kVirtual && options.processes > 1) {
-    status.Update(
-        OptionError("processes", absl::StrCat(options.processes),
-                    "must be 1 in virtual time; runs are deterministic"));
-  }
-  return status;
+  return OptionError("processes", absl::StrCat(options.processes),
+                     "must be 1 in virtual time; runs are deterministic");
 }
 
 // Refuses real guests that this machine cannot hold.
@@ -243,6 +187,41 @@ absl::Status CheckMachine(const CompareOptions& options,
 
 }  // namespace
 
+const Fields<CompareOptions>& CompareFields() {
+  using Options = CompareOptions;
+  const FieldKind seconds =
+      FieldKind::Seconds(Nanoseconds(0), std::chrono::hours(1));
+  static const Fields<Options> fields = {
+      {"seed", &Options::seed, FieldKind::Count(),
+       "Seed of the workloads, and of the order of events at the same instant"},
+      {"mode", &Options::mode, FieldKind::Choice({"virtual", "real"}),
+       "Time: virtual, where the same options give the same result, or real, "
+       "with RAM and threads"},
+      {"reportable-order", &Options::reportable_order, FieldKind::Orders(),
+       "Order of the smallest free block that counts as reportable [--order, "
+       "or 9]"},
+      {"granule", &Options::granule, FieldKind::Granule(),
+       "Unit in which the host maps and discards: 2MiB where huge pages back "
+       "the guest [4KiB; for a recording 2MiB]"},
+      {"guest-memory", &Options::guest_bytes, FieldKind::Bytes(64 * kMiB, kTiB),
+       "Memory of the guest [each workload's own]"},
+      {"vcpus", &Options::vcpus, FieldKind::Count(1, 64),
+       "vCPUs of the guest [each workload's own]"},
+      {"duration", &Options::duration_seconds, seconds,
+       "Time that a workload runs without reporting; under a policy it does "
+       "the same work [each workload's own]"},
+      {"rest", &Options::rest_seconds, seconds,
+       "Time of rest after the work, until the last look [60; with --real 10; "
+       "for a recording 0]"},
+      {"repeats", &Options::repeats, FieldKind::Count(1, 1000),
+       "--real: runs of each policy; a row is their medians"},
+      {"processes", &Options::processes, FieldKind::Count(1, 100),
+       "--real: fresh processes that do all that, one after another, since a "
+       "process has its memory laid out once; a row is the medians of theirs"},
+  };
+  return fields;
+}
+
 bool IsRecording(std::string_view workload) {
   return workload.find('/') != std::string_view::npos;
 }
@@ -264,9 +243,10 @@ absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
   if (!resolved.reportable_order) {
     resolved.reportable_order = DefaultOrder(options.policy_parameters);
   }
-  absl::Status status = ResolveWorkloads(resolved);
+  absl::Status status = CompareFields().Check(options);
+  if (status.ok()) status = ResolveWorkloads(resolved);
   if (status.ok()) status = ResolvePolicies(resolved);
-  if (status.ok()) status = CheckBounds(resolved);
+  if (status.ok()) status = CheckProcesses(resolved);
   if (status.ok() && options.mode == CompareMode::kReal) {
     status = CheckMachine(resolved, available_bytes);
   }

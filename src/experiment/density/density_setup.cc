@@ -1,6 +1,7 @@
 #include "src/experiment/density/density_setup.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <string_view>
 
@@ -38,22 +39,18 @@ Order HostGranule(HugePages huge_pages) {
 
 absl::Status CheckSize(std::string_view option, uint64_t bytes, uint64_t low,
                        uint64_t high) {
-  if (low <= bytes && bytes <= high) return absl::OkStatus();
-  return OptionError(
-      option, FormatBytes(bytes),
-      absl::StrCat("must be ", FormatBytes(low), " to ", FormatBytes(high)));
+  const FieldKind kind = FieldKind::Bytes(low, high);
+  if (kind.IsValid(bytes)) return absl::OkStatus();
+  return OptionError(option, kind.Format(bytes), kind.Rule());
 }
 
 absl::Status CheckSizes(const DensitySetup& setup) {
-  absl::Status status = CheckSize("guest-memory", setup.guest_bytes,
-                                  kSmallestGuest, kMaxDensityBytes);
-  if (!status.ok()) return status;
   if (setup.guest_bytes % kPageSize != 0) {
     return OptionError("guest-memory", absl::StrCat(setup.guest_bytes),
                        "must be whole pages of 4 KiB");
   }
-  status = CheckSize("host-memory", setup.host_bytes, setup.guest_bytes,
-                     kMaxDensityBytes);
+  absl::Status status = CheckSize("host-memory", setup.host_bytes,
+                                  setup.guest_bytes, kMaxDensityBytes);
   if (!status.ok()) return status;
   status = CheckSize("footprint", setup.footprint_bytes, 0,
                      setup.guest_bytes / 4 * 3);
@@ -63,19 +60,11 @@ absl::Status CheckSizes(const DensitySetup& setup) {
                    (setup.guest_bytes - setup.footprint_bytes) / 16 * 15);
 }
 
-absl::Status CheckLimits(const DensityOptions& options) {
-  if (!std::isfinite(options.settle_seconds) || options.settle_seconds < 0 ||
-      options.settle_seconds > 86400) {
-    return OptionError("settle", absl::StrFormat("%g", options.settle_seconds),
-                       "must be 0 to 86400 seconds");
-  }
-  if (options.max_guests < 1) {
-    return OptionError("max-guests", absl::StrCat(options.max_guests),
-                       "must be 1 or more");
-  }
+absl::Status CheckHypervisor(const DensityOptions& options) {
   if (!options.vmm_socket.empty() &&
       options.hypervisor != HypervisorKind::kMadvise) {
-    return OptionError("hypervisor", "none",
+    return OptionError("hypervisor",
+                       DensityFields().Format(options, "hypervisor"),
                        "must be madvise with --vmm: the VMM has the "
                        "hypervisor");
   }
@@ -86,11 +75,10 @@ absl::Status CheckMemory(const DensitySetup& setup, uint64_t available_bytes) {
   const uint64_t needed =
       setup.host_bytes + setup.host_bytes / 32 + kMachineReserve;
   if (needed <= available_bytes) return absl::OkStatus();
-  const bool given = setup.options.host_bytes.has_value();
+  const char* const option =
+      setup.options.host_bytes.has_value() ? "host-memory" : "scale";
   return OptionError(
-      given ? "host-memory" : "scale",
-      given ? FormatBytes(setup.host_bytes)
-            : absl::StrFormat("%g", setup.options.scale),
+      option, DensityFields().Format(setup.options, option),
       absl::StrFormat("must be less: a host of %s needs %s of real memory, and "
                       "this machine has %s available",
                       FormatBytes(setup.host_bytes), FormatBytes(needed),
@@ -98,6 +86,50 @@ absl::Status CheckMemory(const DensitySetup& setup, uint64_t available_bytes) {
 }
 
 }  // namespace
+
+const Fields<DensityOptions>& DensityFields() {
+  using Options = DensityOptions;
+  const FieldKind bytes = FieldKind::Bytes(0, kMaxDensityBytes);
+  static const Fields<Options> fields = {
+      {"scale", &Options::scale, FieldKind::Number(kMinScale, kMaxScale),
+       "Multiplies the cover letter's sizes, guests of 5 GiB on a host of 15 "
+       "GiB, where they are not given"},
+      {"guest-memory", &Options::guest_bytes,
+       FieldKind::Bytes(kSmallestGuest, kMaxDensityBytes),
+       "Memory of a guest [512MiB]"},
+      {"host-memory", &Options::host_bytes, bytes,
+       "Memory of the host [1536MiB]"},
+      {"footprint", &Options::footprint_bytes, bytes,
+       "Memory that a guest's kernel keeps in use [1/20 of the guest's]"},
+      {"workload-min", &Options::workload_min_bytes, bytes,
+       "Memory that a workload touches, at least [4/5 of the guest's]"},
+      {"seed", &Options::seed, FieldKind::Count(),
+       "Seed of all sizes and orders"},
+      {"hypervisor", &Options::hypervisor,
+       FieldKind::Choice({"madvise", "none"}),
+       "madvise: discards; none: acknowledges and keeps everything"},
+      {"huge-pages", &Options::huge_pages,
+       FieldKind::Choice({"host", "advise", "forbid"}),
+       "Transparent huge pages behind guest RAM: by the host's setting, "
+       "advised, or forbidden"},
+      {"real-time", &Options::real_time, FieldKind::Switch(),
+       "Run guests and devices on threads, in real time; results then vary"},
+      {"vmm", &Options::vmm_socket, FieldKind::Path("a socket"),
+       "Socket of a VMM (guestmm vmm) that has the guests' balloon devices; "
+       "guest memory is in memfds, time is real [none]"},
+      {"idle-activity", &Options::idle_activity, FieldKind::Switch(),
+       "Whether a guest whose workload has ended still takes and frees a "
+       "little memory until it has settled, as an idle guest does; v12 starts "
+       "a run only on a free"},
+      {"settle", &Options::settle_seconds,
+       FieldKind::Seconds(Nanoseconds(0), std::chrono::hours(24)),
+       "Time that a guest settles before the next is launched; with "
+       "--real-time, at most"},
+      {"max-guests", &Options::max_guests, FieldKind::Count(1, 100'000),
+       "Guests at which a policy's row ends"},
+  };
+  return fields;
+}
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
     const DensitySetup& setup, const std::string& policy) {
@@ -110,17 +142,13 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
 
 absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
                                             uint64_t available_bytes) {
-  if (!(options.scale >= kMinScale && options.scale <= kMaxScale)) {
-    return OptionError(
-        "scale", absl::StrFormat("%g", options.scale),
-        absl::StrFormat("must be %g to %g", kMinScale, kMaxScale));
-  }
+  absl::Status status = DensityFields().Check(options);
+  if (!status.ok()) return status;
   if (options.policies.empty()) {
     return OptionError("policies", "", "must be one or more names");
   }
-  absl::Status status =
-      CheckPolicies(options.policies, options.policy_parameters,
-                    PolicyContext(HostGranule(options.huge_pages)));
+  status = CheckPolicies(options.policies, options.policy_parameters,
+                         PolicyContext(HostGranule(options.huge_pages)));
   if (!status.ok()) return status;
 
   DensitySetup setup;
@@ -136,7 +164,7 @@ absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
   setup.workload_min_bytes =
       options.workload_min_bytes.value_or(Scaled(setup.guest_bytes, 4.0 / 5));
   status = CheckSizes(setup);
-  if (status.ok()) status = CheckLimits(options);
+  if (status.ok()) status = CheckHypervisor(options);
   if (status.ok()) status = CheckMemory(setup, available_bytes);
   if (!status.ok()) return status;
   return setup;

@@ -1,5 +1,6 @@
 // The options of a replay: their names, texts and bounds.
 
+#include <chrono>
 #include <string>
 #include <utility>
 #include <vector>
@@ -7,7 +8,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "guestmm/base/check.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_info.h"
@@ -17,10 +17,6 @@
 
 namespace guestmm {
 namespace {
-
-// Below 0.01x a replay is uselessly slow; above 1e6x pacing has no effect.
-constexpr double kLowestSpeed = 0.01;
-constexpr double kHighestSpeed = 1e6;
 
 // Checks that the policy "real" can be replayed.
 absl::Status CheckReal(const Recording& recording,
@@ -46,6 +42,46 @@ std::string_view Name(ReplayPlacement placement) {
 
 std::string_view Name(ReplayMode mode) {
   return mode == ReplayMode::kVirtual ? "virtual" : "real";
+}
+
+const Fields<ReplayOptions>& ReplayFields() {
+  using Options = ReplayOptions;
+  using std::chrono::hours;
+  using std::chrono::milliseconds;
+  static const Fields<Options> fields = {
+      {"mode", &Options::mode,
+       FieldKind::Choice({std::string(Name(ReplayMode::kVirtual)),
+                          std::string(Name(ReplayMode::kReal))}),
+       "Resident memory: virtual, computed by a model, or real, in RAM"},
+      {"placement", &Options::placement,
+       FieldKind::Choice({std::string(Name(ReplayPlacement::kRecorded)),
+                          std::string(Name(ReplayPlacement::kNative))}),
+       "recorded: allocations get the trace's pages; native: pages that the "
+       "modelled allocator picks"},
+      {"granule", &Options::granule, FieldKind::Granule(),
+       "Unit in which the host maps the guest's memory: 2MiB with huge pages"},
+      {"reportable-order", &Options::reportable_order, FieldKind::Orders(),
+       "Order of the smallest free block that counts as reportable"},
+      {"speed", &Options::speed, FieldKind::Number(0.01, 1e6),
+       "Maximum replay speed, in trace seconds per second; does not affect "
+       "results",
+       "max"},
+      {"seed", &Options::seed, FieldKind::Count(),
+       "Seed of the order of events at the same instant"},
+      {"sample-interval", &Options::sample_interval,
+       FieldKind::Seconds(milliseconds(1), hours(1)),
+       "Time between samples, initially; it doubles beyond 200,000 samples"},
+      {"frame-interval", &Options::frame_interval,
+       FieldKind::Seconds(Nanoseconds(0), hours(1)),
+       "Least time between frames, initially; it doubles beyond 1,200 frames; "
+       "0: no frames"},
+      {"tail", &Options::tail,
+       FieldKind::Seconds(Nanoseconds(0), kLongestReplay),
+       "Time to continue after the trace's end"},
+      {"skip-bad", &Options::read, &TraceReadOptions::skip_bad,
+       FieldKind::Count(), "The most malformed lines to skip"},
+  };
+  return fields;
 }
 
 absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text) {
@@ -85,21 +121,10 @@ std::string FormatTouch(const std::vector<uint32_t>& touch) {
 absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
                          uint64_t available_bytes) {
-  GUESTMM_CHECK(options.sample_interval > Nanoseconds(0));
-  if (options.tail < Nanoseconds(0) || options.tail > kLongestReplay) {
-    return OptionError("tail",
-                       absl::StrFormat("%.10g", ToSeconds(options.tail)),
-                       absl::StrFormat("must be 0 to %.0f seconds",
-                                       ToSeconds(kLongestReplay)));
-  }
-  if (options.speed &&
-      !(*options.speed >= kLowestSpeed && *options.speed <= kHighestSpeed)) {
-    return OptionError("speed", absl::StrFormat("%g", *options.speed),
-                       absl::StrFormat("must be %g to %.0f, or max",
-                                       kLowestSpeed, kHighestSpeed));
-  }
+  absl::Status status = ReplayFields().Check(options);
+  if (!status.ok()) return status;
   if (options.policy == kPolicyReal) {
-    const absl::Status status = CheckReal(recording, options);
+    status = CheckReal(recording, options);
     if (!status.ok()) return status;
   }
   const MemoryMap memory = MemoryMap::WholePages(recording.memory);

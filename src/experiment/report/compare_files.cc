@@ -38,10 +38,6 @@ Json ToJson(const std::optional<uint64_t>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
-std::string_view Name(CompareMode mode) {
-  return mode == CompareMode::kVirtual ? "virtual" : "real";
-}
-
 Json ConfigJson(const CompareResult& result) {
   const CompareOptions& options = result.options;
   Json workloads = Json::object();
@@ -213,9 +209,10 @@ bool ParseSample(const std::string& line, CompareSample& sample) {
 std::string CompareSummaryJson(const CompareResult& result) {
   Json rows = Json::array();
   for (const CompareRow& row : result.rows) rows.push_back(RowJson(row));
+  const std::string mode = CompareFields().Format(result.options, "mode");
   return SummaryJson({.schema_version = kCompareSchemaVersion,
                       .experiment = "compare",
-                      .mode = Name(result.options.mode),
+                      .mode = mode,
                       .config = ConfigJson(result),
                       .seed = result.options.seed,
                       .host = result.host,

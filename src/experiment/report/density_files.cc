@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/experiment/density/density.h"
 #include "nlohmann/json.hpp"
+#include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/summary.h"
 
 namespace guestmm {
@@ -20,25 +21,12 @@ Json OrNull(const std::optional<T>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
-std::string_view Name(HypervisorKind kind) {
-  return kind == HypervisorKind::kMadvise ? "madvise" : "none";
-}
-
-std::string_view Name(HugePages huge_pages) {
-  switch (huge_pages) {
-    case HugePages::kHostDefault:
-      return "host";
-    case HugePages::kAdvise:
-      return "advise";
-    case HugePages::kForbid:
-      return "forbid";
-  }
-  return "unknown";
-}
-
 Json ConfigJson(const DensitySetup& setup) {
   const DensityOptions& options = setup.options;
-  return {{"scale", options.scale},
+  const auto field = [&](std::string_view name) {
+    return FieldJson(DensityFields(), options, name);
+  };
+  return {{"scale", field("scale")},
           {"guest_bytes", setup.guest_bytes},
           {"host_bytes", setup.host_bytes},
           {"footprint_bytes", setup.footprint_bytes},
@@ -47,13 +35,12 @@ Json ConfigJson(const DensitySetup& setup) {
           {"policy_parameters",
            PolicyParametersJson(options.policies, options.policy_parameters,
                                 setup.granule)},
-          {"hypervisor", Name(options.hypervisor)},
-          {"huge_pages", Name(options.huge_pages)},
-          {"vmm", options.vmm_socket.empty() ? Json(nullptr)
-                                             : Json(options.vmm_socket)},
-          {"idle_activity", options.idle_activity},
-          {"settle_seconds", options.settle_seconds},
-          {"max_guests", options.max_guests}};
+          {"hypervisor", field("hypervisor")},
+          {"huge_pages", field("huge-pages")},
+          {"vmm", field("vmm")},
+          {"idle_activity", field("idle-activity")},
+          {"settle_seconds", field("settle")},
+          {"max_guests", field("max-guests")}};
 }
 
 Json RowJson(const DensityRow& row) {

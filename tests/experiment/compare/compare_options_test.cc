@@ -40,14 +40,14 @@ TEST_F(CompareOptionsTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),
             "--reportable-order=11: must be 0 to 10");
   EXPECT_EQ(ErrorOf({.granule = Order(1)}),
-            "--granule=8.00 KiB: must be 4KiB or 2MiB");
+            "--granule=8KiB: must be one of 4KiB, 2MiB");
   EXPECT_EQ(ErrorOf({.guest_bytes = kMiB}),
-            "--guest-memory=1.00 MiB: must be 64.00 MiB to 1.00 TiB");
+            "--guest-memory=1MiB: must be 64MiB to 1TiB");
   EXPECT_EQ(ErrorOf({.vcpus = 0}), "--vcpus=0: must be 1 to 64");
   EXPECT_EQ(ErrorOf({.duration_seconds = -1}),
             "--duration=-1: must be 0 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.rest_seconds = 1e9}),
-            "--rest=1e+09: must be 0 to 3600 seconds");
+            "--rest=1000000000: must be 0 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.repeats = 0}), "--repeats=0: must be 1 to 1000");
   EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .processes = 101}),
             "--processes=101: must be 1 to 100");

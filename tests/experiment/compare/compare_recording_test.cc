@@ -226,10 +226,9 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .mode = CompareMode::kReal}),
             "--workloads=./a: must be a workload by name in real time; a "
             "recording is replayed by guestmm replay --real");
-  EXPECT_EQ(
-      ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
-      "--guest-memory=1.00 GiB: must be unset without a workload by name; "
-      "a recording has its own");
+  EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
+            "--guest-memory=1GiB: must be unset without a workload by name; "
+            "a recording has its own");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .vcpus = 2}),
             "--vcpus=2: must be unset without a workload by name; a recording "
             "has its own");

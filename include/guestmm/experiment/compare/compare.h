@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_info.h"
@@ -76,6 +77,8 @@ struct CompareOptions {
   // repeats. More than one needs CompareHooks::run_process.
   uint64_t processes = 1;
 };
+// All members but lists and the costs.
+const Fields<CompareOptions>& CompareFields();
 
 // True if a workload of CompareOptions is the path of a recording.
 bool IsRecording(std::string_view workload);

@@ -34,6 +34,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/ram/guest_ram.h"
@@ -93,6 +94,8 @@ struct DensityOptions {
   // Where a policy's row ends even if more would fit.
   int max_guests = 100;
 };
+// All members but lists.
+const Fields<DensityOptions>& DensityFields();
 
 // Options that were checked, and the sizes that follow from them.
 struct DensitySetup {

@@ -24,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/machine/model/cost_model.h"
@@ -77,12 +78,13 @@ struct ReplayOptions {
   // Others are never touched, so that resident memory is a lower bound. Pages
   // in use at the start are touched.
   std::vector<uint32_t> touch = {};
-  // The speed limit, in seconds of the trace per second of real time: 0.01 to
-  // 1,000,000. Unset: none. Does not affect the result.
+  // The speed limit, in seconds of the trace per second of real time. Unset:
+  // none. Does not affect the result. Below 0.01 a replay is uselessly slow;
+  // above 1,000,000 pacing has no effect.
   std::optional<double> speed = {};
   uint64_t seed = 1;
   // The time between samples, initially. Beyond 200,000 samples every second
-  // one is dropped and the interval doubles. REQUIRES: positive.
+  // one is dropped and the interval doubles. At least 1 ms.
   Nanoseconds sample_interval{250'000'000};
   // The least time between frames, which are taken with samples; 0: no frames.
   // Beyond 1,200 frames every second one is dropped and the interval doubles.
@@ -92,6 +94,8 @@ struct ReplayOptions {
   Nanoseconds tail{0};
   TraceReadOptions read = {};
 };
+// All members but the mechanism, lists and the costs.
+const Fields<ReplayOptions>& ReplayFields();
 
 // How much of a trace could be followed. Shares are of all frees, all
 // allocations or all events, whichever the counter counts.
@@ -217,8 +221,8 @@ struct ReplayResult {
 absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text);
 std::string FormatTouch(const std::vector<uint32_t>& touch);
 
-// Checks `options` against `recording`, but not its trace. OptionError of
-// "tail", "speed", "policies" (real needs reports.csv and kRecorded), or, if
+// Checks `options` against `recording`, but not its trace. OptionError of one
+// of ReplayFields, "policies" (real needs reports.csv and kRecorded), or, if
 // the machine has less than the guest needs, of which `available_bytes` are
 // available, "real". InvalidArgument for a recording without a memory map.
 absl::Status CheckReplay(const Recording& recording,

@@ -24,6 +24,7 @@ class StandingQueue final : public Workqueue {
   Nanoseconds Now() const override { return clock_.Now(); }
   bool Queue(Work&, Nanoseconds) override { return true; }
   void CancelSync(Work&) override {}
+  bool MayWait() const override { return true; }
   bool WaitUntil(absl::FunctionRef<bool()> condition, Nanoseconds) override {
     return condition();
   }

@@ -3,15 +3,31 @@
 #include <bit>
 
 namespace guestmm {
+namespace {
+
+// The increment and the output function of splitmix64 (Steele, Lea and Flood
+// 2014).
+constexpr uint64_t kGolden = 0x9e3779b97f4a7c15;
+
+uint64_t Finalize(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+uint64_t Mix(uint64_t a, uint64_t b, uint64_t c) {
+  uint64_t hash = Finalize(a + kGolden);
+  hash = Finalize((hash ^ b) + kGolden);
+  return Finalize((hash ^ c) + kGolden);
+}
 
 Random::Random(uint64_t seed) {
   // splitmix64 spreads any seed, zero included, over the whole state.
   for (uint64_t& word : state_) {
-    seed += 0x9e3779b97f4a7c15;
-    uint64_t z = seed;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-    word = z ^ (z >> 31);
+    seed += kGolden;
+    word = Finalize(seed);
   }
 }
 
@@ -28,8 +44,8 @@ uint64_t Random::Next() {
 }
 
 uint64_t Random::Below(uint64_t bound) {
-  // Multiply and shift (Lemire 2019); the few draws that would favour small
-  // results are redrawn.
+  // Multiply and shift (Lemire 2019). The few draws that would favour small
+  // results are rejected.
   __extension__ using Wide = unsigned __int128;
   Wide product = static_cast<Wide>(Next()) * bound;
   if (static_cast<uint64_t>(product) < bound) {

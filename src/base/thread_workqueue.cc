@@ -27,7 +27,7 @@ bool ThreadWorkqueue::Queue(Work& work, Nanoseconds delay) {
 void ThreadWorkqueue::CancelSync(Work& work) {
   LockHolder hold(mutex_);
   timeline_.Remove(work);
-  if (std::this_thread::get_id() == thread_.get_id()) return;
+  if (!MayWait()) return;
   while (running_ == &work) {
     work_finished_.wait(mutex_);
     timeline_.Remove(work);  // it may have queued itself
@@ -36,8 +36,7 @@ void ThreadWorkqueue::CancelSync(Work& work) {
 
 bool ThreadWorkqueue::WaitUntil(absl::FunctionRef<bool()> condition,
                                 Nanoseconds timeout) {
-  GUESTMM_CHECK(std::this_thread::get_id() != thread_.get_id())
-      << "a work waited for its own workqueue";
+  GUESTMM_CHECK(MayWait()) << "a work waited for its own workqueue";
   using SteadyClock = std::chrono::steady_clock;
   const SteadyClock::time_point now = SteadyClock::now();
   const bool forever = timeout >= SteadyClock::time_point::max() - now;

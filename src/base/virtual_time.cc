@@ -1,17 +1,39 @@
 #include "guestmm/base/virtual_time.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "guestmm/base/check.h"
+#include "guestmm/base/random.h"
 
 namespace guestmm {
 
 bool VirtualTime::Queue(Work& work, Nanoseconds delay) {
-  return timeline_.Add(work, now_ + delay, random_.Next());
+  if (work.source_ == 0) work.source_ = ++sources_;
+  const uint64_t tie = Mix(seed_, work.source_, work.times_queued_);
+  if (!timeline_.Add(work, now_ + delay, tie)) return false;
+  ++work.times_queued_;
+  return true;
 }
 
-void VirtualTime::CancelSync(Work& work) { timeline_.Remove(work); }
+void VirtualTime::CancelSync(Work& work) {
+  timeline_.Remove(work);
+  std::erase_if(waiting_, [&](const Waiting& w) { return w.work == &work; });
+}
+
+bool VirtualTime::QueueWhen(Work& work, std::function<bool()> condition) {
+  const bool waits = std::any_of(
+      waiting_.begin(), waiting_.end(),
+      [&](const Waiting& waiting) { return waiting.work == &work; });
+  if (waits || work.due_) return false;
+  waiting_.push_back({.work = &work, .condition = std::move(condition)});
+  QueueReady();
+  return true;
+}
 
 bool VirtualTime::WaitUntil(absl::FunctionRef<bool()> condition,
                             Nanoseconds timeout) {
+  CheckMayWait();
   const Nanoseconds deadline = timeout == kForever ? kForever : now_ + timeout;
   while (!condition()) {
     if (timeline_.empty() || timeline_.next() > deadline) {
@@ -28,12 +50,29 @@ void VirtualTime::RunFor(Nanoseconds duration) {
 }
 
 void VirtualTime::RunUntilIdle() {
+  CheckMayWait();
   while (!timeline_.empty()) RunFirst();
+}
+
+void VirtualTime::CheckMayWait() const {
+  GUESTMM_CHECK(MayWait()) << "a work waited for its own workqueue";
 }
 
 void VirtualTime::RunFirst() {
   now_ = std::max(now_, timeline_.next());
-  Timeline::Invoke(timeline_.TakeFirst());
+  Work& work = timeline_.TakeFirst();
+  in_work_ = true;
+  Timeline::Invoke(work);
+  in_work_ = false;
+  QueueReady();
+}
+
+void VirtualTime::QueueReady() {
+  std::erase_if(waiting_, [this](const Waiting& waiting) {
+    if (!waiting.condition()) return false;
+    Queue(*waiting.work);
+    return true;
+  });
 }
 
 }  // namespace guestmm

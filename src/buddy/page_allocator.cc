@@ -9,6 +9,13 @@
 
 namespace guestmm {
 
+namespace {
+
+// For WaitForIsolated: the caller must wait, but not inside the allocator.
+constexpr Pfn kMustWait{kNoPfn.value() - 1};
+
+}  // namespace
+
 struct PageAllocator::Request {
   int cpu;
   Order order;
@@ -149,19 +156,23 @@ void PageAllocator::RejectRequest(int cpu, Order order, Gfp gfp) const {
       << " of a request must be Unmovable, Movable or Reclaimable";
 }
 
-// __alloc_pages_nodemask: get_page_from_freelist, then the slow path.
-Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
-                                    const Zone* tried) {
+PageAllocator::Request PageAllocator::MakeRequest(int cpu, Order order,
+                                                  Gfp gfp) const {
   GUESTMM_CHECK(gfp.node < nodes())
       << "node " << int{gfp.node} << " must be at most " << nodes() - 1;
   const Zonelists& lists = *zonelists_.load(std::memory_order_acquire);
   const int node = gfp.node < 0 ? NodeOf(cpu) : gfp.node;
-  const Request request = {.cpu = cpu,
-                           .order = order,
-                           .gfp = gfp,
-                           .zones = gfp.this_node_only
-                                        ? lists.OnlyFrom(node, gfp.highest)
-                                        : lists.For(node, gfp.highest)};
+  return {.cpu = cpu,
+          .order = order,
+          .gfp = gfp,
+          .zones = gfp.this_node_only ? lists.OnlyFrom(node, gfp.highest)
+                                      : lists.For(node, gfp.highest)};
+}
+
+// __alloc_pages_nodemask: get_page_from_freelist, then the slow path.
+Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
+                                    const Zone* tried) {
+  const Request request = MakeRequest(cpu, order, gfp);
   if (!request.zones.empty() &&
       request.zones.front()->first_mixing() == Mixing::kAvoid) {
     const Pfn pfn = TryZones(request, Keep::kLow, Mixing::kAvoid,
@@ -250,6 +261,7 @@ Pfn PageAllocator::AllocateSlowPath(const Request& request) {
   if (pfn == kNoPfn && request.gfp.may_reclaim) {
     pfn = TakeReclaimed(request);
     if (pfn == kNoPfn) pfn = WaitForIsolated(request);
+    if (pfn == kMustWait) return kNoPfn;
   } else if (pfn == kNoPfn) {
     pfn = TakeDrained(request, Keep::kMinForSure);
   }
@@ -297,18 +309,34 @@ Pfn PageAllocator::WaitForIsolated(const Request& request) {
       events(*request.zones.front())
           .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
     }
-    // The count alone is not enough: the next batch may be as large as the one
-    // that returned.
-    if (!options_.wait_for_isolated->WaitUntil([&] {
-          return IsolatedPages(request) != isolated ||
-                 std::any_of(request.zones.begin(), request.zones.end(),
-                             [&](const Zone* zone) {
-                               return MayTake(*zone, request, Keep::kMin);
-                             });
-        })) {
+    if (!options_.wait_for_isolated->MayWait()) return kMustWait;
+    if (!options_.wait_for_isolated->WaitUntil(
+            [&] { return MayRetry(request, isolated); })) {
       return kNoPfn;
     }
   }
+}
+
+// The count alone is not enough: the next batch may be as large as the one that
+// returned.
+bool PageAllocator::MayRetry(const Request& request, PageCount isolated) {
+  return IsolatedPages(request) != isolated ||
+         std::any_of(request.zones.begin(), request.zones.end(),
+                     [&](const Zone* zone) {
+                       return MayTake(*zone, request, Keep::kMin);
+                     });
+}
+
+std::function<bool()> PageAllocator::WhenToRetry(int cpu, Order order,
+                                                 Gfp gfp) {
+  const Workqueue* const queue = options_.wait_for_isolated;
+  if (queue == nullptr || queue->MayWait() || !gfp.may_reclaim) return nullptr;
+  const PageCount isolated = IsolatedPages(MakeRequest(cpu, order, gfp));
+  if (isolated == PageCount(0)) return nullptr;
+  // The zonelists may be rebuilt meanwhile, so the request is made anew.
+  return [this, cpu, order, gfp, isolated] {
+    return MayRetry(MakeRequest(cpu, order, gfp), isolated);
+  };
 }
 
 // Holds the locks of all per-CPU lists, so that no vCPU refills its lists with

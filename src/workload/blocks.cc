@@ -47,16 +47,19 @@ bool AddressSpace::Populate(Vcpu& vcpu, Order order) {
 
 bool AddressSpace::MapMixed(Vcpu& vcpu, Random& random, uint64_t bytes) {
   Map();
-  if (bytes == kMostMixed && random.OneIn(2) &&
-      Populate(vcpu, kPageblockOrder)) {
-    return true;
+  if (bytes == kMostMixed && random.OneIn(2)) {
+    if (Populate(vcpu, kPageblockOrder)) return true;
+    if (vcpu.blocked()) return false;
   }
   const uint64_t end = bytes_ + bytes;
   while (bytes_ < end) {
     const uint64_t pages_left = (end - bytes_ + kPageSize - 1) / kPageSize;
     int order = static_cast<int>(random.Below(kLargestSmallOrder + 1));
     while (Order(order).pages().value() > pages_left) --order;
-    while (order > 0 && !Populate(vcpu, Order(order))) --order;
+    while (order > 0 && !Populate(vcpu, Order(order))) {
+      if (vcpu.blocked()) return false;
+      --order;
+    }
     if (order == 0 && !Populate(vcpu, Order(0))) return false;
   }
   return true;

@@ -14,13 +14,6 @@ constexpr size_t kPhasesOfKernelMemory = 3;
 // Blocks of kernel memory freed in one step.
 constexpr int kFreedAtATime = 512;
 
-// Removes the whole pages from `due` and returns them.
-uint64_t TakeWhole(double& due) {
-  const double whole = std::floor(due);
-  due -= whole;
-  return static_cast<uint64_t>(whole);
-}
-
 }  // namespace
 
 BuildWorkload::BuildWorkload(const BuildOptions& options, uint64_t seed)
@@ -73,6 +66,7 @@ Nanoseconds BuildWorkload::Grow(Vcpu& vcpu) {
   const uint64_t bytes = process_.bytes() - before;
   mapping_left_ -= bytes;
   LeaveBehind(vcpu, PageCount(bytes / kPageSize));
+  if (vcpu.blocked()) return Nanoseconds(0);
   if (!grown || process_.bytes() >= process_target_bytes_) {
     state_ = State::kExit;
   }
@@ -89,6 +83,7 @@ bool BuildWorkload::GrowAStep(Vcpu& vcpu) {
         process_.Populate(vcpu, kPageblockOrder)) {
       return true;
     }
+    if (vcpu.blocked()) return false;
   }
   for (uint64_t i = 0; i < kGrowth.value(); ++i) {
     if (!process_.Populate(vcpu, Order(0))) return false;
@@ -99,14 +94,14 @@ bool BuildWorkload::GrowAStep(Vcpu& vcpu) {
 void BuildWorkload::LeaveBehind(Vcpu& vcpu, PageCount pages) {
   const auto size = static_cast<double>(pages.value());
   kernel_due_ += size * options_.kernel_share;
-  for (uint64_t left = TakeWhole(kernel_due_); left > 0; --left) {
+  files_due_ += size * options_.file_share;
+  for (; kernel_due_ >= 1 && !vcpu.blocked(); --kernel_due_) {
     const Gfp gfp = random_.OneIn(2) ? kGfpKernel : kGfpReclaimable;
     if (kernel_bytes() < options_.max_kernel_bytes) {
       kernel_.back().Take(vcpu, Order(0), gfp);
     }
   }
-  files_due_ += size * options_.file_share;
-  for (uint64_t left = TakeWhole(files_due_); left > 0; --left) {
+  for (; files_due_ >= 1 && !vcpu.blocked(); --files_due_) {
     if (files_.bytes() < options_.max_file_bytes) files_.Take(vcpu, Order(0));
   }
 }

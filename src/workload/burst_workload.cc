@@ -28,6 +28,7 @@ void BurstWorkload::Grow(Vcpu& vcpu) {
       std::min(AddressSpace::kMostMixed, target_bytes_ - memory_.bytes());
   const bool all = memory_.MapMixed(vcpu, random_, bytes);
   peak_bytes_ = std::max(peak_bytes_, memory_.bytes());
+  if (vcpu.blocked()) return;
   if (!all || memory_.bytes() >= target_bytes_) phase_ = Phase::kRead;
 }
 

@@ -20,7 +20,7 @@ ChurnWorkload::ChurnWorkload(const ChurnOptions& options, uint64_t seed)
 std::optional<Nanoseconds> ChurnWorkload::Step(Vcpu& vcpu) {
   const bool taken =
       blocks_.bytes() < target_bytes_ && blocks_.Take(vcpu, DrawOrder());
-  if (!taken && !blocks_.empty()) {
+  if (!taken && !blocks_.empty() && !vcpu.blocked()) {
     blocks_.FreeAt(vcpu, random_.Below(blocks_.size()));
   }
   return options_.pause;

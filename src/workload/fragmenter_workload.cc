@@ -37,7 +37,7 @@ void FragmenterWorkload::Fill(Vcpu& vcpu) {
   const uint64_t step_end = allocated_bytes() + kFilledAtATime;
   while (allocated_bytes() < step_end) {
     if (allocated_bytes() >= options_.bytes || !TakeBlock(vcpu)) {
-      phase_ = Phase::kFree;
+      if (!vcpu.blocked()) phase_ = Phase::kFree;
       return;
     }
   }
@@ -53,7 +53,10 @@ bool FragmenterWorkload::TakeBlock(Vcpu& vcpu) {
       !kept_.Take(vcpu, Order(0))) {
     return false;
   }
-  while (order > 0 && !rest_.Take(vcpu, Order(order))) --order;
+  while (order > 0 && !rest_.Take(vcpu, Order(order))) {
+    if (vcpu.blocked()) return false;
+    --order;
+  }
   return order > 0 || rest_.Take(vcpu, Order(0));
 }
 

@@ -11,12 +11,13 @@ std::optional<Nanoseconds> IdleWorkload::Step(Vcpu& vcpu) {
   constexpr uint64_t kSmallOrders = 4;
   constexpr std::chrono::milliseconds kQuiet(100);
 
-  for (int i = 0; i < kSmallBlocks; ++i) {
+  for (int i = 0; i < kSmallBlocks && !vcpu.blocked(); ++i) {
     blocks_.Take(vcpu, Order(static_cast<int>(random_.Below(kSmallOrders))),
                  kGfpKernel);
   }
-  blocks_.Take(vcpu, kPageblockOrder, kGfpUser);
-  blocks_.Take(vcpu, kPageblockOrder, kGfpDma32);
+  for (const Gfp gfp : {kGfpUser, kGfpDma32}) {
+    if (!vcpu.blocked()) blocks_.Take(vcpu, kPageblockOrder, gfp);
+  }
   while (!blocks_.empty()) blocks_.FreeOldest(vcpu);
   return kQuiet;
 }

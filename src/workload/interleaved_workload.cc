@@ -26,6 +26,7 @@ std::optional<Nanoseconds> InterleavedWorkload::Step(Vcpu& vcpu) {
   const std::optional<Nanoseconds> quiet = member->workload->Step(vcpu);
   const uint64_t touched = member->workload->work() - work_before;
   now_ += kPageTime * std::max<uint64_t>(touched, 1);
+  if (vcpu.blocked()) return Nanoseconds(0);
   member->due.reset();
   if (quiet) member->due = now_ + *quiet;
   const Member* const next = Next();

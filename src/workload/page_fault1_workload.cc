@@ -27,6 +27,7 @@ std::optional<Nanoseconds> PageFault1Workload::Step(Vcpu& vcpu) {
     }
     const bool taken = blocks_.Take(vcpu, options_.order);
     if (taken && blocks_.bytes() < options_.bytes) continue;
+    if (vcpu.blocked()) break;
     if (blocks_.empty()) return kOutOfMemoryPause;
     unmapping_ = true;
     break;

@@ -41,7 +41,7 @@ class RepeatedBurst final : public Workload {
       idle_left_ = idle_time_;
     }
     const Nanoseconds quiet = *idle_.Step(vcpu);
-    idle_left_ -= quiet;
+    if (!vcpu.blocked()) idle_left_ -= quiet;
     return quiet;
   }
 

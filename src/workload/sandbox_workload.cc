@@ -46,6 +46,7 @@ Nanoseconds SandboxWorkload::Start(Vcpu& vcpu) {
   const uint64_t target = ShareOf(options_.bytes, options_.steady_share);
   const uint64_t bytes = std::min(kMapped, target - steady_.bytes());
   const bool all = steady_.MapMixed(vcpu, random_, bytes);
+  if (vcpu.blocked()) return Nanoseconds(0);
   if (!all || steady_.bytes() >= target) StartBurst();
   return Nanoseconds(0);
 }
@@ -63,8 +64,10 @@ void SandboxWorkload::StartBurst() {
 
 Nanoseconds SandboxWorkload::Grow(Vcpu& vcpu) {
   const uint64_t bytes = std::min(kMapped, target_bytes_ - allocated_bytes());
+  const uint64_t before = burst_.bytes();
   const bool all = burst_.MapMixed(vcpu, random_, bytes);
-  ReadFiles(vcpu, bytes);
+  ReadFiles(vcpu, vcpu.blocked() ? burst_.bytes() - before : bytes);
+  if (vcpu.blocked()) return grow_pause_;
   if (!all || allocated_bytes() >= target_bytes_) {
     phase_ = Phase::kChurn;
     phase_left_ =
@@ -77,7 +80,7 @@ void SandboxWorkload::ReadFiles(Vcpu& vcpu, uint64_t mapped_bytes) {
   const uint64_t most = ShareOf(options_.bytes, options_.max_file_share);
   files_due_ +=
       static_cast<double>(mapped_bytes) * options_.files_of_burst / kPageSize;
-  for (; files_due_ >= 1; --files_due_) {
+  for (; files_due_ >= 1 && !vcpu.blocked(); --files_due_) {
     if (files_.bytes() < most) files_.Take(vcpu, Order(0));
   }
 }
@@ -86,6 +89,7 @@ Nanoseconds SandboxWorkload::Churn(Vcpu& vcpu) {
   burst_.Unmap(vcpu, random_.Below(burst_.mappings().size()));
   const uint64_t held = std::min(allocated_bytes(), target_bytes_);
   burst_.MapMixed(vcpu, random_, std::min(kMapped, target_bytes_ - held));
+  if (vcpu.blocked()) return kChurnPause;
   phase_left_ -= kChurnPause;
   if (phase_left_ <= Nanoseconds(0)) phase_ = Phase::kFree;
   return kChurnPause;
@@ -103,6 +107,7 @@ Nanoseconds SandboxWorkload::Free(Vcpu& vcpu) {
 
 Nanoseconds SandboxWorkload::Idle(Vcpu& vcpu) {
   const Nanoseconds quiet = idle_.Step(vcpu).value();
+  if (vcpu.blocked()) return quiet;
   phase_left_ -= quiet;
   if (phase_left_ <= Nanoseconds(0)) StartBurst();
   return quiet;

@@ -57,7 +57,7 @@ TEST(ThreadWorkqueueTest, RunsOnAThreadOfItsOwn) {
 
 TEST(ThreadWorkqueueTest, RunsInTheOrderOfQueueing) {
   ThreadWorkqueue queue;
-  std::string log;  // touched by the queue's thread, read once it is idle
+  std::string log;  // written by the queue's thread, read once it is idle
   std::atomic<int> runs = 0;
   std::vector<std::unique_ptr<Work>> works;
   {
@@ -146,7 +146,7 @@ TEST(ThreadWorkqueueTest, CancelSyncWaitsForWhatIsRunning) {
   ThreadWorkqueue queue;
   std::latch entered{1};
   std::atomic<bool> cancelling = false;
-  bool finished = false;  // not atomic: CancelSync is what orders it
+  bool finished = false;  // not atomic: CancelSync orders the accesses
   Work work([&] {
     entered.count_down();
     while (!cancelling) std::this_thread::yield();
@@ -173,7 +173,7 @@ TEST(ThreadWorkqueueTest, CancelSyncStopsAWorkThatQueuesItself) {
   entered.wait();
   queue.CancelSync(*work);
   const int runs_then = runs;
-  Gate pass_by(queue);  // had it been due, it would have run before
+  Gate pass_by(queue);  // if due, it would have run first
   EXPECT_EQ(runs, runs_then);
 }
 
@@ -222,7 +222,7 @@ TEST(ThreadWorkqueueTest, WaitUntilLooksOnTheCallersThread) {
   }));
 }
 
-// The condition holds no lock of the queue, so it may use it.
+// The condition is evaluated without the queue's lock, so it may use the queue.
 TEST(ThreadWorkqueueTest, TheConditionMayUseTheQueue) {
   ThreadWorkqueue queue;
   std::atomic<int> runs = 0;
@@ -252,7 +252,7 @@ TEST(ThreadWorkqueueTest, SeveralThreadsWaitAtOnce) {
 
 TEST(ThreadWorkqueueTest, AnyThreadMayQueueAndCancel) {
   ThreadWorkqueue queue;
-  int runs = 0;  // touched by the queue's thread alone
+  int runs = 0;  // used by the queue's thread alone
   Work work([&] { ++runs; });
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
@@ -292,6 +292,16 @@ TEST(ThreadWorkqueueTest, DestructionWaitsForWhatIsRunning) {
     entered.wait();
   }
   EXPECT_TRUE(finished);
+}
+
+TEST(ThreadWorkqueueTest, OnlyItsWorksMayNotWait) {
+  ThreadWorkqueue queue;
+  EXPECT_TRUE(queue.MayWait());
+  std::atomic<int> answer = -1;
+  Work work([&] { answer = queue.MayWait() ? 1 : 0; });
+  queue.Queue(work);
+  EXPECT_TRUE(queue.WaitUntil([&] { return answer != -1; }));
+  EXPECT_EQ(answer, 0);
 }
 
 TEST(ThreadWorkqueueDeathTest, AWorkMayNotWaitForItsOwnQueue) {

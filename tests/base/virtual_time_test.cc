@@ -5,9 +5,11 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace guestmm::virtual_time_test {
@@ -20,7 +22,7 @@ using ::testing::IsEmpty;
 constexpr Nanoseconds kZero{0};
 constexpr Nanoseconds kUs = microseconds(1);
 
-// Works that write their letters when they run.
+// Works that append their letter to the log when they run.
 class VirtualTimeTest : public testing::Test {
  protected:
   Work Writes(char letter) {
@@ -107,7 +109,7 @@ TEST_F(VirtualTimeTest, CancelOfWorkThatIsNotDueDoesNothing) {
   EXPECT_EQ(log_, "a");
 }
 
-// Only the one that was meant goes, of several due at one instant.
+// Of several works due at one instant only the given one is removed.
 TEST_F(VirtualTimeTest, CancelLeavesOthersOfTheSameInstant) {
   Work a = Writes('a');
   Work b = Writes('b');
@@ -176,7 +178,7 @@ TEST_F(VirtualTimeTest, WaitUntilTimesOut) {
   time_.CancelSync(late);
 }
 
-// Nothing is left that could change the condition.
+// Nothing is due any more that could change the condition.
 TEST_F(VirtualTimeTest, WaitUntilFindsADeadlock) {
   Work a = Writes('a');
   time_.Queue(a, kUs);
@@ -185,33 +187,81 @@ TEST_F(VirtualTimeTest, WaitUntilFindsADeadlock) {
   EXPECT_EQ(time_.Now(), kUs);
 }
 
-TEST_F(VirtualTimeTest, WaitUntilMayNest) {
+TEST_F(VirtualTimeTest, AWorkIsQueuedWhenItsConditionHolds) {
+  bool ready = false;
+  Work waiting = Writes('w');
+  Work a = Writes('a');
+  Work sets([&] {
+    log_ += 's';
+    ready = true;
+  });
+  EXPECT_TRUE(time_.QueueWhen(waiting, [&] { return ready; }));
+  time_.Queue(a, kUs);
+  time_.Queue(sets, 2 * kUs);
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "asw");
+  EXPECT_EQ(time_.Now(), 2 * kUs);
+}
+
+TEST_F(VirtualTimeTest, AConditionThatHoldsQueuesTheWorkAtOnce) {
+  Work waiting = Writes('w');
+  EXPECT_TRUE(time_.QueueWhen(waiting, [] { return true; }));
+  EXPECT_FALSE(time_.Queue(waiting));  // due already
+  time_.RunFor(kZero);
+  EXPECT_EQ(log_, "w");
+}
+
+TEST_F(VirtualTimeTest, AWorkWaitsForOneConditionAtATime) {
+  Work waiting = Writes('w');
+  EXPECT_TRUE(time_.QueueWhen(waiting, [] { return false; }));
+  EXPECT_FALSE(time_.QueueWhen(waiting, [] { return true; }));
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "");
+  time_.CancelSync(waiting);
+  EXPECT_TRUE(time_.Queue(waiting, kUs));
+  EXPECT_FALSE(time_.QueueWhen(waiting, [] { return true; }));
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "w");
+}
+
+TEST_F(VirtualTimeTest, AWorkMayWaitAgainForTheSameCondition) {
+  int steps = 0;
+  int allowed = 0;
+  Work gives([&] { ++allowed; });
+  std::unique_ptr<Work> taker;
+  taker = std::make_unique<Work>([&] {
+    ++steps;
+    if (steps < 3) time_.QueueWhen(*taker, [&] { return steps < allowed; });
+  });
+  time_.Queue(*taker);
+  for (int i = 1; i <= 4; ++i) {
+    time_.Queue(gives, kUs);
+    time_.RunUntilIdle();
+    EXPECT_EQ(steps, std::clamp(i, 1, 3)) << i;
+  }
+}
+
+TEST_F(VirtualTimeTest, AWorkMayNotWait) {
+  EXPECT_TRUE(time_.MayWait());
+  bool may_wait = true;
+  Work work([&] { may_wait = time_.MayWait(); });
+  time_.Queue(work);
+  time_.RunUntilIdle();
+  EXPECT_FALSE(may_wait);
+  EXPECT_TRUE(time_.MayWait());
+}
+
+TEST_F(VirtualTimeTest, AWorkMayWaitForAnotherQueue) {
+  VirtualTime other(1);
   Work event = Writes('e');
-  Work waiter([&] {
-    log_ += '(';
-    EXPECT_TRUE(
-        time_.WaitUntil([&] { return log_.find('e') != std::string::npos; }));
-    log_ += ')';
-  });
+  other.Queue(event, kUs);
+  Work waiter([&] { other.RunUntilIdle(); });
   time_.Queue(waiter);
-  time_.Queue(event, kUs);
-  EXPECT_TRUE(time_.WaitUntil([&] { return log_.ends_with(')'); }));
-  EXPECT_EQ(log_, "(e)");
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "e");
 }
 
-TEST_F(VirtualTimeTest, ANestedWaitMayTimeOutUnderALongerOne) {
-  Work late = Writes('l');
-  Work waiter([&] {
-    EXPECT_FALSE(time_.WaitUntil([] { return false; }, kUs));
-    log_ += 't';
-  });
-  time_.Queue(waiter);
-  time_.Queue(late, 3 * kUs);
-  EXPECT_TRUE(time_.WaitUntil([&] { return log_ == "tl"; }, 4 * kUs));
-  EXPECT_EQ(time_.Now(), 3 * kUs);
-}
-
-// Time that a work took is charged to it: what fell due meanwhile runs late,
+// A work is charged the time it takes: works that fell due meanwhile run late,
 // and the clock never goes back.
 TEST_F(VirtualTimeTest, WhatFallsDueDuringAnAdvanceRunsLate) {
   std::vector<Nanoseconds> times;
@@ -263,6 +313,77 @@ TEST(VirtualTimeSeedTest, SeedsReachBothOrdersOfTwo) {
     orders.insert(order);
   }
   EXPECT_THAT(orders, ElementsAre("ab", "ba"));
+}
+
+// Six works, due together in each of ten rounds; with `other` one more work is
+// queued from the second round on. Returns the order in which the six ran.
+std::string OrderOfRounds(uint64_t seed, bool other) {
+  constexpr int kRounds = 10;
+  VirtualTime time(seed);
+  std::string order;
+  std::vector<std::unique_ptr<Work>> works;
+  for (char letter = 'a'; letter <= 'f'; ++letter) {
+    works.push_back(
+        std::make_unique<Work>([&order, letter] { order += letter; }));
+  }
+  int others = 0;
+  Work unrelated([&] { ++others; });
+  for (int round = 0; round < kRounds; ++round) {
+    if (other && round > 0) time.Queue(unrelated, kUs);
+    for (const auto& work : works) time.Queue(*work, kUs);
+    time.RunUntilIdle();
+  }
+  EXPECT_EQ(others, other ? kRounds - 1 : 0);
+  return order;
+}
+
+TEST(VirtualTimeSeedTest, AnotherEventLeavesTheOrderOfTheOthers) {
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    EXPECT_EQ(OrderOfRounds(seed, false), OrderOfRounds(seed, true))
+        << "seed " << seed;
+  }
+}
+
+// A work that is due already does not use up a tie.
+TEST(VirtualTimeSeedTest, QueueingAgainWhileDueLeavesTheOrder) {
+  const auto order = [](uint64_t seed, int times) {
+    VirtualTime time(seed);
+    std::string log;
+    Work a([&] { log += 'a'; });
+    Work b([&] { log += 'b'; });
+    for (int round = 0; round < 10; ++round) {
+      for (int i = 0; i < times; ++i) time.Queue(a);
+      time.Queue(b);
+      time.RunUntilIdle();
+    }
+    return log;
+  };
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    EXPECT_EQ(order(seed, 1), order(seed, 3)) << "seed " << seed;
+  }
+}
+
+// The order is drawn anew at each queueing, not once for each pair of works.
+TEST(VirtualTimeSeedTest, OrdersDifferFromRoundToRound) {
+  const std::string order = OrderOfRounds(1, false);
+  std::set<std::string> rounds;
+  for (size_t at = 0; at < order.size(); at += 6) {
+    rounds.insert(order.substr(at, 6));
+  }
+  EXPECT_GT(rounds.size(), 5u);
+}
+
+TEST(VirtualTimeDeathTest, AWorkThatWaits) {
+  VirtualTime time(1);
+  const auto run = [&](std::function<void()> wait) {
+    Work work(std::move(wait));
+    time.Queue(work);
+    time.RunUntilIdle();
+  };
+  constexpr char kMessage[] = "a work waited for its own workqueue";
+  EXPECT_DEATH(run([&] { time.WaitUntil([] { return true; }); }), kMessage);
+  EXPECT_DEATH(run([&] { time.RunFor(kUs); }), kMessage);
+  EXPECT_DEATH(run([&] { time.RunUntilIdle(); }), kMessage);
 }
 
 TEST(VirtualTimeDestructionTest, DropsWhatIsDue) {

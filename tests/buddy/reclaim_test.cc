@@ -310,6 +310,65 @@ TEST(PrematureOomTest, WithItTheRequestWaitsUntilTheBatchIsBack) {
   time.RunUntilIdle();
 }
 
+// A work cannot wait for its own queue: it has to end, and to repeat the
+// request when it is worth it. Nothing has failed.
+TEST(PrematureOomTest, AWorkIsGivenWhatToWaitFor) {
+  VirtualTime time(1);
+  World world(/*wait=*/true, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  time.RunFor(Nanoseconds(0));
+  std::vector<Nanoseconds> attempts;
+  std::optional<Pfn> pfn;
+  std::function<bool()> when_to_retry;
+  Work step([&] {
+    attempts.push_back(time.Now());
+    pfn = world.allocator->Allocate(0, Order(2));
+    if (!pfn)
+      when_to_retry = world.allocator->WhenToRetry(0, Order(2), kGfpUser);
+  });
+  time.Queue(step);
+  time.RunFor(Nanoseconds(0));
+  EXPECT_EQ(pfn, std::nullopt);
+  ASSERT_TRUE(when_to_retry);
+  EXPECT_FALSE(when_to_retry());
+  EXPECT_TRUE(time.QueueWhen(step, when_to_retry));
+  time.RunUntilIdle();
+  EXPECT_TRUE(pfn.has_value());
+  EXPECT_THAT(attempts, ElementsAre(Nanoseconds(0), kReportTime));
+  const VmStat stat = world.allocator->vmstat();
+  EXPECT_EQ(stat.alloc_failed, 0);
+  EXPECT_EQ(stat.alloc_failed_isolated, 0);
+  EXPECT_EQ(stat.alloc_waited_isolated, 1);
+  ExpectInvariants(*world.allocator);
+}
+
+// Outside any work the caller may wait inside Allocate; a request without
+// reclaim never waits; and with nothing isolated there is nothing to wait for.
+TEST(PrematureOomTest, OtherRequestsAreGivenNothingToWaitFor) {
+  VirtualTime time(1);
+  World world(/*wait=*/true, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  const auto given_in_work = [&](Gfp gfp) {
+    bool given = false;
+    Work step([&] {
+      given = world.allocator->WhenToRetry(0, Order(2), gfp) != nullptr;
+    });
+    time.Queue(step);
+    time.RunFor(Nanoseconds(0));
+    return given;
+  };
+  EXPECT_FALSE(given_in_work(kGfpUser));  // nothing is isolated
+  world.allocator->Free(0, world.blocks[0], Order(2));
+  world.allocator->Free(0, world.blocks[1], Order(2));
+  time.RunFor(Nanoseconds(0));
+  EXPECT_FALSE(world.allocator->WhenToRetry(0, Order(2), kGfpUser));
+  EXPECT_FALSE(given_in_work(kGfpAtomic));
+  EXPECT_TRUE(given_in_work(kGfpUser));
+  time.RunUntilIdle();
+}
+
 // The next batch is isolated at the moment the first one returns, and is as
 // large: the returned memory is noticed all the same.
 TEST(PrematureOomTest, ItDoesNotWaitForTheNextBatchThatIsAsLarge) {

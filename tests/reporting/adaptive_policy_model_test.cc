@@ -151,35 +151,37 @@ const std::vector<AdaptiveOptions>& Policies() {
   return policies;
 }
 
-TEST(AdaptivePolicyModelTest,
-     AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
-  for (const AdaptiveOptions& policy : Policies()) {
-    for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
-      SCOPED_TRACE(testing::Message()
-                   << "order " << policy.order.value() << ", seed " << seed);
-      Program program(World(policy, seed), seed, /*reregister=*/false);
-      program.Run(kSteps);
-      program.ComeToRest();
-      AdaptiveWorld& world = program.world();
-      ASSERT_EQ(world.FirstMissing(policy.order), std::nullopt);
-      ASSERT_GT(world.reported, 0u);
-      if (policy.granule == Order(0)) {
-        ASSERT_EQ(world.reported, world.needed);
-      }
+class EveryAdaptivePolicyModelTest : public testing::TestWithParam<size_t> {
+ protected:
+  const AdaptiveOptions& policy() const { return Policies()[GetParam()]; }
+};
+
+INSTANTIATE_TEST_SUITE_P(Policies, EveryAdaptivePolicyModelTest,
+                         testing::Range<size_t>(0, Policies().size()));
+
+TEST_P(EveryAdaptivePolicyModelTest,
+       AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Program program(World(policy(), seed), seed, /*reregister=*/false);
+    program.Run(kSteps);
+    program.ComeToRest();
+    AdaptiveWorld& world = program.world();
+    ASSERT_EQ(world.FirstMissing(policy().order), std::nullopt);
+    ASSERT_GT(world.reported, 0u);
+    if (policy().granule == Order(0)) {
+      ASSERT_EQ(world.reported, world.needed);
     }
   }
 }
 
-TEST(AdaptivePolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
-  for (const AdaptiveOptions& policy : Policies()) {
-    for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
-      SCOPED_TRACE(testing::Message()
-                   << "order " << policy.order.value() << ", seed " << seed);
-      Program program(World(policy, seed), seed, /*reregister=*/true);
-      program.Run(kSteps);
-      program.ComeToRest();
-      ASSERT_EQ(program.world().FirstMissing(policy.order), std::nullopt);
-    }
+TEST_P(EveryAdaptivePolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
+  for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    Program program(World(policy(), seed), seed, /*reregister=*/true);
+    program.Run(kSteps);
+    program.ComeToRest();
+    ASSERT_EQ(program.world().FirstMissing(policy().order), std::nullopt);
   }
 }
 

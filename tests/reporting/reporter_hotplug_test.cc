@@ -118,42 +118,6 @@ TEST(ReporterHotplugTest, AnotherOperationIsRefusedWhileOneWaits) {
   EXPECT_EQ(other.code(), absl::StatusCode::kUnavailable);
 }
 
-TEST(ReporterHotplugTest, DisableDuringAWaitingOffline) {
-  InFlight world(Nanoseconds(1000));
-  Work disable([&] {
-    EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
-  });
-  world.time.Queue(disable, Nanoseconds(1));
-  EXPECT_EQ(world.hotplug.Offline(kFirstSection), absl::OkStatus());
-  EXPECT_EQ(world.allocator->CheckInvariants(), absl::OkStatus());
-  EXPECT_EQ(world.reporter->counters().reported_blocks, 4u);
-}
-
-TEST(ReporterHotplugTest, DisableAndEnableDuringAWaitingOffline) {
-  InFlight world(Nanoseconds(1000));
-  Work again([&] {
-    EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
-    EXPECT_EQ(world.reporter->Enable(*world.device), absl::OkStatus());
-  });
-  world.time.Queue(again, Nanoseconds(1));
-  EXPECT_EQ(world.hotplug.Offline(kFirstSection), absl::OkStatus());
-  world.Settle();
-  // The new observer is notified of all memory, and of removals.
-  world.Free(std::span(world.blocks).last(4), kSmall);
-  world.Settle();
-  EXPECT_THAT(world.device->reports(), ElementsAre(SizeIs(4), SizeIs(4)));
-}
-
-TEST(ReporterHotplugTest, OfflineDuringAWaitingDisable) {
-  InFlight world(Nanoseconds(1000));
-  absl::Status offline = absl::UnknownError("it did not run");
-  Work work([&] { offline = world.hotplug.Offline(kFirstSection); });
-  world.time.Queue(work, Nanoseconds(1));
-  EXPECT_EQ(world.reporter->Disable(*world.device), absl::OkStatus());
-  EXPECT_EQ(offline, absl::OkStatus());
-  EXPECT_EQ(world.allocator->CheckInvariants(), absl::OkStatus());
-}
-
 TEST(ReporterHotplugTest, AResetOfTheDeviceEndsTheWait) {
   InFlight world(std::nullopt);
   Work reset([&] { world.device->End(absl::UnavailableError("reset")); });

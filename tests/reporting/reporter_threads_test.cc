@@ -69,6 +69,7 @@ class WatchedWorkqueue final : public Workqueue {
     return queue_.Queue(work, delay);
   }
   void CancelSync(Work& work) override { queue_.CancelSync(work); }
+  bool MayWait() const override { return queue_.MayWait(); }
   bool WaitUntil(absl::FunctionRef<bool()> condition,
                  Nanoseconds timeout = kForever) override {
     return queue_.WaitUntil(
@@ -206,7 +207,11 @@ class OfflineThreadsTest : public testing::Test {
       blocks.push_back(*pfn);
     }
     for (const Pfn pfn : blocks) {
-      if (kFirstSection.Contains(pfn)) allocator_->Free(0, pfn, kSmall);
+      if (kFirstSection.Contains(pfn)) {
+        allocator_->Free(0, pfn, kSmall);
+      } else {
+        second_section_.push_back(pfn);
+      }
     }
     queue_.WaitUntil([&] { return device_.outstanding(); });
     ASSERT_EQ(allocator_->Counts().isolated, kFirstSection.pages());
@@ -229,6 +234,8 @@ class OfflineThreadsTest : public testing::Test {
   MemoryHotplug hotplug_{*allocator_, /*ram=*/nullptr, &queue_};
   // A caller waits on the queue.
   std::latch waiting_{1};
+  // Its blocks, in use.
+  std::vector<Pfn> second_section_;
 };
 
 TEST_F(OfflineThreadsTest, WaitsForTheBatchInFlight) {
@@ -254,6 +261,29 @@ TEST_F(OfflineThreadsTest, ReportingIsDisabledWhileItWaits) {
   disable.join();
   EXPECT_EQ(hotplug_.StateOf(Pfn(0)), "offline");
   EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+}
+
+// The new observer is notified of all memory, and of removals.
+TEST_F(OfflineThreadsTest, ReportingIsEnabledAgainWhileItWaits) {
+  std::jthread offline(
+      [&] { EXPECT_EQ(hotplug_.Offline(kFirstSection), absl::OkStatus()); });
+  waiting_.wait();
+  std::jthread again([&] {
+    EXPECT_EQ(reporter_.Disable(device_), absl::OkStatus());
+    EXPECT_EQ(reporter_.Enable(device_), absl::OkStatus());
+  });
+  device_.End();
+  offline.join();
+  again.join();
+  for (const Pfn pfn : second_section_) allocator_->Free(0, pfn, kSmall);
+  EXPECT_TRUE(queue_.WaitUntil([&] { return device_.outstanding(); }));
+  for (const GpaRange& range : device_.in_flight()) {
+    EXPECT_GE(ToPfn(range.gpa), kFirstSection.end);
+  }
+  device_.End();
+  EXPECT_TRUE(queue_.WaitUntil([&] { return reporter_.AtRest(); }));
+  EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  EXPECT_EQ(reporter_.policy().CheckInvariants(), absl::OkStatus());
 }
 
 TEST_F(OfflineThreadsTest, BeginsWhileDisablingWaits) {

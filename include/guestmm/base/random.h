@@ -8,9 +8,12 @@
 
 namespace guestmm {
 
-// A seeded generator whose sequence is ours for good (xoshiro256++, Blackman
-// and Vigna 2019): a seed printed today replays the same run with any compiler
-// and library.
+// A hash of three numbers: 64 uniform bits that look independent for any two
+// different inputs. Fixed, like Random's sequence.
+uint64_t Mix(uint64_t a, uint64_t b, uint64_t c);
+
+// A seeded generator with a fixed sequence (xoshiro256++, Blackman and Vigna
+// 2019): a seed replays the same run with any compiler and library.
 class Random {
  public:
   explicit Random(uint64_t seed);

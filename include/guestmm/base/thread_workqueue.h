@@ -13,17 +13,20 @@
 
 namespace guestmm {
 
-// A Workqueue with a thread of its own, in real time.
+// A Workqueue with its own thread, in real time.
 class ThreadWorkqueue final : public Workqueue {
  public:
   ThreadWorkqueue();
-  // Drops what is still due, waits for what is running.
+  // Drops works that are still due and waits for the running one.
   ~ThreadWorkqueue() override;
 
   Nanoseconds Now() const override { return clock_.Now(); }
 
   bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) override;
   void CancelSync(Work& work) override;
+  bool MayWait() const override {
+    return std::this_thread::get_id() != thread_.get_id();
+  }
   bool WaitUntil(absl::FunctionRef<bool()> condition,
                  Nanoseconds timeout = kForever) override;
 

@@ -1,14 +1,14 @@
 #ifndef GUESTMM_BASE_WORKQUEUE_H_
 #define GUESTMM_BASE_WORKQUEUE_H_
 
-// Deferred work, in the shape of the kernel's workqueues.
+// Deferred work, modelled on the kernel's workqueues.
 //
 //   ThreadWorkqueue queue;
 //   Work report([&] { ... });
 //   queue.Queue(report);              // runs soon, on the queue's thread
 //   queue.CancelSync(report);         // now it is neither due nor running
 //
-// A Work is due at most once: queueing it again before it starts does nothing;
+// A Work is due at most once: queueing it again before it starts has no effect;
 // queueing it while it runs makes it run once more.
 
 #include <cstdint>
@@ -20,8 +20,8 @@
 
 namespace guestmm {
 
-// One thing to do, any number of times. Belongs to the queue it is due on
-// until it starts there. REQUIRES at destruction: neither due nor running.
+// A function to be run, any number of times. From Queue until it starts it is
+// owned by the queue. REQUIRES at destruction: neither due nor running.
 class Work {
  public:
   explicit Work(std::function<void()> run) : run_(std::move(run)) {}
@@ -31,33 +31,42 @@ class Work {
 
  private:
   friend class Timeline;
+  friend class VirtualTime;
 
   std::function<void()> run_;
-  // Guarded by the lock of the queue it is due on.
+  // Guarded by the lock of the queue on which it is due.
   bool due_ = false;
   Nanoseconds when_{0};
   uint64_t tie_ = 0;
+  // For ties in virtual time: its number, 0 before it was first queued there,
+  // and how often it was queued.
+  uint64_t source_ = 0;
+  uint64_t times_queued_ = 0;
 };
 
-// Runs Work one at a time, in the order in which it falls due by its own clock.
+// Runs works one at a time, in the order in which they fall due by its clock.
 class Workqueue : public Clock {
  public:
-  // "However long it takes", for WaitUntil.
+  // No timeout, for WaitUntil.
   static constexpr Nanoseconds kForever = Nanoseconds::max();
 
   // Makes `work` due `delay` from now. False, with no effect, if it is due
-  // already. Safe from any thread, and from inside any work.
+  // already. Thread-safe; may be called from inside any work.
   virtual bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) = 0;
 
-  // Takes `work` off the queue and, where it is running on another thread,
-  // waits for it to end.
+  // Takes `work` off the queue. If it is running on another thread, waits for
+  // it to end.
   virtual void CancelSync(Work& work) = 0;
 
-  // Lets work run until `condition` holds: true; or until `timeout` has passed,
-  // or, in virtual time, until nothing is left to do that could change it:
-  // false. `condition` is evaluated on the calling thread with no lock of the
-  // queue held, first at once and then after each work that ran on this queue.
-  // REQUIRES: not called from a work of a ThreadWorkqueue.
+  // True unless the caller is a work of this queue, which could only wait for
+  // itself. A step that must wait there has to end and be queued again.
+  virtual bool MayWait() const = 0;
+
+  // Lets works run until `condition` holds: true; or until `timeout` has passed
+  // or, in virtual time, nothing is due any more that could change it: false.
+  // `condition` is evaluated on the calling thread with no lock of the queue
+  // held: immediately, and after each work that ran on this queue.
+  // REQUIRES: MayWait() (CHECKed).
   virtual bool WaitUntil(absl::FunctionRef<bool()> condition,
                          Nanoseconds timeout = kForever) = 0;
 };

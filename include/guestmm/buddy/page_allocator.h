@@ -73,8 +73,9 @@ struct PageAllocatorOptions {
 
   // The reporter's queue. If set, a request that would fail waits as long as
   // memory is isolated for the host, until some of it returns. Must outlive the
-  // allocator. REQUIRES: if set, no request is made by a work of a
-  // ThreadWorkqueue.
+  // allocator. A request from one of the queue's works, such as a vCPU's step
+  // in virtual time, returns none instead of waiting, and WhenToRetry. Null: no
+  // request waits.
   Workqueue* wait_for_isolated = nullptr;
 
   // If set, fills free memory, and checks and clears allocated memory. All
@@ -103,6 +104,11 @@ class PageAllocator final : public FrameAllocator {
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
     return ToOptional(Take(cpu, order, gfp));
   }
+
+  // Returns a function only while memory of the request's zones is isolated:
+  // it returns true once some of that has returned, or a zone can serve the
+  // request.
+  std::function<bool()> WhenToRetry(int cpu, Order order, Gfp gfp) override;
 
   // Frees a block on `cpu`, which need not be the one that allocated it. A
   // pinned block is freed when its last pin is dropped. REQUIRES: as Allocate;
@@ -221,6 +227,8 @@ class PageAllocator final : public FrameAllocator {
   // kNoPfn, with no effect.
   Pfn TakeCached(int cpu, Order order, Gfp gfp);
   Pfn TakeUncached(int cpu, Order order, Gfp gfp);
+  // REQUIRES: gfp.node is a node or kLocalNode (CHECKed).
+  Request MakeRequest(int cpu, Order order, Gfp gfp) const;
   // `tried` is a zone that had no block and is skipped initially, or null.
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp, const Zone* tried);
   // Whether the caller holds the locks of all per-CPU lists.
@@ -234,8 +242,12 @@ class PageAllocator final : public FrameAllocator {
   Pfn AllocateSlowPath(const Request& request);
   // Retries after direct reclaim and a drain, while reclaim makes progress.
   Pfn TakeReclaimed(const Request& request);
-  // Retries whenever isolated memory returns, while there is any.
+  // Retries whenever isolated memory returns, while there is any. kMustWait if
+  // the caller must end first (WhenToRetry).
   Pfn WaitForIsolated(const Request& request);
+  // Whether the request, which failed while `isolated` pages of its zones were
+  // isolated, is worth another try.
+  static bool MayRetry(const Request& request, PageCount isolated);
   // Retries after draining the per-CPU lists of all vCPUs.
   Pfn TakeDrained(const Request& request, Keep keep);
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);

@@ -9,6 +9,7 @@
 //       allocator.Allocate(/*cpu=*/0, Order(0), kGfpKernel);
 //   allocator.Free(/*cpu=*/0, *page, Order(0));
 
+#include <functional>
 #include <optional>
 
 #include "absl/functional/function_ref.h"
@@ -51,10 +52,21 @@ class FrameAllocator {
 
   // Allocates a block of 2^order pages, aligned to its size. May call
   // reclaimers and wait, unless gfp.may_reclaim is false. None if memory is
-  // out. REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is one of
-  // the kRequestTypes (CHECKed).
+  // out, or if the caller must not wait here (WhenToRetry). REQUIRES: 0 <= cpu
+  // < cpus(); order <= max_order(); gfp.type is one of the kRequestTypes
+  // (CHECKed).
   std::optional<Pfn> Allocate(int cpu, Order order, Gfp gfp = kGfpUser) {
     return ToOptional(Take(cpu, order, gfp));
+  }
+
+  // Returns what a request that just returned none has to wait for; null if it
+  // failed. Only a caller that must not wait inside Allocate, i.e. a work of
+  // the queue that returns the memory (Workqueue::MayWait), is given one: it
+  // repeats the request once the function returns true. The function must not
+  // outlive this, and may be called outside all locks.
+  virtual std::function<bool()> WhenToRetry(int /*cpu*/, Order /*order*/,
+                                            Gfp /*gfp*/) {
+    return nullptr;
   }
 
   // Frees a block on `cpu`, which need not be the one that allocated it.

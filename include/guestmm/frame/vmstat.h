@@ -30,7 +30,8 @@ struct VmStat {
 
   // Requests that failed; of those, the requests that failed while memory was
   // isolated for the host ("premature OOM"), and the isolated pages, summed
-  // over them; and requests that waited for isolated memory to return.
+  // over them; and requests that waited for isolated memory to return
+  // (a request that is repeated after a wait counts each time it waits).
   uint64_t alloc_failed = 0;
   uint64_t alloc_failed_isolated = 0;
   uint64_t alloc_failed_isolated_pages = 0;

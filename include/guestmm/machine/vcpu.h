@@ -2,7 +2,9 @@
 #define GUESTMM_MACHINE_VCPU_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <utility>
 
 #include "guestmm/base/units.h"
 #include "guestmm/frame/frame_allocator.h"
@@ -21,12 +23,23 @@ class Vcpu {
 
   int id() const { return id_; }
 
-  // Allocates a block of `order`; none if memory is out. Its contents are
-  // undefined.
+  // Allocates a block of `order`; none if memory is out, or if the vCPU is
+  // blocked(). Its contents are undefined.
   std::optional<Pfn> Allocate(Order order, Gfp gfp = kGfpUser) {
     const std::optional<Pfn> pfn = allocator_.Allocate(id_, order, gfp);
+    if (!pfn) [[unlikely]]
+      retry_when_ = allocator_.WhenToRetry(id_, order, gfp);
     backing_.OnAllocated(id_, pfn, order);
     return pfn;
+  }
+  // True after a request that has to wait where the vCPU must not, as in a step
+  // in virtual time. The step then ends without giving up anything it holds;
+  // the machine repeats it once the request is worth another try.
+  bool blocked() const { return retry_when_ != nullptr; }
+  // Ends blocked(); returns the function that is true once the request is worth
+  // another try (FrameAllocator::WhenToRetry). Null unless blocked.
+  std::function<bool()> TakeBlockedOn() {
+    return std::exchange(retry_when_, nullptr);
   }
   // REQUIRES: `pfn` was allocated at `order`, on any vCPU (CHECKed).
   void Free(Pfn pfn, Order order) {
@@ -49,6 +62,7 @@ class Vcpu {
   const int id_;
   FrameAllocator& allocator_;
   Backing& backing_;
+  std::function<bool()> retry_when_;
 };
 
 }  // namespace guestmm

@@ -17,6 +17,11 @@ class Workload {
 
   // Does one step on `vcpu`. Returns the pause before the next one, counted
   // from the end of this one; none if this was the last.
+  //
+  // A step during which the vCPU becomes blocked (Vcpu::blocked) returns as
+  // soon as it can, its memory kept and its phase unchanged. What it returns is
+  // ignored: the next step follows when the vCPU's request is worth another
+  // try, and goes on from there.
   virtual std::optional<Nanoseconds> Step(Vcpu& vcpu) = 0;
 
   // Work done so far, in the workload's own unit: pages touched, each counted

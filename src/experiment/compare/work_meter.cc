@@ -30,7 +30,7 @@ std::optional<Nanoseconds> MeteredWorkload::Step(Vcpu& vcpu) {
     Reach();
   }
   // A workload that ends by itself has no more to do.
-  if (!quiet && part_ && !end_) end_ = Here();
+  if (!quiet && !vcpu.blocked() && part_ && !end_) end_ = Here();
   return quiet;
 }
 

@@ -1,10 +1,10 @@
 #include "guestmm/machine/model/model_machine.h"
 
 #include <algorithm>
+#include <functional>
 #include <optional>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/host/accounting/host_ledger.h"
@@ -50,12 +50,17 @@ struct ModelMachine::Processor {
   Vcpu& vcpu;
   Workload& workload;
   Work step;
+  // What the last step ended as blocked on; null if it did not.
+  std::function<bool()> retry_when;
 };
 
 absl::StatusOr<std::unique_ptr<ModelMachine>> ModelMachine::Create(
     const ModelMachineOptions& options, VirtualTime& time) {
   absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
-      PageAllocator::Create({.memory = options.memory, .cpus = options.vcpus});
+      PageAllocator::Create(
+          {.memory = options.memory,
+           .cpus = options.vcpus,
+           .wait_for_isolated = options.wait_for_isolated ? &time : nullptr});
   if (!allocator.ok()) return allocator.status();
   return std::unique_ptr<ModelMachine>(
       new ModelMachine(options, time, *std::move(allocator)));
@@ -128,17 +133,29 @@ void ModelMachine::StopWorkloads() {
 void ModelMachine::Step(Processor& processor) {
   Integrate();
   const int id = processor.vcpu.id();
+  if (processor.retry_when != nullptr) {
+    if (!processor.retry_when()) {
+      time_.QueueWhen(processor.step, processor.retry_when);
+      return;
+    }
+    models_->times.CountSinceStep(id, CostKind::kStall);
+  }
   models_->times.BeginStep(id);
   models_->locks.OnStep(id);
   const std::optional<Nanoseconds> quiet =
       processor.workload.Step(processor.vcpu);
+  processor.retry_when = processor.vcpu.TakeBlockedOn();
   const Nanoseconds took = models_->times.EndStep(id);
   resident_ = models_->ledger.resident_pages();
   allocated_ = allocated_pages();
-  if (!quiet) return;
+  Nanoseconds next = took;
+  if (processor.retry_when == nullptr) {
+    if (!quiet) return;
+    next += *quiet;
+  }
   // At least 1 ns, so that a workload whose steps cost nothing cannot stop the
   // clock.
-  time_.Queue(processor.step, std::max(took + *quiet, Nanoseconds(1)));
+  time_.Queue(processor.step, std::max(next, Nanoseconds(1)));
 }
 
 void ModelMachine::OnDiscard() {

@@ -16,6 +16,13 @@ Nanoseconds VcpuTimes::EndStep(int vcpu) {
   return took;
 }
 
+void VcpuTimes::CountSinceStep(int vcpu, CostKind kind) {
+  const Nanoseconds since = clock_.Now() - at(vcpu).busy_until;
+  if (since > Nanoseconds(0)) {
+    spent_[static_cast<size_t>(kind)] += static_cast<uint64_t>(since.count());
+  }
+}
+
 void VcpuTimes::Delay(int vcpu, CostKind kind, uint64_t ns) {
   if (!running(vcpu)) return;
   at(vcpu).owed += ns;

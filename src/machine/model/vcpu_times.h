@@ -39,6 +39,10 @@ class VcpuTimes {
     return clock_.Now() + Nanoseconds(vcpus_[static_cast<size_t>(vcpu)].step);
   }
 
+  // Counts the time since the vCPU's last step ended as `kind`, without a
+  // delay: it has passed.
+  void CountSinceStep(int vcpu, CostKind kind);
+
   // Charges `ns` to a vCPU between its steps, so that its next one is later.
   // Only if it is running; an idle vCPU has the time to spare.
   void Delay(int vcpu, CostKind kind, uint64_t ns);

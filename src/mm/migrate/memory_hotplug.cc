@@ -193,10 +193,11 @@ absl::Status MemoryHotplug::WaitUntilFree(Zone& zone, PfnRange range) {
       return absl::FailedPreconditionError(text.str());
     }
     if (!busy.isolated) return absl::OkStatus();
-    const bool returned = reporting_ != nullptr && reporting_->WaitUntil([&] {
-      LockHolder hold(zone.lock());
-      return !zone.FindBusy(range).isolated;
-    });
+    const bool returned = reporting_ != nullptr && reporting_->MayWait() &&
+                          reporting_->WaitUntil([&] {
+                            LockHolder hold(zone.lock());
+                            return !zone.FindBusy(range).isolated;
+                          });
     if (!returned) {
       return absl::FailedPreconditionError(
           absl::StrCat(Describe(range), ": ", Describe(*busy.isolated),

@@ -75,6 +75,7 @@ BalloonDriver::BalloonDriver(VirtioDevice& device, const GuestRam& ram,
 BalloonDriver::~BalloonDriver() {
   if (!Remove()) {
     GUESTMM_CHECK(
+        workqueue_.MayWait() &&
         workqueue_.WaitUntil([this] { return is_down(); }, kResetPatience))
         << "balloon driver destroyed, but its device does not complete the "
            "reset";

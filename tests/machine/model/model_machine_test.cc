@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "guestmm/base/memory_map.h"
@@ -17,6 +20,7 @@
 namespace guestmm::model_machine_test {
 namespace {
 
+using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
@@ -54,9 +58,10 @@ std::unique_ptr<ModelMachine> Make(VirtualTime& time) {
       .value();
 }
 
-std::unique_ptr<Mechanism> Linux() {
-  return MakeMechanism("mechanisms",
-                       ParseMechanism("mechanisms", "reporting:linux").value(),
+std::unique_ptr<Mechanism> Linux(std::string_view parameters = "") {
+  constexpr auto kOption = MechanismOption::kMechanisms;
+  const std::string text = "reporting:linux" + std::string(parameters);
+  return MakeMechanism(kOption, ParseMechanism(kOption, text).value(),
                        {PolicyContext(Order(0))})
       .value();
 }
@@ -134,6 +139,110 @@ TEST(ModelMachineTest, TheFootprintBeginsWithTheMachine) {
   machine->RunUntil(seconds(62));
   EXPECT_EQ(machine->footprint().resident.page_microseconds(), 512.0 * 2e6);
   EXPECT_EQ(machine->footprint().allocated.page_microseconds(), 512.0 * 2e6);
+}
+
+// Allocates all memory, frees it, pauses until a report of it is
+// under way, and begins again. Once blocked it goes on where it was.
+class AllOrNothing final : public Workload {
+ public:
+  explicit AllOrNothing(const FrameAllocator& allocator)
+      : allocator_(allocator) {}
+
+  std::optional<Nanoseconds> Step(Vcpu& vcpu) override {
+    if (held_.empty() && least != kNever &&
+        allocator_.Counts().isolated == PageCount(0)) {
+      return microseconds(2);
+    }
+    while (const std::optional<Pfn> pfn = vcpu.Allocate(kPageblockOrder)) {
+      held_.push_back(*pfn);
+    }
+    if (vcpu.blocked()) {
+      ++blocked;
+      return std::nullopt;  // ignored
+    }
+    most = std::max(most, held_.size());
+    least = std::min(least, held_.size());
+    for (const Pfn pfn : held_) vcpu.Free(pfn, kPageblockOrder);
+    held_.clear();
+    return microseconds(2);
+  }
+  uint64_t work() const override { return 0; }
+
+  static constexpr size_t kNever = ~size_t{0};
+  // Blocks held at the end of a round.
+  size_t most = 0;
+  size_t least = kNever;
+  int blocked = 0;
+
+ private:
+  const FrameAllocator& allocator_;
+  std::vector<Pfn> held_;
+};
+
+struct Waits {
+  size_t most;
+  size_t least;
+  int blocked;
+  uint64_t stalled;
+  VmStat vmstat;
+};
+
+Waits RunAllOrNothing(bool wait) {
+  VirtualTime time(1);
+  auto machine = ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB),
+                                       .wait_for_isolated = wait},
+                                      time)
+                     .value();
+  EXPECT_TRUE(machine->StartMechanism(Linux(":delay=0.01")).ok());
+  AllOrNothing workload(machine->allocator());
+  machine->StartWorkloads(std::array<Workload*, 1>{&workload});
+  machine->RunUntil(milliseconds(100));
+  EXPECT_TRUE(machine->CheckInvariants().ok());
+  EXPECT_TRUE(machine->status().ok());
+  return {.most = workload.most,
+          .least = workload.least,
+          .blocked = workload.blocked,
+          .stalled = machine->spent(CostKind::kStall),
+          .vmstat = machine->allocator().vmstat()};
+}
+
+// With memory in flight to the host, a request blocks its vCPU until that
+// returns; the time is counted as a stall, and no round gets less memory.
+TEST(ModelMachineTest, ARequestThatMustWaitBlocksItsVcpu) {
+  const Waits waits = RunAllOrNothing(/*wait=*/true);
+  EXPECT_GT(waits.blocked, 0);
+  EXPECT_EQ(waits.least, waits.most);
+  EXPECT_EQ(waits.vmstat.alloc_failed_isolated, 0U);
+  EXPECT_EQ(waits.vmstat.alloc_waited_isolated,
+            static_cast<uint64_t>(waits.blocked));
+  EXPECT_GT(waits.stalled, 0U);
+}
+
+TEST(ModelMachineTest, WithoutWaitingTheRequestFails) {
+  const Waits fails = RunAllOrNothing(/*wait=*/false);
+  EXPECT_EQ(fails.blocked, 0);
+  EXPECT_LT(fails.least, fails.most);
+  EXPECT_GT(fails.vmstat.alloc_failed_isolated, 0U);
+  EXPECT_EQ(fails.vmstat.alloc_waited_isolated, 0U);
+  EXPECT_EQ(fails.stalled, 0U);
+}
+
+// A vCPU that is blocked when the machine ends is not stepped again.
+TEST(ModelMachineTest, EndsWithAVcpuBlocked) {
+  VirtualTime time(1);
+  auto machine = ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB),
+                                       .wait_for_isolated = true},
+                                      time)
+                     .value();
+  ASSERT_TRUE(machine->StartMechanism(Linux(":delay=0.01")).ok());
+  AllOrNothing workload(machine->allocator());
+  machine->StartWorkloads(std::array<Workload*, 1>{&workload});
+  ASSERT_TRUE(
+      time.WaitUntil([&] { return workload.blocked > 0; }, seconds(60)));
+  const int blocked = workload.blocked;
+  machine.reset();
+  time.RunUntilIdle();
+  EXPECT_EQ(workload.blocked, blocked);
 }
 
 // What the boot cost is not the workloads'.

@@ -221,6 +221,21 @@ TEST(MemoryHotplugOfflineTest, ABlockThatDoesNotComeBackIsNamed) {
   }
 }
 
+// A work cannot wait for its own queue.
+TEST(MemoryHotplugOfflineTest, InAWorkABlockInFlightIsNotWaitedFor) {
+  VirtualTime time(1);
+  HotplugWorld world(HotplugOptions({PagesFrom(Pfn(0), 32)}), &time);
+  std::optional<IsolatedBlock> block(Isolate(*world.allocator, Pfn(24)));
+  absl::Status status;
+  Work offline([&] { status = world.hotplug.Offline(Section(1)); });
+  Work give_back([&] { Return(*std::move(block)); });
+  time.Queue(offline);
+  time.Queue(give_back, Nanoseconds(1));
+  time.RunUntilIdle();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(world.hotplug.Offline(Section(1)), absl::OkStatus());
+}
+
 TEST(MemoryHotplugOfflineTest, AllOfTheMemoryMayGo) {
   HotplugWorld world;
   EXPECT_EQ(world.hotplug.Offline(Section(0, 2)), absl::OkStatus());

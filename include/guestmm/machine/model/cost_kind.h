@@ -13,8 +13,9 @@ enum class CostKind {
   kDiscard,    // kicks, interrupts, and IPIs for the host's discards
   kFaultBack,  // the host's page faults: exits and mapping
   kZeroing,    // the host's clearing of the pages that it maps
+  kStall,      // waiting for isolated memory to return
 };
-inline constexpr size_t kCostKinds = 6;
+inline constexpr size_t kCostKinds = 7;
 
 }  // namespace guestmm
 

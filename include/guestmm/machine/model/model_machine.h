@@ -40,13 +40,18 @@ struct ModelMachineOptions {
   // The unit in which the host maps and discards: Order(0) or kPageblockOrder.
   Order granule{0};
   CostModel costs = {};
+  // A request that would fail while memory is isolated for the host blocks its
+  // vCPU until some of that returns (PageAllocatorOptions); its time is then
+  // CostKind::kStall. False: the request fails.
+  bool wait_for_isolated = false;
 };
 
 // A vCPU runs its workload one step at a time. A step happens at one instant;
 // the vCPU is busy afterwards for what the step cost, then quiet for as long as
-// the workload says:
+// the workload says. A step in which a request has to wait ends as blocked; the
+// next one begins when the request is worth another try:
 //
-//   |step|..cost..|..quiet..|step|..cost..|
+//   |step|..cost..|..quiet..|step|..cost..|..stall..|step|..cost..|
 class ModelMachine final : public Machine {
  public:
   // On `time`, which must outlive this. The error of PageAllocator::Create.

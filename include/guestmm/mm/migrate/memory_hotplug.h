@@ -30,7 +30,8 @@ class MemoryHotplug {
  public:
   // All must outlive this. `ram`: maps and unmaps the memory; null for a guest
   // that is metadata only. `reporting`: the reporter's queue, on which Offline
-  // waits for blocks in flight; null if there is no reporter.
+  // waits for blocks in flight; null if there is no reporter. With null, and in
+  // a work of that queue, blocks in flight make Offline fail.
   explicit MemoryHotplug(PageAllocator& allocator, GuestRam* ram = nullptr,
                          Workqueue* reporting = nullptr)
       : allocator_(allocator), ram_(ram), reporting_(reporting) {}

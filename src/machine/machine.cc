@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
 
 namespace guestmm {
@@ -24,6 +25,19 @@ void Machine::StopMechanism() {
   if (mechanism_ == nullptr) return;
   mechanism_->Stop();
   mechanism_.reset();
+}
+
+absl::Status Machine::CheckGuest(const FrameAllocator& allocator,
+                                 PageCount in_flight) const {
+  absl::Status status = allocator.CheckInvariants();
+  if (mechanism_ != nullptr) status.Update(mechanism_->CheckInvariants());
+  const PageCount isolated = allocator.Counts().isolated;
+  if (isolated != in_flight) {
+    status.Update(absl::InternalError(
+        absl::StrCat("S2: ", isolated.value(), " pages are isolated, ",
+                     in_flight.value(), " in flight")));
+  }
+  return status;
 }
 
 }  // namespace guestmm

@@ -105,6 +105,11 @@ class Machine {
  protected:
   Machine() = default;
 
+  // What CheckInvariants checks of any machine: `allocator`, the mechanism, and
+  // that the isolated pages are those `in_flight`, i.e. with the host (S2).
+  absl::Status CheckGuest(const FrameAllocator& allocator,
+                          PageCount in_flight) const;
+
  private:
   // The guest has booted: costs charged so far are not the workloads'.
   virtual void EndBoot() {}

@@ -102,11 +102,12 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
       return absl::InvalidArgumentError("make_policy made no policy");
     }
     status = guest->StartReporting(std::move(policy));
-  } else if (status.ok() && has_balloon) {
-    status = guest->SetUpBalloon(/*capacity=*/0);
-  }
-  if (status.ok() && options.make_mechanism) {
+  } else if (status.ok() && options.make_mechanism) {
     status = guest->StartMechanism(options.make_mechanism());
+  }
+  // Reporting sets up a balloon of its own, with the policy's capacity.
+  if (status.ok() && has_balloon && guest->driver_ == nullptr) {
+    status = guest->SetUpBalloon(/*capacity=*/0);
   }
   if (!status.ok()) return status;
   return guest;

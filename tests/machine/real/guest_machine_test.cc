@@ -13,6 +13,7 @@
 #include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/reporting/reporter.h"
+#include "guestmm/virtio/wire/balloon.h"
 
 namespace guestmm::guest_machine_test {
 namespace {
@@ -46,6 +47,23 @@ TEST_F(GuestMachineTest, CreateStartsTheMechanism) {
   EXPECT_EQ(guest->mechanism()->text(), "reporting:v12:order=4");
   ASSERT_NE(guest->reporter(), nullptr);
   EXPECT_EQ(guest->reporter()->policy().min_order(), Order(4));
+}
+
+// More ranges than a balloon takes that is not set up for a policy.
+TEST_F(GuestMachineTest, TheBalloonHasTheCapacityOfTheMechanismsPolicy) {
+  options_.virtual_time = &time_;
+  options_.balloon_features = kBalloonFPageReporting;
+  options_.make_mechanism = [] { return Make("reporting:linux:capacity=64"); };
+  EXPECT_EQ(ErrorOf(), absl::OkStatus());
+}
+
+TEST_F(GuestMachineTest, ABalloonIsSetUpForAMechanismThatHasNone) {
+  options_.virtual_time = &time_;
+  options_.balloon_features = kBalloonFPageReporting;
+  options_.make_mechanism = [] { return Make("off"); };
+  const auto guest = Guest::Create(options_).value();
+  EXPECT_NE(guest->driver(), nullptr);
+  EXPECT_EQ(guest->reporter(), nullptr);
 }
 
 TEST_F(GuestMachineTest, ReportsOnlyOnce) {

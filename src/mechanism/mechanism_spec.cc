@@ -2,11 +2,10 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "guestmm/base/option_error.h"
 
 namespace guestmm {
@@ -22,122 +21,104 @@ bool IsMechanism(std::string_view name) {
          kMechanisms.end();
 }
 
-std::vector<std::string> Split(std::string_view text, char by) {
-  return absl::StrSplit(absl::string_view(text.data(), text.size()), by);
-}
-
-using Parse = absl::StatusOr<MechanismSpec> (*)(std::string_view option,
-                                                std::string_view text);
-
-absl::StatusOr<std::vector<MechanismSpec>> ParseList(std::string_view option,
-                                                     std::string_view list,
-                                                     std::string_view what,
-                                                     Parse parse) {
-  if (list.empty()) {
-    return OptionError(option, list,
-                       absl::StrCat("must be one or more ", std::string(what),
-                                    ", separated by commas"));
-  }
-  std::vector<MechanismSpec> specs;
-  for (const std::string& text : Split(list, ',')) {
-    absl::StatusOr<MechanismSpec> spec = parse(option, text);
-    if (!spec.ok()) return spec.status();
-    if (std::find(specs.begin(), specs.end(), *spec) != specs.end()) {
-      return OptionError(option, text, "must be given once");
-    }
-    specs.push_back(*std::move(spec));
-  }
-  return specs;
-}
-
-// `parts` is POLICY[:KEY=VALUE]..., which follows `prefix` in the grammar of
-// `text`.
-absl::StatusOr<MechanismSpec> ParseReporting(
-    std::string_view option, std::string_view text, const std::string& prefix,
-    std::span<const std::string> parts) {
-  const auto malformed = [&] {
-    return OptionError(
-        option, text,
-        absl::StrCat("must be written ", prefix, "POLICY[:KEY=VALUE]..."));
-  };
-  if (parts.empty() || parts[0].empty() ||
-      parts[0].find('=') != std::string::npos) {
-    return malformed();
-  }
-  MechanismSpec spec = {.name = std::string(kMechanismReporting),
-                        .choice = parts[0]};
-  for (const std::string& part : parts.subspan(1)) {
-    const size_t equals = part.find('=');
-    if (equals == 0 || equals == std::string::npos ||
-        equals + 1 == part.size()) {
-      return malformed();
-    }
-    const std::string key = part.substr(0, equals);
-    for (const auto& parameter : spec.parameters) {
-      if (parameter.first == key) {
-        return OptionError(option, text,
-                           absl::StrCat("must set ", key, " once"));
-      }
-    }
-    spec.parameters.emplace_back(key, part.substr(equals + 1));
-  }
-  return spec;
-}
-
-// A policy, or the name of a mechanism without one.
-absl::StatusOr<MechanismSpec> ParsePolicy(std::string_view option,
-                                          std::string_view text) {
-  const std::vector<std::string> parts = Split(text, ':');
-  if (parts.front() == kMechanismReporting) {
-    return ParseReporting(option, text, "", {});
-  }
-  if (IsMechanism(parts.front())) return ParseMechanism(option, text);
-  return ParseReporting(option, text, "", parts);
+absl::StatusOr<MechanismSpec> ParseReporting(MechanismOption option,
+                                             std::string_view text) {
+  absl::StatusOr<PolicySpec> spec =
+      ParsePolicy(text, /*defaults=*/{}, Name(option), PolicyPrefix(option));
+  if (!spec.ok()) return spec.status();
+  return MechanismSpec{.name = std::string(kMechanismReporting),
+                       .choice = std::move(spec->name),
+                       .parameters = std::move(spec->parameters)};
 }
 
 }  // namespace
 
-std::string MechanismSpec::text() const {
+std::string_view Name(MechanismOption option) {
+  return option == MechanismOption::kMechanisms ? "mechanisms" : "policies";
+}
+
+std::string_view PolicyPrefix(MechanismOption option) {
+  return option == MechanismOption::kMechanisms ? kReportingPrefix
+                                                : std::string_view();
+}
+
+std::string MechanismSpec::text(MechanismOption option) const {
   std::string text = name;
   if (!choice.empty()) absl::StrAppend(&text, ":", choice);
-  for (const auto& [key, value] : parameters) {
-    absl::StrAppend(&text, ":", key, "=", value);
+  for (const PolicyParameter& parameter : parameters) {
+    absl::StrAppend(&text, ":", parameter.name, "=", parameter.value);
   }
-  return text;
+  return option == MechanismOption::kMechanisms ? text : PolicyText(text);
 }
 
-absl::StatusOr<MechanismSpec> ParseMechanism(std::string_view option,
+std::vector<std::string> MechanismList::policies() const {
+  std::vector<std::string> texts;
+  for (const MechanismSpec& spec : specs) {
+    texts.push_back(spec.text(MechanismOption::kPolicies));
+  }
+  return texts;
+}
+
+absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
                                              std::string_view text) {
-  const std::vector<std::string> parts = Split(text, ':');
-  if (parts.front() == kMechanismReporting) {
-    return ParseReporting(option, text, std::string(kReportingPrefix),
-                          std::span(parts).subspan(1));
+  const std::string name(text.substr(0, text.find(':')));
+  // --policies names no mechanism "reporting": it takes that for a policy.
+  const bool is_known = IsMechanism(name);
+  if (name == kMechanismReporting ||
+      (option == MechanismOption::kPolicies && !is_known)) {
+    return ParseReporting(option, text);
   }
-  if (!IsMechanism(parts.front())) {
+  if (!is_known) {
+    return OptionError(Name(option), text,
+                       absl::StrCat("must be one of ",
+                                    absl::StrJoin(kMechanisms, ", ",
+                                                  [](std::string* out,
+                                                     std::string_view known) {
+                                                    out->append(known);
+                                                  })));
+  }
+  if (name != text) {
     return OptionError(
-        option, text,
-        absl::StrCat("must be one of ",
-                     absl::StrJoin(kMechanisms, ", ",
-                                   [](std::string* out, std::string_view name) {
-                                     out->append(name);
-                                   })));
+        Name(option), text,
+        absl::StrCat("must be just ", name, ", which has no parameters"));
   }
-  if (parts.size() > 1) {
-    return OptionError(option, text,
-                       absl::StrCat("must be just ", parts.front(),
-                                    ", which has no parameters"));
-  }
-  return MechanismSpec{.name = parts.front()};
+  return MechanismSpec{.name = name};
 }
 
-absl::StatusOr<std::vector<MechanismSpec>> ParseMechanisms(
-    std::string_view option, std::string_view list) {
-  return ParseList(option, list, "mechanisms", ParseMechanism);
+absl::StatusOr<MechanismList> ParseMechanisms(
+    MechanismOption option, std::span<const std::string> texts) {
+  const std::string list = absl::StrJoin(texts, ",");
+  if (list.empty()) {
+    return OptionError(
+        Name(option), list,
+        absl::StrCat("must be one or more ", std::string(Name(option)),
+                     ", separated by commas"));
+  }
+  MechanismList result = {.option = option};
+  for (const std::string& text : texts) {
+    absl::StatusOr<MechanismSpec> spec = ParseMechanism(option, text);
+    if (!spec.ok()) return spec.status();
+    if (std::find(result.specs.begin(), result.specs.end(), *spec) !=
+        result.specs.end()) {
+      return OptionError(Name(option), text, "must be given once");
+    }
+    result.specs.push_back(*std::move(spec));
+  }
+  return result;
 }
 
-absl::StatusOr<std::vector<MechanismSpec>> ParsePolicies(
-    std::string_view option, std::string_view list) {
-  return ParseList(option, list, "policies", ParsePolicy);
+absl::StatusOr<MechanismList> ParseMechanisms(
+    std::span<const std::string> policies,
+    std::span<const std::string> mechanisms) {
+  if (mechanisms.empty()) {
+    return ParseMechanisms(MechanismOption::kPolicies, policies);
+  }
+  if (!policies.empty()) {
+    return OptionError(Name(MechanismOption::kMechanisms),
+                       absl::StrJoin(mechanisms, ","),
+                       "must be unset with --policies");
+  }
+  return ParseMechanisms(MechanismOption::kMechanisms, mechanisms);
 }
 
 std::string MechanismText(std::string_view policy_text) {

@@ -11,6 +11,42 @@
 #include "guestmm/reporting/reporter.h"
 
 namespace guestmm {
+namespace {
+
+template <typename Range>
+bool Contains(const Range& range, std::string_view text) {
+  return std::find(range.begin(), range.end(), text) != range.end();
+}
+
+// Those of `policies` that have the parameter.
+std::vector<std::string> PoliciesWith(const std::vector<std::string>& policies,
+                                      std::string_view parameter) {
+  std::vector<std::string> with;
+  for (const std::string& policy : policies) {
+    if (Contains(Policies().ParametersOf(policy), parameter)) {
+      with.push_back(policy);
+    }
+  }
+  return with;
+}
+
+// What `option` takes of the mechanisms `names`.
+std::vector<std::string> Choices(MechanismOption option,
+                                 std::span<const std::string_view> names) {
+  std::vector<std::string> choices;
+  for (const std::string_view name : names) {
+    if (option == MechanismOption::kPolicies && name == kMechanismReporting) {
+      const std::vector<std::string> policies = PolicyNames();
+      choices.insert(choices.end(), policies.begin(), policies.end());
+    } else {
+      choices.emplace_back(name);
+    }
+  }
+  return choices;
+}
+
+}  // namespace
+
 ReportingMechanism::ReportingMechanism(std::string text,
                                        MakeReportingPolicy make_policy)
     : text_(std::move(text)), make_policy_(std::move(make_policy)) {}
@@ -52,47 +88,59 @@ absl::Status ReportingMechanism::CheckInvariants() const {
 }
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
-    std::string_view option, const MechanismSpec& spec,
+    MechanismOption option, const MechanismSpec& spec,
     const MechanismContext& context) {
   GUESTMM_CHECK(spec.is_reporting()) << spec.text() << " has no policy";
-  PolicySpec policy = {.name = spec.choice,
-                       .defaults = context.defaults,
-                       .option = std::string(option),
-                       .written = spec.text()};
-  for (const auto& [key, value] : spec.parameters) {
-    policy.parameters.push_back({.name = key, .value = value});
-  }
-  return MakePolicy(policy, context.policy);
+  return MakePolicy({.name = spec.choice,
+                     .parameters = spec.parameters,
+                     .defaults = context.defaults,
+                     .option = std::string(Name(option)),
+                     .prefix = std::string(PolicyPrefix(option))},
+                    context.policy);
 }
 
 absl::StatusOr<std::unique_ptr<Mechanism>> MakeMechanism(
-    std::string_view option, const MechanismSpec& spec,
+    MechanismOption option, const MechanismSpec& spec,
     const MechanismContext& context) {
   if (spec.is_reporting()) {
     return std::make_unique<ReportingMechanism>(
-        spec.text(), [option = std::string(option), spec, context] {
-          return MakePolicy(option, spec, context);
-        });
+        spec.text(),
+        [option, spec, context] { return MakePolicy(option, spec, context); });
   }
   if (spec.name == kMechanismOff) return std::make_unique<OffMechanism>();
-  return OptionError(option, spec.text(),
+  return OptionError(Name(option), spec.text(option),
                      "must be off or reporting: no machine runs the others");
 }
 
-absl::Status CheckMechanisms(std::string_view option,
-                             std::span<const MechanismSpec> specs,
+absl::Status CheckMechanisms(const MechanismList& list,
                              std::span<const std::string_view> names,
                              const MechanismContext& context) {
-  for (const MechanismSpec& spec : specs) {
-    if (std::find(names.begin(), names.end(), spec.name) == names.end()) {
-      std::vector<std::string> allowed(names.begin(), names.end());
+  const std::vector<std::string> policies = PolicyNames();
+  std::vector<std::string> named;
+  for (const MechanismSpec& spec : list.specs) {
+    const bool allowed = Contains(names, spec.name);
+    const bool unknown_policy = list.option == MechanismOption::kPolicies &&
+                                spec.is_reporting() &&
+                                !Contains(policies, spec.choice);
+    if (!allowed || unknown_policy) {
       return OptionError(
-          option, spec.text(),
-          absl::StrCat("must be one of ", absl::StrJoin(allowed, ", ")));
+          Name(list.option), spec.text(list.option),
+          absl::StrCat("must be one of ",
+                       absl::StrJoin(Choices(list.option, names), ", ")));
     }
     if (!spec.is_reporting()) continue;
-    absl::Status status = MakePolicy(option, spec, context).status();
+    absl::Status status = MakePolicy(list.option, spec, context).status();
     if (!status.ok()) return status;
+    named.push_back(spec.choice);
+  }
+  for (const PolicyParameter& parameter : context.defaults) {
+    if (PoliciesWith(named, parameter.name).empty()) {
+      return OptionError(
+          parameter.name, parameter.value,
+          absl::StrCat(
+              "must be given with a policy that has it: ",
+              absl::StrJoin(PoliciesWith(policies, parameter.name), ", ")));
+    }
   }
   return absl::OkStatus();
 }

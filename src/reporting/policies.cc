@@ -16,8 +16,7 @@ namespace guestmm {
 namespace {
 
 absl::Status SpecError(const PolicySpec& spec, std::string_view rule) {
-  return OptionError(spec.option,
-                     spec.written.empty() ? spec.Text() : spec.written, rule);
+  return OptionError(spec.option, absl::StrCat(spec.prefix, spec.Text()), rule);
 }
 
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeAdaptive(
@@ -43,21 +42,36 @@ std::string PolicySpec::Text() const {
 }
 
 absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
-                                       PolicyDefaults defaults) {
+                                       PolicyDefaults defaults,
+                                       std::string_view option,
+                                       std::string_view prefix) {
+  PolicySpec spec = {.name = {},
+                     .defaults = std::move(defaults),
+                     .option = std::string(option),
+                     .prefix = std::string(prefix)};
+  const absl::Status malformed = OptionError(
+      option, text,
+      absl::StrCat("must be written ", spec.prefix, "POLICY[:KEY=VALUE]..."));
+  if (!text.starts_with(prefix)) return malformed;
+  const std::string_view policy = text.substr(prefix.size());
   const std::vector<std::string> parts =
-      absl::StrSplit(absl::string_view(text.data(), text.size()), ':');
-  PolicySpec spec = {.name = parts.front(), .defaults = std::move(defaults)};
+      absl::StrSplit(absl::string_view(policy.data(), policy.size()), ':');
+  spec.name = parts.front();
+  if (spec.name.empty() || spec.name.find('=') != std::string::npos) {
+    return malformed;
+  }
   for (auto part = parts.begin() + 1; part != parts.end(); ++part) {
     const size_t equals = part->find('=');
-    if (equals == std::string::npos) {
-      return OptionError(spec.option, text, "must be NAME[:KEY=VALUE]...");
+    if (equals == 0 || equals == std::string::npos ||
+        equals + 1 == part->size()) {
+      return malformed;
     }
     PolicyParameter parameter = {.name = part->substr(0, equals),
                                  .value = part->substr(equals + 1)};
     for (const PolicyParameter& other : spec.parameters) {
       if (other.name == parameter.name) {
-        return OptionError(spec.option, text,
-                           absl::StrCat(other.name, " must be set once"));
+        return OptionError(option, text,
+                           absl::StrCat("must set ", other.name, " once"));
       }
     }
     spec.parameters.push_back(std::move(parameter));
@@ -108,7 +122,7 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
   const Kind* const kind = Find(spec.name);
   if (kind == nullptr) {
     return SpecError(
-        spec, absl::StrCat(spec.written.empty() ? "" : "the policy ",
+        spec, absl::StrCat(spec.prefix.empty() ? "" : "the policy ",
                            "must be one of ", absl::StrJoin(Names(), ", ")));
   }
   std::vector<Given> given;

@@ -4,12 +4,16 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 namespace guestmm::mechanism_spec_test {
 namespace {
 
 using testing::ElementsAre;
-using testing::Pair;
+
+constexpr auto kMechanisms = MechanismOption::kMechanisms;
+constexpr auto kPolicies = MechanismOption::kPolicies;
+using Texts = std::vector<std::string>;
 
 std::string ErrorOf(const absl::Status& status) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
@@ -18,7 +22,7 @@ std::string ErrorOf(const absl::Status& status) {
 
 TEST(MechanismSpecTest, ANameAlone) {
   for (const char* name : {"off", "limit", "real"}) {
-    const MechanismSpec spec = ParseMechanism("mechanisms", name).value();
+    const MechanismSpec spec = ParseMechanism(kMechanisms, name).value();
     EXPECT_EQ(spec, MechanismSpec{.name = name});
     EXPECT_EQ(spec.text(), name);
     EXPECT_EQ(spec.policy(), name);
@@ -28,29 +32,54 @@ TEST(MechanismSpecTest, ANameAlone) {
 
 TEST(MechanismSpecTest, ReportingHasAPolicyAndParameters) {
   const MechanismSpec spec =
-      ParseMechanism("mechanisms", "reporting:linux:order=5:delay=0.5").value();
+      ParseMechanism(kMechanisms, "reporting:linux:order=5:delay=0.5").value();
   EXPECT_TRUE(spec.is_reporting());
   EXPECT_EQ(spec.choice, "linux");
-  EXPECT_THAT(spec.parameters,
-              ElementsAre(Pair("order", "5"), Pair("delay", "0.5")));
+  EXPECT_THAT(spec.parameters, ElementsAre(PolicyParameter{"order", "5"},
+                                           PolicyParameter{"delay", "0.5"}));
   EXPECT_EQ(spec.text(), "reporting:linux:order=5:delay=0.5");
+  EXPECT_EQ(spec.text(kPolicies), "linux:order=5:delay=0.5");
   EXPECT_EQ(spec.policy(), "linux");
 }
 
-TEST(MechanismSpecTest, AListIsSeparatedByCommas) {
-  EXPECT_THAT(ParseMechanisms("mechanisms", "off,reporting:v12").value(),
+TEST(MechanismSpecTest, AListIsOfOneOption) {
+  const MechanismList list =
+      ParseMechanisms(kMechanisms, Texts{"off", "reporting:v12:order=5"})
+          .value();
+  EXPECT_EQ(list.option, kMechanisms);
+  EXPECT_THAT(list.specs,
               ElementsAre(MechanismSpec{.name = "off"},
-                          MechanismSpec{.name = "reporting", .choice = "v12"}));
+                          MechanismSpec{.name = "reporting",
+                                        .choice = "v12",
+                                        .parameters = {{"order", "5"}}}));
+  EXPECT_THAT(list.policies(), ElementsAre("off", "v12:order=5"));
 }
 
 TEST(MechanismSpecTest, PoliciesAreReportingsChoices) {
-  EXPECT_THAT(ParsePolicies("policies", "off,linux:order=5,linux,real").value(),
+  const MechanismList list =
+      ParseMechanisms(kPolicies, Texts{"off", "linux:order=5", "linux", "real"})
+          .value();
+  EXPECT_EQ(list.option, kPolicies);
+  EXPECT_THAT(list.specs,
               ElementsAre(MechanismSpec{.name = "off"},
                           MechanismSpec{.name = "reporting",
                                         .choice = "linux",
                                         .parameters = {{"order", "5"}}},
                           MechanismSpec{.name = "reporting", .choice = "linux"},
                           MechanismSpec{.name = "real"}));
+  EXPECT_THAT(list.policies(),
+              ElementsAre("off", "linux:order=5", "linux", "real"));
+}
+
+TEST(MechanismSpecTest, EitherOptionMayBeGiven) {
+  EXPECT_EQ(ParseMechanisms(Texts{"v12"}, Texts{})->option, kPolicies);
+  const MechanismList list =
+      ParseMechanisms(Texts{}, Texts{"reporting:v12"}).value();
+  EXPECT_EQ(list.option, kMechanisms);
+  EXPECT_THAT(list.policies(), ElementsAre("v12"));
+  EXPECT_EQ(ErrorOf(ParseMechanisms(Texts{"v12"}, Texts{"off", "reporting:v12"})
+                        .status()),
+            "--mechanisms=off,reporting:v12: must be unset with --policies");
 }
 
 TEST(MechanismSpecTest, APolicysTextIsTheMechanismsWithoutReporting) {
@@ -63,16 +92,16 @@ TEST(MechanismSpecTest, APolicysTextIsTheMechanismsWithoutReporting) {
 }
 
 TEST(MechanismSpecTest, RefusesUnknownNames) {
-  EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", "baloon").status()),
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "baloon").status()),
             "--mechanisms=baloon: must be one of off, limit, real, "
             "reporting");
-  EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", "").status()),
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "").status()),
             "--mechanisms=\"\": must be one of off, limit, real, "
             "reporting");
 }
 
 TEST(MechanismSpecTest, OnlyReportingHasParameters) {
-  EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", "off:order=5").status()),
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "off:order=5").status()),
             "--mechanisms=off:order=5: must be just off, which has no "
             "parameters");
 }
@@ -81,39 +110,42 @@ TEST(MechanismSpecTest, RefusesWhatTheGrammarDoesNotHave) {
   for (const std::string text : {"reporting", "reporting:", "reporting:order=5",
                                  "reporting:v12:", "reporting:v12:order",
                                  "reporting:v12:=5", "reporting:v12:order="}) {
-    EXPECT_EQ(ErrorOf(ParseMechanism("mechanisms", text).status()),
+    EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, text).status()),
               "--mechanisms=" + text +
                   ": must be written reporting:POLICY[:KEY=VALUE]...");
   }
-  for (const std::string text : {"v12:", "v12:order", "order=5", "reporting"}) {
-    EXPECT_EQ(ErrorOf(ParsePolicies("policies", text + ",off").status()),
+  for (const std::string text :
+       {"v12:", "v12:order", "order=5", "reporting:v12"}) {
+    EXPECT_EQ(ErrorOf(ParseMechanisms(kPolicies, Texts{text, "off"}).status()),
               "--policies=" + text + ": must be written POLICY[:KEY=VALUE]...");
   }
 }
 
 TEST(MechanismSpecTest, RefusesAParameterGivenTwice) {
-  EXPECT_EQ(
-      ErrorOf(ParseMechanism("mechanisms", "reporting:v12:order=5:order=6")
-                  .status()),
-      "--mechanisms=reporting:v12:order=5:order=6: must set order once");
-  EXPECT_EQ(ErrorOf(ParsePolicies("policies", "v12:order=5:order=6").status()),
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "reporting:v12:order=5:order=6")
+                        .status()),
+            "--mechanisms=reporting:v12:order=5:order=6: must set order once");
+  EXPECT_EQ(ErrorOf(ParseMechanism(kPolicies, "v12:order=5:order=6").status()),
             "--policies=v12:order=5:order=6: must set order once");
 }
 
 TEST(MechanismSpecTest, RefusesAMechanismGivenTwice) {
-  EXPECT_EQ(ErrorOf(ParseMechanisms("mechanisms", "off,off").status()),
+  EXPECT_EQ(ErrorOf(ParseMechanisms(kMechanisms, Texts{"off", "off"}).status()),
             "--mechanisms=off: must be given once");
-  EXPECT_EQ(ErrorOf(ParsePolicies("policies", "v12,off,v12").status()),
-            "--policies=v12: must be given once");
+  EXPECT_EQ(
+      ErrorOf(ParseMechanisms(kPolicies, Texts{"v12", "off", "v12"}).status()),
+      "--policies=v12: must be given once");
 }
 
 TEST(MechanismSpecTest, RefusesAnEmptyList) {
-  EXPECT_EQ(ErrorOf(ParseMechanisms("mechanisms", "").status()),
-            "--mechanisms=\"\": must be one or more mechanisms, separated by "
-            "commas");
-  EXPECT_EQ(ErrorOf(ParsePolicies("policies", "").status()),
-            "--policies=\"\": must be one or more policies, separated by "
-            "commas");
+  for (const Texts& none : {Texts{}, Texts{""}}) {
+    EXPECT_EQ(ErrorOf(ParseMechanisms(kMechanisms, none).status()),
+              "--mechanisms=\"\": must be one or more mechanisms, separated by "
+              "commas");
+    EXPECT_EQ(ErrorOf(ParseMechanisms(kPolicies, none).status()),
+              "--policies=\"\": must be one or more policies, separated by "
+              "commas");
+  }
 }
 
 }  // namespace

@@ -19,15 +19,17 @@
 namespace guestmm::mechanisms_test {
 namespace {
 
+constexpr auto kMechanisms = MechanismOption::kMechanisms;
+
 // Of a host that maps 4 KiB at a time.
 const MechanismContext kContext = {.policy = PolicyContext(Order(0))};
 
 MechanismSpec Spec(const std::string& text) {
-  return ParseMechanism("mechanisms", text).value();
+  return ParseMechanism(kMechanisms, text).value();
 }
 
 std::unique_ptr<Mechanism> Make(const std::string& text) {
-  return MakeMechanism("mechanisms", Spec(text), kContext).value();
+  return MakeMechanism(kMechanisms, Spec(text), kContext).value();
 }
 
 // Allocates, touches and frees `bytes` in the largest blocks.
@@ -114,7 +116,7 @@ TEST(MechanismsTest, AParameterInTheTextWinsOverTheContexts) {
       .policy = PolicyContext(Order(0)),
       .defaults = {{"order", "4"}, {"capacity", "8"}}};
   const auto policy =
-      MakePolicy("mechanisms", Spec("reporting:v12:order=5"), context).value();
+      MakePolicy(kMechanisms, Spec("reporting:v12:order=5"), context).value();
   EXPECT_EQ(policy->min_order(), Order(5));
   EXPECT_EQ(policy->capacity(), 8U);
 }
@@ -122,7 +124,7 @@ TEST(MechanismsTest, AParameterInTheTextWinsOverTheContexts) {
 TEST(MechanismsTest, EveryParameterIsTakenFromTheText) {
   const auto policy =
       MakePolicy(
-          "mechanisms",
+          kMechanisms,
           Spec("reporting:adaptive:order=9:floor=3:delay=0.5:capacity=7"),
           kContext)
           .value();
@@ -135,9 +137,8 @@ TEST(MechanismsTest, EveryParameterIsTakenFromTheText) {
 TEST(MechanismsTest, RefusesWrongPoliciesAndParameters) {
   constexpr std::array<std::string_view, 2> kNames = {"off", "reporting"};
   const auto error_of = [&](const std::string& text) {
-    const MechanismSpec spec = Spec(text);
     return std::string(
-        CheckMechanisms("mechanisms", std::span(&spec, 1), kNames, kContext)
+        CheckMechanisms({kMechanisms, {Spec(text)}}, kNames, kContext)
             .message());
   };
   EXPECT_EQ(error_of("off"), "");
@@ -160,9 +161,46 @@ TEST(MechanismsTest, RefusesWrongPoliciesAndParameters) {
             "order, threshold, capacity");
 }
 
+// They are written without "reporting:", and so are the choices.
+TEST(MechanismsTest, RefusesWrongPoliciesByTheirOwnOption) {
+  const auto error_of = [&](const std::string& text) {
+    constexpr auto kPolicies = MechanismOption::kPolicies;
+    return std::string(
+        CheckMechanisms(
+            {kPolicies, {ParseMechanism(kPolicies, text).value()}},
+            std::array{kMechanismOff, kMechanismReporting, kMechanismReal},
+            kContext)
+            .message());
+  };
+  EXPECT_EQ(error_of("real"), "");
+  EXPECT_EQ(error_of("v12:order=5"), "");
+  for (const std::string text : {"limit", "v13", "reporting"}) {
+    EXPECT_EQ(error_of(text), "--policies=" + text +
+                                  ": must be one of off, v12, v12-hotplug, "
+                                  "linux, adaptive, real");
+  }
+  EXPECT_EQ(error_of("v12:order=11"),
+            "--policies=v12:order=11: order must be 0 to 10");
+}
+
+TEST(MechanismsTest, RefusesADefaultThatNoPolicyHas) {
+  const MechanismContext context = {.policy = PolicyContext(Order(0)),
+                                    .defaults = {{"threshold", "2"}}};
+  const auto error_of = [&](const std::string& text) {
+    return std::string(
+        CheckMechanisms({kMechanisms, {Spec("off"), Spec(text)}},
+                        std::array{kMechanismOff, kMechanismReporting}, context)
+            .message());
+  };
+  EXPECT_EQ(error_of("reporting:v12"), "");
+  EXPECT_EQ(error_of("reporting:linux"),
+            "--threshold=2: must be given with a policy that has it: v12, "
+            "v12-hotplug");
+}
+
 TEST(MechanismsTest, NoMachineRunsLimitOrReal) {
   EXPECT_EQ(
-      MakeMechanism("mechanisms", Spec("limit"), kContext).status().message(),
+      MakeMechanism(kMechanisms, Spec("limit"), kContext).status().message(),
       "--mechanisms=limit: must be off or reporting: no machine runs the "
       "others");
 }

@@ -42,6 +42,9 @@ TEST_F(CommandLineTest, NamesTheOptionTheValueAndTheRule) {
       "density --policies off,nonsense",
       "guestmm density: --policies=nonsense: must be one of off, v12, "
       "v12-hotplug, linux, adaptive");
+  ExpectRefused("density --mechanisms real",
+                "guestmm density: --mechanisms=real: must be one of off, "
+                "reporting");
   ExpectRefused("density --vmm ''",
                 "guestmm density: --vmm=\"\": must be the path of a socket");
   ExpectRefused("density --order 11",
@@ -94,10 +97,11 @@ TEST_F(CommandLineTest, HelpNamesEveryOption) {
   const Outcome help = Guestmm("density --help");
   EXPECT_EQ(help.status, 0);
   for (const char* option :
-       {"--scale", "--guest-memory", "--host-memory", "--footprint",
-        "--workload-min", "--policies", "--seed", "--order", "--threshold",
-        "--capacity", "--delay", "--hypervisor", "--huge-pages", "--real-time",
-        "--vmm", "--idle-activity", "--settle", "--max-guests", "--out"}) {
+       {"--scale",         "--guest-memory", "--host-memory", "--footprint",
+        "--workload-min",  "--policies",     "--mechanisms",  "--seed",
+        "--order",         "--threshold",    "--capacity",    "--delay",
+        "--hypervisor",    "--huge-pages",   "--real-time",   "--vmm",
+        "--idle-activity", "--settle",       "--max-guests",  "--out"}) {
     EXPECT_THAT(help.out, HasSubstr(option));
   }
 }

@@ -115,7 +115,7 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "guestmm replay: --mechanisms=reporting: must be written "
          "reporting:POLICY[:KEY=VALUE]...");
   expect(recording_ + " --mechanisms limit", 2,
-         "--mechanisms=limit: must be one of off, real, reporting");
+         "--mechanisms=limit: must be one of off, reporting, real");
   expect(recording_ + " --mechanisms real,real", 2,
          "--mechanisms=real: must be given once");
   expect(recording_ + " --mechanisms reporting:linux:order=11", 2,
@@ -186,6 +186,10 @@ TEST_F(ReplayCommandTest, NamesTheFilesThatTheTruthNeeds) {
   EXPECT_THAT(
       Replay(top_.string() + " --policies real").err,
       HasSubstr("guestmm replay: --policies=real: must have a recording "
+                "of what the guest's kernel reported (reports.csv)"));
+  EXPECT_THAT(
+      Replay(top_.string() + " --mechanisms real").err,
+      HasSubstr("guestmm replay: --mechanisms=real: must have a recording "
                 "of what the guest's kernel reported (reports.csv)"));
 }
 

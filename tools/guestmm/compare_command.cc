@@ -13,7 +13,7 @@
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/workload/recipes.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
@@ -169,7 +169,7 @@ void PrintTables(const CompareResult& result) {
       if (row.workload != workload.name) continue;
       any = true;
       AddGain(row, gain);
-      if (row.policy != kPolicyLimit) AddCost(row, spread, cost);
+      if (row.policy != kMechanismLimit) AddCost(row, spread, cost);
     }
     if (!any) continue;
     std::cout << "\n"

@@ -119,6 +119,11 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
                   "Policies to run, separated by commas "
                   "[off,v12,linux,adaptive]")
       ->delimiter(',');
+  command
+      .add_option("--mechanisms", options.mechanisms,
+                  "The same as mechanisms, e.g. off,reporting:linux:order=5 "
+                  "[those of --policies]")
+      ->delimiter(',');
   AddPolicyArguments(command, arguments->policy);
   AddFields(command, DensityFields(), options);
   command

@@ -6,8 +6,8 @@
 
 namespace guestmm::tools {
 
-// The parameters of policies that the command line set by flags. CheckPolicies
-// checks their values.
+// The parameters of policies that the command line set by flags.
+// CheckMechanisms checks their values.
 struct PolicyArguments {
   PolicyDefaults parameters;
 };

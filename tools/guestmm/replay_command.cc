@@ -26,7 +26,6 @@
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/machine/model/cost_model.h"
-#include "guestmm/mechanism/experiment.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/trace/recording.h"
@@ -43,9 +42,9 @@ namespace {
 struct ReplayArguments {
   std::string path;
   ReplayOptions options;
-  std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
-  // As --mechanisms takes them, in place of `policies`.
-  std::optional<std::string> mechanisms;
+  // Only one of the two is set by the command line.
+  std::vector<std::string> policies;
+  std::vector<std::string> mechanisms;
   PolicyArguments policy;
   // Empty: the recording's memory map.
   MemoryMap memory;
@@ -174,25 +173,6 @@ absl::Status CheckReadOften(const ReplayArguments& arguments,
       "to a file first (guestmm trace convert)");
 }
 
-// `mechanisms` as --policies takes them.
-absl::StatusOr<std::vector<std::string>> PoliciesOf(
-    const std::string& mechanisms, const MechanismContext& context) {
-  constexpr std::string_view kOption = "mechanisms";
-  // An ideal host's replay would have nothing to report.
-  constexpr std::array kNames = {kMechanismOff, kMechanismReal,
-                                 kMechanismReporting};
-  const absl::StatusOr<std::vector<MechanismSpec>> specs =
-      ParseMechanisms(kOption, mechanisms);
-  if (!specs.ok()) return specs.status();
-  const absl::Status status = CheckMechanisms(kOption, *specs, kNames, context);
-  if (!status.ok()) return status;
-  std::vector<std::string> policies;
-  for (const MechanismSpec& spec : *specs) {
-    policies.push_back(PolicyText(spec.text()));
-  }
-  return policies;
-}
-
 // Adds an option that `parse` turns from text into an absl::StatusOr<T>; its
 // errors are OptionErrors.
 template <typename T, typename Parse>
@@ -282,17 +262,21 @@ int RunReplayCommand(ReplayArguments arguments) {
     options.costs = *costs;
   }
   if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
-  if (arguments.mechanisms) {
-    absl::StatusOr<std::vector<std::string>> policies = PoliciesOf(
-        *arguments.mechanisms, {.policy = PolicyContext(options.granule),
-                                .defaults = options.policy_parameters});
-    if (!policies.ok()) return Fail("replay", policies.status(), "--");
-    arguments.policies = *std::move(policies);
+  if (arguments.policies.empty() && arguments.mechanisms.empty()) {
+    arguments.policies = ReplaySetOptions().policies;
   }
-  absl::Status status =
-      CheckPolicies(arguments.policies, options.policy_parameters,
-                    PolicyContext(options.granule), {std::string(kPolicyReal)});
-  if (!status.ok()) return Fail("replay", status, "--");
+  const absl::StatusOr<MechanismList> mechanisms =
+      ParseMechanisms(arguments.policies, arguments.mechanisms);
+  if (!mechanisms.ok()) return Fail("replay", mechanisms.status());
+  // An ideal host's replay would have nothing to report.
+  absl::Status status = CheckMechanisms(
+      *mechanisms,
+      std::array{kMechanismOff, kMechanismReporting, kMechanismReal},
+      {.policy = PolicyContext(options.granule),
+       .defaults = options.policy_parameters});
+  if (!status.ok()) return Fail("replay", status);
+  arguments.policies = mechanisms->policies();
+  options.policy_option = mechanisms->option;
   std::optional<OutputDirectory> out;
   if (!arguments.out.empty()) {
     absl::StatusOr<OutputDirectory> opened =
@@ -356,7 +340,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       .add_option("--mechanisms", arguments->mechanisms,
                   "Mechanisms in place of policies, separated by commas: "
                   "off, real, or reporting:POLICY[:KEY=VALUE]...")
-      ->type_name("LIST")
+      ->delimiter(',')
       ->excludes(policies);
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;

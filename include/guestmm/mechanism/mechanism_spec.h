@@ -11,13 +11,14 @@
 //   reporting:POLICY[:KEY=VALUE]... free page reporting by a policy, e.g.
 //                                   reporting:linux:order=5
 
+#include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/reporting/policies.h"
 
 namespace guestmm {
 
@@ -26,36 +27,56 @@ inline constexpr std::string_view kMechanismLimit = "limit";
 inline constexpr std::string_view kMechanismReal = "real";
 inline constexpr std::string_view kMechanismReporting = "reporting";
 
+// The options that take mechanisms. Errors name the one that was given.
+enum class MechanismOption {
+  kMechanisms,  // as above
+  kPolicies,    // the same, but policies are written without "reporting:"
+};
+// "mechanisms", "policies".
+std::string_view Name(MechanismOption option);
+// What stands before a policy: "reporting:", "".
+std::string_view PolicyPrefix(MechanismOption option);
+
 struct MechanismSpec {
   std::string name = std::string(kMechanismOff);
   // The policy, of reporting; empty otherwise.
   std::string choice = {};
   // Of the policy, in the order in which they were written.
-  std::vector<std::pair<std::string, std::string>> parameters = {};
+  std::vector<PolicyParameter> parameters = {};
 
   bool is_reporting() const { return name == kMechanismReporting; }
-  // As --mechanisms takes it: a row's `mechanism`.
-  std::string text() const;
+  // As `option` takes it. A row's `mechanism` is --mechanisms' text.
+  std::string text(MechanismOption option = MechanismOption::kMechanisms) const;
   // A row's `policy`: the choice if there is one, else the name.
   const std::string& policy() const { return choice.empty() ? name : choice; }
 
   bool operator==(const MechanismSpec&) const = default;
 };
 
-// `text` by the grammar. The error names `option`, e.g. "mechanisms", and the
-// text; a policy's name and the values of its parameters are not checked here
-// (CheckMechanisms).
-absl::StatusOr<MechanismSpec> ParseMechanism(std::string_view option,
+// The value of an option.
+struct MechanismList {
+  MechanismOption option = MechanismOption::kPolicies;
+  std::vector<MechanismSpec> specs = {};
+
+  // Each as --policies takes it.
+  std::vector<std::string> policies() const;
+};
+
+// `text` as `option` takes it. The OptionError quotes the text; a policy's name
+// and the values of its parameters are not checked here (CheckMechanisms).
+absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
                                              std::string_view text);
 
-// The value of --mechanisms: one or more mechanisms, separated by commas.
-absl::StatusOr<std::vector<MechanismSpec>> ParseMechanisms(
-    std::string_view option, std::string_view list);
+// All of `texts`. An OptionError also if there is none, or if two are the same.
+absl::StatusOr<MechanismList> ParseMechanisms(
+    MechanismOption option, std::span<const std::string> texts);
 
-// The value of --policies, the same without "reporting:": policies, with
-// parameters or without ("linux:order=5"), and the names of other mechanisms.
-absl::StatusOr<std::vector<MechanismSpec>> ParsePolicies(
-    std::string_view option, std::string_view list);
+// The value of --policies or of --mechanisms, whichever is not empty. The error
+// is an OptionError: of --mechanisms if both are given, of --policies if
+// neither is.
+absl::StatusOr<MechanismList> ParseMechanisms(
+    std::span<const std::string> policies,
+    std::span<const std::string> mechanisms);
 
 // Converts the text of one mechanism as --policies takes it ("linux:order=5",
 // "off") to that of --mechanisms ("reporting:linux:order=5", "off"), and back.

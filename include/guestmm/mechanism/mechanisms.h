@@ -3,10 +3,11 @@
 
 // The mechanisms that a machine can run, made from their specs.
 //
+//   constexpr auto kOption = MechanismOption::kMechanisms;
 //   absl::StatusOr<MechanismSpec> spec =
-//       ParseMechanism("mechanisms", "reporting:linux:order=5");
+//       ParseMechanism(kOption, "reporting:linux:order=5");
 //   absl::StatusOr<std::unique_ptr<Mechanism>> mechanism =
-//       MakeMechanism("mechanisms", *spec, {});
+//       MakeMechanism(kOption, *spec, {.policy = PolicyContext(granule)});
 //   absl::Status status = machine.StartMechanism(*std::move(mechanism));
 
 #include <cstdint>
@@ -71,30 +72,32 @@ class ReportingMechanism final : public Mechanism {
   Machine* machine_ = nullptr;
 };
 
-// What an experiment adds to a spec.
+// What an experiment adds to specs.
 struct MechanismContext {
   // The host that the policy works on.
   PolicyContext policy;
-  // Used for parameters of the policy that the spec does not set.
+  // Used for parameters of policies that a spec does not set.
   PolicyDefaults defaults = {};
 };
 
-// The policy of `spec`. The error of a parameter is OptionError's, for
-// `option`. REQUIRES: spec.is_reporting() (CHECKed).
+// The policy of `spec`. OptionError of `option` for an unknown policy and for a
+// parameter; of its flag for one of the context's defaults. REQUIRES:
+// spec.is_reporting() (CHECKed).
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakePolicy(
-    std::string_view option, const MechanismSpec& spec,
+    MechanismOption option, const MechanismSpec& spec,
     const MechanismContext& context);
 
-// The mechanism of `spec`: off or reporting. limit and real are not run on a
-// machine, an experiment computes them; for those InvalidArgument.
+// The mechanism of `spec`: off, or reporting, whose policy is made by its
+// start. limit and real are not run on a machine, an experiment computes them;
+// for those an OptionError.
 absl::StatusOr<std::unique_ptr<Mechanism>> MakeMechanism(
-    std::string_view option, const MechanismSpec& spec,
+    MechanismOption option, const MechanismSpec& spec,
     const MechanismContext& context);
 
-// InvalidArgument if the name of a spec is not among `names`, or if its policy
-// cannot be made.
-absl::Status CheckMechanisms(std::string_view option,
-                             std::span<const MechanismSpec> specs,
+// Checks that each name is among `names`, that each policy can be made, and
+// that each of the context's defaults is a parameter of at least one of them.
+// The error is an OptionError.
+absl::Status CheckMechanisms(const MechanismList& list,
                              std::span<const std::string_view> names,
                              const MechanismContext& context);
 

@@ -41,19 +41,24 @@ struct PolicySpec {
   std::string name;
   std::vector<PolicyParameter> parameters = {};
   PolicyDefaults defaults = {};
-  // The option and the value that errors name; an empty value: Text().
+  // The option that errors name, and what stands before Text() in its value,
+  // e.g. "reporting:".
   std::string option = "policies";
-  std::string written = {};
+  std::string prefix = {};
 
   // NAME[:KEY=VALUE]..., without the defaults. Two settings of one policy have
   // different texts, so the text names the row of a result.
   std::string Text() const;
 };
 
-// Splits NAME[:KEY=VALUE]... into its parts, whose names and values MakePolicy
-// checks. OptionError of "policies" if a parameter has no '=' or stands twice.
+// Splits `text`, which is `prefix` and then NAME[:KEY=VALUE]..., into its
+// parts, whose names and values MakePolicy checks. `option` and `prefix` are
+// PolicySpec's. OptionError if a part is empty or missing, or if a parameter
+// stands twice.
 absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
-                                       PolicyDefaults defaults = {});
+                                       PolicyDefaults defaults = {},
+                                       std::string_view option = "policies",
+                                       std::string_view prefix = "");
 
 // The host that a policy works on. Users do not set it.
 struct PolicyContext {
@@ -110,7 +115,7 @@ class PolicyRegistry {
   // The names of a policy's parameters; empty if it is not registered.
   std::vector<std::string> ParametersOf(std::string_view name) const;
 
-  // Makes a policy. An OptionError of "policies" for an unknown policy or
+  // Makes a policy. An OptionError of spec.option for an unknown policy or
   // parameter, and for a value that is out of bounds; of the flag if the value
   // is a default.
   absl::StatusOr<std::unique_ptr<ReportingPolicy>> Make(

@@ -13,7 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/compare_rows.h"
@@ -28,15 +28,18 @@ Nanoseconds FromSeconds(double seconds) {
 
 absl::StatusOr<CompareSetup> SetUp(const CompareOptions& options,
                                    const std::string& name) {
+  absl::StatusOr<MechanismList> mechanisms =
+      ParseMechanisms(MechanismOption::kPolicies, options.policies);
+  if (!mechanisms.ok()) return mechanisms.status();
   CompareSetup setup = {.name = name,
-                        .policies = options.policies,
+                        .mechanisms = std::move(mechanisms->specs),
                         .granule = GranuleOf(options, name),
                         .rest = FromSeconds(RestSecondsOf(options, name))};
   if (IsRecording(name)) {
     absl::StatusOr<Recording> recording = ReadRecording(name);
     if (!recording.ok()) return recording.status();
     if (!recording->reports.empty()) {
-      setup.policies.emplace_back(kPolicyReal);
+      setup.mechanisms.push_back({.name = std::string(kMechanismReal)});
     }
     setup.recording = std::make_shared<const Recording>(*std::move(recording));
     return setup;
@@ -100,12 +103,16 @@ struct Comparison {
 // One run to be done.
 struct Task {
   Comparison* comparison;
-  size_t policy;    // of the setup's
+  size_t policy;    // of the setup's mechanisms
   uint64_t repeat;  // from 1
   absl::StatusOr<CompareRun> run = CompareRun();
 
   const CompareSetup& setup() const { return comparison->setup; }
-  const std::string& name() const { return setup().policies[policy]; }
+  const MechanismSpec& mechanism() const { return setup().mechanisms[policy]; }
+  // As --policies takes it.
+  std::string name() const {
+    return mechanism().text(MechanismOption::kPolicies);
+  }
   // True for the run that ends by the clock.
   bool defines_amount() const { return policy == 0 && repeat == 1; }
 };
@@ -120,7 +127,7 @@ CompareRow Limit(std::span<const Task> tasks) {
       });
   CompareRow row;
   row.workload = least->run->row.workload;
-  row.policy = kPolicyLimit;
+  row.policy = kMechanismLimit;
   row.host_share_of_free = 1;
   row.host_share_of_reportable = 1;
   row.footprint_gib_min = least->run->in_use_gib_min;
@@ -136,7 +143,7 @@ std::vector<Task> MakeTasks(
       options.mode == CompareMode::kReal ? options.repeats : 1;
   std::vector<Task> tasks;
   for (const std::unique_ptr<Comparison>& comparison : comparisons) {
-    const size_t policies = comparison->setup.policies.size();
+    const size_t policies = comparison->setup.mechanisms.size();
     for (uint64_t repeat = 1; repeat <= repeats; ++repeat) {
       for (size_t i = 0; i < policies; ++i) {
         tasks.push_back({.comparison = comparison.get(),
@@ -152,7 +159,7 @@ absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
                                const RunProgress& progress) {
   const CompareSetup& setup = task.setup();
   if (setup.recording != nullptr) {
-    return RunRecording(options, setup, task.name(), progress);
+    return RunRecording(options, setup, task.mechanism(), progress);
   }
   const WorkAmount* amount = nullptr;
   if (!task.defines_amount()) {
@@ -161,8 +168,8 @@ absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
     amount = &*task.comparison->amount;
   }
   return options.mode == CompareMode::kVirtual
-             ? RunVirtually(options, setup, task.name(), amount, progress)
-             : RunForReal(options, setup, task.name(), task.repeat, amount,
+             ? RunVirtually(options, setup, task.mechanism(), amount, progress)
+             : RunForReal(options, setup, task.mechanism(), task.repeat, amount,
                           progress);
 }
 
@@ -213,7 +220,7 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
 // Adds the rows and samples of `tasks`, those of one workload, to `result`.
 void AddRows(const CompareOptions& options, std::span<Task> tasks,
              CompareResult& result) {
-  const size_t policies = tasks.front().setup().policies.size();
+  const size_t policies = tasks.front().setup().mechanisms.size();
   // By policy, then by repeat.
   std::vector<std::vector<CompareRow>> rows(policies);
   std::vector<CompareRow> limits;

@@ -13,7 +13,6 @@
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/host/accounting/host_info.h"
-#include "guestmm/mechanism/experiment.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/linux_policy.h"
@@ -34,46 +33,25 @@ Order DefaultOrder(const PolicyDefaults& defaults) {
   return options.order;
 }
 
-// Turns mechanisms into policies.
-absl::Status ResolveMechanisms(CompareOptions& options) {
-  if (options.mechanisms.empty()) return absl::OkStatus();
-  const std::string list =
-      absl::StrJoin(std::exchange(options.mechanisms, {}), ",");
-  if (!options.policies.empty()) {
-    return OptionError("mechanisms", list, "must be unset with --policies");
-  }
-  const absl::StatusOr<std::vector<MechanismSpec>> specs =
-      ParseMechanisms("mechanisms", list);
-  if (!specs.ok()) return specs.status();
-  for (const std::string& workload : options.workloads) {
-    const absl::Status status = CheckMechanisms(
-        "mechanisms", *specs, std::array{kMechanismOff, kMechanismReporting},
-        {.policy = PolicyContext(GranuleOf(options, workload)),
-         .defaults = options.policy_parameters});
-    if (!status.ok()) return status;
-  }
-  for (const MechanismSpec& spec : *specs) {
-    options.policies.push_back(PolicyText(spec.text()));
-  }
-  return absl::OkStatus();
-}
-
-// Puts "off" first.
+// Turns mechanisms into policies, and puts "off" first.
 absl::Status ResolvePolicies(CompareOptions& options) {
-  const absl::Status resolved = ResolveMechanisms(options);
-  if (!resolved.ok()) return resolved;
-  if (options.policies.empty()) {
+  if (options.policies.empty() && options.mechanisms.empty()) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");
   }
+  const absl::StatusOr<MechanismList> list =
+      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}));
+  if (!list.ok()) return list.status();
   for (const std::string& workload : options.workloads) {
     const absl::Status status =
-        CheckPolicies(options.policies, options.policy_parameters,
-                      PolicyContext(GranuleOf(options, workload)));
+        CheckMechanisms(*list, std::array{kMechanismOff, kMechanismReporting},
+                        {.policy = PolicyContext(GranuleOf(options, workload)),
+                         .defaults = options.policy_parameters});
     if (!status.ok()) return status;
   }
-  std::erase(options.policies, kPolicyOff);
-  options.policies.insert(options.policies.begin(), std::string(kPolicyOff));
+  options.policies = list->policies();
+  std::erase(options.policies, kMechanismOff);
+  options.policies.insert(options.policies.begin(), std::string(kMechanismOff));
   return absl::OkStatus();
 }
 

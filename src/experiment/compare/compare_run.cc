@@ -5,7 +5,6 @@
 #include <optional>
 
 #include "guestmm/machine/boot_kernel.h"
-#include "guestmm/mechanism/experiment.h"
 #include "guestmm/mechanism/mechanisms.h"
 
 namespace guestmm {
@@ -49,18 +48,15 @@ absl::StatusOr<GuestLoad> Boot(Machine& machine, const CompareSetup& setup,
   return setup.recipe->make(world);
 }
 
-absl::Status StartPolicy(Machine& machine, const CompareOptions& options,
-                         const CompareSetup& setup, const std::string& policy) {
-  if (policy == kPolicyOff) {
-    return machine.StartMechanism(std::make_unique<OffMechanism>());
-  }
-  return machine.StartMechanism(std::make_unique<ReportingMechanism>(
-      policy, [&]() -> absl::StatusOr<std::unique_ptr<ReportingPolicy>> {
-        absl::StatusOr<PolicySpec> spec =
-            ParsePolicy(policy, options.policy_parameters);
-        if (!spec.ok()) return spec.status();
-        return MakePolicy(*spec, PolicyContext(setup.granule));
-      }));
+absl::Status StartMechanism(Machine& machine, const CompareOptions& options,
+                            const CompareSetup& setup,
+                            const MechanismSpec& mechanism) {
+  absl::StatusOr<std::unique_ptr<Mechanism>> made =
+      MakeMechanism(MechanismOption::kPolicies, mechanism,
+                    {.policy = PolicyContext(setup.granule),
+                     .defaults = options.policy_parameters});
+  if (!made.ok()) return made.status();
+  return machine.StartMechanism(*std::move(made));
 }
 
 void FillWork(const WorkMeter& meter, CompareRow& row) {

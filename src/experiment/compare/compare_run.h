@@ -1,8 +1,7 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_RUN_H_
 #define GUESTMM_SRC_EXPERIMENT_COMPARE_COMPARE_RUN_H_
 
-// One run of the experiment: one workload under one policy, or without
-// reporting.
+// One run of the experiment: one workload under one mechanism.
 
 #include <array>
 #include <chrono>
@@ -26,6 +25,7 @@
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/machine/machine.h"
 #include "guestmm/machine/model/cost_kind.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
 #include "src/experiment/compare/work_meter.h"
@@ -36,8 +36,8 @@ namespace guestmm {
 // A workload and its guest, with the options' overrides.
 struct CompareSetup {
   std::string name;
-  // Names, off first.
-  std::vector<std::string> policies;
+  // Off first.
+  std::vector<MechanismSpec> mechanisms;
   Order granule{0};
   Nanoseconds rest{0};
 
@@ -79,22 +79,22 @@ using RunProgress = std::function<void(double done)>;
 // duration.
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const CompareSetup& setup,
-                                        const std::string& policy,
+                                        const MechanismSpec& mechanism,
                                         const WorkAmount* amount,
                                         const RunProgress& progress);
 
 // The same on threads, with RAM. `repeat`: its number, from 1.
 absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                       const CompareSetup& setup,
-                                      const std::string& policy,
+                                      const MechanismSpec& mechanism,
                                       uint64_t repeat, const WorkAmount* amount,
                                       const RunProgress& progress);
 
-// Replays the setup's recording on the recorded pages. `policy` may be
-// kPolicyReal. The error is Replay's. REQUIRES: setup.recording is set.
+// Replays the setup's recording on the recorded pages. `mechanism` may be real.
+// The error is Replay's. REQUIRES: setup.recording is set.
 absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const CompareSetup& setup,
-                                        const std::string& policy,
+                                        const MechanismSpec& mechanism,
                                         const RunProgress& progress);
 
 // For both modes:
@@ -104,11 +104,11 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
 absl::StatusOr<GuestLoad> Boot(Machine& machine, const CompareSetup& setup,
                                Random& random);
 
-// Starts reporting by `policy`; no mechanism's work for off. The error is
-// MakePolicy's or Machine::StartMechanism's. The arguments must outlive the
-// machine.
-absl::Status StartPolicy(Machine& machine, const CompareOptions& options,
-                         const CompareSetup& setup, const std::string& policy);
+// Starts `mechanism` on `machine`. The error is MakeMechanism's or
+// Machine::StartMechanism's.
+absl::Status StartMechanism(Machine& machine, const CompareOptions& options,
+                            const CompareSetup& setup,
+                            const MechanismSpec& mechanism);
 
 // Sets work and duration_seconds.
 void FillWork(const WorkMeter& meter, CompareRow& row);

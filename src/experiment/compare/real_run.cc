@@ -172,7 +172,7 @@ absl::Status FillMeasuredShares(const CompareOptions& options, Guest& guest,
 
 absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                       const CompareSetup& setup,
-                                      const std::string& policy,
+                                      const MechanismSpec& mechanism,
                                       uint64_t repeat, const WorkAmount* amount,
                                       const RunProgress& progress) {
   Random random(options.seed);
@@ -209,9 +209,10 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   Guest& guest = **made;
   const absl::StatusOr<GuestLoad> load = Boot(guest, setup, random);
   if (!load.ok()) return load.status();
-  absl::Status status = StartPolicy(guest, options, setup, policy);
+  absl::Status status = StartMechanism(guest, options, setup, mechanism);
   if (!status.ok()) return status;
 
+  const std::string policy = mechanism.text(MechanismOption::kPolicies);
   RealRun run(setup, policy, repeat, progress, coarse, guest);
   WorkMeter meter(
       *load, [&run] { return run.Now(); }, amount);

@@ -9,8 +9,9 @@ namespace guestmm {
 
 absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const CompareSetup& setup,
-                                        const std::string& policy,
+                                        const MechanismSpec& mechanism,
                                         const RunProgress& progress) {
+  const std::string policy = mechanism.text(MechanismOption::kPolicies);
   const ReplayOptions replay = {.placement = ReplayPlacement::kRecorded,
                                 .policy = policy,
                                 .policy_parameters = options.policy_parameters,

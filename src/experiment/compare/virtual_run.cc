@@ -82,7 +82,7 @@ class VirtualRun {
 
 absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
                                         const CompareSetup& setup,
-                                        const std::string& policy,
+                                        const MechanismSpec& mechanism,
                                         const WorkAmount* amount,
                                         const RunProgress& progress) {
   // Every policy has the same draws.
@@ -98,11 +98,12 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   ModelMachine& guest = **made;
   const absl::StatusOr<GuestLoad> load = Boot(guest, setup, random);
   if (!load.ok()) return load.status();
-  absl::Status status = StartPolicy(guest, options, setup, policy);
+  absl::Status status = StartMechanism(guest, options, setup, mechanism);
   if (!status.ok()) return status;
 
   WorkMeter meter(
       *load, [&guest] { return guest.Now(); }, amount);
+  const std::string policy = mechanism.text(MechanismOption::kPolicies);
   const std::vector<Workload*> workloads = meter.workloads();
   VirtualRun run(setup, policy, progress, guest);
   run.Sample();

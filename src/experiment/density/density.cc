@@ -7,7 +7,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/machine/real/guest.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "src/experiment/density/density_time.h"
 #include "src/experiment/density/guest_draws.h"
 #include "src/experiment/density/policy_row.h"
@@ -20,14 +20,14 @@ namespace {
 absl::StatusOr<DensityRow> ComputeLimit(const DensitySetup& setup) {
   RealDensityTime time;
   const absl::StatusOr<std::unique_ptr<Guest>> guest =
-      BootGuest(setup, std::string(kPolicyOff), time);
+      BootGuest(setup, {.name = std::string(kMechanismOff)}, time);
   if (!guest.ok()) return guest.status();
   PageAllocator& allocator = (*guest)->allocator();
   const uint64_t idle_bytes = allocator.Counts().allocated().bytes();
   const uint64_t free_bytes = allocator.FreePagesAboveLow().bytes();
 
   DensityRow row;
-  row.policy = kPolicyLimit;
+  row.policy = kMechanismLimit;
   row.discarded_bytes = 0;
   while (row.guests < setup.options.max_guests) {
     const uint64_t workload =
@@ -55,9 +55,12 @@ absl::StatusOr<DensityResult> RunDensity(
   DensityResult result;
   result.setup = setup;
   result.host = ReadHostInfo();
-  for (const std::string& policy : setup.options.policies) {
+  const absl::StatusOr<MechanismList> mechanisms =
+      ParseMechanisms(MechanismOption::kPolicies, setup.options.policies);
+  if (!mechanisms.ok()) return mechanisms.status();
+  for (const MechanismSpec& mechanism : mechanisms->specs) {
     absl::StatusOr<DensityRow> row =
-        PolicyRow(result.setup, policy, progress, result.samples).Run();
+        PolicyRow(result.setup, mechanism, progress, result.samples).Run();
     if (!row.ok()) return row.status();
     result.rows.push_back(*std::move(row));
   }

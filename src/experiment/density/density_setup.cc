@@ -1,15 +1,16 @@
-#include "src/experiment/density/density_setup.h"
-
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/experiment/density/density.h"
 #include "guestmm/host/accounting/host_info.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanisms.h"
 
 namespace guestmm {
 namespace {
@@ -69,6 +70,21 @@ absl::Status CheckHypervisor(const DensityOptions& options) {
                        "hypervisor");
   }
   return absl::OkStatus();
+}
+
+// Turns mechanisms into policies.
+absl::Status ResolvePolicies(DensitySetup& setup) {
+  DensityOptions& options = setup.options;
+  if (options.policies.empty() && options.mechanisms.empty()) {
+    options.policies = {"off", "v12", "linux", "adaptive"};
+  }
+  const absl::StatusOr<MechanismList> list =
+      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}));
+  if (!list.ok()) return list.status();
+  options.policies = list->policies();
+  return CheckMechanisms(*list, std::array{kMechanismOff, kMechanismReporting},
+                         {.policy = PolicyContext(setup.granule),
+                          .defaults = options.policy_parameters});
 }
 
 absl::Status CheckMemory(const DensitySetup& setup, uint64_t available_bytes) {
@@ -131,29 +147,16 @@ const Fields<DensityOptions>& DensityFields() {
   return fields;
 }
 
-absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyFor(
-    const DensitySetup& setup, const std::string& policy) {
-  if (policy == kPolicyOff) return nullptr;
-  const absl::StatusOr<PolicySpec> spec =
-      ParsePolicy(policy, setup.options.policy_parameters);
-  if (!spec.ok()) return spec.status();
-  return MakePolicy(*spec, PolicyContext(setup.granule));
-}
-
 absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
                                             uint64_t available_bytes) {
   absl::Status status = DensityFields().Check(options);
   if (!status.ok()) return status;
-  if (options.policies.empty()) {
-    return OptionError("policies", "", "must be one or more names");
-  }
-  status = CheckPolicies(options.policies, options.policy_parameters,
-                         PolicyContext(HostGranule(options.huge_pages)));
-  if (!status.ok()) return status;
-
   DensitySetup setup;
   setup.options = options;
   setup.granule = HostGranule(options.huge_pages);
+  status = ResolvePolicies(setup);
+  if (!status.ok()) return status;
+
   setup.options.real_time |= !options.vmm_socket.empty();
   setup.guest_bytes =
       options.guest_bytes.value_or(Scaled(kGuestBytes, options.scale));

@@ -12,8 +12,7 @@
 #include "guestmm/host/discard/null_hypervisor.h"
 #include "guestmm/machine/boot_kernel.h"
 #include "guestmm/machine/model/cost_model.h"
-#include "guestmm/reporting/reporter.h"
-#include "src/experiment/density/density_setup.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "src/experiment/density/guest_draws.h"
 #include "src/experiment/density/settle.h"
 
@@ -28,7 +27,7 @@ std::unique_ptr<DensityTime> MakeTime(const DensityOptions& options) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
-                                                 const std::string& policy,
+                                                 const MechanismSpec& mechanism,
                                                  DensityTime& time) {
   const DensityOptions& options = setup.options;
   GuestOptions guest_options;
@@ -40,12 +39,12 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
   }
   // One range a call, so that discard_calls is the same on every kernel.
   guest_options.discard.ranges_per_call = RangesPerCall::kOne;
-  absl::StatusOr<std::unique_ptr<ReportingPolicy>> reporting =
-      PolicyFor(setup, policy);
-  if (!reporting.ok()) return reporting.status();
-  if (*reporting != nullptr) {
-    guest_options.make_policy = [&] { return *std::move(reporting); };
-  }
+  absl::StatusOr<std::unique_ptr<Mechanism>> made =
+      MakeMechanism(MechanismOption::kPolicies, mechanism,
+                    {.policy = PolicyContext(setup.granule),
+                     .defaults = options.policy_parameters});
+  if (!made.ok()) return made.status();
+  guest_options.make_mechanism = [&made] { return *std::move(made); };
   if (options.hypervisor == HypervisorKind::kNone) {
     guest_options.make_hypervisor = [](const GuestRam&) {
       return std::make_unique<NullHypervisor>();
@@ -62,13 +61,15 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
 }
 
 PolicyRow::PolicyRow(
-    const DensitySetup& setup, const std::string& policy,
+    const DensitySetup& setup, const MechanismSpec& mechanism,
     const std::function<void(const DensityProgress&)>& progress,
     std::vector<DensitySample>& samples)
     : setup_(setup),
+      mechanism_(mechanism),
       time_(MakeTime(setup.options)),
-      meter_(setup, policy, *time_, progress, samples) {
-  row_.policy = policy;
+      meter_(setup, mechanism.text(MechanismOption::kPolicies), *time_,
+             progress, samples) {
+  row_.policy = mechanism.text(MechanismOption::kPolicies);
 }
 
 absl::StatusOr<DensityRow> PolicyRow::Run() {
@@ -83,7 +84,7 @@ absl::StatusOr<DensityRow> PolicyRow::Run() {
 
 absl::StatusOr<bool> PolicyRow::Launch() {
   absl::StatusOr<std::unique_ptr<Guest>> booted =
-      BootGuest(setup_, row_.policy, *time_);
+      BootGuest(setup_, mechanism_, *time_);
   if (!booted.ok()) return booted.status();
   Guest& guest = **booted;
   guests_.push_back(*std::move(booted));
@@ -163,9 +164,9 @@ absl::StatusOr<DensityRow> PolicyRow::Finish() {
       *row_.discard_calls += discards.calls;
       *row_.discarded_bytes += discards.bytes;
     }
-    if (guest.reporter() == nullptr) continue;
-    *row_.reports += guest.reporter()->counters().reports;
-    row_.reported_bytes += guest.reporter()->counters().reported_bytes;
+    const MechanismCounters counters = guest.mechanism()->counters();
+    *row_.reports += counters.requests;
+    row_.reported_bytes += counters.bytes;
   }
   return std::move(row_);
 }

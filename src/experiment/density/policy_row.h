@@ -3,30 +3,30 @@
 
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/machine/real/guest.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/workload/burst_workload.h"
 #include "src/experiment/density/density_time.h"
 #include "src/experiment/density/resident_meter.h"
 
 namespace guestmm {
 
-// Creates a guest in `time`, with its kernel's footprint in use. `policy` may
-// be off.
+// Creates a guest in `time` that runs `mechanism`, with its kernel's footprint
+// in use.
 absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
-                                                 const std::string& policy,
+                                                 const MechanismSpec& mechanism,
                                                  DensityTime& time);
 
-// One policy's guests, launched one after another until one does not fit.
+// One mechanism's guests, launched one after another until one does not fit.
 class PolicyRow {
  public:
   // The references must outlive this.
-  PolicyRow(const DensitySetup& setup, const std::string& policy,
+  PolicyRow(const DensitySetup& setup, const MechanismSpec& mechanism,
             const std::function<void(const DensityProgress&)>& progress,
             std::vector<DensitySample>& samples);
 
@@ -42,6 +42,7 @@ class PolicyRow {
   absl::StatusOr<DensityRow> Finish();
 
   const DensitySetup& setup_;
+  const MechanismSpec& mechanism_;
   const std::unique_ptr<DensityTime> time_;
   // The last one may not have fit.
   std::vector<std::unique_ptr<Guest>> guests_;

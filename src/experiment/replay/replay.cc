@@ -13,7 +13,7 @@
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/host/accounting/host_info.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/reporter.h"
 #include "src/experiment/replay/pass_log.h"
 #include "src/experiment/replay/replay_host.h"
@@ -64,8 +64,11 @@ class ReplayRun {
       host_->OnReported(ranges);
     });
     device_->StartLog();
-    if (options_.policy == kPolicyOff || is_real()) return absl::OkStatus();
-    return MakePolicy();
+    absl::StatusOr<MechanismSpec> mechanism =
+        ParseMechanism(MechanismOption::kPolicies, options_.policy);
+    if (!mechanism.ok()) return mechanism.status();
+    mechanism_ = *std::move(mechanism);
+    return mechanism_.is_reporting() ? MakePolicy() : absl::OkStatus();
   }
 
   // Replays the trace. After an error the result is complete up to it.
@@ -91,18 +94,16 @@ class ReplayRun {
   }
 
  private:
-  bool is_real() const { return options_.policy == kPolicyReal; }
+  bool is_real() const { return mechanism_.name == kMechanismReal; }
 
   // Makes the policy, which continues from `resumed`, or if that is unset
   // starts anew.
   absl::Status MakePolicy(std::optional<ResumedReporting> resumed = {}) {
-    const absl::StatusOr<PolicySpec> spec =
-        ParsePolicy(options_.policy, options_.policy_parameters);
-    if (!spec.ok()) return spec.status();
-    PolicyContext context(options_.granule);
-    context.resumed = resumed;
+    MechanismContext context = {.policy = PolicyContext(options_.granule),
+                                .defaults = options_.policy_parameters};
+    context.policy.resumed = resumed;
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
-        guestmm::MakePolicy(*spec, context);
+        guestmm::MakePolicy(options_.policy_option, mechanism_, context);
     if (policy.ok()) policy_ = *std::move(policy);
     return policy.status();
   }
@@ -300,6 +301,7 @@ class ReplayRun {
   const ReplayOptions& options_;
   const ReplayWatch& watch_;
   ReplayResult& result_;
+  MechanismSpec mechanism_;
   VirtualTime time_;
   TraceClock clock_;
   std::unique_ptr<PageAllocator> allocator_;
@@ -313,8 +315,7 @@ class ReplayRun {
   // Null before Start, after Begin, and without a policy.
   std::unique_ptr<ReportingPolicy> policy_;
   std::unique_ptr<Reporter> reporter_;  // null before Begin
-  // Of the recording's: the next to compare with, and under kPolicyReal to
-  // discard.
+  // Of the recording's: the next to compare with, and under real to discard.
   size_t next_buddyinfo_ = 0;
   size_t next_report_ = 0;
 };

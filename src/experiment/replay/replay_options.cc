@@ -11,18 +11,18 @@
 #include "guestmm/base/option_error.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_info.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/trace/trace_event.h"
 #include "src/experiment/replay/replayed_guest.h"
 
 namespace guestmm {
 namespace {
 
-// Checks that the policy "real" can be replayed.
+// Checks that "real" can be replayed.
 absl::Status CheckReal(const Recording& recording,
                        const ReplayOptions& options) {
   if (recording.reports.empty()) {
-    return OptionError("policies", kPolicyReal,
+    return OptionError(Name(options.policy_option), kMechanismReal,
                        "must have a recording of what the guest's kernel "
                        "reported (reports.csv)");
   }
@@ -123,7 +123,7 @@ absl::Status CheckReplay(const Recording& recording,
                          uint64_t available_bytes) {
   absl::Status status = ReplayFields().Check(options);
   if (!status.ok()) return status;
-  if (options.policy == kPolicyReal) {
+  if (options.policy == kMechanismReal) {
     status = CheckReal(recording, options);
     if (!status.ok()) return status;
   }

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 
 namespace guestmm {
 namespace {
@@ -39,12 +39,12 @@ absl::Status CountRealNeedless(const Recording& recording,
                                const std::vector<ReplayResult>& results,
                                uint64_t& needless) {
   for (const ReplayResult& result : results) {
-    if (result.options.policy != kPolicyReal) continue;
+    if (result.options.policy != kMechanismReal) continue;
     needless = result.needless_bytes;
     return absl::OkStatus();
   }
   const ReplayOptions& options = results.front().options;
-  const ReplayOptions real = {.policy = std::string(kPolicyReal),
+  const ReplayOptions real = {.policy = std::string(kMechanismReal),
                               .granule = options.granule,
                               .touch = options.touch,
                               .read = options.read};

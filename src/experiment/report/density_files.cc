@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/experiment/density/density.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/summary.h"
@@ -50,7 +51,9 @@ Json RowJson(const DensityRow& row) {
                         {"host_peak_bytes", launch.host_peak_bytes},
                         {"resident_bytes", launch.resident_bytes}});
   }
-  return {{"policy", row.policy},
+  // The name of the policy, without the parameters that its text may set.
+  return {{"mechanism", MechanismText(row.policy)},
+          {"policy", row.policy.substr(0, row.policy.find(':'))},
           {"guests", row.guests},
           {"resident_bytes", row.resident_bytes},
           {"reported_bytes", row.reported_bytes},

@@ -8,7 +8,6 @@
 #include "absl/strings/str_join.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/machine/model/cost_model.h"
-#include "guestmm/mechanism/experiment.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/fields_json.h"
@@ -49,8 +48,8 @@ Json TruthRowJson(const ReplayTruth& truth) {
   const auto bytes = [&](uint64_t Residency::*member) {
     return truth.resident ? Json((*truth.resident).*member) : Json(nullptr);
   };
-  return {{"mechanism", kPolicyReal},
-          {"policy", kPolicyReal},
+  return {{"mechanism", kMechanismReal},
+          {"policy", kMechanismReal},
           {"source", "recording"},
           {"reported_bytes", truth.reported_bytes},
           {"needless_bytes", truth.needless_bytes},

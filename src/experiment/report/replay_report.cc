@@ -15,7 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/experiment/replay/fidelity.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/replay_json.h"
 #include "src/experiment/report/replay_report_parts.h"
@@ -423,7 +423,7 @@ std::string ReplayPerfettoJson(const Recording& recording,
       trace.AddCounter("isolated", sample.time, sample.isolated_bytes);
       trace.AddCounter("resident", sample.time, sample.resident_bytes);
     }
-    if (results[i].options.policy == kPolicyReal) {
+    if (results[i].options.policy == kMechanismReal) {
       trace.AddGroups(results[i].reports);
     }
     for (const ReplayPass& pass : results[i].passes) trace.AddPass(pass);

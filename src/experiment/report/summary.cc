@@ -1,5 +1,7 @@
 #include "src/experiment/report/summary.h"
 
+#include "guestmm/mechanism/mechanisms.h"
+
 namespace guestmm {
 namespace {
 
@@ -40,9 +42,12 @@ Json PolicyParametersJson(const std::vector<std::string>& policies,
                           const PolicyDefaults& defaults, Order granule) {
   Json json = Json::object();
   for (const std::string& name : policies) {
-    const auto spec = ParsePolicy(name, defaults);
-    if (!spec.ok()) continue;
-    const auto made = MakePolicy(*spec, PolicyContext(granule));
+    constexpr auto kOption = MechanismOption::kPolicies;
+    const auto spec = ParseMechanism(kOption, name);
+    if (!spec.ok() || !spec->is_reporting()) continue;
+    const auto made =
+        MakePolicy(kOption, *spec,
+                   {.policy = PolicyContext(granule), .defaults = defaults});
     if (!made.ok()) continue;
     Json& policy = json[name] = Json::object();
     for (const auto& [parameter, value] : (*made)->parameters()) {

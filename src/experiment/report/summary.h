@@ -37,7 +37,7 @@ std::string SummaryJson(const Summary& summary);
 
 // The parameters of each policy, by the policy's text, on a host with that
 // granule. Names that are no policies, such as off, are skipped. REQUIRES:
-// CheckPolicies.
+// CheckMechanisms.
 nlohmann::ordered_json PolicyParametersJson(
     const std::vector<std::string>& policies, const PolicyDefaults& defaults,
     Order granule);

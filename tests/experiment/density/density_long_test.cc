@@ -8,7 +8,7 @@
 #include <string>
 
 #include "guestmm/experiment/density/density.h"
-#include "guestmm/mechanism/experiment.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 
 namespace guestmm::density_long_test {
@@ -52,7 +52,7 @@ TEST(DensityLongTest, GuestsThatFitAreNeverOverTheBudgetAndFinishSmall) {
       EXPECT_GE(launch.resident_bytes, result.setup.footprint_bytes);
     }
     // The last guest, which did not fit, is seen to exceed it.
-    bool exceeded = row.policy == kPolicyLimit;
+    bool exceeded = row.policy == kMechanismLimit;
     for (const DensitySample& sample : result.samples) {
       if (sample.policy != row.policy) continue;
       if (sample.guests <= row.guests) {
@@ -61,7 +61,7 @@ TEST(DensityLongTest, GuestsThatFitAreNeverOverTheBudgetAndFinishSmall) {
       exceeded |= sample.resident_bytes > result.setup.host_bytes;
     }
     EXPECT_TRUE(exceeded);
-    if (row.policy == kPolicyOff) {
+    if (row.policy == kMechanismOff) {
       EXPECT_EQ(row.guests, 1);
       continue;
     }
@@ -81,7 +81,7 @@ TEST(DensityLongTest, WithoutTheDiscardNoPolicyHoldsMoreGuests) {
              .hypervisor = HypervisorKind::kNone,
              .settle_seconds = 4});
   for (const DensityRow& row : result.rows) {
-    if (row.policy == kPolicyOff || row.policy == kPolicyLimit) continue;
+    if (row.policy == kMechanismOff || row.policy == kMechanismLimit) continue;
     SCOPED_TRACE(row.policy);
     EXPECT_EQ(row.guests, result.rows[0].guests);
     EXPECT_GT(row.reported_bytes, 0u);

@@ -13,7 +13,9 @@
 namespace guestmm::density_setup_test {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 // The error of ResolveDensity for `options`.
 std::string ErrorOf(const DensityOptions& options,
@@ -66,6 +68,28 @@ TEST(ResolveDensityTest, AVmmImpliesRealTime) {
   EXPECT_TRUE(setup->options.real_time);
 }
 
+TEST(ResolveDensityTest, MechanismsArePoliciesByAnotherGrammar) {
+  EXPECT_THAT(ResolveDensity({}, kTiB)->options.policies,
+              ElementsAre("off", "v12", "linux", "adaptive"));
+  const auto setup =
+      ResolveDensity({.mechanisms = {"off", "reporting:v12:order=6"}}, kTiB);
+  ASSERT_EQ(setup.status(), absl::OkStatus());
+  EXPECT_THAT(setup->options.policies, ElementsAre("off", "v12:order=6"));
+  EXPECT_THAT(setup->options.mechanisms, IsEmpty());
+}
+
+TEST(ResolveDensityTest, NamesAMechanismThatIsWrong) {
+  EXPECT_EQ(ErrorOf({.policies = {"off"}, .mechanisms = {"off"}}),
+            "--mechanisms=off: must be unset with --policies");
+  // Its row is always there.
+  EXPECT_EQ(ErrorOf({.mechanisms = {"off", "limit"}}),
+            "--mechanisms=limit: must be one of off, reporting");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"real"}}),
+            "--mechanisms=real: must be one of off, reporting");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"reporting:linux:order=11"}}),
+            "--mechanisms=reporting:linux:order=11: order must be 0 to 10");
+}
+
 TEST(ResolveDensityTest, NamesASizeThatIsOutOfBounds) {
   EXPECT_EQ(ErrorOf({.scale = 0.0}), "--scale=0: must be 0.02 to 64");
   EXPECT_EQ(ErrorOf({.scale = 65.0}), "--scale=65: must be 0.02 to 64");
@@ -99,8 +123,9 @@ TEST(ResolveDensityTest, AHostMustFitTheMachine) {
 }
 
 TEST(ResolveDensityTest, NamesWhatElseIsOutOfBounds) {
-  EXPECT_EQ(ErrorOf({.policies = {}}),
-            "--policies=\"\": must be one or more names");
+  EXPECT_EQ(ErrorOf({.policies = {""}}),
+            "--policies=\"\": must be one or more policies, separated by "
+            "commas");
   EXPECT_EQ(ErrorOf({.settle_seconds = -1}),
             "--settle=-1: must be 0 to 86400 seconds");
   EXPECT_EQ(ErrorOf({.max_guests = 0}), "--max-guests=0: must be 1 to 100000");

@@ -207,14 +207,29 @@ TEST(DensityTest, SummaryKeepsItsContract) {
   ASSERT_EQ(summary["rows"].size(), 3u);
   for (const auto& row : summary["rows"]) {
     for (const char* key :
-         {"policy", "guests", "resident_bytes", "reported_bytes", "reports",
-          "discard_calls", "seconds"}) {
+         {"mechanism", "policy", "guests", "resident_bytes", "reported_bytes",
+          "reports", "discard_calls", "seconds"}) {
       EXPECT_TRUE(row.contains(key)) << key;
     }
   }
+  EXPECT_EQ(summary["rows"][0]["mechanism"], "off");
+  EXPECT_EQ(summary["rows"][1]["mechanism"], "reporting:v12:order=6");
+  EXPECT_EQ(summary["rows"][1]["policy"], "v12");
+  EXPECT_EQ(summary["rows"][2]["mechanism"], "limit");
   EXPECT_TRUE(summary["rows"][2]["reports"].is_null());
   EXPECT_EQ(summary["rows"][0]["launches"].size(),
             summary["rows"][0]["guests"]);
+}
+
+TEST(DensityTest, AMechanismIsItsPolicy) {
+  DensityOptions options = SmallDensity();
+  options.policies = {"v12:order=6"};
+  const DensityResult by_policy = RunOk(options);
+  options.policies = {};
+  options.mechanisms = {"reporting:v12:order=6"};
+  const DensityResult by_mechanism = RunOk(options);
+  EXPECT_EQ(DensitySummaryJson(by_mechanism), DensitySummaryJson(by_policy));
+  EXPECT_EQ(DensitySeriesCsv(by_mechanism), DensitySeriesCsv(by_policy));
 }
 
 TEST(DensityTest, SeriesHasARowForEachMeasurement) {

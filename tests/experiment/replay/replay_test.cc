@@ -308,6 +308,10 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
             absl::InvalidArgumentError(
                 "--policies=real: must have a recording of what the guest's "
                 "kernel reported (reports.csv)"));
+  options.policy_option = MechanismOption::kMechanisms;
+  EXPECT_THAT(TryReplay(options).status().ToString(),
+              HasSubstr("--mechanisms=real: must have a recording of"));
+  options.policy_option = MechanismOption::kPolicies;
   recording_.reports.resize(1);
   options.placement = ReplayPlacement::kNative;
   EXPECT_EQ(TryReplay(options).status(),

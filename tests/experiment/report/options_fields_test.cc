@@ -50,10 +50,10 @@ void ExpectDefaults(const Fields<T>& fields) {
 TEST(OptionsFieldsTest, OnlyListsMechanismsAndCostsHaveNone) {
   // policies, mechanisms, workloads, policy_parameters, costs.
   EXPECT_EQ(CompareFields().size() + 5, kMemberCount<CompareOptions>);
-  // policies, policy_parameters.
-  EXPECT_EQ(DensityFields().size() + 2, kMemberCount<DensityOptions>);
-  // policy, policy_parameters, costs, touch.
-  EXPECT_EQ(ReplayFields().size() + 4, kMemberCount<ReplayOptions>);
+  // policies, mechanisms, policy_parameters.
+  EXPECT_EQ(DensityFields().size() + 3, kMemberCount<DensityOptions>);
+  // policy, policy_option, policy_parameters, costs, touch.
+  EXPECT_EQ(ReplayFields().size() + 5, kMemberCount<ReplayOptions>);
 }
 
 TEST(OptionsFieldsTest, DefaultsAreValid) {

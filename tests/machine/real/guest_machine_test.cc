@@ -22,7 +22,8 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 std::unique_ptr<Mechanism> Make(const std::string& text) {
-  return MakeMechanism("mechanisms", ParseMechanism("mechanisms", text).value(),
+  constexpr auto kOption = MechanismOption::kMechanisms;
+  return MakeMechanism(kOption, ParseMechanism(kOption, text).value(),
                        {PolicyContext(Order(0))})
       .value();
 }

@@ -69,7 +69,13 @@ struct DensityOptions {
   std::optional<uint64_t> workload_min_bytes = {};
 
   uint64_t seed = 1;
-  std::vector<std::string> policies = {"off", "v12", "linux", "adaptive"};
+  // As --policies takes them ("off", "linux:order=5"). Empty: `mechanisms`, or
+  // if that is empty too off, v12, linux and adaptive.
+  std::vector<std::string> policies = {};
+  // The same as --mechanisms takes them ("off", "reporting:linux:order=5").
+  // Only one of the two may be set; ResolveDensity sets `policies` and empties
+  // this.
+  std::vector<std::string> mechanisms = {};
   PolicyDefaults policy_parameters = {};
   HypervisorKind hypervisor = HypervisorKind::kMadvise;
   HugePages huge_pages = HugePages::kHostDefault;
@@ -99,7 +105,8 @@ const Fields<DensityOptions>& DensityFields();
 
 // Options that were checked, and the sizes that follow from them.
 struct DensitySetup {
-  DensityOptions options;  // real_time if there is a vmm_socket
+  // With `policies`, and real_time if there is a vmm_socket.
+  DensityOptions options;
   // The unit in which the host maps guest RAM, as far as this machine can.
   Order granule;
   uint64_t guest_bytes = 0;
@@ -119,6 +126,7 @@ struct DensityLaunch {
 
 // Columns that do not apply to a row are unset.
 struct DensityRow {
+  // "off", a policy ("linux:order=5"), or "limit".
   std::string policy;
   int guests = 0;
   // Of the guests that fit, when the last had settled.

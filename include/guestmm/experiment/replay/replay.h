@@ -28,6 +28,7 @@
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/machine/model/cost_model.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_reader.h"
@@ -61,9 +62,11 @@ std::string_view Name(ReplayMode mode);
 struct ReplayOptions {
   ReplayMode mode = ReplayMode::kVirtual;
   ReplayPlacement placement = ReplayPlacement::kRecorded;
-  // A policy, as ParsePolicy takes it; "off"; or "real": the recorded
-  // reports of the guest's own kernel in place of a policy (kPolicyReal).
+  // A mechanism, as --policies takes it ("off", "linux:order=5"). "real": the
+  // recorded reports of the guest's own kernel.
   std::string policy = "linux";
+  // The option by which errors name it.
+  MechanismOption policy_option = MechanismOption::kPolicies;
   PolicyDefaults policy_parameters = {};
   // The unit in which the host maps memory, and so the least that a discard
   // frees. In kReal, Order(0) forbids huge pages and all else asks for them.
@@ -222,9 +225,10 @@ absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text);
 std::string FormatTouch(const std::vector<uint32_t>& touch);
 
 // Checks `options` against `recording`, but not its trace. OptionError of one
-// of ReplayFields, "policies" (real needs reports.csv and kRecorded), or, if
-// the machine has less than the guest needs, of which `available_bytes` are
-// available, "real". InvalidArgument for a recording without a memory map.
+// of ReplayFields, options.policy_option (real needs reports.csv), "placement"
+// (real needs kRecorded), or, if the machine has less than the guest needs, of
+// which `available_bytes` are available, "real". InvalidArgument for a
+// recording without a memory map.
 absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
                          uint64_t available_bytes);
@@ -244,12 +248,12 @@ struct ReplayWatch {
   Workqueue* clock = nullptr;
 };
 
-// Replays the trace of `recording` under one policy. Returns the error of
-// CheckReplay, MakePolicy or GuestRam::Create. After the start, returns the
-// error of the trace, InvalidArgument if it is longer than kLongestReplay, or
-// in kReal the host's error: DataLoss names the first page in use that was
-// found to have lost its contents, and the time. `partial`, if given, then has
-// the result up to the last event that could be replayed.
+// Replays the trace of `recording` under one mechanism. Returns the error of
+// CheckReplay, ParseMechanism, MakePolicy or GuestRam::Create. After the start,
+// returns the error of the trace, InvalidArgument if it is longer than
+// kLongestReplay, or in kReal the host's error: DataLoss names the first page
+// in use that was found to have lost its contents, and the time. `partial`, if
+// given, then has the result up to the last event that could be replayed.
 //
 // Under "real" the real kernel's reports of the traced time are discarded when
 // they were made. Earlier ones are part of the first state, and after the

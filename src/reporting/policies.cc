@@ -147,7 +147,7 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
   absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
       kind->make(spec, given, context);
   if (!policy.ok() && !absl::StartsWith(policy.status().message(), "--")) {
-    return SpecError(spec, std::string(policy.status().message()));
+    return SpecError(spec, absl::StrCat(policy.status().message()));
   }
   return policy;
 }

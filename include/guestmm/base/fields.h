@@ -269,7 +269,7 @@ class Field {
     const absl::StatusOr<FieldValue> value = kind_.Parse(text);
     if (!value.ok()) {
       return absl::InvalidArgumentError(
-          WithUnset(std::string(value.status().message())));
+          WithUnset(absl::StrCat(value.status().message())));
     }
     set_(options, *value);
     return absl::OkStatus();
@@ -318,7 +318,7 @@ class Field {
         << "field " << name_ << " cannot be \"" << unset_ << "\"";
   }
 
-  std::string WithUnset(std::string rule) const {
+  std::string WithUnset(const std::string& rule) const {
     return unset_.empty() ? rule : rule + ", or " + unset_;
   }
 

@@ -87,9 +87,9 @@ class PolicyRegistry {
   // over more than one of them: "order must be ...". REQUIRES: no policy has
   // that name (CHECKed); `fields` outlives this.
   template <typename Options>
-  void Register(std::string name, const Fields<Options>& fields,
+  void Register(const std::string& name, const Fields<Options>& fields,
                 std::type_identity_t<Maker<Options>> make) {
-    Add({.name = std::move(name),
+    Add({.name = name,
          .parameters = fields.Names(),
          .make = [&fields, make = std::move(make)](
                      const PolicySpec& spec, const std::vector<Given>& given,

@@ -179,6 +179,7 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
               const std::function<void(const CompareProgress&)>& progress) {
   const bool parallel = options.mode == CompareMode::kVirtual;
   std::vector<Task*> order;
+  order.reserve(tasks.size());
   for (Task& task : tasks) order.push_back(&task);
   if (parallel) {
     std::stable_partition(order.begin(), order.end(),

@@ -73,6 +73,7 @@ class TemporaryFolder {
 absl::Status RunProgram(std::vector<std::string> command,
                         const std::string& stderr_file) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (std::string& argument : command) argv.push_back(argument.data());
   argv.push_back(nullptr);
   posix_spawn_file_actions_t files;

@@ -35,10 +35,11 @@ class VcpuThreads {
   VcpuThreads(std::span<const std::unique_ptr<Vcpu>> vcpus,
               std::span<Workload* const> workloads)
       : wake_([] {}) {
-    for (size_t i = 0; i < workloads.size(); ++i) {
-      if (workloads[i] == nullptr) continue;
-      threads_.emplace_back(
-          [this, &vcpu = *vcpus[i], &its = *workloads[i]] { Run(vcpu, its); });
+    auto vcpu = vcpus.begin();
+    for (Workload* const workload : workloads) {
+      Vcpu& its = **vcpu++;
+      if (workload == nullptr) continue;
+      threads_.emplace_back([this, &its, workload] { Run(its, *workload); });
     }
   }
   ~VcpuThreads() { Stop(); }

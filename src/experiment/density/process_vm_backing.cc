@@ -1,12 +1,12 @@
 #include "src/experiment/density/process_vm_backing.h"
 
-#include <limits.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <climits>
 #include <cstddef>
 #include <cstring>
 #include <utility>

@@ -104,8 +104,9 @@ class ReplayRun {
     context.policy.resumed = resumed;
     absl::StatusOr<std::unique_ptr<ReportingPolicy>> policy =
         guestmm::MakePolicy(options_.policy_option, mechanism_, context);
-    if (policy.ok()) policy_ = *std::move(policy);
-    return policy.status();
+    if (!policy.ok()) return policy.status();
+    policy_ = *std::move(policy);
+    return absl::OkStatus();
   }
 
   // The state of the guest's own reporter at `start`. Unset: it had been asked

@@ -32,6 +32,12 @@ void PageAllocator::SetObserver(FreeBlockObserver* observer, Order min_order,
   }
 }
 
+void PageAllocator::SetUseObserver(ZoneUseObserver* observer) {
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    zone->SetUseObserver(observer);
+  }
+}
+
 void PageAllocator::OnlineMemory(Zone& zone, PfnRange range) {
   if (options_.poison != nullptr) {
     const absl::Status status = options_.poison->FillFresh(range);

@@ -37,6 +37,16 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order,
   observer_min_order_ = observer != nullptr ? min_order.value() : kOrders;
 }
 
+void Zone::SetUseObserver(ZoneUseObserver* observer) {
+  LockHolder hold(lock_);
+  use_observer_ = observer;
+}
+
+inline void Zone::NotifyOfUse(size_t blocks) const {
+  if (use_observer_ != nullptr) [[unlikely]]
+    use_observer_->OnZoneUsed(*this, blocks);
+}
+
 // Allocating -----------------------------------------------------------------
 
 [[gnu::always_inline]] inline Pfn Zone::TakeSmallest(ListChange& change,
@@ -72,6 +82,7 @@ void Zone::SetObserver(FreeBlockObserver* observer, Order min_order,
 Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
   ListChange change(*this);
   const Pfn pfn = TakeBlock(change, order, type, mixing);
+  NotifyOfUse(pfn == kNoPfn ? 0 : 1);
   if (pfn == kNoPfn) return kNoPfn;
   change.SubtractPages(type, order.pages());
   allocations_.Add(1);
@@ -94,6 +105,7 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
     blocks[taken] = pfn;
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
+  NotifyOfUse(taken);
   if (taken_observer_ != nullptr && taken > 0) [[unlikely]] {
     change.Publish();
     taken_observer_->OnBlocksTaken(*this, blocks.first(taken), order);
@@ -173,6 +185,7 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
   }
   freed_pages_.Add(order.pages().value());
   pages_.SetCached(pfn);
+  NotifyOfUse(1);
   ListChange change(*this);
   return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
                    /*to_tail=*/false, notify);
@@ -207,6 +220,7 @@ void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {
 FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
   const bool isolating = isolate_pageblocks_ > 0;
   ListChange change(*this);
+  NotifyOfUse(blocks.size());
   FreeBlockObserver* to_wake = nullptr;
   for (const CachedBlock& block : blocks) {
     const MigrateType type =

@@ -140,6 +140,9 @@ class PageAllocator final : public FrameAllocator {
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(memory_lock_);
 
+  // Sets the observer of every zone; null for none. See Zone::SetUseObserver.
+  void SetUseObserver(ZoneUseObserver* observer);
+
   int cpus() const override { return static_cast<int>(cpus_); }
   int nodes() const { return static_cast<int>(distances_.size()); }
   // REQUIRES: 0 <= cpu < cpus().

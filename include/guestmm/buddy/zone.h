@@ -29,6 +29,7 @@
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/watermarks.h"
+#include "guestmm/buddy/zone_use_observer.h"
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/zone_type.h"
 
@@ -264,6 +265,10 @@ class Zone {
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(lock_);
 
+  // Notifies `observer` of each later use of the zone; null for no observer.
+  // Lifetime as for SetObserver.
+  void SetUseObserver(ZoneUseObserver* observer) ABSL_LOCKS_EXCLUDED(lock_);
+
   // Offlining ---------------------------------------------------------------
   // REQUIRES for all: `range` is aligned to blocks of max_order().
 
@@ -383,6 +388,7 @@ class Zone {
   Moved MovePageblock(ListChange& change, Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
+  void NotifyOfUse(size_t blocks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Ends the process with an error message.
   [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
   // As FreeBlockAt, but CHECKs that there is one.
@@ -434,6 +440,7 @@ class Zone {
   // Pageblocks of type kIsolate. While 0, merges need not compare types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;
+  ZoneUseObserver* use_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   // One bit per list: set if the list is not empty.
   Counter nonempty_;
   static_assert(kListHeads <= 64);

@@ -2,21 +2,21 @@
 
 namespace guestmm {
 
-void ModelBacking::ChargeOperation(int vcpu, uint64_t base, Order order) {
+void ModelBacking::ChargeOperation(int vcpu, uint64_t base) {
   times_.Charge(vcpu, CostKind::kBase, base);
-  locks_.OnVcpuUsedAllocator(vcpu, order);
+  locks_.OnVcpuUsedAllocator(vcpu);
   times_.Charge(vcpu, CostKind::kHook, hooks_.Take());
 }
 
 void ModelBacking::OnAllocated(int vcpu, std::optional<Pfn> pfn, Order order) {
-  ChargeOperation(vcpu, costs_.allocate, order);
+  ChargeOperation(vcpu, costs_.allocate);
   if (!pfn) return;
   allocated_ += order.pages();
   ledger_.OnAllocated(*pfn, order);
 }
 
 void ModelBacking::OnFreed(int vcpu, Pfn pfn, Order order) {
-  ChargeOperation(vcpu, costs_.free, order);
+  ChargeOperation(vcpu, costs_.free);
   allocated_ -= order.pages();
   ledger_.OnFreed(pfn, order);
 }

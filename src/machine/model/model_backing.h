@@ -38,7 +38,7 @@ class ModelBacking final : public Backing {
 
  private:
   // Charges what one operation of the allocator cost.
-  void ChargeOperation(int vcpu, uint64_t base, Order order);
+  void ChargeOperation(int vcpu, uint64_t base);
 
   const CostModel& costs_;
   HostLedger& ledger_;

@@ -20,7 +20,7 @@ namespace guestmm {
 
 struct ModelMachine::Models {
   Models(const ModelMachineOptions& options, VirtualTime& time,
-         const PageAllocator& allocator)
+         PageAllocator& allocator)
       : costs(options.costs),
         ledger(allocator.hotplug_end(), options.granule),
         times(time, options.vcpus),

@@ -5,38 +5,27 @@
 namespace guestmm {
 
 ZoneLockModel::ZoneLockModel(const CostModel& costs, const Clock& clock,
-                             const PageAllocator& allocator, VcpuTimes& times)
+                             PageAllocator& allocator, VcpuTimes& times)
     : costs_(costs),
       clock_(clock),
+      allocator_(allocator),
       times_(times),
+      holds_(allocator.zones().size()),
       uses_(static_cast<size_t>(allocator.cpus())) {
-  for (const std::unique_ptr<Zone>& zone : allocator.zones()) {
-    if (zone->managed_pages() > PageCount(0))
-      populated_.push_back(zones_.size());
-    zones_.push_back({.zone = zone.get(),
-                      .free_pages = zone->free_pages().value(),
-                      .holds = {}});
-  }
+  allocator_.SetUseObserver(this);
 }
 
-void ZoneLockModel::OnVcpuUsedAllocator(int vcpu, Order order) {
-  for (const size_t index : populated_) {
-    ZoneState& state = zones_[index];
-    const uint64_t now_free = state.zone->free_pages().value();
-    if (now_free == state.free_pages) continue;
-    const uint64_t pages = now_free > state.free_pages
-                               ? now_free - state.free_pages
-                               : state.free_pages - now_free;
-    state.free_pages = now_free;
-    OnVcpuLocked(vcpu, state, std::max<uint64_t>(1, pages >> order.value()));
-  }
+ZoneLockModel::~ZoneLockModel() { allocator_.SetUseObserver(nullptr); }
+
+void ZoneLockModel::OnVcpuUsedAllocator(int vcpu) {
+  for (const Pending& use : pending_) OnVcpuLocked(vcpu, use);
+  pending_.clear();
 }
 
-void ZoneLockModel::OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks) {
+void ZoneLockModel::OnVcpuLocked(int vcpu, const Pending& use) {
   const Nanoseconds when = times_.Now(vcpu);
-  uses_[static_cast<size_t>(vcpu)].push_back(
-      {.zone = state.zone->index(), .when = when});
-  for (const Interval& hold : state.holds) {
+  uses_[static_cast<size_t>(vcpu)].push_back({.zone = use.zone, .when = when});
+  for (const Interval& hold : holds_[static_cast<size_t>(use.zone)]) {
     if (hold.start <= when && when < hold.end) {
       times_.Charge(vcpu, CostKind::kIsolation,
                     static_cast<uint64_t>((hold.end - when).count()));
@@ -44,7 +33,7 @@ void ZoneLockModel::OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks) {
     }
   }
   times_.Charge(vcpu, CostKind::kBase,
-                costs_.zone_visit + blocks * costs_.zone_block);
+                costs_.zone_visit + use.blocks * costs_.zone_block);
 }
 
 void ZoneLockModel::OnUnlock(const Zone& zone, const ZoneWork& work) {
@@ -55,15 +44,14 @@ void ZoneLockModel::OnUnlock(const Zone& zone, const ZoneWork& work) {
   hold_times_.Add(took);
   times_.DelayAnyone(CostKind::kIsolation, took);
 
-  ZoneState& state = StateOf(zone);
-  state.free_pages = zone.free_pages().value();
+  Holds& holds = holds_[static_cast<size_t>(zone.index())];
   const Nanoseconds start = std::max(reporter_until_, clock_.Now());
   const Nanoseconds end = start + Nanoseconds(took);
   reporter_until_ = end;
-  while (!state.holds.empty() && state.holds.front().end <= clock_.Now()) {
-    state.holds.pop_front();
+  while (!holds.empty() && holds.front().end <= clock_.Now()) {
+    holds.pop_front();
   }
-  state.holds.push_back({.start = start, .end = end});
+  holds.push_back({.start = start, .end = end});
   // vCPUs whose step ran before, but took the lock within this hold.
   for (size_t vcpu = 0; vcpu < uses_.size(); ++vcpu) {
     const auto later = [](const Use& use, Nanoseconds when) {

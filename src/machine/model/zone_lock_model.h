@@ -1,6 +1,7 @@
 #ifndef GUESTMM_SRC_MACHINE_MODEL_ZONE_LOCK_MODEL_H_
 #define GUESTMM_SRC_MACHINE_MODEL_ZONE_LOCK_MODEL_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <vector>
@@ -29,17 +30,17 @@ namespace guestmm {
 //
 // vCPUs do not wait for each other, nor the reporter for vCPUs: that is the
 // same under every policy.
-class ZoneLockModel final : public LockHoldObserver {
+class ZoneLockModel final : public LockHoldObserver, private ZoneUseObserver {
  public:
   // All must outlive this.
   ZoneLockModel(const CostModel& costs, const Clock& clock,
-                const PageAllocator& allocator, VcpuTimes& times);
+                PageAllocator& allocator, VcpuTimes& times);
+  ~ZoneLockModel() override;
 
-  // vCPU `vcpu` allocated or freed a block of `order`. It took the locks of the
-  // zones whose free pages changed. Those are compared after each operation,
-  // since a hook in the allocator would cost every other user of it; in all
-  // zones, since an operation may drain the per-CPU lists of any.
-  void OnVcpuUsedAllocator(int vcpu, Order order);
+  // vCPU `vcpu` allocated or freed a block: charges it for the zones that were
+  // used since the last call. Which vCPU that was for is known only when its
+  // operation has ended.
+  void OnVcpuUsedAllocator(int vcpu);
   // The vCPU begins a step.
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
 
@@ -56,11 +57,12 @@ class ZoneLockModel final : public LockHoldObserver {
     Nanoseconds start;
     Nanoseconds end;
   };
-  struct ZoneState {
-    const Zone* zone;
-    uint64_t free_pages = 0;
-    // Those of the reporter's holds that have not ended, ascending.
-    std::deque<Interval> holds;
+  // The reporter's holds of one zone's lock that have not ended, ascending.
+  using Holds = std::deque<Interval>;
+  // A use of a zone by an operation that has not ended.
+  struct Pending {
+    int zone;
+    size_t blocks;
   };
   // An acquisition of a lock by a vCPU, in its present step.
   struct Use {
@@ -68,17 +70,19 @@ class ZoneLockModel final : public LockHoldObserver {
     Nanoseconds when;
   };
 
-  ZoneState& StateOf(const Zone& zone) {
-    return zones_[static_cast<size_t>(zone.index())];
+  // ZoneUseObserver:
+  void OnZoneUsed(const Zone& zone, size_t blocks) override {
+    pending_.push_back({.zone = zone.index(), .blocks = blocks});
   }
-  void OnVcpuLocked(int vcpu, ZoneState& state, uint64_t blocks);
+
+  void OnVcpuLocked(int vcpu, const Pending& use);
 
   const CostModel& costs_;
   const Clock& clock_;
+  PageAllocator& allocator_;
   VcpuTimes& times_;
-  std::vector<ZoneState> zones_;
-  // Zones with memory, by index.
-  std::vector<size_t> populated_;
+  std::vector<Holds> holds_;  // by zone
+  std::vector<Pending> pending_;
   std::vector<std::vector<Use>> uses_;
 
   // The end of the reporter's last hold.

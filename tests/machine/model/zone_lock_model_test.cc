@@ -1,0 +1,93 @@
+#include "src/machine/model/zone_lock_model.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "guestmm/base/virtual_time.h"
+#include "tests/testing/tiny_allocator.h"
+
+namespace guestmm::zone_lock_model_test {
+namespace {
+
+constexpr Order kLarge(2);
+constexpr CostModel kCosts = {.zone_visit = 100,
+                              .zone_block = 10,
+                              .reporter_hold = 1000,
+                              .reporter_look = 0,
+                              .reporter_isolate = 0,
+                              .reporter_return = 0};
+
+class ZoneLockModelTest : public testing::Test {
+ protected:
+  // Allocates a block on the vCPU in a step of its own.
+  void Step(int vcpu) {
+    times_.BeginStep(vcpu);
+    locks_.OnStep(vcpu);
+    allocator_->Allocate(vcpu, kLarge);
+    locks_.OnVcpuUsedAllocator(vcpu);
+    times_.EndStep(vcpu);
+  }
+  // The reporter holds the zone's lock from now on, for 1000 ns.
+  void HoldByReporter() {
+    Zone& zone = allocator_->zone(0, ZoneType::kDma);
+    LockHolder hold(zone.lock());
+    locks_.OnUnlock(zone, {});
+  }
+  uint64_t base() const { return times_.spent(CostKind::kBase); }
+  uint64_t isolation() const { return times_.spent(CostKind::kIsolation); }
+
+  VirtualTime time_{1};
+  const std::unique_ptr<PageAllocator> allocator_ =
+      MakeAllocator({.memory = {PagesFrom(Pfn(0), 64)},
+                     .cpus = 2,
+                     .max_order = kLarge,
+                     .section_order = kLarge,
+                     .min_free_kbytes = 0,
+                     .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 4}});
+  VcpuTimes times_{time_, 2};
+  ZoneLockModel locks_{kCosts, time_, *allocator_, times_};
+};
+
+TEST_F(ZoneLockModelTest, AVcpuIsChargedForEachUseOfAZone) {
+  Step(0);
+  EXPECT_EQ(base(), 110u);
+  times_.BeginStep(0);
+  // A refill of two pages; the second page needs no zone.
+  for (int i = 0; i < 2; ++i) {
+    allocator_->Allocate(0, Order(0));
+    locks_.OnVcpuUsedAllocator(0);
+  }
+  EXPECT_EQ(base(), 230u);
+}
+
+TEST_F(ZoneLockModelTest, AVcpuWaitsForTheReportersHold) {
+  HoldByReporter();
+  time_.RunFor(Nanoseconds(400));
+  Step(0);
+  EXPECT_EQ(isolation(), 600u);
+  time_.RunFor(Nanoseconds(600));
+  Step(1);
+  EXPECT_EQ(isolation(), 600u);
+}
+
+// Its step took the lock 0 to 110 ns ago, in the hold that begins now.
+TEST_F(ZoneLockModelTest, AHoldDelaysAVcpuWhoseStepRanBefore) {
+  Step(0);
+  HoldByReporter();
+  EXPECT_EQ(isolation(), 1000u);
+  EXPECT_EQ(locks_.hold_times().max, 1000u);
+  EXPECT_EQ(locks_.ReporterLag(), 1000u);
+}
+
+TEST_F(ZoneLockModelTest, EndsItsObservation) {
+  {
+    VirtualTime time(1);
+    VcpuTimes times(time, 2);
+    const ZoneLockModel another(kCosts, time, *allocator_, times);
+  }
+  EXPECT_TRUE(allocator_->Allocate(0, kLarge));
+}
+
+}  // namespace
+}  // namespace guestmm::zone_lock_model_test

@@ -197,8 +197,11 @@ template <typename T>
 struct AnyMember {
   template <typename Member>
   requires(!std::same_as<Member, T>)
-  // NOLINTNEXTLINE(google-explicit-constructor): stands for any member.
-  operator Member() const;
+  // Never called. Defined, since a T of an anonymous namespace makes this one
+  // of internal linkage. NOLINTNEXTLINE(google-explicit-constructor)
+  operator Member() const {
+    __builtin_unreachable();
+  }
 };
 
 template <typename T, typename... Members>

@@ -138,10 +138,12 @@ class ReplayRun {
       const Nanoseconds time = (*event)->time;
       absl::Status status;
       if (!clock_.started()) status = Begin(time);
-      status.Update(
-          clock_.Check(time, recording_.trace_path,
-                       absl::StrCat("event ", result_.counters.events + 1)));
       if (!status.ok()) return status;
+      if (!clock_.Reaches(time)) {
+        return clock_.TooLate(
+            time, recording_.trace_path,
+            absl::StrCat("event ", result_.counters.events + 1));
+      }
       AdvanceTo(time);
       ++result_.counters.events;
       placement_->Follow(**event);
@@ -153,12 +155,13 @@ class ReplayRun {
   // To the end of the traced time, and on for ReplayOptions::tail.
   absl::Status RunToEnd() {
     Nanoseconds end = clock_.Now();
-    absl::Status status;
     if (recording_.end) {
-      status = clock_.Check(*recording_.end, recording_.trace_path, "its end");
+      if (!clock_.Reaches(*recording_.end)) {
+        return clock_.TooLate(*recording_.end, recording_.trace_path,
+                              "its end");
+      }
       end = std::max(end, *recording_.end);
     }
-    if (!status.ok()) return status;
     AdvanceTo(end);
     placement_->AddGrownMemory(/*info=*/nullptr);
     next_report_ = recording_.reports.size();

@@ -48,10 +48,16 @@ class TraceClock {
     time_.RunFor(time - now);
   }
 
-  // InvalidArgument, naming `trace` and `what`, if `time` is more than
-  // kLongestReplay after the start.
-  absl::Status Check(Nanoseconds time, std::string_view trace,
-                     std::string_view what) const;
+  // True unless `time` is more than kLongestReplay after the start.
+  bool Reaches(Nanoseconds time) const {
+    // Unsigned, so that the difference cannot overflow.
+    return time <= *start_ || static_cast<uint64_t>(time.count()) -
+                                      static_cast<uint64_t>(start_->count()) <=
+                                  static_cast<uint64_t>(kLongestReplay.count());
+  }
+  // The error if not: InvalidArgument, naming `trace` and `what`.
+  absl::Status TooLate(Nanoseconds time, std::string_view trace,
+                       std::string_view what) const;
 
  private:
   VirtualTime& time_;

@@ -133,7 +133,7 @@ absl::Status VhostUserServer::Serve(UniqueFd connection) {
   }
   LockHolder hold(mutex_);
   size_t live = 0;
-  for (const Slot& slot : slots_) live += slot.ended ? 0 : 1;
+  for (const Slot& slot : slots_) live += slot.live ? 1 : 0;
   absl::Status status;
   if (stop_) {
     status = absl::CancelledError("the server has stopped");
@@ -254,6 +254,11 @@ void VhostUserServer::RunSession(Slot& slot) {
     finished = std::move(slot.session);
   }
   finished.reset();
+  {
+    // Before on_end, so that a guest told of the end can connect again.
+    LockHolder hold(mutex_);
+    slot.live = false;
+  }
   if (options_.on_end) options_.on_end(info, why);
   {
     LockHolder hold(mutex_);

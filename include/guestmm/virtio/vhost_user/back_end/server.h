@@ -120,7 +120,9 @@ class VhostUserServer {
     // Null once its counters were added to ended_.
     std::unique_ptr<VhostUserSession> session;
     std::thread thread;
-    // All resources are released, and the thread is about to return.
+    // Counts for max_sessions. False once all its resources are released.
+    bool live = true;
+    // The thread is about to return.
     bool ended = false;
   };
 

@@ -16,7 +16,7 @@ set(GUESTMM_CORE_MODULES
     "ram: base"
     # The guest's kernel. Reporting policies know no device and no thread.
     "buddy: base frame ram"
-    "mm/migrate: base frame ram buddy"
+    "mm/migrate: base ram buddy"
     "reporting: base frame buddy"
     # The wire, cut by trust: driver and front_end are the guest's side; device,
     # back_end and vmm are the host's, trust no guest and include none of its code.
@@ -24,7 +24,7 @@ set(GUESTMM_CORE_MODULES
     "virtio/driver: base frame ram buddy reporting virtio/wire"
     "host/discard: base ram"
     "virtio/device: base ram host/discard virtio/wire"
-    "virtio/vhost_user: base ram virtio/wire"
+    "virtio/vhost_user: base virtio/wire"
     "virtio/vhost_user/front_end: base ram virtio/wire virtio/vhost_user"
     "virtio/vhost_user/back_end: base ram virtio/wire virtio/vhost_user"
     "vmm: base ram host/discard virtio/wire virtio/device virtio/vhost_user/back_end"
@@ -37,15 +37,15 @@ set(GUESTMM_MODULES
     "trace: base"
     # A machine: interfaces, the model in virtual time, the real one, and workloads.
     "machine: base frame ram host/accounting"
-    "machine/model: base frame ram buddy reporting host/discard host/accounting machine"
-    "machine/real: base frame ram buddy mm/migrate reporting virtio/wire virtio/driver virtio/device virtio/vhost_user/front_end host/discard host/accounting machine"
+    "machine/model: base ram buddy reporting host/discard host/accounting machine"
+    "machine/real: base ram buddy mm/migrate reporting virtio/wire virtio/driver virtio/device virtio/vhost_user/front_end host/discard host/accounting machine"
     "workload: base frame machine"
     # Mechanisms, and the experiments that compare them.
     "mechanism: base reporting machine"
     "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
-    "experiment/density: base frame ram buddy reporting host/discard host/accounting machine machine/model machine/real workload mechanism"
-    "experiment/compare: base frame ram buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"
-    "experiment/report: base frame buddy reporting trace host/accounting machine machine/model workload mechanism experiment/replay experiment/density experiment/compare")
+    "experiment/density: base ram buddy reporting host/discard host/accounting machine machine/model machine/real workload mechanism"
+    "experiment/compare: base buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"
+    "experiment/report: base reporting trace host/accounting machine/model workload mechanism experiment/replay experiment/density experiment/compare")
 
 # guestmm_parse_modules(LINE...): sets guestmm_names to the modules' paths in order,
 # and guestmm_uses_PATH to the modules that PATH may include.

@@ -1,5 +1,5 @@
 # cmake -D ROOT=DIR -P modules.cmake: fails if an #include is not allowed by the table
-# in cmake/Modules.cmake.
+# in cmake/Modules.cmake, or if the table allows a module that no file includes.
 
 cmake_minimum_required(VERSION 3.25)
 include(${ROOT}/cmake/Modules.cmake)
@@ -19,8 +19,10 @@ function(module_of out path)
   set(${out} "${folder}" PARENT_SCOPE)
 endfunction()
 
-# check(file module is_public): checks every #include of a file.
+# check(file module is_public): checks every #include of a file, and adds the modules
+# that it includes to included_by_MODULE.
 function(check file module is_public)
+  set(included)
   file(STRINGS ${ROOT}/${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*[<\"]")
   foreach(line IN LISTS lines)
     string(REGEX REPLACE "^[^<\"]*[<\"]([^>\"]*)[>\"].*" "\\1" path "${line}")
@@ -37,6 +39,7 @@ function(check file module is_public)
       elseif(NOT module STREQUAL "tools" AND NOT other STREQUAL module AND NOT other IN_LIST guestmm_uses_${module})
         set(reason "${module} may use only: ${guestmm_uses_${module}}")
       endif()
+      list(APPEND included ${other})
     elseif(path MATCHES "^(nlohmann|CLI)/|^(zlib|zstd)\\.h$")
       string(REGEX REPLACE "[/.].*" "" library ${path})
       if(is_public OR NOT module IN_LIST ${library})
@@ -51,6 +54,7 @@ function(check file module is_public)
       message(SEND_ERROR "${file}: ${path}: ${reason}")
     endif()
   endforeach()
+  set(included_by_${module} ${included_by_${module}} ${included} PARENT_SCOPE)
 endfunction()
 
 # The table is ordered bottom up, so it has no cycles.
@@ -87,5 +91,12 @@ foreach(file IN LISTS files)
   else()
     message(SEND_ERROR "${file} belongs to no module of cmake/Modules.cmake")
   endif()
+endforeach()
+foreach(name IN LISTS guestmm_names)
+  foreach(other IN LISTS guestmm_uses_${name})
+    if(NOT other IN_LIST included_by_${name})
+      message(SEND_ERROR "cmake/Modules.cmake: ${name} includes nothing of ${other}: must not be allowed to")
+    endif()
+  endforeach()
 endforeach()
 message(STATUS "checked ${checked} files")

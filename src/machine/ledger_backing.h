@@ -19,8 +19,8 @@ namespace guestmm {
 // what it maps.
 class LedgerBacking final : public Backing {
  public:
-  // Whether the ledger is also told of frees, so that it knows what is in use:
-  // only where one thread uses this.
+  // kTracked if frees are entered in the ledger too, so that it knows what is
+  // in use: only where one thread uses this.
   enum class InUse : bool { kUntracked, kTracked };
 
   // All must outlive this. `ram` null: there are no contents, only the ledger.
@@ -40,7 +40,7 @@ class LedgerBacking final : public Backing {
   // what Touch wrote with `stamp`. Always OK unless tracked, and without RAM.
   absl::Status CheckInUse(PfnRange pages, uint64_t stamp) const;
 
-  // Whether FindCorrupted ever found a page.
+  // True if FindCorrupted ever found a page.
   bool lost_any() const { return lost_.load(std::memory_order_relaxed); }
 
  private:

@@ -30,7 +30,7 @@ std::vector<std::string> PoliciesWith(const std::vector<std::string>& policies,
   return with;
 }
 
-// What `option` takes of the mechanisms `names`.
+// The texts that `option` takes for the mechanisms `names`.
 std::vector<std::string> Choices(MechanismOption option,
                                  std::span<const std::string_view> names) {
   std::vector<std::string> choices;

@@ -17,8 +17,8 @@ constexpr uint64_t kPassPart = 32;
 // The minimum time between two passes.
 constexpr milliseconds kPause(100);
 
-// How many times the wait doubles while reports fail, or while all queued
-// memory is in zones near their watermarks.
+// The number of times that the wait doubles while reports fail, or while all
+// queued memory is in zones near their watermarks.
 constexpr int kMostDoublings = 4;
 
 // Pages and regions that are examined in one hold of a zone's lock, in addition

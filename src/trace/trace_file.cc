@@ -202,7 +202,7 @@ class TraceFileReader final : public TraceReader {
   uint64_t bytes() const override { return raw_bytes_; }
 
  private:
-  // False if the bytes end or cannot be read; Failed tells which.
+  // False if the bytes end or cannot be read; Failed says which.
   bool Read(char* to, size_t size) {
     const absl::StatusOr<size_t> got = trace::ReadFully(*bytes_, to, size);
     if (got.ok()) offset_ += *got;

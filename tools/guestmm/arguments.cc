@@ -18,7 +18,7 @@ std::optional<T> Parse(std::string_view text) {
   return value;
 }
 
-// What the help shows for a value.
+// The text that the help shows for a value.
 std::string TypeName(const FieldKind& kind) {
   switch (kind.unit()) {
     case FieldKind::Unit::kCount:

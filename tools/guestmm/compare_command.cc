@@ -46,7 +46,7 @@ std::string Seconds(const std::optional<double>& seconds) {
   return seconds ? absl::StrFormat("%.2f s", *seconds) : "-";
 }
 
-// How much memory came back, and how soon.
+// The columns of how much memory came back, and how soon.
 Table GainTable() {
   return Table({"policy", "host has of free", "of reportable", "50 % after",
                 "90 %", "99 %", "footprint", "reported/needed", "refaults 1s"});
@@ -60,7 +60,7 @@ void AddGain(const CompareRow& row, Table& table) {
                 Number(row.reported_over_needed, 3), Count(row.refaults_1s)});
 }
 
-// What it cost. `spread`: with the least and the most share of several
+// The columns of costs. `spread`: with the least and the most share of several
 // processes.
 Table CostTable(bool spread) {
   std::vector<std::string> headings = {

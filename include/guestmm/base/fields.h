@@ -48,7 +48,7 @@ namespace guestmm {
 // std::string: text, a path.
 using FieldValue = std::variant<uint64_t, double, std::string>;
 
-// What a field's text looks like, and which values it may have.
+// The form of a field's text, and the values that it may have.
 class FieldKind {
  public:
   enum class Unit {
@@ -152,7 +152,7 @@ Value FromFieldValue(const FieldValue& value, FieldKind::Unit unit) {
   }
 }
 
-// Whether a member of type Value can have this unit.
+// True if a member of type Value can have this unit.
 template <typename Value>
 constexpr bool Holds(FieldKind::Unit unit) {
   using Unit = FieldKind::Unit;
@@ -255,7 +255,7 @@ class Field {
     GUESTMM_CHECK(kind_.IsValid(value)) << name_ << " " << kind_.Rule();
     set_(options, value);
   }
-  // Whether Get may return none.
+  // True if Get may return none.
   bool CanBeUnset() const { return clear_ != nullptr; }
   // REQUIRES: CanBeUnset().
   void Unset(T& options) const { clear_(options); }

@@ -24,7 +24,7 @@ struct MemoryRange {
   bool operator==(const MemoryRange&) const = default;
 };
 
-// Which page frames of a guest are RAM, and on which node: its e820 map and
+// The page frames of a guest that are RAM, and their nodes: its e820 map and
 // SRAT in one. A value: the ranges as given. Consumers (PageAllocator,
 // GuestRam) check that they are non-empty, ascending and disjoint.
 //

@@ -23,7 +23,7 @@ class Timeline {
   bool Remove(Work& work);
 
   bool empty() const { return due_.empty(); }
-  // When the first work falls due. REQUIRES: !empty().
+  // The time at which the first work falls due. REQUIRES: !empty().
   Nanoseconds next() const { return due_.begin()->first.first; }
   // Removes and returns the first work. REQUIRES: !empty().
   Work& TakeFirst();

@@ -9,7 +9,7 @@ namespace guestmm {
 
 class Zone;
 
-// Whether an observer is notified of blocks taken off the free lists.
+// kTell if an observer is notified of blocks taken off the free lists.
 enum class TakenBlocks : bool { kIgnore, kTell };
 
 // Notified of blocks freed (v12 patch 1/2, page_reporting_enqueue), of blocks

@@ -234,7 +234,7 @@ class PageAllocator final : public FrameAllocator {
   Request MakeRequest(int cpu, Order order, Gfp gfp) const;
   // `tried` is a zone that had no block and is skipped initially, or null.
   Pfn TakeFromZonelist(int cpu, Order order, Gfp gfp, const Zone* tried);
-  // Whether the caller holds the locks of all per-CPU lists.
+  // kHeld if the caller holds the locks of all per-CPU lists.
   enum class PerCpuLocks : bool { kFree, kHeld };
   Pfn TakeFrom(PerCpuPages& per_cpu, Order order, MigrateType type,
                Mixing mixing, PerCpuLocks locks = PerCpuLocks::kFree);
@@ -248,7 +248,7 @@ class PageAllocator final : public FrameAllocator {
   // Retries whenever isolated memory returns, while there is any. kMustWait if
   // the caller must end first (WhenToRetry).
   Pfn WaitForIsolated(const Request& request);
-  // Whether the request, which failed while `isolated` pages of its zones were
+  // True if the request, which failed while `isolated` pages of its zones were
   // isolated, is worth another try.
   static bool MayRetry(const Request& request, PageCount isolated);
   // Retries after draining the per-CPU lists of all vCPUs.

@@ -15,11 +15,11 @@ enum class KernelVersion {
   kV6_1,
 };
 
-// Where blocks are inserted into their free lists, which decides which memory
-// is reused soon and which the host can reclaim. In 5.3 at the head, but at the
-// tail if a merge is likely soon. In 6.1 also at the tail: memory added at boot
-// or onlined, blocks returned after isolation, and blocks that change their
-// migratetype.
+// The places at which blocks are inserted into their free lists, which decide
+// what memory is reused soon and what the host can reclaim. In 5.3 at the head,
+// but at the tail if a merge is likely soon. In 6.1 also at the tail: memory
+// added at boot or onlined, blocks returned after isolation, and blocks that
+// change their migratetype.
 struct PlacementOptions {
   KernelVersion rules = KernelVersion::kV5_3;
   // The seed of page shuffling (CONFIG_SHUFFLE_PAGE_ALLOCATOR,

@@ -35,13 +35,13 @@
 
 namespace guestmm {
 
-// Whether a request may steal a block smaller than a pageblock from another
-// migratetype (kAvoid: ALLOC_NOFRAGMENT).
+// kAllow if a request may steal a block smaller than a pageblock from another
+// migratetype. kAvoid: ALLOC_NOFRAGMENT.
 enum class Mixing : bool { kAvoid, kAllow };
 
-// Where Return inserts a block into its free list: where Free would, or at the
-// tail, to be allocated last, since the host must fault it in again
-// (__putback_isolated_page).
+// The place at which Return inserts a block into its free list: where Free
+// would, or at the tail, to be allocated last, since the host must fault it in
+// again (__putback_isolated_page).
 enum class ReturnTo : bool { kItsPlace, kTail };
 
 class Zone {
@@ -395,7 +395,7 @@ class Zone {
   Order OrderOfFree(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void CheckOnFreeList(Pfn pfn, Order order) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Whether a free notifies the observer.
+  // kYes if a free notifies the observer.
   enum class Notify : bool { kNo, kYes };
   // As Free.
   FreeBlockObserver* FreeAllocated(Pfn pfn, Order order, Notify notify)

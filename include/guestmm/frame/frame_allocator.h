@@ -37,8 +37,8 @@ struct PageCounts {
   }
 };
 
-// Which zones ForEachFreeBlock visits: all, or those with more free pages than
-// their low watermark.
+// The zones that ForEachFreeBlock visits: all, or those with more free pages
+// than their low watermark.
 enum class FreeBlocksOf : bool { kAllZones, kZonesAboveLow };
 
 // Thread-safe. A `cpu` names the per-CPU lists to use; fastest where one thread

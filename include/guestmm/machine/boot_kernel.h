@@ -8,7 +8,7 @@
 
 namespace guestmm {
 
-// Whether the kernel writes to its memory, so that it is resident.
+// kYes if the kernel writes to its memory, so that it is resident.
 enum class KernelTouch : bool { kNo, kYes };
 
 // Allocates what the guest's kernel occupies for good: `bytes`, rounded up to

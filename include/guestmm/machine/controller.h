@@ -13,7 +13,7 @@ namespace guestmm {
 
 class Machine;
 
-// What a controller knows of a guest, in bytes.
+// A controller's knowledge of a guest, in bytes.
 struct GuestView {
   uint64_t managed = 0;
   uint64_t free = 0;       // on free lists
@@ -21,7 +21,7 @@ struct GuestView {
   uint64_t resident = 0;   // by the ledger; 0 without one
 };
 
-// What a controller knows of the host, in bytes.
+// A controller's knowledge of the host, in bytes.
 struct HostView {
   uint64_t capacity = 0;
   uint64_t available = 0;

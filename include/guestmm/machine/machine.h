@@ -28,7 +28,7 @@ class HostLedger;
 class Reporter;
 class ReportingPolicy;
 
-// What a machine counts, whatever its mechanism.
+// The counts of a machine, whatever its mechanism.
 struct MachineCounters {
   // Notifications that the guest sent to its host's devices.
   uint64_t kicks = 0;
@@ -105,8 +105,9 @@ class Machine {
  protected:
   Machine() = default;
 
-  // What CheckInvariants checks of any machine: `allocator`, the mechanism, and
-  // that the isolated pages are those `in_flight`, i.e. with the host (S2).
+  // Checks what CheckInvariants checks of any machine: `allocator`, the
+  // mechanism, and that the isolated pages are those `in_flight`, i.e. with the
+  // host (S2).
   absl::Status CheckGuest(const FrameAllocator& allocator,
                           PageCount in_flight) const;
 

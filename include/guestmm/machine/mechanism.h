@@ -11,7 +11,7 @@ namespace guestmm {
 
 class Machine;
 
-// What a mechanism has done since it started.
+// Counts of what a mechanism has done since it started.
 struct MechanismCounters {
   // Requests to the host that succeeded (reports, inflations), and that failed.
   uint64_t requests = 0;
@@ -31,7 +31,7 @@ class Mechanism {
 
   // "reporting"; as MechanismSpec::name.
   virtual std::string_view name() const = 0;
-  // How the mechanism is written, choice and parameters included
+  // The mechanism as it is written, choice and parameters included
   // (MechanismSpec): "reporting:linux:order=5".
   virtual std::string text() const = 0;
 

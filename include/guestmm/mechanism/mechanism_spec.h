@@ -1,7 +1,7 @@
 #ifndef GUESTMM_MECHANISM_MECHANISM_SPEC_H_
 #define GUESTMM_MECHANISM_MECHANISM_SPEC_H_
 
-// How users write a mechanism:
+// The text by which users name a mechanism:
 //
 //   NAME[:CHOICE][:KEY=VALUE]...
 //
@@ -34,7 +34,7 @@ enum class MechanismOption {
 };
 // "mechanisms", "policies".
 std::string_view Name(MechanismOption option);
-// What stands before a policy: "reporting:", "".
+// The text before a policy: "reporting:", "".
 std::string_view PolicyPrefix(MechanismOption option);
 
 struct MechanismSpec {

@@ -72,7 +72,7 @@ class ReportingMechanism final : public Mechanism {
   Machine* machine_ = nullptr;
 };
 
-// What an experiment adds to specs.
+// The host and the defaults that an experiment adds to specs.
 struct MechanismContext {
   // The host that the policy works on.
   PolicyContext policy;

@@ -106,7 +106,8 @@ class AdaptivePolicy final : public ReportingPolicy {
     PageCount room = {};
     // The zone is near its watermarks, and is skipped for the rest of the pass.
     bool refused = false;
-    // Where the scan of a region's pieces continues, if it is in that region.
+    // The place where the scan of a region's pieces continues, if it is in
+    // that region.
     Pfn next_piece = {};
   };
 
@@ -184,7 +185,7 @@ class AdaptivePolicy final : public ReportingPolicy {
 
   // True while no pass is running, due or requested.
   std::atomic<bool> idle_{false};
-  // When the next pass is due, if not idle.
+  // The time at which the next pass is due, if not idle.
   std::atomic<Time> next_pass_{0};
 
   // From here on used only on the reporter's queue, except where AdaptiveDelay

@@ -36,7 +36,7 @@ struct PolicyParameter {
 // set.
 using PolicyDefaults = std::vector<PolicyParameter>;
 
-// Which policy, with which parameters.
+// The name of a policy, and its parameters.
 struct PolicySpec {
   std::string name;
   std::vector<PolicyParameter> parameters = {};
@@ -64,7 +64,7 @@ absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
 struct PolicyContext {
   explicit PolicyContext(Order host_granule) : granule(host_granule) {}
 
-  // What the host maps at a time: the least that it can take back.
+  // The unit in which the host maps: the least that it can take back.
   Order granule;
 
   // The state of a policy that was at work before, which it continues from.

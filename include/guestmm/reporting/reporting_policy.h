@@ -70,7 +70,7 @@ class ReportingPolicy {
   virtual Order min_order() const = 0;
   // The maximum number of ranges in one report.
   virtual size_t capacity() const = 0;
-  // Whether BlocksTaken is called at all.
+  // kTell if BlocksTaken is to be called.
   virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
 
   // Starts the policy. The first call.

@@ -26,7 +26,7 @@
 
 namespace guestmm {
 
-// What a policy did to a zone while it held the lock.
+// The work of a policy on a zone while it held the lock.
 struct ZoneWork {
   // Steps of a search: lookups of a free block, steps along a free list, and
   // the lookups that Isolate, MarkReported and RotateFreeList begin with.

@@ -13,7 +13,7 @@
 namespace guestmm {
 
 struct TraceFileOptions {
-  // Where the events came from, for display; at most 4096 bytes.
+  // The origin of the events, for display; at most 4096 bytes.
   std::string source = {};
   // The compression level of zstd, 1 to 19.
   int level = 9;

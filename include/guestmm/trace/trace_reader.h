@@ -11,7 +11,7 @@
 
 namespace guestmm {
 
-// What a reader has read so far.
+// Counts of what a reader has read so far.
 struct TraceReadCounters {
   uint64_t events = 0;
   // Events that the kernel dropped, according to the trace ("[LOST 123

@@ -15,7 +15,7 @@
 
 namespace guestmm {
 
-// What balloon devices have discarded so far.
+// Counts of what balloon devices have discarded so far.
 struct BalloonDiscards {
   uint64_t reports = 0;   // batches given to the hypervisor
   uint64_t bytes = 0;     // discarded
@@ -50,9 +50,9 @@ class BalloonFactory {
   std::shared_ptr<VirtioDevice> Make(uint64_t session, const GuestRam& ram,
                                      Workqueue& workqueue);
 
-  // What `session` has discarded; it may have ended. Zero if it is unknown.
+  // The discards of `session`, which may have ended. Zero if it is unknown.
   BalloonDiscards discards(uint64_t session) const;
-  // What all sessions have discarded, including those that ended.
+  // The discards of all sessions, including those that ended.
   BalloonDiscards discards() const;
   // Forgets a session that has ended. It still counts in the sum.
   void Forget(uint64_t session);

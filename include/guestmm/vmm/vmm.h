@@ -14,7 +14,7 @@
 
 namespace guestmm {
 
-// What one guest, or all of them, did so far.
+// Counts of what one guest, or all of them, did so far.
 struct VmmCounters {
   VhostUserCounters requests;
   BalloonDiscards discards;

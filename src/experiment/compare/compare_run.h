@@ -58,8 +58,8 @@ struct CompareRun {
   // Memory in use, integrated like the row's footprint and never above it: no
   // page in use is discarded.
   double in_use_gib_min = 0;
-  // When the work ended; and, if it ended by the clock, how much it was. Unset
-  // for a recording.
+  // The time at which the work ended; and, if it ended by the clock, how much
+  // it was. Unset for a recording.
   Nanoseconds work_end{0};
   WorkAmount amount = {};
   std::optional<CompareRecording> recording = {};

@@ -24,8 +24,8 @@
 
 namespace guestmm {
 
-// How far a vCPU is: the work that it has done, and the time since the step
-// that did the last of it began (since the start, if nothing is done).
+// The progress of a vCPU: the work that it has done, and the time since the
+// step that did the last of it began (since the start, if nothing is done).
 struct WorkMark {
   uint64_t work = 0;
   Nanoseconds since{0};
@@ -58,8 +58,8 @@ class MeteredWorkload final : public Workload {
   void MarkWarmup();
   // The work ends at this instant, unless it is known already when it does.
   void MarkEnd();
-  // When the work ends, which may be after the present; unset until it is
-  // known.
+  // The time at which the work ends, which may be after the present; unset
+  // until it is known.
   std::optional<Nanoseconds> end() const;
   // The marks, as the part of other runs. REQUIRES: MarkWarmup, MarkEnd.
   WorkAmount::Part part() const;
@@ -85,7 +85,7 @@ class MeteredWorkload final : public Workload {
 
   mutable Mutex mutex_;
   uint64_t work_ ABSL_GUARDED_BY(mutex_);
-  // When the step that did the last of work_ began.
+  // The time at which the step that did the last of work_ began.
   Nanoseconds worked_at_ ABSL_GUARDED_BY(mutex_);
   std::optional<Mark> warmup_ ABSL_GUARDED_BY(mutex_);
   std::optional<Mark> end_ ABSL_GUARDED_BY(mutex_);
@@ -103,8 +103,8 @@ class WorkMeter {
 
   void MarkWarmup();
   void MarkEnd();
-  // When the work of the last vCPU ends, which may be after the present; unset
-  // until it is known.
+  // The time at which the work of the last vCPU ends, which may be after the
+  // present; unset until it is known.
   std::optional<Nanoseconds> end() const;
   WorkAmount amount() const;
 

@@ -136,7 +136,7 @@ const Fields<DensityOptions>& DensityFields() {
       {"idle-activity", &Options::idle_activity, FieldKind::Switch(),
        "Whether a guest whose workload has ended still takes and frees a "
        "little memory until it has settled, as an idle guest does; v12 starts "
-       "a run only on a free"},
+       "a pass only on a free"},
       {"settle", &Options::settle_seconds,
        FieldKind::Seconds(Nanoseconds(0), std::chrono::hours(24)),
        "Time that a guest settles before the next is launched; with "

@@ -66,8 +66,8 @@ class VirtualDensityTime final : public DensityTime {
 
   const CostModel costs_;
   VirtualTime time_;
-  // When the vCPU begins its next step, but for what is charged to the one it
-  // is in.
+  // The time at which the vCPU begins its next step, but for what is charged to
+  // the one it is in.
   Nanoseconds vcpu_{0};
   Nanoseconds step_{0};
 };

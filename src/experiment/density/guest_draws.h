@@ -8,7 +8,8 @@
 
 namespace guestmm {
 
-// What is drawn for guest number `index`, from 0: the same under each policy.
+// The values drawn for guest number `index`, from 0: the same under each
+// policy.
 struct GuestDraws {
   GuestDraws(const DensitySetup& setup, int index) {
     Random seeds(setup.options.seed);

@@ -18,7 +18,7 @@ namespace guestmm {
 // zone.
 //
 // The tracepoints show what vCPUs allocate and free, not what moves between a
-// list and the zone. Three rules tell most of it:
+// list and the zone. Three rules show most of it:
 //
 //   1. A block freed by this vCPU is listed until 6.1's marks drain it, the
 //      oldest first. If this vCPU allocates it again, it was listed all along.

@@ -28,11 +28,11 @@ absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
 // to be reported.
 bool WasSettled(const PageAllocator& allocator);
 
-// How long after `start` the real reporter's next pass was due, if its last
-// pass before had left work over: one `delay` after that pass (reports.csv).
-// Absent if there is no report before `start`, or it is a delay or more ago:
-// then the reporter was at rest when the last delay before `start` began, and
-// when it was asked since is not known.
+// The time from `start` until the real reporter's next pass was due, if its
+// last pass before had left work over: one `delay` after that pass
+// (reports.csv). Absent if there is no report before `start`, or it is a delay
+// or more ago: then the reporter was at rest when the last delay before `start`
+// began, and when it was asked since is not known.
 std::optional<Nanoseconds> TimeToNextPass(const Recording& recording,
                                           Nanoseconds start, Nanoseconds delay);
 

@@ -23,7 +23,7 @@ namespace guestmm {
 //   uninitialized  No flag: struct pages that the kernel initializes when the
 //                  zone runs low (CONFIG_DEFERRED_STRUCT_PAGE_INIT).
 //
-// The kernel's own pages have no flag either. /proc/zoneinfo tells how many are
+// The kernel's own pages have no flag either. /proc/zoneinfo says how many are
 // not managed: present - managed, less those reserved or offline. Deferred
 // initialization works upwards through a zone, so these are the highest pages
 // without a flag. For example, of a zone with

@@ -249,7 +249,7 @@ Json RunJson(const Recording& recording, const ReplayResult& result,
   return run;
 }
 
-// What the real kernel reported and its host held in the window; null if
+// The real kernel's reports and its host's memory in the window; null if
 // neither was recorded.
 Json TruthJson(const Recording& recording, const Window& window,
                const std::optional<ReplayTruth>& truth) {

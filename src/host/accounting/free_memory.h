@@ -18,7 +18,7 @@ struct FreeMemory {
   std::optional<double> share() const;
 };
 
-// How many of a block's pages are resident. Called with no lock held.
+// The number of a block's pages that are resident. Called with no lock held.
 using ResidentPages = absl::FunctionRef<PageCount(Pfn pfn, Order order)>;
 
 // Counts all blocks on free lists.

@@ -22,9 +22,9 @@ class RemappedRanges {
   explicit RemappedRanges(uint64_t max_boundaries)
       : max_boundaries_(max_boundaries) {}
 
-  // Whether all of `range` was added, in one or more pieces.
+  // True if all of `range` was added, in one or more pieces.
   bool Contains(GpaRange range) const;
-  // Whether adding `range` keeps the number of boundaries within the limit, or
+  // True if adding `range` keeps the number of boundaries within the limit, or
   // does not increase it.
   bool HasRoomFor(GpaRange range) const;
   void Add(GpaRange range);

@@ -13,9 +13,9 @@
 
 namespace guestmm {
 
-// What calls of a policy's hook cost, in ns, until a vCPU is charged for them.
-// A hook is called inside an operation of the allocator; the vCPU that asked
-// for the operation is known only when it has ended.
+// The costs of calls of a policy's hook, in ns, until a vCPU is charged for
+// them. A hook is called inside an operation of the allocator; the vCPU that
+// asked for the operation is known only when it has ended.
 class HookCosts {
  public:
   // `costs` must outlive this.
@@ -26,7 +26,7 @@ class HookCosts {
   void OnTaken(size_t blocks) {
     pending_ += blocks > 1 ? costs_.hook_taken_batch : costs_.hook_taken;
   }
-  // What no vCPU has been charged for yet; from now on one has.
+  // Returns the costs not charged yet; from now on they count as charged.
   uint64_t Take() { return std::exchange(pending_, 0); }
 
  private:

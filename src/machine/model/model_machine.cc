@@ -50,7 +50,7 @@ struct ModelMachine::Processor {
   Vcpu& vcpu;
   Workload& workload;
   Work step;
-  // What the last step ended as blocked on; null if it did not.
+  // The condition that the last step ended as blocked on; null if it did not.
   std::function<bool()> retry_when;
 };
 

@@ -52,7 +52,7 @@ class VcpuTimes {
   // scheduler places a kernel thread.
   void DelayAnyone(CostKind kind, uint64_t ns);
 
-  // Whether the vCPU is still busy with its last step.
+  // True if the vCPU is still busy with its last step.
   bool running(int vcpu) const {
     return vcpus_[static_cast<size_t>(vcpu)].busy_until > clock_.Now();
   }

@@ -45,7 +45,7 @@ class ZoneLockModel final : public LockHoldObserver, private ZoneUseObserver {
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
 
   const HoldTimes& hold_times() const { return hold_times_; }
-  // How long until the end of the reporter's last hold, in ns.
+  // The time until the end of the reporter's last hold, in ns.
   uint64_t ReporterLag() const;
 
   // LockHoldObserver:

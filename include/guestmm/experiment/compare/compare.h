@@ -118,15 +118,15 @@ struct CompareRow {
   std::optional<uint64_t> reports;
   std::optional<uint64_t> kicks;
   std::optional<uint64_t> discard_calls;
-  // How long the reporter held zone locks.
+  // The times for which the reporter held zone locks.
   std::optional<double> lock_max_us;
   std::optional<double> lock_mean_us;
   // Allocations that failed while memory was isolated.
   std::optional<uint64_t> failed_while_isolated;
-  // What the workload did after its warm-up, in its own unit: the same in all
-  // runs, unless allocations failed or a run was cut off after ten times the
-  // duration. And how long it took: the mean of the vCPUs, as each stops when
-  // it has done its part.
+  // The work of the workload after its warm-up, in its own unit: the same in
+  // all runs, unless allocations failed or a run was cut off after ten times
+  // the duration. And the time that it took: the mean of the vCPUs, as each
+  // stops when it has done its part.
   std::optional<uint64_t> work;
   std::optional<double> duration_seconds;
   // Work per second, as a share of off's. Where the work is the same, that is
@@ -192,7 +192,8 @@ struct CompareProgress {
   // Runs, or processes.
   double done = 0;
   double whole = 1;
-  // Which of several processes is under way, from 1; 0 for a run.
+  // The number of the process under way, from 1, if there are several; 0 for a
+  // run.
   uint64_t process = 0;
 };
 

@@ -62,7 +62,7 @@ struct DensityOptions {
   std::optional<uint64_t> guest_bytes = {};
   // Unset: 15 GiB times the scale.
   std::optional<uint64_t> host_bytes = {};
-  // What each guest's kernel keeps in use. Unset: 1/20 of the guest.
+  // The memory that each guest's kernel keeps in use. Unset: 1/20 of the guest.
   std::optional<uint64_t> footprint_bytes = {};
   // Each workload grows to between this and what is free above the low
   // watermark, drawn from the seed. Unset: 4/5 of the guest.
@@ -82,22 +82,22 @@ struct DensityOptions {
   // Runs guests and devices on threads, in real time. No two such runs are the
   // same.
   bool real_time = false;
-  // Where a VMM listens that has the balloons' devices (GuestOptions): RAM is
+  // The socket of a VMM that has the balloons' devices (GuestOptions): RAM is
   // then in memfds, in each row, and time is real. Empty: all in this process.
   std::string vmm_socket = {};
-  // Whether a guest whose workload has ended goes on as an idle guest does
-  // (IdleWorkload) until the next guest is launched, or never touches its
-  // memory again.
+  // True if a guest whose workload has ended goes on as an idle guest does
+  // (IdleWorkload) until the next guest is launched. False: it never touches
+  // its memory again.
   bool idle_activity = true;
-  // How long a guest settles after its workload before the next is launched. In
-  // real time that is the most: it has settled when its reporter is at rest and
-  // a step of its idle life makes for no more reports. Under a policy that
-  // waits before it reports, idle life always makes for more: there it has
-  // settled when, after a hundredth of the guest or more was reported, resident
-  // memory has not fallen by as much again for the policy's delay and a second
-  // more.
+  // The time for which a guest settles after its workload before the next is
+  // launched. In real time that is the most: it has settled when its reporter
+  // is at rest and a step of its idle life makes for no more reports. Under a
+  // policy that waits before it reports, idle life always makes for more: there
+  // it has settled when, after a hundredth of the guest or more was reported,
+  // resident memory has not fallen by as much again for the policy's delay and
+  // a second more.
   double settle_seconds = 10;
-  // Where a policy's row ends even if more would fit.
+  // The number of guests at which a policy's row ends even if more would fit.
   int max_guests = 100;
 };
 // All members but lists.
@@ -140,7 +140,7 @@ struct DensityRow {
   std::optional<uint64_t> discard_calls;
   // In the row's own time, virtual or real.
   std::optional<double> seconds;
-  // Why the row ended. Empty: the host's memory was exceeded.
+  // The reason why the row ended. Empty: the host's memory was exceeded.
   std::string stopped;
   std::vector<DensityLaunch> launches;
 };

@@ -35,7 +35,7 @@
 
 namespace guestmm {
 
-// Which pages the trace's allocations get.
+// The pages that the trace's allocations get.
 enum class ReplayPlacement {
   // The trace's own pfns, so that splits and merges are the real guest's.
   kRecorded,
@@ -76,7 +76,7 @@ struct ReplayOptions {
   // The time from a report to its end: its way through the ring, its kick, a
   // call of madvise per run of adjacent ranges, and each resident granule.
   CostModel costs = {};
-  // Which allocations the guest touches, as a whole and at once: those that
+  // The allocations that the guest touches, as a whole and at once: those that
   // have all gfp flags (GfpFlags) of one of these sets. Empty: all allocations.
   // Others are never touched, so that resident memory is a lower bound. Pages
   // in use at the start are touched.
@@ -92,7 +92,7 @@ struct ReplayOptions {
   // The least time between frames, which are taken with samples; 0: no frames.
   // Beyond 1,200 frames every second one is dropped and the interval doubles.
   Nanoseconds frame_interval{0};
-  // How long to continue after the traced time, so that pending reports are
+  // The time to continue for after the traced time, so that pending reports are
   // made: at most kLongestReplay.
   Nanoseconds tail{0};
   TraceReadOptions read = {};
@@ -100,8 +100,8 @@ struct ReplayOptions {
 // All members but the mechanism, lists and the costs.
 const Fields<ReplayOptions>& ReplayFields();
 
-// How much of a trace could be followed. Shares are of all frees, all
-// allocations or all events, whichever the counter counts.
+// Counts of what could be followed of a trace, and what could not. Shares are
+// of all frees, all allocations or all events, whichever the counter counts.
 struct ReplayCounters {
   uint64_t events = 0;
   uint64_t allocations = 0;
@@ -233,7 +233,7 @@ absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
                          uint64_t available_bytes);
 
-// How far a replay is, in the trace's time since its start.
+// The progress of a replay, in the trace's time since its start.
 struct ReplayProgress {
   Nanoseconds done{0};
   // Absent without window.csv: the end is not known before it is reached.

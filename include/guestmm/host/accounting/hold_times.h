@@ -6,7 +6,7 @@
 
 namespace guestmm {
 
-// How long locks were held, in nanoseconds.
+// The times for which locks were held, in nanoseconds.
 struct HoldTimes {
   uint64_t count = 0;
   uint64_t sum = 0;

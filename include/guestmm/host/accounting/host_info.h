@@ -23,7 +23,7 @@ HostInfo ReadHostInfo();
 // neither.
 uint64_t AvailableMemory();
 
-// What an experiment on real guest RAM leaves available besides the RAM:
+// The memory that an experiment on real guest RAM leaves available besides it:
 // metadata, the program, and what guests touch between two measurements.
 inline constexpr uint64_t kMachineReserve = 256 * kMiB;
 

@@ -57,7 +57,7 @@ class HostLedger {
   // them are not resident any more.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
 
-  // Whether the page was touched and not freed since.
+  // True if the page was touched and not freed since.
   bool InUse(Pfn pfn) const { return in_use_.Test(pfn.value()); }
   // The first page in use in a granule that a report of `ranges` discards. None
   // unless the guest reports memory in use.

@@ -36,7 +36,7 @@ class DiscardInhibitor final : public Hypervisor {
   // Undoes one Inhibit. REQUIRES: called at most as often as Inhibit (CHECKed).
   void Allow();
 
-  // Whether discards are inhibited now.
+  // True if discards are inhibited now.
   bool inhibited() const;
 
   // Forwards `ranges`. If inhibited, counts them and returns OK.

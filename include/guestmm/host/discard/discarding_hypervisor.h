@@ -19,7 +19,7 @@
 
 namespace guestmm {
 
-// How to return memory to the host.
+// The way to return memory to the host.
 enum class DiscardMethod {
   // The first method below that supports the source.
   kBySource,
@@ -45,7 +45,7 @@ enum class DiscardMethod {
 // "MAP_FIXED"; "by source".
 std::string_view Name(DiscardMethod method);
 
-// How many ranges to discard with one system call.
+// The number of ranges to discard with one system call.
 enum class RangesPerCall {
   // For methods by madvise(): many, with process_madvise(), if the kernel
   // allows a process to advise itself (Linux 6.13). Else one.

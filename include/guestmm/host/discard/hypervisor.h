@@ -9,7 +9,7 @@
 
 namespace guestmm {
 
-// What a hypervisor has done so far.
+// Counts of what a hypervisor has done so far.
 struct DiscardCounters {
   uint64_t calls = 0;  // system calls made
   uint64_t bytes = 0;  // discarded, whether resident or not

@@ -10,7 +10,7 @@
 
 namespace guestmm {
 
-// Where a cost comes from.
+// The source of a cost.
 struct CalibratedCost {
   std::string_view name;  // of CostFields
   // True if it was measured. False if it is CostModel's default, because a

@@ -5,7 +5,7 @@
 
 namespace guestmm {
 
-// What vCPUs spend their time on.
+// The uses of vCPUs' time.
 enum class CostKind {
   kBase,       // the guest's own allocator, page faults and clearing
   kHook,       // notifying the policy of blocks freed and taken

@@ -68,7 +68,7 @@ class ModelMachine final : public Machine {
   void StopWorkloads();
   void RunFor(Nanoseconds duration) { time_.RunFor(duration); }
 
-  // What vCPUs have spent since the boot ended, in ns.
+  // The time that vCPUs have spent since the boot ended, in ns.
   uint64_t spent(CostKind kind) const;
   // Pages that vCPUs hold.
   PageCount allocated_pages() const;

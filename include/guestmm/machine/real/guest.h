@@ -39,7 +39,7 @@
 
 namespace guestmm {
 
-// Included by those who use them.
+// Incomplete types: the caller that uses one includes its header.
 class BalloonDevice;
 class BalloonDriver;
 class HoldTimer;
@@ -54,7 +54,7 @@ class VirtualTime;
 class Workqueue;
 
 struct GuestOptions {
-  // Where RAM is, e.g. MemoryMap::Pc(kGiB).
+  // The page frames that are RAM, e.g. MemoryMap::Pc(kGiB).
   MemoryMap memory = {};
   HugePages huge_pages = HugePages::kHostDefault;
   // The kind of memory behind RAM; see GuestRamOptions. With a private file,
@@ -68,10 +68,10 @@ struct GuestOptions {
   std::optional<Gpa> hotplug_end = {};
   // Unset: the kernel's formula.
   std::optional<uint64_t> min_free_kbytes = {};
-  // Whether an allocation that would fail waits for blocks that are isolated
+  // True if an allocation that would fail waits for blocks that are isolated
   // for a report.
   bool wait_for_isolated = false;
-  // Whether the guest poisons or clears free memory.
+  // The poisoning or clearing of free memory by the guest.
   PagePoisonOptions page_poison = {};
   // The features that the balloon device offers, out of kBalloonFeatures.
   // Unset: PAGE_REPORTING and PAGE_POISON with a policy or a mechanism that
@@ -83,7 +83,7 @@ struct GuestOptions {
   // Notified of the reporter's holds of zone locks; must outlive the guest.
   // Null: nothing is.
   LockHoldObserver* holds = nullptr;
-  // How RAM is discarded. The default is the method for memory_source.
+  // The way in which RAM is discarded. The default fits memory_source.
   DiscardOptions discard = {};
   // Unset: DiscardingHypervisor with `discard`.
   std::function<std::unique_ptr<Hypervisor>(const GuestRam&)> make_hypervisor =

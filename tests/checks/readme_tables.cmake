@@ -1,12 +1,12 @@
 # cmake -D ROOT=DIR -D GUESTMM=PROGRAM -P readme_tables.cmake: fails unless the README's
-# tables of the recording in data/ are exactly what the program prints.
+# tables of replay and compare are exactly what the program prints.
 
 cmake_minimum_required(VERSION 3.25)
 
 file(READ ${ROOT}/README.md readme)
 
 # shows(ARGUMENT...): fails unless the README has everything that `guestmm ARGUMENT...`
-# prints, except the first line of compare, which is not about a recording.
+# prints, except the first line of compare, which has the options.
 function(shows)
   execute_process(
     COMMAND ${GUESTMM} ${ARGN}
@@ -22,4 +22,5 @@ function(shows)
 endfunction()
 
 shows(replay data/procs --truth)
+shows(compare --workloads build)
 shows(compare --workloads data/procs --policies v12,linux,adaptive)

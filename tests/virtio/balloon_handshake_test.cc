@@ -71,12 +71,24 @@ TEST_F(BalloonHandshakeTest, RefusesFeaturesItDidNotOffer) {
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(Message(status), "features 0x2 accepted, but not offered");
 }
-TEST_F(BalloonHandshakeTest, S3_1_1_RefusesFeaturesOnceAgreed) {
+TEST_F(BalloonHandshakeTest, RefusesOtherFeaturesWhileAQueueIsSetUp) {
   ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   device_.SetStatus(kAgreed);
+  EXPECT_TRUE(device_.SetDriverFeatures(kVirtioFVersion1).ok());
+  EXPECT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
+  ASSERT_TRUE(device_.SetUpQueue(kReporting, layout_, used_).ok());
+  EXPECT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
   const absl::Status status = device_.SetDriverFeatures(kVirtioFVersion1);
   EXPECT_TRUE(absl::IsFailedPrecondition(status));
-  EXPECT_EQ(Message(status), "features accepted after FEATURES_OK was set");
+  EXPECT_EQ(Message(status),
+            "features 0x100000000: must stay 0x100000020 while a queue is set "
+            "up");
+}
+TEST_F(BalloonHandshakeTest, FeaturesThatDoNotSufficeEndTheAgreement) {
+  ASSERT_TRUE(device_.SetDriverFeatures(kFeatures).ok());
+  device_.SetStatus(kAgreed);
+  EXPECT_TRUE(device_.SetDriverFeatures(kBalloonFPageReporting).ok());
+  EXPECT_EQ(device_.status(), kUntilFeatures);
 }
 TEST_F(BalloonHandshakeTest, S6_2_DoesNotAgreeWithoutVersion1) {
   ASSERT_TRUE(device_.SetDriverFeatures(kBalloonFPageReporting).ok());
@@ -101,11 +113,10 @@ TEST_F(BalloonHandshakeTest, RefusesAQueueOutOfTurn) {
   EXPECT_THAT(Message(early.status()), HasSubstr("device status 0x0"));
   Agree();
   device_.SetStatus(kRunning);
-  const auto late = device_.SetUpQueue(kReporting, layout_, used_);
-  EXPECT_TRUE(absl::IsFailedPrecondition(late.status()));
-  EXPECT_EQ(Message(late.status()),
-            "queue 2 set up with device status 0xf: must be between "
-            "FEATURES_OK and DRIVER_OK");
+  EXPECT_TRUE(device_.SetUpQueue(kReporting, layout_, used_).ok());
+  const auto again = device_.SetUpQueue(kReporting, layout_, used_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(again.status()));
+  EXPECT_EQ(Message(again.status()), "queue 2 is set up already");
 }
 TEST_F(BalloonHandshakeTest, RefusesQueuesThatDoNotExist) {
   ASSERT_TRUE(device_.SetDriverFeatures(kVirtioFVersion1).ok());

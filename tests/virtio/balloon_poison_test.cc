@@ -150,12 +150,7 @@ BalloonDeviceOptions All() {
 
 // Negotiates, and writes poison_val before DRIVER_OK.
 void StartWithPoison(HostileBalloon& balloon, uint32_t value) {
-  balloon.device().SetStatus(kUntilFeatures);
-  ASSERT_TRUE(balloon.device()
-                  .SetDriverFeatures(kVirtioFVersion1 | All().features)
-                  .ok());
-  ASSERT_TRUE(WriteWord(balloon.device(), kPoisonAt, value).ok());
-  ASSERT_TRUE(balloon.Start());
+  ASSERT_TRUE(balloon.Start(/*refused=*/0, value));
 }
 
 TEST(PoisonDevice, S5_5_6_6_1_RefusesPoisonValWhileDriverOkIsSet) {
@@ -163,20 +158,57 @@ TEST(PoisonDevice, S5_5_6_6_1_RefusesPoisonValWhileDriverOkIsSet) {
   StartWithPoison(balloon, 0xaaaaaaaa);
   const absl::Status status = WriteWord(balloon.device(), kPoisonAt, 1);
   EXPECT_TRUE(absl::IsInvalidArgument(status));
-  EXPECT_EQ(Message(status), "poison_val written while DRIVER_OK is set");
+  EXPECT_EQ(Message(status),
+            "poison_val: must not change while DRIVER_OK is set");
   EXPECT_EQ(balloon.config().poison_val, 0xaaaaaaaau);
 }
-TEST(PoisonDevice, RefusesPoisonValWithoutPagePoison) {
+// A front end of vhost-user writes it before it has negotiated; the driver may
+// not take PAGE_POISON.
+TEST(PoisonDevice, TakesPoisonValWherePagePoisonIsOffered) {
   HostileBalloon balloon(All());
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)))
-      << "before it took anything";
-  balloon.device().SetStatus(kUntilFeatures);
-  ASSERT_TRUE(
-      balloon.device().SetDriverFeatures(kVirtioFVersion1 | kReport).ok());
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa)));
-  EXPECT_EQ(balloon.config().poison_val, 0u);
+  EXPECT_TRUE(WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa).ok());
+  ASSERT_TRUE(balloon.Start(/*refused=*/kPoisonBit));
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+  HostileBalloon without({.features = kReport | kBalloonFFreePageHint});
+  EXPECT_FALSE(WriteWord(without.device(), kPoisonAt, 0xaaaaaaaa).ok());
+}
+TEST(PoisonDevice, TakesTheValueThatItHasWhileDriverOkIsSet) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0);
+  EXPECT_TRUE(WriteWord(balloon.device(), kPoisonAt, 0).ok());
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+}
+// As QEMU passes on any write: the whole configuration, with what the front end
+// last read of the device's fields.
+TEST(PoisonDevice, TakesTheWholeConfiguration) {
+  HostileBalloon balloon(All());
+  balloon.device().SetTarget(7);
+  const BalloonConfig written = {
+      .num_pages = 3, .actual = 5, .poison_val = 0xaaaaaaaa};
+  EXPECT_TRUE(balloon.device()
+                  .WriteConfig(0, std::as_bytes(std::span(&written, 1)))
+                  .ok());
+  EXPECT_EQ(
+      balloon.config(),
+      (BalloonConfig{.num_pages = 7, .actual = 5, .poison_val = 0xaaaaaaaa}));
+}
+// PAGE_POISON was negotiated, and nothing says which poison.
+TEST(PoisonDevice, DiscardsNothingWhileThePoisonIsUnknown) {
+  HostileBalloon balloon(All());
+  ASSERT_TRUE(balloon.Start(/*refused=*/0, /*poison=*/std::nullopt));
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), IsEmpty());
+  EXPECT_EQ(balloon.counters().poisoned_ranges, 1u);
+}
+// The guest may have another poison than the device knows.
+TEST(PoisonDevice, DiscardsNothingAfterARefusedWrite) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0);
+  EXPECT_FALSE(WriteWord(balloon.device(), kPoisonAt, 0xaaaaaaaa).ok());
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), IsEmpty());
 }
 TEST(PoisonDevice, S5_5_6_7_2_LeavesPoisonedReports) {
   HostileBalloon balloon(All());

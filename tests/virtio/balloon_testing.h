@@ -67,7 +67,8 @@ class HostileBalloon {
 
   // Accepts all offered features except `refused`, and sets the queues up.
   // False if the device refuses.
-  bool Start(uint64_t refused = 0) {
+  // Writes `poison` if the driver accepts PAGE_POISON; unset: writes none.
+  bool Start(uint64_t refused = 0, std::optional<uint32_t> poison = 0) {
     const uint64_t offered = device_.DeviceFeatures();
     const uint64_t features =
         offered & ~refused & (kBalloonFeatures | kVirtioFVersion1);
@@ -75,6 +76,12 @@ class HostileBalloon {
     GUESTMM_CHECK(device_.SetDriverFeatures(features).ok());
     device_.SetStatus(kAgreedStatus);
     if (device_.status() != kAgreedStatus) return false;
+    if ((features & kBalloonFPagePoison) != 0 && poison) {
+      GUESTMM_CHECK(device_
+                        .WriteConfig(offsetof(BalloonConfig, poison_val),
+                                     std::as_bytes(std::span(&*poison, 1)))
+                        .ok());
+    }
     device_.SetConfigNotifier(config_);
     for (uint16_t place = 0; place < kBalloonQueues; ++place) {
       const auto index =

@@ -15,6 +15,8 @@ namespace {
 
 static_assert(kBalloonPageSize == kPageSize);
 
+constexpr uint32_t kPoisonVal = offsetof(BalloonConfig, poison_val);
+
 // Copies memory that the guest may be writing to, reading each byte once.
 void CopyFromGuest(std::span<std::byte> from, std::byte* to) {
   for (std::byte& byte : from) {
@@ -103,23 +105,32 @@ bool BalloonDevice::MayUse(uint16_t index, uint64_t features) const {
   return (features & needed) == needed;
 }
 
-absl::Status BalloonDevice::CheckConfigWrite(uint32_t offset, size_t bytes,
-                                             uint64_t features,
-                                             uint8_t status) const {
-  if (bytes == sizeof(uint32_t)) {
-    if (offset == offsetof(BalloonConfig, actual)) return absl::OkStatus();
-    if (offset == offsetof(BalloonConfig, poison_val) &&
-        (features & kBalloonFPagePoison) != 0) {
-      // §5.5.6.6.1: poison_val may not change while DRIVER_OK is set.
-      if ((status & kVirtioDriverOk) == 0) return absl::OkStatus();
-      return absl::InvalidArgumentError(
-          "poison_val written while DRIVER_OK is set");
-    }
+std::span<const VirtioDeviceBase::ConfigField> BalloonDevice::WritableConfig()
+    const {
+  // §5.5.6.6.1: poison_val may not change while DRIVER_OK is set.
+  static constexpr ConfigField kFields[] = {
+      {.offset = offsetof(BalloonConfig, actual),
+       .bytes = sizeof(uint32_t),
+       .fixed_while_running = false,
+       .name = "actual"},
+      {.offset = kPoisonVal,
+       .bytes = sizeof(uint32_t),
+       .fixed_while_running = true,
+       .name = "poison_val"}};
+  const bool offers_poison = (options_.features & kBalloonFPagePoison) != 0;
+  return std::span(kFields).first(offers_poison ? 2 : 1);
+}
+
+void BalloonDevice::ConfigWritten(const ConfigField& field, bool accepted) {
+  if (field.offset == kPoisonVal) poison_known_ = accepted;
+}
+
+void BalloonDevice::QueueStopped(uint16_t index) {
+  // The driver's buffer is offered again when the queue is resumed.
+  if (stats_head_ &&
+      QueueAt(index, driver_features_locked()) == BalloonQueue::kStats) {
+    stats_head_.reset();
   }
-  return absl::InvalidArgumentError(
-      absl::StrFormat("configuration write at %d, %d bytes: must be all of "
-                      "actual or, with PAGE_POISON, of poison_val",
-                      offset, bytes));
 }
 
 void BalloonDevice::WasReset() {
@@ -128,8 +139,9 @@ void BalloonDevice::WasReset() {
     ClearConfig<uint32_t>(offsetof(BalloonConfig, free_page_hint_cmd_id));
   }
   if ((options_.features & kBalloonFPagePoison) != 0) {
-    ClearConfig<uint32_t>(offsetof(BalloonConfig, poison_val));
+    ClearConfig<uint32_t>(kPoisonVal);
   }
+  poison_known_ = false;
   hint_run_ = HintRun::kNone;
   ballooned_->Clear();
   stats_head_.reset();
@@ -449,9 +461,12 @@ std::span<const std::byte> BalloonDevice::ReadEntries(
 }
 
 bool BalloonDevice::KeepsPoison() {
-  if ((options_.features & kBalloonFPagePoison) == 0 ||
-      GetConfig<uint32_t>(offsetof(BalloonConfig, poison_val)) == 0) {
-    return false;
+  {
+    LockHolder hold(mutex_);
+    if ((driver_features_locked() & kBalloonFPagePoison) == 0) return false;
+    if (poison_known_ && GetConfigLocked<uint32_t>(kPoisonVal) == 0) {
+      return false;
+    }
   }
   // §5.5.6.7.2: a page may only be changed to poison_val, and a discarded page
   // reads as zeroes.

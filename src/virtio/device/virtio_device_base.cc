@@ -1,12 +1,20 @@
 #include "guestmm/virtio/device/virtio_device_base.h"
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 
 namespace guestmm {
+namespace {
+
+// What a device has only while it agrees to the driver's features.
+constexpr uint8_t kFeaturesAgreed = kVirtioFeaturesOk | kVirtioDriverOk;
+
+}  // namespace
 
 VirtioDeviceBase::VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue,
                                    uint64_t features, uint16_t queues,
@@ -36,16 +44,25 @@ void VirtioDeviceBase::ShutDown() {
 
 absl::Status VirtioDeviceBase::SetDriverFeatures(uint64_t features) {
   LockHolder hold(mutex_);
-  if ((status_ & kVirtioFeaturesOk) != 0) {
+  if (features == driver_features_) return absl::OkStatus();
+  if (std::any_of(queues_.begin(), queues_.end(),
+                  [](const auto& queue) { return queue != nullptr; })) {
     return absl::FailedPreconditionError(
-        "features accepted after FEATURES_OK was set");
+        absl::StrFormat("features 0x%x: must stay 0x%x while a queue is set up",
+                        features, driver_features_));
   }
   if (const uint64_t unknown = features & ~features_; unknown != 0) {
     return absl::InvalidArgumentError(
         absl::StrFormat("features 0x%x accepted, but not offered", unknown));
   }
   driver_features_ = features;
+  if (!IsEnough(features)) status_ &= static_cast<uint8_t>(~kFeaturesAgreed);
   return absl::OkStatus();
+}
+
+bool VirtioDeviceBase::IsEnough(uint64_t features) const {
+  // The device requires VERSION_1 (§6.2).
+  return (features & kVirtioFVersion1) != 0 && Suffices(features);
 }
 
 uint8_t VirtioDeviceBase::status() const {
@@ -69,9 +86,7 @@ void VirtioDeviceBase::SetStatus(uint8_t status) {
     }
     if (resetting_) return;
     uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
-    // The device requires VERSION_1 (§6.2).
-    if ((driver_features_ & kVirtioFVersion1) == 0 ||
-        !Suffices(driver_features_)) {
+    if (!IsEnough(driver_features_)) {
       wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
     }
     if (((wanted | status_) & kVirtioFeaturesOk) == 0) {
@@ -104,11 +119,38 @@ absl::Status VirtioDeviceBase::WriteConfig(uint32_t offset,
   LockHolder hold(mutex_);
   absl::Status status = CheckConfigRange(offset, bytes.size(), config_.size());
   if (!status.ok()) return status;
-  status = CheckConfigWrite(offset, bytes.size(), driver_features_, status_);
-  if (status.ok() && !bytes.empty()) {
-    std::memcpy(config_.data() + offset, bytes.data(), bytes.size());
+  const uint64_t end = uint64_t{offset} + bytes.size();
+  std::vector<const ConfigField*> written;
+  for (const ConfigField& field : WritableConfig()) {
+    if (field.offset + field.bytes <= offset || end <= field.offset) continue;
+    if (field.offset < offset || end < field.offset + field.bytes) {
+      ConfigWritten(field, /*accepted=*/false);
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "configuration write of %d bytes at %d: must have all of %s or none",
+          bytes.size(), offset, field.name));
+    }
+    if (field.fixed_while_running && (status_ & kVirtioDriverOk) != 0 &&
+        std::memcmp(config_.data() + field.offset,
+                    bytes.data() + (field.offset - offset), field.bytes) != 0) {
+      ConfigWritten(field, /*accepted=*/false);
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: must not change while DRIVER_OK is set", field.name));
+    }
+    written.push_back(&field);
   }
-  return status;
+  if (written.empty() && !bytes.empty() &&
+      std::memcmp(config_.data() + offset, bytes.data(), bytes.size()) != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "configuration write of %d bytes at %d: must have a field that the "
+        "driver may write",
+        bytes.size(), offset));
+  }
+  for (const ConfigField* const field : written) {
+    std::memcpy(config_.data() + field->offset,
+                bytes.data() + (field->offset - offset), field->bytes);
+    ConfigWritten(*field, /*accepted=*/true);
+  }
+  return absl::OkStatus();
 }
 
 uint16_t VirtioDeviceBase::MaxQueueSize(uint16_t index) const {
@@ -118,11 +160,17 @@ uint16_t VirtioDeviceBase::MaxQueueSize(uint16_t index) const {
 
 absl::StatusOr<Notifier*> VirtioDeviceBase::SetUpQueue(
     uint16_t index, const VirtqueueLayout& layout, Notifier& used) {
+  return ResumeQueue(index, layout, used, /*start=*/0);
+}
+
+absl::StatusOr<Notifier*> VirtioDeviceBase::ResumeQueue(
+    uint16_t index, const VirtqueueLayout& layout, Notifier& used,
+    uint16_t start) {
   LockHolder hold(mutex_);
-  if ((status_ & (kVirtioFeaturesOk | kVirtioDriverOk)) != kVirtioFeaturesOk) {
+  if ((status_ & kVirtioFeaturesOk) == 0) {
     return absl::FailedPreconditionError(
-        absl::StrFormat("queue %d set up with device status 0x%x: must be "
-                        "between FEATURES_OK and DRIVER_OK",
+        absl::StrFormat("queue %d set up with device status 0x%x: must have "
+                        "FEATURES_OK",
                         index, status_));
   }
   const uint16_t most =
@@ -132,17 +180,45 @@ absl::StatusOr<Notifier*> VirtioDeviceBase::SetUpQueue(
         "the device has no queue %d for a driver of features 0x%x", index,
         driver_features_));
   }
+  if (queues_[index] != nullptr) {
+    return absl::FailedPreconditionError(
+        absl::StrFormat("queue %d is set up already", index));
+  }
   if (layout.size > most) {
     return absl::InvalidArgumentError(
         absl::StrFormat("queue %d of %d descriptors: must be at most %d", index,
                         layout.size, most));
   }
-  absl::StatusOr<DeviceQueue> ring =
-      DeviceQueue::Create(ram_, layout, ToVirtqueueFeatures(driver_features_));
+  absl::StatusOr<DeviceQueue> ring = DeviceQueue::Create(
+      ram_, layout, ToVirtqueueFeatures(driver_features_), start);
   if (!ring.ok()) return ring.status();
   queues_[index] =
       std::make_unique<Queue>(Queue{.ring = *std::move(ring), .used = used});
   return kicks_[index].get();
+}
+
+absl::StatusOr<uint16_t> VirtioDeviceBase::StopQueue(uint16_t index) {
+  std::unique_ptr<Queue> queue;
+  {
+    LockHolder hold(mutex_);
+    if (handler_) {
+      GUESTMM_CHECK(*handler_ != std::this_thread::get_id())
+          << "queue " << index << " stopped from inside its device's work";
+      ++stopping_queues_;
+      while (handler_) handler_left_.wait(mutex_);
+      --stopping_queues_;
+    }
+    if (index >= queues_.size() || queues_[index] == nullptr) {
+      return absl::NotFoundError(
+          absl::StrFormat("queue %d is not set up", index));
+    }
+    queue = std::move(queues_[index]);
+    QueueStopped(index);
+  }
+  // What was kicked meanwhile.
+  AskForHandling();
+  // Chains that were kept are handled again.
+  return queue->ring.next_used();
 }
 
 void VirtioDeviceBase::SetConfigNotifier(Notifier& config) {
@@ -170,7 +246,7 @@ void VirtioDeviceBase::Handle() {
     LockHolder hold(mutex_);
     // In virtual time a discard further up this stack may run other work, such
     // as this. The outer handler checks is_asked_ before it leaves.
-    if (handler_ || !IsRunning()) return;
+    if (handler_ || stopping_queues_ > 0 || !IsRunning()) return;
     handler_ = std::this_thread::get_id();
     is_asked_.store(false);
   }
@@ -180,6 +256,7 @@ void VirtioDeviceBase::Handle() {
   {
     LockHolder hold(mutex_);
     handler_.reset();
+    if (stopping_queues_ > 0) handler_left_.notify_all();
     if (resetting_) {
       ResetLocked();
       resetting_ = false;
@@ -245,8 +322,14 @@ VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
     const Verdict verdict = HandleChain(index, **chain);
     if (Stopping()) return Round::kStopped;
     if (verdict == Verdict::kGiveBack) Push(index, queue, (*chain)->head);
+    if (QueueStopping()) return Round::kMore;
   }
   return Round::kMore;
+}
+
+bool VirtioDeviceBase::QueueStopping() const {
+  LockHolder hold(mutex_);
+  return stopping_queues_ > 0;
 }
 
 bool VirtioDeviceBase::Stopping() const {

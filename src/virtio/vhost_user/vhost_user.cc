@@ -49,6 +49,8 @@ std::string Name(VhostUserRequest request) {
       return "SET_FEATURES";
     case VhostUserRequest::kSetOwner:
       return "SET_OWNER";
+    case VhostUserRequest::kResetOwner:
+      return "RESET_OWNER";
     case VhostUserRequest::kSetMemTable:
       return "SET_MEM_TABLE";
     case VhostUserRequest::kSetVringNum:
@@ -63,6 +65,8 @@ std::string Name(VhostUserRequest request) {
       return "SET_VRING_KICK";
     case VhostUserRequest::kSetVringCall:
       return "SET_VRING_CALL";
+    case VhostUserRequest::kSetVringErr:
+      return "SET_VRING_ERR";
     case VhostUserRequest::kGetProtocolFeatures:
       return "GET_PROTOCOL_FEATURES";
     case VhostUserRequest::kSetProtocolFeatures:

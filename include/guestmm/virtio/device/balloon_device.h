@@ -158,9 +158,11 @@ class BalloonDevice final : public VirtioDeviceBase {
   bool Suffices(uint64_t features) const override;
   uint16_t QueueSize(uint16_t index, uint64_t features) const override;
   bool MayUse(uint16_t index, uint64_t features) const override;
-  absl::Status CheckConfigWrite(uint32_t offset, size_t bytes,
-                                uint64_t features,
-                                uint8_t status) const override;
+  std::span<const ConfigField> WritableConfig() const override;
+  void ConfigWritten(const ConfigField& field, bool accepted) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void QueueStopped(uint16_t index) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WasReset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   Verdict HandleChain(uint16_t index, const DescriptorChain& chain) override;
@@ -196,7 +198,8 @@ class BalloonDevice final : public VirtioDeviceBase {
   // Passes batch_ to the hypervisor.
   void DiscardBatch();
   // True, and batch_ is counted, if the guest expects its poison in the pages
-  // it gives, so that they must not be discarded.
+  // it gives, so that they must not be discarded: with PAGE_POISON negotiated,
+  // unless it has written that the poison is zero.
   bool KeepsPoison();
   void Publish();
 
@@ -216,6 +219,8 @@ class BalloonDevice final : public VirtioDeviceBase {
   // Change under the same lock as free_page_hint_cmd_id.
   HintRun hint_run_ ABSL_GUARDED_BY(mutex_) = HintRun::kNone;
   uint32_t hint_command_ ABSL_GUARDED_BY(mutex_) = kFirstHintRun - 1;
+  // The driver has written poison_val, and no later write was refused.
+  bool poison_known_ ABSL_GUARDED_BY(mutex_) = false;
 
   // A leaf lock.
   mutable Mutex results_;

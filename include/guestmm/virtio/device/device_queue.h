@@ -90,6 +90,9 @@ class DeviceQueue {
   bool EnableNotifications();
 
   uint16_t size() const { return memory_.size(); }
+  // The used index: the entry of the first chain that was not pushed, if they
+  // were pushed in order.
+  uint16_t next_used() const { return next_used_; }
   // The number of chains popped and not yet pushed.
   uint16_t outstanding() const {
     return static_cast<uint16_t>(next_available_ - next_used_);

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -52,6 +53,10 @@ class VirtioDeviceBase : public VirtioDevice {
   absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
                                        const VirtqueueLayout& layout,
                                        Notifier& used) final;
+  absl::StatusOr<Notifier*> ResumeQueue(uint16_t index,
+                                        const VirtqueueLayout& layout,
+                                        Notifier& used, uint16_t start) final;
+  absl::StatusOr<uint16_t> StopQueue(uint16_t index) final;
   void SetConfigNotifier(Notifier& config) final;
 
   // Checks every queue. REQUIRES: no queue is being handled on another thread.
@@ -90,11 +95,22 @@ class VirtioDeviceBase : public VirtioDevice {
   // Whether a driver that accepted `features` may use queue `index`, which
   // exists.
   virtual bool MayUse(uint16_t index, uint64_t features) const = 0;
-  // OK if the driver may write `bytes` bytes at `offset`, which are in bounds;
-  // else the error to return.
-  virtual absl::Status CheckConfigWrite(uint32_t offset, size_t bytes,
-                                        uint64_t features,
-                                        uint8_t status) const = 0;
+  // The fields that the driver may write. A write may span fields, as a front
+  // end of vhost-user writes the whole configuration; other bytes are skipped.
+  struct ConfigField {
+    uint32_t offset;
+    uint32_t bytes;
+    // A write that changes the field while DRIVER_OK is set is an error.
+    bool fixed_while_running;
+    std::string_view name;
+  };
+  virtual std::span<const ConfigField> WritableConfig() const = 0;
+  // Called when the driver has written `field`, or was refused.
+  virtual void ConfigWritten(const ConfigField& /*field*/, bool /*accepted*/)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
+  // Called when queue `index` was stopped: a chain that was kept is forgotten.
+  virtual void QueueStopped(uint16_t /*index*/)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // Called when the device was reset.
   virtual void WasReset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
 
@@ -127,6 +143,11 @@ class VirtioDeviceBase : public VirtioDevice {
   template <typename Field>
   Field GetConfig(size_t offset) const {
     LockHolder hold(mutex_);
+    return GetConfigLocked<Field>(offset);
+  }
+  template <typename Field>
+  Field GetConfigLocked(size_t offset) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     Field field;
     std::memcpy(&field, config_.data() + offset, sizeof(field));
     return field;
@@ -180,7 +201,7 @@ class VirtioDeviceBase : public VirtioDevice {
   // The result of one pass over a queue.
   enum class Round {
     kDry,      // empty: the next kick continues
-    kMore,     // limit reached: another pass is due
+    kMore,     // limit reached, or a queue is to stop: another pass is due
     kStopped,  // a reset was requested
     kBroken,
   };
@@ -194,7 +215,11 @@ class VirtioDeviceBase : public VirtioDevice {
   void Break(uint16_t index);
   // Notifies the driver if its configuration changed.
   void NotifyConfig();
+  // Whether the device works with a driver that accepts `features`.
+  bool IsEnough(uint64_t features) const;
   bool IsRunning() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Whether a queue waits to be stopped: the handler is to leave.
+  bool QueueStopping() const;
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const GuestRam& ram_;
@@ -215,6 +240,8 @@ class VirtioDeviceBase : public VirtioDevice {
   std::vector<std::unique_ptr<Queue>> queues_ ABSL_GUARDED_BY(mutex_);
   // A reset is waiting for the handler to finish.
   bool resetting_ ABSL_GUARDED_BY(mutex_) = false;
+  // Calls of StopQueue that wait for it.
+  int stopping_queues_ ABSL_GUARDED_BY(mutex_) = 0;
 
   // Whether AskForHandling was called since the handler last started.
   std::atomic<bool> is_asked_{false};

@@ -36,6 +36,7 @@ enum class VhostUserRequest : uint32_t {
   kGetFeatures = 1,
   kSetFeatures = 2,
   kSetOwner = 3,
+  kResetOwner = 4,
   kSetMemTable = 5,
   kSetVringNum = 8,
   kSetVringAddr = 9,
@@ -43,6 +44,7 @@ enum class VhostUserRequest : uint32_t {
   kGetVringBase = 11,
   kSetVringKick = 12,
   kSetVringCall = 13,
+  kSetVringErr = 14,
   kGetProtocolFeatures = 15,
   kSetProtocolFeatures = 16,
   kGetQueueNum = 17,
@@ -141,13 +143,15 @@ struct VhostUserVringAddr {
   uint64_t used;
   uint64_t available;
   uint64_t log;
+
+  bool operator==(const VhostUserVringAddr&) const = default;
 };
 static_assert(sizeof(VhostUserVringAddr) == 40);
 static_assert(offsetof(VhostUserVringAddr, used) == 16);
 static_assert(offsetof(VhostUserVringAddr, available) == 24);
 
-// SET_VRING_KICK and SET_VRING_CALL carry a number: the queue's index, and a
-// flag for a message without a file descriptor.
+// SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR carry a number: the queue's
+// index, and a flag for a message without a file descriptor.
 inline constexpr uint64_t kVhostUserVringIndexMask = 0xff;
 inline constexpr uint64_t kVhostUserVringNoFd = 0x100;
 

@@ -48,7 +48,9 @@ class VirtioDevice {
   // The features that the device offers.
   virtual uint64_t DeviceFeatures() const = 0;
   // Sets the features that the driver accepts. InvalidArgument if one was not
-  // offered; FailedPrecondition once FEATURES_OK is set.
+  // offered; FailedPrecondition if they differ from those that a queue was set
+  // up with. The device tolerates other features after FEATURES_OK, since a
+  // front end of vhost-user may start a new driver without a reset.
   virtual absl::Status SetDriverFeatures(uint64_t features) = 0;
 
   virtual uint8_t status() const = 0;
@@ -85,10 +87,24 @@ class VirtioDevice {
   // driver notifies of available chains; it lives as long as the device.
   // NotFound if there is no such queue; InvalidArgument if it is too large or
   // not in guest RAM (see VirtqueueMemory::Map); FailedPrecondition before
-  // FEATURES_OK or after DRIVER_OK.
+  // FEATURES_OK, or if the queue is set up already.
   virtual absl::StatusOr<Notifier*> SetUpQueue(uint16_t index,
                                                const VirtqueueLayout& layout,
                                                Notifier& used) = 0;
+  // As SetUpQueue, for a queue that has been used: the first chain is that of
+  // entry `start` of its available ring, as StopQueue returned it. The driver
+  // may not kick again for chains that are available: notify the kick.
+  // Unimplemented if the device's queues stop only together, by a reset.
+  virtual absl::StatusOr<Notifier*> ResumeQueue(uint16_t index,
+                                                const VirtqueueLayout& layout,
+                                                Notifier& used, uint16_t start);
+  // Ends the use of queue `index`, after the chain in hand: from now on the
+  // device does not touch it, and does not notify `used`. Features,
+  // configuration, status and the other queues stay as they are. Returns the
+  // entry to resume at: that of the first chain that was not returned to the
+  // driver. NotFound if the queue is not set up; Unimplemented as above.
+  // REQUIRES: not called from inside the device's own work (CHECKed).
+  virtual absl::StatusOr<uint16_t> StopQueue(uint16_t index);
   // Sets the notifier for changes of the configuration and for NEEDS_RESET. It
   // must live until the device is reset.
   virtual void SetConfigNotifier(Notifier& config) = 0;

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -68,8 +68,19 @@ absl::Status VhostUserRings::SetVringNum(const VhostUserVringState& state) {
         "%d",
         state.index, state.num, most));
   }
-  (*ring)->size = static_cast<uint16_t>(state.num);
-  return absl::OkStatus();
+  if ((*ring)->size == state.num) return absl::OkStatus();
+  absl::Status status =
+      CheckStopped(VhostUserRequest::kSetVringNum, state.index, **ring);
+  if (status.ok()) (*ring)->size = static_cast<uint16_t>(state.num);
+  return status;
+}
+
+absl::Status VhostUserRings::CheckStopped(VhostUserRequest request,
+                                          uint64_t index, const Ring& ring) {
+  if (ring.kick == nullptr) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrFormat("%s: queue %d is set up: must be stopped or disabled",
+                      Name(request), index));
 }
 
 absl::Status VhostUserRings::SetVringAddr(const VhostUserVringAddr& addresses) {
@@ -79,37 +90,38 @@ absl::Status VhostUserRings::SetVringAddr(const VhostUserVringAddr& addresses) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "SET_VRING_ADDR: flags 0x%x: must be 0", addresses.flags));
   }
-  (*ring)->addresses = addresses;
-  return absl::OkStatus();
+  if ((*ring)->addresses == addresses) return absl::OkStatus();
+  absl::Status status =
+      CheckStopped(VhostUserRequest::kSetVringAddr, addresses.index, **ring);
+  if (status.ok()) (*ring)->addresses = addresses;
+  return status;
 }
 
 absl::Status VhostUserRings::SetVringBase(const VhostUserVringState& state) {
-  if (const absl::StatusOr<Ring*> ring = Find(state.index); !ring.ok()) {
-    return ring.status();
+  const absl::StatusOr<Ring*> ring = Find(state.index);
+  if (!ring.ok()) return ring.status();
+  if (state.num > UINT16_MAX) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SET_VRING_BASE: queue %d from entry %d: must be at most %d",
+        state.index, state.num, UINT16_MAX));
   }
-  if (state.num == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("SET_VRING_BASE: queue %d from entry %d: must be 0",
-                      state.index, state.num));
+  absl::Status status =
+      CheckStopped(VhostUserRequest::kSetVringBase, state.index, **ring);
+  if (status.ok()) (*ring)->base = static_cast<uint16_t>(state.num);
+  return status;
 }
 
 absl::StatusOr<uint16_t> VhostUserRings::GetVringBase(
     const VhostUserVringState& state) {
-  const absl::StatusOr<Ring*> ring = Find(state.index);
-  if (!ring.ok()) return ring.status();
-  absl::StatusOr<Gpa> used = Gpa(0);
-  if ((*ring)->addresses) used = regions_.Translate((*ring)->addresses->used);
-  // The device can only stop as a whole. It has returned all chains that it
-  // took, so the used index is also the index of the next one.
-  Reset();
-  if (!used.ok()) return uint16_t{0};
-  const std::optional<Translation> header =
-      ram_.Translate({*used, sizeof(VirtqRingHeader)});
-  if (!header || !used->IsAligned(kVirtqUsedAlignment)) return uint16_t{0};
-  return std::atomic_ref<uint16_t>(
-             *reinterpret_cast<uint16_t*>(header->bytes().data() +
-                                          offsetof(VirtqRingHeader, idx)))
-      .load();
+  const absl::StatusOr<Ring*> found = Find(state.index);
+  if (!found.ok()) return found.status();
+  Ring& ring = **found;
+  TakeDown(static_cast<uint16_t>(state.index), ring);
+  ring.started = false;
+  // The ring starts again with its next kick, which may come by another
+  // eventfd.
+  Poll(ring, state.index, UniqueFd());
+  return ring.base;
 }
 
 absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
@@ -121,17 +133,29 @@ absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
         absl::StrFormat("SET_VRING_ENABLE: queue %d: %d: must be 0 or 1",
                         state.index, state.num));
   }
-  if (state.num == (ring.kick != nullptr ? 1 : 0)) return absl::OkStatus();
-  if (state.num == 0) {
-    Reset();
+  const bool was_enabled = std::exchange(ring.enabled, state.num == 1);
+  if (!ring.enabled) {
+    TakeDown(static_cast<uint16_t>(state.index), ring);
     return absl::OkStatus();
   }
-  if (ring.size == 0 || !ring.addresses || !ring.kick_fd.valid()) {
-    return absl::FailedPreconditionError(
-        absl::StrFormat("SET_VRING_ENABLE: queue %d has no %s", state.index,
-                        ring.size == 0    ? "size (SET_VRING_NUM)"
-                        : !ring.addresses ? "addresses (SET_VRING_ADDR)"
-                                          : "kick (SET_VRING_KICK)"));
+  absl::Status status = SetUp(static_cast<uint16_t>(state.index), ring);
+  if (!status.ok()) ring.enabled = was_enabled;
+  return status;
+}
+
+absl::Status VhostUserRings::EnableAll() {
+  for (size_t index = 0; index < rings_.size(); ++index) {
+    absl::Status status =
+        SetVringEnable({.index = static_cast<uint32_t>(index), .num = 1});
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VhostUserRings::SetUp(uint16_t index, Ring& ring) {
+  if (ring.kick != nullptr || !ring.enabled || ring.size == 0 ||
+      !ring.addresses || !ring.kick_fd.valid()) {
+    return absl::OkStatus();
   }
   VirtqueueLayout layout;
   layout.size = ring.size;
@@ -143,19 +167,46 @@ absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
     if (!gpa.ok()) return gpa.status();
     *part = *gpa;
   }
+  const absl::StatusOr<uint16_t> start = ResumeAt(index, layout, ring.base);
+  if (!start.ok()) return start.status();
+  // A front end that does not send SET_STATUS has negotiated nevertheless.
+  device_.SetStatus(kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk);
+  if (config_ != nullptr) device_.SetConfigNotifier(*config_);
   const absl::StatusOr<Notifier*> kick =
-      device_.SetUpQueue(static_cast<uint16_t>(state.index), layout, ring.call);
+      device_.ResumeQueue(index, layout, ring.call, *start);
   if (!kick.ok()) return kick.status();
-  // Edge-triggered: the eventfd is never read, since the guest could make that
-  // block.
-  epoll_event event = {.events = EPOLLIN | EPOLLET,
-                       .data = {.u64 = state.index}};
-  if (epoll_ctl(poller_, EPOLL_CTL_ADD, ring.kick_fd.get(), &event) != 0) {
-    Reset();
-    return SystemError("epoll_ctl");
-  }
   ring.kick = *kick;
+  if (ring.started) {
+    device_.SetStatus(kVirtioDriverOk);
+    // The kicks that came while the ring was disabled.
+    ring.kick->Notify();
+  }
   return absl::OkStatus();
+}
+
+void VhostUserRings::TakeDown(uint16_t index, Ring& ring) {
+  if (std::exchange(ring.kick, nullptr) == nullptr) return;
+  const absl::StatusOr<uint16_t> base = device_.StopQueue(index);
+  if (base.ok()) ring.base = *base;
+}
+
+absl::StatusOr<uint16_t> VhostUserRings::ResumeAt(uint16_t index,
+                                                  const VirtqueueLayout& layout,
+                                                  uint16_t base) const {
+  const absl::StatusOr<VirtqueueMemory> memory =
+      VirtqueueMemory::Map(ram_, layout);
+  if (!memory.ok()) return memory.status();
+  const uint16_t used = memory->used_idx().load();
+  const uint16_t available = memory->available_idx().load();
+  const auto pending = static_cast<uint16_t>(available - used);
+  if (pending > layout.size || static_cast<uint16_t>(base - used) > pending) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SET_VRING_BASE: queue %d of %d descriptors from entry %d: must be "
+        "between its used index, %d, and its available index, %d",
+        index, layout.size, base, used, available));
+  }
+  // Chains that another back end took and did not return are handled again.
+  return used;
 }
 
 absl::StatusOr<std::pair<uint64_t, UniqueFd>> VhostUserRings::TakeFd(
@@ -181,13 +232,28 @@ absl::Status VhostUserRings::SetVringKick(VhostUserMessage& message) {
   if (!taken.ok()) return taken.status();
   const absl::StatusOr<Ring*> ring = Find(taken->first);
   if (!ring.ok()) return ring.status();
-  if ((*ring)->kick != nullptr || !taken->second.valid()) {
-    return absl::FailedPreconditionError(absl::StrFormat(
-        "SET_VRING_KICK: queue %d: %s", taken->first,
-        (*ring)->kick != nullptr ? "is set up" : "must have an eventfd"));
+  if (!taken->second.valid()) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "SET_VRING_KICK: queue %d: must have an eventfd", taken->first));
   }
-  (*ring)->kick_fd = std::move(taken->second);
+  Poll(**ring, taken->first, std::move(taken->second));
+  if (!(*ring)->kick_fd.valid()) return SystemError("epoll_ctl");
   return absl::OkStatus();
+}
+
+void VhostUserRings::Poll(Ring& ring, uint64_t index, UniqueFd kick_fd) {
+  if (ring.kick_fd.valid()) {
+    // Closing the fd would not remove it, since the guest has it open, too.
+    epoll_ctl(poller_, EPOLL_CTL_DEL, ring.kick_fd.get(), nullptr);
+  }
+  ring.kick_fd = std::move(kick_fd);
+  if (!ring.kick_fd.valid()) return;
+  // Edge-triggered: the eventfd is never read, since the guest could make that
+  // block. One that is readable already is reported once.
+  epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = index}};
+  if (epoll_ctl(poller_, EPOLL_CTL_ADD, ring.kick_fd.get(), &event) != 0) {
+    ring.kick_fd = UniqueFd();
+  }
 }
 
 absl::Status VhostUserRings::SetVringCall(VhostUserMessage& message) {
@@ -199,32 +265,47 @@ absl::Status VhostUserRings::SetVringCall(VhostUserMessage& message) {
   return absl::OkStatus();
 }
 
-void VhostUserRings::Kick(uint64_t index) {
-  if (index < rings_.size() && rings_[index].kick != nullptr) {
-    rings_[index].kick->Notify();
-  }
+absl::Status VhostUserRings::SetVringErr(VhostUserMessage& message) {
+  absl::StatusOr<std::pair<uint64_t, UniqueFd>> taken = TakeFd(message);
+  if (!taken.ok()) return taken.status();
+  const absl::StatusOr<Ring*> ring = Find(taken->first);
+  if (!ring.ok()) return ring.status();
+  (*ring)->error.Set(std::move(taken->second));
+  return absl::OkStatus();
 }
 
-void VhostUserRings::KickAll() {
-  for (const Ring& ring : rings_) {
-    if (ring.kick != nullptr) ring.kick->Notify();
+absl::Status VhostUserRings::Kick(uint64_t index) {
+  if (index >= rings_.size()) return absl::OkStatus();
+  Ring& ring = rings_[index];
+  ring.started = true;
+  if (ring.kick != nullptr) {
+    device_.SetStatus(kVirtioDriverOk);
+    ring.kick->Notify();
+    return absl::OkStatus();
   }
+  absl::Status status = SetUp(static_cast<uint16_t>(index), ring);
+  if (!status.ok()) ring.error.Notify();
+  return status;
+}
+
+void VhostUserRings::NotifyErrors() {
+  for (Ring& ring : rings_) ring.error.Notify();
 }
 
 void VhostUserRings::Reset() {
   for (Ring& ring : rings_) {
-    if (ring.kick != nullptr) {
-      // Closing the fd would not remove it, since the guest has it open, too.
-      epoll_ctl(poller_, EPOLL_CTL_DEL, ring.kick_fd.get(), nullptr);
-    }
     ring.kick = nullptr;
     ring.call.Close();
   }
   device_.SetStatus(0);
-  for (Ring& ring : rings_) {
+  for (size_t index = 0; index < rings_.size(); ++index) {
+    Ring& ring = rings_[index];
+    Poll(ring, index, UniqueFd());
     ring.size = 0;
     ring.addresses.reset();
-    ring.kick_fd = UniqueFd();
+    ring.base = 0;
+    ring.enabled = false;
+    ring.started = false;
   }
 }
 

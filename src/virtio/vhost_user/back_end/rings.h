@@ -15,17 +15,27 @@
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
+#include "guestmm/virtio/wire/virtqueue.h"
 #include "src/virtio/vhost_user/back_end/regions.h"
 
 namespace guestmm {
 
-// A session's queues: collects what the front end sends about each queue, until
-// SET_VRING_ENABLE sets it up at the device. From then until a reset its kick
-// is polled.
+// A session's queues ("rings"): what the front end sent about each, and whether
+// it runs (vhost-user, "Ring states"):
+//
+//   enabled   SET_VRING_ENABLE 1; without protocol features, always
+//   started   by a kick, until GET_VRING_BASE
+//   set up    at the device: enabled, with size, addresses and kick
+//
+// A ring that is set up and started runs. The states of rings are independent
+// of each other, and of SET_STATUS: the first ring that is set up implies
+// FEATURES_OK, the first kick DRIVER_OK. Features and configuration outlive a
+// stop; only a reset of the device ends them.
 //
 // The handlers are named after their messages. Errors: NotFound if the device
 // has no such queue; InvalidArgument, naming the value and its limit;
-// FailedPrecondition, naming the message that must come first. Not thread-safe.
+// FailedPrecondition for what must not change while the ring is set up. An
+// error leaves the ring as it was. Not thread-safe, but for NotifyErrors.
 class VhostUserRings {
  public:
   // The maximum number of queues of a device: each takes file descriptors.
@@ -43,31 +53,49 @@ class VhostUserRings {
 
   absl::Status SetVringNum(const VhostUserVringState& state);
   absl::Status SetVringAddr(const VhostUserVringAddr& addresses);
+  // Where the ring resumes when it is set up next. Checked then: the entry must
+  // lie between the ring's used and available indexes.
   absl::Status SetVringBase(const VhostUserVringState& state);
-  // Resets the device.
+  // Stops the ring after the chain in hand. Returns where it resumes.
   absl::StatusOr<uint16_t> GetVringBase(const VhostUserVringState& state);
-  // Also errors of VirtioDevice::SetUpQueue. Disabling a queue resets the
-  // device.
+  // Also errors of VirtioDevice::ResumeQueue, if all that a ring needs is
+  // there. A ring that is disabled keeps its place.
   absl::Status SetVringEnable(const VhostUserVringState& state);
+  // Enables all rings, for a front end without protocol features.
+  absl::Status EnableAll();
+  // May replace the kick of a ring that runs.
   absl::Status SetVringKick(VhostUserMessage& message);
   absl::Status SetVringCall(VhostUserMessage& message);
+  // Notified if the ring is found broken, or cannot be set up at its kick.
+  absl::Status SetVringErr(VhostUserMessage& message);
 
-  // Forwards a kick to the device. No effect if there is no such queue, or if
-  // it is not set up.
-  void Kick(uint64_t index);
-  void KickAll();
+  // The kick of queue `index` is readable: starts the ring, if it is not, and
+  // forwards the kick to the device. The error of a ring that cannot be set up,
+  // which is then notified of it. No effect if there is no such queue; a ring
+  // that is disabled keeps the kick.
+  absl::Status Kick(uint64_t index);
+
+  // The device has given up: notifies all rings. Thread-safe.
+  void NotifyErrors();
+
+  // Sets the device's notifier for its configuration and status, which must
+  // outlive this.
+  void SetConfigNotifier(Notifier& config) { config_ = &config; }
 
   // Resets the device and forgets the queues.
   void Reset();
 
  private:
-  // What is known about a queue so far.
   struct Ring {
     uint16_t size = 0;
     std::optional<VhostUserVringAddr> addresses;
-    UniqueFd kick_fd;
+    uint16_t base = 0;  // where it resumes when it is set up next
+    UniqueFd kick_fd;   // polled
     EventFdNotifier call;
-    // The device's kick; null until the queue is set up.
+    EventFdNotifier error;
+    bool enabled = false;
+    bool started = false;
+    // The device's kick; null unless the ring is set up.
     Notifier* kick = nullptr;
   };
 
@@ -76,11 +104,25 @@ class VhostUserRings {
   // message says that there is none.
   static absl::StatusOr<std::pair<uint64_t, UniqueFd>> TakeFd(
       VhostUserMessage& message);
+  // FailedPrecondition if the ring is set up.
+  static absl::Status CheckStopped(VhostUserRequest request, uint64_t index,
+                                   const Ring& ring);
+  // Sets the ring up at the device if it is enabled and has all it needs.
+  absl::Status SetUp(uint16_t index, Ring& ring);
+  // The opposite. The ring keeps its place.
+  void TakeDown(uint16_t index, Ring& ring);
+  // Where the ring at `layout` resumes: at the first chain that was not
+  // returned. InvalidArgument if `base` cannot be right.
+  absl::StatusOr<uint16_t> ResumeAt(uint16_t index,
+                                    const VirtqueueLayout& layout,
+                                    uint16_t base) const;
+  void Poll(Ring& ring, uint64_t index, UniqueFd kick_fd);
 
   VirtioDevice& device_;
   const GuestRam& ram_;
   const VhostUserRegions& regions_;
   const int poller_;
+  Notifier* config_ = nullptr;
   std::vector<Ring> rings_;
 };
 

@@ -21,9 +21,6 @@ namespace {
 constexpr uint64_t kSocketEvent = VhostUserRings::kMaxQueues;
 constexpr uint64_t kWakeEvent = VhostUserRings::kMaxQueues + 1;
 
-// The protocol features that a front end must accept.
-constexpr uint64_t kNeededOfFrontEnd = kVhostUserProtocolStatus;
-
 std::vector<std::byte> ToBytes(std::span<const std::byte> bytes) {
   return {bytes.begin(), bytes.end()};
 }
@@ -42,6 +39,7 @@ void ConfigChangeNotifier::Set(UniqueFd socket) {
 }
 
 void ConfigChangeNotifier::Notify() {
+  if ((device_->status() & kVirtioNeedsReset) != 0) rings_->NotifyErrors();
   std::shared_ptr<const VhostUserChannel> channel;
   {
     LockHolder hold(lock_);
@@ -88,6 +86,8 @@ absl::Status VhostUserSession::Start(MakeDevice make_device) {
   GUESTMM_CHECK(device_ != nullptr) << "make_device made no device";
   rings_ = std::make_unique<VhostUserRings>(*device_, *ram_, *regions_,
                                             poller_.get());
+  config_change_.SetDevice(*device_, *rings_);
+  rings_->SetConfigNotifier(config_change_);
   return absl::OkStatus();
 }
 
@@ -116,8 +116,8 @@ absl::Status VhostUserSession::Run() {
       const uint64_t event = events[static_cast<size_t>(i)].data.u64;
       if (event == kSocketEvent) {
         has_messages = true;
-      } else {
-        rings_->Kick(event);
+      } else if (!rings_->Kick(event).ok()) {
+        refused_.fetch_add(1, std::memory_order_relaxed);
       }
     }
     // Messages after kicks: a message may disable the queue that was kicked.
@@ -171,6 +171,8 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
       return with(ToNumber(message),
                   [&](uint64_t bits) { return SetFeatures(bits); });
     case VhostUserRequest::kSetOwner:
+    // Deprecated, and to be ignored (vhost-user, RESET_OWNER).
+    case VhostUserRequest::kResetOwner:
       return none(absl::OkStatus());
     case VhostUserRequest::kGetProtocolFeatures:
       return number(kVhostUserProtocolFeatures);
@@ -241,27 +243,27 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
       return none(rings_->SetVringKick(message));
     case VhostUserRequest::kSetVringCall:
       return none(rings_->SetVringCall(message));
+    case VhostUserRequest::kSetVringErr:
+      return none(rings_->SetVringErr(message));
   }
   return absl::UnimplementedError(
       absl::StrCat(Name(message.request()), ": unknown"));
 }
 
 absl::Status VhostUserSession::SetFeatures(uint64_t features) {
-  if ((features & kVhostUserFProtocolFeatures) == 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_FEATURES: 0x%x: must include PROTOCOL_FEATURES, 0x%x", features,
-        kVhostUserFProtocolFeatures));
-  }
-  return device_->SetDriverFeatures(features & ~kVhostUserFProtocolFeatures);
+  absl::Status status =
+      device_->SetDriverFeatures(features & ~kVhostUserFProtocolFeatures);
+  if (!status.ok()) return status;
+  // vhost-user, "Ring states": without PROTOCOL_FEATURES rings are enabled.
+  return (features & kVhostUserFProtocolFeatures) != 0 ? absl::OkStatus()
+                                                       : rings_->EnableAll();
 }
 
 absl::Status VhostUserSession::SetProtocolFeatures(uint64_t features) {
-  if ((features & ~kVhostUserProtocolFeatures) != 0 ||
-      (features & kNeededOfFrontEnd) != kNeededOfFrontEnd) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_PROTOCOL_FEATURES: 0x%x: must be a subset of 0x%x that includes "
-        "0x%x",
-        features, kVhostUserProtocolFeatures, kNeededOfFrontEnd));
+  if ((features & ~kVhostUserProtocolFeatures) != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("SET_PROTOCOL_FEATURES: 0x%x: must be a subset of 0x%x",
+                        features, kVhostUserProtocolFeatures));
   }
   protocol_features_ = features;
   return absl::OkStatus();
@@ -276,13 +278,8 @@ absl::Status VhostUserSession::SetStatus(uint64_t status) {
     rings_->Reset();
     return absl::OkStatus();
   }
-  const bool was_running = (device_->status() & kVirtioDriverOk) != 0;
   device_->SetConfigNotifier(config_change_);
   device_->SetStatus(static_cast<uint8_t>(status));
-  if (!was_running && (device_->status() & kVirtioDriverOk) != 0) {
-    // Kicks before DRIVER_OK had no effect.
-    rings_->KickAll();
-  }
   return absl::OkStatus();
 }
 

@@ -33,10 +33,18 @@ namespace guestmm {
 // not read yet says the same.
 class ConfigChangeNotifier final : public Notifier {
  public:
+  // Once, before Notify. If `device` needs a reset, `rings` are notified of the
+  // error. Both must outlive the last call.
+  void SetDevice(const VirtioDevice& device, VhostUserRings& rings) {
+    device_ = &device;
+    rings_ = &rings;
+  }
   void Set(UniqueFd socket);
   void Notify() override;
 
  private:
+  const VirtioDevice* device_ = nullptr;
+  VhostUserRings* rings_ = nullptr;
   mutable SpinLock lock_;
   std::shared_ptr<const VhostUserChannel> channel_ ABSL_GUARDED_BY(lock_);
 };

@@ -64,21 +64,15 @@ std::vector<Refusal> AllRefusals() {
   std::vector<Refusal> refusals = {
       {"UNIMPLEMENTED: request 99: unknown",
        Sends(static_cast<Request>(99), uint64_t{0})},
-      {"UNIMPLEMENTED: request 4: unknown",
-       Sends(static_cast<Request>(4), uint64_t{0}, 3)},
+      {"UNIMPLEMENTED: request 6: unknown",
+       Sends(static_cast<Request>(6), uint64_t{0}, 3)},
       {"INVALID_ARGUMENT: SET_FEATURES: payload of 4 bytes: must be 8",
        Sends(Request::kSetFeatures, uint32_t{0})},
-      {"INVALID_ARGUMENT: SET_FEATURES: 0x100000000: must include "
-       "PROTOCOL_FEATURES, 0x40000000",
-       Sends(Request::kSetFeatures, kVirtioFVersion1)},
       {"INVALID_ARGUMENT: features 0x80 accepted, but not offered",
        Sends(Request::kSetFeatures, kVhostUserFProtocolFeatures | 0x80)},
       {"INVALID_ARGUMENT: SET_PROTOCOL_FEATURES: 0x10002: must be a subset of "
-       "0x1a229 that includes 0x10000",
+       "0x1a229",
        Sends(Request::kSetProtocolFeatures, uint64_t{0x10002})},
-      {"INVALID_ARGUMENT: SET_PROTOCOL_FEATURES: 0x8: must be a subset of "
-       "0x1a229 that includes 0x10000",
-       Sends(Request::kSetProtocolFeatures, uint64_t{8})},
       {"INVALID_ARGUMENT: SET_STATUS: 0x100: must be at most 0xff",
        Sends(Request::kSetStatus, uint64_t{0x100})},
       {"INVALID_ARGUMENT: SET_BACKEND_REQ_FD: came with 0 fds: must be 1",
@@ -166,27 +160,26 @@ std::vector<Refusal> AllRefusals() {
       {"INVALID_ARGUMENT: SET_VRING_NUM: queue 2 of 65536 descriptors: must be "
        "a power of 2 up to 32",
        Sends(Request::kSetVringNum, State(kReporting, 65536))},
-      {"INVALID_ARGUMENT: SET_VRING_BASE: queue 2 from entry 1: must be 0",
-       Sends(Request::kSetVringBase, State(kReporting, 1))},
+      {"INVALID_ARGUMENT: SET_VRING_BASE: queue 2 from entry 65536: must be at "
+       "most 65535",
+       Sends(Request::kSetVringBase, State(kReporting, 65536))},
       {"INVALID_ARGUMENT: SET_VRING_ADDR: flags 0x1: must be 0",
        Sends(Request::kSetVringAddr,
              VhostUserVringAddr{kReporting, 1, 0, 0, 0, 0})},
       {"INVALID_ARGUMENT: SET_VRING_ENABLE: queue 2: 2: must be 0 or 1",
        Sends(Request::kSetVringEnable, State(kReporting, 2))},
-      {"FAILED_PRECONDITION: SET_VRING_ENABLE: queue 2 has no size "
-       "(SET_VRING_NUM)",
-       Sends(Request::kSetVringEnable, State(kReporting, 1))},
       {"INVALID_ARGUMENT: SET_VRING_KICK: 0x2 came with 0 fds: must be 1",
        Sends(Request::kSetVringKick, uint64_t{2})},
       {"INVALID_ARGUMENT: SET_VRING_CALL: 0x102 came with 1 fds: must be 0",
        Sends(Request::kSetVringCall, uint64_t{0x102}, 1)},
-      {"FAILED_PRECONDITION: SET_VRING_KICK: queue 2: must have an eventfd",
+      {"INVALID_ARGUMENT: SET_VRING_KICK: queue 2: must have an eventfd",
        Sends(Request::kSetVringKick, uint64_t{0x102})},
   };
   // Files that could block the device.
   for (const auto& [request, name] :
        {std::pair(Request::kSetVringKick, "SET_VRING_KICK"),
-        std::pair(Request::kSetVringCall, "SET_VRING_CALL")}) {
+        std::pair(Request::kSetVringCall, "SET_VRING_CALL"),
+        std::pair(Request::kSetVringErr, "SET_VRING_ERR")}) {
     static std::deque<std::string> texts;
     texts.push_back(absl::StrCat("INVALID_ARGUMENT: ", name,
                                  ": must come with an eventfd"));

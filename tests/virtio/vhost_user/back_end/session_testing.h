@@ -98,7 +98,7 @@ class HonestGuest {
     front_.ShakeHands();
   }
 
-  static VirtqueueLayout Layout() { return LayOutVirtqueue(Gpa(0), 8); }
+  static VirtqueueLayout Layout() { return LayOutVirtqueue(Gpa(0x10000), 8); }
 
   void Share() {
     const int memfd = ram_->memfd();

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/virtual_time.h"
@@ -15,6 +16,7 @@
 #include "guestmm/machine/model/model_machine.h"
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/reporting/reporter.h"
+#include "src/reporting/forwarding_policy.h"
 
 namespace guestmm::mechanisms_test {
 namespace {
@@ -109,6 +111,44 @@ TEST(MechanismsTest, OffHandsNothingBack) {
   machine->RunUntil(std::chrono::minutes(1));
   EXPECT_GE(machine->ledger()->resident_pages().bytes(), 16 * kMiB);
   EXPECT_EQ(machine->mechanism()->counters().requests, 0U);
+}
+
+// Counts how often it is checked.
+class CheckedPolicy final : public ForwardingPolicy {
+ public:
+  CheckedPolicy(std::unique_ptr<ReportingPolicy> policy, int& checks)
+      : ForwardingPolicy(std::move(policy)), checks_(checks) {}
+  absl::Status CheckInvariants() const override {
+    ++checks_;
+    return ForwardingPolicy::CheckInvariants();
+  }
+
+ private:
+  int& checks_;
+};
+
+TEST(MechanismsTest, APolicyIsCheckedOnce) {
+  int checks = 0;
+  const auto run = [&checks](Machine& machine) {
+    checks = 0;
+    const auto make = [&checks] {
+      return std::make_unique<CheckedPolicy>(
+          MakePolicy({.name = "linux"}, PolicyContext(Order(0))).value(),
+          checks);
+    };
+    ASSERT_TRUE(machine
+                    .StartMechanism(std::make_unique<ReportingMechanism>(
+                        "reporting:linux", make))
+                    .ok());
+    EXPECT_TRUE(machine.CheckInvariants().ok());
+    EXPECT_EQ(checks, 1);
+  };
+  VirtualTime time(1);
+  run(*ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time)
+           .value());
+  run(*Guest::Create(
+           {.memory = MemoryMap::Pc(256 * kMiB), .virtual_time = &time})
+           .value());
 }
 
 TEST(MechanismsTest, AParameterInTheTextWinsOverTheContexts) {

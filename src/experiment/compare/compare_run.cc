@@ -78,17 +78,16 @@ void FillShares(const CompareOptions& options, const PageAllocator& allocator,
       CountReportable(allocator, resident, *options.reportable_order).share();
 }
 
-void FillCounters(Machine& machine, const HostLedger& ledger,
-                  const HoldTimes& holds, CompareRow& row) {
+void FillCounters(Machine& machine, CompareRow& row) {
   const MachineCounters counters = machine.counters();
-  const LedgerCounters pages = ledger.counters();
+  const LedgerCounters pages = machine.ledger()->counters();
+  const HoldTimes& holds = counters.holds;
   row.kicks = counters.kicks;
   row.discard_calls = counters.discard_calls;
   row.refaults_1s = pages.refaults;
   row.failed_while_isolated =
       machine.allocator().vmstat().alloc_failed_isolated;
   row.reports = machine.mechanism()->counters().requests;
-  if (machine.reporter() == nullptr) return;
   if (pages.needed_bytes > 0) {
     row.reported_over_needed = static_cast<double>(pages.reported_bytes) /
                                static_cast<double>(pages.needed_bytes);

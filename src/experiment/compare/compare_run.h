@@ -122,10 +122,9 @@ void FillTimes(Nanoseconds from, std::span<const DiscardedUntil> discards,
 void FillShares(const CompareOptions& options, const PageAllocator& allocator,
                 ResidentPages resident, CompareRow& row);
 
-// Sets the columns that the machine, its ledger and the reporter's lock holds
-// count. REQUIRES: the machine has a mechanism.
-void FillCounters(Machine& machine, const HostLedger& ledger,
-                  const HoldTimes& holds, CompareRow& row);
+// Sets the columns that the machine, its ledger and its mechanism count.
+// REQUIRES: the machine has both.
+void FillCounters(Machine& machine, CompareRow& row);
 
 // Converts pages times microseconds to GiB times minutes.
 double GibMinutes(double page_microseconds);

@@ -12,14 +12,10 @@
 #include "guestmm/base/random.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/host/accounting/footprint.h"
-#include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/real/guest.h"
 #include "src/experiment/compare/compare_run.h"
-#include "src/host/accounting/ledger_hypervisor.h"
-#include "src/machine/ledger_backing.h"
 #include "src/machine/real/coarse_clock.h"
-#include "src/machine/real/hold_timer.h"
 
 namespace guestmm {
 namespace {
@@ -182,29 +178,13 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
                                 .vcpus = static_cast<int>(setup.vcpus)};
-  const MonotonicClock clock;
-  HoldTimer holds(clock);
-  guest_options.holds = &holds;
-  // Not GuestOptions::ledger_granule, whose ledger reads the clock at every
-  // touch: 30 ns beside the 500 ns of a page fault.
+  guest_options.ledger_granule = setup.granule;
+  // To read the machine's clock at every touch takes 30 ns, beside the 500 ns
+  // of a page fault.
   CoarseClock coarse;
-  HostLedger ledger(guest_options.memory.back().end, setup.granule);
-  LedgerBacking* backing = nullptr;
-  LedgerHypervisor* hypervisor = nullptr;
-  guest_options.make_backing = [&](const GuestRam& ram) {
-    auto made = std::make_unique<LedgerBacking>(&ram, ledger, coarse);
-    backing = made.get();
-    return made;
-  };
-  guest_options.make_hypervisor = [&](const GuestRam& ram) {
-    // One range per call, as in virtual time and on every kernel.
-    auto made = std::make_unique<LedgerHypervisor>(
-        *DiscardingHypervisor::Create(ram,
-                                      {.ranges_per_call = RangesPerCall::kOne}),
-        ledger, coarse);
-    hypervisor = made.get();
-    return made;
-  };
+  guest_options.ledger_clock = &coarse;
+  // One range per call, as in virtual time and on every kernel.
+  guest_options.discard.ranges_per_call = RangesPerCall::kOne;
   absl::StatusOr<std::unique_ptr<Guest>> made = Guest::Create(guest_options);
   if (!made.ok()) return made.status();
   Guest& guest = **made;
@@ -236,10 +216,8 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   // The end of the last vCPU's part may be yet to come.
   const Nanoseconds work_end = std::max(*meter.end(), run.Now());
   if (status.ok()) status = run.RunUntil(work_end + setup.rest);
+  if (status.ok()) status = guest.status();
   if (!status.ok()) return status;
-  if (backing->lost_any()) {
-    return absl::DataLossError("a page in use lost its contents");
-  }
 
   CompareRun result;
   CompareRow& row = result.row;
@@ -248,8 +226,8 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
   FillWork(meter, row);
   status = FillMeasuredShares(options, guest, row);
   if (!status.ok()) return status;
-  FillCounters(guest, ledger, holds.times(), row);
-  FillTimes(run.start() + work_end, hypervisor->discards(), row);
+  FillCounters(guest, row);
+  FillTimes(run.start() + work_end, guest.discards(), row);
   row.footprint_gib_min = run.resident().gib_minutes();
   result.in_use_gib_min = run.in_use().gib_minutes();
   if (amount == nullptr) result.amount = meter.amount();

@@ -128,7 +128,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   row.policy = policy;
   FillWork(meter, row);
   FillShares(options, guest.allocator(), ResidentIn(*guest.ledger()), row);
-  FillCounters(guest, *guest.ledger(), guest.counters().holds, row);
+  FillCounters(guest, row);
   FillTimes(work_end, guest.discards(), row);
   const ModelMachine::Footprint footprint = guest.footprint();
   row.footprint_gib_min = footprint.resident.gib_minutes();

@@ -162,7 +162,7 @@ void Guest::SetUpBacking() {
                                            *options_.ledger_granule);
     hold_timer_ = std::make_unique<HoldTimer>(*clock_);
     auto backing =
-        std::make_unique<LedgerBacking>(ram_.get(), *ledger_, *clock_);
+        std::make_unique<LedgerBacking>(ram_.get(), *ledger_, ledger_clock());
     ledger_backing_ = backing.get();
     backing_ = std::move(backing);
   } else if (options_.make_backing) {
@@ -186,8 +186,8 @@ absl::Status Guest::SetUpHypervisor() {
     hypervisor_ = *std::move(hypervisor);
   }
   if (ledger_ != nullptr) {
-    auto hypervisor = std::make_unique<LedgerHypervisor>(std::move(hypervisor_),
-                                                         *ledger_, *clock_);
+    auto hypervisor = std::make_unique<LedgerHypervisor>(
+        std::move(hypervisor_), *ledger_, ledger_clock());
     ledger_hypervisor_ = hypervisor.get();
     hypervisor_ = std::move(hypervisor);
   }

@@ -14,6 +14,7 @@
 #include "guestmm/reporting/policies.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/virtio/wire/balloon.h"
+#include "src/machine/real/coarse_clock.h"
 
 namespace guestmm::guest_machine_test {
 namespace {
@@ -122,6 +123,23 @@ TEST_F(GuestMachineTest, APageThatLostItsContentsIsDataLoss) {
   EXPECT_EQ(guest->vcpu(0).FindCorrupted(pfn, Order(0), /*stamp=*/2), pfn);
   EXPECT_EQ(guest->status(),
             absl::DataLossError("a page in use lost its contents"));
+}
+
+TEST_F(GuestMachineTest, TheLedgersClockMayBeAnother) {
+  CoarseClock coarse;
+  coarse.Set(seconds(42));
+  options_.virtual_time = &time_;
+  options_.ledger_granule = Order(0);
+  options_.ledger_clock = &coarse;
+  options_.make_mechanism = [] { return Make("reporting:linux"); };
+  const auto guest = Guest::Create(options_).value();
+  const Pfn pfn = guest->vcpu(0).Allocate(kMaxOrder).value();
+  guest->vcpu(0).Touch(pfn, kMaxOrder, /*stamp=*/1);
+  guest->vcpu(0).Free(pfn, kMaxOrder);
+  EXPECT_TRUE(guest->WaitUntilAtRest(seconds(60)));
+  ASSERT_FALSE(guest->discards().empty());
+  EXPECT_EQ(guest->discards().back().when, seconds(42));
+  EXPECT_LT(guest->Now(), seconds(42));
 }
 
 TEST_F(GuestMachineTest, RunUntilRunsItsVirtualTime) {

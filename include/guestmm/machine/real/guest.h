@@ -102,6 +102,9 @@ struct GuestOptions {
   // `holds` is set. Unset: Machine::ledger() is null. Requires make_backing and
   // vmm_socket to be unset.
   std::optional<Order> ledger_granule = {};
+  // The time that the ledger and discards() enter, read at each touch; must
+  // outlive the guest. Null: the machine's clock.
+  const Clock* ledger_clock = nullptr;
   // Started by Create. Unset: none; Machine::StartMechanism may start one
   // later, but then neither hotplug nor wait_for_isolated waits for the memory
   // that it has isolated. Requires make_policy to be unset.
@@ -175,6 +178,9 @@ class Guest final : public Machine {
   explicit Guest(const GuestOptions& options);
 
   uint64_t balloon_features() const;
+  const Clock& ledger_clock() const {
+    return options_.ledger_clock != nullptr ? *options_.ledger_clock : *clock_;
+  }
   // The steps of Create.
   void StartQueues();
   absl::Status SetUpAllocator();

@@ -1,7 +1,6 @@
 #include "guestmm/mechanism/mechanism_spec.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -13,12 +12,9 @@ namespace {
 
 constexpr std::string_view kReportingPrefix = "reporting:";
 
-constexpr std::array kMechanisms = {kMechanismOff, kMechanismLimit,
-                                    kMechanismReal, kMechanismReporting};
-
 bool IsMechanism(std::string_view name) {
-  return std::find(kMechanisms.begin(), kMechanisms.end(), name) !=
-         kMechanisms.end();
+  return std::find(kMechanismNames.begin(), kMechanismNames.end(), name) !=
+         kMechanismNames.end();
 }
 
 absl::StatusOr<MechanismSpec> ParseReporting(MechanismOption option,
@@ -59,8 +55,9 @@ std::vector<std::string> MechanismList::policies() const {
   return texts;
 }
 
-absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
-                                             std::string_view text) {
+absl::StatusOr<MechanismSpec> ParseMechanism(
+    MechanismOption option, std::string_view text,
+    std::span<const std::string_view> names) {
   const std::string name(text.substr(0, text.find(':')));
   // --policies names no mechanism "reporting": it takes that for a policy.
   const bool is_known = IsMechanism(name);
@@ -71,7 +68,7 @@ absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
   if (!is_known) {
     return OptionError(Name(option), text,
                        absl::StrCat("must be one of ",
-                                    absl::StrJoin(kMechanisms, ", ",
+                                    absl::StrJoin(names, ", ",
                                                   [](std::string* out,
                                                      std::string_view known) {
                                                     out->append(known);
@@ -86,7 +83,8 @@ absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
 }
 
 absl::StatusOr<MechanismList> ParseMechanisms(
-    MechanismOption option, std::span<const std::string> texts) {
+    MechanismOption option, std::span<const std::string> texts,
+    std::span<const std::string_view> names) {
   const std::string list = absl::StrJoin(texts, ",");
   if (list.empty()) {
     return OptionError(
@@ -96,7 +94,7 @@ absl::StatusOr<MechanismList> ParseMechanisms(
   }
   MechanismList result = {.option = option};
   for (const std::string& text : texts) {
-    absl::StatusOr<MechanismSpec> spec = ParseMechanism(option, text);
+    absl::StatusOr<MechanismSpec> spec = ParseMechanism(option, text, names);
     if (!spec.ok()) return spec.status();
     if (std::find(result.specs.begin(), result.specs.end(), *spec) !=
         result.specs.end()) {
@@ -109,16 +107,17 @@ absl::StatusOr<MechanismList> ParseMechanisms(
 
 absl::StatusOr<MechanismList> ParseMechanisms(
     std::span<const std::string> policies,
-    std::span<const std::string> mechanisms) {
+    std::span<const std::string> mechanisms,
+    std::span<const std::string_view> names) {
   if (mechanisms.empty()) {
-    return ParseMechanisms(MechanismOption::kPolicies, policies);
+    return ParseMechanisms(MechanismOption::kPolicies, policies, names);
   }
   if (!policies.empty()) {
     return OptionError(Name(MechanismOption::kMechanisms),
                        absl::StrJoin(mechanisms, ","),
                        "must be unset with --policies");
   }
-  return ParseMechanisms(MechanismOption::kMechanisms, mechanisms);
+  return ParseMechanisms(MechanismOption::kMechanisms, mechanisms, names);
 }
 
 std::string MechanismText(std::string_view policy_text) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,18 @@ TEST(MechanismSpecTest, RefusesUnknownNames) {
   EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "").status()),
             "--mechanisms=\"\": must be one of off, limit, real, "
             "reporting");
+}
+
+TEST(MechanismSpecTest, AnUnknownNamesErrorListsWhatTheCallerTakes) {
+  constexpr std::array kNames = {kMechanismOff, kMechanismReporting};
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "baloon", kNames).status()),
+            "--mechanisms=baloon: must be one of off, reporting");
+  EXPECT_EQ(
+      ErrorOf(
+          ParseMechanisms(Texts{}, Texts{"off", "baloon"}, kNames).status()),
+      "--mechanisms=baloon: must be one of off, reporting");
+  // For CheckMechanisms to refuse.
+  EXPECT_TRUE(ParseMechanism(kMechanisms, "limit", kNames).ok());
 }
 
 TEST(MechanismSpecTest, OnlyReportingHasParameters) {

@@ -110,7 +110,12 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
   expect(recording_ + " --policies off,real --placement native", 2,
          "--placement=native: must be recorded with the policy real");
   expect(recording_ + " --mechanisms off --policies off", 2,
-         "guestmm replay: --policies excludes --mechanisms");
+         "guestmm replay: --mechanisms=off: must be unset with --policies");
+  expect(recording_ + " --policy linux,", 2,
+         "guestmm replay: --policies=linux,: must have a word on each side of "
+         "a comma");
+  expect(recording_ + " --mechanisms foo", 2,
+         "--mechanisms=foo: must be one of off, reporting, real");
   expect(recording_ + " --mechanisms reporting", 2,
          "guestmm replay: --mechanisms=reporting: must be written "
          "reporting:POLICY[:KEY=VALUE]...");
@@ -176,9 +181,9 @@ TEST_F(ReplayCommandTest, NamesTheFilesThatTheTruthNeeds) {
   const Outcome outcome = Replay(top_.string() + " --truth");
   EXPECT_EQ(outcome.status, 2);
   EXPECT_THAT(outcome.err,
-              AllOf(HasSubstr("--truth: "),
-                    HasSubstr("trace.gmtrace must have these beside it, and "
-                              "not empty: reports.csv, rss.csv\n")));
+              HasSubstr("--truth: must have these files beside " +
+                        Path("trace.gmtrace") +
+                        ", and not empty: reports.csv, rss.csv\n"));
   fs::copy(recording_ + "/rss.csv", top_ / "rss.csv");
   std::ofstream(top_ / "reports.csv") << "time_s,gpa,bytes\n";
   EXPECT_THAT(Replay(top_.string() + " --truth").err,

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 
 namespace guestmm::tools {
 namespace {
@@ -83,6 +84,23 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
          },
          help)
       ->type_name("N");
+}
+
+void AddList(CLI::App& app, const std::string& names,
+             std::vector<std::string>& words, const std::string& help) {
+  // Not CLI11's delimiter(), which drops empty words.
+  app.add_option_function<std::vector<std::string>>(
+      names,
+      [name = names.substr(0, names.find(',')),
+       &words](const std::vector<std::string>& arguments) {
+        const std::string text = absl::StrJoin(arguments, ",");
+        words = absl::StrSplit(text, ',');
+        for (const std::string& word : words) {
+          if (!word.empty() || text.empty()) continue;
+          Reject(name, text, "must have a word on each side of a comma");
+        }
+      },
+      help);
 }
 
 }  // namespace guestmm::tools

@@ -54,6 +54,12 @@ void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
                 uint64_t high, std::optional<uint64_t>& value,
                 const std::string& help);
 
+// Words separated by commas, as one argument or several. `names` is as CLI11
+// takes it, the name for errors first. An empty word is refused, unless it is
+// all that is given.
+void AddList(CLI::App& app, const std::string& names,
+             std::vector<std::string>& words, const std::string& help);
+
 // One of `choices`, each a word and the value that it stands for.
 template <typename T>
 void AddChoice(CLI::App& app, const std::string& name,

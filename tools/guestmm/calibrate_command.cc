@@ -29,7 +29,7 @@ int RunCalibrateCommand(const std::string& out) {
     if (!opened.ok()) {
       return Fail("calibrate",
                   absl::InvalidArgumentError(opened.status().message()),
-                  "--out ");
+                  "--out=");
     }
     folder = *std::move(opened);
   }
@@ -54,7 +54,7 @@ int RunCalibrateCommand(const std::string& out) {
   if (!folder) return kExitSuccess;
   const absl::Status written =
       folder->Write(file.filename().string(), CostsJson(calibration->costs));
-  if (!written.ok()) return Fail("calibrate", written, "--out ");
+  if (!written.ok()) return Fail("calibrate", written, "--out=");
   std::cout << "\nwritten to " << out << ", for guestmm compare --costs\n";
   return kExitSuccess;
 }

@@ -214,7 +214,7 @@ int RunCompareCommand(const CompareArguments& arguments,
   if (!arguments.costs.empty()) {
     const absl::StatusOr<CostModel> costs = ReadCosts(arguments.costs);
     if (!costs.ok())
-      return Fail("compare", AsUsage(costs.status()), "--costs ");
+      return Fail("compare", AsUsage(costs.status()), "--costs=");
     options.costs = *costs;
   }
   const absl::StatusOr<CompareOptions> resolved =
@@ -228,7 +228,7 @@ int RunCompareCommand(const CompareArguments& arguments,
     absl::StatusOr<OutputDirectory> opened =
         OutputDirectory::Open(arguments.out);
     if (!opened.ok())
-      return Fail("compare", AsUsage(opened.status()), "--out ");
+      return Fail("compare", AsUsage(opened.status()), "--out=");
     out = *std::move(opened);
   }
 
@@ -260,7 +260,7 @@ int RunCompareCommand(const CompareArguments& arguments,
   if (!out) return kExitSuccess;
   absl::Status written = out->Write("series.csv", CompareSeriesCsv(*result));
   written.Update(out->Write("summary.json", CompareSummaryJson(*result)));
-  if (!written.ok()) return Fail("compare", written, "--out ");
+  if (!written.ok()) return Fail("compare", written, "--out=");
   std::cout << "\nwritten to " << out->path().string()
             << ": summary.json, series.csv\n";
   return kExitSuccess;
@@ -291,18 +291,13 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
       "memory the host gets back, how soon, and at what cost to the guest.");
   const auto arguments = std::make_shared<CompareArguments>();
   CompareOptions& options = arguments->options;
-  command
-      .add_option("--policies", options.policies,
-                  "Policies to run beside off, separated by commas, e.g. "
-                  "linux,linux:order=5 [all]")
-      ->delimiter(',');
-  command
-      .add_option("--mechanisms", options.mechanisms,
-                  "The same as mechanisms, e.g. off,reporting:linux:order=5 "
-                  "[those of --policies]")
-      ->delimiter(',');
-  command.add_option("--workloads", options.workloads, WorkloadHelp())
-      ->delimiter(',');
+  AddList(command, "--policies", options.policies,
+          "Policies to run beside off, separated by commas, e.g. "
+          "linux,linux:order=5 [all]");
+  AddList(command, "--mechanisms", options.mechanisms,
+          "The same as mechanisms, e.g. off,reporting:linux:order=5 [those of "
+          "--policies]");
+  AddList(command, "--workloads", options.workloads, WorkloadHelp());
   AddPolicyArguments(command, arguments->policy);
   AddFields(command, CompareFields(), options, {"mode"});
   CLI::Option* const in_virtual_time = command.add_flag_callback(

@@ -35,7 +35,7 @@ void PrintTable(const DensityResult& result) {
       FormatBytes(setup.guest_bytes), FormatBytes(setup.host_bytes),
       FormatBytes(setup.workload_min_bytes),
       setup.options.idle_activity ? "idling" : "silent",
-      setup.options.real_time ? "real" : "virtual", setup.options.seed);
+      setup.real_time ? "real" : "virtual", setup.options.seed);
   const int limit = result.rows.back().guests;
   Table table({"policy", "guests that fit", "resident at end", "handed back",
                "reports", "madvise calls", "share of limit", "time"});
@@ -114,16 +114,11 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       "virtual time.");
   const auto arguments = std::make_shared<DensityArguments>();
   DensityOptions& options = arguments->options;
-  command
-      .add_option("--policies", options.policies,
-                  "Policies to run, separated by commas "
-                  "[off,v12,linux,adaptive]")
-      ->delimiter(',');
-  command
-      .add_option("--mechanisms", options.mechanisms,
-                  "The same as mechanisms, e.g. off,reporting:linux:order=5 "
-                  "[those of --policies]")
-      ->delimiter(',');
+  AddList(command, "--policies", options.policies,
+          "Policies to run, separated by commas [off,v12,linux,adaptive]");
+  AddList(command, "--mechanisms", options.mechanisms,
+          "The same as mechanisms, e.g. off,reporting:linux:order=5 [those of "
+          "--policies]");
   AddPolicyArguments(command, arguments->policy);
   AddFields(command, DensityFields(), options);
   command

@@ -4,12 +4,32 @@
 #include <iostream>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "CLI/CLI.hpp"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 
 namespace guestmm::tools {
+namespace {
+
+// What is wrong with the command line. `at`: the last command that it names.
+std::string ErrorText(const CLI::App& at, const CLI::ParseError& error) {
+  const auto commands =
+      at.get_subcommands([](const CLI::App*) { return true; });
+  if (commands.empty() || error.get_name() != "RequiredError") {
+    return error.what();
+  }
+  std::string rule = "must be one of ";
+  for (const CLI::App* const command : commands) {
+    if (command != commands.front()) rule += ", ";
+    rule += command->get_name();
+  }
+  const std::vector<std::string> words = at.remaining();
+  return (words.empty() ? "the command " : words.front() + ": ") + rule;
+}
+
+}  // namespace
 
 int GuestmmMain(int argc, char** argv) {
   CLI::App app{
@@ -31,10 +51,13 @@ int GuestmmMain(int argc, char** argv) {
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
-    const auto given = app.get_subcommands();
-    std::cerr << "guestmm"
-              << (given.empty() ? "" : " " + given.front()->get_name()) << ": "
-              << error.what() << "\n";
+    const CLI::App* at = &app;
+    std::cerr << at->get_name();
+    while (!at->get_subcommands().empty()) {
+      at = at->get_subcommands().front();
+      std::cerr << " " << at->get_name();
+    }
+    std::cerr << ": " << ErrorText(*at, error) << "\n";
     return kExitUsage;
   }
   return commands.at(app.get_subcommands().front()->get_name())();

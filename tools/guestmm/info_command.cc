@@ -87,8 +87,8 @@ absl::StatusOr<NodeDistances> ParseDistances(const std::string& text) {
       if (!absl::SimpleAtoi(word, &distance) || distance < 10 ||
           distance > 255) {
         return absl::InvalidArgumentError(
-            absl::StrCat(text, ": \"", word,
-                         "\" must be 10 to 255; rows are as in "
+            absl::StrCat(word.empty() ? "\"\"" : word,
+                         ": must be 10 to 255; rows are as in "
                          "\"10,20;20,10\""));
       }
       distances.back().push_back(distance);
@@ -108,8 +108,8 @@ absl::StatusOr<std::vector<Text>> ParseTexts(const std::string& text) {
       for (const Text& t : all) {
         absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", t.name);
       }
-      return absl::InvalidArgumentError(
-          absl::StrCat(text, ": \"", name, "\" must be one of ", allowed));
+      return absl::InvalidArgumentError(absl::StrCat(
+          name.empty() ? "\"\"" : name, ": must be one of ", allowed));
     }
     texts.push_back(*found);
   }

@@ -218,10 +218,9 @@ absl::Status CheckRecording(const ReplayArguments& arguments,
     std::vector<std::string> files;
     if (recording.reports.empty()) files.emplace_back("reports.csv");
     if (recording.resident.empty()) files.emplace_back("rss.csv");
-    return absl::InvalidArgumentError(
-        absl::StrCat("--truth: ", recording.trace_path,
-                     " must have these beside it, and not empty: ",
-                     absl::StrJoin(files, ", ")));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--truth: must have these files beside ", recording.trace_path,
+        ", and not empty: ", absl::StrJoin(files, ", ")));
   }
   for (const std::string& policy : arguments.policies) {
     options.policy = policy;
@@ -265,15 +264,16 @@ int RunReplayCommand(ReplayArguments arguments) {
   if (arguments.policies.empty() && arguments.mechanisms.empty()) {
     arguments.policies = ReplaySetOptions().policies;
   }
-  const absl::StatusOr<MechanismList> mechanisms =
-      ParseMechanisms(arguments.policies, arguments.mechanisms);
-  if (!mechanisms.ok()) return Fail("replay", mechanisms.status());
   // An ideal host's replay would have nothing to report.
-  absl::Status status = CheckMechanisms(
-      *mechanisms,
-      std::array{kMechanismOff, kMechanismReporting, kMechanismReal},
-      {.policy = PolicyContext(options.granule),
-       .defaults = options.policy_parameters});
+  constexpr std::array kNames = {kMechanismOff, kMechanismReporting,
+                                 kMechanismReal};
+  const absl::StatusOr<MechanismList> mechanisms =
+      ParseMechanisms(arguments.policies, arguments.mechanisms, kNames);
+  if (!mechanisms.ok()) return Fail("replay", mechanisms.status());
+  absl::Status status =
+      CheckMechanisms(*mechanisms, kNames,
+                      {.policy = PolicyContext(options.granule),
+                       .defaults = options.policy_parameters});
   if (!status.ok()) return Fail("replay", status);
   arguments.policies = mechanisms->policies();
   options.policy_option = mechanisms->option;
@@ -284,7 +284,7 @@ int RunReplayCommand(ReplayArguments arguments) {
     if (!opened.ok()) {
       return Fail("replay",
                   absl::InvalidArgumentError(opened.status().message()),
-                  "--out ");
+                  "--out=");
     }
     out = *std::move(opened);
   }
@@ -311,7 +311,7 @@ int RunReplayCommand(ReplayArguments arguments) {
   if (!set.status.ok()) FailReading("replay", set.status);
   if (out && !set.results.empty()) {
     const absl::Status written = WriteFiles(*out, *recording, set);
-    if (!written.ok()) return Fail("replay", written, "--out ");
+    if (!written.ok()) return Fail("replay", written, "--out=");
   }
   return set.status.ok() ? kExitSuccess : kExitFailure;
 }
@@ -329,19 +329,12 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
                   "A trace, or the folder of a recording")
       ->type_name("PATH")
       ->required();
-  CLI::Option* const policies =
-      command
-          .add_option("--policies,--policy", arguments->policies,
-                      "Policies, separated by commas; real: the recorded "
-                      "reports of the guest's own kernel "
-                      "[off,v12,linux,adaptive]")
-          ->delimiter(',');
-  command
-      .add_option("--mechanisms", arguments->mechanisms,
-                  "Mechanisms in place of policies, separated by commas: "
-                  "off, real, or reporting:POLICY[:KEY=VALUE]...")
-      ->delimiter(',')
-      ->excludes(policies);
+  AddList(command, "--policies,--policy", arguments->policies,
+          "Policies, separated by commas; real: the recorded reports of the "
+          "guest's own kernel [off,v12,linux,adaptive]");
+  AddList(command, "--mechanisms", arguments->mechanisms,
+          "Mechanisms in place of policies, separated by commas: off, real, or "
+          "reporting:POLICY[:KEY=VALUE]...");
   AddPolicyArguments(command, arguments->policy);
   ReplayOptions& options = arguments->options;
   // Frames are taken with --out, and nothing shows what the reportable order

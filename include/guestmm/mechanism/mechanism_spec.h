@@ -11,6 +11,7 @@
 //   reporting:POLICY[:KEY=VALUE]... free page reporting by a policy, e.g.
 //                                   reporting:linux:order=5
 
+#include <array>
 #include <span>
 #include <string>
 #include <string_view>
@@ -26,6 +27,8 @@ inline constexpr std::string_view kMechanismOff = "off";
 inline constexpr std::string_view kMechanismLimit = "limit";
 inline constexpr std::string_view kMechanismReal = "real";
 inline constexpr std::string_view kMechanismReporting = "reporting";
+inline constexpr std::array kMechanismNames = {
+    kMechanismOff, kMechanismLimit, kMechanismReal, kMechanismReporting};
 
 // The options that take mechanisms. Errors name the one that was given.
 enum class MechanismOption {
@@ -63,20 +66,25 @@ struct MechanismList {
 };
 
 // `text` as `option` takes it. The OptionError quotes the text; a policy's name
-// and the values of its parameters are not checked here (CheckMechanisms).
-absl::StatusOr<MechanismSpec> ParseMechanism(MechanismOption option,
-                                             std::string_view text);
+// and the values of its parameters are not checked here (CheckMechanisms), nor
+// that it is one of `names`: those are what the error for an unknown name
+// lists.
+absl::StatusOr<MechanismSpec> ParseMechanism(
+    MechanismOption option, std::string_view text,
+    std::span<const std::string_view> names = kMechanismNames);
 
 // All of `texts`. An OptionError also if there is none, or if two are the same.
 absl::StatusOr<MechanismList> ParseMechanisms(
-    MechanismOption option, std::span<const std::string> texts);
+    MechanismOption option, std::span<const std::string> texts,
+    std::span<const std::string_view> names = kMechanismNames);
 
 // The value of --policies or of --mechanisms, whichever is not empty. The error
 // is an OptionError: of --mechanisms if both are given, of --policies if
 // neither is.
 absl::StatusOr<MechanismList> ParseMechanisms(
     std::span<const std::string> policies,
-    std::span<const std::string> mechanisms);
+    std::span<const std::string> mechanisms,
+    std::span<const std::string_view> names = kMechanismNames);
 
 // Converts the text of one mechanism as --policies takes it ("linux:order=5",
 // "off") to that of --mechanisms ("reporting:linux:order=5", "off"), and back.

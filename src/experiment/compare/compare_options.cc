@@ -39,12 +39,13 @@ absl::Status ResolvePolicies(CompareOptions& options) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");
   }
-  const absl::StatusOr<MechanismList> list =
-      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}));
+  constexpr std::array kNames = {kMechanismOff, kMechanismReporting};
+  const absl::StatusOr<MechanismList> list = ParseMechanisms(
+      options.policies, std::exchange(options.mechanisms, {}), kNames);
   if (!list.ok()) return list.status();
   for (const std::string& workload : options.workloads) {
     const absl::Status status =
-        CheckMechanisms(*list, std::array{kMechanismOff, kMechanismReporting},
+        CheckMechanisms(*list, kNames,
                         {.policy = PolicyContext(GranuleOf(options, workload)),
                          .defaults = options.policy_parameters});
     if (!status.ok()) return status;
@@ -185,7 +186,8 @@ const Fields<CompareOptions>& CompareFields() {
        "Memory of the guest [each workload's own]"},
       {"vcpus", &Options::vcpus, FieldKind::Count(1, 64),
        "vCPUs of the guest [each workload's own]"},
-      {"duration", &Options::duration_seconds, seconds,
+      {"duration", &Options::duration_seconds,
+       FieldKind::Seconds(std::chrono::milliseconds(1), std::chrono::hours(1)),
        "Time that a workload runs without reporting; under a policy it does "
        "the same work [each workload's own]"},
       {"rest", &Options::rest_seconds, seconds,

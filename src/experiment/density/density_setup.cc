@@ -61,9 +61,13 @@ absl::Status CheckSizes(const DensitySetup& setup) {
                    (setup.guest_bytes - setup.footprint_bytes) / 16 * 15);
 }
 
-absl::Status CheckHypervisor(const DensityOptions& options) {
-  if (!options.vmm_socket.empty() &&
-      options.hypervisor != HypervisorKind::kMadvise) {
+// Refuses what a VMM does not allow.
+absl::Status CheckWithVmm(const DensityOptions& options) {
+  if (options.vmm_socket.empty()) return absl::OkStatus();
+  if (!options.real_time.value_or(true)) {
+    return OptionError("real-time", "off", "must be on with --vmm");
+  }
+  if (options.hypervisor != HypervisorKind::kMadvise) {
     return OptionError("hypervisor",
                        DensityFields().Format(options, "hypervisor"),
                        "must be madvise with --vmm: the VMM has the "
@@ -78,11 +82,12 @@ absl::Status ResolvePolicies(DensitySetup& setup) {
   if (options.policies.empty() && options.mechanisms.empty()) {
     options.policies = {"off", "v12", "linux", "adaptive"};
   }
-  const absl::StatusOr<MechanismList> list =
-      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}));
+  constexpr std::array kNames = {kMechanismOff, kMechanismReporting};
+  const absl::StatusOr<MechanismList> list = ParseMechanisms(
+      options.policies, std::exchange(options.mechanisms, {}), kNames);
   if (!list.ok()) return list.status();
   options.policies = list->policies();
-  return CheckMechanisms(*list, std::array{kMechanismOff, kMechanismReporting},
+  return CheckMechanisms(*list, kNames,
                          {.policy = PolicyContext(setup.granule),
                           .defaults = options.policy_parameters});
 }
@@ -129,7 +134,8 @@ const Fields<DensityOptions>& DensityFields() {
        "Transparent huge pages behind guest RAM: by the host's setting, "
        "advised, or forbidden"},
       {"real-time", &Options::real_time, FieldKind::Switch(),
-       "Run guests and devices on threads, in real time; results then vary"},
+       "Run guests and devices on threads, in real time; results then vary "
+       "[off; with --vmm on]"},
       {"vmm", &Options::vmm_socket, FieldKind::Path("a socket"),
        "Socket of a VMM (guestmm vmm) that has the guests' balloon devices; "
        "guest memory is in memfds, time is real [none]"},
@@ -157,7 +163,7 @@ absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
   status = ResolvePolicies(setup);
   if (!status.ok()) return status;
 
-  setup.options.real_time |= !options.vmm_socket.empty();
+  setup.real_time = options.real_time.value_or(!options.vmm_socket.empty());
   setup.guest_bytes =
       options.guest_bytes.value_or(Scaled(kGuestBytes, options.scale));
   setup.host_bytes =
@@ -167,7 +173,7 @@ absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
   setup.workload_min_bytes =
       options.workload_min_bytes.value_or(Scaled(setup.guest_bytes, 4.0 / 5));
   status = CheckSizes(setup);
-  if (status.ok()) status = CheckHypervisor(options);
+  if (status.ok()) status = CheckWithVmm(options);
   if (status.ok()) status = CheckMemory(setup, available_bytes);
   if (!status.ok()) return status;
   return setup;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/memory_map.h"
@@ -19,9 +20,20 @@
 namespace guestmm {
 namespace {
 
-std::unique_ptr<DensityTime> MakeTime(const DensityOptions& options) {
-  if (options.real_time) return std::make_unique<RealDensityTime>();
-  return std::make_unique<VirtualDensityTime>(options.seed, CostModel());
+std::unique_ptr<DensityTime> MakeTime(const DensitySetup& setup) {
+  if (setup.real_time) return std::make_unique<RealDensityTime>();
+  return std::make_unique<VirtualDensityTime>(setup.options.seed, CostModel());
+}
+
+// Names the option, if `status` is about the VMM at `socket`.
+absl::Status NameVmm(const absl::Status& status, const std::string& socket) {
+  if (socket.empty() || !absl::IsUnavailable(status) ||
+      !absl::StrContains(status.message(), socket)) {
+    return status;
+  }
+  return absl::UnavailableError(absl::StrCat(
+      "--vmm=", socket, ": must be the socket of a VMM (guestmm vmm): ",
+      std::string(status.message())));
 }
 
 }  // namespace
@@ -52,7 +64,7 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
   }
   time.Place(guest_options);
   absl::StatusOr<std::unique_ptr<Guest>> guest = Guest::Create(guest_options);
-  if (!guest.ok()) return guest;
+  if (!guest.ok()) return NameVmm(guest.status(), options.vmm_socket);
   time.BeginSteps();
   absl::Status status = BootKernel((*guest)->vcpu(0), setup.footprint_bytes);
   if (!status.ok()) return status;
@@ -66,7 +78,7 @@ PolicyRow::PolicyRow(
     std::vector<DensitySample>& samples)
     : setup_(setup),
       mechanism_(mechanism),
-      time_(MakeTime(setup.options)),
+      time_(MakeTime(setup)),
       meter_(setup, mechanism.text(MechanismOption::kPolicies), *time_,
              progress, samples) {
   row_.policy = mechanism.text(MechanismOption::kPolicies);

@@ -17,7 +17,7 @@ absl::StatusOr<uint64_t> ResidentMeter::MeasureSettled() {
   for (SettledGuest& settled : settled_) {
     const uint64_t discards = settled.guest->counters().discard_calls;
     // In real time a discard may be under way.
-    if (setup_.options.real_time || settled.discards != discards) {
+    if (setup_.real_time || settled.discards != discards) {
       const absl::StatusOr<uint64_t> resident =
           settled.guest->ram().ResidentBytes();
       if (!resident.ok()) return resident;

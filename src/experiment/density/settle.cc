@@ -5,6 +5,8 @@
 #include <cmath>
 
 #include "absl/status/statusor.h"
+#include "guestmm/machine/mechanism.h"
+#include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/workload/idle_workload.h"
 
@@ -36,37 +38,40 @@ absl::Status SettleVirtually(const DensitySetup& setup, Guest& guest,
   return meter.Measure().status();
 }
 
-// In real time: until the reporter is at rest, or gives back next to nothing.
+// In real time: until the mechanism is at rest, or gives back next to nothing.
 absl::Status SettleForReal(const DensitySetup& setup, Guest& guest,
                            DensityTime& time, ResidentMeter& meter,
                            uint64_t idle_seed) {
+  const Mechanism& mechanism = *guest.mechanism();
+  if (mechanism.name() == kMechanismOff) return absl::OkStatus();
   const Reporter* const reporter = guest.reporter();
-  if (reporter == nullptr) return absl::OkStatus();
   const DensityOptions& options = setup.options;
   const uint64_t little = setup.guest_bytes / 100;
-  const double patience = ToSeconds(reporter->policy().delay()) + 1;
+  const Nanoseconds delay =
+      reporter == nullptr ? Nanoseconds(0) : reporter->policy().delay();
+  const double patience = ToSeconds(delay) + 1;
   const double deadline = ToSeconds(time.Now()) + options.settle_seconds;
-  const uint64_t reported_before = reporter->counters().reported_bytes;
+  const uint64_t bytes_before = mechanism.counters().bytes;
   IdleWorkload idle(idle_seed);
-  uint64_t reports_before_step = ~uint64_t{0};
+  uint64_t requests_before_step = ~uint64_t{0};
   uint64_t lowest = ~uint64_t{0};
   double until = deadline;
   while (ToSeconds(time.Now()) < until) {
     const bool at_rest = guest.WaitUntilAtRest(kPause);
-    const ReporterCounters counters = reporter->counters();
+    const MechanismCounters counters = mechanism.counters();
     if (at_rest &&
-        (counters.reports == reports_before_step || !options.idle_activity)) {
+        (counters.requests == requests_before_step || !options.idle_activity)) {
       break;
     }
-    reports_before_step = counters.reports;
+    requests_before_step = counters.requests;
     if (options.idle_activity) idle.Step(guest.vcpu(0));
     if (at_rest) time.Pass(kPause);
     const absl::StatusOr<uint64_t> total = meter.Measure();
     if (!total.ok()) return total.status();
     const bool fell = *total + little <= lowest;
     if (fell) lowest = *total;
-    // Nothing falls before the policy has begun, however long it waits.
-    const bool begun = counters.reported_bytes - reported_before >= little;
+    // Nothing falls before the mechanism has begun, however long it waits.
+    const bool begun = counters.bytes - bytes_before >= little;
     if (begun && (fell || until == deadline)) {
       until = std::min(deadline, ToSeconds(time.Now()) + patience);
     }
@@ -78,7 +83,7 @@ absl::Status SettleForReal(const DensitySetup& setup, Guest& guest,
 
 absl::Status Settle(const DensitySetup& setup, Guest& guest, DensityTime& time,
                     ResidentMeter& meter, uint64_t idle_seed) {
-  const auto settle = setup.options.real_time ? SettleForReal : SettleVirtually;
+  const auto settle = setup.real_time ? SettleForReal : SettleVirtually;
   return settle(setup, guest, time, meter, idle_seed);
 }
 

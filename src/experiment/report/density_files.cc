@@ -73,7 +73,7 @@ std::string DensitySummaryJson(const DensityResult& result) {
   return SummaryJson(
       {.schema_version = kSchemaVersion,
        .experiment = "density",
-       .mode = result.setup.options.real_time ? "real" : "virtual",
+       .mode = result.setup.real_time ? "real" : "virtual",
        .config = ConfigJson(result.setup),
        .seed = result.setup.options.seed,
        .host = result.host,

@@ -45,7 +45,9 @@ TEST_F(CompareOptionsTest, NamesWhatIsWrong) {
             "--guest-memory=1MiB: must be 64MiB to 1TiB");
   EXPECT_EQ(ErrorOf({.vcpus = 0}), "--vcpus=0: must be 1 to 64");
   EXPECT_EQ(ErrorOf({.duration_seconds = -1}),
-            "--duration=-1: must be 0 to 3600 seconds");
+            "--duration=-1: must be 0.001 to 3600 seconds");
+  EXPECT_EQ(ErrorOf({.duration_seconds = 0}),
+            "--duration=0: must be 0.001 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.rest_seconds = 1e9}),
             "--rest=1000000000: must be 0 to 3600 seconds");
   EXPECT_EQ(ErrorOf({.repeats = 0}), "--repeats=0: must be 1 to 1000");
@@ -64,7 +66,7 @@ TEST_F(CompareOptionsTest, NamesWhatIsWrong) {
 
 TEST_F(CompareOptionsTest, NamesTheMechanismThatIsWrong) {
   EXPECT_EQ(ErrorOf({.mechanisms = {"off", "foo"}}),
-            "--mechanisms=foo: must be one of off, limit, real, reporting");
+            "--mechanisms=foo: must be one of off, reporting");
   EXPECT_EQ(ErrorOf({.mechanisms = {"limit"}}),
             "--mechanisms=limit: must be one of off, reporting");
   EXPECT_EQ(ErrorOf({.mechanisms = {""}}),

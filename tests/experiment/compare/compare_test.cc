@@ -207,7 +207,7 @@ TEST_F(CompareTest, APolicyHasTheGranuleOfItsHost) {
       options.policy_parameters = {};
       options.mode = mode;
       options.granule = granule;
-      options.duration_seconds = 0;
+      options.duration_seconds = 0.001;
       options.rest_seconds = 0;
       options.repeats = 1;
       const auto resolved = ResolveCompare(options, kTiB);

@@ -32,7 +32,7 @@ TEST(ResolveDensityTest, DefaultsArePlainSizes) {
   EXPECT_EQ(setup->host_bytes, 1536 * kMiB);
   EXPECT_EQ(setup->footprint_bytes, 26 * kMiB);
   EXPECT_EQ(setup->workload_min_bytes, 410 * kMiB);
-  EXPECT_FALSE(setup->options.real_time);
+  EXPECT_FALSE(setup->real_time);
 }
 
 TEST(ResolveDensityTest, ScaleOneHasTheCoverLettersSizes) {
@@ -65,7 +65,9 @@ TEST(ResolveDensityTest, FootprintAndWorkloadAreInProportionToTheGuest) {
 
 TEST(ResolveDensityTest, AVmmImpliesRealTime) {
   const auto setup = ResolveDensity({.vmm_socket = "/tmp/balloon"}, kTiB);
-  EXPECT_TRUE(setup->options.real_time);
+  EXPECT_TRUE(setup->real_time);
+  EXPECT_EQ(ErrorOf({.real_time = false, .vmm_socket = "/tmp/balloon"}),
+            "--real-time=off: must be on with --vmm");
 }
 
 TEST(ResolveDensityTest, MechanismsArePoliciesByAnotherGrammar) {
@@ -84,6 +86,8 @@ TEST(ResolveDensityTest, NamesAMechanismThatIsWrong) {
   // Its row is always there.
   EXPECT_EQ(ErrorOf({.mechanisms = {"off", "limit"}}),
             "--mechanisms=limit: must be one of off, reporting");
+  EXPECT_EQ(ErrorOf({.mechanisms = {"foo"}}),
+            "--mechanisms=foo: must be one of off, reporting");
   EXPECT_EQ(ErrorOf({.mechanisms = {"real"}}),
             "--mechanisms=real: must be one of off, reporting");
   EXPECT_EQ(ErrorOf({.mechanisms = {"reporting:linux:order=11"}}),

@@ -93,7 +93,7 @@ TEST(OptionsFieldsTest, DensityIsReadFromJson) {
   EXPECT_EQ(options.seed, 7u);
   EXPECT_EQ(options.hypervisor, HypervisorKind::kNone);
   EXPECT_EQ(options.huge_pages, HugePages::kForbid);
-  EXPECT_TRUE(options.real_time);
+  EXPECT_EQ(options.real_time, true);
   EXPECT_EQ(options.vmm_socket, "/tmp/balloon");
   EXPECT_FALSE(options.idle_activity);
   EXPECT_EQ(options.settle_seconds, 0.1);

@@ -80,8 +80,8 @@ struct DensityOptions {
   HypervisorKind hypervisor = HypervisorKind::kMadvise;
   HugePages huge_pages = HugePages::kHostDefault;
   // Runs guests and devices on threads, in real time. No two such runs are the
-  // same.
-  bool real_time = false;
+  // same. Unset: only with a vmm_socket, which requires it.
+  std::optional<bool> real_time = {};
   // The socket of a VMM that has the balloons' devices (GuestOptions): RAM is
   // then in memfds, in each row, and time is real. Empty: all in this process.
   std::string vmm_socket = {};
@@ -105,8 +105,9 @@ const Fields<DensityOptions>& DensityFields();
 
 // Options that were checked, and the sizes that follow from them.
 struct DensitySetup {
-  // With `policies`, and real_time if there is a vmm_socket.
+  // With `policies`.
   DensityOptions options;
+  bool real_time = false;
   // The unit in which the host maps guest RAM, as far as this machine can.
   Order granule;
   uint64_t guest_bytes = 0;

@@ -147,7 +147,7 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
                     EndsWith("summary.json, series.csv\n")));
   EXPECT_THAT(Contents(out / "summary.json"), HasSubstr("\"experiment\""));
   EXPECT_THAT(Contents(out / "series.csv"),
-              HasSubstr("resident_bytes\noff,"));
+              HasSubstr("resident_bytes,mechanism\noff,"));
 }
 
 TEST_F(CommandLineTest, ASwitchMayDoWithoutAValue) {

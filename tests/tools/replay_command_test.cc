@@ -21,6 +21,7 @@ using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::StartsWith;
 
 class ReplayCommandTest : public CommandTest {
  protected:
@@ -60,7 +61,10 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   EXPECT_EQ(rows[2]["needless_bytes"], 4 * 1024 * 1024);
   EXPECT_EQ(rows[2]["resident_end_bytes"], 810 * 1024 * 1024);
   EXPECT_THAT(Contents(out + "/series.csv"),
-              AllOf(HasSubstr("\ntruth,"), HasSubstr("\nlinux,")));
+              AllOf(StartsWith("policy,time_s,resident_bytes,free_bytes,"
+                               "isolated_bytes,mechanism\n"),
+                    ContainsRegex("\ntruth,[0-9.]+,[0-9]+,,,real\n"),
+                    ContainsRegex("\nlinux,.*,reporting:linux\n")));
   EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("</html>"));
   EXPECT_GT(fs::file_size(out + "/trace.json"), 1000u);
 }
@@ -240,13 +244,15 @@ TEST_F(ReplayCommandTest, ItsSummaryHasAllThatRepeatsIt) {
       recording_ +
       " --policies linux,adaptive --granule 4KiB --order 5 --delay 0.5 "
       "--capacity 8 --floor 1 --tail 1.5 --memory 0-2G,4G-5G --skip-bad 3 "
-      "--out " +
+      "--sample-interval 0.5 --out " +
       out);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   const auto config =
       nlohmann::json::parse(Contents(out + "/summary.json"))["config"];
   EXPECT_EQ(config["memory"], "0-0x80000000,0x100000000-0x140000000");
   EXPECT_EQ(config["granule_order"], 0);
+  EXPECT_EQ(config["policies"], nlohmann::json({"linux", "adaptive"}));
+  EXPECT_EQ(config["sample_interval_s"], 0.5);
   EXPECT_EQ(config["tail_s"], 1.5);
   EXPECT_EQ(config["skip_bad"], 3);
   const auto& parameters = config["policy_parameters"];

@@ -187,11 +187,16 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
 
 constexpr std::string_view kSeriesHeader =
     "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
-    "host_share_of_free";
+    "host_share_of_free,mechanism";
+// Of files before the last column was added, which follows from the policy.
+constexpr std::string_view kOldSeriesHeader =
+    kSeriesHeader.substr(0, kSeriesHeader.rfind(','));
 
-bool ParseSample(const std::string& line, CompareSample& sample) {
+// `header`: one of the two.
+bool ParseSample(std::string_view header, const std::string& line,
+                 CompareSample& sample) {
   const std::vector<std::string> cells = absl::StrSplit(line, ',');
-  if (cells.size() != 7) return false;
+  if (cells.size() != (header == kSeriesHeader ? 8 : 7)) return false;
   sample.workload = cells[0];
   sample.policy = cells[1];
   if (!cells[6].empty() &&
@@ -228,7 +233,7 @@ std::string CompareSeriesCsv(const CompareResult& result) {
                     sample.host_share_of_free
                         ? absl::StrFormat("%.6f", *sample.host_share_of_free)
                         : "",
-                    "\n");
+                    ",", MechanismText(sample.policy), "\n");
   }
   return csv;
 }
@@ -265,16 +270,16 @@ absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
     std::string_view file, std::string_view text) {
   const std::vector<std::string> lines =
       absl::StrSplit(std::string(text), '\n', absl::SkipEmpty());
-  if (lines.empty() || lines.front() != kSeriesHeader) {
+  if (lines.empty() ||
+      (lines.front() != kSeriesHeader && lines.front() != kOldSeriesHeader)) {
     return BadFile(
         file, absl::StrCat("line 1: must be ", std::string(kSeriesHeader)));
   }
   std::vector<CompareSample> samples;
   for (size_t i = 1; i < lines.size(); ++i) {
-    if (!ParseSample(lines[i], samples.emplace_back())) {
+    if (!ParseSample(lines.front(), lines[i], samples.emplace_back())) {
       return BadFile(file, absl::StrCat("line ", i + 1, ": must be ",
-                                        std::string(kSeriesHeader), ", but is ",
-                                        lines[i]));
+                                        lines.front(), ", but is ", lines[i]));
     }
   }
   return samples;

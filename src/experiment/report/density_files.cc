@@ -70,22 +70,22 @@ Json RowJson(const DensityRow& row) {
 std::string DensitySummaryJson(const DensityResult& result) {
   Json rows = Json::array();
   for (const DensityRow& row : result.rows) rows.push_back(RowJson(row));
-  return SummaryJson(
-      {.schema_version = kSchemaVersion,
-       .experiment = "density",
-       .mode = result.setup.real_time ? "real" : "virtual",
-       .config = ConfigJson(result.setup),
-       .seed = result.setup.options.seed,
-       .host = result.host,
-       .rows = rows});
+  return SummaryJson({.schema_version = kSchemaVersion,
+                      .experiment = "density",
+                      .mode = result.setup.real_time ? "real" : "virtual",
+                      .config = ConfigJson(result.setup),
+                      .seed = result.setup.options.seed,
+                      .host = result.host,
+                      .rows = rows});
 }
 
 std::string DensitySeriesCsv(const DensityResult& result) {
-  std::string csv = "policy,seconds,guests,resident_bytes\n";
+  std::string csv = "policy,seconds,guests,resident_bytes,mechanism\n";
   for (const DensitySample& sample : result.samples) {
     absl::StrAppend(&csv, sample.policy, ",",
                     absl::StrFormat("%.3f", sample.seconds), ",", sample.guests,
-                    ",", sample.resident_bytes, "\n");
+                    ",", sample.resident_bytes, ",",
+                    MechanismText(sample.policy), "\n");
   }
   return csv;
 }

@@ -82,12 +82,14 @@ std::string ReplaySummaryJson(const Recording& recording,
       results.empty() ? ReplayOptions{} : results.front().options;
   Json config = {{"trace", recording.trace_path},
                  {"memory", FormatMemory(recording.memory)},
+                 {"policies", policies},
                  {"policy_parameters",
                   PolicyParametersJson(policies, options.policy_parameters,
                                        options.granule)},
                  {"placement", Name(options.placement)},
                  {"granule_order", options.granule.value()},
                  {"touch", FormatTouch(options.touch)},
+                 {"sample_interval_s", ToSeconds(options.sample_interval)},
                  {"tail_s", ToSeconds(options.tail)},
                  {"skip_bad", options.read.skip_bad}};
   config["costs_ns"] = FieldsJson(CostFields(), options.costs);
@@ -103,16 +105,20 @@ std::string ReplaySummaryJson(const Recording& recording,
 
 std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results) {
-  std::string csv = "policy,time_s,resident_bytes,free_bytes,isolated_bytes\n";
+  std::string csv =
+      "policy,time_s,resident_bytes,free_bytes,isolated_bytes,mechanism\n";
   for (const Recording::Resident& real : recording.resident) {
-    absl::StrAppendFormat(&csv, "truth,%.3f,%d,,\n", ToSeconds(real.time),
-                          real.bytes);
+    absl::StrAppendFormat(&csv, "truth,%.3f,%d,,,%s\n", ToSeconds(real.time),
+                          real.bytes, kMechanismReal);
   }
   for (const ReplayResult& result : results) {
+    const std::string& policy = result.options.policy;
+    const std::string mechanism = MechanismText(policy);
     for (const ReplaySample& sample : result.samples) {
-      absl::StrAppendFormat(&csv, "%s,%.3f,%d,%d,%d\n", result.options.policy,
+      absl::StrAppendFormat(&csv, "%s,%.3f,%d,%d,%d,%s\n", policy,
                             ToSeconds(sample.time), sample.resident_bytes,
-                            sample.free_bytes, sample.isolated_bytes);
+                            sample.free_bytes, sample.isolated_bytes,
+                            mechanism);
     }
   }
   return csv;

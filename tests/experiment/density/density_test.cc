@@ -15,6 +15,8 @@
 namespace guestmm::density_test {
 namespace {
 
+using testing::AllOf;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::StartsWith;
 
@@ -237,7 +239,9 @@ TEST(DensityTest, SeriesHasARowForEachMeasurement) {
   options.policies = {"off"};
   const DensityResult result = RunOk(options);
   const std::string csv = DensitySeriesCsv(result);
-  EXPECT_THAT(csv, StartsWith("policy,seconds,guests,resident_bytes\noff,"));
+  EXPECT_THAT(csv, AllOf(StartsWith("policy,seconds,guests,resident_bytes,"
+                                    "mechanism\noff,"),
+                         EndsWith(",off\n")));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'),
             static_cast<int64_t>(result.samples.size()) + 1);
 }

@@ -250,13 +250,14 @@ absl::StatusOr<CompareProcess> RunCompareProcess(
 //
 // Fractions are rounded to six decimals. What is unset is null.
 std::string CompareSummaryJson(const CompareResult& result);
-// The text of series.csv: a heading, then a line for each CompareSample. What
-// is unset is empty.
+// The text of series.csv: a heading, then a line for each CompareSample, which
+// ends with its row's mechanism. What is unset is empty.
 std::string CompareSeriesCsv(const CompareResult& result);
 
 // The rows of a summary.json, and the samples of a series.csv, rounded as they
 // are there. InvalidArgument begins with `file` and names the field, or the
-// line, that is wrong.
+// line, that is wrong. A series.csv of a version that did not write the
+// mechanism is read too.
 absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
     std::string_view file, std::string_view text);
 absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(

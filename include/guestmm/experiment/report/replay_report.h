@@ -21,6 +21,7 @@ std::string ReplaySummaryJson(const Recording& recording,
                               const std::optional<ReplayTruth>& truth = {});
 
 // series.csv: the samples of each result, and of rss.csv as the policy "truth".
+// Each line ends with its row's mechanism, of the truth "real".
 std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results);
 

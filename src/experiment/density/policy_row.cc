@@ -32,8 +32,8 @@ absl::Status NameVmm(const absl::Status& status, const std::string& socket) {
     return status;
   }
   return absl::UnavailableError(absl::StrCat(
-      "--vmm=", socket, ": must be the socket of a VMM (guestmm vmm): ",
-      std::string(status.message())));
+      "--vmm=", socket,
+      ": must be the socket of a VMM (guestmm vmm): ", status.message()));
 }
 
 }  // namespace

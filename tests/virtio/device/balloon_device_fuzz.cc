@@ -155,8 +155,7 @@ class HostileWorld {
     device_.SetStatus(kAgreed);
     device_.SetConfigNotifier(nobody_);
     const uint32_t poison = (flags & 0x80) != 0 ? 0xaaaaaaaa : 0;
-    GUESTMM_CHECK(Write(offsetof(BalloonConfig, poison_val), poison).ok() ==
-                  ((features & kBalloonFPagePoison) != 0));
+    GUESTMM_CHECK(Write(offsetof(BalloonConfig, poison_val), poison).ok());
     keeps_poison_ = (features & kBalloonFPagePoison) != 0 && poison != 0;
     for (const BalloonQueue queue : kQueues) {
       const std::optional<uint16_t> index = BalloonQueueIndex(

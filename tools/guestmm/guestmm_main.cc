@@ -13,7 +13,7 @@
 namespace guestmm::tools {
 namespace {
 
-// What is wrong with the command line. `at`: the last command that it names.
+// The fault of the command line. `at`: the last command that it names.
 std::string ErrorText(const CLI::App& at, const CLI::ParseError& error) {
   const auto commands =
       at.get_subcommands([](const CLI::App*) { return true; });

@@ -11,7 +11,7 @@
 namespace guestmm {
 namespace {
 
-// What a device has only while it agrees to the driver's features.
+// The status bits that end when the device does not agree to the features.
 constexpr uint8_t kFeaturesAgreed = kVirtioFeaturesOk | kVirtioDriverOk;
 
 }  // namespace
@@ -56,11 +56,11 @@ absl::Status VirtioDeviceBase::SetDriverFeatures(uint64_t features) {
         absl::StrFormat("features 0x%x accepted, but not offered", unknown));
   }
   driver_features_ = features;
-  if (!IsEnough(features)) status_ &= static_cast<uint8_t>(~kFeaturesAgreed);
+  if (!AgreesTo(features)) status_ &= static_cast<uint8_t>(~kFeaturesAgreed);
   return absl::OkStatus();
 }
 
-bool VirtioDeviceBase::IsEnough(uint64_t features) const {
+bool VirtioDeviceBase::AgreesTo(uint64_t features) const {
   // The device requires VERSION_1 (§6.2).
   return (features & kVirtioFVersion1) != 0 && Suffices(features);
 }
@@ -86,7 +86,7 @@ void VirtioDeviceBase::SetStatus(uint8_t status) {
     }
     if (resetting_) return;
     uint8_t wanted = status & static_cast<uint8_t>(~kVirtioNeedsReset);
-    if (!IsEnough(driver_features_)) {
+    if (!AgreesTo(driver_features_)) {
       wanted &= static_cast<uint8_t>(~kVirtioFeaturesOk);
     }
     if (((wanted | status_) & kVirtioFeaturesOk) == 0) {
@@ -215,7 +215,7 @@ absl::StatusOr<uint16_t> VirtioDeviceBase::StopQueue(uint16_t index) {
     queue = std::move(queues_[index]);
     QueueStopped(index);
   }
-  // What was kicked meanwhile.
+  // For queues that were kicked meanwhile.
   AskForHandling();
   // Chains that were kept are handled again.
   return queue->ring.next_used();
@@ -244,11 +244,8 @@ bool VirtioDeviceBase::IsRunning() const {
 void VirtioDeviceBase::Handle() {
   {
     LockHolder hold(mutex_);
-    // In virtual time a discard further up this stack may run other work, such
-    // as this. The outer handler checks is_asked_ before it leaves.
-    if (handler_ || stopping_queues_ > 0 || !IsRunning()) return;
+    if (stopping_queues_ > 0 || !IsRunning()) return;
     handler_ = std::this_thread::get_id();
-    is_asked_.store(false);
   }
   NotifyConfig();
   HandleRequests();
@@ -263,9 +260,7 @@ void VirtioDeviceBase::Handle() {
       handler_left_.notify_all();
       return;
     }
-    if (!IsRunning()) return;
-    // Asked for by others while this handler ran.
-    if (!has_more && !is_asked_.load()) return;
+    if (!has_more || !IsRunning()) return;
   }
   AskForHandling();
 }
@@ -369,7 +364,6 @@ void VirtioDeviceBase::ResetLocked() {
   driver_features_ = 0;
   config_notifier_ = nullptr;
   config_changed_ = false;
-  is_asked_.store(false);
   kicked_.store(0);
   for (std::unique_ptr<Queue>& queue : queues_) queue.reset();
   WasReset();

@@ -18,8 +18,8 @@ namespace {
 // uses the same.
 constexpr Nanoseconds kResetPoll = std::chrono::milliseconds(1);
 
-// How long to wait for a reset that the caller cannot proceed without.
-constexpr Nanoseconds kResetPatience = std::chrono::minutes(10);
+// The longest wait for a reset that the caller cannot proceed without.
+constexpr Nanoseconds kResetTimeout = std::chrono::minutes(10);
 
 constexpr uint8_t kAgreed =
     kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
@@ -76,7 +76,7 @@ BalloonDriver::~BalloonDriver() {
   if (!Remove()) {
     GUESTMM_CHECK(
         workqueue_.MayWait() &&
-        workqueue_.WaitUntil([this] { return is_down(); }, kResetPatience))
+        workqueue_.WaitUntil([this] { return is_down(); }, kResetTimeout))
         << "balloon driver destroyed, but its device does not complete the "
            "reset";
   }

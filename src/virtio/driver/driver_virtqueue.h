@@ -18,7 +18,7 @@
 
 namespace guestmm {
 
-// What a driver needs to set its queues up.
+// The things that a driver needs to set its queues up.
 struct DriverContext {
   VirtioDevice& device;
   const GuestRam& ram;

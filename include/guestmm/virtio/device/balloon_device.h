@@ -39,7 +39,7 @@ struct BalloonDeviceOptions {
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
 };
 
-// What a balloon device has done and refused so far.
+// Counts of what a balloon device has done and refused so far.
 struct BalloonDeviceCounters {
   uint64_t reports = 0;       // chains taken from the reporting queue
   uint64_t acknowledged = 0;  // of these, acknowledged
@@ -138,7 +138,7 @@ class BalloonDevice final : public VirtioDeviceBase {
   absl::Status StartHinting();
   // Ends the run early. No effect if there is none.
   void StopHinting();
-  // Whether a run was requested and has not ended.
+  // True if a run was requested and has not ended.
   bool hinting() const;
 
   BalloonDeviceCounters counters() const;

@@ -79,7 +79,7 @@ class DeviceQueue {
   // and it was not pushed since (CHECKed).
   void Push(uint16_t head, uint32_t bytes_written);
 
-  // Whether the driver wants a notification (§2.7.7). With the event index: for
+  // True if the driver wants a notification (§2.7.7). With the event index: for
   // any chain pushed since the last call.
   bool NeedsNotification();
 
@@ -117,7 +117,7 @@ class DeviceQueue {
   // kVirtqDescIndirect if it was negotiated, else 0.
   uint16_t indirect_flag_;
   bool event_index_;
-  // Whether Pop advances avail_event: with the event index, unless
+  // True if Pop advances avail_event: with the event index, unless
   // notifications are off.
   bool moves_event_;
   // The chain last returned by Pop, at most size() descriptors.

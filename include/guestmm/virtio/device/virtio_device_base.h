@@ -63,7 +63,7 @@ class VirtioDeviceBase : public VirtioDevice {
   absl::Status CheckInvariants() const;
 
  protected:
-  // What to do with a chain after it was handled.
+  // The fate of a chain after it was handled.
   enum class Verdict {
     kGiveBack,
     kKeep,  // until GiveBack
@@ -86,13 +86,13 @@ class VirtioDeviceBase : public VirtioDevice {
 
   // Implemented by the derived class; called with the lock held.
   //
-  // Whether the device works with a driver that accepts `features` (§3.1.1,
+  // True if the device works with a driver that accepts `features` (§3.1.1,
   // step 5).
   virtual bool Suffices(uint64_t /*features*/) const { return true; }
   // The largest size of queue `index`, if `features` have been accepted so far;
   // 0 if the queue does not exist.
   virtual uint16_t QueueSize(uint16_t index, uint64_t features) const = 0;
-  // Whether a driver that accepted `features` may use queue `index`, which
+  // True if a driver that accepted `features` may use queue `index`, which
   // exists.
   virtual bool MayUse(uint16_t index, uint64_t features) const = 0;
   // The fields that the driver may write. A write may span fields, as a front
@@ -130,14 +130,11 @@ class VirtioDeviceBase : public VirtioDevice {
 
   // Returns a chain that was kept. For handlers. REQUIRES: the queue is set up.
   void GiveBack(uint16_t index, uint16_t head);
-  // Whether a reset was requested, so that a handler can stop early.
+  // True if a reset was requested, so that a handler can stop early.
   bool Stopping() const;
 
   // Schedules HandleRequests and a pass over kicked queues. Thread-safe.
-  void AskForHandling() {
-    is_asked_.store(true);
-    workqueue_.Queue(work_);
-  }
+  void AskForHandling() { workqueue_.Queue(work_); }
 
   // Reads the configuration field at `offset`. Thread-safe.
   template <typename Field>
@@ -215,10 +212,10 @@ class VirtioDeviceBase : public VirtioDevice {
   void Break(uint16_t index);
   // Notifies the driver if its configuration changed.
   void NotifyConfig();
-  // Whether the device works with a driver that accepts `features`.
-  bool IsEnough(uint64_t features) const;
+  // True if the device agrees to `features`: VERSION_1, and what Suffices says.
+  bool AgreesTo(uint64_t features) const;
   bool IsRunning() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether a queue waits to be stopped: the handler is to leave.
+  // True while a call of StopQueue waits for the handler to leave.
   bool QueueStopping() const;
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -243,8 +240,6 @@ class VirtioDeviceBase : public VirtioDevice {
   // Calls of StopQueue that wait for it.
   int stopping_queues_ ABSL_GUARDED_BY(mutex_) = 0;
 
-  // Whether AskForHandling was called since the handler last started.
-  std::atomic<bool> is_asked_{false};
   // A bit for each queue that was kicked.
   std::atomic<uint32_t> kicked_{0};
   Work work_;

@@ -42,7 +42,7 @@ struct BalloonDriverOptions {
   QueueNumbering queue_numbering = QueueNumbering::kCompactByOffered;
   // The queue features to accept if they are offered.
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
-  // How the guest treats the contents of free memory.
+  // The guest's treatment of the contents of free memory.
   PagePoisonMode page_poison = PagePoisonMode::kOff;
   // The vCPU on which pages for the queues and the balloon are allocated.
   int cpu = 0;
@@ -105,7 +105,7 @@ class BalloonDriver final : public ReportingDevice {
   absl::Status Restore();
   // As Freeze, but final.
   bool Remove();
-  // Whether a reset was requested and is complete.
+  // True if a reset was requested and is complete.
   bool is_down() const;
 
   // Kicks sent for reports so far.

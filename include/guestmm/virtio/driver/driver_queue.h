@@ -66,7 +66,7 @@ class DriverQueue {
   absl::Status Add(std::span<const GpaRange> readable,
                    std::span<const GpaRange> writable, uint64_t token);
 
-  // Whether the device wants a notification (§2.7.10). With the event index:
+  // True if the device wants a notification (§2.7.10). With the event index:
   // for any chain added since the last call.
   bool NeedsKick();
 
@@ -127,7 +127,7 @@ class DriverQueue {
 
   VirtqueueMemory memory_;
   bool event_index_;
-  // Whether GetUsed advances used_event: with the event index, unless
+  // True if GetUsed advances used_event: with the event index, unless
   // notifications are off.
   bool moves_event_;
   // Empty if the feature was not negotiated. Pinned.

@@ -122,7 +122,7 @@ inline constexpr uint16_t kBalloonQueues = 5;
 // "inflate", "deflate", "stats", "free page", "reporting".
 std::string_view Name(BalloonQueue queue);
 
-// How the queues are numbered. The specification numbers stats, free page and
+// The numbering of the queues. The specification numbers stats, free page and
 // reporting 2, 3 and 4, and says that each "only exists if" its feature "is
 // set". Implementations read that in three ways.
 enum class QueueNumbering {

@@ -18,7 +18,7 @@
 namespace guestmm {
 namespace {
 
-// Whether a guest's file is safe for the device to read and write. A pipe, or a
+// True if a guest's file is safe for the device to read and write. A pipe, or a
 // file that the guest implements, could block the device.
 bool IsEventFd(int fd) {
   const std::string link = absl::StrCat("/proc/self/fd/", fd);
@@ -120,7 +120,7 @@ absl::StatusOr<uint16_t> VhostUserRings::GetVringBase(
   ring.started = false;
   // The ring starts again with its next kick, which may come by another
   // eventfd.
-  Poll(ring, state.index, UniqueFd());
+  StopPolling(ring);
   return ring.base;
 }
 
@@ -236,24 +236,27 @@ absl::Status VhostUserRings::SetVringKick(VhostUserMessage& message) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "SET_VRING_KICK: queue %d: must have an eventfd", taken->first));
   }
-  Poll(**ring, taken->first, std::move(taken->second));
-  if (!(*ring)->kick_fd.valid()) return SystemError("epoll_ctl");
-  return absl::OkStatus();
+  return Poll(**ring, taken->first, std::move(taken->second));
 }
 
-void VhostUserRings::Poll(Ring& ring, uint64_t index, UniqueFd kick_fd) {
-  if (ring.kick_fd.valid()) {
-    // Closing the fd would not remove it, since the guest has it open, too.
-    epoll_ctl(poller_, EPOLL_CTL_DEL, ring.kick_fd.get(), nullptr);
-  }
-  ring.kick_fd = std::move(kick_fd);
-  if (!ring.kick_fd.valid()) return;
+absl::Status VhostUserRings::Poll(Ring& ring, uint64_t index,
+                                  UniqueFd kick_fd) {
   // Edge-triggered: the eventfd is never read, since the guest could make that
   // block. One that is readable already is reported once.
   epoll_event event = {.events = EPOLLIN | EPOLLET, .data = {.u64 = index}};
-  if (epoll_ctl(poller_, EPOLL_CTL_ADD, ring.kick_fd.get(), &event) != 0) {
-    ring.kick_fd = UniqueFd();
+  if (epoll_ctl(poller_, EPOLL_CTL_ADD, kick_fd.get(), &event) != 0) {
+    return SystemError("epoll_ctl");
   }
+  StopPolling(ring);
+  ring.kick_fd = std::move(kick_fd);
+  return absl::OkStatus();
+}
+
+void VhostUserRings::StopPolling(Ring& ring) {
+  if (!ring.kick_fd.valid()) return;
+  // Closing the fd would not remove it, since the guest has it open, too.
+  epoll_ctl(poller_, EPOLL_CTL_DEL, ring.kick_fd.get(), nullptr);
+  ring.kick_fd = UniqueFd();
 }
 
 absl::Status VhostUserRings::SetVringCall(VhostUserMessage& message) {
@@ -298,9 +301,8 @@ void VhostUserRings::Reset() {
     ring.call.Close();
   }
   device_.SetStatus(0);
-  for (size_t index = 0; index < rings_.size(); ++index) {
-    Ring& ring = rings_[index];
-    Poll(ring, index, UniqueFd());
+  for (Ring& ring : rings_) {
+    StopPolling(ring);
     ring.size = 0;
     ring.addresses.reset();
     ring.base = 0;

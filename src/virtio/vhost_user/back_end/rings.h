@@ -48,13 +48,13 @@ class VhostUserRings {
                  const VhostUserRegions& regions, int poller);
 
   size_t size() const { return rings_.size(); }
-  // Whether any queue is set up.
+  // True if any queue is set up.
   bool IsSetUp() const;
 
   absl::Status SetVringNum(const VhostUserVringState& state);
   absl::Status SetVringAddr(const VhostUserVringAddr& addresses);
-  // Where the ring resumes when it is set up next. Checked then: the entry must
-  // lie between the ring's used and available indexes.
+  // Sets where the ring resumes when it is set up next. Checked then: the entry
+  // must lie between the ring's used and available indexes.
   absl::Status SetVringBase(const VhostUserVringState& state);
   // Stops the ring after the chain in hand. Returns where it resumes.
   absl::StatusOr<uint16_t> GetVringBase(const VhostUserVringState& state);
@@ -111,12 +111,14 @@ class VhostUserRings {
   absl::Status SetUp(uint16_t index, Ring& ring);
   // The opposite. The ring keeps its place.
   void TakeDown(uint16_t index, Ring& ring);
-  // Where the ring at `layout` resumes: at the first chain that was not
-  // returned. InvalidArgument if `base` cannot be right.
+  // The entry at which the ring at `layout` resumes: that of the first chain
+  // that was not returned. InvalidArgument if `base` cannot be right.
   absl::StatusOr<uint16_t> ResumeAt(uint16_t index,
                                     const VirtqueueLayout& layout,
                                     uint16_t base) const;
-  void Poll(Ring& ring, uint64_t index, UniqueFd kick_fd);
+  // Polls `kick_fd`, which is valid, in place of the ring's present kick.
+  absl::Status Poll(Ring& ring, uint64_t index, UniqueFd kick_fd);
+  void StopPolling(Ring& ring);
 
   VirtioDevice& device_;
   const GuestRam& ram_;

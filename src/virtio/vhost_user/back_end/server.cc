@@ -23,7 +23,7 @@
 namespace guestmm {
 namespace {
 
-// How long to leave connections in the backlog when this process has no file
+// The time to leave connections in the backlog when this process has no file
 // descriptors left to accept them.
 constexpr int kAcceptPauseMilliseconds = 100;
 

@@ -155,7 +155,7 @@ class VhostUserConnection {
   // Handles messages on the VMM's own channel.
   void HandleBackend() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void HandleProcess() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // Whether a request has a reply of its own.
+  // True if a request has a reply of its own.
   static bool IsAnswered(VhostUserRequest request);
   static absl::Status Acknowledged(const Pending& pending);
 

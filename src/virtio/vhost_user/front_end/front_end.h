@@ -122,9 +122,9 @@ class VhostUserFrontEnd final : public VhostUserDevice,
   uint64_t features_ ABSL_GUARDED_BY(connection_.mutex()) = 0;
   // As last read, plus bits set since and not yet read back.
   mutable uint8_t status_ ABSL_GUARDED_BY(connection_.mutex()) = 0;
-  // Whether DRIVER_OK was or may have been set since the last reset. Without it
-  // the VMM touches no memory (virtio 1.3 §3.1.1), even if the connection is
-  // lost.
+  // True if DRIVER_OK was or may have been set since the last reset. Before it
+  // the driver does not kick, and the VMM touches no memory (virtio 1.3
+  // §3.1.1), even if the connection is lost.
   bool is_started_ ABSL_GUARDED_BY(connection_.mutex()) = false;
   // A reset was requested and is not complete.
   bool resetting_ ABSL_GUARDED_BY(connection_.mutex()) = false;

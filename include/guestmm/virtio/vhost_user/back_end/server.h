@@ -33,7 +33,7 @@
 
 namespace guestmm {
 
-// What one session, or all of them, have done so far.
+// Counts of what one session, or all of them, have done so far.
 struct VhostUserCounters {
   uint64_t messages = 0;  // received in full
   uint64_t refused = 0;   // of these, answered with an error

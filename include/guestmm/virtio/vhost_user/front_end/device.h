@@ -17,10 +17,10 @@
 namespace guestmm {
 
 struct VhostUserDeviceOptions {
-  // What VirtioDevice::MaxQueueSize returns: vhost-user does not carry the
+  // The value of VirtioDevice::MaxQueueSize: vhost-user does not carry the
   // limit. A queue that is too large for the device is refused at set-up.
   uint16_t max_queue_size = 1024;
-  // How long to wait for a reply, in real time. After that the connection is
+  // The time to wait for a reply, in real time. After that the connection is
   // given up.
   Nanoseconds timeout = std::chrono::seconds(5);
 };

@@ -27,14 +27,15 @@ class Vcpu {
   // blocked(). Its contents are undefined.
   std::optional<Pfn> Allocate(Order order, Gfp gfp = kGfpUser) {
     const std::optional<Pfn> pfn = allocator_.Allocate(id_, order, gfp);
-    if (!pfn) [[unlikely]]
+    if (!pfn && !blocked()) [[unlikely]]
       retry_when_ = allocator_.WhenToRetry(id_, order, gfp);
     backing_.OnAllocated(id_, pfn, order);
     return pfn;
   }
-  // True after a request that has to wait where the vCPU must not, as in a step
-  // in virtual time. The step then ends without giving up anything it holds;
-  // the machine repeats it once the request is worth another try.
+  // True from a request that has to wait where the vCPU must not, as in a step
+  // in virtual time, until TakeBlockedOn. The step then ends without giving up
+  // anything it holds; the machine repeats it once the request is worth another
+  // try.
   bool blocked() const { return retry_when_ != nullptr; }
   // Ends blocked(); returns the function that is true once the request is worth
   // another try (FrameAllocator::WhenToRetry). Null unless blocked.

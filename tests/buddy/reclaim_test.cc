@@ -277,14 +277,19 @@ struct World {
 
 constexpr Nanoseconds kReportTime(1000);
 
-TEST(PrematureOomTest, WithoutTheOptionARequestFailsWhileABatchIsOut) {
-  VirtualTime time(1);
-  World world(/*wait=*/false, time,
-              std::make_unique<FakeDevice>(time, kReportTime));
+// Frees two blocks: a batch, which is then with the host.
+void SendABatch(World& world, VirtualTime& time) {
   world.allocator->Free(0, world.blocks[0], Order(2));
   world.allocator->Free(0, world.blocks[1], Order(2));
   time.RunFor(Nanoseconds(0));
   ASSERT_EQ(world.allocator->Counts().isolated, PageCount(8));
+}
+
+TEST(PrematureOomTest, WithoutTheOptionARequestFailsWhileABatchIsOut) {
+  VirtualTime time(1);
+  World world(/*wait=*/false, time,
+              std::make_unique<FakeDevice>(time, kReportTime));
+  ASSERT_NO_FATAL_FAILURE(SendABatch(world, time));
   EXPECT_FALSE(world.allocator->Allocate(0, Order(2)));
   const VmStat stat = world.allocator->vmstat();
   EXPECT_EQ(stat.alloc_failed_isolated, 1);
@@ -297,10 +302,7 @@ TEST(PrematureOomTest, WithItTheRequestWaitsUntilTheBatchIsBack) {
   VirtualTime time(1);
   World world(/*wait=*/true, time,
               std::make_unique<FakeDevice>(time, kReportTime));
-  world.allocator->Free(0, world.blocks[0], Order(2));
-  world.allocator->Free(0, world.blocks[1], Order(2));
-  time.RunFor(Nanoseconds(0));
-  ASSERT_EQ(world.allocator->Counts().isolated, PageCount(8));
+  ASSERT_NO_FATAL_FAILURE(SendABatch(world, time));
   EXPECT_TRUE(world.allocator->Allocate(0, Order(2)));
   EXPECT_EQ(time.Now(), kReportTime);
   const VmStat stat = world.allocator->vmstat();
@@ -316,9 +318,7 @@ TEST(PrematureOomTest, AWorkIsGivenWhatToWaitFor) {
   VirtualTime time(1);
   World world(/*wait=*/true, time,
               std::make_unique<FakeDevice>(time, kReportTime));
-  world.allocator->Free(0, world.blocks[0], Order(2));
-  world.allocator->Free(0, world.blocks[1], Order(2));
-  time.RunFor(Nanoseconds(0));
+  ASSERT_NO_FATAL_FAILURE(SendABatch(world, time));
   std::vector<Nanoseconds> attempts;
   std::optional<Pfn> pfn;
   std::function<bool()> when_to_retry;
@@ -360,9 +360,7 @@ TEST(PrematureOomTest, OtherRequestsAreGivenNothingToWaitFor) {
     return given;
   };
   EXPECT_FALSE(given_in_work(kGfpUser));  // nothing is isolated
-  world.allocator->Free(0, world.blocks[0], Order(2));
-  world.allocator->Free(0, world.blocks[1], Order(2));
-  time.RunFor(Nanoseconds(0));
+  ASSERT_NO_FATAL_FAILURE(SendABatch(world, time));
   EXPECT_FALSE(world.allocator->WhenToRetry(0, Order(2), kGfpUser));
   EXPECT_FALSE(given_in_work(kGfpAtomic));
   EXPECT_TRUE(given_in_work(kGfpUser));
@@ -423,9 +421,7 @@ TEST(PrematureOomTest, ARequestThatMayNotWaitDoesNotWaitForTheHost) {
   VirtualTime time(1);
   World world(/*wait=*/true, time,
               std::make_unique<FakeDevice>(time, kReportTime));
-  world.allocator->Free(0, world.blocks[0], Order(2));
-  world.allocator->Free(0, world.blocks[1], Order(2));
-  time.RunFor(Nanoseconds(0));
+  ASSERT_NO_FATAL_FAILURE(SendABatch(world, time));
   EXPECT_FALSE(world.allocator->Allocate(0, Order(2), kGfpAtomic));
   EXPECT_EQ(time.Now(), Nanoseconds(0));
   EXPECT_EQ(world.allocator->vmstat().alloc_failed_isolated, 1);

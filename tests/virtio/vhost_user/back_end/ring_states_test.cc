@@ -74,6 +74,15 @@ class RingStatesTest : public VhostUserSessionTest {
   static void Offer(HonestGuest& guest, uint64_t gpa) {
     guest.driver().OfferChain({{gpa, kPageSize, kVirtqDescWrite, 0}});
   }
+  // SET_VRING_ERR. The eventfd that is readable once the ring is in error.
+  static UniqueFd SetError(HonestGuest& guest) {
+    UniqueFd error = MakeEventFd();
+    const int fd = error.get();
+    EXPECT_EQ(guest.front().Tell(Request::kSetVringErr, uint64_t{kReporting},
+                                 std::span(&fd, 1)),
+              absl::StatusCode::kOk);
+    return error;
+  }
   // Waits for a call.
   static void AwaitCall(const HonestGuest& guest) {
     ASSERT_TRUE(AwaitEvents(guest.call(), POLLIN));
@@ -290,30 +299,22 @@ TEST_F(RingStatesTest, AnotherKickIsPolled) {
 
 TEST_F(RingStatesTest, ABrokenRingIsSignalled) {
   HonestGuest guest(Connect());
-  const UniqueFd error = MakeEventFd();
-  const int fd = error.get();
   // QEMU sends it first of all.
-  ASSERT_EQ(guest.front().Tell(Request::kSetVringErr, uint64_t{kReporting},
-                               std::span(&fd, 1)),
-            absl::StatusCode::kOk);
+  const UniqueFd error = SetError(guest);
   ASSERT_NO_FATAL_FAILURE(guest.Start());
   guest.driver().JumpTo(9);
   Kick(guest);
-  EXPECT_TRUE(AwaitEvents(fd, POLLIN));
+  EXPECT_TRUE(AwaitEvents(error.get(), POLLIN));
 }
 
 TEST_F(RingStatesTest, ARingThatCannotBeSetUpAtItsKickIsSignalled) {
   HonestGuest guest(Connect());
-  const UniqueFd error = MakeEventFd();
-  const int fd = error.get();
-  ASSERT_EQ(guest.front().Tell(Request::kSetVringErr, uint64_t{kReporting},
-                               std::span(&fd, 1)),
-            absl::StatusCode::kOk);
+  const UniqueFd error = SetError(guest);
   // Enabled when nothing was known of it; then described outside RAM.
   ASSERT_EQ(guest.Enable(), absl::StatusCode::kOk);
   guest.DescribeQueue();
   Kick(guest);
-  EXPECT_TRUE(AwaitEvents(fd, POLLIN));
+  EXPECT_TRUE(AwaitEvents(error.get(), POLLIN));
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 //       MakeMechanism(kOption, *spec, {.policy = PolicyContext(granule)});
 //   absl::Status status = machine.StartMechanism(*std::move(mechanism));
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -27,6 +28,10 @@
 namespace guestmm {
 
 class Reporter;
+
+// The mechanisms that a machine runs (MakeMechanism).
+inline constexpr std::array kMachineMechanisms = {kMechanismOff,
+                                                  kMechanismReporting};
 
 // Hands nothing back.
 class OffMechanism final : public Mechanism {

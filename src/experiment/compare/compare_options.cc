@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <optional>
 #include <set>
@@ -39,13 +38,13 @@ absl::Status ResolvePolicies(CompareOptions& options) {
     options.policies = PolicyNames();
     std::erase(options.policies, "v12-hotplug");
   }
-  constexpr std::array kNames = {kMechanismOff, kMechanismReporting};
-  const absl::StatusOr<MechanismList> list = ParseMechanisms(
-      options.policies, std::exchange(options.mechanisms, {}), kNames);
+  const absl::StatusOr<MechanismList> list =
+      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}),
+                      kMachineMechanisms);
   if (!list.ok()) return list.status();
   for (const std::string& workload : options.workloads) {
     const absl::Status status =
-        CheckMechanisms(*list, kNames,
+        CheckMechanisms(*list, kMachineMechanisms,
                         {.policy = PolicyContext(GranuleOf(options, workload)),
                          .defaults = options.policy_parameters});
     if (!status.ok()) return status;

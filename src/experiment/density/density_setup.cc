@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <string_view>
@@ -82,12 +81,12 @@ absl::Status ResolvePolicies(DensitySetup& setup) {
   if (options.policies.empty() && options.mechanisms.empty()) {
     options.policies = {"off", "v12", "linux", "adaptive"};
   }
-  constexpr std::array kNames = {kMechanismOff, kMechanismReporting};
-  const absl::StatusOr<MechanismList> list = ParseMechanisms(
-      options.policies, std::exchange(options.mechanisms, {}), kNames);
+  const absl::StatusOr<MechanismList> list =
+      ParseMechanisms(options.policies, std::exchange(options.mechanisms, {}),
+                      kMachineMechanisms);
   if (!list.ok()) return list.status();
   options.policies = list->policies();
-  return CheckMechanisms(*list, kNames,
+  return CheckMechanisms(*list, kMachineMechanisms,
                          {.policy = PolicyContext(setup.granule),
                           .defaults = options.policy_parameters});
 }

@@ -1,5 +1,6 @@
 #include "guestmm/base/fields.h"
 
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <initializer_list>
@@ -8,6 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/choices.h"
+#include "guestmm/base/duration.h"
 
 namespace guestmm {
 namespace {
@@ -21,17 +24,6 @@ std::optional<T> ParseWhole(std::string_view text) {
   const auto [rest, error] = std::from_chars(text.data(), end, value);
   if (error != std::errc() || rest != end) return std::nullopt;
   return value;
-}
-
-constexpr double kMostSeconds = 9e9;  // of int64_t nanoseconds
-
-// None for what is negative, not finite or does not fit.
-std::optional<FieldValue> ParseNanoseconds(std::string_view text) {
-  const std::optional<double> seconds = ParseWhole<double>(text);
-  if (!seconds || !(*seconds >= 0 && *seconds <= kMostSeconds)) {
-    return std::nullopt;
-  }
-  return fields_internal::SecondsValue(*seconds);
 }
 
 // The shortest text that is read back as the same number of nanoseconds.
@@ -75,6 +67,7 @@ std::string FormatExactBytes(uint64_t bytes) {
 namespace fields_internal {
 
 FieldValue SecondsValue(double seconds) {
+  constexpr double kMostSeconds = 9e9;  // of int64_t nanoseconds
   // Doubles next to these ends do not fit in nanoseconds.
   if (seconds <= -kMostSeconds) {
     return static_cast<uint64_t>(Nanoseconds::min().count());
@@ -101,10 +94,7 @@ FieldKind FieldKind::Orders(Order low, Order high) {
   return FieldKind(Unit::kOrder, low.bits(), high.bits());
 }
 FieldKind FieldKind::Granule() {
-  FieldKind kind(Unit::kGranule, Order(0).bits(), kPageblockOrder.bits());
-  kind.words_ = {FormatExactBytes(Order(0).bytes()),
-                 FormatExactBytes(kPageblockOrder.bytes())};
-  return kind;
+  return FieldKind(Unit::kGranule, Order(0).bits(), kPageblockOrder.bits());
 }
 FieldKind FieldKind::Number(double low, double high) {
   return FieldKind(Unit::kNumber, low, high);
@@ -132,9 +122,11 @@ std::string FieldKind::Rule() const {
   switch (unit_) {
     case Unit::kSwitch:
       return "must be on or off";
-    case Unit::kGranule:
     case Unit::kChoice:
       return absl::StrCat("must be one of ", absl::StrJoin(words_, ", "));
+    case Unit::kGranule:
+      return absl::StrCat("must be a power of 2, ", Format(low_), " to ",
+                          Format(high_));
     case Unit::kText:
       return "must be text";
     case Unit::kPath:
@@ -159,7 +151,6 @@ bool FieldKind::IsValid(const FieldValue& value) const {
   if (value.index() != low_.index()) return false;
   if (unit_ == Unit::kText) return true;
   if (unit_ == Unit::kPath) return !std::get<std::string>(value).empty();
-  if (unit_ == Unit::kGranule) return value == low_ || value == high_;
   // False for NaN.
   return low_ <= value && value <= high_;
 }
@@ -178,7 +169,9 @@ absl::StatusOr<FieldValue> FieldKind::Parse(std::string_view text) const {
       form = "must be a size, as in 256MiB";
       break;
     case Unit::kSeconds:
-      value = ParseNanoseconds(text);
+      if (const std::optional<Nanoseconds> time = ParseDuration(text)) {
+        value = static_cast<uint64_t>(time->count());
+      }
       break;
     case Unit::kNumber:
       value = ParseWhole<double>(text);
@@ -191,8 +184,10 @@ absl::StatusOr<FieldValue> FieldKind::Parse(std::string_view text) const {
       }
       break;
     case Unit::kGranule:
-      if (text == words_.front()) value = low_;
-      if (text == words_.back()) value = high_;
+      if (const std::optional<uint64_t> bytes = ParseBytes(text);
+          bytes && *bytes >= kPageSize && std::has_single_bit(*bytes)) {
+        value = static_cast<uint64_t>(std::countr_zero(*bytes / kPageSize));
+      }
       break;
     case Unit::kText:
     case Unit::kPath:
@@ -201,6 +196,7 @@ absl::StatusOr<FieldValue> FieldKind::Parse(std::string_view text) const {
   }
   if (value && IsValid(*value)) return *std::move(value);
   std::string rule = Rule();
+  if (!value && unit_ == Unit::kChoice) rule = MustBeOneOf(text, words_);
   if (!value && !form.empty()) {
     rule = absl::StrCat(form, ", ", rule.substr(sizeof("must be ") - 1));
   }

@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 
 namespace guestmm {
 namespace {
@@ -154,6 +155,14 @@ std::vector<GpaRange> MemoryMap::regions() const {
     }
   }
   return regions;
+}
+
+std::string FormatMemoryMap(std::span<const GpaRange> ranges) {
+  return absl::StrJoin(
+      ranges, ",", [](std::string* out, const GpaRange& range) {
+        absl::StrAppendFormat(out, "%#x-%#x", range.gpa.value(),
+                              (range.gpa + range.bytes).value());
+      });
 }
 
 }  // namespace guestmm

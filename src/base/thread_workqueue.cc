@@ -26,7 +26,10 @@ bool ThreadWorkqueue::Queue(Work& work, Nanoseconds delay) {
 
 void ThreadWorkqueue::CancelSync(Work& work) {
   LockHolder hold(mutex_);
-  timeline_.Remove(work);
+  if (timeline_.Remove(work)) {
+    ++finished_;
+    work_finished_.notify_all();
+  }
   if (!MayWait()) return;
   while (running_ == &work) {
     work_finished_.wait(mutex_);

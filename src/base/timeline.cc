@@ -1,5 +1,7 @@
 #include "guestmm/base/timeline.h"
 
+#include <algorithm>
+
 #include "guestmm/base/check.h"
 
 namespace guestmm {
@@ -29,6 +31,11 @@ bool Timeline::Remove(Work& work) {
   due_.erase(first);
   work.due_ = false;
   return true;
+}
+
+bool Timeline::AllOf(absl::FunctionRef<bool(const Work&)> condition) const {
+  return std::all_of(due_.begin(), due_.end(),
+                     [&](const auto& due) { return condition(*due.second); });
 }
 
 Work& Timeline::TakeFirst() {

@@ -2,61 +2,58 @@
 
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <cstdio>
-#include <system_error>
+
+#include "src/base/number_with_unit.h"
 
 namespace guestmm {
 
 std::string FormatBytes(uint64_t bytes) {
-  struct Unit {
-    uint64_t bytes;
-    const char* name;
-  };
-  static constexpr std::array<Unit, 4> kUnits = {
-      {{kTiB, "TiB"}, {kGiB, "GiB"}, {kMiB, "MiB"}, {kKiB, "KiB"}}};
+  static constexpr std::array<NamedUnit, 4> kUnits = {
+      {{"TiB", kTiB}, {"GiB", kGiB}, {"MiB", kMiB}, {"KiB", kKiB}}};
   std::array<char, 32> text{};
-  for (const Unit& unit : kUnits) {
-    if (bytes < unit.bytes) continue;
+  for (const NamedUnit& unit : kUnits) {
+    if (bytes < unit.size) continue;
     std::snprintf(text.data(), text.size(), "%.2f %s",
-                  static_cast<double>(bytes) / static_cast<double>(unit.bytes),
-                  unit.name);
+                  static_cast<double>(bytes) / static_cast<double>(unit.size),
+                  unit.name.data());
     return text.data();
   }
   return std::to_string(bytes) + " B";
 }
 
 std::optional<uint64_t> ParseBytes(std::string_view text) {
-  struct Unit {
-    std::string_view name;
-    uint64_t bytes;
-  };
-  static constexpr std::array<Unit, 8> kUnits = {{{"KiB", kKiB},
-                                                  {"MiB", kMiB},
-                                                  {"GiB", kGiB},
-                                                  {"TiB", kTiB},
-                                                  {"K", kKiB},
-                                                  {"M", kMiB},
-                                                  {"G", kGiB},
-                                                  {"T", kTiB}}};
-  uint64_t unit = 1;
-  for (const auto& [name, bytes] : kUnits) {
-    if (!text.ends_with(name)) continue;
-    unit = bytes;
-    text.remove_suffix(name.size());
-    if (text.ends_with(' ')) text.remove_suffix(1);
-    break;
-  }
-  int base = 10;
-  if (text.starts_with("0x")) {
-    base = 16;
-    text.remove_prefix(2);
-  }
-  uint64_t number = 0;
+  static constexpr std::array<NamedUnit, 10> kUnits = {{{"", 1},
+                                                        {"b", 1},
+                                                        {"k", kKiB},
+                                                        {"m", kMiB},
+                                                        {"g", kGiB},
+                                                        {"t", kTiB},
+                                                        {"kib", kKiB},
+                                                        {"mib", kMiB},
+                                                        {"gib", kGiB},
+                                                        {"tib", kTiB}}};
+  const bool is_hex = text.starts_with("0x");
+  if (is_hex) text.remove_prefix(2);
   const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number, base);
-  if (error != std::errc() || rest != end) return std::nullopt;
-  if (number > ~uint64_t{0} / unit) return std::nullopt;
-  return number * unit;
+  uint64_t whole = 0;
+  const char* rest = text.data();
+  if (!Take(rest, std::from_chars(rest, end, whole, is_hex ? 16 : 10))) {
+    return std::nullopt;
+  }
+  const bool has_fraction = !is_hex && rest != end && *rest == '.';
+  double fraction = 0;
+  if (has_fraction && !Take(rest, std::from_chars(rest, end, fraction,
+                                                  std::chars_format::fixed))) {
+    return std::nullopt;
+  }
+  const std::optional<uint64_t> unit = SizeOf(kUnits, {rest, end});
+  if (!unit || (has_fraction && *unit == 1)) return std::nullopt;
+  const auto part = static_cast<uint64_t>(
+      std::llround(fraction * static_cast<double>(*unit)));
+  if (whole > (~uint64_t{0} - part) / *unit) return std::nullopt;
+  return whole * *unit + part;
 }
 
 std::ostream& operator<<(std::ostream& os, PageCount pages) {

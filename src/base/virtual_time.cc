@@ -33,11 +33,14 @@ bool VirtualTime::QueueWhen(Work& work, std::function<bool()> condition) {
 
 bool VirtualTime::WaitUntil(absl::FunctionRef<bool()> condition,
                             Nanoseconds timeout) {
-  CheckMayWait();
-  const Nanoseconds deadline = timeout == kForever ? kForever : now_ + timeout;
+  GUESTMM_CHECK(MayWait()) << "a work waited for its own workqueue";
+  const bool forever = timeout == kForever;
+  const Nanoseconds deadline = forever ? kForever : now_ + timeout;
+  ++changes_;
+  QueueReady();
   while (!condition()) {
-    if (timeline_.empty() || timeline_.next() > deadline) {
-      if (deadline != kForever) now_ = std::max(now_, deadline);
+    if (forever ? IsIdle() : timeline_.empty() || timeline_.next() > deadline) {
+      if (!forever) now_ = std::max(now_, deadline);
       return false;
     }
     RunFirst();
@@ -50,17 +53,20 @@ void VirtualTime::RunFor(Nanoseconds duration) {
 }
 
 void VirtualTime::RunUntilIdle() {
-  CheckMayWait();
-  while (!timeline_.empty()) RunFirst();
+  WaitUntil([] { return false; });
 }
 
-void VirtualTime::CheckMayWait() const {
-  GUESTMM_CHECK(MayWait()) << "a work waited for its own workqueue";
+bool VirtualTime::IsIdle() const {
+  return timeline_.AllOf([this](const Work& work) {
+    return work.kind_ == Work::Kind::kDeferrable && work.ran_after_ == changes_;
+  });
 }
 
 void VirtualTime::RunFirst() {
   now_ = std::max(now_, timeline_.next());
   Work& work = timeline_.TakeFirst();
+  if (work.kind_ == Work::Kind::kNormal) ++changes_;
+  work.ran_after_ = changes_;
   in_work_ = true;
   Timeline::Invoke(work);
   in_work_ = false;

@@ -112,17 +112,20 @@ absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::Create(
   uint64_t file_offset = 0;
   for (const GpaRange& range : options.regions) {
     LockHolder hold(ram->changes_);
-    absl::Status status = ram->InsertRegion(
-        range, [&] { return ram->memory_->Map(range, file_offset); });
+    absl::Status status = ram->InsertRegion(range, [&](Map& map) {
+      return MapInto(map, range,
+                     [&] { return ram->memory_->Map(range, file_offset); });
+    });
     if (!status.ok()) return status;
     file_offset += range.bytes;
   }
   return ram;
 }
 
-absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::CreateForeign() {
+absl::StatusOr<std::unique_ptr<GuestRam>> GuestRam::CreateForeign(
+    const ForeignRamOptions& options) {
   absl::StatusOr<std::unique_ptr<HostMemory>> memory =
-      HostMemory::CreateForeign();
+      HostMemory::CreateForeign(options);
   if (!memory.ok()) return memory.status();
   return std::unique_ptr<GuestRam>(new GuestRam(*std::move(memory)));
 }
@@ -141,10 +144,7 @@ GuestRam::~GuestRam() {
     GUESTMM_CHECK(alive == 0)
         << "guest RAM destroyed with " << alive << " translations alive";
   }
-  for (const Region& region : *map_) {
-    [[maybe_unused]] const absl::Status unmapped =
-        memory_->Unmap(region.hva, region.range);
-  }
+  UnmapAll(*map_);
 }
 
 MemorySource GuestRam::source() const { return memory_->source(); }
@@ -163,58 +163,119 @@ absl::Status GuestRam::AddRegion(GpaRange range) {
     return status;
   }
   LockHolder hold(changes_);
-  return InsertRegion(range, [&] { return memory_->Map(range, std::nullopt); });
+  return InsertRegion(range, [&](Map& map) {
+    return MapInto(map, range,
+                   [&] { return memory_->Map(range, std::nullopt); });
+  });
 }
 
 absl::Status GuestRam::AdoptRegion(GpaRange range, int fd, uint64_t offset) {
   GUESTMM_CHECK(foreign()) << "a foreign region for guest RAM of its own";
-  const absl::StatusOr<ForeignFile> file = InspectForeign(fd);
-  if (!file.ok()) return file.status();
-  if (absl::Status status = CheckRegion(range, file->source); !status.ok()) {
+  LockHolder hold(changes_);
+  return InsertRegion(range, [&](Map& map) {
+    MemorySource source = memory_->source();
+    absl::Status status =
+        AdoptInto(map, source, {.range = range, .fd = fd, .offset = offset});
+    if (status.ok()) memory_->SetForeignSource(source);
+    return status;
+  });
+}
+
+absl::Status GuestRam::ReplaceRegions(std::span<const ForeignRegion> regions) {
+  GUESTMM_CHECK(foreign()) << "foreign regions for guest RAM of its own";
+  LockHolder hold(changes_);
+  const auto map = std::make_shared<Map>();
+  MemorySource new_source = source();
+  absl::Status status;
+  for (const ForeignRegion& region : regions) {
+    status = AdoptInto(*map, new_source, region);
+    if (!status.ok()) break;
+  }
+  const std::shared_ptr<const Map> before = map_;
+  std::vector<GpaRange> old_ranges;
+  for (const Region& region : *before) old_ranges.push_back(region.range);
+  if (status.ok()) {
+    const uint64_t pins = PublishUnlessPinned(map, old_ranges);
+    if (pins > 0) {
+      status = absl::FailedPreconditionError(absl::StrCat(
+          "replacing all regions: translations that point into them: ", pins));
+    }
+  }
+  if (!status.ok()) {
+    UnmapAll(*map);
     return status;
   }
-  const uint64_t granule = std::max(kPageSize, DiscardGranule(file->source));
-  if (offset % granule != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: offset 0x%x must be a multiple of %s",
-                        RegionText(range), offset, FormatBytes(granule)));
+  memory_->SetForeignSource(new_source);
+  UnmapAll(*before);
+  if (observer_ != nullptr) {
+    for (const GpaRange& range : old_ranges) observer_->OnRegionRemoved(range);
+    for (const Region& region : *map) observer_->OnRegionAdded(region.range);
   }
-  if (offset > file->bytes || range.bytes > file->bytes - offset) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: at offset 0x%x of a memfd of %s, does not lie "
-                        "within it",
-                        RegionText(range), offset, FormatBytes(file->bytes)));
-  }
-  LockHolder hold(changes_);
-  if (map_->empty()) {
-    memory_->SetForeignSource(file->source);
-  } else if (file->source != source()) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("%s: is of source %s, other regions are of source %s",
-                        RegionText(range), Name(file->source), Name(source())));
-  }
-  return InsertRegion(range,
-                      [&] { return memory_->MapForeign(range, fd, offset); });
+  return absl::OkStatus();
 }
 
 absl::Status GuestRam::InsertRegion(
-    GpaRange range,
+    GpaRange range, absl::FunctionRef<absl::Status(Map&)> insert) {
+  auto map = std::make_shared<Map>(*map_);
+  if (absl::Status status = insert(*map); !status.ok()) return status;
+  Publish(map);
+  if (observer_ != nullptr) observer_->OnRegionAdded(range);
+  return absl::OkStatus();
+}
+
+absl::Status GuestRam::MapInto(
+    Map& map, GpaRange range,
     absl::FunctionRef<absl::StatusOr<std::byte*>()> map_memory) {
   const auto next = std::partition_point(
-      map_->begin(), map_->end(),
+      map.begin(), map.end(),
       [&](const Region& region) { return EndOf(region.range) <= range.gpa; });
-  if (next != map_->end() && next->range.gpa < EndOf(range)) {
+  if (next != map.end() && next->range.gpa < EndOf(range)) {
     return absl::AlreadyExistsError(absl::StrCat(
         RegionText(range), ": overlaps ", RegionText(next->range)));
   }
   const absl::StatusOr<std::byte*> hva = map_memory();
   if (!hva.ok()) return hva.status();
-  auto map = std::make_shared<Map>(*map_);
-  map->insert(map->begin() + (next - map_->begin()),
-              {.range = range, .hva = *hva});
-  Publish(map);
-  if (observer_ != nullptr) observer_->OnRegionAdded(range);
+  map.insert(next, {.range = range, .hva = *hva});
   return absl::OkStatus();
+}
+
+absl::Status GuestRam::AdoptInto(Map& map, MemorySource& source,
+                                 const ForeignRegion& region) const {
+  const GpaRange range = region.range;
+  const absl::StatusOr<ForeignFile> file = memory_->InspectForeign(region.fd);
+  if (!file.ok()) return file.status();
+  if (absl::Status status = CheckRegion(range, file->source); !status.ok()) {
+    return status;
+  }
+  const uint64_t granule = std::max(kPageSize, DiscardGranule(file->source));
+  if (region.offset % granule != 0) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: offset 0x%x must be a multiple of %s", RegionText(range),
+        region.offset, FormatBytes(granule)));
+  }
+  if (region.offset > file->bytes ||
+      range.bytes > file->bytes - region.offset) {
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "%s: at offset 0x%x of a memfd of %s, does not lie within it",
+        RegionText(range), region.offset, FormatBytes(file->bytes)));
+  }
+  if (!map.empty() && file->source != source) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("%s: is of source %s, other regions are of source %s",
+                        RegionText(range), Name(file->source), Name(source)));
+  }
+  absl::Status status = MapInto(map, range, [&] {
+    return memory_->MapForeign(range, region.fd, region.offset);
+  });
+  if (status.ok()) source = file->source;
+  return status;
+}
+
+void GuestRam::UnmapAll(const Map& map) const {
+  for (const Region& region : map) {
+    [[maybe_unused]] const absl::Status unmapped =
+        memory_->Unmap(region.hva, region.range);
+  }
 }
 
 absl::Status GuestRam::RemoveRegion(GpaRange range) {
@@ -242,7 +303,7 @@ absl::Status GuestRam::RemoveRegion(GpaRange range) {
     map->insert(at, {.range = {region->range.gpa, offset}, .hva = region->hva});
   }
 
-  if (const uint64_t pins = PublishUnlessPinned(std::move(map), range);
+  if (const uint64_t pins = PublishUnlessPinned(std::move(map), {&range, 1});
       pins > 0) {
     return absl::FailedPreconditionError(absl::StrCat(
         RegionText(range), ": translations that point into it: ", pins));
@@ -274,11 +335,13 @@ void GuestRam::Publish(const std::shared_ptr<const Map>& map) {
 // The analysis cannot follow locks taken in a loop. They are taken in ascending
 // order, and no other code takes more than one.
 uint64_t GuestRam::PublishUnlessPinned(std::shared_ptr<const Map> map,
-                                       GpaRange range)
+                                       std::span<const GpaRange> ranges)
     ABSL_NO_THREAD_SAFETY_ANALYSIS {
   for (Shard& shard : shards()) shard.lock.Lock();
   uint64_t pins = 0;
-  for (const Shard& shard : shards()) pins += shard.PinsInto(range);
+  for (const Shard& shard : shards()) {
+    for (const GpaRange& range : ranges) pins += shard.PinsInto(range);
+  }
   if (pins == 0) {
     for (Shard& shard : shards()) shard.map = map;
   }

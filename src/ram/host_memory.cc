@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "src/base/uninterrupted.h"
 #include "src/ram/foreign_mappings.h"
 
 namespace guestmm {
@@ -34,6 +35,20 @@ std::string LastError() { return std::strerror(errno); }
 absl::Status RegionRefused(GpaRange range, const char* call) {
   return absl::ResourceExhaustedError(
       absl::StrCat(RegionText(range), ": ", call, " failed: ", LastError()));
+}
+
+absl::Status TooManyRegions(GpaRange range) {
+  return absl::ResourceExhaustedError(absl::StrCat(
+      RegionText(range), ": this process has too many foreign regions"));
+}
+
+absl::Status UnmapRegion(std::byte* hva, GpaRange range) {
+  if (munmap(hva, range.bytes) == 0) return absl::OkStatus();
+  return RegionRefused(range, "munmap");
+}
+
+int Advise(std::byte* hva, uint64_t bytes, int advice) {
+  return Uninterrupted([&] { return madvise(hva, bytes, advice); });
 }
 
 // Reserves unmapped addresses for `range`, with hva and gpa equal modulo a huge
@@ -102,7 +117,7 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
         options.huge_pages == HugePages::kAdvise ? "kAdvise" : "kForbid"));
   }
   std::unique_ptr<HostMemory> memory(
-      new HostMemory(options.source, options.huge_pages, /*foreign=*/false));
+      new HostMemory(options.source, options.huge_pages, std::nullopt));
   absl::Status status = memory->OpenPagemap();
   if (!status.ok()) return status;
   if (has_file) {
@@ -116,23 +131,29 @@ absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::Create(
   return memory;
 }
 
-absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::CreateForeign() {
-  std::unique_ptr<HostMemory> memory(new HostMemory(MemorySource::kSharedMemfd,
-                                                    HugePages::kHostDefault,
-                                                    /*foreign=*/true));
+absl::StatusOr<std::unique_ptr<HostMemory>> HostMemory::CreateForeign(
+    const ForeignRamOptions& options) {
+  std::unique_ptr<HostMemory> memory(new HostMemory(
+      MemorySource::kSharedMemfd, HugePages::kHostDefault, options));
   if (absl::Status status = memory->OpenPagemap(); !status.ok()) return status;
   return memory;
 }
 
-absl::StatusOr<ForeignFile> InspectForeign(int fd) {
+absl::StatusOr<ForeignFile> HostMemory::InspectForeign(int fd) const {
+  const bool allow_unsealed = foreign_ && foreign_->allow_unsealed;
   const auto refuse = [](const std::string& why) {
     return absl::InvalidArgumentError(
         absl::StrCat("memory from another process: ", why));
   };
-  // Checked first: calls on a file that is not a memfd may block in its file
-  // system.
+  // Checked first, since only files on tmpfs and hugetlbfs have seals, and the
+  // kernel answers this without the file system. Other calls on a file that a
+  // process implements (FUSE) would wait for that process.
   const int seals = fcntl(fd, F_GET_SEALS);
-  if (seals < 0) return refuse("takes no seals: must be a memfd");
+  if (seals < 0) {
+    return refuse(
+        absl::StrCat("takes no seals: must be a memfd",
+                     allow_unsealed ? " or a file on tmpfs or hugetlbfs" : ""));
+  }
   struct statfs file_system = {};
   if (fstatfs(fd, &file_system) != 0) {
     return absl::UnavailableError(
@@ -154,14 +175,14 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
     return refuse("not open for reading and writing");
   }
   // Files on tmpfs that are not memfds have F_SEAL_SEAL and so fail here.
-  if ((seals & F_SEAL_SHRINK) == 0) {
+  if (!allow_unsealed && (seals & F_SEAL_SHRINK) == 0) {
     return refuse(
         "not sealed with F_SEAL_SHRINK: it could get shorter while it is used");
   }
   if ((seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) != 0) {
     return refuse("sealed against writing");
   }
-  // From here on its size cannot shrink.
+  // From here on a sealed file cannot get shorter.
   struct stat file = {};
   if (fstat(fd, &file) != 0) {
     return absl::UnavailableError(
@@ -174,7 +195,8 @@ absl::StatusOr<ForeignFile> InspectForeign(int fd) {
 }
 
 absl::Status HostMemory::OpenPagemap() {
-  pagemap_fd_ = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  pagemap_fd_ = Uninterrupted(
+      [] { return open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC); });
   if (pagemap_fd_ >= 0) return absl::OkStatus();
   return absl::UnavailableError(
       absl::StrCat("/proc/self/pagemap: ", LastError()));
@@ -187,7 +209,8 @@ HostMemory::~HostMemory() {
 
 absl::Status HostMemory::OpenFile(const std::string& path, uint64_t bytes) {
   // O_NONBLOCK: opening a pipe would wait for its other end.
-  file_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  file_fd_ = Uninterrupted(
+      [&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
   struct stat file = {};
   if (file_fd_ < 0 || fstat(file_fd_, &file) != 0) {
     return absl::UnavailableError(
@@ -223,7 +246,9 @@ absl::Status HostMemory::MakeMemfd() {
 absl::Status HostMemory::MakeRoom(GpaRange range) {
   const uint64_t end = range.gpa.value() + range.bytes;
   if (end > memfd_bytes_) {
-    if (ftruncate(file_fd_, static_cast<off_t>(end)) != 0) {
+    if (Uninterrupted([&] {
+          return ftruncate(file_fd_, static_cast<off_t>(end));
+        }) != 0) {
       return RegionRefused(range, "ftruncate of the memfd");
     }
     memfd_bytes_ = end;
@@ -260,7 +285,7 @@ absl::StatusOr<std::byte*> HostMemory::Map(
     status = RegionRefused(range, "mmap");
   }
   if (const std::optional<int> advice = HugePageAdvice(huge_pages_);
-      status.ok() && advice && madvise(hva, range.bytes, *advice) != 0) {
+      status.ok() && advice && Advise(hva, range.bytes, *advice) != 0) {
     status = RegionRefused(range, "madvise for transparent huge pages");
   }
   if (!status.ok()) {
@@ -274,27 +299,32 @@ absl::StatusOr<std::byte*> HostMemory::MapForeign(GpaRange range, int fd,
                                                   uint64_t offset) const {
   const absl::StatusOr<std::byte*> hva = ReserveAddresses(range);
   if (!hva.ok()) return hva;
+  absl::Status status;
   // Reserving huge pages is up to the creator.
   if (mmap(*hva, range.bytes, PROT_READ | PROT_WRITE,
            MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
            static_cast<off_t>(offset)) == MAP_FAILED) {
-    const absl::Status status = RegionRefused(range, "mmap");
+    status = RegionRefused(range, "mmap");
+  } else if (Advise(*hva, range.bytes, MADV_DONTDUMP) != 0) {
+    // A core dump of this process must not have other guests' secrets.
+    status = RegionRefused(range, "madvise(MADV_DONTDUMP)");
+  } else if (!AddForeignMapping(*hva, range.bytes)) {
+    status = TooManyRegions(range);
+  }
+  if (!status.ok()) {
     munmap(*hva, range.bytes);
     return status;
-  }
-  if (!AddForeignMapping(*hva, range.bytes)) {
-    munmap(*hva, range.bytes);
-    return absl::ResourceExhaustedError(absl::StrCat(
-        RegionText(range), ": this process has too many foreign regions"));
   }
   return hva;
 }
 
 absl::Status HostMemory::Unmap(std::byte* hva, GpaRange range) const {
-  if (foreign_) RemoveForeignMapping(hva, range.bytes);
-  if (munmap(hva, range.bytes) == 0) return absl::OkStatus();
-  absl::Status status = RegionRefused(range, "munmap");
-  if (foreign_) AddForeignMapping(hva, range.bytes);
+  if (!foreign()) return UnmapRegion(hva, range);
+  absl::Status status = TooManyRegions(range);
+  RemoveForeignMapping(hva, range.bytes, [&] {
+    status = UnmapRegion(hva, range);
+    return status.ok();
+  });
   return status;
 }
 
@@ -305,20 +335,22 @@ absl::Status HostMemory::Release(GpaRange range) const {
     // so all are allocated first. A page that cannot be allocated was not
     // reserved.
     for (uint64_t at = 0; at < range.bytes; at += kHugePageBytes) {
-      fallocate(file_fd_, 0, static_cast<off_t>(range.gpa.value() + at),
-                static_cast<off_t>(kHugePageBytes));
+      Fallocate(0, range.gpa + at, kHugePageBytes);
     }
   }
   return PunchHole(range);
 }
 
+int HostMemory::Fallocate(int mode, Gpa from, uint64_t bytes) const {
+  return Uninterrupted([&] {
+    return fallocate(file_fd_, mode, static_cast<off_t>(from.value()),
+                     static_cast<off_t>(bytes));
+  });
+}
+
 absl::Status HostMemory::PunchHole(GpaRange range) const {
-  int result = 0;
-  do {
-    result = fallocate(file_fd_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                       static_cast<off_t>(range.gpa.value()),
-                       static_cast<off_t>(range.bytes));
-  } while (result != 0 && errno == EINTR);
+  const int result = Fallocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                               range.gpa, range.bytes);
   if (result == 0) return absl::OkStatus();
   return absl::InternalError(
       absl::StrCat(RegionText(range),
@@ -364,10 +396,10 @@ absl::StatusOr<uint64_t> HostMemory::CountPagemap(const std::byte* hva,
   uint64_t found = 0;
   while (pages > 0) {
     const uint64_t wanted = std::min<uint64_t>(pages, entries.size());
-    const ssize_t got =
-        pread(pagemap_fd_, entries.data(), wanted * sizeof(uint64_t),
-              static_cast<off_t>(next * sizeof(uint64_t)));
-    if (got < 0 && errno == EINTR) continue;
+    const ssize_t got = Uninterrupted([&] {
+      return pread(pagemap_fd_, entries.data(), wanted * sizeof(uint64_t),
+                   static_cast<off_t>(next * sizeof(uint64_t)));
+    });
     if (got <= 0 || got % static_cast<ssize_t>(sizeof(uint64_t)) != 0) {
       return absl::UnavailableError(absl::StrCat(
           "/proc/self/pagemap: ", got < 0 ? LastError() : "short read"));

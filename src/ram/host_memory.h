@@ -26,9 +26,6 @@ struct ForeignFile {
   MemorySource source;
   uint64_t bytes;
 };
-// InvalidArgument unless GuestRam::AdoptRegion accepts the file; Unavailable
-// names a system call that failed.
-absl::StatusOr<ForeignFile> InspectForeign(int fd);
 
 // The system calls behind guest RAM: memory for its regions, from one source.
 // Const methods are thread-safe; others need external locking.
@@ -40,7 +37,8 @@ class HostMemory {
       const GuestRamOptions& options);
 
   // Memory created by another process; no regions yet.
-  static absl::StatusOr<std::unique_ptr<HostMemory>> CreateForeign();
+  static absl::StatusOr<std::unique_ptr<HostMemory>> CreateForeign(
+      const ForeignRamOptions& options);
 
   // Leaves mappings in place.
   ~HostMemory();
@@ -50,8 +48,8 @@ class HostMemory {
   MemorySource source() const {
     return source_.load(std::memory_order_relaxed);
   }
-  bool foreign() const { return foreign_; }
-  // REQUIRES: foreign(), and nothing is mapped.
+  bool foreign() const { return foreign_.has_value(); }
+  // REQUIRES: foreign(), and every region is of it.
   void SetForeignSource(MemorySource source) {
     source_.store(source, std::memory_order_relaxed);
   }
@@ -65,6 +63,9 @@ class HostMemory {
   // no part of which is mapped.
   absl::StatusOr<std::byte*> Map(GpaRange range,
                                  std::optional<uint64_t> file_offset);
+  // InvalidArgument unless GuestRam::AdoptRegion accepts the file; Unavailable
+  // names a system call that failed. Never waits for the file's creator.
+  absl::StatusOr<ForeignFile> InspectForeign(int fd) const;
   // Maps `fd` from `offset` on in the same way. REQUIRES also: foreign(), and
   // that InspectForeign and the size of the file allow it.
   absl::StatusOr<std::byte*> MapForeign(GpaRange range, int fd,
@@ -82,7 +83,9 @@ class HostMemory {
                                          uint64_t bytes) const;
 
  private:
-  HostMemory(MemorySource source, HugePages huge_pages, bool foreign)
+  // `foreign` is unset for memory of our own.
+  HostMemory(MemorySource source, HugePages huge_pages,
+             std::optional<ForeignRamOptions> foreign)
       : source_(source), huge_pages_(huge_pages), foreign_(foreign) {}
 
   bool IsMemfd() const {
@@ -94,6 +97,8 @@ class HostMemory {
   absl::Status MakeMemfd();
   // Extends the memfd to the end of `range` if needed, and empties `range`.
   absl::Status MakeRoom(GpaRange range);
+  // fallocate() of the memfd.
+  int Fallocate(int mode, Gpa from, uint64_t bytes) const;
   absl::Status PunchHole(GpaRange range) const;
   // Counts pages whose pagemap entries have all bits of `set` and none of
   // `clear`.
@@ -102,7 +107,7 @@ class HostMemory {
 
   std::atomic<MemorySource> source_;
   const HugePages huge_pages_;
-  const bool foreign_;
+  const std::optional<ForeignRamOptions> foreign_;
   int pagemap_fd_ = -1;
   // The memfd or the file; -1 with kAnonymous and for foreign memory.
   int file_fd_ = -1;

@@ -13,6 +13,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/units.h"
+#include "src/base/uninterrupted.h"
 
 namespace guestmm {
 namespace {
@@ -41,7 +42,7 @@ absl::StatusOr<ReservedArray> ReservedArray::Create(size_t bytes) {
     return error;
   }
   // A huge page would back 2 MiB where 4 KiB was written.
-  madvise(data, bytes, MADV_NOHUGEPAGE);
+  Uninterrupted([&] { return madvise(data, bytes, MADV_NOHUGEPAGE); });
   return ReservedArray(data, bytes);
 }
 
@@ -56,9 +57,11 @@ void ReservedArray::Discard(size_t offset, size_t bytes) {
   const size_t start = (offset + page - 1) / page * page;
   const size_t end = (offset + bytes) / page * page;
   if (start >= end) return;
-  GUESTMM_CHECK(madvise(static_cast<std::byte*>(data_) + start, end - start,
-                        MADV_DONTNEED) == 0)
-      << std::strerror(errno);
+  const int result = Uninterrupted([&] {
+    return madvise(static_cast<std::byte*>(data_) + start, end - start,
+                   MADV_DONTNEED);
+  });
+  GUESTMM_CHECK(result == 0) << std::strerror(errno);
 }
 
 absl::StatusOr<uint64_t> ReservedArray::ResidentBytes() const {

@@ -112,6 +112,20 @@ TEST(FieldsTest, SetsAMemberOfEachType) {
   EXPECT_EQ(options.inner.rounds, 9);
 }
 
+TEST(FieldsTest, TakesSizesAndTimesAsPeopleWriteThem) {
+  Options options;
+  EXPECT_EQ(OptionsFields().Set(options, "bytes", "1.5 MiB"), absl::OkStatus());
+  EXPECT_EQ(OptionsFields().Set(options, "delay", "250ms"), absl::OkStatus());
+  EXPECT_EQ(OptionsFields().Set(options, "rest", "1h"), absl::OkStatus());
+  EXPECT_EQ(OptionsFields().Set(options, "granule", "2.00 MiB"),
+            absl::OkStatus());
+  EXPECT_EQ(options.bytes, kMiB + kMiB / 2);
+  EXPECT_EQ(options.delay, milliseconds(250));
+  EXPECT_EQ(options.rest_seconds, 3600);
+  EXPECT_EQ(options.granule, kPageblockOrder);
+  EXPECT_EQ(ErrorOf("rest", "2h"), "--rest=2h: must be 0 to 3600 seconds");
+}
+
 TEST(FieldsTest, AWordStandsForAnUnsetOptional) {
   Options options;
   options.speed = 2;
@@ -135,8 +149,12 @@ TEST(FieldsTest, AValueOutOfBoundsIsRefusedWithItsRule) {
   EXPECT_EQ(ErrorOf("speed", "0"),
             "--speed=0: must be 0.01 to 1000000, or max");
   EXPECT_EQ(ErrorOf("rest", "3601"), "--rest=3601: must be 0 to 3600 seconds");
-  EXPECT_EQ(ErrorOf("granule", "1MiB"),
-            "--granule=1MiB: must be one of 4KiB, 2MiB");
+  EXPECT_EQ(ErrorOf("granule", "96KiB"),
+            "--granule=96KiB: must be a power of 2, 4KiB to 2MiB");
+  EXPECT_EQ(ErrorOf("granule", "4MiB"),
+            "--granule=4MiB: must be a power of 2, 4KiB to 2MiB");
+  EXPECT_EQ(ErrorOf("granule", "2KiB"),
+            "--granule=2KiB: must be a power of 2, 4KiB to 2MiB");
   EXPECT_EQ(ErrorOf("socket", ""),
             "--socket=\"\": must be the path of a socket");
 }
@@ -153,7 +171,7 @@ TEST(FieldsTest, ATextOfAnotherUnitIsRefusedWithItsForm) {
   EXPECT_EQ(ErrorOf("share", "half"), "--share=half: must be a number, 0 to 1");
   EXPECT_EQ(ErrorOf("speed", "fast"),
             "--speed=fast: must be a number, 0.01 to 1000000, or max");
-  for (const char* text : {"-1", "1e300", "nan", "inf", "1s"}) {
+  for (const char* text : {"-1", "1e300", "nan", "inf", "1d"}) {
     EXPECT_EQ(ErrorOf("delay", text), std::string("--delay=") + text +
                                           ": must be 0.001 to 3600 seconds");
   }
@@ -179,7 +197,7 @@ TEST(FieldsTest, ReadsBackWhatItFormats) {
   options.limit = FieldKind::kMax;
   options.speed = 1e6 / 7;
   options.rest_seconds = 0.1;
-  options.granule = Order(0);
+  options.granule = Order(4);
   options.socket = "/a";
   Options copy;
   for (const Field<Options>& field : OptionsFields()) {
@@ -190,7 +208,7 @@ TEST(FieldsTest, ReadsBackWhatItFormats) {
   EXPECT_EQ(OptionsFields().Format(options, "delay"), "1.000000001");
   EXPECT_EQ(OptionsFields().Format(Options(), "delay"), "0.5");
   EXPECT_EQ(OptionsFields().Format(Options(), "on"), "off");
-  EXPECT_EQ(OptionsFields().Format(options, "granule"), "4KiB");
+  EXPECT_EQ(OptionsFields().Format(options, "granule"), "64KiB");
   EXPECT_EQ(OptionsFields().Format(Options(), "rounds"), "2");
 }
 
@@ -244,9 +262,10 @@ TEST(FieldsTest, ChecksEveryFieldOfAStruct) {
   EXPECT_EQ(OptionsFields().Check(options),
             OptionError("share", "nan", "must be 0 to 1"));
   options = {};
-  options.granule = Order(1);
-  EXPECT_EQ(OptionsFields().Check(options),
-            OptionError("granule", "8KiB", "must be one of 4KiB, 2MiB"));
+  options.granule = Order(10);
+  EXPECT_EQ(
+      OptionsFields().Check(options),
+      OptionError("granule", "4MiB", "must be a power of 2, 4KiB to 2MiB"));
   options = {};
   options.speed = -1;
   EXPECT_EQ(OptionsFields().Check(options),

@@ -93,6 +93,13 @@ TEST(MemoryMapParseTest, TakesRangesWithExclusiveEnds) {
               ElementsAre(Range(0, 2 * kGiB), Range(4 * kGiB, 5 * kGiB)));
 }
 
+TEST(MemoryMapParseTest, TakesWhatIsFormatted) {
+  const MemoryMap map = {{Pfn(0), Pfn(512)}, {Pfn(0x100000), Pfn(0x180000)}};
+  EXPECT_EQ(FormatMemoryMap(map.regions()),
+            "0-0x200000,0x100000000-0x180000000");
+  EXPECT_EQ(MemoryMap::Parse(FormatMemoryMap(map.regions())).value(), map);
+}
+
 TEST(MemoryMapParseTest, TakesANodeAfterARange) {
   EXPECT_THAT(MemoryMap::Parse("0-2G,4G-34G@0,34G-64G@1").value(),
               ElementsAre(Range(0, 2 * kGiB), Range(4 * kGiB, 34 * kGiB, 0),

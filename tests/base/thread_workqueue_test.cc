@@ -250,6 +250,26 @@ TEST(ThreadWorkqueueTest, SeveralThreadsWaitAtOnce) {
   EXPECT_EQ(released, 3);
 }
 
+// What they wait for may have been done by the caller that cancels the work.
+TEST(ThreadWorkqueueTest, AfterACancelWaitersLookAgain) {
+  ThreadWorkqueue queue;
+  Work late([] {});
+  queue.Queue(late, hours(1));
+  std::atomic<bool> done = false;
+  std::latch looked{1};
+  bool is_first = true;
+  std::thread waiter([&] {
+    EXPECT_TRUE(queue.WaitUntil([&] {
+      if (std::exchange(is_first, false)) looked.count_down();
+      return done.load();
+    }));
+  });
+  looked.wait();
+  done = true;
+  queue.CancelSync(late);
+  waiter.join();
+}
+
 TEST(ThreadWorkqueueTest, AnyThreadMayQueueAndCancel) {
   ThreadWorkqueue queue;
   int runs = 0;  // used by the queue's thread alone

@@ -171,10 +171,57 @@ TEST(ParseBytesTest, TakesDecimalAndHexWithAndWithoutAUnit) {
   EXPECT_EQ(ParseBytes("16777215TiB"), 16777215 * kTiB);
 }
 
+TEST(ParseBytesTest, TakesEitherCaseAndFractionsOfAUnit) {
+  EXPECT_EQ(ParseBytes("5g"), 5 * kGiB);
+  EXPECT_EQ(ParseBytes("512m"), 512 * kMiB);
+  EXPECT_EQ(ParseBytes("64 kib"), 64 * kKiB);
+  EXPECT_EQ(ParseBytes("1.5GiB"), kGiB + kGiB / 2);
+  EXPECT_EQ(ParseBytes("0.5k"), 512u);
+  EXPECT_EQ(ParseBytes("17B"), 17u);
+  // As tables print it, to the nearest byte.
+  EXPECT_EQ(ParseBytes("1.10 GiB"), 1181116006u);
+  EXPECT_EQ(ParseBytes("0.99999999TiB"), kTiB - 10995);
+  EXPECT_EQ(ParseBytes("16777215.5TiB"), 16777215 * kTiB + kTiB / 2);
+  // Hexadecimal digits are no unit.
+  EXPECT_EQ(ParseBytes("0x1B"), 27u);
+}
+
+TEST(ParseBytesTest, ReadsBackWhatIsFormatted) {
+  for (const uint64_t bytes :
+       {uint64_t{0}, uint64_t{17}, kKiB, 512 * kMiB, 4 * kGiB + kGiB / 2}) {
+    EXPECT_EQ(ParseBytes(FormatBytes(bytes)), bytes);
+  }
+}
+
 TEST(ParseBytesTest, TakesNothingElse) {
-  for (const char* text : {"", " ", "G", "GiB", "0x", "-1", "+1", "1.5G", "1GB",
-                           "1g", "1  G", " 1G", "1G ", "1Q", "1B", "0xg",
-                           "0x-1", "18446744073709551616", "16777216TiB"}) {
+  for (const char* text : {"",
+                           " ",
+                           "G",
+                           "GiB",
+                           "0x",
+                           "-1",
+                           "+1",
+                           "1.5",
+                           "0.3B",
+                           "1.G",
+                           ".5G",
+                           "1e3",
+                           "1.5e3",
+                           "1GB",
+                           "1kb",
+                           "1  G",
+                           " 1G",
+                           "1G ",
+                           "1 ",
+                           "1Q",
+                           "0xg",
+                           "0x1.5",
+                           "0x-1",
+                           "1,5G",
+                           "nanGiB",
+                           "18446744073709551616",
+                           "16777216TiB",
+                           "16777215.99999999999999TiB"}) {
     EXPECT_EQ(ParseBytes(text), std::nullopt) << text;
   }
 }

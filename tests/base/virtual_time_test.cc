@@ -241,6 +241,41 @@ TEST_F(VirtualTimeTest, AWorkMayWaitAgainForTheSameCondition) {
   }
 }
 
+// What the caller did meanwhile counts, although no work ran.
+TEST_F(VirtualTimeTest, AConditionIsLookedAtWhenTimeStartsToRun) {
+  bool ready = false;
+  Work waiting = Writes('w');
+  EXPECT_TRUE(time_.QueueWhen(waiting, [&] { return ready; }));
+  ready = true;
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "w");
+}
+
+// A poll that comes again by itself sees what the last other work has done, and
+// what the caller did meanwhile, and then keeps time from nothing.
+TEST_F(VirtualTimeTest, ADeferrableWorkDoesNotKeepTimeFromBeingIdle) {
+  std::unique_ptr<Work> poll;
+  poll = std::make_unique<Work>(
+      [&] {
+        log_ += 'p';
+        time_.Queue(*poll, 10 * kUs);
+      },
+      Work::Kind::kDeferrable);
+  Work a = Writes('a');
+  time_.Queue(*poll);
+  time_.Queue(a, kUs);
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "pap");
+  EXPECT_EQ(time_.Now(), 10 * kUs);
+  time_.RunUntilIdle();
+  EXPECT_EQ(log_, "papp");
+  EXPECT_FALSE(time_.WaitUntil([] { return false; }));
+  EXPECT_EQ(log_, "pappp");
+  time_.RunFor(20 * kUs);
+  EXPECT_EQ(log_, "pappppp");
+  time_.CancelSync(*poll);
+}
+
 TEST_F(VirtualTimeTest, AWorkMayNotWait) {
   EXPECT_TRUE(time_.MayWait());
   bool may_wait = true;

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // A fixed number of bits that are set, cleared and counted in runs.
 // Thread-safe, relaxed ordering; callers that need ordering must synchronize. A

@@ -43,9 +43,10 @@
 #include <cstdint>
 
 #include "absl/base/thread_annotations.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 enum class Bias {
   kAllowed,

@@ -10,7 +10,10 @@
 
 #include <sstream>
 
-namespace guestmm::internal {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
+namespace internal {
 
 // Collects the message and aborts in its destructor.
 class CheckFailure {
@@ -31,7 +34,8 @@ struct Voidify {
   void operator&&(std::ostream&) const {}
 };
 
-}  // namespace guestmm::internal
+}  // namespace internal
+}  // namespace guestmm
 
 #define GUESTMM_CHECK(condition)                                              \
   __builtin_expect(static_cast<bool>(condition), 1)                           \

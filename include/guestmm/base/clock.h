@@ -3,7 +3,9 @@
 
 #include <chrono>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // Durations, and times since a clock's own zero.
 using Nanoseconds = std::chrono::nanoseconds;

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdint>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // A number that is written under a lock of the caller's and may be read without
 // it. Costs no more than a plain integer.

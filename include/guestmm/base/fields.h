@@ -38,10 +38,11 @@
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A field's value outside its struct. uint64_t: a count, bytes, nanoseconds, an
 // order, 0 or 1 of a switch, the index of a choice. double: a number.
@@ -54,9 +55,9 @@ class FieldKind {
   enum class Unit {
     kCount,    // "16"
     kBytes,    // "256MiB", as ParseBytes
-    kSeconds,  // "0.5"; the value is in nanoseconds
+    kSeconds,  // "0.5", as ParseDuration; the value is in nanoseconds
     kOrder,    // "9"
-    kGranule,  // "4KiB" or "2MiB"; the value is an order
+    kGranule,  // "64KiB", as ParseBytes; the value is an order
     kNumber,   // "0.25"
     kSwitch,   // "on", "off"
     kChoice,   // one of some words; the value is the word's index
@@ -70,7 +71,7 @@ class FieldKind {
   static FieldKind Bytes(uint64_t low = 0, uint64_t high = kMax);
   static FieldKind Seconds(Nanoseconds low, Nanoseconds high);
   static FieldKind Orders(Order low = Order(0), Order high = kMaxOrder);
-  // The unit in which a host maps memory: Order(0) or kPageblockOrder.
+  // The unit in which a host maps memory: Order(0) to kPageblockOrder.
   static FieldKind Granule();
   static FieldKind Number(double low, double high);
   static FieldKind Switch();
@@ -81,7 +82,7 @@ class FieldKind {
   static FieldKind Path(std::string what);
 
   Unit unit() const { return unit_; }
-  // Of a granule, a switch and a choice, in the order of their values.
+  // Of a switch and a choice, in the order of their values.
   const std::vector<std::string>& words() const { return words_; }
 
   // "must be 1 to 64", "must be one of a, b": which values are valid.

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <iterator>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // Sorts `ranges`, a vector, by `less`, and joins adjacent ones. For each range
 // in order, `extend(last, range)` is called with the range before it: if they

@@ -20,8 +20,9 @@
 #include <mutex>
 
 #include "absl/base/thread_annotations.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Spins, then yields the processor, since the holder may have been preempted.
 class ABSL_LOCKABLE SpinLock {

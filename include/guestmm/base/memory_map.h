@@ -5,14 +5,16 @@
 #include <cstdint>
 #include <initializer_list>
 #include <span>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Page frames [start, end) of one NUMA node.
 struct MemoryRange {
@@ -79,6 +81,9 @@ class MemoryMap {
  private:
   std::vector<MemoryRange> ranges_;
 };
+
+// Text that MemoryMap::Parse reads.
+std::string FormatMemoryMap(std::span<const GpaRange> ranges);
 
 }  // namespace guestmm
 

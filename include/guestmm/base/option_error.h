@@ -4,8 +4,9 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // InvalidArgument for an option as the command line spells it, without dashes,
 // and its value. `rule` says what the value must be:

@@ -6,7 +6,9 @@
 #include <span>
 #include <utility>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // A hash of three numbers: 64 uniform bits that look independent for any two
 // different inputs. Fixed, like Random's sequence.

@@ -7,11 +7,12 @@
 
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/timeline.h"
 #include "guestmm/base/workqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A Workqueue with its own thread, in real time.
 class ThreadWorkqueue final : public Workqueue {

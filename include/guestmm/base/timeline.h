@@ -5,10 +5,12 @@
 #include <map>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/workqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The works that are due, in order: the part that all Workqueues share. Not
 // thread-safe.
@@ -25,6 +27,8 @@ class Timeline {
   bool empty() const { return due_.empty(); }
   // The time at which the first work falls due. REQUIRES: !empty().
   Nanoseconds next() const { return due_.begin()->first.first; }
+  // True if `condition` holds for every work that is due.
+  bool AllOf(absl::FunctionRef<bool(const Work&)> condition) const;
   // Removes and returns the first work. REQUIRES: !empty().
   Work& TakeFirst();
 

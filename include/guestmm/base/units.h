@@ -16,7 +16,9 @@
 #include <string>
 #include <string_view>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 inline constexpr uint64_t kKiB = uint64_t{1} << 10;
 inline constexpr uint64_t kMiB = uint64_t{1} << 20;
@@ -185,9 +187,9 @@ constexpr PfnRange PagesOf(const GpaRange& range) {
 // "4.50 GiB", "512.00 MiB", "17 B": two decimals from KiB upwards.
 std::string FormatBytes(uint64_t bytes);
 
-// Parses a size as written on a command line: "4096", "0x1000", "256MiB",
-// "256M", "5 GiB". K, M, G and T are KiB, MiB, GiB and TiB. None for any other
-// text, fractions included, and for 2^64 bytes or more.
+// Parses a size as people write it: "4096", "0x1000", "256MiB", "5 GiB", "64k";
+// "1.5GiB" to the nearest byte. K, M, G, T, in either case, are KiB and so on.
+// None for any other text, "0.3B" and "5GB" included, and for 2^64 or more.
 std::optional<uint64_t> ParseBytes(std::string_view text);
 
 std::ostream& operator<<(std::ostream& os, PageCount pages);

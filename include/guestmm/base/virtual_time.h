@@ -6,10 +6,11 @@
 #include <vector>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/timeline.h"
 #include "guestmm/base/workqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A clock and a workqueue on one thread, in simulated time. Works run only
 // inside RunFor, RunUntilIdle and WaitUntil, and time moves only from one event
@@ -36,15 +37,16 @@ class VirtualTime final : public Workqueue {
                  Nanoseconds timeout = kForever) override;
 
   // Makes `work` due at the first instant at which `condition` holds; that is
-  // looked at immediately and after each work. False, with no effect, if it is
-  // due or waits already. CancelSync ends the waiting. REQUIRES: `condition`
-  // does not use this.
+  // looked at immediately, when time starts to run, and after each work. False,
+  // with no effect, if it is due or waits already. CancelSync ends the waiting.
+  // REQUIRES: `condition` does not use this.
   bool QueueWhen(Work& work, std::function<bool()> condition);
 
   // Runs everything that falls due within `duration`, and advances the time by
   // that much. REQUIRES: MayWait() (CHECKed).
   void RunFor(Nanoseconds duration);
-  // Runs until nothing is due. REQUIRES: MayWait() (CHECKed).
+  // Runs until nothing is due but deferrable works that have run since the last
+  // other work: those would only come again. REQUIRES: MayWait() (CHECKed).
   void RunUntilIdle();
   // Advances time for the work that runs now; works that fall due meanwhile run
   // late.
@@ -56,7 +58,7 @@ class VirtualTime final : public Workqueue {
     std::function<bool()> condition;
   };
 
-  void CheckMayWait() const;
+  bool IsIdle() const;
   void RunFirst();
   // Queues the works whose conditions hold.
   void QueueReady();
@@ -66,6 +68,9 @@ class VirtualTime final : public Workqueue {
   // The number of the work numbered last.
   uint64_t sources_ = 0;
   bool in_work_ = false;
+  // Grows with everything that may give a deferrable work something to do: runs
+  // of other works, and what the caller did before time started to run.
+  uint64_t changes_ = 0;
   Timeline timeline_;
   // In the order of QueueWhen.
   std::vector<Waiting> waiting_;

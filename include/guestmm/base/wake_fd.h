@@ -7,9 +7,10 @@
 
 #include <cstdint>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/unique_fd.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A file descriptor that a thread polls beside others, so that other threads
 // can wake it. Thread-safe.

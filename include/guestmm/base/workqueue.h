@@ -17,14 +17,20 @@
 
 #include "absl/functional/function_ref.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A function to be run, any number of times. From Queue until it starts it is
 // owned by the queue. REQUIRES at destruction: neither due nor running.
 class Work {
  public:
-  explicit Work(std::function<void()> run) : run_(std::move(run)) {}
+  // Deferrable is a work that comes again by itself, such as a poll: it does
+  // not keep virtual time from being idle (INIT_DEFERRABLE_WORK).
+  enum class Kind : bool { kNormal, kDeferrable };
+
+  explicit Work(std::function<void()> run, Kind kind = Kind::kNormal)
+      : run_(std::move(run)), kind_(kind) {}
   ~Work();
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
@@ -34,6 +40,7 @@ class Work {
   friend class VirtualTime;
 
   std::function<void()> run_;
+  const Kind kind_;
   // Guarded by the lock of the queue on which it is due.
   bool due_ = false;
   Nanoseconds when_{0};
@@ -42,6 +49,8 @@ class Work {
   // and how often it was queued.
   uint64_t source_ = 0;
   uint64_t times_queued_ = 0;
+  // VirtualTime::changes_ when it last ran.
+  uint64_t ran_after_ = 0;
 };
 
 // Runs works one at a time, in the order in which they fall due by its clock.
@@ -55,7 +64,7 @@ class Workqueue : public Clock {
   virtual bool Queue(Work& work, Nanoseconds delay = Nanoseconds(0)) = 0;
 
   // Takes `work` off the queue. If it is running on another thread, waits for
-  // it to end.
+  // it to end. For WaitUntil that counts as a run.
   virtual void CancelSync(Work& work) = 0;
 
   // True unless the caller is a work of this queue, which could only wait for
@@ -63,7 +72,8 @@ class Workqueue : public Clock {
   virtual bool MayWait() const = 0;
 
   // Lets works run until `condition` holds: true; or until `timeout` has passed
-  // or, in virtual time, nothing is due any more that could change it: false.
+  // or, without one in virtual time, until nothing is due any more that could
+  // change it (VirtualTime::RunUntilIdle): false.
   // `condition` is evaluated on the calling thread with no lock of the queue
   // held: immediately, and after each work that ran on this queue.
   // REQUIRES: MayWait() (CHECKed).

@@ -32,11 +32,12 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/memory_source.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The host's page size, in bytes.
 uint64_t HostPageSize();
@@ -61,6 +62,22 @@ struct GuestRamOptions {
   // With kPrivateFile, and only then: the path of a readable regular file with
   // the initial contents of `regions`, one after the other. Empty otherwise.
   std::string file = {};
+};
+
+struct ForeignRamOptions {
+  // Also accepts memory that its creator can make shorter: memfds without
+  // F_SEAL_SHRINK, and files on tmpfs and hugetlbfs. What lies past its new end
+  // is then a SIGBUS in this process, as is a page that a full file system
+  // lacks: do not use it without GuardAgainstForeignFaults, with which it
+  // costs that guest one region.
+  bool allow_unsealed = false;
+};
+
+// A region whose contents are those of `fd` from `offset` on.
+struct ForeignRegion {
+  GpaRange range;
+  int fd;
+  uint64_t offset;
 };
 
 // Notified when regions are added or removed. Used to share guest RAM with
@@ -90,7 +107,8 @@ class GuestRam {
 
   // Guest RAM whose memory another process created: a VMM's view of a guest
   // that runs elsewhere. Initially without regions. Unavailable as for Create.
-  static absl::StatusOr<std::unique_ptr<GuestRam>> CreateForeign();
+  static absl::StatusOr<std::unique_ptr<GuestRam>> CreateForeign(
+      const ForeignRamOptions& options = {});
 
   // REQUIRES: no translation is alive (CHECKed).
   ~GuestRam();
@@ -121,14 +139,25 @@ class GuestRam {
   // Maps the contents of `fd` from `offset` on as one more region, shared with
   // its creator, which is not trusted: no later change of the file can make
   // this process fault there, except for a huge page that the host's pool lacks
-  // (see foreign_fault_guard.h). The caller may close `fd` afterwards.
-  // InvalidArgument unless `fd` is a memfd sealed with F_SEAL_SHRINK, of small
-  // pages or of huge pages of 2 MiB, and of the same kind as those of the other
-  // regions; or if range or offset are not in whole pages (or whole huge pages)
-  // or exceed the address space or the file. AlreadyExists and
-  // ResourceExhausted as for AddRegion; Unavailable names a system call that
-  // failed. REQUIRES: foreign(); AddRegion REQUIRES the opposite (CHECKed).
+  // (see foreign_fault_guard.h) and for what ForeignRamOptions allows. The
+  // mapping is left out of core dumps. The caller may close `fd` afterwards.
+  // InvalidArgument unless `fd` is a memfd sealed with F_SEAL_SHRINK (see
+  // ForeignRamOptions), of small pages or of huge pages of 2 MiB, and of the
+  // same kind as those of the other regions; or if range or offset are not in
+  // whole pages (or whole huge pages) or exceed the address space or the file.
+  // AlreadyExists and ResourceExhausted as for AddRegion; Unavailable names a
+  // system call that failed. REQUIRES: foreign(); AddRegion REQUIRES the
+  // opposite (CHECKed).
   absl::Status AdoptRegion(GpaRange range, int fd, uint64_t offset);
+
+  // Puts `regions`, in any order, in the place of all regions at once: a
+  // translation finds the old ones or the new ones. None removes all. Their
+  // kind of pages may differ from the old ones'. Any error has no effect:
+  // those of AdoptRegion, also if two of `regions` overlap or differ in kind;
+  // FailedPrecondition gives the number of translations that point into old
+  // regions. An old mapping that the host refuses to unmap stays until the
+  // process ends. REQUIRES: foreign() (CHECKed).
+  absl::Status ReplaceRegions(std::span<const ForeignRegion> regions);
 
   // Sets the observer of region changes; null for none. After it returns, the
   // previous observer is not called any more.
@@ -168,7 +197,7 @@ class GuestRam {
   uint64_t bytes() const;
 
   // For foreign guest RAM: the source of its regions, initially kSharedMemfd.
-  // It may change while there are no regions.
+  // It changes with ReplaceRegions, and while there are no regions.
   MemorySource source() const;
   // True if created by CreateForeign.
   bool foreign() const;
@@ -206,15 +235,26 @@ class GuestRam {
   // Makes translations use `map` from its return on.
   void Publish(const std::shared_ptr<const Map>& map)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
-  // Publishes `map` if no translation points into `range`, atomically. Returns
+  // Publishes `map` if no translation points into `ranges`, atomically. Returns
   // the number of such translations.
-  uint64_t PublishUnlessPinned(std::shared_ptr<const Map> map, GpaRange range)
+  uint64_t PublishUnlessPinned(std::shared_ptr<const Map> map,
+                               std::span<const GpaRange> ranges)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
-  // Adds a region of memory that `map_memory` maps, unless it overlaps another.
-  absl::Status InsertRegion(
-      GpaRange range,
-      absl::FunctionRef<absl::StatusOr<std::byte*>()> map_memory)
+  // Publishes the map with one more region, which `insert` inserts.
+  absl::Status InsertRegion(GpaRange range,
+                            absl::FunctionRef<absl::Status(Map&)> insert)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(changes_);
+  // Inserts a region of memory that `map_memory` maps, unless it overlaps
+  // another.
+  static absl::Status MapInto(
+      Map& map, GpaRange range,
+      absl::FunctionRef<absl::StatusOr<std::byte*>()> map_memory);
+  // Checks, maps and inserts a foreign region. `source`, that of the regions in
+  // `map`, is set if there are none.
+  absl::Status AdoptInto(Map& map, MemorySource& source,
+                         const ForeignRegion& region) const;
+  // Leaves mapped what the host refuses to unmap.
+  void UnmapAll(const Map& map) const;
 
   const std::unique_ptr<HostMemory> memory_;
   const std::unique_ptr<Shard[]> first_shard_;

@@ -4,7 +4,9 @@
 #include <iosfwd>
 #include <string_view>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The kind of memory behind guest RAM. It determines how memory is discarded
 // (DiscardMethod).

@@ -6,8 +6,9 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Zeroed memory of a fixed size. Takes address space when created, and host
 // memory only where it is written, one host page at a time: a sparse array

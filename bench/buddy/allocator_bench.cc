@@ -306,8 +306,8 @@ void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
 
 using Row = void (*)(benchmark::State&);
 
-void Register(const std::string& row, Row guestmm, Row guestmm61, Row textbook,
-              Row nothing) {
+void Register(const std::string& row, Row guestmm, Row guestmm61,
+              Row guestmm612, Row textbook, Row nothing) {
   const auto add = [&](const char* allocator, Row run) {
     benchmark::RegisterBenchmark((row + "/" + allocator).c_str(), run)
         ->UseManualTime()
@@ -315,6 +315,7 @@ void Register(const std::string& row, Row guestmm, Row guestmm61, Row textbook,
   };
   add("guestmm", guestmm);
   add("guestmm61", guestmm61);
+  add("guestmm612", guestmm612);
   add("textbook", textbook);
   add("nothing", nothing);
 }
@@ -323,6 +324,7 @@ template <int kOrder, Timed kTimed, FreeOrder kFreeOrder>
 void RegisterAll(const std::string& row) {
   Register(row, AllocateAllFreeAll<Guestmm, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Guestmm61, kOrder, kTimed, kFreeOrder>,
+           AllocateAllFreeAll<Guestmm612, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Textbook, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Nothing, kOrder, kTimed, kFreeOrder>);
 }
@@ -331,26 +333,28 @@ template <Timed kTimed, FreedBy kFreedBy>
 void RegisterAllOnTwoThreads(const std::string& row) {
   Register(row, AllocateAllFreeAllOnTwoThreads<Guestmm, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Guestmm61, kTimed, kFreedBy>,
+           AllocateAllFreeAllOnTwoThreads<Guestmm612, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<LockedTextbook, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Nothing, kTimed, kFreedBy>);
 }
 
 void RegisterRows() {
-  Register("pair_o0", Pair<Guestmm, 0>, Pair<Guestmm61, 0>, Pair<Textbook, 0>,
-           Pair<Nothing, 0>);
-  Register("pair_o9", Pair<Guestmm, 9>, Pair<Guestmm61, 9>, Pair<Textbook, 9>,
-           Pair<Nothing, 9>);
+  Register("pair_o0", Pair<Guestmm, 0>, Pair<Guestmm61, 0>, Pair<Guestmm612, 0>,
+           Pair<Textbook, 0>, Pair<Nothing, 0>);
+  Register("pair_o9", Pair<Guestmm, 9>, Pair<Guestmm61, 9>, Pair<Guestmm612, 9>,
+           Pair<Textbook, 9>, Pair<Nothing, 9>);
   RegisterAll<0, Timed::kAllocate, FreeOrder::kSequential>("bulk_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kSequential>("seq_free_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kRandom>("rand_free_o0");
   RegisterAll<9, Timed::kAllocate, FreeOrder::kSequential>("bulk_o9");
   RegisterAll<9, Timed::kFree, FreeOrder::kRandom>("rand_free_o9");
-  Register("churn", ChurnRow<Guestmm>, ChurnRow<Guestmm61>, ChurnRow<Textbook>,
-           ChurnRow<Nothing>);
-  Register("tail", TailRow<Guestmm>, TailRow<Guestmm61>, TailRow<Textbook>,
-           TailRow<Nothing>);
+  Register("churn", ChurnRow<Guestmm>, ChurnRow<Guestmm61>,
+           ChurnRow<Guestmm612>, ChurnRow<Textbook>, ChurnRow<Nothing>);
+  Register("tail", TailRow<Guestmm>, TailRow<Guestmm61>, TailRow<Guestmm612>,
+           TailRow<Textbook>, TailRow<Nothing>);
   Register("2T/pair_o0", PairOnTwoThreads<Guestmm>, PairOnTwoThreads<Guestmm61>,
-           PairOnTwoThreads<LockedTextbook>, PairOnTwoThreads<Nothing>);
+           PairOnTwoThreads<Guestmm612>, PairOnTwoThreads<LockedTextbook>,
+           PairOnTwoThreads<Nothing>);
   RegisterAllOnTwoThreads<Timed::kAllocate, FreedBy::kItsOwner>("2T/bulk_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kItsOwner>("2T/rand_free_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kEither>("2T/cross_free_o0");

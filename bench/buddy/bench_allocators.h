@@ -7,6 +7,7 @@
 //   Guestmm         the library (PageAllocator) with the per-CPU lists of Linux
 //                   5.3
 //   Guestmm61       the same with those of 6.1, of orders 0 to 3 and 9
+//   Guestmm612      the same with those of 6.12, whose size follows the load
 //   Textbook        a plain buddy of lists over 64-byte page structs, no locks
 //   LockedTextbook  the same behind one lock, for the rows of two threads
 //   Nothing         no allocator: the cost of the loops
@@ -53,6 +54,7 @@ class AdaptiveWith {
 };
 using Guestmm = AdaptiveWith<KernelVersion::kV5_3>;
 using Guestmm61 = AdaptiveWith<KernelVersion::kV6_1>;
+using Guestmm612 = AdaptiveWith<KernelVersion::kV6_12>;
 
 class Textbook {
  public:

@@ -1,6 +1,5 @@
 #include "guestmm/buddy/page_allocator.h"
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -8,20 +7,6 @@
 #include "src/buddy/page_allocator_options.h"
 
 namespace guestmm {
-
-namespace {
-
-// For WaitForIsolated: the caller must wait, but not inside the allocator.
-constexpr Pfn kMustWait{kNoPfn.value() - 1};
-
-}  // namespace
-
-struct PageAllocator::Request {
-  int cpu;
-  Order order;
-  Gfp gfp;
-  std::span<Zone* const> zones;
-};
 
 absl::StatusOr<std::unique_ptr<PageAllocator>> PageAllocator::Create(
     const PageAllocatorOptions& options) {
@@ -55,11 +40,13 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   for (int node = 0; node < nodes(); ++node) {
     for (int type = 0; type < kZoneTypes; ++type) {
       zones_.push_back(std::make_unique<Zone>(
-          Zone::Options{.type = static_cast<ZoneType>(type),
-                        .node = node,
-                        .index = static_cast<int>(zones_.size()),
-                        .max_order = options.max_order,
-                        .placement = options.placement},
+          Zone::Options{
+              .type = static_cast<ZoneType>(type),
+              .node = node,
+              .index = static_cast<int>(zones_.size()),
+              .max_order = options.max_order,
+              .placement = options.placement,
+              .watches_high = options.per_cpu_lists == KernelVersion::kV6_12},
           *pages_));
     }
   }
@@ -78,6 +65,7 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
   first_choices_ =
       std::make_unique<std::atomic<PerCpuPages*>[]>(size_t{cpus_} * kZoneTypes);
   LockHolder hold(memory_lock_);
+  set_min_free_kbytes_ = options.min_free_kbytes;
   // There is no observer yet.
   static_cast<void>(ZonesResized());
 }
@@ -108,7 +96,7 @@ inline Pfn PageAllocator::TakeFrom(
   if (per_cpu == nullptr) [[unlikely]]
     return kNoPfn;
   const Zone& zone = per_cpu->zone();
-  return zone.WatermarkOk(order, zone.low_mark())
+  return zone.WatermarkOk(order, zone.fast_mark())
              ? per_cpu->TakeCached(order, gfp.type)
              : kNoPfn;
 }
@@ -132,7 +120,8 @@ Pfn PageAllocator::TakeUncached(int cpu, Order order, Gfp gfp) {
     PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
     if (per_cpu != nullptr) {
       Zone& zone = per_cpu->zone();
-      if (zone.WatermarkOk(order, zone.low_mark())) {
+      zone.NoteBelowHigh(order, zone.lowmem_reserve(zone.type()));
+      if (zone.WatermarkOk(order, zone.fast_mark())) {
         pfn = TakeFrom(*per_cpu, order, gfp.type, zone.first_mixing());
         tried = &zone;
       }
@@ -186,8 +175,8 @@ Pfn PageAllocator::TakeFromZonelist(int cpu, Order order, Gfp gfp,
   return pfn != kNoPfn ? pfn : AllocateSlowPath(request);
 }
 
-inline bool PageAllocator::MayTake(const Zone& zone, const Request& request,
-                                   Keep keep) {
+bool PageAllocator::MayTake(const Zone& zone, const Request& request,
+                            Keep keep) {
   // 5.3, ac_classzone_idx: the reserve depends on the type of the preferred
   // zone, not on gfp.highest.
   const PageCount reserve = zone.lowmem_reserve(request.zones.front()->type());
@@ -221,6 +210,8 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
         zone->node() != request.zones.front()->node()) {
       return kNoPfn;
     }
+    zone->NoteBelowHigh(request.order,
+                        zone->lowmem_reserve(request.zones.front()->type()));
     if (!MayTake(*zone, request, keep)) {
       if (keep != Keep::kMinForSure) continue;
       // Without the lock a block that is being split or merged may be missed.
@@ -243,150 +234,6 @@ Pfn PageAllocator::TryZones(const Request& request, Keep keep, Mixing mixing,
     return pfn;
   }
   return kNoPfn;
-}
-
-// __alloc_pages_slowpath, without kswapd, compaction and the OOM killer.
-Pfn PageAllocator::AllocateSlowPath(const Request& request) {
-  if (request.zones.empty()) {
-    const int node =
-        request.gfp.node < 0 ? NodeOf(request.cpu) : request.gfp.node;
-    events(zone(node, request.gfp.highest))
-        .alloc_failed.fetch_add(1, std::memory_order_relaxed);
-    return kNoPfn;
-  }
-  Pfn pfn = TryZones(request, Keep::kMin, Mixing::kAllow);
-  if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
-    pfn = TryZones(request, Keep::kNothing, Mixing::kAllow);
-  }
-  if (pfn == kNoPfn && request.gfp.may_reclaim) {
-    pfn = TakeReclaimed(request);
-    if (pfn == kNoPfn) pfn = WaitForIsolated(request);
-    if (pfn == kMustWait) return kNoPfn;
-  } else if (pfn == kNoPfn) {
-    pfn = TakeDrained(request, Keep::kMinForSure);
-  }
-  if (pfn == kNoPfn && request.gfp.reserves == Reserves::kAll) {
-    pfn = TakeDrained(request, Keep::kNothing);
-  }
-  if (pfn != kNoPfn) return pfn;
-  RareEvents& count = events(*request.zones.front());
-  count.alloc_failed.fetch_add(1, std::memory_order_relaxed);
-  const PageCount isolated = IsolatedPages(request);
-  if (isolated > PageCount(0)) {
-    count.alloc_failed_isolated.fetch_add(1, std::memory_order_relaxed);
-    count.alloc_failed_isolated_pages.fetch_add(isolated.value(),
-                                                std::memory_order_relaxed);
-  }
-  return kNoPfn;
-}
-
-Pfn PageAllocator::TakeReclaimed(const Request& request) {
-  // Above order 3, reclaim may make progress for ever without freeing a block
-  // of the order (MAX_RECLAIM_RETRIES, PAGE_ALLOC_COSTLY_ORDER).
-  constexpr int kMostRounds = 16;
-  constexpr Order kCostlyOrder(3);
-  events(*request.zones.front())
-      .allocstall.fetch_add(1, std::memory_order_relaxed);
-  const int step = request.order > kCostlyOrder ? 1 : 0;
-  for (int round = 0; round < kMostRounds; round += step) {
-    const PageCount progress = Reclaim(request);
-    const Pfn pfn = TakeDrained(request, Keep::kMinForSure);
-    if (pfn != kNoPfn || progress == PageCount(0)) return pfn;
-  }
-  return kNoPfn;
-}
-
-Pfn PageAllocator::WaitForIsolated(const Request& request) {
-  if (options_.wait_for_isolated == nullptr) return kNoPfn;
-  bool waited = false;
-  while (true) {
-    // Read before the attempt, which then sees all that has returned by now.
-    const PageCount isolated = IsolatedPages(request);
-    const Pfn pfn = TakeDrained(request, Keep::kMinForSure);
-    if (pfn != kNoPfn || isolated == PageCount(0)) return pfn;
-    if (!waited) {
-      waited = true;
-      events(*request.zones.front())
-          .alloc_waited_isolated.fetch_add(1, std::memory_order_relaxed);
-    }
-    if (!options_.wait_for_isolated->MayWait()) return kMustWait;
-    if (!options_.wait_for_isolated->WaitUntil(
-            [&] { return MayRetry(request, isolated); })) {
-      return kNoPfn;
-    }
-  }
-}
-
-// The count alone is not enough: the next batch may be as large as the one that
-// returned.
-bool PageAllocator::MayRetry(const Request& request, PageCount isolated) {
-  return IsolatedPages(request) != isolated ||
-         std::any_of(request.zones.begin(), request.zones.end(),
-                     [&](const Zone* zone) {
-                       return MayTake(*zone, request, Keep::kMin);
-                     });
-}
-
-std::function<bool()> PageAllocator::WhenToRetry(int cpu, Order order,
-                                                 Gfp gfp) {
-  const Workqueue* const queue = options_.wait_for_isolated;
-  if (queue == nullptr || queue->MayWait() || !gfp.may_reclaim) return nullptr;
-  const PageCount isolated = IsolatedPages(MakeRequest(cpu, order, gfp));
-  if (isolated == PageCount(0)) return nullptr;
-  // The zonelists may be rebuilt meanwhile, so the request is made anew.
-  return [this, cpu, order, gfp, isolated] {
-    return MayRetry(MakeRequest(cpu, order, gfp), isolated);
-  };
-}
-
-// Holds the locks of all per-CPU lists, so that no vCPU refills its lists with
-// the drained pages before they are tried. The analysis cannot follow locks
-// taken in a loop.
-Pfn PageAllocator::TakeDrained(const Request& request,
-                               Keep keep) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  for (const auto& per_cpu : per_cpu_) per_cpu->lock().LockAsVisitor();
-  std::vector<FreeBlockObserver*> to_wake;
-  for (const auto& per_cpu : per_cpu_) {
-    if (FreeBlockObserver* observer = per_cpu->DrainHeld()) {
-      to_wake.push_back(observer);
-    }
-  }
-  const Pfn pfn = TryZones(request, keep, Mixing::kAllow, PerCpuLocks::kHeld);
-  for (const auto& per_cpu : per_cpu_) per_cpu->lock().Unlock();
-  for (FreeBlockObserver* const observer : to_wake) observer->Wake();
-  return pfn;
-}
-
-PageCount PageAllocator::IsolatedPages(const Request& request) {
-  PageCount isolated;
-  for (const Zone* zone : request.zones) isolated += zone->isolated_pages();
-  return isolated;
-}
-
-PageCount PageAllocator::Reclaim(const Request& request) {
-  constexpr PageCount kSwapClusterMax(32);
-  const PageCount wanted = std::max(kSwapClusterMax, request.order.pages());
-  PageCount freed;
-  {
-    LockHolder hold(reclaim_lock_);
-    for (Reclaimer* const reclaimer : reclaimers_) {
-      if (freed >= wanted) break;
-      freed += reclaimer->Reclaim(request.cpu, wanted - freed);
-    }
-  }
-  events(*request.zones.front())
-      .pgsteal_direct.fetch_add(freed.value(), std::memory_order_relaxed);
-  return freed;
-}
-
-void PageAllocator::AddReclaimer(Reclaimer& reclaimer) {
-  LockHolder hold(reclaim_lock_);
-  reclaimers_.push_back(&reclaimer);
-}
-
-void PageAllocator::RemoveReclaimer(Reclaimer& reclaimer) {
-  LockHolder hold(reclaim_lock_);
-  std::erase(reclaimers_, &reclaimer);
 }
 
 bool PageAllocator::AllocateAt(Pfn pfn, Order order, MigrateType type) {
@@ -492,6 +339,14 @@ void PageAllocator::DrainPerCpuPages() {
   // to add a block.
   for (const std::unique_ptr<PerCpuPages>& per_cpu : per_cpu_) {
     if (FreeBlockObserver* observer = per_cpu->Drain()) observer->Wake();
+  }
+}
+
+void PageAllocator::RefreshPerCpuPages(int cpu) {
+  for (const std::unique_ptr<Zone>& zone : zones_) {
+    if (FreeBlockObserver* observer = per_cpu(cpu, *zone).Decay()) {
+      observer->Wake();
+    }
   }
 }
 

@@ -67,6 +67,16 @@ void PageAllocator::OfflineMemory(Zone& zone, PfnRange range) {
   if (to_wake != nullptr) to_wake->Wake();
 }
 
+void PageAllocator::SetMinFreeKbytes(uint64_t kbytes) {
+  FreeBlockObserver* to_wake = nullptr;
+  {
+    LockHolder hold(memory_lock_);
+    set_min_free_kbytes_ = kbytes;
+    to_wake = ZonesResized();
+  }
+  if (to_wake != nullptr) to_wake->Wake();
+}
+
 bool PageAllocator::AnyOnline(PfnRange range) const {
   const Pfn end = std::min(range.end, pages_->end());
   for (Pfn pfn = range.start; pfn < end;
@@ -85,7 +95,7 @@ FreeBlockObserver* PageAllocator::ZonesResized() {
     if (zone->type() != ZoneType::kMovable) unmovable += zone->managed_pages();
   }
   min_free_kbytes_.Set(
-      options_.min_free_kbytes.value_or(DefaultMinFreeKbytes(unmovable)));
+      set_min_free_kbytes_.value_or(DefaultMinFreeKbytes(unmovable)));
   for (const std::unique_ptr<Zone>& zone : zones_) {
     std::array<PageCount, kZoneTypes> of_node;
     for (int type = 0; type < kZoneTypes; ++type) {

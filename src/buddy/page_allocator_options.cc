@@ -122,7 +122,8 @@ absl::Status CheckLimits(const PageAllocatorOptions& options) {
     return Invalid("per_cpu_limits.batch=0: must be at least 1");
   }
   const uint32_t largest =
-      std::max(options.per_cpu_limits->batch, options.per_cpu_limits->high);
+      std::max({options.per_cpu_limits->batch, options.per_cpu_limits->high,
+                options.per_cpu_limits->high_max});
   if (largest > kMaxPerCpuPages) {
     return Invalid("per_cpu_limits=", largest, " pages: must be at most ",
                    kMaxPerCpuPages);

@@ -7,40 +7,6 @@
 #include "guestmm/base/check.h"
 
 namespace guestmm {
-PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
-                                 PageCount low, int node_cpus) {
-  constexpr uint64_t kMaxBatch = kMiB / kPageSize;
-  const uint64_t quarter =
-      std::max<uint64_t>(std::min(managed.value() / 1024, kMaxBatch) / 4, 1);
-  // 0 for a small zone, whose lists then stay empty.
-  const uint64_t size = std::bit_floor(quarter + quarter / 2) - 1;
-  const uint64_t batch = std::max<uint64_t>(size, 1);
-  const uint64_t high =
-      version == KernelVersion::kV5_3
-          ? 6 * size
-          : std::max(low.value() / static_cast<uint64_t>(node_cpus), 4 * batch);
-  constexpr uint64_t kMaxHigh = 1 << 20;
-  return {.batch = static_cast<uint32_t>(batch),
-          .high = static_cast<uint32_t>(std::min(high, kMaxHigh))};
-}
-
-// CONFIG_PCP_BATCH_SCALE_MAX.
-constexpr uint32_t kMostDoublings61 = 5;
-
-uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
-                           uint64_t count, uint32_t& free_factor) {
-  if (free_factor > 0 && order > Order(0) &&
-      order.value() < PerCpuLists::kSmallOrders) {
-    return count;
-  }
-  if (count < limits.high) return 0;
-  const uint64_t batch = limits.batch;
-  if (limits.high <= batch) return 1;
-  const uint64_t most = limits.high - batch;
-  const uint64_t doubled = batch << free_factor;
-  if (doubled < most && free_factor < kMostDoublings61) ++free_factor;
-  return std::clamp(doubled, std::min(batch, most), most);
-}
 
 uint32_t PerCpuPages::CachedOrders(KernelVersion version,
                                    Order pageblock_order) {
@@ -51,7 +17,7 @@ uint32_t PerCpuPages::CachedOrders(KernelVersion version,
 
 PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
                          PerCpuLimits limits)
-    : limits_(limits),
+    : marks_(version, limits),
       pages_(pages),
       zone_(zone),
       zone_index_(static_cast<uint8_t>(zone.index())),
@@ -61,32 +27,39 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
 }
 
 void PerCpuPages::MakeRings() {
-  GUESTMM_CHECK(limits_.batch > 0);
-  // Above `high` there may be one more block, and a refill.
-  const uint64_t pages = uint64_t{limits_.high} + limits_.batch +
-                         pages_.pageblock_order().pages().value() + 2;
-  mask_ = std::bit_ceil(pages) - 1;
+  const PerCpuLimits& limits = marks_.limits();
+  const uint64_t pages =
+      uint64_t{std::max(limits.high, limits.high_max)} + limits.batch;
   const uint32_t orders = CachedOrders(version_, pages_.pageblock_order());
   for (size_t i = 0; i < lists_.size(); ++i) {
     if ((orders >> OrderOf(i).value() & 1) == 0) continue;
+    // Above the high mark there may be one more block, and a refill, which is
+    // of at least two.
+    const auto size =
+        static_cast<uint32_t>(std::bit_ceil((pages >> OrderOf(i).value()) + 4));
+    lists_[i].mask = size - 1;
     // Takes memory only where it is written.
-    lists_[i].ring = std::make_unique_for_overwrite<uint32_t[]>(mask_ + 1);
+    lists_[i].ring = std::make_unique_for_overwrite<uint32_t[]>(size);
   }
-  refill_.resize(std::max<uint32_t>(limits_.batch, 2));
 }
 
 FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
   VisitorHolder hold(lock_);
-  if (limits == limits_) return nullptr;
+  if (limits == marks_.limits()) return nullptr;
   FreeBlockObserver* const to_wake = DrainHeld();
-  limits_ = limits;
+  marks_.SetLimits(limits);
   MakeRings();
   return to_wake;
 }
 
 PerCpuLimits PerCpuPages::limits() const {
   VisitorHolder hold(lock_);
-  return limits_;
+  return marks_.limits();
+}
+
+uint32_t PerCpuPages::high() const {
+  VisitorHolder hold(lock_);
+  return marks_.high();
 }
 
 Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
@@ -96,7 +69,7 @@ Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
 
 Pfn PerCpuPages::TakeHeld(Order order, MigrateType type, Mixing mixing) {
   List& list = lists_[PerCpuLists::IndexOf(order, type)];
-  if (free_factor_ > 0) free_factor_ >>= 1;
+  marks_.OnAllocate();
   if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
   return Pop(list, order, type);
 }
@@ -107,16 +80,19 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
   const size_t index = PerCpuLists::IndexOf(order, pageblock.type);
   Push(lists_[index], pfn, order);
-  if (count_.Get() < limits_.high && (free_factor_ == 0 || order == Order(0))) {
-    return nullptr;
-  }
-  return Trim(index, order);
+  const uint64_t pages =
+      marks_.PagesToReturn(order, count_.Get(), zone_.pressure());
+  if (pages == 0) return nullptr;
+  FreeBlockObserver* const to_wake = ReturnToZone(pages, index);
+  zone_.NoteReturned();
+  return to_wake;
 }
 
 bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
                          Mixing mixing) {
-  uint32_t wanted = limits_.batch;
-  if (wanted > 1) wanted = std::max(wanted >> order.value(), 2U);
+  const uint64_t wanted =
+      marks_.BlocksToRefill(order, count_.Get(), zone_.pressure());
+  if (refill_.size() < wanted) refill_.resize(wanted);
   size_t taken = 0;
   {
     LockHolder hold_zone(zone_.lock());
@@ -124,7 +100,7 @@ bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
                                mixing);
   }
   for (size_t i = 0; i < taken; ++i) {
-    At(list, list.end++) = static_cast<uint32_t>(refill_[i].value());
+    list[list.end++] = static_cast<uint32_t>(refill_[i].value());
   }
   count_.Add(taken * order.pages().value());
   return taken > 0;
@@ -140,14 +116,6 @@ FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
   return zone_.Free(pfn, order);
 }
 
-FreeBlockObserver* PerCpuPages::Trim(size_t index, Order order) {
-  if (version_ == KernelVersion::kV5_3) {
-    return ReturnToZone(std::min<uint64_t>(limits_.batch, count_.Get()), index);
-  }
-  return ReturnToZone(
-      PagesToGiveBack61(limits_, order, count_.Get(), free_factor_), index);
-}
-
 FreeBlockObserver* PerCpuPages::Drain() {
   VisitorHolder hold(lock_);
   return DrainHeld();
@@ -155,6 +123,22 @@ FreeBlockObserver* PerCpuPages::Drain() {
 
 FreeBlockObserver* PerCpuPages::DrainHeld() {
   return ReturnToZone(count_.Get(), /*first_list=*/0);
+}
+
+// The kernel counts in pages, but returns whole blocks, so a list that holds
+// pageblocks loses one with each batch.
+FreeBlockObserver* PerCpuPages::Decay() {
+  VisitorHolder hold(lock_);
+  FreeBlockObserver* to_wake = nullptr;
+  uint64_t left = marks_.Decay(count_.Get());
+  while (left > 0 && count_.Get() > 0) {
+    const uint64_t batch = std::min<uint64_t>(left, marks_.limits().batch);
+    if (FreeBlockObserver* observer = ReturnToZone(batch, /*first_list=*/0)) {
+      to_wake = observer;
+    }
+    left -= batch;
+  }
+  return to_wake;
 }
 
 FreeBlockObserver* PerCpuPages::ReturnToZone(uint64_t pages,
@@ -177,7 +161,7 @@ inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
   auto type =
       static_cast<MigrateType>(index % static_cast<size_t>(kRequestTypes));
   for (uint64_t i = 0; i < blocks; ++i) {
-    const Pfn pfn(At(list, --list.end));
+    const Pfn pfn(list[--list.end]);
     if (index >= PerCpuLists::kPageblockLists)
       type = pages_.pageblock(pfn).type;
     batch_.push_back({.pfn = pfn, .order = order, .type = type});
@@ -199,7 +183,8 @@ void PerCpuPages::Pick53(uint64_t pages) {
     } while (lists_[list].empty());
     // All other lists are empty.
     if (turn == kRequestTypes) turn = left;
-    const uint64_t picked = std::min({left, turn, lists_[list].blocks()});
+    const uint64_t picked =
+        std::min<uint64_t>({left, turn, lists_[list].blocks()});
     PickOldest(list, picked);
     left -= picked;
     turn -= picked;
@@ -214,7 +199,7 @@ void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
     const size_t list = (first_list + i) % kLists;
     const uint64_t each = OrderOf(list).pages().value();
     const uint64_t wanted = (left + each - 1) / each;
-    const uint64_t picked = std::min(wanted, lists_[list].blocks());
+    const uint64_t picked = std::min<uint64_t>(wanted, lists_[list].blocks());
     PickOldest(list, picked);
     left -= std::min(left, picked * each);
   }
@@ -243,8 +228,8 @@ PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
   PageCount cached;
   for (size_t i = 0; i < kLists; ++i) {
     const List& list = lists_[i];
-    for (uint64_t at = list.first.Get(); at != list.end; ++at) {
-      const Pfn pfn(At(list, at));
+    for (uint32_t n = 0; n < list.blocks(); ++n) {
+      const Pfn pfn(list[list.first.Get() + n]);
       cached += OrderOf(i).pages();
       if (pages_.pageblock(pfn).zone != zone_.index() ||
           pages_.Get(pfn) != PageInfo{PageState::kCached, OrderOf(i)}) {

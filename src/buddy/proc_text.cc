@@ -102,14 +102,13 @@ void AppendZone(const PageAllocator& allocator, const Zone& zone,
                         stat.numa_local, stat.numa_other);
   for (int cpu = 0; cpu < allocator.cpus(); ++cpu) {
     const PerCpuPages& pages = allocator.per_cpu_pages(cpu, zone);
-    const PerCpuLimits limits = pages.limits();
     absl::StrAppendFormat(&text,
                           "    cpu: %d\n"
                           "              count: %d\n"
                           "              high:  %d\n"
                           "              batch: %d\n",
-                          cpu, pages.cached_pages().value(), limits.high,
-                          limits.batch);
+                          cpu, pages.cached_pages().value(), pages.high(),
+                          pages.limits().batch);
   }
   absl::StrAppendFormat(&text, "  start_pfn:           %d\n",
                         zone.span().start.value());

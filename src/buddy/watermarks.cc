@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "guestmm/frame/migratetype.h"
+
 namespace guestmm {
 namespace {
 
@@ -22,6 +24,16 @@ uint64_t IntegerSquareRoot(uint64_t value) {
 uint64_t DefaultMinFreeKbytes(PageCount managed) {
   return std::clamp<uint64_t>(
       IntegerSquareRoot(managed.value() * kKbytesPerPage * 16), 128, 65536);
+}
+
+uint64_t HugePageMinFreeKbytes(int zones, PageCount managed) {
+  // Two whole pageblocks, and one for each type to fall back to from each.
+  constexpr uint64_t kPageblocks = 2 + kRequestTypes * kRequestTypes;
+  const uint64_t pages =
+      std::min(kPageblocks * kPageblockOrder.pages().value() *
+                   static_cast<uint64_t>(zones),
+               managed.value() / 20);
+  return pages * kKbytesPerPage;
 }
 
 Watermarks ComputeWatermarks(uint64_t min_free_kbytes, PageCount zone_managed,

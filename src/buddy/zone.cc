@@ -26,7 +26,33 @@ void Zone::SetWatermarks(const Watermarks& watermarks,
   for (size_t i = 0; i < reserve.size(); ++i) {
     reserve_[i].Set(reserve[i].value());
   }
-  low_mark_.Set((watermarks.low + lowmem_reserve(type())).value());
+  SetBelowHigh(below_high_.load(std::memory_order_relaxed));
+}
+
+void Zone::SetBelowHigh(bool below) {
+  below_high_.store(below, std::memory_order_relaxed);
+  const bool notes = options_.watches_high && !below;
+  const PageCount mark = notes ? watermarks().high : watermarks().low;
+  fast_mark_.Set((mark + lowmem_reserve(type())).value());
+}
+
+void Zone::NoteBelowHigh(Order order, PageCount reserve) {
+  if (!options_.watches_high || below_high_.load(std::memory_order_relaxed) ||
+      WatermarkOk(order, watermarks().high + reserve)) {
+    return;
+  }
+  LockHolder hold(lock_);
+  SetBelowHigh(true);
+}
+
+void Zone::NoteReturned() {
+  if (!below_high_.load(std::memory_order_relaxed) ||
+      !WatermarkOk(Order(0),
+                   watermarks().high + lowmem_reserve(ZoneType::kMovable))) {
+    return;
+  }
+  LockHolder hold(lock_);
+  SetBelowHigh(false);
 }
 
 void Zone::SetObserver(FreeBlockObserver* observer, Order min_order,
@@ -325,6 +351,10 @@ Order Zone::Return(IsolatedBlock block, ReturnTo to) {
 }
 
 void Zone::SetPageblockType(Pfn pfn, MigrateType type) {
+  const PageMap::Pageblock old = pages_.pageblock(pfn);
+  retyped_ = retyped_ || (old.zone == options_.index && old.type != type &&
+                          old.type != MigrateType::kIsolate &&
+                          type != MigrateType::kIsolate);
   pages_.SetPageblock(
       pfn, {.zone = static_cast<uint8_t>(options_.index), .type = type});
 }

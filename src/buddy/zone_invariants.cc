@@ -138,11 +138,15 @@ absl::Status Zone::CheckFreeLists() const {
         if (lists.Prev(at) != prev) {
           return Violated("Z7", pfn, " does not link back to its predecessor");
         }
-        if ((pages_.pageblock(pfn).type == MigrateType::kIsolate) !=
+        const MigrateType pageblock = pages_.pageblock(pfn).type;
+        if ((pageblock == MigrateType::kIsolate) !=
             (type == MigrateType::kIsolate)) {
           return Violated("Z6", pfn, " is on a list of type ", Name(type),
-                          ", its pageblock is ",
-                          Name(pages_.pageblock(pfn).type));
+                          ", its pageblock is ", Name(pageblock));
+        }
+        if (!retyped_ && steals() == 0 && pageblock != type) {
+          return Violated("Z9", pfn, " is on a list of type ", Name(type),
+                          ", its pageblock is ", Name(pageblock));
         }
         if (++blocks > free_blocks(order)) {
           return Violated("Z3", "more blocks on the lists of ", order,

@@ -1,7 +1,7 @@
 // Runs every program up to a given length over 16 pages: allocations only; with
-// per-CPU lists; with all request types; with marks and returns to the tail;
-// with hotplug and pins. allocator_exhaustive_long_test.cc runs programs one
-// operation longer.
+// per-CPU lists, also 6.12's; with all request types; with marks and returns to
+// the tail; with hotplug and pins. allocator_exhaustive_long_test.cc runs
+// programs one operation longer.
 
 #include <gtest/gtest.h>
 
@@ -21,6 +21,10 @@ TEST(AllocatorExhaustiveTest, EveryStateThatZonesReachIn5Steps) {
 
 TEST(AllocatorExhaustiveTest, EveryStateThatPerCpuListsReachIn5Steps) {
   EXPECT_GT(RunToEveryState(kCachedWorld, 5), 300);
+}
+
+TEST(AllocatorExhaustiveTest, EveryStateThatTheListsOf6_12ReachIn5Steps) {
+  EXPECT_GT(RunToEveryState(kTiny612World, 5), 300);
 }
 
 TEST(AllocatorExhaustiveTest, EveryStateThatTypesReachIn3Steps) {

@@ -48,8 +48,9 @@ TEST(RandomProgramTest, HasEveryOperation) {
 
 TEST(RandomProgramTest, PrintsAsCode) {
   EXPECT_EQ(
-      ToCode(Program{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}),
-      "{Alloc{0, 3}, Free{1, 2}, Drain{}, Isolate{4}, Return{0}}");
+      ToCode(Program{Alloc{0, 3}, Free{1, 2}, Drain{}, Refresh{1}, Isolate{4},
+                     Return{0}}),
+      "{Alloc{0, 3}, Free{1, 2}, Drain{}, Refresh{1}, Isolate{4}, Return{0}}");
   EXPECT_EQ(
       ToCode(Program{Alloc{0, 3, kGfpKernel}, Alloc{0, 1, kGfpUser.OnlyFrom(1)},
                      Pin{3}, Unpin{1, 0}}),
@@ -76,12 +77,12 @@ TEST(RandomProgramTest, EveryRequestHasAName) {
 
 TEST(RandomProgramTest, AnyBytesAreAProgram) {
   const std::vector<uint8_t> bytes = {
-      0, 1,  2, 0, 5, 0,  9, 0, 8, 5,  5, 5, 9, 0,  7, 1, 13, 0, 2,
-      1, 15, 0, 3, 1, 10, 0, 4, 1, 16, 0, 5, 0, 17, 0, 6, 0,  7, 0};
+      0, 1, 2, 0,  5, 0, 9, 0,  8, 5, 5, 5,  9, 0, 7, 1, 13, 0, 2, 1, 15,
+      0, 3, 1, 10, 0, 4, 1, 16, 0, 5, 0, 17, 0, 6, 0, 8, 1,  0, 0, 7, 0};
   EXPECT_EQ(ToCode(ProgramFromBytes(bytes)),
             "{Alloc{1, 2}, Free{0, 9}, Drain{}, Isolate{7}, RestoreRange{2}, "
             "BringOnline{3, true}, Return{4, ReturnTo::kTail}, Mark{5}, "
-            "Rotate{6}}");
+            "Rotate{6}, Refresh{1}}");
 }
 
 // A freed pair that was inserted at the tail is allocated last.

@@ -214,7 +214,7 @@ TEST(AllocatorThreadsTest, NoAllocationFailsWhileEnoughIsFree) {
 // drained for the other in the end.
 TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
   for (const KernelVersion lists :
-       {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
+       {KernelVersion::kV5_3, KernelVersion::kV6_1, KernelVersion::kV6_12}) {
     for (int round = 0; round < 50; ++round) {
       const auto allocator =
           PageAllocator::Create(
@@ -242,7 +242,7 @@ TEST(AllocatorThreadsTest, AllMemoryIsHadBetweenTwo) {
 // if only on the other's list.
 TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
   for (const KernelVersion lists :
-       {KernelVersion::kV5_3, KernelVersion::kV6_1}) {
+       {KernelVersion::kV5_3, KernelVersion::kV6_1, KernelVersion::kV6_12}) {
     for (const Gfp& gfp : {kGfpUser, kGfpAtomic}) {
       const auto allocator =
           PageAllocator::Create(
@@ -268,7 +268,7 @@ TEST(AllocatorThreadsTest, NoHugePageIsRefusedWhileOneIsFreeAnywhere) {
       }
       for (std::thread& thread : threads) thread.join();
       EXPECT_EQ(failures.load(), 0)
-          << (lists == KernelVersion::kV6_1 ? "6.1, " : "5.3, ")
+          << kKernelVersionNames[static_cast<size_t>(lists)] << ", "
           << (gfp.may_reclaim ? "may wait" : "atomic");
     }
   }

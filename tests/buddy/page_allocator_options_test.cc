@@ -157,6 +157,9 @@ TEST(PageAllocatorOptionsTest, PerCpuLimitsOutOfBounds) {
                 "per_cpu_limits=2097152 pages: must be at most 1048576");
   options.per_cpu_limits = PerCpuLimits{.batch = 1 << 21, .high = 1};
   ExpectRefused(options, "per_cpu_limits=2097152 pages");
+  options.per_cpu_limits =
+      PerCpuLimits{.batch = 1, .high = 1, .high_max = 1 << 21};
+  ExpectRefused(options, "per_cpu_limits=2097152 pages");
 }
 
 // What is filled in

@@ -245,6 +245,7 @@ TEST(PinTest, NoPinnedPageIsEverFreeCachedOrIsolated) {
   for (uint64_t seed = 1; seed <= 20; ++seed) {
     RunRandomProgram(KernelVersion::kV5_3, seed);
     RunRandomProgram(KernelVersion::kV6_1, seed);
+    RunRandomProgram(KernelVersion::kV6_12, seed);
   }
 }
 

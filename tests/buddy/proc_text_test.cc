@@ -257,6 +257,24 @@ TEST(ProcTextTest, ZoneInfoSpansHolesAndProtectsLowerZones) {
 )");
 }
 
+// 6.12 prints the high mark as it is tuned now, and not its bounds. Refills of
+// 2, 4, 8 and 16 pages have raised it from 8.
+TEST(ProcTextTest, ZoneInfoHasTheTunedHighMarkOf6_12) {
+  const auto allocator = Make(
+      {.memory = {{Pfn(0), Pfn(256)}},
+       .min_free_kbytes = 0,
+       .per_cpu_lists = KernelVersion::kV6_12,
+       .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 8, .high_max = 60}});
+  for (int i = 0; i < 15; ++i) allocator->Allocate(/*cpu=*/0, Order(0)).value();
+  EXPECT_NE(ZoneInfo(*allocator)
+                .find("    cpu: 0\n"
+                      "              count: 15\n"
+                      "              high:  38\n"
+                      "              batch: 2\n"
+                      "  start_pfn:"),
+            std::string::npos);
+}
+
 TEST(ProcTextTest, VmStatHasTheKernelsNamesAndOurs) {
   const auto allocator = MakeTiny();
   const std::optional<Pfn> page = allocator->Allocate(0, Order(0));

@@ -234,5 +234,11 @@ TEST(VmStatTest, IsANaiveCountWithTheListsOf6_1) {
   }
 }
 
+TEST(VmStatTest, IsANaiveCountWithTheListsOf6_12) {
+  for (uint64_t seed = 201; seed <= 220; ++seed) {
+    RunRandomProgram(KernelVersion::kV6_12, seed);
+  }
+}
+
 }  // namespace
 }  // namespace guestmm::vmstat_test

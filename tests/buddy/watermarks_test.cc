@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/page_allocator.h"
 
 namespace guestmm::watermarks_test {
 namespace {
@@ -50,6 +51,31 @@ void ExpectWatermarks(const Watermarks& marks, uint64_t min, uint64_t low,
 
 // min_free_kbytes 4,096 is 1,024 pages; a quarter of them is 256, 0.1 % of the
 // zone 262.
+// Eleven pageblocks a zone: 2 x 5,632 pages of DMA and DMA32, then Normal too
+// (a guest of 6.12 of which zoneinfo shows 11,263 and 16,894, as each zone's
+// share is rounded down).
+TEST(MinFreeKbytesTest, IsRaisedForHugePages) {
+  EXPECT_EQ(HugePageMinFreeKbytes(2, PageCount(230539)), 4 * 11264u);
+  EXPECT_EQ(HugePageMinFreeKbytes(3, PageCount(492683)), 4 * 16896u);
+  EXPECT_EQ(HugePageMinFreeKbytes(2, PageCount(100000)), 4 * 5000u);
+}
+
+TEST(MinFreeKbytesTest, ANewValueSetsWatermarksAndPerCpuLimitsAnew) {
+  const auto allocator =
+      PageAllocator::Create({.memory = {{Pfn(0x1000), Pfn(0x41000)}},
+                             .min_free_kbytes = 4 * 1000,
+                             .per_cpu_lists = KernelVersion::kV6_1})
+          .value();
+  const Zone& zone = allocator->zone(0, ZoneType::kDma32);
+  EXPECT_EQ(zone.watermarks().low, PageCount(1262));
+  EXPECT_EQ(allocator->per_cpu_pages(0, zone).limits().high, 1262u);
+  allocator->SetMinFreeKbytes(4 * 8000);
+  EXPECT_EQ(allocator->min_free_kbytes(), 4 * 8000u);
+  EXPECT_EQ(zone.watermarks().min, PageCount(8000));
+  EXPECT_EQ(zone.watermarks().low, PageCount(10000));
+  EXPECT_EQ(allocator->per_cpu_pages(0, zone).limits().high, 10000u);
+}
+
 TEST(WatermarksTest, OneZoneOf1GiB) {
   ExpectWatermarks(ComputeWatermarks(4096, Gib(1), Gib(1)), 1024, 1286, 1548);
 }

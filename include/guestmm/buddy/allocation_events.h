@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // Requests and pages that a per-CPU list or a zone served since creation.
 struct AllocationEvents {

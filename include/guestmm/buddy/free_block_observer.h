@@ -3,9 +3,10 @@
 
 #include <span>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class Zone;
 

@@ -4,9 +4,10 @@
 #include <utility>
 
 #include "guestmm/base/check.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class Zone;
 

@@ -3,11 +3,12 @@
 
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Memory of one zone: part of a MemoryRange.
 struct ZoneRange {

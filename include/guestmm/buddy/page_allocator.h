@@ -20,6 +20,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
@@ -36,7 +37,7 @@
 #include "guestmm/frame/reclaimer.h"
 #include "guestmm/frame/vmstat.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct PageAllocatorOptions {
   // The memory at boot: non-empty, ascending, disjoint. Two nodes must not
@@ -64,18 +65,16 @@ struct PageAllocatorOptions {
 
   // At most 2^30. Unset: the kernel's formula.
   std::optional<uint64_t> min_free_kbytes = {};
-  // The kernel whose per-CPU lists are modelled: order 0 only (5.3), or orders
-  // 0 to 3 and 9 (6.1).
+  // The kernel whose per-CPU lists are modelled: of order 0 only (5.3), or of
+  // orders 0 to 3 and 9 (6.1), or also of a size that follows the load (6.12).
   KernelVersion per_cpu_lists = KernelVersion::kV5_3;
-  // batch > 0; both at most 2^20. Unset: the kernel's formula.
+  // batch > 0; all at most 2^20. Unset: the kernel's formula.
   std::optional<PerCpuLimits> per_cpu_limits = {};
   PlacementOptions placement = {};
 
   // The reporter's queue. If set, a request that would fail waits as long as
   // memory is isolated for the host, until some of it returns. Must outlive the
-  // allocator. A request from one of the queue's works, such as a vCPU's step
-  // in virtual time, returns none instead of waiting, and WhenToRetry. Null: no
-  // request waits.
+  // allocator. Null: no request waits for that.
   Workqueue* wait_for_isolated = nullptr;
 
   // If set, fills free memory, and checks and clears allocated memory. All
@@ -94,10 +93,14 @@ class PageAllocator final : public FrameAllocator {
 
   // Allocates a block. Tries, in order: zones above low + lowmem_reserve; above
   // min, adjusted for gfp.reserves; after direct reclaim, if
-  // gfp.may_reclaim; after draining the per-CPU lists. None if memory is out.
-  // Fastest if one thread at a time uses a cpu. REQUIRES: 0 <= cpu < cpus();
-  // order <= max_order(); gfp.type is one of the kRequestTypes; gfp.node is a
-  // node or kLocalNode (CHECKed).
+  // gfp.may_reclaim; after draining the per-CPU lists. With gfp.may_reclaim,
+  // then waits as long as memory is on its way back from the host:
+  // what reclaimers have in flight, and isolated memory if wait_for_isolated is
+  // set. None if memory is out. A request from a work of the queue that returns
+  // the memory, such as a vCPU's step in virtual time, returns none instead of
+  // waiting, and WhenToRetry. Fastest if one thread at a time uses a cpu.
+  // REQUIRES: 0 <= cpu < cpus(); order <= max_order(); gfp.type is one of the
+  // kRequestTypes; gfp.node is a node or kLocalNode (CHECKed).
   //
   // Hides FrameAllocator::Allocate, so that callers of the concrete class make
   // no virtual call.
@@ -105,9 +108,9 @@ class PageAllocator final : public FrameAllocator {
     return ToOptional(Take(cpu, order, gfp));
   }
 
-  // Returns a function only while memory of the request's zones is isolated:
-  // it returns true once some of that has returned, or a zone can serve the
-  // request.
+  // Returns a function only while there is memory that the request has to wait
+  // for: it returns true once some of that has returned, or a zone can serve
+  // the request.
   std::function<bool()> WhenToRetry(int cpu, Order order, Gfp gfp) override;
 
   // Frees a block on `cpu`, which need not be the one that allocated it. A
@@ -128,6 +131,7 @@ class PageAllocator final : public FrameAllocator {
   void Unpin(int cpu, Pfn pfn);
 
   void DrainPerCpuPages() override;
+  void RefreshPerCpuPages(int cpu) override;
 
   void AddReclaimer(Reclaimer& reclaimer) override
       ABSL_LOCKS_EXCLUDED(reclaim_lock_);
@@ -165,6 +169,9 @@ class PageAllocator final : public FrameAllocator {
   }
 
   uint64_t min_free_kbytes() const { return min_free_kbytes_.Get(); }
+  // Sets it in place of PageAllocatorOptions::min_free_kbytes, and with it
+  // watermarks and per-CPU limits (vm.min_free_kbytes). REQUIRES: at most 2^30.
+  void SetMinFreeKbytes(uint64_t kbytes) ABSL_LOCKS_EXCLUDED(memory_lock_);
   PageCounts Counts() const override;
   PageCount FreePagesAboveLow() const override;
   bool HasFreeAboveLow(PageCount pages, ZoneType highest) const override;
@@ -217,7 +224,12 @@ class PageAllocator final : public FrameAllocator {
   }
 
   // A request, with its zonelist.
-  struct Request;
+  struct Request {
+    int cpu;
+    Order order;
+    Gfp gfp;
+    std::span<Zone* const> zones;
+  };
   // The free pages that a zone must keep: its low watermark; min, less the
   // reserves that the request may use; the same, checked under the zone's lock;
   // none. The first three plus the zone's lowmem_reserve.
@@ -226,7 +238,7 @@ class PageAllocator final : public FrameAllocator {
   // These return kNoPfn where Allocate returns none.
   Pfn Take(int cpu, Order order, Gfp gfp) override;
   // The fast path, which serves nearly all requests: local, from a zone above
-  // its low watermark, with a block cached on the vCPU's list. Otherwise
+  // its fast_mark(), with a block cached on the vCPU's list. Otherwise
   // kNoPfn, with no effect.
   Pfn TakeCached(int cpu, Order order, Gfp gfp);
   Pfn TakeUncached(int cpu, Order order, Gfp gfp);
@@ -245,12 +257,26 @@ class PageAllocator final : public FrameAllocator {
   Pfn AllocateSlowPath(const Request& request);
   // Retries after direct reclaim and a drain, while reclaim makes progress.
   Pfn TakeReclaimed(const Request& request);
-  // Retries whenever isolated memory returns, while there is any. kMustWait if
-  // the caller must end first (WhenToRetry).
-  Pfn WaitForIsolated(const Request& request);
-  // True if the request, which failed while `isolated` pages of its zones were
-  // isolated, is worth another try.
-  static bool MayRetry(const Request& request, PageCount isolated);
+  // The memory that a request may wait for.
+  struct OnItsWay {
+    // The queue whose works return it; null if there is none.
+    Workqueue* queue = nullptr;
+    // The isolated pages of the request's zones; 0 unless wait_for_isolated is
+    // set.
+    PageCount isolated;
+    // How often reclaimers' pages have come back; never decreases.
+    uint64_t returns = 0;
+
+    bool operator==(const OnItsWay&) const = default;
+  };
+  OnItsWay FindOnItsWay(const Request& request)
+      ABSL_LOCKS_EXCLUDED(reclaim_lock_);
+  // As TakeReclaimed, and again whenever memory returns, while there is any on
+  // its way. kMustWait if the caller must end first (WhenToRetry).
+  Pfn TakeReturned(const Request& request);
+  // True if the request, which failed when `before` was on its way, is worth
+  // another try.
+  bool MayRetry(const Request& request, const OnItsWay& before);
   // Retries after draining the per-CPU lists of all vCPUs.
   Pfn TakeDrained(const Request& request, Keep keep);
   static bool MayTake(const Zone& zone, const Request& request, Keep keep);
@@ -320,6 +346,8 @@ class PageAllocator final : public FrameAllocator {
   // locks of the allocator.
   Mutex memory_lock_;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(memory_lock_) = nullptr;
+  // Unset: the kernel's formula.
+  std::optional<uint64_t> set_min_free_kbytes_ ABSL_GUARDED_BY(memory_lock_);
   // All zonelists so far: a reader may still use an older one.
   std::vector<std::unique_ptr<const Zonelists>> all_zonelists_
       ABSL_GUARDED_BY(memory_lock_);
@@ -327,6 +355,8 @@ class PageAllocator final : public FrameAllocator {
   // Held while reclaimers run.
   Mutex reclaim_lock_;
   std::vector<Reclaimer*> reclaimers_ ABSL_GUARDED_BY(reclaim_lock_);
+  // InFlight::returns of removed reclaimers, and one for each removal.
+  uint64_t past_returns_ ABSL_GUARDED_BY(reclaim_lock_) = 0;
 };
 
 }  // namespace guestmm

@@ -30,12 +30,13 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/no_pfn.h"
 #include "guestmm/ram/reserved_array.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Each page is in exactly one state (docs/invariants.md, P1). The head, a
 // block's first page, holds the block's state; its other pages are tails and

@@ -26,11 +26,12 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 enum class PagePoisonMode {
   kOff,         // free pages keep their contents

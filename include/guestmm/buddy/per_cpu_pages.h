@@ -13,42 +13,17 @@
 #include "absl/status/status.h"
 #include "guestmm/base/biased_lock.h"
 #include "guestmm/base/counter.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/allocation_events.h"
 #include "guestmm/buddy/page_map.h"
+#include "guestmm/buddy/per_cpu_marks.h"
 #include "guestmm/buddy/placement.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/frame/migratetype.h"
 
-namespace guestmm {
-
-// Limits of a vCPU's lists of a zone, in pages.
-struct PerCpuLimits {
-  uint32_t batch = 0;  // moved from or to the zone at a time
-  uint32_t high = 0;   // held at most
-
-  bool operator==(const PerCpuLimits&) const = default;
-};
-
-// The kernel's default for each of the `node_cpus` vCPUs of a node, for a zone
-// of `managed` pages with the low watermark `low`. The batch is 63 pages for
-// zones of 1 GiB and above; `high` is six batches in 5.3 (zone_batchsize,
-// pageset_set_batch), and low / node_cpus in 6.1 (zone_highsize).
-// REQUIRES: node_cpus > 0.
-PerCpuLimits DefaultPerCpuLimits(KernelVersion version, PageCount managed,
-                                 PageCount low, int node_cpus);
-
-// The number of pages that lists holding `count` pages return to the zone after
-// a block of `order` was freed to them (6.1, free_unref_page_commit and
-// nr_pcp_free):
-// - below high, 0;
-// - else one batch, doubled at each consecutive return, up to 32 batches (since
-//   6.1.104: CONFIG_PCP_BATCH_SCALE_MAX is 5); one batch stays on the lists;
-// - for orders 1 to 3 while free_factor > 0, all (free_high).
-// `free_factor` counts consecutive returns.
-uint64_t PagesToGiveBack61(const PerCpuLimits& limits, Order order,
-                           uint64_t count, uint32_t& free_factor);
+namespace GUESTMM_EXPORT guestmm {
 
 // Numbers the lists of one vCPU and zone (order_to_pindex): one per type for
 // each of the orders 0 to 3 (PAGE_ALLOC_COSTLY_ORDER); then those of a
@@ -78,8 +53,8 @@ struct PerCpuLists {
 // (struct per_cpu_pages, with the lock that Linux 6.0 added). Allocates the
 // block freed last; returns the block freed longest ago to the zone first.
 //
-// Caches order 0 in 5.3; orders 0 to 3 and the pageblock order in 6.1, which
-// also returns more at a time the longer nothing is allocated.
+// Caches order 0 in 5.3; orders 0 to 3 and the pageblock order in 6.1 and 6.12.
+// PerCpuMarks decides how many pages move, and when.
 //
 // The lock is taken before the zone's. It costs next to nothing while one
 // thread uses the vCPU; a drain by another thread is a visit (BiasedLock).
@@ -103,8 +78,8 @@ class alignas(64) PerCpuPages {
     return ToOptional(Take(order, type, mixing));
   }
 
-  // Frees a block to its list; above `high`, returns blocks to the zone. A
-  // pinned block stays allocated until its last pin is dropped. Returns the
+  // Frees a block to its list; above the high mark, returns blocks to the zone.
+  // A pinned block stays allocated until its last pin is dropped. Returns the
   // observer if the caller must Wake it, else null. REQUIRES: `order` is in
   // CachedOrders; a block of this zone, allocated at `order` (CHECKed).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
@@ -114,14 +89,22 @@ class alignas(64) PerCpuPages {
   [[nodiscard]] FreeBlockObserver* Drain()
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
+  // Refreshes the counters of the vCPU, as the kernel does once a second:
+  // lowers the high mark and returns what exceeds it to the zone; no effect in
+  // 5.3 and 6.1 (decay_pcp_high). Returns as Free.
+  [[nodiscard]] FreeBlockObserver* Decay()
+      ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
+
   // Sets the limits, after the zone was resized. If they differ, returns every
-  // block to the zone. Returns as Free. REQUIRES: limits.batch > 0; both at
-  // most 2^20.
+  // block to the zone. Returns as Free. REQUIRES: limits.batch > 0; all at most
+  // 2^20.
   [[nodiscard]] FreeBlockObserver* SetLimits(PerCpuLimits limits)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
 
   Zone& zone() const { return zone_; }
   PerCpuLimits limits() const ABSL_LOCKS_EXCLUDED(lock_);
+  // The pages to hold at most, as tuned by now (PerCpuMarks::high).
+  uint32_t high() const ABSL_LOCKS_EXCLUDED(lock_);
   // A snapshot.
   PageCount cached_pages() const { return PageCount(count_.Get()); }
 
@@ -155,20 +138,19 @@ class alignas(64) PerCpuPages {
 
   // A double-ended queue of 32-bit pfns in a ring whose size is a power of two.
   // The newest block is at `first`; each allocation increments it and each free
-  // decrements it, so frees = allocations - first.
+  // decrements it, so frees = allocations - first. The oldest is before `end`,
+  // which is cut to 32 bits, as the indices of the ring are.
   struct List {
     Counter first;
-    uint64_t end = 0;
+    uint32_t end = 0;
+    uint32_t mask = 0;
     std::unique_ptr<uint32_t[]> ring;
     Counter allocations;
 
-    bool empty() const { return first.Get() == end; }
-    uint64_t blocks() const { return end - first.Get(); }
+    uint32_t blocks() const { return end - static_cast<uint32_t>(first.Get()); }
+    bool empty() const { return blocks() == 0; }
+    uint32_t& operator[](uint64_t index) const { return ring[index & mask]; }
   };
-  uint32_t& At(const List& list, uint64_t index) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    return list.ring[index & mask_];
-  }
 
   Order OrderOf(size_t list) const {
     return PerCpuLists::OrderOf(list, pages_.pageblock_order());
@@ -192,11 +174,8 @@ class alignas(64) PerCpuPages {
   [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type,
                                 Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Returns the excess to the zone after a free of `order` to list `index`.
-  [[gnu::noinline]] FreeBlockObserver* Trim(size_t index, Order order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Returns the oldest blocks to the zone, list by list, at least `pages` in
-  // all and less than one block more.
+  // Returns the oldest blocks to the zone, list by list: none if `pages` is 0;
+  // else at least `pages` in all and less than one block more.
   FreeBlockObserver* ReturnToZone(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Pick53(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -209,15 +188,12 @@ class alignas(64) PerCpuPages {
   void MakeRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   mutable BiasedLock lock_;
-  // Consecutive returns to the zone; halved by each allocation (6.1).
-  uint32_t free_factor_ ABSL_GUARDED_BY(lock_) = 0;
-  PerCpuLimits limits_ ABSL_GUARDED_BY(lock_);
+  PerCpuMarks marks_ ABSL_GUARDED_BY(lock_);
   Counter count_;  // pages
   PageMap& pages_;
   Zone& zone_;
   const uint8_t zone_index_;
   const KernelVersion version_;
-  uint64_t mask_ ABSL_GUARDED_BY(lock_) = 0;  // of every ring
   std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
   std::vector<Pfn> refill_ ABSL_GUARDED_BY(lock_);
   std::vector<Zone::CachedBlock> batch_ ABSL_GUARDED_BY(lock_);
@@ -226,7 +202,7 @@ class alignas(64) PerCpuPages {
 [[gnu::always_inline]] inline Pfn PerCpuPages::Pop(List& list, Order order,
                                                    MigrateType type) {
   const uint64_t first = list.first.Get();
-  const Pfn pfn(At(list, first));
+  const Pfn pfn(list[first]);
   list.allocations.Add(1);
   list.first.Set(first + 1);
   count_.Subtract(order.pages().value());
@@ -239,7 +215,7 @@ class alignas(64) PerCpuPages {
   pages_.SetCached(pfn);
   const uint64_t first = list.first.Get() - 1;
   list.first.Set(first);
-  At(list, first) = static_cast<uint32_t>(pfn.value());
+  list[first] = static_cast<uint32_t>(pfn.value());
   count_.Add(order.pages().value());
 }
 
@@ -248,8 +224,11 @@ class alignas(64) PerCpuPages {
   if (!lock_.TryLockAsOwner()) [[unlikely]]
     return kNoPfn;
   List& list = lists_[PerCpuLists::IndexOf(order, type)];
-  const bool cached = !list.empty() && free_factor_ == 0;
-  const Pfn pfn = cached ? Pop(list, order, type) : kNoPfn;
+  Pfn pfn = kNoPfn;
+  if (!list.empty()) [[likely]] {
+    marks_.OnAllocate();
+    pfn = Pop(list, order, type);
+  }
   lock_.UnlockAsOwner();
   return pfn;
 }
@@ -261,8 +240,11 @@ class alignas(64) PerCpuPages {
   // Read under the lock, so that no page of a pageblock is cached after the
   // pageblock was isolated and the lists were drained.
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
-  const bool stays = IsOurs(pfn, order, pageblock) && free_factor_ == 0 &&
-                     count_.Get() + order.pages().value() < limits_.high;
+  const uint64_t count = count_.Get() + order.pages().value();
+  const bool stays = IsOurs(pfn, order, pageblock) &&
+                     (version_ == KernelVersion::kV6_12
+                          ? marks_.Keeps612(order, count, zone_.pressure())
+                          : marks_.Keeps(count));
   if (stays) [[likely]] {
     Push(lists_[PerCpuLists::IndexOf(order, pageblock.type)], pfn, order);
   }

@@ -1,25 +1,31 @@
 #ifndef GUESTMM_BUDDY_PLACEMENT_H_
 #define GUESTMM_BUDDY_PLACEMENT_H_
 
+#include <array>
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
-// A kernel whose allocator is modelled: 5.3, which v12 was posted for; 6.1, as
-// its stable releases are since 6.1.104, on which the recordings were made.
+// A kernel whose allocator is modelled. docs/policies.md (The guest's kernel)
+// says which others share its rules.
 enum class KernelVersion {
-  kV5_3,
-  kV6_1,
+  kV5_3,   // which v12 was posted for
+  kV6_1,   // as its stable releases are since 6.1.104
+  kV6_12,  // and 6.7 to 6.11
 };
+
+// The versions' names, in the enum's order.
+inline constexpr std::array kKernelVersionNames = {"5.3", "6.1", "6.12"};
 
 // The places at which blocks are inserted into their free lists, which decide
 // what memory is reused soon and what the host can reclaim. In 5.3 at the head,
-// but at the tail if a merge is likely soon. In 6.1 also at the tail: memory
-// added at boot or onlined, blocks returned after isolation, and blocks that
-// change their migratetype.
+// but at the tail if a merge is likely soon. In 6.1 and 6.12 also at the tail:
+// memory added at boot or onlined, blocks returned after isolation, and blocks
+// that change their migratetype.
 struct PlacementOptions {
   KernelVersion rules = KernelVersion::kV5_3;
   // The seed of page shuffling (CONFIG_SHUFFLE_PAGE_ALLOCATOR,

@@ -10,9 +10,10 @@
 
 #include <string>
 
+#include "guestmm/base/export.h"
 #include "guestmm/buddy/page_allocator.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // /proc/buddyinfo: a line per zone that has memory: its free blocks of each
 // order up to max_order(). Each line is a consistent snapshot.

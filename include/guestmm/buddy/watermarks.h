@@ -4,10 +4,11 @@
 #include <array>
 #include <cstdint>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Watermarks of a zone, in free pages: below low it needs reclaim, which goes
 // on until high; below min it serves only requests that may use reserves.
@@ -19,6 +20,14 @@ struct Watermarks {
   bool operator==(const Watermarks&) const = default;
 };
 
+// What a zone's per-CPU lists know of its free memory (6.12, ZONE_BELOW_HIGH
+// and ZONE_RECLAIM_ACTIVE).
+enum class ZonePressure : uint8_t {
+  kNone,
+  kBelowHigh,      // since an allocation found it below its high watermark
+  kReclaimActive,  // pages are being reclaimed
+};
+
 // Pages that a zone reserves against requests that could also use higher zones,
 // by the highest zone of the request (lowmem_reserve; "protection" in
 // /proc/zoneinfo).
@@ -28,6 +37,12 @@ using LowmemReserve = std::array<PageCount, kZoneTypes>;
 // ZONE_MOVABLE: 4 * sqrt(KiB), 128 to 65,536 (Linux 5.3,
 // init_per_zone_wmark_min).
 uint64_t DefaultMinFreeKbytes(PageCount managed);
+
+// The min_free_kbytes that a kernel with transparent huge pages raises it to:
+// eleven pageblocks for each of `zones`, those below ZONE_MOVABLE that have
+// memory, but at most a twentieth of their `managed` pages (Linux 6.12,
+// set_recommended_min_free_kbytes).
+uint64_t HugePageMinFreeKbytes(int zones, PageCount managed);
 
 // The watermarks of a zone that has `zone_managed` of the machine's `managed`
 // pages (Linux 5.3, __setup_per_zone_wmarks, watermark_scale_factor 10).

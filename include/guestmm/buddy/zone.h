@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "guestmm/base/biased_lock.h"
 #include "guestmm/base/counter.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
@@ -33,7 +34,7 @@
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // kAllow if a request may steal a block smaller than a pageblock from another
 // migratetype. kAvoid: ALLOC_NOFRAGMENT.
@@ -54,6 +55,8 @@ class Zone {
     // At least the page map's pageblock order.
     Order max_order = kMaxOrder;
     PlacementOptions placement = {};
+    // 6.12: per-CPU lists shrink while the zone is short of memory (pressure).
+    bool watches_high = false;
   };
 
   // The list heads that a zone makes in its PageMap.
@@ -113,9 +116,29 @@ class Zone {
   PageCount lowmem_reserve(ZoneType highest) const {
     return PageCount(reserve_[static_cast<size_t>(highest)].Get());
   }
-  // The low watermark plus lowmem_reserve(type()): the mark for requests whose
-  // preferred zone this is.
-  PageCount low_mark() const { return PageCount(low_mark_.Get()); }
+  // The mark for requests whose preferred zone this is: the low watermark plus
+  // lowmem_reserve(type()); where NoteBelowHigh would set kBelowHigh, the high
+  // watermark plus that.
+  PageCount fast_mark() const { return PageCount(fast_mark_.Get()); }
+
+  // What per-CPU lists need to know (6.12). kNone or kReclaimActive, unless
+  // Options::watches_high is set.
+  ZonePressure pressure() const {
+    if (reclaim_active_.load(std::memory_order_relaxed))
+      return ZonePressure::kReclaimActive;
+    return below_high_.load(std::memory_order_relaxed)
+               ? ZonePressure::kBelowHigh
+               : ZonePressure::kNone;
+  }
+  // Sets kBelowHigh if a request finds too little above the high watermark plus
+  // `reserve` (get_page_from_freelist).
+  void NoteBelowHigh(Order order, PageCount reserve) ABSL_LOCKS_EXCLUDED(lock_);
+  // Ends kBelowHigh if the zone is above its high watermark, after lists
+  // returned pages to it (free_unref_page_commit).
+  void NoteReturned() ABSL_LOCKS_EXCLUDED(lock_);
+  void SetReclaimActive(bool active) {
+    reclaim_active_.store(active, std::memory_order_relaxed);
+  }
 
   // True if more than `mark` pages would stay free after taking a block of
   // `order`, and a free block of at least that order exists
@@ -252,8 +275,9 @@ class Zone {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     return pages_.pageblock(pfn).type;
   }
-  // Leaves free blocks on their lists (set_pageblock_migratetype). REQUIRES:
-  // neither `type` nor the current type is kIsolate.
+  // Leaves free blocks on their lists (set_pageblock_migratetype), so Z9
+  // ends with the first change. REQUIRES: neither `type` nor the current type
+  // is kIsolate.
   void SetPageblockType(Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -418,9 +442,11 @@ class Zone {
 
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
-  // FPI_TO_TAIL of 6.1, for cold memory.
+  void SetBelowHigh(bool below) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // FPI_TO_TAIL of 6.1 and later, for cold memory.
   bool cold_to_tail() const {
-    return options_.placement.rules == KernelVersion::kV6_1;
+    return options_.placement.rules != KernelVersion::kV5_3;
   }
 
   absl::Status CheckFreeLists() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -439,6 +465,8 @@ class Zone {
   FreeBlockObserver* taken_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   // Pageblocks of type kIsolate. While 0, merges need not compare types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
+  // True once a pageblock's type was changed, other than by offlining.
+  bool retyped_ ABSL_GUARDED_BY(lock_) = false;
   FreeBlockObserver* observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   ZoneUseObserver* use_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
   // One bit per list: set if the list is not empty.
@@ -458,7 +486,9 @@ class Zone {
   Counter low_;
   Counter high_;
   std::array<Counter, kZoneTypes> reserve_;
-  Counter low_mark_;
+  Counter fast_mark_;
+  std::atomic<bool> below_high_{false};  // written under lock_
+  std::atomic<bool> reclaim_active_{false};
   Counter span_start_;
   Counter span_end_;
   std::vector<PfnRange> ranges_ ABSL_GUARDED_BY(lock_);

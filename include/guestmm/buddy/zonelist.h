@@ -5,10 +5,11 @@
 #include <span>
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // NUMA distances (SLIT): distances[a][b] is from node a to node b, 10 if a ==
 // b.

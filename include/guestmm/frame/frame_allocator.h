@@ -14,6 +14,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/gfp.h"
 #include "guestmm/frame/migratetype.h"
@@ -22,7 +23,7 @@
 #include "guestmm/frame/vmstat.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Pages by state (docs/invariants.md, P2).
 struct PageCounts {
@@ -81,6 +82,10 @@ class FrameAllocator {
 
   // Frees all pages on per-CPU lists to their zones (drain_all_pages).
   virtual void DrainPerCpuPages() = 0;
+  // Does what the kernel does for a vCPU once a second: returns pages that its
+  // lists no longer need to their zones, where the kernel's do so
+  // (vmstat_update of 6.12). REQUIRES: 0 <= cpu < cpus().
+  virtual void RefreshPerCpuPages(int /*cpu*/) {}
 
   // Registers a reclaimer; reclaimers are called in the order in which they
   // were added. `reclaimer` must outlive its registration.

@@ -9,10 +9,11 @@
 
 #include <cstdint>
 
+#include "guestmm/base/export.h"
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The share of its min watermark that a zone keeps from a request (Linux 5.3,
 // gfp_to_alloc_flags, __zone_watermark_ok).

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The mobility of the pages of a pageblock or of a request. Grouping pages by
 // mobility keeps large blocks recoverable (enum migratetype of a kernel without

@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // "None", for code on the allocation path. A std::optional that is returned
 // from behind a call comes back in memory, written in two pieces and read in

@@ -4,9 +4,10 @@
 #include <array>
 #include <cstdint>
 
+#include "guestmm/base/export.h"
 #include "guestmm/frame/zone_type.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Events since the allocator's creation: counters of /proc/vmstat by the
 // kernel's names, and alloc_…, which the kernel lacks.

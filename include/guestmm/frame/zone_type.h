@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The zones of a node: by the addresses that devices can reach, and last a zone
 // of movable pages only (enum zone_type on x86-64).

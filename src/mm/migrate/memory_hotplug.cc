@@ -176,21 +176,21 @@ absl::StatusOr<Zone*> MemoryHotplug::OneZone(PfnRange range) const {
 
 absl::Status MemoryHotplug::WaitUntilFree(Zone& zone, PfnRange range) {
   while (true) {
+    // Also waits for vCPUs that read a pageblock before it was isolated; from
+    // here on, pages that are freed in the range go to the zone at once.
     allocator_.DrainPerCpuPages();
     Zone::Busy busy;
     {
       LockHolder hold(zone.lock());
       busy = zone.FindBusy(range);
-    }
-    if (busy.in_use) {
-      const PageInfo info = allocator_.pages().Get(*busy.in_use);
-      // Freed or cached by a vCPU that read the pageblock before it was
-      // isolated.
-      if (info.state != PageState::kAllocated) continue;
-      std::ostringstream text;
-      text << Describe(range) << ": " << Describe(*busy.in_use)
-           << " is in use: " << info;
-      return absl::FailedPreconditionError(text.str());
+      if (busy.in_use) {
+        // Read in the same hold: a page that is freed right after it was found
+        // would be described as free.
+        std::ostringstream text;
+        text << Describe(range) << ": " << Describe(*busy.in_use)
+             << " is in use: " << allocator_.pages().Get(*busy.in_use);
+        return absl::FailedPreconditionError(text.str());
+      }
     }
     if (!busy.isolated) return absl::OkStatus();
     const bool returned = reporting_ != nullptr && reporting_->MayWait() &&

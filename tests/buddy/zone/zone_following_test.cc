@@ -1,5 +1,6 @@
 // A zone that allocates given blocks.
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,14 +15,18 @@
 namespace guestmm::zone_following_test {
 namespace {
 
+using ::testing::ElementsAre;
+
 // 64 pages in one block of order 6.
 class ZoneFollowingTest : public ::testing::Test {
  protected:
   static constexpr uint64_t kPages = 64;
 
-  bool TakeAt(uint64_t pfn, int order) {
+  // Every pageblock is movable.
+  bool TakeAt(uint64_t pfn, int order,
+              MigrateType type = MigrateType::kMovable) {
     LockHolder hold(zone().lock());
-    return zone().TakeAt(Pfn(pfn), Order(order), MigrateType::kMovable);
+    return zone().TakeAt(Pfn(pfn), Order(order), type);
   }
   bool Reshape(uint64_t pfn, int order) {
     LockHolder hold(zone().lock());
@@ -59,6 +64,18 @@ TEST_F(ZoneFollowingTest, TakesTheBlockAndLeavesHalves) {
   EXPECT_FALSE(TakeAt(0, 6));
   Free(21, 0);
   EXPECT_EQ(zone().free_blocks(Order(6)), 1u);
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+}
+
+// The type of the request is only that of the block: what is left stays on its
+// pageblock's lists (Z9).
+TEST_F(ZoneFollowingTest, HalvesKeepTheirPageblocksType) {
+  ASSERT_TRUE(TakeAt(21, 0, MigrateType::kUnmovable));
+  EXPECT_THAT(tiny_.List(0), ElementsAre(20));
+  EXPECT_THAT(tiny_.List(5), ElementsAre(32));
+  EXPECT_EQ(CheckInvariants(), absl::OkStatus());
+  Free(21, 0);
+  EXPECT_THAT(tiny_.List(6), ElementsAre(0));
   EXPECT_EQ(CheckInvariants(), absl::OkStatus());
 }
 

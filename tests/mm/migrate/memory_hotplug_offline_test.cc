@@ -170,6 +170,17 @@ TEST(MemoryHotplugOfflineTest, OtherMemoryIsToBeHadMeanwhile) {
   EXPECT_EQ(allocator.Counts().allocated(), PageCount(16));
 }
 
+TEST(MemoryHotplugOfflineTest, APageInUseIsRefusedWithoutAWaitForTheHost) {
+  VirtualTime time(1);
+  HotplugWorld world(HotplugOptions({PagesFrom(Pfn(0), 32)}), &time);
+  IsolatedBlock block = Isolate(*world.allocator, Pfn(0));
+  const Pfn pfn = *world.allocator->Allocate(0, Order(0));
+  world.Expect(world.hotplug.Offline(Section(0, 2)),
+               absl::StatusCode::kFailedPrecondition,
+               absl::StrFormat("pfn 0x%x is in use", pfn.value()));
+  Return(std::move(block));
+}
+
 TEST(MemoryHotplugOfflineTest, BlocksInFlightAreWaitedFor) {
   VirtualTime time(1);
   HotplugWorld world(HotplugOptions({PagesFrom(Pfn(0), 32)}), &time);

@@ -18,13 +18,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class MemoryHotplug {
  public:

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "guestmm/base/units.h"
-#include "tests/buddy/per_cpu_pages_testing.h"
+#include "tests/buddy/per_cpu/per_cpu_pages_testing.h"
 #include "tests/testing/tiny_zone.h"
 
 namespace guestmm::per_cpu_pages_test {
@@ -306,7 +306,7 @@ TEST(PerCpuPagesDeathTest, DoubleFreeOfAPinnedPage) {
 
 TEST(PerCpuPagesDeathTest, ABatchOfNothing) {
   TinyZone zone(4);
-  EXPECT_DEATH(SinglePages(zone, {.batch = 0, .high = 8}), "limits_.batch > 0");
+  EXPECT_DEATH(SinglePages(zone, {.batch = 0, .high = 8}), "limits.batch > 0");
 }
 
 TEST(PerCpuPagesDeathTest, DoubleFree) {

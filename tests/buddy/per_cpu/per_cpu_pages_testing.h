@@ -1,5 +1,5 @@
-#ifndef GUESTMM_TESTS_BUDDY_PER_CPU_PAGES_TESTING_H_
-#define GUESTMM_TESTS_BUDDY_PER_CPU_PAGES_TESTING_H_
+#ifndef GUESTMM_TESTS_BUDDY_PER_CPU_PER_CPU_PAGES_TESTING_H_
+#define GUESTMM_TESTS_BUDDY_PER_CPU_PER_CPU_PAGES_TESTING_H_
 
 // What the tests of per-CPU lists share.
 
@@ -36,4 +36,4 @@ class FreedBlocks final : public FreeBlockObserver {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_TESTS_BUDDY_PER_CPU_PAGES_TESTING_H_
+#endif  // GUESTMM_TESTS_BUDDY_PER_CPU_PER_CPU_PAGES_TESTING_H_

@@ -9,7 +9,7 @@
 
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/per_cpu_pages.h"
-#include "tests/buddy/per_cpu_pages_testing.h"
+#include "tests/buddy/per_cpu/per_cpu_pages_testing.h"
 #include "tests/testing/tiny_zone.h"
 
 namespace guestmm::per_cpu_pages_61_test {
@@ -29,10 +29,9 @@ TEST(PerCpuLimits61Test, High61IsAShareOfTheLowWatermark) {
 
 // 63, 126 and so on up to 2,016 pages: 32 batches (6.1.104).
 TEST(PerCpuLimits61Test, AtMost32BatchesGoBackAtOnceIn6_1) {
-  uint32_t free_factor = 0;
+  PerCpuMarks marks(KernelVersion::kV6_1, {.batch = 63, .high = 7169});
   for (const uint64_t batches : {1, 2, 4, 8, 16, 32, 32, 32}) {
-    EXPECT_EQ(PagesToGiveBack61({.batch = 63, .high = 7169}, Order(0), 7169,
-                                free_factor),
+    EXPECT_EQ(marks.PagesToReturn(Order(0), 7169, ZonePressure::kNone),
               batches * 63);
   }
 }

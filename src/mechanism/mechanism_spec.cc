@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/option_error.h"
 
 namespace guestmm {
@@ -67,12 +68,7 @@ absl::StatusOr<MechanismSpec> ParseMechanism(
   }
   if (!is_known) {
     return OptionError(Name(option), text,
-                       absl::StrCat("must be one of ",
-                                    absl::StrJoin(names, ", ",
-                                                  [](std::string* out,
-                                                     std::string_view known) {
-                                                    out->append(known);
-                                                  })));
+                       MustBeOneOf(name, {names.begin(), names.end()}));
   }
   if (name != text) {
     return OptionError(

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/machine/machine.h"
 #include "guestmm/reporting/reporter.h"
@@ -125,8 +126,8 @@ absl::Status CheckMechanisms(const MechanismList& list,
     if (!allowed || unknown_policy) {
       return OptionError(
           Name(list.option), spec.text(list.option),
-          absl::StrCat("must be one of ",
-                       absl::StrJoin(Choices(list.option, names), ", ")));
+          MustBeOneOf(spec.is_reporting() ? spec.choice : spec.name,
+                      Choices(list.option, names)));
     }
     if (!spec.is_reporting()) continue;
     absl::Status status = MakePolicy(list.option, spec, context).status();

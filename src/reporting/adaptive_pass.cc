@@ -60,8 +60,8 @@ std::optional<Nanoseconds> AdaptivePolicy::NextPass() {
       refused = refused && tracked.refused;
     }
   }
+  refused_passes_ = next && refused ? refused_passes_ + 1 : 0;
   if (!next) return std::nullopt;
-  refused_passes_ = refused ? refused_passes_ + 1 : 0;
   if (failures_ > 0) {
     next = options_.delay * (1 << std::min(failures_, kMostDoublings));
   }
@@ -197,7 +197,7 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtRegion(TrackedZone& tracked,
     }
     return Look::kDone;
   }
-  if (options_.floor == options_.order ||
+  if (floor_ == options_.order ||
       !memory.FindRun(PagesOf(region, options_.order))) {
     memory.Dequeue(region);
     return Look::kDone;
@@ -224,13 +224,13 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtPieces(TrackedZone& tracked,
     const std::optional<PfnRange> run =
         tracked.memory.FindRun({.start = at, .end = end});
     if (!run) break;
-    at = run->start.AlignDown(options_.floor);
+    at = run->start.AlignDown(floor_);
     const std::optional<Zone::Block> block =
         tracked.zone->FreeBlockAround(run->start);
     tracked.next_piece = at;
     if (--looks <= 0) return Look::kMore;
-    if (!block || block->order < options_.floor) {
-      at += options_.floor.pages();
+    if (!block || block->order < floor_) {
+      at += floor_.pages();
       continue;
     }
     const Look look = LookAtBlock(tracked, *block, list);
@@ -264,6 +264,9 @@ AdaptivePolicy::Look AdaptivePolicy::LookAtBlock(TrackedZone& tracked,
               ? tracked.memory.FindRun({.start = run->end, .end = pages.end})
               : std::nullopt;
   }
+  // Now, not once they were reported: what is taken meanwhile may be mapped
+  // with them, after their discard.
+  for (const GpaRange& part : parts_) tracked.memory.Clear(PagesOf(part));
   tracked.room -= block.order.pages();
   list.Add(*std::move(isolated), parts_);
   return run ? Look::kMore : Look::kDone;
@@ -288,10 +291,12 @@ void AdaptivePolicy::ReturnBatch(Scatterlist& list, bool acknowledged) {
     }
     for (const GpaRange& range : list.ranges()) {
       const PfnRange pages = PagesOf(range);
-      memory.Clear(pages);
       PatienceFor(memory.region(pages.start).reported_from)
-          .OnReported(pages.pages().value() >> options_.granule.value());
+          .OnReported(pages.pages().value() >> unit_.value());
     }
+  }
+  if (!acknowledged) {
+    for (const GpaRange& range : list.ranges()) memory.Mark(PagesOf(range));
   }
   for (IsolatedBlock& block : list.TakeAll()) {
     const Pfn pfn = block.pfn();

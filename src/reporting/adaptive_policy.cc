@@ -33,7 +33,8 @@ const Fields<AdaptiveOptions>& AdaptiveFields() {
        FieldKind::Orders(kSmallestRegion, kMaxOrder),
        "Smallest block that is reported wherever it is"},
       {"floor", &AdaptiveOptions::floor, FieldKind::Orders(),
-       "Smallest block of cold memory that is reported; from granule to order"},
+       "Smallest block of cold memory that is reported, up to order; below "
+       "the host's granule, its huge pages are split [granule]"},
       {"capacity", &AdaptiveOptions::capacity,
        FieldKind::Count(1, kMaxReportCapacity), "Most ranges in one report"},
       {"delay", &AdaptiveOptions::delay,
@@ -45,15 +46,15 @@ const Fields<AdaptiveOptions>& AdaptiveFields() {
 
 AdaptivePolicy::AdaptivePolicy(const AdaptiveOptions& options)
     : options_(options),
-      told_order_(
-          std::min(options.order, std::max(options.floor, kSmallestTold))),
+      floor_(std::min(options.order, options.floor.value_or(options.granule))),
+      unit_(floor_ < options.granule ? Order(0) : options.granule),
+      told_order_(std::min(options.order, std::max(floor_, kSmallestTold))),
       settling_(ToTime(options.delay),
                 std::max(ToTime(options.delay), kLongestSettling)),
       cold_(ToTime(options.delay) * kShortestCold,
             std::max(ToTime(options.delay) * kShortestCold, kLongestCold)) {
-  GUESTMM_CHECK(options.granule <= options.order && options.order <= kMaxOrder);
-  GUESTMM_CHECK(options.granule <= options.floor &&
-                options.floor <= options.order);
+  GUESTMM_CHECK(options.order <= kMaxOrder);
+  GUESTMM_CHECK(options.granule <= kPageblockOrder);
   GUESTMM_CHECK(options.capacity > 0 && options.delay >= milliseconds(1));
   parts_.reserve(options.capacity);
 }
@@ -62,7 +63,7 @@ std::vector<std::pair<std::string_view, uint64_t>> AdaptivePolicy::parameters()
     const {
   return {{"order", options_.order.bits()},
           {"granule", options_.granule.bits()},
-          {"floor", options_.floor.bits()},
+          {"floor", floor_.bits()},
           {"delay_ms", ToTime(options_.delay)},
           {"capacity", options_.capacity}};
 }
@@ -80,7 +81,7 @@ absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {
   for (ReportableZone& zone : environment.zones) {
     zones_.push_back(
         {.zone = &zone,
-         .memory = UnreportedMemory(options_.order, options_.granule)});
+         .memory = UnreportedMemory(options_.order, options_.granule, unit_)});
   }
   idle_.store(false, std::memory_order_relaxed);  // until NextPass
   return absl::OkStatus();
@@ -124,7 +125,6 @@ void AdaptivePolicy::Disable() {
   in_pass_ = false;
   at_zone_ = 0;
   failures_ = 0;
-  refused_passes_ = 0;
 }
 
 AdaptivePolicy::Time AdaptivePolicy::ToTime(Nanoseconds time) {
@@ -196,6 +196,7 @@ void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   UnreportedMemory& memory = tracked.memory;
   const Queue queue = IsRegion(order) ? Queue::kSettling : Queue::kCold;
   const Pfn end = pfn + order.pages();
+  memory.MarkSplit(PagesOf(pfn, order));
   // The scan of its region's pieces may have passed it.
   if (pfn < tracked.next_piece &&
       tracked.next_piece <
@@ -232,16 +233,34 @@ void AdaptivePolicy::BlocksTaken(ReportableZone& zone,
 
 void AdaptivePolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
   UnreportedMemory& memory = tracked.memory;
-  const uint64_t marked = memory.Mark(pages);
+  const PfnRange mapped = memory.MappedWith(pages);
+  const uint64_t marked = memory.Mark(mapped);
   for (Pfn at = pages.start; at < pages.end; at += options_.order.pages()) {
     UnreportedMemory::Region& region = memory.region(at);
     region.active = now;
-    if (region.queue == Queue::kNone && options_.floor < options_.order) {
+    if (region.queue == Queue::kNone && floor_ < options_.order) {
       memory.Enqueue(at, Queue::kCold, now);
     }
   }
+  if (mapped != pages) EnqueueMapped(tracked, mapped, now);
   if (marked > 0) {
     PatienceFor(memory.region(pages.start).reported_from).OnRefaulted(marked);
+  }
+}
+
+void AdaptivePolicy::EnqueueMapped(TrackedZone& tracked, PfnRange pages,
+                                   Time now) {
+  UnreportedMemory& memory = tracked.memory;
+  const Pfn first = pages.start.AlignDown(options_.order);
+  const Pfn end = pages.end.AlignUp(options_.order);
+  // The scan of a region's pieces may have passed them.
+  if (first < tracked.next_piece && tracked.next_piece < end) {
+    tracked.next_piece = first;
+  }
+  for (Pfn at = first; at < end; at += options_.order.pages()) {
+    if (memory.region(at).queue == Queue::kNone) {
+      memory.Enqueue(at, Queue::kSettling, now);
+    }
   }
 }
 

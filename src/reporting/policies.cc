@@ -4,9 +4,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/option_error.h"
 #include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/linux_policy.h"
@@ -22,12 +22,6 @@ absl::Status SpecError(const PolicySpec& spec, std::string_view rule) {
 absl::StatusOr<std::unique_ptr<ReportingPolicy>> MakeAdaptive(
     AdaptiveOptions options, const PolicyContext& context) {
   options.granule = context.granule;
-  if (options.order < options.granule) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "order must be ", options.granule.value(), " to ", kMaxOrder.value(),
-        " with a granule of ", FormatBytes(options.granule.bytes())));
-  }
-  options.floor = std::clamp(options.floor, options.granule, options.order);
   return std::make_unique<AdaptivePolicy>(options);
 }
 
@@ -121,9 +115,9 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
     const PolicySpec& spec, const PolicyContext& context) const {
   const Kind* const kind = Find(spec.name);
   if (kind == nullptr) {
-    return SpecError(
-        spec, absl::StrCat(spec.prefix.empty() ? "" : "the policy ",
-                           "must be one of ", absl::StrJoin(Names(), ", ")));
+    return SpecError(spec,
+                     absl::StrCat(spec.prefix.empty() ? "" : "the policy ",
+                                  MustBeOneOf(spec.name, Names())));
   }
   std::vector<Given> given;
   for (const PolicyParameter& parameter : spec.defaults) {
@@ -135,9 +129,9 @@ absl::StatusOr<std::unique_ptr<ReportingPolicy>> PolicyRegistry::Make(
                                           ", which has no parameters"));
     }
     if (!kind->Has(parameter.name)) {
-      return SpecError(spec,
-                       absl::StrCat(parameter.name, " must be one of ",
-                                    absl::StrJoin(kind->parameters, ", ")));
+      return SpecError(
+          spec, absl::StrCat(parameter.name, " ",
+                             MustBeOneOf(parameter.name, kind->parameters)));
     }
     std::erase_if(given, [&](const Given& other) {
       return other.is_default && other.name == parameter.name;

@@ -95,7 +95,6 @@ void Reporter::DisableLocked() {
   stopping_ = false;
   asked_ = false;
   due_ = false;
-  in_pass_ = false;
   look_ahead_ = false;
 }
 
@@ -148,7 +147,7 @@ void Reporter::SchedulePass(Nanoseconds delay) {
 void Reporter::BeginPass() {
   {
     LockHolder hold(state_);
-    if (!asked_ || stopping_) return;
+    if (!asked_) return;
     due_ = true;
   }
   Run();

@@ -14,9 +14,10 @@ constexpr uint64_t kAll = ~uint64_t{0};
 
 }  // namespace
 
-UnreportedMemory::UnreportedMemory(Order region, Order granule)
-    : region_order_(region), granule_(granule) {
-  GUESTMM_CHECK(granule <= region && region <= kMaxOrder);
+UnreportedMemory::UnreportedMemory(Order region, Order granule, Order unit)
+    : region_order_(region), granule_(granule), unit_(unit) {
+  GUESTMM_CHECK(unit <= region && region <= kMaxOrder);
+  GUESTMM_CHECK(unit <= granule && granule <= kSectionOrder);
 }
 
 UnreportedMemory::~UnreportedMemory() = default;
@@ -39,8 +40,8 @@ inline void UnreportedMemory::ForEachWordOf(PfnRange range, Visitor visit) {
   for (Pfn at = range.start; at < range.end;) {
     const Pfn end = std::min(
         range.end, at.AlignDown(kSectionOrder) + kSectionOrder.pages());
-    ForEachWord(sections_[SectionOf(at)]->granules, IndexOf(at, granule_),
-                IndexOf(end - PageCount(1), granule_) + 1,
+    ForEachWord(sections_[SectionOf(at)]->units, IndexOf(at, unit_),
+                IndexOf(end - PageCount(1), unit_) + 1,
                 [&](uint64_t& word, uint64_t mask) {
                   visit(word, mask);
                   return true;
@@ -57,8 +58,12 @@ void UnreportedMemory::AddMemory(PfnRange range) {
     if (sections_[section] != nullptr) continue;
     const uint64_t pages = kSectionOrder.pages().value();
     sections_[section] = std::make_unique<Section>();
-    sections_[section]->granules.resize(
-        std::max<size_t>(1, (pages >> granule_.value()) / kBitsPerWord));
+    sections_[section]->units.resize(
+        std::max<size_t>(1, (pages >> unit_.value()) / kBitsPerWord));
+    if (unit_ < granule_) {
+      sections_[section]->split.resize(
+          static_cast<size_t>(pages >> granule_.value()));
+    }
     sections_[section]->regions.resize(
         static_cast<size_t>(pages >> region_order_.value()));
   }
@@ -76,10 +81,10 @@ void UnreportedMemory::RemoveMemory(PfnRange range) {
 }
 
 uint64_t UnreportedMemory::Mark(PfnRange pages) {
-  const size_t first = IndexOf(pages.start, granule_);
-  const size_t end = IndexOf(pages.end - PageCount(1), granule_) + 1;
+  const size_t first = IndexOf(pages.start, unit_);
+  const size_t end = IndexOf(pages.end - PageCount(1), unit_) + 1;
   uint64_t marked = 0;
-  ForEachWord(sections_[SectionOf(pages.start)]->granules, first, end,
+  ForEachWord(sections_[SectionOf(pages.start)]->units, first, end,
               [&](uint64_t& word, uint64_t mask) {
                 marked += static_cast<uint64_t>(std::popcount(mask & ~word));
                 word |= mask;
@@ -88,23 +93,48 @@ uint64_t UnreportedMemory::Mark(PfnRange pages) {
   return marked;
 }
 
+PfnRange UnreportedMemory::MappedWith(PfnRange pages) const {
+  if (unit_ == granule_) return pages;
+  const auto maps_all = [&](Pfn pfn) {
+    return !IsSplit(pfn) && !FindRun(GranuleOf(pfn));
+  };
+  const Pfn last = pages.end - PageCount(1);
+  return {.start = maps_all(pages.start) ? GranuleOf(pages.start).start
+                                         : pages.start,
+          .end = maps_all(last) ? GranuleOf(last).end : pages.end};
+}
+
 void UnreportedMemory::Clear(PfnRange range) {
-  ForEachWordOf({.start = range.start.AlignUp(granule_),
-                 .end = range.end.AlignDown(granule_)},
-                [](uint64_t& word, uint64_t mask) { word &= ~mask; });
+  ForEachWordOf(
+      {.start = range.start.AlignUp(unit_), .end = range.end.AlignDown(unit_)},
+      [](uint64_t& word, uint64_t mask) { word &= ~mask; });
+  if (unit_ == granule_) return;
+  for (Pfn at = range.start; at < range.end; at = GranuleOf(at).end) {
+    const PfnRange granule = GranuleOf(at);
+    const bool whole = range.start <= granule.start && granule.end <= range.end;
+    // A granule without a page table of its own is whole once it is not mapped.
+    SetSplit(at, !whole && (granule_ >= kPageblockOrder || FindRun(granule)));
+  }
+}
+
+void UnreportedMemory::MarkSplit(PfnRange range) {
+  if (unit_ == granule_) return;
+  for (Pfn at = range.start.AlignUp(granule_);
+       at + granule_.pages() <= range.end; at += granule_.pages()) {
+    if (IsSplit(at) && FindRun(GranuleOf(at))) Mark(GranuleOf(at));
+  }
 }
 
 std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {
-  // In granules of the section: `range` is in one block, so in one section.
+  // In units of the section: `range` is in one block, so in one section.
   const Pfn section = range.start.AlignDown(kSectionOrder);
-  const size_t end = IndexOf(range.end - PageCount(1), granule_) + 1;
-  const std::vector<uint64_t>& words =
-      sections_[SectionOf(range.start)]->granules;
+  const size_t end = IndexOf(range.end - PageCount(1), unit_) + 1;
+  const std::vector<uint64_t>& words = sections_[SectionOf(range.start)]->units;
   size_t first = end;
   size_t last = end;
-  ForEachWord(words, IndexOf(range.start, granule_), end,
-              [&, at = IndexOf(range.start, granule_)](uint64_t word,
-                                                       uint64_t mask) mutable {
+  ForEachWord(words, IndexOf(range.start, unit_), end,
+              [&, at = IndexOf(range.start, unit_)](uint64_t word,
+                                                    uint64_t mask) mutable {
                 const size_t base = at / kBitsPerWord * kBitsPerWord;
                 at = base + kBitsPerWord;
                 if (first == end) {
@@ -120,9 +150,7 @@ std::optional<PfnRange> UnreportedMemory::FindRun(PfnRange range) const {
                 return false;
               });
   if (first == end) return std::nullopt;
-  const auto page = [&](size_t granule) {
-    return section + granule_.pages() * granule;
-  };
+  const auto page = [&](size_t unit) { return section + unit_.pages() * unit; };
   return PfnRange{.start = std::max(range.start, page(first)),
                   .end = std::min(range.end, page(last))};
 }
@@ -163,7 +191,8 @@ size_t UnreportedMemory::MemoryBytes() const {
   size_t bytes = sizeof(*this) + sections_.size() * sizeof(sections_[0]);
   for (const std::unique_ptr<Section>& section : sections_) {
     if (section == nullptr) continue;
-    bytes += sizeof(Section) + section->granules.size() * sizeof(uint64_t) +
+    bytes += sizeof(Section) + section->units.size() * sizeof(uint64_t) +
+             section->split.capacity() / 8 +
              section->regions.size() * sizeof(Region);
   }
   return bytes;

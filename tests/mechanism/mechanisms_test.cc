@@ -233,6 +233,11 @@ TEST(MechanismsTest, RefusesADefaultThatNoPolicyHas) {
             .message());
   };
   EXPECT_EQ(error_of("reporting:v12"), "");
+  // One policy that has it is enough.
+  EXPECT_EQ(CheckMechanisms(
+                {kMechanisms, {Spec("reporting:v12"), Spec("reporting:linux")}},
+                std::array{kMechanismOff, kMechanismReporting}, context),
+            absl::OkStatus());
   EXPECT_EQ(error_of("reporting:linux"),
             "--threshold=2: must be given with a policy that has it: v12, "
             "v12-hotplug");

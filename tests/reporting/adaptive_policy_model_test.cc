@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,8 +25,9 @@ constexpr PfnRange kAdded = {.start = Pfn(512), .end = Pfn(576)};
 // its driver is removed and comes back, and memory is hotplugged and removed.
 class Program {
  public:
-  Program(const WorldOptions& options, uint64_t seed, bool reregister)
-      : world_(options), random_(seed), reregister_(reregister) {
+  Program(const WorldOptions& options, Order granule, uint64_t seed,
+          bool reregister)
+      : world_(options, granule), random_(seed), reregister_(reregister) {
     world_.device->set_answer([this](std::span<const GpaRange>) {
       return fail_ ? absl::UnavailableError("full") : absl::OkStatus();
     });
@@ -38,7 +40,8 @@ class Program {
     }
   }
 
-  // The guest is idle from here on, and the device works.
+  // The guest is idle from here on, but for a block that it takes and frees, as
+  // what is taken asks for no pass; and the device works.
   void ComeToRest() {
     fail_ = false;
     // The low mark is a block above the min mark; otherwise that block could
@@ -48,6 +51,7 @@ class Program {
       const PageCount low = min + world_.allocator->max_order().pages();
       zone->SetWatermarks({.min = min, .low = low, .high = low});
     }
+    if (world_.granule > Order(0)) TakeAndFree(Order(4));
     world_.Run(seconds(60));
     world_.ExpectInvariants();
   }
@@ -98,6 +102,15 @@ class Program {
     blocks_.pop_back();
   }
 
+  void TakeAndFree(Order order) {
+    std::optional<Pfn> pfn = world_.Allocate(order);
+    for (; !pfn && !blocks_.empty(); pfn = world_.Allocate(order)) {
+      world_.Free(blocks_.back().first, blocks_.back().second);
+      blocks_.pop_back();
+    }
+    if (pfn) world_.Free(*pfn, order);
+  }
+
   void Watermark(PageCount mark) {
     for (const auto& zone : world_.allocator->zones()) {
       zone->SetWatermarks({.min = mark, .low = mark, .high = mark});
@@ -115,6 +128,7 @@ class Program {
       world_.NoteReports();
       for (Pfn at = kAdded.start; at < kAdded.end; at += PageCount(1)) {
         world_.has[at.value()] = false;
+        world_.split[at.value()] = false;
       }
       plugged_ = false;
     }
@@ -147,6 +161,11 @@ const std::vector<AdaptiveOptions>& Policies() {
       {.order = Order(3), .floor = Order(3), .capacity = 1},
       {.order = Order(3), .granule = Order(3), .floor = Order(3)},
       {.order = Order(4), .granule = Order(1), .floor = Order(2)},
+      // These split the host's granules.
+      {.order = Order(2), .granule = Order(4)},
+      {.order = Order(3), .granule = Order(3), .floor = Order(0)},
+      {.order = Order(3), .granule = Order(4), .floor = Order(1)},
+      {.order = Order(4), .granule = Order(2), .floor = Order(0)},
       {.order = Order(0), .floor = Order(0)}};
   return policies;
 }
@@ -163,7 +182,8 @@ TEST_P(EveryAdaptivePolicyModelTest,
        AtRestAllIsWithTheHostAndNothingWasReportedTwice) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    Program program(World(policy(), seed), seed, /*reregister=*/false);
+    Program program(World(policy(), seed), policy().granule, seed,
+                    /*reregister=*/false);
     program.Run(kSteps);
     program.ComeToRest();
     AdaptiveWorld& world = program.world();
@@ -178,7 +198,8 @@ TEST_P(EveryAdaptivePolicyModelTest,
 TEST_P(EveryAdaptivePolicyModelTest, NorDoesADriverThatComesAndGoesLoseAny) {
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
-    Program program(World(policy(), seed), seed, /*reregister=*/true);
+    Program program(World(policy(), seed), policy().granule, seed,
+                    /*reregister=*/true);
     program.Run(kSteps);
     program.ComeToRest();
     ASSERT_EQ(program.world().FirstMissing(policy().order), std::nullopt);
@@ -190,7 +211,7 @@ TEST(AdaptivePolicyModelTest, PerCpuListsHideNothing) {
     SCOPED_TRACE(testing::Message() << "seed " << seed);
     WorldOptions options = World(Policies().front(), seed);
     options.per_cpu_limits = {.batch = 4, .high = 12};
-    Program program(options, seed, /*reregister=*/true);
+    Program program(options, Order(0), seed, /*reregister=*/true);
     program.Run(kSteps);
     program.ComeToRest();
     ASSERT_EQ(program.world().FirstMissing(Order(3)), std::nullopt);

@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -37,10 +39,14 @@ inline WorldOptions AdaptiveOf(const AdaptiveOptions& policy = {
 }
 
 struct AdaptiveWorld : ReportingWorld {
-  explicit AdaptiveWorld(const WorldOptions& options = AdaptiveOf())
+  // On a host that maps memory in granules; all of it is mapped so initially.
+  explicit AdaptiveWorld(const WorldOptions& options = AdaptiveOf(),
+                         Order its_granule = Order(0))
       : ReportingWorld(options),
         make_policy(options.make_policy),
-        has(allocator->hotplug_end().value(), false) {}
+        granule(its_granule),
+        has(allocator->hotplug_end().AlignUp(granule).value(), false),
+        split(has.size(), false) {}
 
   // Loads a new driver and policy, which know nothing of the previous ones.
   void Enable() {
@@ -65,11 +71,26 @@ struct AdaptiveWorld : ReportingWorld {
     for (const Pfn pfn : blocks) Touch(pfn, order);
     return blocks;
   }
-  // The host no longer has the block.
+  // The host no longer has the block, nor the rest of a granule that is not
+  // split and that it had all of.
   void Touch(Pfn pfn, Order order) {
     for (uint64_t i = 0; i < order.pages().value(); ++i) {
-      has[pfn.value() + i] = false;
+      const Pfn page = pfn + PageCount(i);
+      if (HasAll(page) && !split[page.AlignDown(granule).value()]) {
+        for (uint64_t j = 0; j < granule.pages().value(); ++j) {
+          has[page.AlignDown(granule).value() + j] = false;
+        }
+      }
+      has[page.value()] = false;
     }
+  }
+  // True if the host has all of the page's granule.
+  bool HasAll(Pfn page) const {
+    const auto first =
+        has.begin() + static_cast<ptrdiff_t>(page.AlignDown(granule).value());
+    return std::all_of(first,
+                       first + static_cast<ptrdiff_t>(granule.pages().value()),
+                       [](bool page_has) { return page_has; });
   }
   void Run(Nanoseconds duration) {
     time.RunFor(duration);
@@ -100,6 +121,8 @@ struct AdaptiveWorld : ReportingWorld {
           ++reported;
           needed += has[page] ? 0 : 1;
           has[page] = true;
+          // These granules are smaller than a pageblock.
+          split[Pfn(page).AlignDown(granule).value()] = !HasAll(Pfn(page));
         }
       }
     }
@@ -129,8 +152,11 @@ struct AdaptiveWorld : ReportingWorld {
   }
 
   const std::function<std::unique_ptr<ReportingPolicy>()> make_policy;
-  // For each page: whether the host has it.
+  const Order granule;
+  // For each page: whether the host has it; of a granule's first page: whether
+  // the host has taken back a part of the granule.
   std::vector<bool> has;
+  std::vector<bool> split;
   size_t noted = 0;
   // The indices of the reports that ended without an acknowledgement.
   std::set<size_t> failed;

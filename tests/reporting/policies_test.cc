@@ -140,9 +140,9 @@ TEST(PoliciesTest, ThePolicysOwnTextWinsOverADefault) {
             (Parameters{{"order", 5}, {"delay_ms", 2000}, {"capacity", 32}}));
 }
 
-// The host cannot take back less than a granule, and blocks of the order or
-// more are reported anyway.
-TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
+// By default the host's granules are not split unless the order says so, and
+// blocks of the order or more are reported anyway.
+TEST(PoliciesTest, AdaptivesFloorIsTheGranuleUpToItsOrder) {
   const auto floor = [](std::string_view text, Order granule) {
     const Parameters parameters =
         ParametersOf(text, {}, PolicyContext(granule));
@@ -151,6 +151,8 @@ TEST(PoliciesTest, AdaptivesFloorIsBetweenItsGranuleAndItsOrder) {
   EXPECT_EQ(floor("adaptive", Order(0)), 0u);
   EXPECT_EQ(floor("adaptive:order=5:floor=6", Order(0)), 5u);
   EXPECT_EQ(floor("adaptive", kPageblockOrder), 9u);
+  EXPECT_EQ(floor("adaptive:order=5", kPageblockOrder), 5u);
+  EXPECT_EQ(floor("adaptive:floor=3", kPageblockOrder), 3u);
 }
 
 TEST(PoliciesTest, AnUnknownPolicyIsAnsweredWithTheKnownOnes) {
@@ -210,15 +212,6 @@ TEST(PoliciesTest, AValueOutOfBoundsIsRefusedWithItsRule) {
 TEST(PoliciesTest, ADefaultOutOfBoundsIsNamedAsAFlag) {
   EXPECT_EQ(ErrorOf("linux", {{"order", "11"}}),
             "--order=11: must be 0 to 10 for linux");
-}
-
-TEST(PoliciesTest, AdaptivesOrderIsAtLeastTheHostsGranule) {
-  EXPECT_EQ(ErrorOf("adaptive:order=5", {}, PolicyContext(Order(6))),
-            "--policies=adaptive:order=5: order must be 6 to 10 with a granule "
-            "of 256.00 KiB");
-  EXPECT_EQ(ErrorOf("adaptive", {{"order", "5"}}, PolicyContext(Order(6))),
-            "--policies=adaptive: order must be 6 to 10 with a granule of "
-            "256.00 KiB");
 }
 
 TEST(PoliciesTest, TheBoundsThemselvesAreValid) {

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -41,7 +42,8 @@ class ScriptedPolicy final : public ReportingPolicy {
     clock_ = &environment.clock;
     return absl::OkStatus();
   }
-  void Disable() override {}
+  void Disabling() override { on_disabling(); }
+  void Disable() override { in_pass_ = false; }
   bool BlockFreed(ReportableZone&, Pfn, Order) override { return true; }
   void BlocksTaken(ReportableZone&, std::span<const Pfn> blocks,
                    Order order) override {
@@ -49,6 +51,7 @@ class ScriptedPolicy final : public ReportingPolicy {
   }
   std::optional<Nanoseconds> NextPass() override {
     ++looked_ahead;
+    on_next_pass();
     if (next.empty()) return std::nullopt;
     const Nanoseconds after = next.back();
     next.pop_back();
@@ -76,6 +79,9 @@ class ScriptedPolicy final : public ReportingPolicy {
   std::vector<Nanoseconds> next;
   // The number of further reports of the block at pfn 0.
   int batches = 0;
+  // Called by Disabling and by NextPass.
+  std::function<void()> on_disabling = [] {};
+  std::function<void()> on_next_pass = [] {};
 
   // When each pass began.
   std::vector<Nanoseconds> passes;
@@ -200,6 +206,47 @@ TEST_F(ReporterPassesTest, DisablingWaitsForTheReportAndEndsThePass) {
   EXPECT_EQ(time_.Now(), seconds(4));
   EXPECT_EQ(policy_->batches, 4);
   EXPECT_EQ(policy_->looked_ahead, 1);
+  EXPECT_TRUE(reporter_->AtRest());
+}
+
+// The pass has fallen due while the report is in flight that Disable waits for.
+TEST_F(ReporterPassesTest, APassThatWasDueIsForgottenOnceDisabled) {
+  policy_->pass_delay = seconds(2);
+  policy_->batches = 1;
+  Enable();
+  AllocateAndFree();
+  time_.RunFor(std::chrono::milliseconds(2500));
+  AllocateAndFree();
+  time_.RunFor(std::chrono::milliseconds(2200));
+  EXPECT_EQ(reporter_->Disable(device_), absl::OkStatus());
+  EXPECT_EQ(time_.Now(), seconds(5));
+  Enable();
+  time_.RunUntilIdle();
+  EXPECT_THAT(policy_->passes, ElementsAre(seconds(2)));
+}
+
+// A block is freed while the reporter is disabled, just before it no longer
+// observes the zones.
+TEST_F(ReporterPassesTest, NoPassIsDueOfWhatAskedWhileItWasDisabled) {
+  policy_->pass_delay = seconds(2);
+  policy_->on_disabling = [this] { AllocateAndFree(); };
+  Enable();
+  EXPECT_EQ(reporter_->Disable(device_), absl::OkStatus());
+  time_.RunFor(seconds(1));
+  Enable();
+  AllocateAndFree();
+  time_.RunUntilIdle();
+  EXPECT_THAT(policy_->passes, ElementsAre(seconds(3)));
+  EXPECT_EQ(reporter_->Disable(device_), absl::OkStatus());
+}
+
+TEST_F(ReporterPassesTest, IsNotAtRestBeforeThePolicyWasAsked) {
+  bool at_rest = true;
+  policy_->on_next_pass = [&] { at_rest = reporter_->AtRest(); };
+  Enable();
+  time_.RunUntilIdle();
+  EXPECT_FALSE(at_rest);
+  EXPECT_TRUE(reporter_->AtRest());
 }
 
 TEST_F(ReporterPassesTest, APolicyThatAsksForItHearsOfBlocksTaken) {

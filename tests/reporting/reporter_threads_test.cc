@@ -302,8 +302,9 @@ thread_local bool is_device_thread = false;
 // The end of a report may be seen, and the reporter destroyed, before the
 // thread that called ReportDone has left it: it must not use the reporter then.
 TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < 5; ++round) {
     const auto allocator = MakeAllocator(8);
+    std::atomic<bool> going = false;
     std::atomic<bool> gone = false;
     std::latch ending{1};
     WatchedWorkqueue queue;
@@ -313,11 +314,13 @@ TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
     ASSERT_EQ(reporter->Enable(device), absl::OkStatus());
     FreeBlocks(*allocator, 2);
     queue.WaitUntil([&] { return device.outstanding(); });
-    // Lets all other threads run while the device's thread queues the work.
+    // Lets all other threads run while the device's thread queues the work. Few
+    // times: on a busy machine each may be a time slice of others.
     queue.on_queue = [&] {
       if (!is_device_thread) return;
       ending.count_down();
-      for (int i = 0; i < 2000 && !gone; ++i) std::this_thread::yield();
+      going.wait(false);
+      for (int i = 0; i < 500 && !gone; ++i) std::this_thread::yield();
       EXPECT_FALSE(gone);
     };
     std::jthread ends([&] {
@@ -325,6 +328,8 @@ TEST(ReporterThreadsTest, ReportDoneIsOverBeforeTheReporterIs) {
       device.End();
     });
     ending.wait();
+    going = true;
+    going.notify_one();
     reporter->Wake();
     reporter.reset();
     gone = true;

@@ -33,7 +33,7 @@ std::vector<PfnRange> Runs(const UnreportedMemory& memory, PfnRange range) {
 }
 
 TEST(UnreportedMemoryTest, NewMemoryMayBeBackedAllOfIt) {
-  UnreportedMemory memory(kPageblockOrder, Order(0));
+  UnreportedMemory memory(kPageblockOrder, Order(0), Order(0));
   memory.AddMemory(Pages(0, 1000));
   EXPECT_TRUE(memory.Has(Pfn(0)));
   EXPECT_FALSE(memory.Has(Pfn(0) + kSectionOrder.pages()));
@@ -41,7 +41,7 @@ TEST(UnreportedMemoryTest, NewMemoryMayBeBackedAllOfIt) {
 }
 
 TEST(UnreportedMemoryTest, MarkSaysHowManyGranulesAreNew) {
-  UnreportedMemory memory(kPageblockOrder, Order(0));
+  UnreportedMemory memory(kPageblockOrder, Order(0), Order(0));
   memory.AddMemory(Pages(0, 1024));
   EXPECT_EQ(memory.Mark(Pages(0, 1024)), 0u);
   memory.Clear(Pages(0, 1024));
@@ -51,7 +51,7 @@ TEST(UnreportedMemoryTest, MarkSaysHowManyGranulesAreNew) {
 }
 
 TEST(UnreportedMemoryTest, AGranuleIsMarkedByAnyOfItsPages) {
-  UnreportedMemory memory(kPageblockOrder, kPageblockOrder);
+  UnreportedMemory memory(kPageblockOrder, kPageblockOrder, kPageblockOrder);
   memory.AddMemory(Pages(0, 2048));
   memory.Clear(Pages(0, 2048));
   EXPECT_EQ(memory.Mark(Pages(700, 701)), 1u);
@@ -59,17 +59,56 @@ TEST(UnreportedMemoryTest, AGranuleIsMarkedByAnyOfItsPages) {
 }
 
 TEST(UnreportedMemoryTest, ARangeClearsOnlyTheGranulesItHasAllOf) {
-  UnreportedMemory memory(kPageblockOrder, Order(2));
+  UnreportedMemory memory(kPageblockOrder, Order(2), Order(2));
   memory.AddMemory(Pages(0, 16));
   memory.Clear(Pages(2, 11));
   EXPECT_THAT(Runs(memory, Pages(0, 16)),
               ElementsAre(Pages(0, 4), Pages(8, 16)));
 }
 
+// A touch of a huge page that the host has all of maps all of it; of one that
+// was split, or of which the host may back something, what is touched.
+TEST(UnreportedMemoryTest, ATouchMapsAHugePageThatIsNotSplit) {
+  UnreportedMemory memory(Order(5), kPageblockOrder, Order(0));
+  memory.AddMemory(Pages(0, 2048));
+  EXPECT_EQ(memory.MappedWith(Pages(600, 601)), Pages(600, 601));
+  memory.Clear(Pages(0, 2048));
+  EXPECT_EQ(memory.MappedWith(Pages(600, 601)), Pages(512, 1024));
+  EXPECT_EQ(memory.MappedWith(Pages(1000, 1100)), Pages(512, 1536));
+  EXPECT_EQ(memory.Mark(Pages(512, 1024)), 512u);
+  EXPECT_EQ(memory.MappedWith(Pages(1000, 1100)), Pages(1000, 1536));
+  // Discarded in parts, its page table is still there.
+  memory.Clear(Pages(512, 900));
+  memory.Clear(Pages(900, 1024));
+  EXPECT_EQ(memory.MappedWith(Pages(600, 601)), Pages(600, 601));
+  memory.Clear(Pages(512, 1024));
+  EXPECT_EQ(memory.MappedWith(Pages(600, 601)), Pages(512, 1024));
+}
+
+TEST(UnreportedMemoryTest, ASmallerGranuleIsWholeAgainOnceItIsDiscarded) {
+  UnreportedMemory memory(Order(5), Order(4), Order(0));
+  memory.AddMemory(Pages(0, 64));
+  memory.Clear(Pages(16, 24));
+  EXPECT_EQ(memory.MappedWith(Pages(17, 18)), Pages(17, 18));
+  memory.Clear(Pages(24, 32));
+  EXPECT_EQ(memory.MappedWith(Pages(17, 18)), Pages(16, 32));
+}
+
+TEST(UnreportedMemoryTest, ASplitGranuleCanBeMarkedWhole) {
+  UnreportedMemory memory(Order(5), Order(4), Order(0));
+  memory.AddMemory(Pages(0, 64));
+  memory.Clear(Pages(0, 16));   // not split: nothing is marked
+  memory.Clear(Pages(16, 24));  // split
+  memory.Clear(Pages(32, 40));  // split
+  memory.MarkSplit(Pages(0, 40));
+  EXPECT_THAT(Runs(memory, Pages(0, 64)),
+              ElementsAre(Pages(16, 32), Pages(40, 64)));
+}
+
 TEST(UnreportedMemoryTest, RunsAreAsANaiveScanFindsThem) {
   constexpr uint64_t kPages = 1024;
   Random random(/*seed=*/7);
-  UnreportedMemory memory(kPageblockOrder, Order(0));
+  UnreportedMemory memory(kPageblockOrder, Order(0), Order(0));
   memory.AddMemory(Pages(0, kPages));
   std::vector<bool> naive(kPages, true);
   for (int step = 0; step < 2000; ++step) {
@@ -108,7 +147,7 @@ std::vector<uint64_t> Drain(UnreportedMemory& memory, Queue queue) {
 }
 
 TEST(UnreportedMemoryTest, AQueueIsFirstInFirstOut) {
-  UnreportedMemory memory(Order(3), Order(0));
+  UnreportedMemory memory(Order(3), Order(0), Order(0));
   memory.AddMemory(Pages(0, 64));
   for (const uint64_t pfn : {16, 0, 40, 8}) {
     memory.Enqueue(Pfn(pfn), Queue::kSettling, /*now=*/1);
@@ -119,7 +158,7 @@ TEST(UnreportedMemoryTest, AQueueIsFirstInFirstOut) {
 }
 
 TEST(UnreportedMemoryTest, ARegionIsInOneQueueAtATime) {
-  UnreportedMemory memory(Order(3), Order(0));
+  UnreportedMemory memory(Order(3), Order(0), Order(0));
   memory.AddMemory(Pages(0, 64));
   for (const uint64_t pfn : {0, 8, 16}) {
     memory.Enqueue(Pfn(pfn + 3), Queue::kSettling, /*now=*/1);
@@ -133,11 +172,13 @@ TEST(UnreportedMemoryTest, ARegionIsInOneQueueAtATime) {
 }
 
 TEST(UnreportedMemoryTest, MemoryThatIsGoneIsInNoQueueAndMarkedAnew) {
-  UnreportedMemory memory(kPageblockOrder, Order(0));
+  UnreportedMemory memory(kPageblockOrder, Order(0), Order(0));
   const uint64_t section = kSectionOrder.pages().value();
   memory.AddMemory(Pages(0, 2 * section));
   memory.Enqueue(Pfn(0), Queue::kSettling, /*now=*/1);
   memory.Enqueue(Pfn(section), Queue::kCold, /*now=*/1);
+  memory.region(Pfn(section)).active = 1;
+  memory.region(Pfn(section)).reported_from = Queue::kSettling;
   memory.RemoveMemory(Pages(section, 2 * section));
   EXPECT_THAT(Drain(memory, Queue::kCold), IsEmpty());
   EXPECT_THAT(Drain(memory, Queue::kSettling), ElementsAre(0));
@@ -145,11 +186,13 @@ TEST(UnreportedMemoryTest, MemoryThatIsGoneIsInNoQueueAndMarkedAnew) {
   memory.AddMemory(Pages(section, 2 * section));
   EXPECT_EQ(memory.FindRun(Pages(section, section + 1024)),
             Pages(section, section + 1024));
+  EXPECT_EQ(memory.region(Pfn(section)).active, 0u);
+  EXPECT_EQ(memory.region(Pfn(section)).reported_from, Queue::kNone);
 }
 
 // In 1 TiB with holes: for the memory, not for the span.
 TEST(UnreportedMemoryTest, HolesTakeNextToNothing) {
-  UnreportedMemory memory(kPageblockOrder, Order(0));
+  UnreportedMemory memory(kPageblockOrder, Order(0), Order(0));
   const uint64_t pages = kTiB / kPageSize;
   memory.AddMemory(Pages(0, kSectionOrder.pages().value()));
   memory.AddMemory(Pages(pages - kSectionOrder.pages().value(), pages));

@@ -125,6 +125,24 @@ TEST(V12HotplugTest, MemoryThatGoesDuringAPassIsNotReported) {
   EXPECT_EQ(world.marked(), 0u);
 }
 
+// Section 2 is removed when the pass has found its first mark and does not hold
+// the zone's lock yet.
+TEST(V12HotplugTest, AMarkThatGoesBeforeTheLockIsHeldIsNotReported) {
+  LockHook hook;
+  WorldOptions options = Growing();
+  options.holds = &hook;
+  ReportingWorld world(options);
+  const std::vector<Pfn> blocks = world.TakeAll(kSmall);
+  world.Free(blocks, kSmall);
+  bool removed = false;
+  hook.on_lock = [&](const Zone&) {
+    if (!std::exchange(removed, true)) world.OfflineRemove(Section(2));
+  };
+  world.Settle();
+  EXPECT_EQ(world.device->reported(), BlocksOf(Section(3)));
+  EXPECT_EQ(world.marked(), 0u);
+}
+
 TEST(V12HotplugTest, MemoryThatComesAheadOfAPassIsTakenByIt) {
   ReportingWorld world(Growing());
   const std::vector<Pfn> blocks = world.TakeAll(kSmall);

@@ -19,9 +19,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/reporting/policies.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 inline constexpr std::string_view kMechanismOff = "off";
 inline constexpr std::string_view kMechanismLimit = "limit";

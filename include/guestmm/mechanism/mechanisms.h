@@ -20,12 +20,13 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/machine/mechanism.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/reporting/reporting_policy.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class Reporter;
 

@@ -4,7 +4,9 @@
 #include <atomic>
 #include <cstdint>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The minimum time that memory must be left alone before it is reported. It
 // grows with the share of reported memory that refaults, since a refault costs

@@ -14,23 +14,24 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/reporting/adaptive_delay.h"
 #include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/unreported_memory.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct AdaptiveOptions {
   // Every free block of at least this order is reported in the end.
   Order order = kPageblockOrder;
-  // The unit in which the host backs and discards memory: order 9 if huge pages
-  // back the guest's RAM. At most `order`.
+  // The unit in which the host maps memory: order 9 if huge pages back the
+  // guest's RAM.
   Order granule = Order(0);
-  // Smaller blocks are reported if they are cold, down to this order. The same
-  // as `order`: none are.
-  Order floor = Order(0);
+  // Smaller blocks are reported if they are cold, down to this order. `order`
+  // or more: none are. Unset: the granule, so that none of the host's is split.
+  std::optional<Order> floor = {};
   // The minimum time that memory must be left alone before it is reported; at
   // least 1 ms.
   Nanoseconds delay = std::chrono::milliseconds(200);
@@ -43,11 +44,12 @@ const Fields<AdaptiveOptions>& AdaptiveFields();
 
 // The adaptive policy: loses nothing, reports nothing twice, does little harm.
 //
-// It tracks which memory the host may back, in granules of the host: those that
-// were taken since their last report, or never reported. It reports only those,
-// as parts of the free blocks that hold them.
+// It tracks which memory the host may back: what was taken since its last
+// report, what the host maps with that, and what was never reported. It reports
+// only that, as parts of the free blocks that hold it; in parts of the host's
+// granules only if `order` or `floor` is below them.
 //
-// A region (a block of the reporting order) with such granules waits in a
+// A region (a block of the reporting order) with such memory waits in a
 // queue. It is reported once it has settled: it was left alone for a while, and
 // is free. If it is only partly free, it waits longer, until it is cold; then
 // its free parts are reported. Both delays adapt to the share of reported
@@ -57,8 +59,8 @@ const Fields<AdaptiveOptions>& AdaptiveFields();
 // docs/policies.md has the reasons and the costs.
 class AdaptivePolicy final : public ReportingPolicy {
  public:
-  // REQUIRES: granule <= floor <= order <= kMaxOrder, capacity > 0, delay >= 1
-  // ms (CHECKed).
+  // REQUIRES: order <= kMaxOrder, granule <= kPageblockOrder, capacity > 0,
+  // delay >= 1 ms (CHECKed).
   explicit AdaptivePolicy(const AdaptiveOptions& options);
 
   std::string_view name() const override { return "adaptive"; }
@@ -137,7 +139,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   }
   bool IsRegion(Order order) const { return order >= options_.order; }
 
-  // Queues the regions of a free block that have granules which the host may
+  // Queues the regions of a free block that have memory which the host may
   // back. REQUIRES: the zone's lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
 
@@ -151,6 +153,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   // `pages` came into use: a part of one region, or whole regions. REQUIRES:
   // the zone's lock.
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
+  // Queues the regions of `pages`, which the host maps with what was taken, and
+  // which may be free. REQUIRES: the zone's lock.
+  void EnqueueMapped(TrackedZone& tracked, PfnRange pages, Time now);
 
   void BeginPass();
   // The time that a region of `queue` must be left alone.
@@ -179,6 +184,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   bool Waits(const TrackedZone& tracked, Pfn pfn, Order order) const;
 
   const AdaptiveOptions options_;
+  const Order floor_;
+  // The unit in which memory is tracked.
+  const Order unit_;
   const Order told_order_;
   const Clock* clock_ = nullptr;
   std::vector<TrackedZone> zones_;

@@ -14,12 +14,13 @@
 
 #include "absl/status/status.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/reporting_policy.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct LinuxOptions {
   // page_reporting_order: the smallest block that is reported.

@@ -18,10 +18,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/reporting/reporting_policy.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A parameter of a policy as text: {"order", "5"}.
 struct PolicyParameter {
@@ -64,7 +65,7 @@ absl::StatusOr<PolicySpec> ParsePolicy(std::string_view text,
 struct PolicyContext {
   explicit PolicyContext(Order host_granule) : granule(host_granule) {}
 
-  // The unit in which the host maps: the least that it can take back.
+  // The unit in which the host maps memory; a smaller discard splits it.
   Order granule;
 
   // The state of a policy that was at work before, which it continues from.

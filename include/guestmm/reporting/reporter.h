@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
@@ -18,7 +19,7 @@
 #include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/scatterlist.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Totals since the reporter was created.
 struct ReporterCounters {

@@ -5,9 +5,10 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Carries reports to the host: page_reporting_config of v12,
 // page_reporting_dev_info of Linux 5.7. Implemented by BalloonDriver.

@@ -13,13 +13,14 @@
 
 #include "absl/status/status.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/free_block_observer.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/scatterlist.h"
 #include "guestmm/reporting/zone_lock_guard.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The most ranges in one report: of 4 MiB each they fill a virtqueue chain's
 // 2^32 bytes (virtio 1.3 §2.7.5.2).

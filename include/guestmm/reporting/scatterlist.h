@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "guestmm/base/check.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/isolated_block.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The isolated blocks of one report, in the order in which they were added, and
 // the ranges of them that are reported. REQUIRES at destruction: empty.

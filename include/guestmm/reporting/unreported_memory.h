@@ -8,14 +8,16 @@
 #include <optional>
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The memory of a zone that the host may still back, and the queues in which it
 // waits to be reported:
 //
-//   granules   a bit for each: set if the host may back it
+//   units      a bit for each: set if the host may back it
+//   granules   a bit for each: set if the host maps it page by page
 //   regions    blocks of the reporting order, each with the times at which it
 //              was last used and queued, in at most one of two queues
 //
@@ -23,6 +25,10 @@ namespace guestmm {
 // links of a queue are in its regions, so it uses no memory of its own. All
 // functions but AddMemory and RemoveMemory take time that does not depend on
 // the size of the zone.
+//
+// The host maps a *granule* at a touch, and discards *units*: a granule, or
+// parts of it. A granule of which a part was discarded is *split*: the host
+// maps its pages one by one, until it is discarded as a whole (HostLedger).
 //
 // Not thread-safe: used under the zone's lock.
 class UnreportedMemory {
@@ -45,8 +51,8 @@ class UnreportedMemory {
     uint32_t next_ = 0;
   };
 
-  // REQUIRES: granule <= region <= kMaxOrder.
-  UnreportedMemory(Order region, Order granule);
+  // REQUIRES: unit <= region <= kMaxOrder, unit <= granule <= kSectionOrder.
+  UnreportedMemory(Order region, Order granule, Order unit);
   ~UnreportedMemory();
   UnreportedMemory(UnreportedMemory&&) noexcept;
 
@@ -63,14 +69,21 @@ class UnreportedMemory {
 
   // REQUIRES for the rest: Has() is true for every page in the arguments.
 
-  // Records that the host may back the pages. Returns the number of granules
-  // that were clear until now. REQUIRES: the pages are in one section.
+  // The pages that the host may map if `pages` are touched: also the rest of a
+  // granule that is not split and of which it backs nothing. REQUIRES: the
+  // pages are in one section.
+  PfnRange MappedWith(PfnRange pages) const;
+  // Records that the host may back the pages. Returns the number of units that
+  // were clear until now. REQUIRES: the pages are in one section.
   uint64_t Mark(PfnRange pages);
-  // Records that the host backs none of the granules that are wholly in
-  // `range`.
+  // Records that the host backs none of the units that are wholly in `range`,
+  // which it discarded at once.
   void Clear(PfnRange range);
-  // The first contiguous pages of `range` that the host may back: whole
-  // granules, clipped to `range`. None if there are none.
+  // Marks all of each granule in `range` that is split and marked in part, so
+  // that it is reported, and then mapped again, as a whole.
+  void MarkSplit(PfnRange range);
+  // The first contiguous pages of `range` that the host may back: whole units,
+  // clipped to `range`. None if there are none.
   std::optional<PfnRange> FindRun(PfnRange range) const;
 
   // The region that holds `pfn`.
@@ -94,7 +107,8 @@ class UnreportedMemory {
 
  private:
   struct Section {
-    std::vector<uint64_t> granules;
+    std::vector<uint64_t> units;
+    std::vector<bool> split;  // empty if a granule is a unit
     std::vector<Region> regions;
   };
   struct List {
@@ -111,14 +125,24 @@ class UnreportedMemory {
     return static_cast<size_t>((pfn - pfn.AlignDown(kSectionOrder)).value() >>
                                order.value());
   }
-  // Calls visit(word, mask) for the granules in [first, end) of a section,
+  // Calls visit(word, mask) for the units in [first, end) of a section,
   // until that returns false.
   template <typename Words, typename Visitor>
   static void ForEachWord(Words& words, size_t first, size_t end,
                           Visitor visit);
-  // The same for all granules that overlap `range`.
+  // The same for all units that overlap `range`.
   template <typename Visitor>
   void ForEachWordOf(PfnRange range, Visitor visit);
+
+  PfnRange GranuleOf(Pfn pfn) const {
+    return PagesOf(pfn.AlignDown(granule_), granule_);
+  }
+  bool IsSplit(Pfn pfn) const {
+    return sections_[SectionOf(pfn)]->split[IndexOf(pfn, granule_)];
+  }
+  void SetSplit(Pfn pfn, bool split) {
+    sections_[SectionOf(pfn)]->split[IndexOf(pfn, granule_)] = split;
+  }
 
   // Regions by number.
   uint32_t NumberOf(Pfn pfn) const {
@@ -135,6 +159,7 @@ class UnreportedMemory {
 
   const Order region_order_;
   const Order granule_;
+  const Order unit_;
   std::vector<std::unique_ptr<Section>> sections_;
   std::array<List, 3> lists_;
 };

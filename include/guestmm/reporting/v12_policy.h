@@ -11,13 +11,14 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/reporting/reporting_policy.h"
 #include "guestmm/reporting/zone_bitmap.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct V12Options {
   // PAGE_REPORTING_MIN_ORDER: the smallest block that is marked, and the size

@@ -9,9 +9,10 @@
 
 #include "absl/status/status.h"
 #include "guestmm/base/counter.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A bit for each aligned block of order `granularity` in a range of pages, and
 // the number of set bits (v12 patch 1/2, struct zone: bitmap, base_pfn, nbits,

@@ -18,13 +18,14 @@
 
 #include "absl/base/thread_annotations.h"
 #include "guestmm/base/biased_lock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/isolated_block.h"
 #include "guestmm/buddy/watermarks.h"
 #include "guestmm/buddy/zone.h"
 #include "guestmm/frame/migratetype.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The work of a policy on a zone while it held the lock.
 struct ZoneWork {
@@ -36,11 +37,16 @@ struct ZoneWork {
 };
 
 // Notified when a policy acquires or releases a zone's lock. Used to measure
-// lock hold times. Both are called with the lock held.
+// lock hold times, and by tests to force interleavings.
 class LockHoldObserver {
  public:
   virtual ~LockHoldObserver() = default;
 
+  // The lock is about to be acquired.
+  virtual void OnLock(const Zone& zone) ABSL_LOCKS_EXCLUDED(zone.lock()) {
+    static_cast<void>(zone);
+  }
+  // The lock is held.
   virtual void OnLocked(const Zone& zone)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     static_cast<void>(zone);
@@ -180,6 +186,7 @@ class ABSL_SCOPED_LOCKABLE ZoneLockGuard {
   explicit ZoneLockGuard(const ReportableZone& zone)
       ABSL_EXCLUSIVE_LOCK_FUNCTION(zone.lock())
       : zone_(zone) {
+    if (zone.holds_ != nullptr) zone.holds_->OnLock(*zone.zone_);
     zone.lock().Lock();
     zone.work_ = {};
     if (zone.holds_ != nullptr) zone.holds_->OnLocked(*zone.zone_);

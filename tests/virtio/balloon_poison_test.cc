@@ -162,6 +162,27 @@ TEST(PoisonDevice, S5_5_6_6_1_RefusesPoisonValWhileDriverOkIsSet) {
             "poison_val: must not change while DRIVER_OK is set");
   EXPECT_EQ(balloon.config().poison_val, 0xaaaaaaaau);
 }
+// The device still has DRIVER_OK: not all front ends reset it in between.
+TEST(PoisonDevice, TheNextDriverHasAPoisonOfItsOwn) {
+  HostileBalloon balloon(All());
+  StartWithPoison(balloon, 0xaaaaaaaa);
+  balloon.StopQueues();
+  EXPECT_TRUE(WriteWord(balloon.device(), kPoisonAt, 0).ok());
+  ASSERT_TRUE(balloon.Start(/*refused=*/0, /*poison=*/std::nullopt));
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x10000)});
+  EXPECT_THAT(balloon.discarded(), SizeIs(1));
+}
+// Pages of the balloon are filled before they are used, if the driver knows
+// with what.
+TEST(PoisonDevice, S5_5_6_6_1_DiscardsInflatedPagesOnceThePoisonIsKnown) {
+  for (const bool is_known : {false, true}) {
+    HostileBalloon balloon(All());
+    ASSERT_TRUE(balloon.Start(
+        /*refused=*/0, is_known ? std::optional(0xaaaaaaaau) : std::nullopt));
+    balloon.Send(BalloonQueue::kInflate, std::vector<uint32_t>{0x10});
+    EXPECT_THAT(balloon.discarded(), SizeIs(is_known ? 1 : 0));
+  }
+}
 // A front end of vhost-user writes it before it has negotiated; the driver may
 // not take PAGE_POISON.
 TEST(PoisonDevice, TakesPoisonValWherePagePoisonIsOffered) {

@@ -75,7 +75,7 @@ class HostileBalloon {
     device_.SetStatus(kUntilFeatures);
     GUESTMM_CHECK(device_.SetDriverFeatures(features).ok());
     device_.SetStatus(kAgreedStatus);
-    if (device_.status() != kAgreedStatus) return false;
+    if ((device_.status() & kVirtioFeaturesOk) == 0) return false;
     if ((features & kBalloonFPagePoison) != 0 && poison) {
       GUESTMM_CHECK(device_
                         .WriteConfig(offsetof(BalloonConfig, poison_val),
@@ -97,6 +97,17 @@ class HostileBalloon {
     }
     device_.SetStatus(kRunningStatus);
     return true;
+  }
+
+  // Stops all queues, as a front end of vhost-user does between two drivers.
+  // Start sets up those of the next one.
+  void StopQueues() {
+    for (uint16_t index = 0; index < kBalloonQueues; ++index) {
+      [[maybe_unused]] const auto base = device_.StopQueue(index);
+    }
+    for (auto& queue : queues_) {
+      if (queue.driver != nullptr) queue.driver->memory().Clear();
+    }
   }
 
   HostileDriver& at(BalloonQueue queue) {
@@ -290,7 +301,8 @@ class BalloonGuest {
 
   explicit BalloonGuest(const BalloonDeviceOptions& options,
                         PagePoisonMode mode = PagePoisonMode::kOff,
-                        Hypervisor* hypervisor = nullptr)
+                        Hypervisor* hypervisor = nullptr,
+                        std::optional<PerCpuLimits> per_cpu_limits = {})
       : ram_(MakeRam({{Gpa(0), 8 * kMiB}})),
         poison_(*ram_, {.mode = mode}),
         recorder_(hypervisor,
@@ -304,7 +316,7 @@ class BalloonGuest {
              .cpus = 1,
              .max_order = kLargest,
              .min_free_kbytes = 64,
-             .per_cpu_limits = {},
+             .per_cpu_limits = per_cpu_limits,
              .poison = mode == PagePoisonMode::kOff ? nullptr : &poison_})
             .value();
   }

@@ -1,14 +1,13 @@
 #include "guestmm/virtio/device/balloon_device.h"
 
 #include <algorithm>
-#include <atomic>
-#include <bit>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "src/virtio/device/ballooned_pages.h"
+#include "src/virtio/device/discard_pace.h"
+#include "src/virtio/device/guest_bytes.h"
 
 namespace guestmm {
 namespace {
@@ -17,38 +16,10 @@ static_assert(kBalloonPageSize == kPageSize);
 
 constexpr uint32_t kPoisonVal = offsetof(BalloonConfig, poison_val);
 
-// Copies memory that the guest may be writing to, reading each byte once.
-void CopyFromGuest(std::span<std::byte> from, std::byte* to) {
-  for (std::byte& byte : from) {
-    *to++ = std::atomic_ref<std::byte>(byte).load(std::memory_order_relaxed);
-  }
-}
-
-template <typename Word>
-Word LoadLittleEndian(const std::byte* bytes) {
-  Word word;
-  std::memcpy(&word, bytes, sizeof(word));
-  return word;
-}
-
-bool IsQueueSize(uint16_t size) {
-  return std::has_single_bit(size) && size <= kMaxVirtqueueSize;
-}
-
-// The feature that a driver must have accepted to use the queue; 0 for none.
-uint64_t FeatureOf(BalloonQueue queue) {
-  switch (queue) {
-    case BalloonQueue::kInflate:
-    case BalloonQueue::kDeflate:
-      return 0;
-    case BalloonQueue::kStats:
-      return kBalloonFStatsVq;
-    case BalloonQueue::kFreePage:
-      return kBalloonFFreePageHint;
-    case BalloonQueue::kReporting:
-      return kBalloonFPageReporting;
-  }
-  return 0;
+// True if the host may discard memory for a chain of `queue`.
+bool Discards(BalloonQueue queue) {
+  return queue == BalloonQueue::kInflate || queue == BalloonQueue::kFreePage ||
+         queue == BalloonQueue::kReporting;
 }
 
 }  // namespace
@@ -61,13 +32,14 @@ BalloonDevice::BalloonDevice(const GuestRam& ram, Hypervisor& hypervisor,
                        kBalloonQueues, BalloonConfigBytes(options.features)),
       hypervisor_(hypervisor),
       options_(options),
-      ballooned_(std::make_unique<BalloonedPages>()) {
+      ballooned_(std::make_unique<BalloonedPages>()),
+      pace_(std::make_unique<DiscardPace>(options.max_discard_rate)) {
   GUESTMM_CHECK((options_.features & ~kBalloonFeatures) == 0)
       << "balloon features " << options_.features << ": must be a subset of "
       << kBalloonFeatures;
   for (const uint16_t size :
        {options_.reporting_queue_size, options_.queue_size}) {
-    GUESTMM_CHECK(IsQueueSize(size))
+    GUESTMM_CHECK(IsVirtqueueSize(size))
         << "balloon queue of " << size
         << " descriptors: must be a power of 2 up to " << kMaxVirtqueueSize;
   }
@@ -123,6 +95,21 @@ std::span<const VirtioDeviceBase::ConfigField> BalloonDevice::WritableConfig()
 
 void BalloonDevice::ConfigWritten(const ConfigField& field, bool accepted) {
   if (field.offset == kPoisonVal) poison_known_ = accepted;
+}
+
+void BalloonDevice::QueueStarted(uint16_t index, uint16_t start) {
+  if (start != 0) return;
+  // A driver begins with this queue. Front ends may not reset the device
+  // between two drivers: what is left of the former one ends here.
+  const BalloonQueue queue = *QueueAt(index, driver_features_locked());
+  if (queue == BalloonQueue::kInflate) {
+    forgets_ballooned_ = true;
+  } else if (queue == BalloonQueue::kFreePage &&
+             (hint_run_ == HintRun::kUnderWay ||
+              hint_run_ == HintRun::kUnwanted)) {
+    hint_run_ = HintRun::kNone;
+    ShowHintCommand(kHintDone);
+  }
 }
 
 void BalloonDevice::QueueStopped(uint16_t index) {
@@ -190,7 +177,7 @@ absl::Status BalloonDevice::StartHinting() {
           "hints requested while run %d has not ended", hint_command_));
     }
     hint_run_ = HintRun::kWanted;
-    hint_command_ = std::max(hint_command_ + 1, kFirstHintRun);
+    hint_command_ = NextHintRun(hint_command_);
     ShowHintCommand(hint_command_);
   }
   AskForHandling();
@@ -221,6 +208,25 @@ bool BalloonDevice::hinting() const {
 bool BalloonDevice::WantsHints() const {
   LockHolder hold(mutex_);
   return hint_run_ == HintRun::kUnderWay;
+}
+
+void BalloonDevice::HoldDiscards(bool hold) {
+  pace_->Hold(hold);
+  AskForHandling();
+}
+
+bool BalloonDevice::holds_discards() const { return pace_->holds(); }
+
+void BalloonDevice::SetMaxDiscardRate(uint64_t bytes_per_second) {
+  pace_->SetMaxRate(bytes_per_second);
+  AskForHandling();
+}
+
+uint64_t BalloonDevice::max_discard_rate() const { return pace_->max_rate(); }
+
+Nanoseconds BalloonDevice::Postponed(uint16_t index) {
+  const std::optional<BalloonQueue> queue = QueueAt(index, driver_features());
+  return queue && Discards(*queue) ? pace_->Rest(Now()) : Nanoseconds(0);
 }
 
 BalloonDeviceCounters BalloonDevice::counters() const {
@@ -299,6 +305,10 @@ void BalloonDevice::HandleReport(const DescriptorChain& chain) {
 
 void BalloonDevice::HandlePages(const DescriptorChain& chain) {
   const bool inflates = queue_ == BalloonQueue::kInflate;
+  {
+    LockHolder hold(mutex_);
+    if (std::exchange(forgets_ballooned_, false)) ballooned_->Clear();
+  }
   const uint64_t granule_pages = ram().discard_granule() / kPageSize;
   // Without MUST_TELL_HOST the driver may reuse pages once their inflation was
   // acknowledged. So a granule may only be discarded if all its pages are in
@@ -317,10 +327,10 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain) {
       } else if (!inflates) {
         ++(ballooned_->Erase(pfn) ? tally_.deflated_pages
                                   : tally_.repeated_pfns);
-      } else if (!ballooned_->Insert(pfn)) {
-        ++tally_.repeated_pfns;
       } else {
-        ++tally_.inflated_pages;
+        // A page that was in the balloon before may be other memory by now.
+        ++(ballooned_->Insert(pfn) ? tally_.inflated_pages
+                                   : tally_.repeated_pfns);
         if (!is_told_first) of_this_chain.Insert(pfn);
         const GpaRange whole = certain.WholeRange(pfn, granule_pages);
         if (whole.bytes > 0 && ram().Translate(whole)) batch_.push_back(whole);
@@ -330,7 +340,8 @@ void BalloonDevice::HandlePages(const DescriptorChain& chain) {
     std::sort(
         batch_.begin(), batch_.end(),
         [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
-    DiscardBatch();
+    batch_.erase(std::unique(batch_.begin(), batch_.end()), batch_.end());
+    if (!KeepsPoison(/*fills_before_use=*/true)) DiscardBatch();
   }
 }
 
@@ -460,11 +471,12 @@ std::span<const std::byte> BalloonDevice::ReadEntries(
   return {};
 }
 
-bool BalloonDevice::KeepsPoison() {
+bool BalloonDevice::KeepsPoison(bool fills_before_use) {
   {
     LockHolder hold(mutex_);
     if ((driver_features_locked() & kBalloonFPagePoison) == 0) return false;
-    if (poison_known_ && GetConfigLocked<uint32_t>(kPoisonVal) == 0) {
+    if (poison_known_ &&
+        (fills_before_use || GetConfigLocked<uint32_t>(kPoisonVal) == 0)) {
       return false;
     }
   }
@@ -478,6 +490,9 @@ bool BalloonDevice::KeepsPoison() {
 void BalloonDevice::DiscardBatch() {
   if (batch_.empty()) return;
   if (!hypervisor_.Discard(batch_).ok()) ++tally_.discard_errors;
+  uint64_t bytes = 0;
+  for (const GpaRange& range : batch_) bytes += range.bytes;
+  pace_->Spend(bytes, Now());
 }
 
 }  // namespace guestmm

@@ -2,6 +2,7 @@
 #define GUESTMM_SRC_VIRTIO_DEVICE_BALLOONED_PAGES_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,6 +29,9 @@ class BalloonedPages {
   GpaRange WholeRange(Pfn pfn, uint64_t granule_pages) const;
 
   static constexpr uint64_t kChunkPages = 512;
+
+  // The chunks with a page in the set.
+  size_t chunks() const { return chunks_.size(); }
 
  private:
   // One bit for each page of a chunk.

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 
@@ -24,7 +26,8 @@ VirtioDeviceBase::VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue,
       features_(features | kVirtioFVersion1),
       config_(config_bytes),
       queues_(queues),
-      work_([this] { Handle(); }) {
+      work_([this] { Handle(); }),
+      resume_([this] { AskForHandling(); }) {
   GUESTMM_CHECK(queues <= 32) << "a device of " << queues << " queues";
   for (uint16_t index = 0; index < queues; ++index) {
     kicks_.push_back(std::make_unique<Kick>(*this, index));
@@ -39,14 +42,14 @@ void VirtioDeviceBase::ShutDown() {
   SetStatus(0);
   GUESTMM_CHECK(status() == 0)
       << "device destroyed from inside its own handler";
+  workqueue_.CancelSync(resume_);
   workqueue_.CancelSync(work_);
 }
 
 absl::Status VirtioDeviceBase::SetDriverFeatures(uint64_t features) {
   LockHolder hold(mutex_);
   if (features == driver_features_) return absl::OkStatus();
-  if (std::any_of(queues_.begin(), queues_.end(),
-                  [](const auto& queue) { return queue != nullptr; })) {
+  if (HasQueues()) {
     return absl::FailedPreconditionError(
         absl::StrFormat("features 0x%x: must stay 0x%x while a queue is set up",
                         features, driver_features_));
@@ -68,6 +71,11 @@ bool VirtioDeviceBase::AgreesTo(uint64_t features) const {
 uint8_t VirtioDeviceBase::status() const {
   LockHolder hold(mutex_);
   return status_;
+}
+
+std::optional<VirtioFault> VirtioDeviceBase::fault() const {
+  LockHolder hold(mutex_);
+  return fault_;
 }
 
 void VirtioDeviceBase::SetStatus(uint8_t status) {
@@ -130,6 +138,7 @@ absl::Status VirtioDeviceBase::WriteConfig(uint32_t offset,
           bytes.size(), offset, field.name));
     }
     if (field.fixed_while_running && (status_ & kVirtioDriverOk) != 0 &&
+        HasQueues() &&
         std::memcmp(config_.data() + field.offset,
                     bytes.data() + (field.offset - offset), field.bytes) != 0) {
       ConfigWritten(field, /*accepted=*/false);
@@ -194,6 +203,7 @@ absl::StatusOr<Notifier*> VirtioDeviceBase::ResumeQueue(
   if (!ring.ok()) return ring.status();
   queues_[index] =
       std::make_unique<Queue>(Queue{.ring = *std::move(ring), .used = used});
+  QueueStarted(index, start);
   return kicks_[index].get();
 }
 
@@ -213,6 +223,13 @@ absl::StatusOr<uint16_t> VirtioDeviceBase::StopQueue(uint16_t index) {
           absl::StrFormat("queue %d is not set up", index));
     }
     queue = std::move(queues_[index]);
+    // Its kicks end with it: the queue that is set up next waits for its own.
+    kicked_.fetch_and(~(uint32_t{1} << index));
+    // One queue at most is broken: it stops the others.
+    if (fault_ && fault_->queue == index) {
+      status_ &= static_cast<uint8_t>(~kVirtioNeedsReset);
+      fault_.reset();
+    }
     QueueStopped(index);
   }
   // For queues that were kicked meanwhile.
@@ -228,12 +245,20 @@ void VirtioDeviceBase::SetConfigNotifier(Notifier& config) {
 
 absl::Status VirtioDeviceBase::CheckInvariants() const {
   LockHolder hold(mutex_);
+  while (handler_ && *handler_ != std::this_thread::get_id()) {
+    handler_left_.wait(mutex_);
+  }
   for (const std::unique_ptr<Queue>& queue : queues_) {
     if (queue == nullptr) continue;
     absl::Status status = queue->ring.CheckInvariants();
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
+}
+
+bool VirtioDeviceBase::HasQueues() const {
+  return std::any_of(queues_.begin(), queues_.end(),
+                     [](const auto& queue) { return queue != nullptr; });
 }
 
 bool VirtioDeviceBase::IsRunning() const {
@@ -253,11 +278,10 @@ void VirtioDeviceBase::Handle() {
   {
     LockHolder hold(mutex_);
     handler_.reset();
-    if (stopping_queues_ > 0) handler_left_.notify_all();
+    handler_left_.notify_all();
     if (resetting_) {
       ResetLocked();
       resetting_ = false;
-      handler_left_.notify_all();
       return;
     }
     if (!has_more || !IsRunning()) return;
@@ -276,6 +300,7 @@ void VirtioDeviceBase::NotifyConfig() {
 
 bool VirtioDeviceBase::HandleQueues() {
   bool has_more = false;
+  Nanoseconds postponed = kUntilAsked;
   for (uint32_t kicked = kicked_.exchange(0); kicked != 0;
        kicked &= kicked - 1) {
     const auto index = static_cast<uint16_t>(std::countr_zero(kicked));
@@ -286,8 +311,11 @@ bool VirtioDeviceBase::HandleQueues() {
       queue = queues_[index].get();
     }
     if (queue == nullptr) continue;
-    switch (HandleQueue(index, *queue)) {
+    switch (HandleQueue(index, *queue, postponed)) {
       case Round::kDry:
+        break;
+      case Round::kPostponed:
+        kicked_.fetch_or(uint32_t{1} << index);
         break;
       case Round::kMore:
         kicked_.fetch_or(uint32_t{1} << index);
@@ -296,21 +324,38 @@ bool VirtioDeviceBase::HandleQueues() {
       case Round::kStopped:
         return false;
       case Round::kBroken:
-        Break(index);
+        // For when the broken queue is stopped.
+        kicked_.fetch_or(kicked & (kicked - 1));
         return false;
     }
   }
+  Resume(postponed);
   return has_more;
 }
 
+void VirtioDeviceBase::Resume(Nanoseconds delay) {
+  if (delay == kUntilAsked) return;
+  // It may be due later, for a queue that waits longer.
+  workqueue_.CancelSync(resume_);
+  workqueue_.Queue(resume_, delay);
+}
+
 VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
-                                                      Queue& queue) {
+                                                      Queue& queue,
+                                                      Nanoseconds& postponed) {
   DeviceQueue& ring = queue.ring;
   // Kicks are redundant while this pass is looking at the ring.
   ring.DisableNotifications();
   for (uint16_t handled = 0; handled < ring.size(); ++handled) {
+    if (const Nanoseconds delay = Postponed(index); delay > Nanoseconds(0)) {
+      postponed = std::min(postponed, delay);
+      return Round::kPostponed;
+    }
     const absl::StatusOr<std::optional<DescriptorChain>> chain = ring.Pop();
-    if (!chain.ok()) return Round::kBroken;
+    if (!chain.ok()) {
+      Break(index, chain.status());
+      return Round::kBroken;
+    }
     if (!chain->has_value()) {
       return ring.EnableNotifications() ? Round::kMore : Round::kDry;
     }
@@ -348,10 +393,14 @@ void VirtioDeviceBase::Push(uint16_t index, Queue& queue, uint16_t head) {
   if (queue.ring.NeedsNotification()) queue.used.Notify();
 }
 
-void VirtioDeviceBase::Break(uint16_t index) {
+void VirtioDeviceBase::Break(uint16_t index, const absl::Status& why) {
   FoundBroken(index);
   {
     LockHolder hold(mutex_);
+    fault_ = {.queue = index,
+              .why = absl::Status(why.code(),
+                                  absl::StrCat("queue ", index,
+                                               " is broken: ", why.message()))};
     status_ |= kVirtioNeedsReset;
     config_changed_ = true;
   }
@@ -361,6 +410,7 @@ void VirtioDeviceBase::Break(uint16_t index) {
 
 void VirtioDeviceBase::ResetLocked() {
   status_ = 0;
+  fault_.reset();
   driver_features_ = 0;
   config_notifier_ = nullptr;
   config_changed_ = false;

@@ -68,7 +68,7 @@ BalloonDriver::BalloonDriver(VirtioDevice& device, const GuestRam& ram,
       options_(options),
       used_work_([this] { HandleUsed(); }),
       config_work_([this] { HandleConfigChange(); }),
-      retry_work_([this] { Step(); }),
+      retry_work_([this] { Step(); }, Work::Kind::kDeferrable),
       used_(workqueue, used_work_),
       config_(workqueue, config_work_) {}
 
@@ -168,11 +168,9 @@ absl::Status BalloonDriver::SetUpQueues() {
       BalloonQueue::kInflate,
       {.size = size, .buffer_bytes = BalloonInflation::kBufferBytes});
   if (!inflate.ok()) return inflate.status();
-  auto deflate = SetUpQueue(BalloonQueue::kDeflate,
-                            {.size = size,
-                             .least = BalloonInflation::kDeflations,
-                             .buffer_bytes = BalloonInflation::kDeflations *
-                                             BalloonInflation::kBufferBytes});
+  auto deflate = SetUpQueue(
+      BalloonQueue::kDeflate,
+      {.size = size, .buffer_bytes = BalloonInflation::kBufferBytes});
   if (!deflate.ok()) return deflate.status();
   inflation_ = std::make_unique<BalloonInflation>(
       context(), features_, *std::move(inflate), *std::move(deflate));
@@ -216,6 +214,7 @@ DriverContext BalloonDriver::context() const {
   return {.device = device_,
           .ram = ram_,
           .allocator = allocator_,
+          .workqueue = workqueue_,
           .cpu = options_.cpu};
 }
 
@@ -313,6 +312,8 @@ bool BalloonDriver::Reset(Reason reason) {
   workqueue_.CancelSync(config_work_);
   workqueue_.CancelSync(retry_work_);
   ResetIsComplete();
+  // An allocation that waits for what was in flight looks again after a work.
+  workqueue_.Queue(config_work_);
   return true;
 }
 

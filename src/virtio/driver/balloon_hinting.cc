@@ -27,50 +27,37 @@ BalloonHinting::BalloonHinting(const DriverContext& context,
 }
 
 BalloonHinting::~BalloonHinting() {
-  context_.allocator.RemoveReclaimer(*this);
-  Blocks blocks;
   {
     LockHolder hold(lock_);
-    blocks = TakeBlocks(blocks_.size());
+    Free(context_.cpu, blocks_.size(), Contents::kLeave);
   }
-  Free(context_.cpu, blocks);
-}
-
-BalloonHinting::Blocks BalloonHinting::TakeBlocks(size_t most) {
-  const size_t count = std::min(most, blocks_.size());
-  const auto first = blocks_.end() - static_cast<ptrdiff_t>(count);
-  Blocks taken(first, blocks_.end());
-  blocks_.erase(first, blocks_.end());
-  page_count_.Set((order_.pages() * blocks_.size()).value());
-  return taken;
+  // Wakes what waits for them.
+  context_.allocator.RemoveReclaimer(*this);
 }
 
 void BalloonHinting::Step(uint32_t command) {
-  Blocks out;
-  {
-    LockHolder hold(lock_);
-    const uint16_t before = queue_->ring().outstanding();
-    // The host wants something else, or there are no more blocks (§5.5.6.5.1).
-    if (is_running_ && (command != run_ || SendBlocks())) {
-      SendCommand(kStopAt, kHintStop);
-      is_running_ = false;
-    }
-    // Until the device has used a hint it may still discard the block, and
-    // until then it owns the words of the commands.
-    const bool is_idle = !is_running_ && queue_->ring().outstanding() == 0;
-    const bool begins = is_idle && command >= kFirstHintRun && command != run_;
-    if (is_idle && (begins || command == kHintDone)) {
-      out = TakeBlocks(blocks_.size());
+  LockHolder hold(lock_);
+  const uint16_t before = queue_->ring().outstanding();
+  // The host wants something else, or there are no more blocks (§5.5.6.5.1).
+  if (is_running_ && (command != run_ || SendBlocks())) {
+    SendCommand(kStopAt, kHintStop);
+    is_running_ = false;
+  }
+  // Until the device has used a hint it may still discard the block, and
+  // until then it owns the words of the commands.
+  if (!is_out()) {
+    const bool begins = command >= kFirstHintRun && command != run_;
+    if (begins || command == kHintDone) {
+      Free(context_.cpu, blocks_.size(),
+           command == kHintDone ? Contents::kLeave : Contents::kInitialize);
     }
     if (begins) {
       run_ = command;
       is_running_ = true;
       SendCommand(kRunAt, command);
     }
-    if (queue_->ring().outstanding() > before) queue_->Kick();
   }
-  if (command != kHintDone) Initialize(out);
-  Free(context_.cpu, out);
+  if (queue_->ring().outstanding() > before) queue_->Kick();
 }
 
 void BalloonHinting::SendCommand(uint64_t offset, uint32_t command) {
@@ -97,37 +84,46 @@ absl::StatusOr<bool> BalloonHinting::HandleUsed() {
   while (true) {
     const auto used = queue_->ring().GetUsed();
     if (!used.ok()) return used.status();
-    if (!used->has_value()) return has_news;
+    if (!used->has_value()) break;
     has_news = true;
   }
+  if (has_news) ++returns_;
+  return has_news;
 }
 
 PageCount BalloonHinting::Reclaim(int cpu, PageCount wanted) {
-  Blocks out;
-  {
-    LockHolder hold(lock_);
-    if (is_running_ || queue_->ring().outstanding() != 0) return PageCount(0);
-    const uint64_t block_pages = order_.pages().value();
-    out = TakeBlocks((wanted.value() + block_pages - 1) / block_pages);
-  }
-  Initialize(out);
-  Free(cpu, out);
-  return order_.pages() * out.size();
+  LockHolder hold(lock_);
+  if (is_out()) return PageCount(0);
+  const uint64_t block_pages = order_.pages().value();
+  return order_.pages() * Free(cpu,
+                               (wanted.value() + block_pages - 1) / block_pages,
+                               Contents::kInitialize);
 }
 
-void BalloonHinting::Initialize(const Blocks& blocks) {
-  for (const Pfn block : blocks) {
-    // Translate page by page: a block may span regions.
-    const PfnRange pages = PagesOf(block, order_);
-    for (Pfn pfn = pages.start; pfn < pages.end; pfn += PageCount(1)) {
-      const auto memory = context_.ram.Translate({ToGpa(pfn), kPageSize});
-      std::memset(memory->bytes().data(), 0, kPageSize);
-    }
-  }
+Reclaimer::InFlight BalloonHinting::in_flight() const {
+  LockHolder hold(lock_);
+  return {.queue = is_out() && !blocks_.empty() ? &context_.workqueue : nullptr,
+          .returns = returns_};
 }
 
-void BalloonHinting::Free(int cpu, const Blocks& blocks) {
-  for (const Pfn pfn : blocks) context_.allocator.Free(cpu, pfn, order_);
+size_t BalloonHinting::Free(int cpu, size_t most, Contents contents) {
+  const size_t count = std::min(most, blocks_.size());
+  for (size_t i = 0; i < count; ++i) {
+    if (contents == Contents::kInitialize) Initialize(blocks_.back());
+    context_.allocator.Free(cpu, blocks_.back(), order_);
+    blocks_.pop_back();
+  }
+  page_count_.Set((order_.pages() * blocks_.size()).value());
+  return count;
+}
+
+void BalloonHinting::Initialize(Pfn block) {
+  // Translate page by page: a block may span regions.
+  const PfnRange pages = PagesOf(block, order_);
+  for (Pfn pfn = pages.start; pfn < pages.end; pfn += PageCount(1)) {
+    const auto memory = context_.ram.Translate({ToGpa(pfn), kPageSize});
+    std::memset(memory->bytes().data(), 0, kPageSize);
+  }
 }
 
 }  // namespace guestmm

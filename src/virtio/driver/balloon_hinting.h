@@ -23,7 +23,8 @@ namespace guestmm {
 // blocks of the largest order, sends a hint for each, then sends STOP, and
 // holds the blocks until the host says DONE. Each step is an event.
 //
-// An allocation that finds no memory gets blocks back before that.
+// An allocation that finds no memory gets blocks back before that, as soon as
+// the host has used all hints of the run.
 class BalloonHinting final : public Reclaimer {
  public:
   // The size of the queue's buffer, which holds the run's id and STOP.
@@ -54,35 +55,43 @@ class BalloonHinting final : public Reclaimer {
   // (§5.5.6.5.1).
   PageCount Reclaim(int cpu, PageCount wanted) override
       ABSL_LOCKS_EXCLUDED(lock_);
+  // All blocks, until the host has used all hints of the run.
+  InFlight in_flight() const override ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
-  using Blocks = std::vector<Pfn>;
-
   // Offers the word at `offset` of the buffer, set to `command`.
   void SendCommand(uint64_t offset, uint32_t command)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Offers blocks until the ring is full, or none are left, in which case it
   // returns true.
   bool SendBlocks() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Removes up to `most` blocks from blocks_.
-  Blocks TakeBlocks(size_t most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Writes to blocks that are freed before DONE, so that the host may no longer
-  // discard them.
-  void Initialize(const Blocks& blocks);
-  void Free(int cpu, const Blocks& blocks);
+  // True while the host may still use a hint.
+  bool is_out() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    return is_running_ || queue_->ring().outstanding() != 0;
+  }
+  // Frees up to `most` blocks, and returns their number. kInitialize writes to
+  // them first, so that the host may no longer discard them before DONE.
+  enum class Contents : bool { kLeave, kInitialize };
+  size_t Free(int cpu, size_t most, Contents contents)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void Initialize(Pfn block);
 
   const DriverContext context_;
   const Order order_;
 
   // Acquired inside the allocator's reclaim lock, and before its other locks.
+  // Held while blocks are freed, so that no request finds them neither in
+  // flight nor free.
   mutable Mutex lock_;
   const std::unique_ptr<DriverVirtqueue> queue_ ABSL_PT_GUARDED_BY(lock_);
   // Blocks that were hinted and not given back yet.
-  Blocks blocks_ ABSL_GUARDED_BY(lock_);
+  std::vector<Pfn> blocks_ ABSL_GUARDED_BY(lock_);
   Counter page_count_;
   // The last run started, and whether its STOP is still to be sent.
   uint32_t run_ ABSL_GUARDED_BY(lock_) = kHintStop;
   bool is_running_ ABSL_GUARDED_BY(lock_) = false;
+  // See Reclaimer::InFlight.
+  uint64_t returns_ ABSL_GUARDED_BY(lock_) = 0;
 };
 
 }  // namespace guestmm

@@ -21,101 +21,72 @@ BalloonInflation::BalloonInflation(const DriverContext& context,
                                    std::unique_ptr<DriverVirtqueue> inflate,
                                    std::unique_ptr<DriverVirtqueue> deflate)
     : context_(context),
-      must_tell_host_((features & kBalloonFMustTellHost) != 0),
       deflates_on_oom_((features & kBalloonFDeflateOnOom) != 0),
       inflate_(std::move(inflate)),
       deflate_(std::move(deflate)) {
-  if (deflates_on_oom_) context_.allocator.AddReclaimer(*this);
+  context_.allocator.AddReclaimer(*this);
 }
 
 BalloonInflation::~BalloonInflation() {
-  if (deflates_on_oom_) context_.allocator.RemoveReclaimer(*this);
-  Pages pages;
   {
     LockHolder hold(lock_);
-    pages = std::move(pages_);
-    pages.insert(pages.end(), inflating_.begin(), inflating_.end());
-    for (const Deflation& deflation : deflations_) {
-      pages.insert(pages.end(), deflation.pages.begin(), deflation.pages.end());
-    }
+    Free(pages_);
+    Free(inflating_);
+    Free(deflating_);
   }
-  Free(context_.cpu, pages);
+  // Wakes what waits for them.
+  context_.allocator.RemoveReclaimer(*this);
 }
 
 std::optional<Nanoseconds> BalloonInflation::Step(uint32_t target) {
-  uint64_t pages = 0;
-  {
-    LockHolder hold(lock_);
-    if (std::exchange(target_, target) != target) was_reclaimed_ = false;
-    const bool is_busy = !inflating_.empty() ||
-                         std::any_of(deflations_.begin(), deflations_.end(),
-                                     [](const Deflation& deflation) {
-                                       return deflation.is_out;
-                                     });
-    if (is_busy) return std::nullopt;
-    pages = pages_.size();
-    if (pages < target && was_reclaimed_) return std::nullopt;
-  }
+  LockHolder hold(lock_);
+  if (std::exchange(target_, target) != target) was_reclaimed_ = false;
+  if (!inflating_.empty() || !deflating_.empty()) return std::nullopt;
+  const uint64_t pages = pages_.size();
   if (pages > target) {
-    Deflate(pages - target, Use::kAfterAck);
-  } else if (pages < target && !Inflate(target - pages)) {
+    Deflate(pages - target);
+  } else if (pages < target && !was_reclaimed_ && !Inflate(target - pages)) {
     return kRetry;
   }
   return std::nullopt;
 }
 
 bool BalloonInflation::Inflate(uint64_t most) {
-  Pages taken;
-  while (taken.size() < std::min<uint64_t>(most, kMaxBalloonPfns)) {
+  while (inflating_.size() < std::min<uint64_t>(most, kMaxBalloonPfns)) {
     const std::optional<Pfn> pfn =
         context_.allocator.Allocate(context_.cpu, Order(0), kGfpBalloon);
     if (!pfn) break;
-    taken.push_back(*pfn);
+    inflating_.push_back(*pfn);
   }
-  if (taken.empty()) return false;
-  LockHolder hold(lock_);
-  inflating_ = std::move(taken);
-  Send(*inflate_, 0, inflating_);
+  if (inflating_.empty()) return false;
+  Send(*inflate_, inflating_);
   return true;
 }
 
-BalloonInflation::Pages BalloonInflation::Deflate(uint64_t most, Use use) {
-  LockHolder hold(lock_);
-  const auto slot = std::find_if(
-      deflations_.begin(), deflations_.end(),
-      [](const Deflation& deflation) { return !deflation.is_out; });
-  if (slot == deflations_.end() || pages_.empty()) return {};
+void BalloonInflation::Deflate(uint64_t most) {
   // Last in, first out (Linux adds and removes at the head of the list).
   const size_t count = std::min<size_t>({pages_.size(), kMaxBalloonPfns, most});
   const auto first = pages_.end() - static_cast<ptrdiff_t>(count);
-  Pages out(first, pages_.end());
+  deflating_.assign(first, pages_.end());
   pages_.erase(first, pages_.end());
   page_count_.Set(pages_.size());
-  slot->is_out = true;
-  Send(*deflate_, static_cast<size_t>(slot - deflations_.begin()), out);
-  if (use == Use::kAtOnce) return out;
-  slot->pages = std::move(out);
-  return {};
+  Send(*deflate_, deflating_);
 }
 
-void BalloonInflation::Send(DriverVirtqueue& queue, size_t slot,
-                            const Pages& pages) {
-  const uint64_t offset = slot * kBufferBytes;
-  const uint64_t bytes = pages.size() * sizeof(uint32_t);
-  std::byte* to = queue.buffer().data() + offset;
+void BalloonInflation::Send(DriverVirtqueue& queue, const Pages& pages) {
+  std::byte* to = queue.buffer().data();
   for (const Pfn pfn : pages) {
     const auto number = static_cast<uint32_t>(pfn.value());
     std::memcpy(to, &number, sizeof(number));
     to += sizeof(number);
   }
-  // The queue has as many descriptors as buffers.
-  queue.OfferToRead(queue.BufferRange(offset, bytes), slot);
+  // One chain at a time, so a descriptor is free.
+  queue.OfferToRead(queue.BufferRange(0, pages.size() * sizeof(uint32_t)));
   queue.Kick();
 }
 
 absl::StatusOr<bool> BalloonInflation::HandleUsed() {
   bool has_news = false;
-  Pages free;
   {
     LockHolder hold(lock_);
     while (true) {
@@ -132,35 +103,37 @@ absl::StatusOr<bool> BalloonInflation::HandleUsed() {
       if (!used.ok()) return used.status();
       if (!used->has_value()) break;
       has_news = true;
-      Deflation& deflation = deflations_[(*used)->token];
-      free.insert(free.end(), deflation.pages.begin(), deflation.pages.end());
-      deflation = {};
+      Free(deflating_);
     }
+    if (has_news) ++returns_;
   }
-  Free(context_.cpu, free);
   if (has_news) UpdateActual();
   return has_news;
 }
 
-PageCount BalloonInflation::Reclaim(int cpu, PageCount wanted) {
-  const uint64_t most = std::max<uint64_t>(wanted.value(), 1);
-  {
-    LockHolder hold(lock_);
-    // Balloon is empty: nothing to deflate, and nothing to re-inflate later.
-    if (pages_.empty()) return PageCount(0);
+PageCount BalloonInflation::Reclaim(int /*cpu*/, PageCount /*wanted*/) {
+  LockHolder hold(lock_);
+  if (deflates_on_oom_ && deflating_.empty() && !pages_.empty()) {
     was_reclaimed_ = true;
+    Deflate(kMaxBalloonPfns);
   }
-  if (must_tell_host_) {
-    Deflate(most, Use::kAfterAck);
-    return PageCount(0);
-  }
-  const Pages out = Deflate(most, Use::kAtOnce);
-  Free(cpu, out);
-  return PageCount(out.size());
+  return PageCount(0);
 }
 
-void BalloonInflation::Free(int cpu, const Pages& pages) {
-  for (const Pfn pfn : pages) context_.allocator.Free(cpu, pfn, Order(0));
+Reclaimer::InFlight BalloonInflation::in_flight() const {
+  LockHolder hold(lock_);
+  const bool comes_back = !deflating_.empty() ||
+                          pages_.size() + inflating_.size() > target_ ||
+                          (deflates_on_oom_ && !inflating_.empty());
+  return {.queue = comes_back ? &context_.workqueue : nullptr,
+          .returns = returns_};
+}
+
+void BalloonInflation::Free(Pages& pages) {
+  for (const Pfn pfn : pages) {
+    context_.allocator.Free(context_.cpu, pfn, Order(0));
+  }
+  pages.clear();
 }
 
 void BalloonInflation::UpdateActual() {

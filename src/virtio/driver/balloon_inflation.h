@@ -1,7 +1,6 @@
 #ifndef GUESTMM_SRC_VIRTIO_DRIVER_BALLOON_INFLATION_H_
 #define GUESTMM_SRC_VIRTIO_DRIVER_BALLOON_INFLATION_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -25,23 +24,20 @@ namespace guestmm {
 // fill_balloon and leak_balloon). Moves the size of the balloon to the host's
 // target, at most kMaxBalloonPfns pages at a time. Each step is an event. A
 // page belongs to the balloon from its allocation until the host has
-// acknowledged its deflation.
+// acknowledged its deflation, with and without MUST_TELL_HOST.
 //
-// With DEFLATE_ON_OOM, an allocation that finds no memory takes pages from the
-// balloon.
+// With DEFLATE_ON_OOM, an allocation that finds no memory deflates the balloon
+// and waits for the host.
 class BalloonInflation final : public Reclaimer {
  public:
   // The delay before the next attempt after an allocation for the balloon
   // failed.
   static constexpr Nanoseconds kRetry{200'000'000};
-  // The buffers of each queue: one for the inflate queue, kDeflations for the
-  // deflate queue.
-  static constexpr size_t kDeflations = 4;
+  // The size of each queue's buffer.
   static constexpr uint64_t kBufferBytes = kMaxBalloonPfns * sizeof(uint32_t);
 
-  // `features` are those negotiated. REQUIRES: the inflate queue has a buffer
-  // of kBufferBytes; the deflate queue, one of kDeflations * kBufferBytes and
-  // at least kDeflations descriptors.
+  // `features` are those negotiated. REQUIRES: each queue has a buffer of
+  // kBufferBytes.
   BalloonInflation(const DriverContext& context, uint64_t features,
                    std::unique_ptr<DriverVirtqueue> inflate,
                    std::unique_ptr<DriverVirtqueue> deflate);
@@ -60,49 +56,50 @@ class BalloonInflation final : public Reclaimer {
 
   PageCount pages() const { return PageCount(page_count_.Get()); }
 
-  // Reclaimer. Without MUST_TELL_HOST frees up to kMaxBalloonPfns pages at
-  // once. With it frees none at once, since the host must acknowledge first:
-  // the pages are freed then.
+  // Reclaimer. With DEFLATE_ON_OOM deflates kMaxBalloonPfns pages, however many
+  // are wanted, unless a deflation is in flight (Linux,
+  // virtio_balloon_oom_notify). Returns 0: the pages are freed once the host
+  // has acknowledged.
   PageCount Reclaim(int cpu, PageCount wanted) override
       ABSL_LOCKS_EXCLUDED(lock_);
+  // A deflation, or what the host's target will deflate; with DEFLATE_ON_OOM
+  // also an inflation, since Reclaim may take its pages once it has ended.
+  InFlight in_flight() const override ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
   using Pages = std::vector<Pfn>;
 
   // Allocates up to `most` pages and offers them to the host. False if there
-  // are none.
-  bool Inflate(uint64_t most) ABSL_LOCKS_EXCLUDED(lock_);
-  // Removes up to `most` pages and notifies the host, if a buffer is free.
-  // Returns the pages that the guest may use at once.
-  enum class Use { kAfterAck, kAtOnce };
-  Pages Deflate(uint64_t most, Use use) ABSL_LOCKS_EXCLUDED(lock_);
-  // Writes the page numbers to buffer `slot` of the queue and offers it.
-  static void Send(DriverVirtqueue& queue, size_t slot, const Pages& pages);
-  void Free(int cpu, const Pages& pages);
+  // are none. REQUIRES: no inflation is in flight.
+  bool Inflate(uint64_t most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Removes up to `most` pages and offers them to the host. REQUIRES: no
+  // deflation is in flight; the balloon is not empty.
+  void Deflate(uint64_t most) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Writes the page numbers to the queue's buffer and offers it.
+  static void Send(DriverVirtqueue& queue, const Pages& pages);
+  // Frees all of `pages`.
+  void Free(Pages& pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Writes the size of the balloon to the configuration (§5.5.6.1).
   void UpdateActual() ABSL_LOCKS_EXCLUDED(lock_);
 
   const DriverContext context_;
-  const bool must_tell_host_;
   const bool deflates_on_oom_;
 
-  // Acquired inside the allocator's reclaim lock; no lock is acquired inside
-  // it.
+  // Acquired inside the allocator's reclaim lock, and before its other locks.
+  // Held while pages are freed, so that no request finds them neither in flight
+  // nor free.
   mutable Mutex lock_;
   const std::unique_ptr<DriverVirtqueue> inflate_ ABSL_PT_GUARDED_BY(lock_);
   const std::unique_ptr<DriverVirtqueue> deflate_ ABSL_PT_GUARDED_BY(lock_);
   // Pages in the balloon whose inflation was acknowledged.
   Pages pages_ ABSL_GUARDED_BY(lock_);
   Counter page_count_;
-  // Pages of the inflation in progress; empty if there is none.
+  // Pages of the inflation and of the deflation in flight; empty if there is
+  // none.
   Pages inflating_ ABSL_GUARDED_BY(lock_);
-  // By buffer: whether it is with the device, and the pages to free once it is
-  // acknowledged. Excludes pages that the guest has got back already.
-  struct Deflation {
-    bool is_out = false;
-    Pages pages;
-  };
-  std::array<Deflation, kDeflations> deflations_ ABSL_GUARDED_BY(lock_);
+  Pages deflating_ ABSL_GUARDED_BY(lock_);
+  // How often chains came back: see Reclaimer::InFlight.
+  uint64_t returns_ ABSL_GUARDED_BY(lock_) = 0;
   // The host's target, and whether an allocation has taken pages since it was
   // set.
   uint32_t target_ ABSL_GUARDED_BY(lock_) = 0;

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "guestmm/base/units.h"
+#include "guestmm/base/workqueue.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/driver/driver_queue.h"
@@ -18,11 +19,13 @@
 
 namespace guestmm {
 
-// The things that a driver needs to set its queues up.
+// The things that a driver needs to set its queues up and to work with them.
 struct DriverContext {
   VirtioDevice& device;
   const GuestRam& ram;
   PageAllocator& allocator;
+  // The queue of the driver's works, on which it takes used chains back.
+  Workqueue& workqueue;
   // The vCPU on which pages for the queues are allocated.
   int cpu = 0;
 };

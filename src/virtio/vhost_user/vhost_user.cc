@@ -3,6 +3,8 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -13,11 +15,79 @@
 namespace guestmm {
 namespace {
 
+// By number (vhost-user, front-end message types), including those that are
+// not implemented here.
+constexpr std::array<std::string_view, 45> kRequestNames = {
+    "",
+    "GET_FEATURES",
+    "SET_FEATURES",
+    "SET_OWNER",
+    "RESET_OWNER",
+    "SET_MEM_TABLE",
+    "SET_LOG_BASE",
+    "SET_LOG_FD",
+    "SET_VRING_NUM",
+    "SET_VRING_ADDR",
+    "SET_VRING_BASE",
+    "GET_VRING_BASE",
+    "SET_VRING_KICK",
+    "SET_VRING_CALL",
+    "SET_VRING_ERR",
+    "GET_PROTOCOL_FEATURES",
+    "SET_PROTOCOL_FEATURES",
+    "GET_QUEUE_NUM",
+    "SET_VRING_ENABLE",
+    "SEND_RARP",
+    "NET_SET_MTU",
+    "SET_BACKEND_REQ_FD",
+    "IOTLB_MSG",
+    "SET_VRING_ENDIAN",
+    "GET_CONFIG",
+    "SET_CONFIG",
+    "CREATE_CRYPTO_SESSION",
+    "CLOSE_CRYPTO_SESSION",
+    "POSTCOPY_ADVISE",
+    "POSTCOPY_LISTEN",
+    "POSTCOPY_END",
+    "GET_INFLIGHT_FD",
+    "SET_INFLIGHT_FD",
+    "GPU_SET_SOCKET",
+    "RESET_DEVICE",
+    "VRING_KICK",
+    "GET_MAX_MEM_SLOTS",
+    "ADD_MEM_REG",
+    "REM_MEM_REG",
+    "SET_STATUS",
+    "GET_STATUS",
+    "GET_SHARED_OBJECT",
+    "SET_DEVICE_STATE_FD",
+    "CHECK_DEVICE_STATE",
+    "GET_SHMEM_CONFIG"};
+
 // A control message with room for the fds of one message.
 union FdControl {
   std::array<char, CMSG_SPACE(kVhostUserMaxFds * sizeof(int))> bytes;
   cmsghdr alignment;
 };
+
+struct BitName {
+  int bit;
+  std::string_view name;
+};
+
+std::string BitNames(uint64_t bits, std::span<const BitName> names) {
+  std::string text;
+  for (; bits != 0; bits &= bits - 1) {
+    const int bit = std::countr_zero(bits);
+    const auto* const named =
+        std::find_if(names.data(), names.data() + names.size(),
+                     [&](const BitName& name) { return name.bit == bit; });
+    if (!text.empty()) text += ", ";
+    text += named != names.data() + names.size() ? std::string(named->name)
+                                                 : absl::StrCat("bit ", bit);
+  }
+  return text;
+}
 
 std::string Name(const VhostUserHeader& header) {
   return guestmm::Name(static_cast<VhostUserRequest>(header.request));
@@ -41,67 +111,66 @@ void TakeFds(msghdr& message, std::vector<UniqueFd>& fds) {
 
 }  // namespace
 
+bool IsNamed(VhostUserRequest request) {
+  const auto number = static_cast<uint32_t>(request);
+  return number > 0 && number < kRequestNames.size();
+}
+
 std::string Name(VhostUserRequest request) {
-  switch (request) {
-    case VhostUserRequest::kGetFeatures:
-      return "GET_FEATURES";
-    case VhostUserRequest::kSetFeatures:
-      return "SET_FEATURES";
-    case VhostUserRequest::kSetOwner:
-      return "SET_OWNER";
-    case VhostUserRequest::kResetOwner:
-      return "RESET_OWNER";
-    case VhostUserRequest::kSetMemTable:
-      return "SET_MEM_TABLE";
-    case VhostUserRequest::kSetVringNum:
-      return "SET_VRING_NUM";
-    case VhostUserRequest::kSetVringAddr:
-      return "SET_VRING_ADDR";
-    case VhostUserRequest::kSetVringBase:
-      return "SET_VRING_BASE";
-    case VhostUserRequest::kGetVringBase:
-      return "GET_VRING_BASE";
-    case VhostUserRequest::kSetVringKick:
-      return "SET_VRING_KICK";
-    case VhostUserRequest::kSetVringCall:
-      return "SET_VRING_CALL";
-    case VhostUserRequest::kSetVringErr:
-      return "SET_VRING_ERR";
-    case VhostUserRequest::kGetProtocolFeatures:
-      return "GET_PROTOCOL_FEATURES";
-    case VhostUserRequest::kSetProtocolFeatures:
-      return "SET_PROTOCOL_FEATURES";
-    case VhostUserRequest::kGetQueueNum:
-      return "GET_QUEUE_NUM";
-    case VhostUserRequest::kSetVringEnable:
-      return "SET_VRING_ENABLE";
-    case VhostUserRequest::kSetBackendReqFd:
-      return "SET_BACKEND_REQ_FD";
-    case VhostUserRequest::kGetConfig:
-      return "GET_CONFIG";
-    case VhostUserRequest::kSetConfig:
-      return "SET_CONFIG";
-    case VhostUserRequest::kResetDevice:
-      return "RESET_DEVICE";
-    case VhostUserRequest::kGetMaxMemSlots:
-      return "GET_MAX_MEM_SLOTS";
-    case VhostUserRequest::kAddMemReg:
-      return "ADD_MEM_REG";
-    case VhostUserRequest::kRemMemReg:
-      return "REM_MEM_REG";
-    case VhostUserRequest::kSetStatus:
-      return "SET_STATUS";
-    case VhostUserRequest::kGetStatus:
-      return "GET_STATUS";
-  }
-  return absl::StrCat("request ", static_cast<uint32_t>(request));
+  const auto number = static_cast<uint32_t>(request);
+  return IsNamed(request) ? std::string(kRequestNames[number])
+                          : absl::StrCat("request ", number);
+}
+
+std::string FeatureNames(uint64_t features) {
+  // virtio 1.3 §6; VHOST_F_LOG_ALL is vhost-user's.
+  static constexpr BitName kNames[] = {{24, "VIRTIO_F_NOTIFY_ON_EMPTY"},
+                                       {26, "VHOST_F_LOG_ALL"},
+                                       {27, "VIRTIO_F_ANY_LAYOUT"},
+                                       {28, "VIRTIO_F_INDIRECT_DESC"},
+                                       {29, "VIRTIO_F_EVENT_IDX"},
+                                       {30, "VHOST_USER_F_PROTOCOL_FEATURES"},
+                                       {32, "VIRTIO_F_VERSION_1"},
+                                       {33, "VIRTIO_F_ACCESS_PLATFORM"},
+                                       {34, "VIRTIO_F_RING_PACKED"},
+                                       {35, "VIRTIO_F_IN_ORDER"},
+                                       {36, "VIRTIO_F_ORDER_PLATFORM"},
+                                       {37, "VIRTIO_F_SR_IOV"},
+                                       {38, "VIRTIO_F_NOTIFICATION_DATA"},
+                                       {39, "VIRTIO_F_NOTIF_CONFIG_DATA"},
+                                       {40, "VIRTIO_F_RING_RESET"},
+                                       {41, "VIRTIO_F_ADMIN_VQ"}};
+  return BitNames(features, kNames);
+}
+
+std::string ProtocolFeatureNames(uint64_t features) {
+  static constexpr BitName kNames[] = {{0, "MQ"},
+                                       {1, "LOG_SHMFD"},
+                                       {2, "RARP"},
+                                       {3, "REPLY_ACK"},
+                                       {4, "MTU"},
+                                       {5, "BACKEND_REQ"},
+                                       {6, "CROSS_ENDIAN"},
+                                       {7, "CRYPTO_SESSION"},
+                                       {8, "PAGEFAULT"},
+                                       {9, "CONFIG"},
+                                       {10, "BACKEND_SEND_FD"},
+                                       {11, "HOST_NOTIFIER"},
+                                       {12, "INFLIGHT_SHMFD"},
+                                       {13, "RESET_DEVICE"},
+                                       {14, "INBAND_NOTIFICATIONS"},
+                                       {15, "CONFIGURE_MEM_SLOTS"},
+                                       {16, "STATUS"},
+                                       {17, "XEN_MMAP"},
+                                       {18, "SHARED_OBJECT"},
+                                       {19, "DEVICE_STATE"}};
+  return BitNames(features, kNames);
 }
 
 absl::Status VhostUserMessage::CheckSize(size_t bytes) const {
   if (payload.size() == bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrFormat("%s: payload of %d bytes: must be %d", Name(request()),
-                      payload.size(), bytes));
+  return absl::InvalidArgumentError(absl::StrFormat(
+      "payload of %d bytes: must be %d", payload.size(), bytes));
 }
 
 absl::Status VhostUserChannel::Send(uint32_t request, uint32_t flags,

@@ -41,7 +41,7 @@ absl::StatusOr<Translation> MapPart(const GuestRam& ram, const char* part,
 }  // namespace
 
 absl::Status ValidateLayout(const VirtqueueLayout& layout) {
-  if (!std::has_single_bit(layout.size) || layout.size > kMaxVirtqueueSize) {
+  if (!IsVirtqueueSize(layout.size)) {
     return absl::InvalidArgumentError(
         absl::StrFormat("queue size %d: must be a power of 2 up to %d",
                         layout.size, kMaxVirtqueueSize));

@@ -24,6 +24,20 @@ TEST(BalloonedPages, HoldsTheLastPageOfAChunkAndTheFirstOfTheNext) {
   EXPECT_TRUE(pages.Erase(Pfn(512)));
   EXPECT_TRUE(pages.Erase(Pfn(0xffffffff)));
 }
+// So the host's memory is bounded by what is in the balloon, not by what was.
+TEST(BalloonedPages, KeepsNothingOfPagesThatCameOut) {
+  BalloonedPages pages;
+  constexpr uint64_t kAll = uint64_t{1} << 32;
+  for (uint64_t page = 7; page < kAll; page += kAll / 4096) {
+    pages.Insert(Pfn(page));
+    pages.Insert(Pfn(page + 1));
+    EXPECT_EQ(pages.chunks(), 1u);
+    pages.Erase(Pfn(page + 1));
+    EXPECT_EQ(pages.chunks(), 1u);
+    pages.Erase(Pfn(page));
+    EXPECT_EQ(pages.chunks(), 0u);
+  }
+}
 TEST(BalloonedPages, ClearTakesAllOut) {
   BalloonedPages pages;
   pages.Insert(Pfn(5));

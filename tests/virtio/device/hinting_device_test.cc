@@ -39,6 +39,12 @@ class HintingDeviceTest : public ::testing::Test {
   HostileBalloon balloon_{kWithHints};
 };
 
+// 0 and 1 are commands.
+TEST(HintRunTest, NumbersWrapAroundTheCommands) {
+  EXPECT_EQ(NextHintRun(kFirstHintRun), kFirstHintRun + 1);
+  EXPECT_EQ(NextHintRun(~uint32_t{0}), kFirstHintRun);
+}
+
 TEST_F(HintingDeviceTest, ARunFromItsStartToDone) {
   EXPECT_EQ(CommandId(), kHintStop);
   EXPECT_FALSE(balloon_.device().hinting());
@@ -225,6 +231,21 @@ TEST(HintingDevice, RefusesToAskADriverWithoutTheFeature) {
   ASSERT_TRUE(balloon.Start(/*refused=*/kBalloonFFreePageHint));
   EXPECT_EQ(Message(balloon.device().StartHinting()),
             "hints requested of a driver that did not accept FREE_PAGE_HINT");
+}
+
+// A run ends with its driver, also if the device is not reset.
+TEST(HintingDevice, TheNextDriverCanBeAskedForHints) {
+  HostileBalloon balloon(kWithHints);
+  ASSERT_TRUE(balloon.Start());
+  ASSERT_TRUE(balloon.device().StartHinting().ok());
+  balloon.Send(BalloonQueue::kFreePage,
+               std::vector{balloon.config().free_page_hint_cmd_id});
+  balloon.StopQueues();
+  EXPECT_TRUE(balloon.device().hinting());
+  ASSERT_TRUE(balloon.Start());
+  EXPECT_FALSE(balloon.device().hinting());
+  EXPECT_EQ(balloon.config().free_page_hint_cmd_id, kHintDone);
+  EXPECT_TRUE(balloon.device().StartHinting().ok());
 }
 
 }  // namespace

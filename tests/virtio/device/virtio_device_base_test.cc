@@ -18,6 +18,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 // Offers everything, so that each field of the configuration exists.
 constexpr BalloonDeviceOptions kAll = {.features = kBalloonFeatures};
@@ -99,6 +100,67 @@ TEST(VirtioDeviceBase, ABrokenQueueStopsTheOthers) {
   EXPECT_THAT(balloon.discarded(), IsEmpty());
   EXPECT_EQ(balloon.used_notifications(), 0);
   EXPECT_EQ(balloon.config_notifications(), 1);
+}
+
+// Front ends of vhost-user stop the queues, and may never reset the device.
+TEST(VirtioDeviceBase, NeedsResetEndsWithTheBrokenQueue) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  BalloonDevice& device = balloon.device();
+  balloon.at(BalloonQueue::kDeflate).JumpTo(5);
+  balloon.at(BalloonQueue::kReporting)
+      .OfferChain({HostileBalloon::Pages(0x10000)});
+  balloon.Kick(BalloonQueue::kDeflate);
+  balloon.Kick(BalloonQueue::kReporting);
+  balloon.time().RunUntilIdle();
+  constexpr uint8_t kBroken = kRunningStatus | kVirtioNeedsReset;
+  ASSERT_EQ(device.status(), kBroken);
+  ASSERT_TRUE(device.fault().has_value());
+  EXPECT_EQ(device.fault()->queue, 1);
+  EXPECT_EQ(Message(device.fault()->why),
+            "queue 1 is broken: available index moved from 0 to 5, with 0 "
+            "chains outstanding in a queue of 4");
+  // Another queue changes nothing.
+  ASSERT_TRUE(device.StopQueue(0).ok());
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(device.status(), kBroken);
+  EXPECT_THAT(balloon.discarded(), IsEmpty());
+  ASSERT_TRUE(device.StopQueue(1).ok());
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(device.status(), kRunningStatus);
+  EXPECT_FALSE(device.fault().has_value());
+  EXPECT_THAT(balloon.discarded(), SizeIs(1)) << "its kick was kept";
+
+  // The next driver's queue.
+  const VirtqueueLayout layout = LayOutVirtqueue(Gpa(0xc000), 4);
+  HostileDriver driver(balloon.ram(), layout);
+  CountingNotifier used;
+  const auto kick = device.SetUpQueue(1, layout, used);
+  ASSERT_TRUE(kick.ok()) << kick.status();
+  driver.OfferChain({balloon.Words({0x10})});
+  (*kick)->Notify();
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(driver.used_idx(), 1);
+  EXPECT_EQ(used.count(), 1);
+}
+
+TEST(VirtioDeviceBase, AQueueWaitsForAKickOfItsOwn) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  balloon.at(BalloonQueue::kInflate).OfferChain({balloon.Words({0x10})});
+  balloon.Kick(BalloonQueue::kInflate);
+  // Before the kick is handled.
+  BalloonDevice& device = balloon.device();
+  EXPECT_EQ(device.StopQueue(0).value(), 0);
+  CountingNotifier used;
+  const VirtqueueLayout layout = LayOutVirtqueue(Gpa(kPageSize), 4);
+  const auto kick = device.ResumeQueue(0, layout, used, /*start=*/0);
+  ASSERT_TRUE(kick.ok()) << kick.status();
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(balloon.at(BalloonQueue::kInflate).used_idx(), 0);
+  (*kick)->Notify();
+  balloon.time().RunUntilIdle();
+  EXPECT_EQ(balloon.at(BalloonQueue::kInflate).used_idx(), 1);
 }
 
 TEST(VirtioDeviceBase, S2_4_1_AResetForgetsEveryQueue) {

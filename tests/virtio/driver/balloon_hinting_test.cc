@@ -300,6 +300,27 @@ TEST(HintingDriver, StopsARunThatExceedsTheQueue) {
   EXPECT_EQ(guest.config().free_page_hint_cmd_id, kHintDone);
   EXPECT_EQ(guest.held_pages(), 0u);
 }
+// STOP has a descriptor of its own, also while the queue is full of hints that
+// the device does not take.
+TEST(HintingDriver, StopsARunOfWhichTheQueueIsFull) {
+  BalloonGuest guest(kWithHints);
+  ASSERT_TRUE(guest.Start({.queue_size = 4}).ok());
+  guest.slow().Hold(kFreePageIndex);
+  ASSERT_TRUE(guest.device().StartHinting().ok());
+  guest.time().RunUntilIdle();
+  guest.slow().LetGo(kFreePageIndex);
+  guest.slow().Hold(kFreePageIndex);
+  guest.time().RunUntilIdle();
+  ASSERT_EQ(guest.Offered(kFreePageIndex), 1 + 3) << "the id, and hints";
+  guest.device().StopHinting();
+  guest.time().RunUntilIdle();
+  EXPECT_EQ(guest.Offered(kFreePageIndex), 1 + 3 + 1);
+  EXPECT_EQ(guest.LastWords(kFreePageIndex), std::vector<uint32_t>{kHintStop});
+  guest.slow().LetGo(kFreePageIndex);
+  guest.time().RunUntilIdle();
+  EXPECT_FALSE(guest.device().hinting());
+  EXPECT_EQ(guest.held_pages(), 0u);
+}
 TEST(HintingDriver, NeedsAQueueOfFour) {
   BalloonGuest guest({.features = kBalloonFFreePageHint, .queue_size = 4});
   ASSERT_TRUE(guest.Start().ok());

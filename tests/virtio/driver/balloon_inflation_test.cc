@@ -197,29 +197,27 @@ TEST(InflatingDriver, S5_5_6_1_WithDeflateOnOomAnAllocationGetsPages) {
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(300);
   guest.time().RunUntilIdle();
-  // All of them, as long as the deflate queue has free buffers.
-  guest.slow().Hold(kDeflateIndex);
   guest.TakeAllPages();
-  EXPECT_EQ(guest.driver().balloon_pages().value(), guest.held_pages());
-  EXPECT_LT(guest.held_pages(), 300u);
-  EXPECT_GT(guest.Offered(kDeflateIndex), 0) << "the host is still notified";
-  guest.slow().LetGo(kDeflateIndex);
+  EXPECT_EQ(guest.held_pages(), 0u);
+  EXPECT_EQ(guest.Offered(kDeflateIndex), 2) << "256 pages, then the others";
   guest.time().RunUntilIdle();
-  EXPECT_EQ(guest.device().actual(), guest.driver().balloon_pages().value());
+  EXPECT_EQ(guest.device().actual(), 0u);
 }
-TEST(InflatingDriver, S5_5_6_1_WithMustTellHostAnAllocationWaitsForTheHost) {
-  BalloonGuest guest(With(kBalloonFDeflateOnOom | kBalloonFMustTellHost));
-  ASSERT_TRUE(guest.Start().ok());
-  guest.device().SetTarget(50);
-  guest.time().RunUntilIdle();
-  guest.slow().Hold(kDeflateIndex);
-  guest.TakeAllPages();
-  EXPECT_GT(guest.Offered(kDeflateIndex), 0);
-  EXPECT_EQ(guest.held_pages(), 50u) << "used before the acknowledgement";
-  guest.slow().LetGo(kDeflateIndex);
-  guest.time().RunUntilIdle();
-  EXPECT_LT(guest.held_pages(), 50u);
-  EXPECT_GT(guest.TakeAllPages(), 0u);
+// With or without MUST_TELL_HOST, as the kernel does.
+TEST(InflatingDriver, S5_5_6_1_AnAllocationWaitsForTheHost) {
+  for (const uint64_t features : {uint64_t{0}, kBalloonFMustTellHost}) {
+    BalloonGuest guest(With(features | kBalloonFDeflateOnOom));
+    ASSERT_TRUE(guest.Start().ok());
+    guest.device().SetTarget(50);
+    guest.time().RunUntilIdle();
+    guest.slow().Hold(kDeflateIndex);
+    guest.TakeAllPages();
+    EXPECT_EQ(guest.Offered(kDeflateIndex), 1);
+    EXPECT_EQ(guest.held_pages(), 50u) << "used before the acknowledgement";
+    guest.slow().LetGo(kDeflateIndex);
+    EXPECT_EQ(guest.TakeAllPages(), 50u);
+    EXPECT_EQ(guest.held_pages(), 0u);
+  }
 }
 TEST(InflatingDriver, ReinflatesAfterReclaimOnlyForANewTarget) {
   BalloonGuest guest(With(kBalloonFDeflateOnOom));
@@ -271,7 +269,11 @@ TEST(InflatingDriver, StopsBeforeTheGuestRunsOutOfMemory) {
   ASSERT_TRUE(guest.Start().ok());
   guest.device().SetTarget(5000);
   guest.time().RunFor(std::chrono::seconds(10));
-  EXPECT_GT(guest.driver().balloon_pages(), PageCount(500));
+  const PageCount pages = guest.driver().balloon_pages();
+  EXPECT_GT(pages, PageCount(500));
+  // Trying again in vain is no reason to run.
+  guest.time().RunUntilIdle();
+  EXPECT_EQ(guest.driver().balloon_pages(), pages);
   EXPECT_GT(guest.allocator().Counts().free, PageCount(0))
       << "dipped into the reserves";
   EXPECT_TRUE(guest.allocator().CheckInvariants().ok());

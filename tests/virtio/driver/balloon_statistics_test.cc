@@ -242,6 +242,21 @@ TEST(StatisticsDriver, S5_5_6_3_1_SendsCurrentValues) {
   EXPECT_EQ(sent(BalloonStat::kFree), free - taken * kPageSize);
   EXPECT_GT(sent(BalloonStat::kAllocStall), 0u);
 }
+// MEMFREE is what the guest could allocate, wherever it is.
+TEST(StatisticsDriver, PagesOnTheListsOfVcpusAreFree) {
+  BalloonGuest guest(kWithStats, PagePoisonMode::kOff, nullptr,
+                     PerCpuLimits{.batch = 1, .high = 4});
+  ASSERT_TRUE(guest.Start().ok());
+  const uint64_t free = guest.device().statistics()[BalloonStat::kFree].value();
+  ASSERT_EQ(guest.allocator().Counts().cached, PageCount(0));
+  const auto pfn = guest.allocator().Allocate(0, Order(0), kGfpUser);
+  ASSERT_TRUE(pfn.has_value());
+  guest.allocator().Free(0, *pfn, Order(0));
+  ASSERT_GT(guest.allocator().Counts().cached, PageCount(0));
+  ASSERT_TRUE(guest.device().RequestStatistics().ok());
+  guest.time().RunUntilIdle();
+  EXPECT_EQ(guest.device().statistics()[BalloonStat::kFree], free);
+}
 TEST(StatisticsDriver, WithoutTheFeatureThereIsNoBuffer) {
   BalloonGuest guest(kWithStats);
   ASSERT_TRUE(guest.Start({.features = 0}).ok());

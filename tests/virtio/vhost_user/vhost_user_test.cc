@@ -223,12 +223,12 @@ TEST_F(VhostUserTest, APayloadOfAnotherSize) {
   ASSERT_TRUE(near_.Send(kSetOwner, 0, BytesOf(uint32_t{1})).ok());
   const auto message = far_.Receive();
   EXPECT_EQ(Message((*message)->As<uint64_t>().status()),
-            "SET_OWNER: payload of 4 bytes: must be 8");
+            "payload of 4 bytes: must be 8");
 }
 
 TEST_F(VhostUserTest, Names) {
   EXPECT_EQ(Name(VhostUserRequest::kGetMaxMemSlots), "GET_MAX_MEM_SLOTS");
-  EXPECT_EQ(Name(static_cast<VhostUserRequest>(7)), "request 7");
+  EXPECT_EQ(Name(static_cast<VhostUserRequest>(7)), "SET_LOG_FD");
 }
 
 }  // namespace

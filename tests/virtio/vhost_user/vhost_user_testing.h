@@ -3,19 +3,18 @@
 
 // Helpers for the tests of vhost-user.
 
-#include <fcntl.h>
-#include <linux/memfd.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,6 +27,7 @@
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/base/units.h"
 #include "guestmm/virtio/vhost_user/vhost_user.h"
+#include "tests/testing/memfd.h"
 
 namespace guestmm {
 
@@ -46,20 +46,15 @@ inline UniqueFd MakeEventFd() {
   return UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
-// A memfd that can be guest RAM, unless `seals` or `flags` differ.
-inline UniqueFd MakeMemfd(uint64_t bytes, int seals = F_SEAL_SHRINK,
-                          unsigned flags = 0) {
-  UniqueFd fd(memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING | flags));
-  GUESTMM_CHECK(fd.valid() &&
-                ftruncate(fd.get(), static_cast<off_t>(bytes)) == 0);
-  if (seals != 0) fcntl(fd.get(), F_ADD_SEALS, seals);
-  return fd;
-}
-
 // Waits for one of `events` on `fd`. False if none came in time.
 inline bool AwaitEvents(int fd, short events) {
   pollfd polled = {.fd = fd, .events = events, .revents = 0};
-  return poll(&polled, 1, kPatienceMilliseconds) == 1;
+  int ready = 0;
+  do {
+    // A signal, as fuzzers send to themselves, starts the wait anew.
+    ready = poll(&polled, 1, kPatienceMilliseconds);
+  } while (ready < 0 && errno == EINTR);
+  return ready == 1;
 }
 
 // The number of open file descriptors of this process.
@@ -89,7 +84,10 @@ class ScriptedFrontEnd {
                  std::span<const int> fds = {}, uint32_t flags = 0) {
     [[maybe_unused]] const absl::Status sent =
         channel_.Send(static_cast<uint32_t>(request), flags, payload, fds);
+    if (serve) serve();
   }
+  // Called when a message was sent. For a back end on the same thread.
+  std::function<void()> serve = {};
 
   // The next message; nullopt once the other end has closed the connection.
   std::optional<VhostUserMessage> Receive() {

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
@@ -22,9 +23,10 @@
 #include "guestmm/virtio/wire/balloon.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class BalloonedPages;
+class DiscardPace;
 
 struct BalloonDeviceOptions {
   // The features to offer, a subset of kBalloonFeatures. If MUST_TELL_HOST is
@@ -37,6 +39,8 @@ struct BalloonDeviceOptions {
   QueueNumbering queue_numbering = QueueNumbering::kCompactByOffered;
   // The queue features to offer.
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
+  // As for SetMaxDiscardRate.
+  uint64_t max_discard_rate = 0;
 };
 
 // Counts of what a balloon device has done and refused so far.
@@ -121,6 +125,9 @@ class BalloonDevice final : public VirtioDeviceBase {
   //
   // Sets the target size of the balloon, in pages of kBalloonPageSize.
   void SetTarget(uint32_t pages);
+  uint32_t target() const {
+    return GetConfig<uint32_t>(offsetof(BalloonConfig, num_pages));
+  }
   // The size of the balloon according to the guest.
   uint32_t actual() const {
     return GetConfig<uint32_t>(offsetof(BalloonConfig, actual));
@@ -141,6 +148,19 @@ class BalloonDevice final : public VirtioDeviceBase {
   // True if a run was requested and has not ended.
   bool hinting() const;
 
+  // True: pauses discards. No chain is taken from the queues whose chains may
+  // discard (inflate, free page, reporting); the guest waits for these as for a
+  // slow host. False: goes on with the first that was not taken.
+  void HoldDiscards(bool hold);
+  bool holds_discards() const;
+  // Sets the largest rate of discards, in bytes per second; 0: no limit. After
+  // a chain, those queues rest for as long as its bytes take at that rate, at
+  // most a day. The guest cannot shorten the rest by a reset.
+  void SetMaxDiscardRate(uint64_t bytes_per_second);
+  uint64_t max_discard_rate() const;
+
+  // The features that the driver accepted; 0 before that.
+  uint64_t accepted_features() const { return driver_features(); }
   BalloonDeviceCounters counters() const;
 
  private:
@@ -161,6 +181,8 @@ class BalloonDevice final : public VirtioDeviceBase {
   std::span<const ConfigField> WritableConfig() const override;
   void ConfigWritten(const ConfigField& field, bool accepted) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void QueueStarted(uint16_t index, uint16_t start) override
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void QueueStopped(uint16_t index) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void WasReset() override ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -169,6 +191,7 @@ class BalloonDevice final : public VirtioDeviceBase {
   void Acknowledging(uint16_t index) override;
   void FoundBroken(uint16_t index) override;
   void HandleRequests() override;
+  Nanoseconds Postponed(uint16_t index) override;
 
   void HandleReport(const DescriptorChain& chain);
   // Moves the chain's pages into or out of the balloon.
@@ -199,8 +222,9 @@ class BalloonDevice final : public VirtioDeviceBase {
   void DiscardBatch();
   // True, and batch_ is counted, if the guest expects its poison in the pages
   // it gives, so that they must not be discarded: with PAGE_POISON negotiated,
-  // unless it has written that the poison is zero.
-  bool KeepsPoison();
+  // unless it has written that the poison is zero. If it fills the pages itself
+  // before it uses them (§5.5.6.6.1), any poison that it has written will do.
+  bool KeepsPoison(bool fills_before_use = false);
   void Publish();
 
   Hypervisor& hypervisor_;
@@ -216,9 +240,13 @@ class BalloonDevice final : public VirtioDeviceBase {
   std::optional<uint16_t> stats_head_;
   BalloonDeviceCounters tally_;
 
+  const std::unique_ptr<DiscardPace> pace_;
+
   // Change under the same lock as free_page_hint_cmd_id.
   HintRun hint_run_ ABSL_GUARDED_BY(mutex_) = HintRun::kNone;
   uint32_t hint_command_ ABSL_GUARDED_BY(mutex_) = kFirstHintRun - 1;
+  // The pages in the balloon are those of a driver that has gone.
+  bool forgets_ballooned_ ABSL_GUARDED_BY(mutex_) = false;
   // The driver has written poison_val, and no later write was refused.
   bool poison_known_ ABSL_GUARDED_BY(mutex_) = false;
 

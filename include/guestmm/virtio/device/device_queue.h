@@ -9,10 +9,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A fault of an indirect table, or of the descriptor that refers to it
 // (§2.7.5.3).

@@ -17,6 +17,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/ram/guest_ram.h"
@@ -25,7 +26,7 @@
 #include "guestmm/virtio/wire/virtio_device.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The base class of virtio devices: status, features, configuration, and
 // queues, whose chains it takes one at a time, on a workqueue. A derived class
@@ -34,7 +35,8 @@ namespace guestmm {
 // The guest is not trusted. One pass over a queue takes at most as many chains
 // as the queue has descriptors, so that a guest that keeps adding chains does
 // not starve other work. The chains of a broken queue cannot be acknowledged:
-// the device sets NEEDS_RESET and stops (§2.1.2).
+// the device sets NEEDS_RESET and stops (§2.1.2), until a reset or until the
+// broken queue is stopped: some front ends of vhost-user never reset.
 class VirtioDeviceBase : public VirtioDevice {
  public:
   VirtioDeviceBase(const VirtioDeviceBase&) = delete;
@@ -43,6 +45,7 @@ class VirtioDeviceBase : public VirtioDevice {
   uint64_t DeviceFeatures() const final { return features_; }
   absl::Status SetDriverFeatures(uint64_t features) final;
   uint8_t status() const final;
+  std::optional<VirtioFault> fault() const final;
   void SetStatus(uint8_t status) final;
   uint32_t ConfigGeneration() const final;
   absl::Status ReadConfig(uint32_t offset,
@@ -59,7 +62,8 @@ class VirtioDeviceBase : public VirtioDevice {
   absl::StatusOr<uint16_t> StopQueue(uint16_t index) final;
   void SetConfigNotifier(Notifier& config) final;
 
-  // Checks every queue. REQUIRES: no queue is being handled on another thread.
+  // Checks every queue, once the handling in hand has ended. No handler may be
+  // waiting for the calling thread.
   absl::Status CheckInvariants() const;
 
  protected:
@@ -100,7 +104,8 @@ class VirtioDeviceBase : public VirtioDevice {
   struct ConfigField {
     uint32_t offset;
     uint32_t bytes;
-    // A write that changes the field while DRIVER_OK is set is an error.
+    // A write that changes the field while DRIVER_OK is set, and a queue is set
+    // up, is an error.
     bool fixed_while_running;
     std::string_view name;
   };
@@ -108,11 +113,22 @@ class VirtioDeviceBase : public VirtioDevice {
   // Called when the driver has written `field`, or was refused.
   virtual void ConfigWritten(const ConfigField& /*field*/, bool /*accepted*/)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
+  // Called when queue `index` was set up to begin at entry `start`: 0 if it is
+  // new to its driver.
+  virtual void QueueStarted(uint16_t /*index*/, uint16_t /*start*/)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // Called when queue `index` was stopped: a chain that was kept is forgotten.
   virtual void QueueStopped(uint16_t /*index*/)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {}
   // Called when the device was reset.
   virtual void WasReset() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) = 0;
+
+  // Postponed of a queue that waits for AskForHandling.
+  static constexpr Nanoseconds kUntilAsked = Workqueue::kForever;
+  // The time for which queue `index` takes no chain; 0 to go on. Looked at on
+  // the workqueue before each chain, without the lock. Stopping the queue, and
+  // a reset, do not wait for it.
+  virtual Nanoseconds Postponed(uint16_t /*index*/) { return Nanoseconds(0); }
 
   // The handlers. Called on the workqueue, one at a time, without the lock, and
   // not while the device is reset. If a handler resets the device, the reset
@@ -174,6 +190,7 @@ class VirtioDeviceBase : public VirtioDevice {
   }
 
   const GuestRam& ram() const { return ram_; }
+  Nanoseconds Now() const { return workqueue_.Now(); }
 
  private:
   // A queue that the driver has set up.
@@ -197,9 +214,10 @@ class VirtioDeviceBase : public VirtioDevice {
   };
   // The result of one pass over a queue.
   enum class Round {
-    kDry,      // empty: the next kick continues
-    kMore,     // limit reached, or a queue is to stop: another pass is due
-    kStopped,  // a reset was requested
+    kDry,        // empty: the next kick continues
+    kMore,       // limit reached, or a queue is to stop: another pass is due
+    kPostponed,  // takes no chain for now
+    kStopped,    // a reset was requested
     kBroken,
   };
 
@@ -207,14 +225,19 @@ class VirtioDeviceBase : public VirtioDevice {
   void Handle();
   // Handles all kicked queues. True if another pass is due.
   bool HandleQueues();
-  Round HandleQueue(uint16_t index, Queue& queue);
+  // Queues another pass for when `delay` has passed.
+  void Resume(Nanoseconds delay);
+  // Lowers `postponed` to the time for which the queue waits, if it does.
+  Round HandleQueue(uint16_t index, Queue& queue, Nanoseconds& postponed);
   void Push(uint16_t index, Queue& queue, uint16_t head);
-  void Break(uint16_t index);
+  void Break(uint16_t index, const absl::Status& why);
   // Notifies the driver if its configuration changed.
   void NotifyConfig();
   // True if the device agrees to `features`: VERSION_1, and what Suffices says.
   bool AgreesTo(uint64_t features) const;
   bool IsRunning() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // True if a queue is set up.
+  bool HasQueues() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // True while a call of StopQueue waits for the handler to leave.
   bool QueueStopping() const;
   void ResetLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -224,8 +247,10 @@ class VirtioDeviceBase : public VirtioDevice {
   const uint64_t features_;
   std::vector<std::unique_ptr<Kick>> kicks_;
 
-  std::condition_variable_any handler_left_;
+  mutable std::condition_variable_any handler_left_;
   uint8_t status_ ABSL_GUARDED_BY(mutex_) = 0;
+  // While status_ has NEEDS_RESET.
+  std::optional<VirtioFault> fault_ ABSL_GUARDED_BY(mutex_);
   uint64_t driver_features_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<std::byte> config_ ABSL_GUARDED_BY(mutex_);
   uint32_t generation_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -243,6 +268,8 @@ class VirtioDeviceBase : public VirtioDevice {
   // A bit for each queue that was kicked.
   std::atomic<uint32_t> kicked_{0};
   Work work_;
+  // Asks for handling when a postponed queue is due.
+  Work resume_;
 };
 
 }  // namespace guestmm

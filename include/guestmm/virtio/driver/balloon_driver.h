@@ -10,6 +10,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
@@ -22,7 +23,7 @@
 #include "guestmm/virtio/wire/virtio_device.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class BalloonHinting;
 class BalloonInflation;

@@ -8,11 +8,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct DriverQueueOptions {
   VirtqueueFeatures features = {};

@@ -6,11 +6,12 @@
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/virtio/wire/notifier.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Notifies by writing to an eventfd, which another process may read.
 class EventFdNotifier final : public Notifier {

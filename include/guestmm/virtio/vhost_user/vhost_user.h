@@ -27,9 +27,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/unique_fd.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Requests of the front end (vhost-user, front-end message types).
 enum class VhostUserRequest : uint32_t {
@@ -63,8 +64,16 @@ enum class VhostUserRequest : uint32_t {
 // has changed (vhost-user, back-end message types).
 inline constexpr uint32_t kVhostUserBackendConfigChange = 2;
 
-// "SET_OWNER"; "request 99" if it is unknown.
+// "SET_OWNER"; "request 99" if the specification has none of this number.
 std::string Name(VhostUserRequest request);
+// True if the specification has a request of this number.
+bool IsNamed(VhostUserRequest request);
+
+// "VIRTIO_F_ACCESS_PLATFORM, bit 7": the bits that are set, for messages. The
+// names are those of features common to all devices.
+std::string FeatureNames(uint64_t features);
+// The same for protocol features: "LOG_SHMFD, PAGEFAULT".
+std::string ProtocolFeatureNames(uint64_t features);
 
 // A feature bit beside those of the device: protocol features can be
 // negotiated.
@@ -186,8 +195,8 @@ struct VhostUserMessage {
     return static_cast<VhostUserRequest>(header.request);
   }
   bool needs_reply() const { return (header.flags & kVhostUserNeedReply) != 0; }
-  // The payload as a `T`. InvalidArgument, naming the request and both sizes,
-  // unless it is exactly one `T`.
+  // The payload as a `T`. InvalidArgument, naming both sizes, unless it is
+  // exactly one `T`.
   template <typename T>
   absl::StatusOr<T> As() const {
     static_assert(std::is_trivially_copyable_v<T>);

@@ -4,15 +4,17 @@
 // The memory balloon's interface, shared by driver and device (virtio 1.3
 // §5.5).
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string_view>
 
+#include "guestmm/base/export.h"
 #include "guestmm/virtio/wire/virtio_device.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 inline constexpr uint32_t kBalloonDeviceId = 5;
 
@@ -69,6 +71,10 @@ inline constexpr VirtioDeviceKind kBalloonKind = {
 inline constexpr uint32_t kHintStop = 0;  // no more hints, from either side
 inline constexpr uint32_t kHintDone = 1;  // the driver may free the pages
 inline constexpr uint32_t kFirstHintRun = 2;
+// The run after `run`: after the last number, the first one again.
+constexpr uint32_t NextHintRun(uint32_t run) {
+  return std::max(run + 1, kFirstHintRun);
+}
 
 // Tags of the statistics (§5.5.6.3). The last six are from Linux 6.12.
 enum class BalloonStat : uint16_t {
@@ -122,6 +128,14 @@ inline constexpr uint16_t kBalloonQueues = 5;
 // "inflate", "deflate", "stats", "free page", "reporting".
 std::string_view Name(BalloonQueue queue);
 
+// The feature with which a queue exists, and that a driver must have accepted
+// to use it; 0 for none.
+constexpr uint64_t FeatureOf(BalloonQueue queue) {
+  constexpr std::array<uint64_t, kBalloonQueues> kFeatures = {
+      0, 0, kBalloonFStatsVq, kBalloonFFreePageHint, kBalloonFPageReporting};
+  return kFeatures[static_cast<size_t>(queue)];
+}
+
 // The numbering of the queues. The specification numbers stats, free page and
 // reporting 2, 3 and 4, and says that each "only exists if" its feature "is
 // set". Implementations read that in three ways.
@@ -142,17 +156,19 @@ constexpr std::optional<uint16_t> BalloonQueueIndex(BalloonQueue queue,
                                                     QueueNumbering numbering,
                                                     uint64_t offered,
                                                     uint64_t negotiated) {
-  constexpr std::array<uint64_t, kBalloonQueues> kFeature = {
-      0, 0, kBalloonFStatsVq, kBalloonFFreePageHint, kBalloonFPageReporting};
+  const auto exists = [](uint16_t place, uint64_t features) {
+    const uint64_t feature = FeatureOf(static_cast<BalloonQueue>(place));
+    return (features & feature) == feature;
+  };
   const uint64_t existing = numbering == QueueNumbering::kCompactByNegotiated
                                 ? offered & negotiated
                                 : offered;
   const auto place = static_cast<uint16_t>(queue);
-  if ((existing & kFeature[place]) != kFeature[place]) return std::nullopt;
+  if (!exists(place, existing)) return std::nullopt;
   if (numbering == QueueNumbering::kFixed) return place;
   uint16_t index = 0;
   for (uint16_t before = 0; before < place; ++before) {
-    index += (existing & kFeature[before]) == kFeature[before] ? 1 : 0;
+    index += exists(before, existing) ? 1 : 0;
   }
   return index;
 }

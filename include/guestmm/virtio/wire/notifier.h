@@ -1,9 +1,10 @@
 #ifndef GUESTMM_VIRTIO_WIRE_NOTIFIER_H_
 #define GUESTMM_VIRTIO_WIRE_NOTIFIER_H_
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/workqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Notifies the other side of a queue to look at the ring: a kick (driver to
 // device) or a call (device to driver). A notification carries no data. Several

@@ -3,14 +3,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Device status bits (virtio 1.3 §2.1).
 inline constexpr uint8_t kVirtioAcknowledge = 1;  // the guest sees the device
@@ -30,6 +32,12 @@ struct VirtioDeviceKind {
   // The sizes that the device's configuration may have, depending on its
   // features: in bytes, largest first. The array must be static.
   std::span<const uint32_t> config_sizes = {};
+};
+
+// A queue that the device found broken.
+struct VirtioFault {
+  uint16_t queue = 0;
+  absl::Status why;  // names the queue
 };
 
 // A virtio device as seen by its driver, independent of the transport: it may
@@ -54,6 +62,9 @@ class VirtioDevice {
   virtual absl::Status SetDriverFeatures(uint64_t features) = 0;
 
   virtual uint8_t status() const = 0;
+  // The reason of NEEDS_RESET; nullopt if it is not set, or if the device is
+  // behind a transport that does not tell.
+  virtual std::optional<VirtioFault> fault() const { return std::nullopt; }
   // Sets the bits in `status`; they stay set until a reset (§2.1.1).
   // FEATURES_OK stays clear if the accepted features are not sufficient, and
   // DRIVER_OK if FEATURES_OK is clear: read status() back.
@@ -102,7 +113,8 @@ class VirtioDevice {
   // device does not touch it, and does not notify `used`. Features,
   // configuration, status and the other queues stay as they are. Returns the
   // entry to resume at: that of the first chain that was not returned to the
-  // driver. NotFound if the queue is not set up; Unimplemented as above.
+  // driver. NEEDS_RESET ends with the queue that was broken. NotFound if the
+  // queue is not set up; Unimplemented as above.
   // REQUIRES: not called from inside the device's own work (CHECKed).
   virtual absl::StatusOr<uint16_t> StopQueue(uint16_t index);
   // Sets the notifier for changes of the configuration and for NEEDS_RESET. It

@@ -35,10 +35,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The wire format is little-endian and accessed in place.
 static_assert(std::endian::native == std::endian::little);
@@ -117,6 +118,11 @@ static_assert(!NeedsEvent(5, 5, 0xffff) && NeedsEvent(5, 5, 0x10000),
 
 // The largest queue: half the range of a 16-bit index.
 inline constexpr uint16_t kMaxVirtqueueSize = 32768;
+
+// True if a queue can have `size` descriptors (§2.7).
+constexpr bool IsVirtqueueSize(uint32_t size) {
+  return std::has_single_bit(size) && size <= kMaxVirtqueueSize;
+}
 
 inline constexpr uint64_t kVirtqDescriptorsAlignment = 16;
 inline constexpr uint64_t kVirtqAvailableAlignment = 2;

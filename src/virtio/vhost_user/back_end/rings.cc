@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -13,7 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/virtio/wire/virtqueue.h"
-#include "src/virtio/vhost_user/unix_socket.h"
+#include "src/base/unix_socket.h"
 
 namespace guestmm {
 namespace {
@@ -32,8 +31,13 @@ bool IsEventFd(int fd) {
 }  // namespace
 
 VhostUserRings::VhostUserRings(VirtioDevice& device, const GuestRam& ram,
-                               const VhostUserRegions& regions, int poller)
-    : device_(device), ram_(ram), regions_(regions), poller_(poller) {
+                               const VhostUserRegions& regions, int poller,
+                               OnError on_error)
+    : device_(device),
+      ram_(ram),
+      regions_(regions),
+      poller_(poller),
+      on_error_(std::move(on_error)) {
   uint16_t queues = 0;
   for (uint16_t index = 0; index < kMaxQueues; ++index) {
     if (device_.MaxQueueSize(index) > 0) {
@@ -41,11 +45,6 @@ VhostUserRings::VhostUserRings(VirtioDevice& device, const GuestRam& ram,
     }
   }
   rings_ = std::vector<Ring>(queues);
-}
-
-bool VhostUserRings::IsSetUp() const {
-  return std::any_of(rings_.begin(), rings_.end(),
-                     [](const Ring& ring) { return ring.kick != nullptr; });
 }
 
 absl::StatusOr<VhostUserRings::Ring*> VhostUserRings::Find(uint64_t index) {
@@ -62,37 +61,32 @@ absl::Status VhostUserRings::SetVringNum(const VhostUserVringState& state) {
   if (!ring.ok()) return ring.status();
   const uint16_t most =
       device_.MaxQueueSize(static_cast<uint16_t>(state.index));
-  if (!std::has_single_bit(state.num) || state.num > most) {
+  if (!IsVirtqueueSize(state.num) || state.num > most) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_VRING_NUM: queue %d of %d descriptors: must be a power of 2 up to "
-        "%d",
+        "queue %d of %d descriptors: must be a power of 2 up to %d",
         state.index, state.num, most));
   }
   if ((*ring)->size == state.num) return absl::OkStatus();
-  absl::Status status =
-      CheckStopped(VhostUserRequest::kSetVringNum, state.index, **ring);
+  absl::Status status = CheckStopped(state.index, **ring);
   if (status.ok()) (*ring)->size = static_cast<uint16_t>(state.num);
   return status;
 }
 
-absl::Status VhostUserRings::CheckStopped(VhostUserRequest request,
-                                          uint64_t index, const Ring& ring) {
+absl::Status VhostUserRings::CheckStopped(uint64_t index, const Ring& ring) {
   if (ring.kick == nullptr) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrFormat("%s: queue %d is set up: must be stopped or disabled",
-                      Name(request), index));
+  return absl::FailedPreconditionError(absl::StrFormat(
+      "queue %d is set up: must be stopped or disabled", index));
 }
 
 absl::Status VhostUserRings::SetVringAddr(const VhostUserVringAddr& addresses) {
   const absl::StatusOr<Ring*> ring = Find(addresses.index);
   if (!ring.ok()) return ring.status();
   if (addresses.flags != 0) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_VRING_ADDR: flags 0x%x: must be 0", addresses.flags));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("flags 0x%x: must be 0", addresses.flags));
   }
   if ((*ring)->addresses == addresses) return absl::OkStatus();
-  absl::Status status =
-      CheckStopped(VhostUserRequest::kSetVringAddr, addresses.index, **ring);
+  absl::Status status = CheckStopped(addresses.index, **ring);
   if (status.ok()) (*ring)->addresses = addresses;
   return status;
 }
@@ -101,12 +95,11 @@ absl::Status VhostUserRings::SetVringBase(const VhostUserVringState& state) {
   const absl::StatusOr<Ring*> ring = Find(state.index);
   if (!ring.ok()) return ring.status();
   if (state.num > UINT16_MAX) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_VRING_BASE: queue %d from entry %d: must be at most %d",
-        state.index, state.num, UINT16_MAX));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("queue %d from entry %d: must be at most %d",
+                        state.index, state.num, UINT16_MAX));
   }
-  absl::Status status =
-      CheckStopped(VhostUserRequest::kSetVringBase, state.index, **ring);
+  absl::Status status = CheckStopped(state.index, **ring);
   if (status.ok()) (*ring)->base = static_cast<uint16_t>(state.num);
   return status;
 }
@@ -129,9 +122,8 @@ absl::Status VhostUserRings::SetVringEnable(const VhostUserVringState& state) {
   if (!found.ok()) return found.status();
   Ring& ring = **found;
   if (state.num > 1) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("SET_VRING_ENABLE: queue %d: %d: must be 0 or 1",
-                        state.index, state.num));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "queue %d: %d: must be 0 or 1", state.index, state.num));
   }
   const bool was_enabled = std::exchange(ring.enabled, state.num == 1);
   if (!ring.enabled) {
@@ -152,28 +144,59 @@ absl::Status VhostUserRings::EnableAll() {
   return absl::OkStatus();
 }
 
+absl::StatusOr<VirtqueueLayout> VhostUserRings::Locate(
+    const Ring& ring, std::span<const VhostUserRegion> table) {
+  VirtqueueLayout layout;
+  layout.size = ring.size;
+  const auto locate = [&](uint64_t address, uint64_t bytes, Gpa& part) {
+    const absl::StatusOr<Gpa> gpa =
+        VhostUserRegions::Translate(table, address, bytes);
+    if (gpa.ok()) part = *gpa;
+    return gpa.status();
+  };
+  absl::Status status = locate(ring.addresses->descriptors,
+                               layout.descriptors_bytes(), layout.descriptors);
+  status.Update(locate(ring.addresses->available, layout.available_bytes(),
+                       layout.available));
+  status.Update(locate(ring.addresses->used, layout.used_bytes(), layout.used));
+  if (!status.ok()) return status;
+  return layout;
+}
+
+absl::Status VhostUserRings::ChangeMemory(
+    std::span<const VhostUserRegion> table,
+    absl::FunctionRef<absl::Status()> change) {
+  std::vector<uint16_t> set_up;
+  for (size_t index = 0; index < rings_.size(); ++index) {
+    if (rings_[index].kick == nullptr) continue;
+    if (const auto layout = Locate(rings_[index], table); !layout.ok()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "queue ", index, " is set up: ", layout.status().message()));
+    }
+    set_up.push_back(static_cast<uint16_t>(index));
+  }
+  for (const uint16_t index : set_up) TakeDown(index, rings_[index]);
+  absl::Status changed = change();
+  for (const uint16_t index : set_up) {
+    SetUpOrTell("memory", index, rings_[index]);
+  }
+  return changed;
+}
+
 absl::Status VhostUserRings::SetUp(uint16_t index, Ring& ring) {
   if (ring.kick != nullptr || !ring.enabled || ring.size == 0 ||
       !ring.addresses || !ring.kick_fd.valid()) {
     return absl::OkStatus();
   }
-  VirtqueueLayout layout;
-  layout.size = ring.size;
-  for (const auto& [address, part] :
-       {std::pair{ring.addresses->descriptors, &layout.descriptors},
-        std::pair{ring.addresses->available, &layout.available},
-        std::pair{ring.addresses->used, &layout.used}}) {
-    const absl::StatusOr<Gpa> gpa = regions_.Translate(address);
-    if (!gpa.ok()) return gpa.status();
-    *part = *gpa;
-  }
-  const absl::StatusOr<uint16_t> start = ResumeAt(index, layout, ring.base);
+  const absl::StatusOr<VirtqueueLayout> layout = Locate(ring, regions_.table());
+  if (!layout.ok()) return layout.status();
+  const absl::StatusOr<uint16_t> start = ResumeAt(index, *layout, ring.base);
   if (!start.ok()) return start.status();
   // A front end that does not send SET_STATUS has negotiated nevertheless.
   device_.SetStatus(kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk);
   if (config_ != nullptr) device_.SetConfigNotifier(*config_);
   const absl::StatusOr<Notifier*> kick =
-      device_.ResumeQueue(index, layout, ring.call, *start);
+      device_.ResumeQueue(index, *layout, ring.call, *start);
   if (!kick.ok()) return kick.status();
   ring.kick = *kick;
   if (ring.started) {
@@ -201,7 +224,7 @@ absl::StatusOr<uint16_t> VhostUserRings::ResumeAt(uint16_t index,
   const auto pending = static_cast<uint16_t>(available - used);
   if (pending > layout.size || static_cast<uint16_t>(base - used) > pending) {
     return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_VRING_BASE: queue %d of %d descriptors from entry %d: must be "
+        "queue %d of %d descriptors from entry %d: must be "
         "between its used index, %d, and its available index, %d",
         index, layout.size, base, used, available));
   }
@@ -215,13 +238,12 @@ absl::StatusOr<std::pair<uint64_t, UniqueFd>> VhostUserRings::TakeFd(
   if (!value.ok()) return value.status();
   const bool has_fd = (*value & kVhostUserVringNoFd) == 0;
   if (message.fds.size() != (has_fd ? 1 : 0)) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "%s: 0x%x came with %d fds: must be %d", Name(message.request()),
-        *value, message.fds.size(), has_fd ? 1 : 0));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("0x%x came with %d fds: must be %d", *value,
+                        message.fds.size(), has_fd ? 1 : 0));
   }
   if (has_fd && !IsEventFd(message.fds[0].get())) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(Name(message.request()), ": must come with an eventfd"));
+    return absl::InvalidArgumentError("must come with an eventfd");
   }
   return std::pair(*value & kVhostUserVringIndexMask,
                    has_fd ? std::move(message.fds[0]) : UniqueFd());
@@ -233,8 +255,8 @@ absl::Status VhostUserRings::SetVringKick(VhostUserMessage& message) {
   const absl::StatusOr<Ring*> ring = Find(taken->first);
   if (!ring.ok()) return ring.status();
   if (!taken->second.valid()) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_VRING_KICK: queue %d: must have an eventfd", taken->first));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("queue %d: must have an eventfd", taken->first));
   }
   return Poll(**ring, taken->first, std::move(taken->second));
 }
@@ -277,22 +299,28 @@ absl::Status VhostUserRings::SetVringErr(VhostUserMessage& message) {
   return absl::OkStatus();
 }
 
-absl::Status VhostUserRings::Kick(uint64_t index) {
-  if (index >= rings_.size()) return absl::OkStatus();
+void VhostUserRings::Kick(uint64_t index) {
+  if (index >= rings_.size()) return;
   Ring& ring = rings_[index];
   ring.started = true;
-  if (ring.kick != nullptr) {
-    device_.SetStatus(kVirtioDriverOk);
-    ring.kick->Notify();
-    return absl::OkStatus();
+  if (ring.kick == nullptr) {
+    SetUpOrTell("kick", static_cast<uint16_t>(index), ring);
+    return;
   }
-  absl::Status status = SetUp(static_cast<uint16_t>(index), ring);
-  if (!status.ok()) ring.error.Notify();
-  return status;
+  device_.SetStatus(kVirtioDriverOk);
+  ring.kick->Notify();
 }
 
-void VhostUserRings::NotifyErrors() {
-  for (Ring& ring : rings_) ring.error.Notify();
+void VhostUserRings::SetUpOrTell(std::string_view reason, uint16_t index,
+                                 Ring& ring) {
+  const absl::Status status = SetUp(index, ring);
+  if (status.ok()) return;
+  ring.error.Notify();
+  on_error_(reason, status);
+}
+
+void VhostUserRings::NotifyError(uint16_t index) {
+  if (index < rings_.size()) rings_[index].error.Notify();
 }
 
 void VhostUserRings::Reset() {

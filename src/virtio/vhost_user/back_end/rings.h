@@ -3,10 +3,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/unique_fd.h"
@@ -32,24 +36,28 @@ namespace guestmm {
 // FEATURES_OK, the first kick DRIVER_OK. Features and configuration outlive a
 // stop; only a reset of the device ends them.
 //
-// The handlers are named after their messages. Errors: NotFound if the device
+// The handlers are named after their messages, which their errors do not name:
+// NotFound if the device
 // has no such queue; InvalidArgument, naming the value and its limit;
 // FailedPrecondition for what must not change while the ring is set up. An
-// error leaves the ring as it was. Not thread-safe, but for NotifyErrors.
+// error leaves the ring as it was. Not thread-safe, but for NotifyError.
 class VhostUserRings {
  public:
   // The maximum number of queues of a device: each takes file descriptors.
   static constexpr uint16_t kMaxQueues = 16;
 
+  // Called with the name of the reason, "kick" or "memory", and the error of a
+  // ring that could not be set up, so that it does not run.
+  using OnError =
+      std::function<void(std::string_view reason, const absl::Status&)>;
+
   // Has all queues of `device`. Adds their kicks to `poller`, an epoll
   // instance, with the queue's index as data. All references must outlive the
   // last call.
   VhostUserRings(VirtioDevice& device, const GuestRam& ram,
-                 const VhostUserRegions& regions, int poller);
+                 const VhostUserRegions& regions, int poller, OnError on_error);
 
   size_t size() const { return rings_.size(); }
-  // True if any queue is set up.
-  bool IsSetUp() const;
 
   absl::Status SetVringNum(const VhostUserVringState& state);
   absl::Status SetVringAddr(const VhostUserVringAddr& addresses);
@@ -70,13 +78,20 @@ class VhostUserRings {
   absl::Status SetVringErr(VhostUserMessage& message);
 
   // The kick of queue `index` is readable: starts the ring, if it is not, and
-  // forwards the kick to the device. The error of a ring that cannot be set up,
-  // which is then notified of it. No effect if there is no such queue; a ring
-  // that is disabled keeps the kick.
-  absl::Status Kick(uint64_t index);
+  // forwards the kick to the device. No effect if there is no such queue; a
+  // ring that is disabled keeps the kick.
+  void Kick(uint64_t index);
 
-  // The device has given up: notifies all rings. Thread-safe.
-  void NotifyErrors();
+  // Runs `change`, which changes guest RAM to `table`, while no ring uses it;
+  // rings that are set up then go on at the addresses of the new table.
+  // FailedPrecondition, with no effect, if one of them is not in it; else what
+  // `change` returns. The rings keep their places in any case. A ring that
+  // cannot go on, since the memory has other contents, is in error.
+  absl::Status ChangeMemory(std::span<const VhostUserRegion> table,
+                            absl::FunctionRef<absl::Status()> change);
+
+  // Ring `index` was found broken: notifies it. Thread-safe.
+  void NotifyError(uint16_t index);
 
   // Sets the device's notifier for its configuration and status, which must
   // outlive this.
@@ -105,10 +120,14 @@ class VhostUserRings {
   static absl::StatusOr<std::pair<uint64_t, UniqueFd>> TakeFd(
       VhostUserMessage& message);
   // FailedPrecondition if the ring is set up.
-  static absl::Status CheckStopped(VhostUserRequest request, uint64_t index,
-                                   const Ring& ring);
+  static absl::Status CheckStopped(uint64_t index, const Ring& ring);
+  // Where the ring is, in memory as in `table`.
+  static absl::StatusOr<VirtqueueLayout> Locate(
+      const Ring& ring, std::span<const VhostUserRegion> table);
   // Sets the ring up at the device if it is enabled and has all it needs.
   absl::Status SetUp(uint16_t index, Ring& ring);
+  // The same; on error notifies the ring, and calls on_error_.
+  void SetUpOrTell(std::string_view reason, uint16_t index, Ring& ring);
   // The opposite. The ring keeps its place.
   void TakeDown(uint16_t index, Ring& ring);
   // The entry at which the ring at `layout` resumes: that of the first chain
@@ -124,6 +143,7 @@ class VhostUserRings {
   const GuestRam& ram_;
   const VhostUserRegions& regions_;
   const int poller_;
+  const OnError on_error_;
   Notifier* config_ = nullptr;
   std::vector<Ring> rings_;
 };

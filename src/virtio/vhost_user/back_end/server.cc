@@ -2,46 +2,28 @@
 
 #include <poll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 #include <iterator>
-#include <optional>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "src/base/unix_socket.h"
 #include "src/virtio/vhost_user/back_end/session.h"
-#include "src/virtio/vhost_user/unix_socket.h"
 
 namespace guestmm {
-namespace {
-
-// The time to leave connections in the backlog when this process has no file
-// descriptors left to accept them.
-constexpr int kAcceptPauseMilliseconds = 100;
-
-// The inode of the socket at `path`; nullopt if there is none.
-std::optional<ino_t> SocketInode(const std::string& path) {
-  struct stat file = {};
-  if (lstat(path.c_str(), &file) != 0 || !S_ISSOCK(file.st_mode)) {
-    return std::nullopt;
-  }
-  return file.st_ino;
-}
-
-}  // namespace
-
 VhostUserCounters& VhostUserCounters::operator+=(
     const VhostUserCounters& other) {
   messages += other.messages;
   refused += other.refused;
+  for (const auto& [name, count] : other.refused_by) refused_by[name] += count;
   return *this;
 }
 
@@ -49,6 +31,8 @@ VhostUserServer::VhostUserServer(MakeDevice make_device,
                                  VhostUserServerOptions options)
     : make_device_(std::move(make_device)),
       options_(std::move(options)),
+      budget_(std::make_unique<MemoryBudget>(options_.max_total_bytes,
+                                             options_.max_total_bytes_per_uid)),
       thread_([this] { Run(); }) {
   GUESTMM_CHECK(wake_.valid()) << "eventfd: " << std::strerror(errno);
 }
@@ -73,77 +57,68 @@ void VhostUserServer::Stop() {
     slots.splice(slots.end(), slots_);
   }
   for (Slot& slot : slots) slot.thread.join();
-  // Another server may have replaced the socket.
-  if (!path_.empty() && SocketInode(path_) == path_inode_) {
-    unlink(path_.c_str());
-  }
   LockHolder hold(mutex_);
-  listener_ = UniqueFd();
+  listener_ = UnixListener();
 }
 
 absl::Status VhostUserServer::Listen(const std::string& path) {
-  GUESTMM_CHECK(path_.empty()) << "Listen called again";
-  const absl::StatusOr<sockaddr_un> address = UnixAddress(path);
-  if (!address.ok()) return address.status();
-  const auto* const generic = reinterpret_cast<const sockaddr*>(&*address);
-  const auto failed = [&](const char* call) {
-    return SystemError(absl::StrCat(path, ": ", call));
-  };
-  UniqueFd listener(
-      socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!listener.valid()) return failed("socket");
-  int bound = bind(listener.get(), generic, sizeof(*address));
-  if (bound != 0 && errno == EADDRINUSE) {
-    if (!SocketInode(path)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(path, ": must be a socket or not exist"));
-    }
-    const UniqueFd probe(
-        socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!probe.valid()) return failed("socket");
-    // ECONNREFUSED means that no process listens any more. EAGAIN means that
-    // one does, and is busy.
-    if (connect(probe.get(), generic, sizeof(*address)) == 0 ||
-        errno != ECONNREFUSED) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(path, ": must not be in use by another server"));
-    }
-    unlink(path.c_str());
-    bound = bind(listener.get(), generic, sizeof(*address));
-  }
-  if (bound != 0) return failed("bind");
-  path_ = path;
-  path_inode_ = SocketInode(path).value_or(0);
-  if (listen(listener.get(), SOMAXCONN) != 0) return failed("listen");
-  {
-    LockHolder hold(mutex_);
-    listener_ = std::move(listener);
-  }
-  wake_.Wake();
+  absl::StatusOr<UnixListener> listener =
+      UnixListener::Listen(path, options_.socket);
+  if (!listener.ok()) return listener.status();
+  Listen(*std::move(listener));
   return absl::OkStatus();
 }
 
-absl::Status VhostUserServer::Serve(UniqueFd connection) {
-  VhostUserSessionInfo info;
-  ucred peer = {};
-  socklen_t length = sizeof(peer);
-  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) ==
-      0) {
-    info.pid = peer.pid;
+void VhostUserServer::Listen(UnixListener listener) {
+  {
+    LockHolder hold(mutex_);
+    GUESTMM_CHECK(listener_.fd() < 0) << "Listen called again";
+    listener_ = std::move(listener);
   }
-  LockHolder hold(mutex_);
-  size_t live = 0;
-  for (const Slot& slot : slots_) live += slot.live ? 1 : 0;
+  wake_.Wake();
+}
+
+absl::Status VhostUserServer::Serve(UniqueFd connection) {
+  const UnixPeer peer = PeerOf(connection.get());
   absl::Status status;
-  if (stop_) {
-    status = absl::CancelledError("the server has stopped");
-  } else if (live >= options_.max_sessions) {
-    status = absl::ResourceExhaustedError(
+  {
+    LockHolder hold(mutex_);
+    status = Admit(peer);
+    VhostUserSessionInfo info;
+    info.peer = peer;
+    if (status.ok()) status = Begin(std::move(connection), info);
+    if (!status.ok()) ++refused_sessions_;
+  }
+  if (!status.ok() && options_.on_refused_connection) {
+    options_.on_refused_connection(peer, status);
+  }
+  return status;
+}
+
+absl::Status VhostUserServer::Admit(const UnixPeer& peer) const {
+  if (stop_) return absl::CancelledError("the server has stopped");
+  const std::vector<uid_t>& allowed = options_.allowed_uids;
+  if (!allowed.empty() &&
+      std::find(allowed.begin(), allowed.end(), peer.uid) == allowed.end()) {
+    return absl::PermissionDeniedError(
+        absl::StrFormat("user %d: is not allowed to connect", peer.uid));
+  }
+  size_t live = 0;
+  size_t of_uid = 0;
+  for (const Slot& slot : slots_) {
+    if (!slot.live) continue;
+    ++live;
+    if (slot.info.peer.uid == peer.uid) ++of_uid;
+  }
+  if (live >= options_.max_sessions) {
+    return absl::ResourceExhaustedError(
         absl::StrFormat("%d sessions: no more are allowed", live));
   }
-  if (status.ok()) status = Begin(std::move(connection), info);
-  if (!status.ok()) ++refused_sessions_;
-  return status;
+  if (of_uid >= options_.max_sessions_per_uid) {
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "%d sessions of user %d: no more are allowed", of_uid, peer.uid));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status VhostUserServer::Begin(UniqueFd connection,
@@ -155,11 +130,11 @@ absl::Status VhostUserServer::Begin(UniqueFd connection,
   try {
     absl::StatusOr<std::unique_ptr<VhostUserSession>> session =
         VhostUserSession::Create(
-            std::move(connection),
+            std::move(connection), info,
             [&](const GuestRam& ram, Workqueue& workqueue) {
               return make_device_(info.id, ram, workqueue);
             },
-            options_);
+            options_, *budget_);
     if (!session.ok()) return session.status();
     Slot& slot = slots_.emplace_back();
     slot.info = info;
@@ -210,7 +185,7 @@ void VhostUserServer::Run() {
       LockHolder hold(mutex_);
       if (stop_) return;
       polled = {pollfd{.fd = wake_.get(), .events = POLLIN, .revents = 0},
-                pollfd{.fd = pause < 0 ? listener_.get() : -1,
+                pollfd{.fd = pause < 0 ? listener_.fd() : -1,
                        .events = POLLIN,
                        .revents = 0}};
     }
@@ -221,17 +196,16 @@ void VhostUserServer::Run() {
       JoinEnded();
     }
     if ((polled[1].revents & POLLIN) == 0) continue;
-    UniqueFd connection(
-        accept4(polled[1].fd, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!connection.valid()) {
-      if (errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
-          errno == ENOBUFS) {
-        pause = kAcceptPauseMilliseconds;
-      }
-      continue;
+    absl::StatusOr<UniqueFd> connection = [&] {
+      LockHolder hold(mutex_);
+      return listener_.Accept();
+    }();
+    if (absl::IsResourceExhausted(connection.status())) {
+      pause = static_cast<int>(UnixListener::kAcceptPause.count());
     }
-    // Refused connections are counted in Serve.
-    [[maybe_unused]] const absl::Status served = Serve(std::move(connection));
+    if (!connection.ok()) continue;
+    // Serve counts the refused.
+    [[maybe_unused]] const absl::Status served = Serve(*std::move(connection));
   }
 }
 

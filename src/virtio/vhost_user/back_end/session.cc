@@ -2,17 +2,21 @@
 
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <ctime>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "src/virtio/vhost_user/unix_socket.h"
+#include "guestmm/base/unix_listener.h"
+#include "src/base/unix_socket.h"
 
 namespace guestmm {
 namespace {
@@ -20,6 +24,46 @@ namespace {
 // The data of epoll events: a queue's index for its kick, or one of these.
 constexpr uint64_t kSocketEvent = VhostUserRings::kMaxQueues;
 constexpr uint64_t kWakeEvent = VhostUserRings::kMaxQueues + 1;
+constexpr uint64_t kHandshakeTimeout = VhostUserRings::kMaxQueues + 2;
+
+// A timer that expires once, `delay` from now.
+UniqueFd MakeTimer(Nanoseconds delay) {
+  UniqueFd timer(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(delay);
+  itimerspec expiry = {};
+  expiry.it_value = {.tv_sec = seconds.count(),
+                     .tv_nsec = (delay - seconds).count()};
+  if (timer.valid() && timerfd_settime(timer.get(), 0, &expiry, nullptr) != 0) {
+    return UniqueFd();
+  }
+  return timer;
+}
+
+// `status` with the request's name in front.
+absl::Status Named(const std::string& request, const absl::Status& status) {
+  return status.ok()
+             ? status
+             : absl::Status(status.code(),
+                            absl::StrCat(request, ": ", status.message()));
+}
+
+// The header of GET_CONFIG and SET_CONFIG. InvalidArgument unless as many bytes
+// follow as it says; OutOfRange if these are more than any configuration has.
+absl::StatusOr<VhostUserConfigHeader> ConfigHeader(
+    const VhostUserMessage& message) {
+  VhostUserConfigHeader header = {};
+  if (message.payload.size() < sizeof(header)) {
+    return message.CheckSize(sizeof(header));
+  }
+  std::memcpy(&header, message.payload.data(), sizeof(header));
+  if (header.size > kVhostUserMaxConfig) {
+    return absl::OutOfRangeError(absl::StrFormat(
+        "%d bytes: must be at most %d", header.size, kVhostUserMaxConfig));
+  }
+  absl::Status status = message.CheckSize(sizeof(header) + header.size);
+  if (!status.ok()) return status;
+  return header;
+}
 
 std::vector<std::byte> ToBytes(std::span<const std::byte> bytes) {
   return {bytes.begin(), bytes.end()};
@@ -39,7 +83,7 @@ void ConfigChangeNotifier::Set(UniqueFd socket) {
 }
 
 void ConfigChangeNotifier::Notify() {
-  if ((device_->status() & kVirtioNeedsReset) != 0) rings_->NotifyErrors();
+  on_change_();
   std::shared_ptr<const VhostUserChannel> channel;
   {
     LockHolder hold(lock_);
@@ -51,44 +95,67 @@ void ConfigChangeNotifier::Notify() {
 }
 
 absl::StatusOr<std::unique_ptr<VhostUserSession>> VhostUserSession::Create(
-    UniqueFd connection, MakeDevice make_device,
-    const VhostUserServerOptions& options) {
+    UniqueFd connection, const VhostUserSessionInfo& info,
+    MakeDevice make_device, const VhostUserServerOptions& options,
+    MemoryBudget& budget) {
   std::unique_ptr<VhostUserSession> session(
-      new VhostUserSession(std::move(connection), options));
-  if (absl::Status status = session->Start(make_device); !status.ok()) {
+      new VhostUserSession(std::move(connection), info.id, options));
+  if (absl::Status status = session->Start(make_device, budget, info.peer.uid);
+      !status.ok()) {
     return status;
   }
   return session;
 }
 
-VhostUserSession::VhostUserSession(UniqueFd connection,
+VhostUserSession::VhostUserSession(UniqueFd connection, uint64_t id,
                                    const VhostUserServerOptions& options)
-    : options_(options),
+    : id_(id),
+      options_(options),
       channel_(std::move(connection)),
       poller_(epoll_create1(EPOLL_CLOEXEC)) {}
 
-absl::Status VhostUserSession::Start(MakeDevice make_device) {
+absl::Status VhostUserSession::Start(MakeDevice make_device,
+                                     MemoryBudget& budget, uid_t uid) {
   if (!wake_.valid()) return SystemError("eventfd");
   if (!poller_.valid()) return SystemError("epoll_create1");
-  epoll_event socket = {.events = EPOLLIN, .data = {.u64 = kSocketEvent}};
-  epoll_event wake = {.events = EPOLLIN, .data = {.u64 = kWakeEvent}};
-  if (epoll_ctl(poller_.get(), EPOLL_CTL_ADD, channel_.fd(), &socket) != 0 ||
-      epoll_ctl(poller_.get(), EPOLL_CTL_ADD, wake_.get(), &wake) != 0) {
-    return SystemError("epoll_ctl");
+  absl::Status status = Poll(channel_.fd(), kSocketEvent);
+  if (status.ok()) status = Poll(wake_.get(), kWakeEvent);
+  if (status.ok() && options_.handshake_timeout > Nanoseconds(0)) {
+    handshake_timer_ = MakeTimer(options_.handshake_timeout);
+    status = handshake_timer_.valid()
+                 ? Poll(handshake_timer_.get(), kHandshakeTimeout)
+                 : SystemError("timerfd");
   }
-  absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::CreateForeign();
+  if (!status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<GuestRam>> ram = GuestRam::CreateForeign(
+      {.allow_unsealed = options_.allow_unsealed_memory});
   if (!ram.ok()) return ram.status();
   ram_ = *std::move(ram);
-  regions_ = std::make_unique<VhostUserRegions>(*ram_, options_.max_regions,
-                                                options_.max_guest_bytes);
+  regions_ = std::make_unique<VhostUserRegions>(
+      *ram_,
+      VhostUserRegions::Limits{
+          .max_regions = options_.max_regions,
+          .max_bytes = options_.max_guest_bytes,
+          .guaranteed_bytes = options_.guaranteed_guest_bytes,
+          .uid = uid},
+      budget);
   workqueue_ = std::make_unique<ThreadWorkqueue>();
   device_ = make_device(*ram_, *workqueue_);
   GUESTMM_CHECK(device_ != nullptr) << "make_device made no device";
-  rings_ = std::make_unique<VhostUserRings>(*device_, *ram_, *regions_,
-                                            poller_.get());
-  config_change_.SetDevice(*device_, *rings_);
+  rings_ = std::make_unique<VhostUserRings>(
+      *device_, *ram_, *regions_, poller_.get(),
+      [this](std::string_view reason, const absl::Status& why) {
+        Refuse(std::string(reason), Named(std::string(reason), why));
+      });
   rings_->SetConfigNotifier(config_change_);
   return absl::OkStatus();
+}
+
+absl::Status VhostUserSession::Poll(int fd, uint64_t event) {
+  epoll_event polled = {.events = EPOLLIN, .data = {.u64 = event}};
+  return epoll_ctl(poller_.get(), EPOLL_CTL_ADD, fd, &polled) == 0
+             ? absl::OkStatus()
+             : SystemError("epoll_ctl");
 }
 
 VhostUserSession::~VhostUserSession() {
@@ -101,28 +168,58 @@ void VhostUserSession::Stop() {
 }
 
 VhostUserCounters VhostUserSession::counters() const {
-  return {.messages = messages_, .refused = refused_};
+  LockHolder hold(counting_);
+  return counters_;
 }
 
-absl::Status VhostUserSession::Run() {
+void VhostUserSession::Refuse(const std::string& request,
+                              const absl::Status& why) {
+  {
+    LockHolder hold(counting_);
+    ++counters_.refused;
+    ++counters_.refused_by[request];
+  }
+  if (options_.on_refused) {
+    options_.on_refused(id_, {request, why});
+  }
+}
+
+void VhostUserSession::ConfigChanged() {
+  const std::optional<VirtioFault> fault = device_->fault();
+  if (!fault) return;
+  rings_->NotifyError(fault->queue);
+  Refuse("ring", Named("ring", fault->why));
+}
+
+absl::Status VhostUserSession::Run(int timeout_ms) {
   while (true) {
     std::array<epoll_event, 8> events;
     const int count =
-        epoll_wait(poller_.get(), events.data(), events.size(), -1);
+        epoll_wait(poller_.get(), events.data(), events.size(), timeout_ms);
+    if (count == 0) return absl::OkStatus();
     if (count < 0 && errno != EINTR) return SystemError("epoll_wait");
     if (stop_) return absl::CancelledError("the server ended the session");
     bool has_messages = false;
+    bool is_late = false;
     for (int i = 0; i < count; ++i) {
       const uint64_t event = events[static_cast<size_t>(i)].data.u64;
       if (event == kSocketEvent) {
         has_messages = true;
-      } else if (!rings_->Kick(event).ok()) {
-        refused_.fetch_add(1, std::memory_order_relaxed);
+      } else if (event == kHandshakeTimeout) {
+        is_late = true;
+      } else {
+        rings_->Kick(event);
       }
     }
     // Messages after kicks: a message may disable the queue that was kicked.
-    if (!has_messages) continue;
-    if (absl::Status status = HandleMessages(); !status.ok()) return status;
+    if (has_messages) {
+      if (absl::Status status = HandleMessages(); !status.ok()) return status;
+    }
+    if (is_late && handshake_timer_.valid()) {
+      return absl::DeadlineExceededError(
+          absl::StrFormat("no message in the first %.3g s",
+                          ToSeconds(options_.handshake_timeout)));
+    }
   }
 }
 
@@ -131,24 +228,35 @@ absl::Status VhostUserSession::HandleMessages() {
   absl::StatusOr<std::optional<VhostUserMessage>> message = channel_.Receive();
   if (!message.ok()) return message.status();
   if (!message->has_value()) return absl::OkStatus();
+  // Closing it also ends its polling.
+  handshake_timer_ = UniqueFd();
   return HandleMessage(**message);
 }
 
 absl::Status VhostUserSession::HandleMessage(VhostUserMessage& message) {
-  messages_.fetch_add(1, std::memory_order_relaxed);
+  {
+    LockHolder hold(counting_);
+    ++counters_.messages;
+  }
+  const std::string name = Name(message.request());
   const absl::StatusOr<Reply> reply = Dispatch(message);
-  if (!reply.ok()) refused_.fetch_add(1, std::memory_order_relaxed);
+  const absl::Status status = Named(name, reply.status());
+  if (!status.ok()) {
+    // Those without a name share one, so that guests cannot add to what is
+    // counted without end.
+    Refuse(IsNamed(message.request()) ? name : "unknown request", status);
+  }
   if (reply.ok() && reply->has_value()) {
     return channel_.Send(message.header.request, kVhostUserReply, **reply);
   }
   if (message.needs_reply() &&
       (protocol_features_ & kVhostUserProtocolReplyAck) != 0) {
     // 0 is success. Other values are up to the back end: here, the status code.
-    const auto code = static_cast<uint64_t>(reply.status().code());
+    const auto code = static_cast<uint64_t>(status.code());
     return channel_.Send(message.header.request, kVhostUserReply,
                          BytesOf(code));
   }
-  return reply.status();
+  return status;
 }
 
 absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
@@ -201,18 +309,9 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
     case VhostUserRequest::kSetMemTable:
       return none(SetMemTable(message));
     case VhostUserRequest::kAddMemReg:
-      if (message.fds.size() != 1) {
-        return absl::InvalidArgumentError(absl::StrFormat(
-            "ADD_MEM_REG: came with %d fds: must be 1", message.fds.size()));
-      }
-      return with(message.As<VhostUserSingleRegion>(), [&](const auto& single) {
-        return regions_->Add(message.request(), single.region,
-                             message.fds[0].get());
-      });
+      return none(AddMemReg(message));
     case VhostUserRequest::kRemMemReg:
-      return with(message.As<VhostUserSingleRegion>(), [&](const auto& single) {
-        return regions_->Remove(single.region);
-      });
+      return none(RemMemReg(message));
 
     case VhostUserRequest::kSetVringNum:
       return with(message.As<VhostUserVringState>(), [&](const auto& state) {
@@ -246,11 +345,17 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::Dispatch(
     case VhostUserRequest::kSetVringErr:
       return none(rings_->SetVringErr(message));
   }
-  return absl::UnimplementedError(
-      absl::StrCat(Name(message.request()), ": unknown"));
+  return absl::UnimplementedError("is not supported");
 }
 
 absl::Status VhostUserSession::SetFeatures(uint64_t features) {
+  const uint64_t offered =
+      device_->DeviceFeatures() | kVhostUserFProtocolFeatures;
+  if (const uint64_t other = features & ~offered; other != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("0x%x has %s: must be a subset of 0x%x", features,
+                        FeatureNames(other), offered));
+  }
   absl::Status status =
       device_->SetDriverFeatures(features & ~kVhostUserFProtocolFeatures);
   if (!status.ok()) return status;
@@ -261,9 +366,10 @@ absl::Status VhostUserSession::SetFeatures(uint64_t features) {
 
 absl::Status VhostUserSession::SetProtocolFeatures(uint64_t features) {
   if ((features & ~kVhostUserProtocolFeatures) != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrFormat("SET_PROTOCOL_FEATURES: 0x%x: must be a subset of 0x%x",
-                        features, kVhostUserProtocolFeatures));
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "0x%x has %s: must be a subset of 0x%x", features,
+        ProtocolFeatureNames(features & ~kVhostUserProtocolFeatures),
+        kVhostUserProtocolFeatures));
   }
   protocol_features_ = features;
   return absl::OkStatus();
@@ -272,7 +378,7 @@ absl::Status VhostUserSession::SetProtocolFeatures(uint64_t features) {
 absl::Status VhostUserSession::SetStatus(uint64_t status) {
   if (status > UINT8_MAX) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("SET_STATUS: 0x%x: must be at most 0xff", status));
+        absl::StrFormat("0x%x: must be at most 0xff", status));
   }
   if (status == 0) {
     rings_->Reset();
@@ -285,16 +391,20 @@ absl::Status VhostUserSession::SetStatus(uint64_t status) {
 
 absl::Status VhostUserSession::SetBackendReqFd(VhostUserMessage& message) {
   if (message.fds.size() != 1) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "SET_BACKEND_REQ_FD: came with %d fds: must be 1", message.fds.size()));
-  }
-  int domain = 0;
-  socklen_t length = sizeof(domain);
-  if (getsockopt(message.fds[0].get(), SOL_SOCKET, SO_DOMAIN, &domain,
-                 &length) != 0 ||
-      domain != AF_UNIX) {
     return absl::InvalidArgumentError(
-        "SET_BACKEND_REQ_FD: must come with a Unix socket");
+        absl::StrFormat("came with %d fds: must be 1", message.fds.size()));
+  }
+  const int fd = message.fds[0].get();
+  if (!IsUnixStream(fd, /*listens=*/false)) {
+    return absl::InvalidArgumentError("must come with a connected Unix socket");
+  }
+  // Open here, the front end's own end would outlive the front end, and the
+  // session could not end. Nothing is read from a back-end channel; if it is
+  // the connection, that cannot be written to any more.
+  shutdown(fd, SHUT_RD);
+  if (send(channel_.fd(), nullptr, 0, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 &&
+      errno == EPIPE) {
+    return absl::InvalidArgumentError("must not be the connection itself");
   }
   config_change_.Set(std::move(message.fds[0]));
   return absl::OkStatus();
@@ -302,26 +412,19 @@ absl::Status VhostUserSession::SetBackendReqFd(VhostUserMessage& message) {
 
 absl::StatusOr<VhostUserSession::Reply> VhostUserSession::GetConfig(
     const VhostUserMessage& message) {
-  VhostUserConfigHeader header = {};
-  absl::Status status;
-  if (message.payload.size() < sizeof(header)) {
-    status = message.CheckSize(sizeof(header));
-  } else {
-    std::memcpy(&header, message.payload.data(), sizeof(header));
-    status = header.size <= kVhostUserMaxConfig
-                 ? message.CheckSize(sizeof(header) + header.size)
-                 : absl::OutOfRangeError("");
-  }
+  const absl::StatusOr<VhostUserConfigHeader> header = ConfigHeader(message);
+  absl::Status status = header.status();
   std::vector<std::byte> reply = message.payload;
   if (status.ok()) {
-    status = device_->ReadConfig(header.offset,
-                                 std::span(reply).subspan(sizeof(header)));
+    status = device_->ReadConfig(header->offset,
+                                 std::span(reply).subspan(sizeof(*header)));
   }
   if (!status.ok()) {
     // An empty reply is an error (vhost-user, GET_CONFIG). Asking for more than
     // there is is allowed: front ends find the size that way.
     if (!absl::IsOutOfRange(status)) {
-      refused_.fetch_add(1, std::memory_order_relaxed);
+      const std::string name = Name(message.request());
+      Refuse(name, Named(name, status));
     }
     reply.clear();
   }
@@ -329,22 +432,15 @@ absl::StatusOr<VhostUserSession::Reply> VhostUserSession::GetConfig(
 }
 
 absl::Status VhostUserSession::SetConfig(const VhostUserMessage& message) {
-  VhostUserConfigHeader header = {};
-  if (message.payload.size() < sizeof(header)) {
-    return message.CheckSize(sizeof(header));
-  }
-  std::memcpy(&header, message.payload.data(), sizeof(header));
-  if (header.size > kVhostUserMaxConfig) {
-    return absl::OutOfRangeError(
-        absl::StrFormat("SET_CONFIG: %d bytes: must be at most %d", header.size,
-                        kVhostUserMaxConfig));
-  }
-  if (absl::Status status = message.CheckSize(sizeof(header) + header.size);
-      !status.ok()) {
-    return status;
+  const absl::StatusOr<VhostUserConfigHeader> header = ConfigHeader(message);
+  if (!header.ok()) return header.status();
+  // 1 is for live migration (vhost-user, SET_CONFIG).
+  if (header->flags > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("flags 0x%x: must be 0 or 1", header->flags));
   }
   return device_->WriteConfig(
-      header.offset, std::span(message.payload).subspan(sizeof(header)));
+      header->offset, std::span(message.payload).subspan(sizeof(*header)));
 }
 
 absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
@@ -355,7 +451,7 @@ absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
   std::memcpy(&header, message.payload.data(), sizeof(header));
   if (header.count > kVhostUserMaxFds || header.count != message.fds.size()) {
     return absl::InvalidArgumentError(
-        absl::StrFormat("SET_MEM_TABLE: %d regions with %d fds: must be one fd "
+        absl::StrFormat("%d regions with %d fds: must be one fd "
                         "each, at most %d",
                         header.count, message.fds.size(), kVhostUserMaxFds));
   }
@@ -364,23 +460,34 @@ absl::Status VhostUserSession::SetMemTable(const VhostUserMessage& message) {
       !status.ok()) {
     return status;
   }
-  if (rings_->IsSetUp()) {
-    return absl::FailedPreconditionError(
-        "SET_MEM_TABLE: a queue is set up: must be ADD_MEM_REG or REM_MEM_REG");
+  std::vector<VhostUserRegion> table(header.count);
+  // memcpy takes no null pointer, even for no bytes.
+  if (!table.empty()) {
+    std::memcpy(table.data(), message.payload.data() + sizeof(header),
+                table.size() * sizeof(VhostUserRegion));
   }
-  if (absl::Status status = regions_->RemoveAll(); !status.ok()) return status;
-  for (size_t i = 0; i < header.count; ++i) {
-    VhostUserRegion region;
-    std::memcpy(&region,
-                message.payload.data() + sizeof(header) + i * sizeof(region),
-                sizeof(region));
-    if (absl::Status status =
-            regions_->Add(message.request(), region, message.fds[i].get());
-        !status.ok()) {
-      return status;
-    }
+  return rings_->ChangeMemory(
+      table, [&] { return regions_->Replace(table, message.fds); });
+}
+
+absl::Status VhostUserSession::AddMemReg(const VhostUserMessage& message) {
+  if (message.fds.size() != 1) {
+    return absl::InvalidArgumentError(
+        absl::StrFormat("came with %d fds: must be 1", message.fds.size()));
   }
-  return absl::OkStatus();
+  const absl::StatusOr<VhostUserSingleRegion> single =
+      message.As<VhostUserSingleRegion>();
+  if (!single.ok()) return single.status();
+  return regions_->Add(single->region, message.fds[0].get());
+}
+
+absl::Status VhostUserSession::RemMemReg(const VhostUserMessage& message) {
+  // An fd that comes with it is ignored (vhost-user, REM_MEM_REG).
+  const absl::StatusOr<VhostUserSingleRegion> single =
+      message.As<VhostUserSingleRegion>();
+  if (!single.ok()) return single.status();
+  return rings_->ChangeMemory(regions_->TableWithout(single->region),
+                              [&] { return regions_->Remove(single->region); });
 }
 
 }  // namespace guestmm

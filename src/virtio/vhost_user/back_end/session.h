@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -23,6 +25,7 @@
 #include "guestmm/virtio/vhost_user/vhost_user.h"
 #include "guestmm/virtio/wire/notifier.h"
 #include "guestmm/virtio/wire/virtio_device.h"
+#include "src/virtio/vhost_user/back_end/memory_budget.h"
 #include "src/virtio/vhost_user/back_end/regions.h"
 #include "src/virtio/vhost_user/back_end/rings.h"
 
@@ -33,18 +36,14 @@ namespace guestmm {
 // not read yet says the same.
 class ConfigChangeNotifier final : public Notifier {
  public:
-  // Once, before Notify. If `device` needs a reset, `rings` are notified of the
-  // error. Both must outlive the last call.
-  void SetDevice(const VirtioDevice& device, VhostUserRings& rings) {
-    device_ = &device;
-    rings_ = &rings;
-  }
+  // Calls `on_change` before each message.
+  explicit ConfigChangeNotifier(std::function<void()> on_change)
+      : on_change_(std::move(on_change)) {}
   void Set(UniqueFd socket);
   void Notify() override;
 
  private:
-  const VirtioDevice* device_ = nullptr;
-  VhostUserRings* rings_ = nullptr;
+  const std::function<void()> on_change_;
   mutable SpinLock lock_;
   std::shared_ptr<const VhostUserChannel> channel_ ABSL_GUARDED_BY(lock_);
 };
@@ -59,17 +58,19 @@ class VhostUserSession {
       const GuestRam& ram, Workqueue& workqueue)>;
 
   // Unavailable if this process has no memory or file descriptors left for it.
-  // `options` must outlive this.
+  // `options` and `budget` must outlive this.
   static absl::StatusOr<std::unique_ptr<VhostUserSession>> Create(
-      UniqueFd connection, MakeDevice make_device,
-      const VhostUserServerOptions& options);
+      UniqueFd connection, const VhostUserSessionInfo& info,
+      MakeDevice make_device, const VhostUserServerOptions& options,
+      MemoryBudget& budget);
 
   // Resets the device.
   ~VhostUserSession();
 
   // Serves until the guest disconnects, violates the protocol, or Stop is
-  // called. Returns the reason.
-  absl::Status Run();
+  // called. Returns the reason. With a timeout, also returns, OK, once nothing
+  // has happened for that many milliseconds: to serve on the caller's thread.
+  absl::Status Run(int timeout_ms = -1);
   // Thread-safe; may also be called before Run.
   void Stop();
 
@@ -81,12 +82,19 @@ class VhostUserSession {
  private:
   using Reply = std::optional<std::vector<std::byte>>;
 
-  VhostUserSession(UniqueFd connection, const VhostUserServerOptions& options);
-  absl::Status Start(MakeDevice make_device);
+  VhostUserSession(UniqueFd connection, uint64_t id,
+                   const VhostUserServerOptions& options);
+  absl::Status Start(MakeDevice make_device, MemoryBudget& budget, uid_t uid);
+  // Adds `fd` to the poller.
+  absl::Status Poll(int fd, uint64_t event);
 
   // Handles one message, if it has arrived in full.
   absl::Status HandleMessages();
   absl::Status HandleMessage(VhostUserMessage& message);
+  // Counts a refusal, and tells the server's owner. Thread-safe.
+  void Refuse(const std::string& request, const absl::Status& why);
+  // The configuration or the status has changed.
+  void ConfigChanged();
   // The reply, if this request has a reply of its own.
   absl::StatusOr<Reply> Dispatch(VhostUserMessage& message);
 
@@ -98,24 +106,31 @@ class VhostUserSession {
   absl::Status SetConfig(const VhostUserMessage& message);
 
   absl::Status SetMemTable(const VhostUserMessage& message);
+  absl::Status AddMemReg(const VhostUserMessage& message);
+  absl::Status RemMemReg(const VhostUserMessage& message);
 
+  const uint64_t id_;
   const VhostUserServerOptions& options_;
   VhostUserChannel channel_;
   WakeFd wake_;
   UniqueFd poller_;
+  // Readable when the time for the first message is over; closed after that
+  // message.
+  UniqueFd handshake_timer_;
   uint64_t protocol_features_ = 0;
 
   std::unique_ptr<GuestRam> ram_;
   std::unique_ptr<VhostUserRegions> regions_;
   std::unique_ptr<ThreadWorkqueue> workqueue_;
   std::unique_ptr<VhostUserRings> rings_;
-  ConfigChangeNotifier config_change_;
+  ConfigChangeNotifier config_change_{[this] { ConfigChanged(); }};
   // Declared after everything it uses.
   std::shared_ptr<VirtioDevice> device_;
 
   std::atomic<bool> stop_{false};
-  std::atomic<uint64_t> messages_{0};
-  std::atomic<uint64_t> refused_{0};
+
+  mutable Mutex counting_;
+  VhostUserCounters counters_ ABSL_GUARDED_BY(counting_);
 };
 
 }  // namespace guestmm

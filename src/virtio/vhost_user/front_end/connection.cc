@@ -16,7 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
-#include "src/virtio/vhost_user/unix_socket.h"
+#include "src/base/unix_socket.h"
 
 // Kernel headers may be older than the kernel. The number is the same on all
 // architectures except alpha.

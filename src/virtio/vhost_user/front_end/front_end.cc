@@ -9,7 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "src/virtio/vhost_user/unix_socket.h"
+#include "src/base/unix_socket.h"
 
 namespace guestmm {
 namespace {
@@ -124,8 +124,10 @@ absl::Status VhostUserFrontEnd::SetDriverFeatures(uint64_t features) {
 uint8_t VhostUserFrontEnd::status() const {
   {
     LockHolder hold(connection_.mutex());
+    // A copy: wait_until() reads it after it has let go of the mutex.
+    const auto deadline = reset_deadline_;
     while (resetting_ &&
-           reset_done_.wait_until(connection_.mutex(), reset_deadline_) !=
+           reset_done_.wait_until(connection_.mutex(), deadline) !=
                std::cv_status::timeout) {
     }
     if (status_ == 0) return 0;

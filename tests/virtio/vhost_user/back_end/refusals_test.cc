@@ -62,22 +62,26 @@ constexpr VhostUserVringState State(uint32_t index, uint32_t num) {
 std::vector<Refusal> AllRefusals() {
   constexpr uint64_t kHigh = ~uint64_t{0} - kPageSize + 1;
   std::vector<Refusal> refusals = {
-      {"UNIMPLEMENTED: request 99: unknown",
+      {"UNIMPLEMENTED: request 99: is not supported",
        Sends(static_cast<Request>(99), uint64_t{0})},
-      {"UNIMPLEMENTED: request 6: unknown",
+      {"UNIMPLEMENTED: SET_LOG_BASE: is not supported",
        Sends(static_cast<Request>(6), uint64_t{0}, 3)},
       {"INVALID_ARGUMENT: SET_FEATURES: payload of 4 bytes: must be 8",
        Sends(Request::kSetFeatures, uint32_t{0})},
-      {"INVALID_ARGUMENT: features 0x80 accepted, but not offered",
-       Sends(Request::kSetFeatures, kVhostUserFProtocolFeatures | 0x80)},
-      {"INVALID_ARGUMENT: SET_PROTOCOL_FEATURES: 0x10002: must be a subset of "
-       "0x1a229",
-       Sends(Request::kSetProtocolFeatures, uint64_t{0x10002})},
+      {"INVALID_ARGUMENT: SET_FEATURES: 0x244000080 has bit 7, "
+       "VHOST_F_LOG_ALL, VIRTIO_F_ACCESS_PLATFORM: must be a subset of "
+       "0x170000020",
+       Sends(Request::kSetFeatures,
+             kVhostUserFProtocolFeatures | uint64_t{0x204000080})},
+      {"INVALID_ARGUMENT: SET_PROTOCOL_FEATURES: 0x90011102 has LOG_SHMFD, "
+       "PAGEFAULT, INFLIGHT_SHMFD, bit 28, bit 31: must be a subset of 0x1a229",
+       Sends(Request::kSetProtocolFeatures, uint64_t{0x90011102})},
       {"INVALID_ARGUMENT: SET_STATUS: 0x100: must be at most 0xff",
        Sends(Request::kSetStatus, uint64_t{0x100})},
       {"INVALID_ARGUMENT: SET_BACKEND_REQ_FD: came with 0 fds: must be 1",
        Sends(Request::kSetBackendReqFd, uint64_t{0})},
-      {"INVALID_ARGUMENT: SET_BACKEND_REQ_FD: must come with a Unix socket",
+      {"INVALID_ARGUMENT: SET_BACKEND_REQ_FD: must come with a connected Unix "
+       "socket",
        Sends(Request::kSetBackendReqFd, uint64_t{0}, 1)},
       {"INVALID_ARGUMENT: SET_CONFIG: payload of 8 bytes: must be 12",
        Sends(Request::kSetConfig, uint64_t{0})},
@@ -100,56 +104,71 @@ std::vector<Refusal> AllRefusals() {
        Sends(Request::kAddMemReg, RegionAt(0, kPageSize))},
       {"INVALID_ARGUMENT: ADD_MEM_REG: payload of 8 bytes: must be 40",
        Sends(Request::kAddMemReg, uint64_t{0}, 1)},
-      {"RESOURCE_EXHAUSTED: ADD_MEM_REG: 1.00 GiB in addition to 0 B: must be "
-       "at most 64.00 MiB in total",
+      {"RESOURCE_EXHAUSTED: ADD_MEM_REG: 1.00 GiB of this guest: must be at "
+       "most 64.00 MiB in total",
        Shares(RegionAt(0, kGiB), kGiB)},
-      {"RESOURCE_EXHAUSTED: SET_MEM_TABLE: 1.00 GiB in addition to 0 B: must "
-       "be at most 64.00 MiB in total",
+      {"RESOURCE_EXHAUSTED: SET_MEM_TABLE: 1.00 GiB of this guest: must be at "
+       "most 64.00 MiB in total",
        Sends(Request::kSetMemTable, OneRegion(), 1)},
       {"INVALID_ARGUMENT: ADD_MEM_REG: user address 0xfffffffffffff000 + "
        "4.00 KiB runs past the end of the address space",
        Shares({0, {0, kPageSize, 0xfffffffffffff000, 0}}, kPageSize)},
-      {"INVALID_ARGUMENT: memory from another process: takes no seals: must "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: memory from another process: takes no "
+       "seals: must "
        "be a memfd",
        Sends(Request::kAddMemReg, RegionAt(0, kPageSize), 1)},
-      {"INVALID_ARGUMENT: memory from another process: not sealed with "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: memory from another process: not sealed "
+       "with "
        "F_SEAL_SHRINK: it could get shorter while it is used",
        Shares(RegionAt(0, kPageSize), kPageSize, 0)},
-      {"INVALID_ARGUMENT: memory from another process: sealed against writing",
+      {"INVALID_ARGUMENT: ADD_MEM_REG: memory from another process: sealed "
+       "against writing",
        Shares(RegionAt(0, kPageSize), kPageSize, F_SEAL_SHRINK | F_SEAL_WRITE)},
-      {"INVALID_ARGUMENT: region 0x0 + 0 B: start and size must be multiples "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0x0 + 0 B: start and size must "
+       "be multiples "
        "of 4.00 KiB, and the size not zero",
        Shares(RegionAt(0, 0), kPageSize)},
-      {"INVALID_ARGUMENT: region 0x200 + 4.00 KiB: start and size must be "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0x200 + 4.00 KiB: start and size "
+       "must be "
        "multiples of 4.00 KiB, and the size not zero",
        Shares(RegionAt(512, kPageSize), kPageSize)},
-      {"INVALID_ARGUMENT: region 0xfffffffffffff000 + 4.00 KiB: runs past the "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0xfffffffffffff000 + 4.00 KiB: "
+       "runs past the "
        "end of the address space",
        Shares({0, {kHigh, kPageSize, 0, 0}}, kPageSize)},
-      {"INVALID_ARGUMENT: region 0x0 + 4.00 KiB: offset 0x200 must be a "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0x0 + 4.00 KiB: offset 0x200 "
+       "must be a "
        "multiple of 4.00 KiB",
        Shares(RegionAt(0, kPageSize, 512), 2 * kPageSize)},
-      {"INVALID_ARGUMENT: region 0x0 + 8.00 KiB: at offset 0x0 of a memfd of "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0x0 + 8.00 KiB: at offset 0x0 of "
+       "a memfd of "
        "4.00 KiB, does not lie within it",
        Shares(RegionAt(0, 2 * kPageSize), kPageSize)},
-      {"INVALID_ARGUMENT: region 0x0 + 4.00 KiB: at offset 0xfffffffffffff000 "
+      {"INVALID_ARGUMENT: ADD_MEM_REG: region 0x0 + 4.00 KiB: at offset "
+       "0xfffffffffffff000 "
        "of a memfd of 4.00 KiB, does not lie within it",
        Shares(RegionAt(0, kPageSize, kHigh), kPageSize)},
       {"NOT_FOUND: REM_MEM_REG: no region at 0x0 of 4.00 KiB",
        Sends(Request::kRemMemReg, RegionAt(0, kPageSize))},
 
-      {"NOT_FOUND: queue 3: must be below 3, the device's number of queues",
+      {"NOT_FOUND: SET_VRING_NUM: queue 3: must be below 3, the device's "
+       "number of queues",
        Sends(Request::kSetVringNum, State(3, 8))},
-      {"NOT_FOUND: queue 4294967295: must be below 3, the device's number of "
+      {"NOT_FOUND: SET_VRING_BASE: queue 4294967295: must be below 3, the "
+       "device's number of "
        "queues",
        Sends(Request::kSetVringBase, State(0xffffffff, 8))},
-      {"NOT_FOUND: queue 9: must be below 3, the device's number of queues",
+      {"NOT_FOUND: GET_VRING_BASE: queue 9: must be below 3, the device's "
+       "number of queues",
        Sends(Request::kGetVringBase, State(9, 0))},
-      {"NOT_FOUND: queue 3: must be below 3, the device's number of queues",
+      {"NOT_FOUND: SET_VRING_ENABLE: queue 3: must be below 3, the device's "
+       "number of queues",
        Sends(Request::kSetVringEnable, State(3, 1))},
-      {"NOT_FOUND: queue 255: must be below 3, the device's number of queues",
+      {"NOT_FOUND: SET_VRING_KICK: queue 255: must be below 3, the device's "
+       "number of queues",
        Sends(Request::kSetVringKick, uint64_t{255}, 1)},
-      {"NOT_FOUND: queue 7: must be below 3, the device's number of queues",
+      {"NOT_FOUND: SET_VRING_CALL: queue 7: must be below 3, the device's "
+       "number of queues",
        Sends(Request::kSetVringCall, uint64_t{7}, 1)},
       {"INVALID_ARGUMENT: SET_VRING_NUM: queue 2 of 0 descriptors: must be a "
        "power of 2 up to 32",

@@ -102,6 +102,24 @@ TEST_F(RingStatesTest, NoDriverOkIsNeeded) {
   EXPECT_TRUE(guest.ReportOne());
 }
 
+// A driver breaks its ring; QEMU stops the device without SET_STATUS 0, and the
+// next driver has a working one.
+TEST_F(RingStatesTest, ABrokenRingEndsWithItsDriver) {
+  HonestGuest guest(Connect());
+  ASSERT_NO_FATAL_FAILURE(guest.Start());
+  EXPECT_TRUE(guest.ReportOne());
+  const UniqueFd error = SetError(guest);
+  guest.driver().JumpTo(20);
+  Kick(guest);
+  ASSERT_TRUE(AwaitEvents(error.get(), POLLIN));
+  EXPECT_EQ(Pause(guest), 1u);
+  guest.driver().memory().Clear();
+  guest.driver().JumpTo(0);
+  Resume(guest, 0);
+  EXPECT_TRUE(guest.ReportOne());
+  EXPECT_EQ(guest.front().Ask(Request::kGetStatus), 15u);
+}
+
 // crosvm and Cloud Hypervisor do not negotiate STATUS.
 TEST_F(RingStatesTest, NoStatusIsNeeded) {
   HonestGuest guest(Connect());

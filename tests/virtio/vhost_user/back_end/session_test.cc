@@ -37,7 +37,7 @@ TEST_F(VhostUserSessionTest, AnHonestGuestIsServed) {
   for (int i = 0; i < 20; ++i) EXPECT_TRUE(guest.ReportOne());
   const auto sessions = server_.sessions();
   ASSERT_EQ(sessions.size(), 1u);
-  EXPECT_EQ(sessions[0].pid, getpid());
+  EXPECT_EQ(sessions[0].peer.pid, getpid());
   EXPECT_EQ(balloons_.discards().reports, 20u);
   EXPECT_EQ(balloons_.discards().bytes, 20 * kPageSize);
   guest.front() = ScriptedFrontEnd();
@@ -83,6 +83,20 @@ TEST_F(VhostUserSessionTest, MissingConfigIsAnEmptyReply) {
   }
   front.SendBytes(Request::kGetConfig, {});
   EXPECT_TRUE(front.Receive().value().payload.empty());
+}
+
+TEST_F(VhostUserSessionTest, AConfigWriteHasFlags) {
+  ScriptedFrontEnd front = Connect();
+  front.ShakeHands();
+  for (const uint32_t flags : {0u, 1u, 2u}) {
+    struct {
+      VhostUserConfigHeader header;
+      uint32_t actual;
+    } const write = {{offsetof(BalloonConfig, actual), 4, flags}, flags + 5};
+    EXPECT_EQ(
+        front.Tell(Request::kSetConfig, write),
+        flags < 2 ? absl::StatusCode::kOk : absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST_F(VhostUserSessionTest, OutOfOrder) {

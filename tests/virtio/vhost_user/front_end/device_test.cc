@@ -4,7 +4,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/un.h>
 
 #include <atomic>
 #include <filesystem>
@@ -18,6 +17,7 @@
 #include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "tests/testing/await.h"
 #include "tests/testing/huge_page_pool.h"
+#include "tests/testing/unix_socket.h"
 #include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 #include "tests/virtio/virtio_testing.h"
@@ -179,6 +179,32 @@ TEST_F(VhostUserDeviceTest, MemoryComesAndGoes) {
   EXPECT_EQ(balloons_.discards().failures, 0u);
 }
 
+// The VMM unmaps what was shared with it once the guest has none of it.
+TEST_F(VhostUserDeviceTest, TheVmmLetsRemovedMemoryGo) {
+  std::atomic<const GuestRam*> vmm_ram = nullptr;
+  ASSERT_NO_FATAL_FAILURE(
+      Serve([&](uint64_t session, const GuestRam& ram, Workqueue& workqueue) {
+        vmm_ram = &ram;
+        return balloons_.Make(session, ram, workqueue);
+      }));
+  ASSERT_NO_FATAL_FAILURE(Connect());
+  ASSERT_NO_FATAL_FAILURE(Drive());
+  const uint64_t before = ram_->bytes();
+  EXPECT_EQ(vmm_ram.load()->bytes(), before);
+  const GpaRange added = {Gpa(64 * kMiB), 4 * kMiB};
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(ram_->AddRegion(added).ok());
+    EXPECT_TRUE(vmm_ram.load()->Translate(added).has_value());
+    ASSERT_TRUE(ram_->RemoveRegion({added.gpa, kMiB}).ok());
+    EXPECT_TRUE(
+        vmm_ram.load()->Translate({added.gpa + kMiB, 3 * kMiB}).has_value());
+    ASSERT_TRUE(ram_->RemoveRegion({added.gpa + kMiB, 3 * kMiB}).ok());
+    EXPECT_FALSE(vmm_ram.load()->Translate({added.gpa, kPageSize}).has_value());
+    EXPECT_EQ(vmm_ram.load()->bytes(), before);
+  }
+  driver_.reset();
+}
+
 TEST_F(VhostUserDeviceTest, ConnectErrors) {
   const auto error = [&](const std::string& path) {
     return VhostUserDevice::Connect(path, *ram_, kBalloonKind)
@@ -214,15 +240,7 @@ TEST_F(VhostUserDeviceTest, ListenReplacesOnlyStaleSockets) {
             "INVALID_ARGUMENT: " + path_ + ": must be a socket or not exist");
   fs::remove(path_);
   // The socket that a killed server leaves.
-  {
-    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path_.copy(static_cast<char*>(address.sun_path), path_.size());
-    ASSERT_EQ(bind(socket.get(), reinterpret_cast<sockaddr*>(&address),
-                   sizeof(address)),
-              0);
-  }
+  { ASSERT_TRUE(UnixSocketAfter(bind, path_).valid()); }
   VhostUserServer fourth(balloons_.maker());
   EXPECT_TRUE(fourth.Listen(path_).ok());
   EXPECT_THAT(Message(VhostUserServer(balloons_.maker()).Listen("/none/such")),

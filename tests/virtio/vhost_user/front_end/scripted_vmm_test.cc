@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #include <chrono>
 #include <functional>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
+#include "tests/testing/unix_socket.h"
 #include "tests/virtio/vhost_user/front_end/device_testing.h"
 #include "tests/virtio/vhost_user/vhost_user_testing.h"
 
@@ -29,15 +29,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
   // The reply to a request; nullopt for none.
   using Script = std::function<std::optional<uint64_t>(Request)>;
 
-  ScriptedVmmTest() {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path_.copy(static_cast<char*>(address.sun_path), path_.size());
-    EXPECT_EQ(bind(listener_.get(), reinterpret_cast<sockaddr*>(&address),
-                   sizeof(address)),
-              0);
-    EXPECT_EQ(listen(listener_.get(), 1), 0);
-  }
+  ScriptedVmmTest() { EXPECT_EQ(listen(listener_.get(), 1), 0); }
 
   // Serves one connection with `script` until it is closed.
   std::thread Serving(Script script) {
@@ -87,7 +79,7 @@ class ScriptedVmmTest : public VhostUserDeviceTest {
     return device.status().ToString();
   }
 
-  const UniqueFd listener_{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  const UniqueFd listener_ = UnixSocketAfter(bind, path_);
 };
 
 TEST_F(ScriptedVmmTest, Silence) {

@@ -11,10 +11,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/wire/virtio_device.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct VhostUserDeviceOptions {
   // The value of VirtioDevice::MaxQueueSize: vhost-user does not carry the

@@ -21,8 +21,9 @@ std::optional<double> FreeMemory::share() const {
          static_cast<double>(pages.value());
 }
 
-FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident) {
-  return Count(allocator, resident, Order(0), FreeBlocksOf::kAllZones);
+FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident,
+                     Order min_order) {
+  return Count(allocator, resident, min_order, FreeBlocksOf::kAllZones);
 }
 
 FreeMemory CountReportable(const FrameAllocator& allocator,

@@ -21,8 +21,9 @@ struct FreeMemory {
 // The number of a block's pages that are resident. Called with no lock held.
 using ResidentPages = absl::FunctionRef<PageCount(Pfn pfn, Order order)>;
 
-// Counts all blocks on free lists.
-FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident);
+// Counts the blocks of at least this order on free lists.
+FreeMemory CountFree(const FrameAllocator& allocator, ResidentPages resident,
+                     Order min_order = Order(0));
 
 // Counts the blocks that a policy for `order` and above could have reported:
 // free blocks of at least that order in zones above their low watermark.

@@ -2,37 +2,16 @@
 
 #include <sys/utsname.h>
 
-#include <algorithm>
 #include <fstream>
-#include <optional>
-#include <string_view>
+#include <string>
 
-#include "guestmm/base/units.h"
+#include "guestmm/base/fields.h"
+#include "guestmm/base/option_error.h"
 #include "guestmm/ram/guest_ram.h"
+#include "src/host/accounting/available_memory.h"
 
 namespace guestmm {
 namespace {
-
-// Reads a line of /proc/meminfo, in bytes; 0 if there is none.
-uint64_t Meminfo(std::string_view key) {
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  uint64_t kib = 0;
-  std::string rest;
-  while (file >> name >> kib && std::getline(file, rest)) {
-    if (name == key) return kib * kKiB;
-  }
-  return 0;
-}
-
-// Reads a file that holds one number; none if it does not ("max"), or if there
-// is no such file.
-std::optional<uint64_t> NumberIn(const char* path) {
-  std::ifstream file(path);
-  uint64_t number = 0;
-  if (!(file >> number)) return std::nullopt;
-  return number;
-}
 
 // Reads the word in brackets of "always [madvise] never".
 std::string ThpSetting() {
@@ -46,13 +25,28 @@ std::string ThpSetting() {
   return "unknown";
 }
 
+// The first "model name" of /proc/cpuinfo.
+std::string CpuModel() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    const size_t colon = line.find(": ");
+    if (line.rfind("model name", 0) == 0 && colon != std::string::npos) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "unknown";
+}
+
 }  // namespace
 
 HostInfo ReadHostInfo() {
   HostInfo info;
   info.page_size = HostPageSize();
   info.thp = ThpSetting();
-  info.memory_bytes = Meminfo("MemTotal:");
+  info.cpu = CpuModel();
+  const absl::StatusOr<uint64_t> total = Meminfo("/", "MemTotal:");
+  if (total.ok()) info.memory_bytes = *total;
   utsname name{};
   if (uname(&name) == 0) {
     info.kernel = std::string(name.sysname) + " " + name.release;
@@ -60,16 +54,16 @@ HostInfo ReadHostInfo() {
   return info;
 }
 
-uint64_t AvailableMemory() {
-  uint64_t available = Meminfo("MemAvailable:");
-  // Control group v2, at the path where a container sees its own.
-  const std::optional<uint64_t> limit = NumberIn("/sys/fs/cgroup/memory.max");
-  const std::optional<uint64_t> used =
-      NumberIn("/sys/fs/cgroup/memory.current");
-  if (limit && used) {
-    available = std::min(available, *limit > *used ? *limit - *used : 0);
+absl::Status CheckRealHost(Order granule, bool khugepaged) {
+  if (granule != Order(0) && granule != kPageblockOrder) {
+    return OptionError("granule", FieldKind::Granule().Format(granule.bits()),
+                       "must be 4KiB or 2MiB with --real");
   }
-  return available;
+  if (khugepaged) {
+    return OptionError("khugepaged", "on",
+                       "must be off with --real; this machine has its own");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace guestmm

@@ -13,109 +13,218 @@ uint32_t Milliseconds(Nanoseconds time) {
       std::chrono::duration_cast<std::chrono::milliseconds>(time).count());
 }
 
-uint64_t GranulesBefore(Pfn end, Order granule) {
-  return end.AlignUp(granule).value() >> granule.value();
-}
-
 }  // namespace
 
 HostLedger::HostLedger(Pfn end, Order granule)
     : granule_(granule),
       in_use_(end.value()),
-      resident_(GranulesBefore(end, granule)),
-      needed_(GranulesBefore(end, granule)),
-      discarded_ms_(GranulesBefore(end, granule)) {
-  needed_.Set(0, GranulesBefore(end, granule));
+      resident_(end.AlignUp(granule).value()),
+      needed_(end.AlignUp(granule).value()),
+      split_(granule == Order(0) ? 0 : NumberOf(end.AlignUp(granule))),
+      discarded_ms_(end.AlignUp(granule).value()) {
+  needed_.Set(0, end.AlignUp(granule).value());
 }
 
-HostLedger::Granules HostLedger::Around(Pfn pfn, Order order) const {
-  return {.first = pfn.value() >> granule_.value(),
-          .count = order <= granule_
-                       ? 1
-                       : uint64_t{1} << (order.value() - granule_.value())};
+PfnRange HostLedger::GranuleOf(Pfn pfn) const {
+  return PagesOf(pfn.AlignDown(granule_), granule_);
 }
 
-HostLedger::Granules HostLedger::Inside(PfnRange run) const {
+PfnRange HostLedger::Inside(PfnRange run) const {
   const Pfn start = run.start.AlignUp(granule_);
-  const Pfn end = run.end.AlignDown(granule_);
-  return {.first = start.value() >> granule_.value(),
-          .count = start < end ? (end - start).value() >> granule_.value() : 0};
+  return {.start = start, .end = std::max(start, run.end.AlignDown(granule_))};
+}
+
+std::array<PfnRange, 2> HostLedger::PartsOf(PfnRange run) const {
+  const PfnRange inside = Inside(run);
+  const Pfn first_end = std::min(inside.start, run.end);
+  const Pfn last_start = std::clamp(inside.end, first_end, run.end);
+  return {PfnRange{.start = run.start, .end = first_end},
+          PfnRange{.start = last_start, .end = run.end}};
+}
+
+uint64_t HostLedger::Count(const AtomicBits& bits, PfnRange pages) const {
+  return bits.Count(pages.start.value(), pages.pages().value());
+}
+
+bool HostLedger::IsWhole(Pfn pfn) const {
+  return granule_ > Order(0) && !IsSplit(pfn) &&
+         Count(resident_, GranuleOf(pfn)) > 0;
 }
 
 void HostLedger::OnAllocated(Pfn pfn, Order order) {
-  const Granules granules = Around(pfn, order);
-  needed_.Set(granules.first, granules.count);
+  needed_.Set(pfn.value(), order.pages().value());
+  if (order >= granule_ || IsSplit(pfn)) return;
+  const PfnRange granule = GranuleOf(pfn);
+  if (Count(resident_, granule) > 0) return;
+  needed_.Set(granule.start.value(), granule.pages().value());
 }
 
 void HostLedger::OnFreed(Pfn pfn, Order order) {
   in_use_.Clear(pfn.value(), order.pages().value());
 }
 
-uint64_t HostLedger::OnTouched(Pfn pfn, Order order, Nanoseconds now) {
+HostMappings HostLedger::OnTouched(Pfn pfn, Order order, Nanoseconds now) {
+  const PfnRange block = PagesOf(pfn, order);
   in_use_.Set(pfn.value(), order.pages().value());
-  const Granules granules = Around(pfn, order);
-  uint64_t faults = 0;
-  uint64_t refaults = 0;
-  resident_.Set(granules.first, granules.count, [&](uint64_t granule) {
-    ++faults;
-    const uint32_t discarded =
-        discarded_ms_[granule].load(std::memory_order_relaxed);
-    if (discarded != 0 &&
-        Milliseconds(now) < discarded - 1 + Milliseconds(kRefaultWindow)) {
-      ++refaults;
-    }
-  });
-  if (faults > 0) {
-    resident_count_.fetch_add(faults, std::memory_order_relaxed);
-    refaults_.fetch_add(refaults, std::memory_order_relaxed);
+  HostMappings faults;
+  if (granule_ == Order(0)) {
+    const Mapped mapped = Map(block, now);
+    faults.pages = mapped.pages;
+    refaults_.fetch_add(mapped.refaults, std::memory_order_relaxed);
+    return faults;
+  }
+  for (Pfn at = block.start; at < block.end; at = GranuleOf(at).end) {
+    TouchIn({.start = at, .end = std::min(block.end, GranuleOf(at).end)}, now,
+            faults);
   }
   return faults;
+}
+
+void HostLedger::TouchIn(PfnRange pages, Nanoseconds now,
+                         HostMappings& faults) {
+  const bool split = IsSplit(pages.start);
+  const PfnRange maps = split ? pages : GranuleOf(pages.start);
+  const Mapped mapped = Map(maps, now);
+  if (mapped.pages == 0) return;
+  if (split) {
+    faults.pages += mapped.pages;
+  } else {
+    ++faults.granules;
+    needed_.Set(maps.start.value(), maps.pages().value());
+  }
+  refaults_.fetch_add(
+      split ? mapped.refaults : std::min<uint64_t>(1, mapped.refaults),
+      std::memory_order_relaxed);
+}
+
+HostLedger::Mapped HostLedger::Map(PfnRange pages, Nanoseconds now) {
+  Mapped mapped;
+  resident_.Set(pages.start.value(), pages.pages().value(), [&](uint64_t page) {
+    ++mapped.pages;
+    const uint32_t discarded =
+        discarded_ms_[page].load(std::memory_order_relaxed);
+    if (discarded != 0 &&
+        Milliseconds(now) < discarded - 1 + Milliseconds(kRefaultWindow)) {
+      ++mapped.refaults;
+    }
+  });
+  if (mapped.pages > 0) {
+    resident_count_.fetch_add(mapped.pages, std::memory_order_relaxed);
+  }
+  return mapped;
+}
+
+void HostLedger::Unmap(PfnRange pages, Nanoseconds now) {
+  uint64_t discarded = 0;
+  resident_.Clear(pages.start.value(), pages.pages().value(),
+                  [&](uint64_t page) {
+                    ++discarded;
+                    discarded_ms_[page].store(Milliseconds(now) + 1,
+                                              std::memory_order_relaxed);
+                  });
+  discarded_count_.fetch_add(discarded, std::memory_order_relaxed);
+  resident_count_.fetch_sub(discarded, std::memory_order_relaxed);
 }
 
 void HostLedger::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
   for (const PfnRange& run : JoinRanges(ranges)) {
     reported_bytes_.fetch_add(run.pages().bytes(), std::memory_order_relaxed);
-    const Granules granules = Inside(run);
     uint64_t needed = 0;
-    needed_.Clear(granules.first, granules.count, [&](uint64_t) { ++needed; });
-    uint64_t discarded = 0;
-    resident_.Clear(granules.first, granules.count, [&](uint64_t granule) {
-      ++discarded;
-      discarded_ms_[granule].store(Milliseconds(now) + 1,
-                                   std::memory_order_relaxed);
-    });
+    needed_.Clear(run.start.value(), run.pages().value(),
+                  [&](uint64_t) { ++needed; });
     needed_count_.fetch_add(needed, std::memory_order_relaxed);
-    discarded_count_.fetch_add(discarded, std::memory_order_relaxed);
-    resident_count_.fetch_sub(discarded, std::memory_order_relaxed);
+    if (granule_ == Order(0)) {
+      Unmap(run, now);
+      continue;
+    }
+    for (const PfnRange& part : PartsOf(run)) {
+      if (Count(resident_, part) == 0) continue;
+      split_.Set(NumberOf(part.start), 1);
+      Unmap(part, now);
+      // A page table of its own outlives its last page.
+      if (granule_ < kPageblockOrder &&
+          Count(resident_, GranuleOf(part.start)) == 0) {
+        split_.Clear(NumberOf(part.start), 1);
+      }
+    }
+    const PfnRange inside = Inside(run);
+    Unmap(inside, now);
+    split_.Clear(NumberOf(inside.start),
+                 NumberOf(inside.end) - NumberOf(inside.start));
   }
+}
+
+void HostLedger::OnUnplugged(PfnRange pages) {
+  const PfnRange inside = Inside(pages);
+  uint64_t unplugged = 0;
+  resident_.Clear(inside.start.value(), inside.pages().value(),
+                  [&](uint64_t) { ++unplugged; });
+  resident_count_.fetch_sub(unplugged, std::memory_order_relaxed);
+  needed_.Set(inside.start.value(), inside.pages().value());
+  // Single pages are never split.
+  if (granule_ == Order(0)) return;
+  split_.Clear(NumberOf(inside.start),
+               NumberOf(inside.end) - NumberOf(inside.start));
+}
+
+bool HostLedger::OnCollapsed(Pfn pfn) {
+  const PfnRange granule = GranuleOf(pfn);
+  if (granule_ == Order(0) || !IsSplit(pfn) || Count(resident_, granule) == 0) {
+    return false;
+  }
+  uint64_t mapped = 0;
+  resident_.Set(granule.start.value(), granule.pages().value(),
+                [&](uint64_t) { ++mapped; });
+  resident_count_.fetch_add(mapped, std::memory_order_relaxed);
+  needed_.Set(granule.start.value(), granule.pages().value());
+  split_.Clear(NumberOf(pfn), 1);
+  return true;
 }
 
 std::optional<Pfn> HostLedger::FirstInUse(
     std::span<const GpaRange> ranges) const {
   for (const PfnRange& run : JoinRanges(ranges)) {
-    const Granules granules = Inside(run);
-    const Pfn start(granules.first << granule_.value());
-    const PageCount pages = granule_.pages() * granules.count;
-    if (in_use_.Count(start.value(), pages.value()) == 0) continue;
-    Pfn pfn = start;
+    if (Count(in_use_, run) == 0) continue;
+    Pfn pfn = run.start;
     while (!in_use_.Test(pfn.value())) pfn += PageCount(1);
     return pfn;
   }
   return std::nullopt;
 }
 
-PageCount HostLedger::ResidentPages(Pfn pfn, Order order) const {
-  const Granules granules = Around(pfn, order);
-  return std::min(granule_, order).pages() *
-         resident_.Count(granules.first, granules.count);
+HostMappings HostLedger::MappedIn(PfnRange run) const {
+  if (granule_ == Order(0)) return {.pages = Count(resident_, run)};
+  HostMappings mapped;
+  for (const PfnRange& part : PartsOf(run)) {
+    mapped.pages += Count(resident_, part);
+  }
+  const PfnRange inside = Inside(run);
+  for (Pfn at = inside.start; at < inside.end; at += granule_.pages()) {
+    if (IsSplit(at)) {
+      mapped.pages += Count(resident_, GranuleOf(at));
+    } else if (Count(resident_, GranuleOf(at)) > 0) {
+      ++mapped.granules;
+    }
+  }
+  return mapped;
+}
+
+uint64_t HostLedger::SplitBy(PfnRange run) const {
+  uint64_t splits = 0;
+  if (granule_ == Order(0)) return splits;
+  for (const PfnRange& part : PartsOf(run)) {
+    if (part.start < part.end && IsWhole(part.start)) ++splits;
+  }
+  return splits;
 }
 
 LedgerCounters HostLedger::counters() const {
+  const auto bytes = [](const std::atomic<uint64_t>& pages) {
+    return PageCount(pages.load(std::memory_order_relaxed)).bytes();
+  };
   return {.reported_bytes = reported_bytes_.load(std::memory_order_relaxed),
-          .needed_bytes =
-              needed_count_.load(std::memory_order_relaxed) * granule_.bytes(),
-          .discarded_bytes = discarded_count_.load(std::memory_order_relaxed) *
-                             granule_.bytes(),
+          .needed_bytes = bytes(needed_count_),
+          .discarded_bytes = bytes(discarded_count_),
           .refaults = refaults_.load(std::memory_order_relaxed)};
 }
 

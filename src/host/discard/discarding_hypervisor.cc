@@ -18,6 +18,7 @@
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/join_adjacent.h"
+#include "src/base/uninterrupted.h"
 #include "src/host/discard/remapped_ranges.h"
 
 // Kernel headers may be older than the kernel. These numbers are the same on
@@ -72,6 +73,11 @@ std::optional<int> AdviceOf(DiscardMethod method) {
       return std::nullopt;
   }
   return std::nullopt;
+}
+
+int CallMadvise(std::span<std::byte> bytes, int advice) {
+  return Uninterrupted(
+      [&] { return madvise(bytes.data(), bytes.size(), advice); });
 }
 
 ssize_t ProcessMadvise(int pidfd, std::span<const iovec> ranges, int advice) {
@@ -247,12 +253,16 @@ absl::Status DiscardingHypervisor::DiscardOne(const Piece& piece) {
       return Advise(piece, MADV_FREE, "madvise(MADV_FREE)");
     case DiscardMethod::kRemove:
       return Advise(piece, MADV_REMOVE, "madvise(MADV_REMOVE)");
-    case DiscardMethod::kPunchHole:
-      return Account(
-          fallocate(ram_.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                    static_cast<off_t>(piece.gpa.value()),
-                    static_cast<off_t>(piece.bytes.size())),
-          "fallocate(FALLOC_FL_PUNCH_HOLE)", piece);
+    case DiscardMethod::kPunchHole: {
+      const auto offset = static_cast<off_t>(piece.gpa.value());
+      const auto size = static_cast<off_t>(piece.bytes.size());
+      const int result = Uninterrupted([&] {
+        return fallocate(ram_.memfd(),
+                         FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                         size);
+      });
+      return Account(result, "fallocate(FALLOC_FL_PUNCH_HOLE)", piece);
+    }
     case DiscardMethod::kRemap:
       return Remap(piece);
     case DiscardMethod::kBySource:
@@ -289,7 +299,7 @@ absl::Status DiscardingHypervisor::MapFresh(const Piece& piece) {
   if (!status.ok() || !advice) return status;
   // Fails only at the limit of mappings. The memory is discarded nevertheless.
   calls_.fetch_add(1, std::memory_order_relaxed);
-  if (madvise(piece.bytes.data(), piece.bytes.size(), *advice) == 0) {
+  if (CallMadvise(piece.bytes, *advice) == 0) {
     return status;
   }
   const int error = errno;
@@ -301,8 +311,7 @@ absl::Status DiscardingHypervisor::MapFresh(const Piece& piece) {
 
 absl::Status DiscardingHypervisor::Advise(const Piece& piece, int advice,
                                           const char* name) {
-  return Account(madvise(piece.bytes.data(), piece.bytes.size(), advice), name,
-                 piece);
+  return Account(CallMadvise(piece.bytes, advice), name, piece);
 }
 
 absl::Status DiscardingHypervisor::Account(int result, const char* call,

@@ -17,6 +17,16 @@
 #include "tests/testing/ram_file.h"
 #include "tests/testing/smaps.h"
 
+#ifdef __x86_64__
+#include <sys/syscall.h>
+
+#include <cerrno>
+#include <csignal>
+#include <thread>
+
+#include "tests/testing/system_call_trap.h"
+#endif
+
 namespace guestmm::discard_remap_test {
 namespace {
 
@@ -158,6 +168,39 @@ TEST_F(RemapTest, AGuestCannotUseUpTheMappings) {
   EXPECT_EQ(Discard(0, limit), absl::OkStatus());
   EXPECT_EQ(Maps().size(), 1u);
 }
+
+#ifdef __x86_64__
+
+// The first attempt fails, as it does without memory for another mapping. What
+// was not remapped then must be remapped by the next one: madvise would bring
+// the file's bytes back.
+TEST_F(RemapTest, WhatCouldNotBeRemappedIsNotTakenForRemapped) {
+  Make(16, HugePages::kForbid);
+  Fill(4, 1);
+  struct sigaction old;
+  sigaction(SIGSYS, nullptr, &old);
+  bool is_trapped = false;
+  absl::Status status;
+  std::thread([&] {
+    // From now on the thread has memory for the status.
+    const std::string warm_up(100, 'x');
+    is_trapped = SystemCallTrap::Install(
+        {SYS_mmap}, [](const SystemCallTrap::Call&) -> std::optional<long> {
+          return -ENOMEM;
+        });
+    if (is_trapped) status = Discard(4);
+  }).join();
+  sigaction(SIGSYS, &old, nullptr);
+  if (!is_trapped) GTEST_SKIP() << "no seccomp filter";
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("mmap(MAP_FIXED) of"));
+  EXPECT_EQ(hypervisor_->counters().failures, 1u);
+  EXPECT_EQ(At(4), kWritten);
+  ASSERT_EQ(Discard(4), absl::OkStatus());
+  EXPECT_EQ(At(4), kZero);
+}
+
+#endif
 
 }  // namespace
 }  // namespace guestmm::discard_remap_test

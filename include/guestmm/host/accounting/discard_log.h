@@ -4,8 +4,9 @@
 #include <cstdint>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The total that the host has discarded, in bytes, right after a discard.
 struct DiscardedUntil {

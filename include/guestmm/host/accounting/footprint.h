@@ -4,9 +4,10 @@
 #include <cstdint>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Memory integrated over time. The sum is an integer of pages times
 // microseconds, wide enough that no run overflows it (64 bits last 19 hours

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The times for which locks were held, in nanoseconds.
 struct HoldTimes {

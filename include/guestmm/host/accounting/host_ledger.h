@@ -1,6 +1,7 @@
 #ifndef GUESTMM_HOST_ACCOUNTING_HOST_LEDGER_H_
 #define GUESTMM_HOST_ACCOUNTING_HOST_LEDGER_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -9,27 +10,54 @@
 
 #include "guestmm/base/atomic_bits.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The effect of reporting, by the host's account.
 struct LedgerCounters {
-  // All ranges reported; and the granules in them that needed reporting.
+  // All ranges reported; and the pages in them that needed reporting.
   uint64_t reported_bytes = 0;
   uint64_t needed_bytes = 0;
-  // Granules that were resident when they were discarded.
+  // Pages that were resident when they were discarded.
   uint64_t discarded_bytes = 0;
-  // Granules that were touched again within kRefaultWindow of their discard.
+  // Faults within kRefaultWindow of the discard of what they mapped.
   uint64_t refaults = 0;
 };
 
-// The host's account of a guest's memory, in granules: 4 KiB, or 2 MiB if guest
-// RAM is backed by huge pages. One touch makes a whole granule resident, and
-// only a whole granule can be discarded.
+// What the host maps at a touch, or a discard unmaps.
+struct HostMappings {
+  // Granules of more than a page, as one.
+  uint64_t granules = 0;
+  // Pages, each by itself.
+  uint64_t pages = 0;
+
+  bool operator==(const HostMappings&) const = default;
+};
+
+// The host's account of a guest's memory. The host maps it in granules: pages
+// of 4 KiB, or larger ones as transparent huge pages (THP).
 //
-// A granule *needs reporting* if it was never reported, or if a page of it was
-// allocated since. Any other report is waste.
+// A touch maps the whole granule if nothing of it is mapped. A discard of a
+// part of it *splits* it: its other pages stay, and from then on each page is
+// mapped by its own touch. It is whole again after a discard of all of it, or
+// when it is collapsed:
+//
+//                    touch                discard of a part
+//      not mapped ──────────▶ whole ────────────────────────▶ split
+//          ▲                    │ ▲                            │ │
+//          ╰─ discard of all ───╯ ╰──────── collapse ──────────╯ │
+//          ╰─────────────────── discard of all ──────────────────╯
+//
+// A huge page of 2 MiB that was split has a page table of its own, which only a
+// discard of all of it at once frees (Linux 6.14 and later; before, none does).
+// Smaller granules have none: they are whole again as soon as nothing of them
+// is mapped.
+//
+// A page *needs reporting* if it was never reported, or if the host may have
+// mapped it since: because it was allocated, or because another page of its
+// granule was while nothing of that was mapped. Any other report is waste.
 //
 // Thread-safe. The counters may be off by some granules while other threads
 // change them.
@@ -37,8 +65,8 @@ class HostLedger {
  public:
   static constexpr Nanoseconds kRefaultWindow = std::chrono::seconds(1);
 
-  // Accounts for pages 0 to `end` - 1. None is resident, and every granule
-  // needs reporting.
+  // Accounts for pages 0 to `end` - 1. None is resident, and every page needs
+  // reporting.
   HostLedger(Pfn end, Order granule);
 
   Order granule() const { return granule_; }
@@ -50,48 +78,75 @@ class HostLedger {
   // It freed the block. InUse, FirstInUse and InUsePages depend on this; call
   // it only if one thread uses the ledger.
   void OnFreed(Pfn pfn, Order order);
-  // A vCPU wrote to each page of the block at `now`. Returns how many granules
-  // became resident.
-  uint64_t OnTouched(Pfn pfn, Order order, Nanoseconds now);
-  // The host discarded `ranges` at `now`, as a report asked: whole granules in
-  // them are not resident any more.
+  // A vCPU wrote to each page of the block at `now`. Returns the host's faults.
+  HostMappings OnTouched(Pfn pfn, Order order, Nanoseconds now);
+  // The host discarded `ranges` at `now`, as a report asked, each run of
+  // adjacent ranges at once: they are not resident any more.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
+  // The host collapsed the granule of the page, as khugepaged does: if it was
+  // split and a page of it is resident, all of it is, as one. Returns whether.
+  bool OnCollapsed(Pfn pfn);
+
+  // The VMM unplugged whole granules of memory: they are not resident, and need
+  // reporting if they come back. REQUIRES: none of their pages is in use.
+  void OnUnplugged(PfnRange pages);
 
   // True if the page was touched and not freed since.
   bool InUse(Pfn pfn) const { return in_use_.Test(pfn.value()); }
-  // The first page in use in a granule that a report of `ranges` discards. None
-  // unless the guest reports memory in use.
+  // The first page of `ranges` that is in use. None unless the guest reports
+  // memory in use.
   std::optional<Pfn> FirstInUse(std::span<const GpaRange> ranges) const;
   // Pages of the block that were touched and not freed since.
   PageCount InUsePages(Pfn pfn, Order order) const {
     return PageCount(in_use_.Count(pfn.value(), order.pages().value()));
   }
-  // Pages of the block in granules that are resident.
-  PageCount ResidentPages(Pfn pfn, Order order) const;
+  // Pages of the block that are resident.
+  PageCount ResidentPages(Pfn pfn, Order order) const {
+    return PageCount(resident_.Count(pfn.value(), order.pages().value()));
+  }
   // All resident pages.
   PageCount resident_pages() const {
-    return granule_.pages() * resident_count_.load(std::memory_order_relaxed);
+    return PageCount(resident_count_.load(std::memory_order_relaxed));
   }
+  // What a discard of `run` would unmap.
+  HostMappings MappedIn(PfnRange run) const;
+  // Granules that a discard of `run` would split: zero to two.
+  uint64_t SplitBy(PfnRange run) const;
   LedgerCounters counters() const;
 
  private:
-  // A range of granules, by number.
-  struct Granules {
-    uint64_t first;
-    uint64_t count;
+  PfnRange GranuleOf(Pfn pfn) const;
+  // The bit of the page's granule in split_.
+  uint64_t NumberOf(Pfn pfn) const { return pfn.value() >> granule_.value(); }
+  // The granules that lie within `run`; empty if none do.
+  PfnRange Inside(PfnRange run) const;
+  // The parts of granules at the ends of `run`, outside of those.
+  std::array<PfnRange, 2> PartsOf(PfnRange run) const;
+  uint64_t Count(const AtomicBits& bits, PfnRange pages) const;
+  // True if the host maps the page's granule as one.
+  bool IsWhole(Pfn pfn) const;
+  bool IsSplit(Pfn pfn) const { return split_.Test(NumberOf(pfn)); }
+
+  // Touches pages of one granule.
+  void TouchIn(PfnRange pages, Nanoseconds now, HostMappings& faults);
+  // Maps the pages that are not resident; of these, how many there are, and how
+  // many were discarded less than kRefaultWindow ago.
+  struct Mapped {
+    uint64_t pages = 0;
+    uint64_t refaults = 0;
   };
-  // Those with a page of the block; those that lie within `run`.
-  Granules Around(Pfn pfn, Order order) const;
-  Granules Inside(PfnRange run) const;
+  Mapped Map(PfnRange pages, Nanoseconds now);
+  void Unmap(PfnRange pages, Nanoseconds now);
 
   const Order granule_;
   // Of pages.
   AtomicBits in_use_;
-  // Of granules.
   AtomicBits resident_;
   AtomicBits needed_;
-  // The time of a granule's last discard, in milliseconds, rounded down, plus
-  // one; 0: never.
+  // Of granules of more than a page.
+  AtomicBits split_;
+  // The time of a page's last discard, in milliseconds, rounded down, plus one;
+  // 0: never.
   std::vector<std::atomic<uint32_t>> discarded_ms_;
 
   std::atomic<uint64_t> resident_count_{0};

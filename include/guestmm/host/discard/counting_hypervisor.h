@@ -8,10 +8,11 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/host/discard/hypervisor.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Forwards discards to another hypervisor, and counts the batches.
 class CountingHypervisor final : public Hypervisor {

@@ -8,11 +8,12 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/host/discard/hypervisor.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Inhibits discards while all of guest memory must stay in place. A directly
 // assigned device (VFIO) writes by DMA to host pages that were pinned when it

@@ -12,12 +12,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/host/discard/hypervisor.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The way to return memory to the host.
 enum class DiscardMethod {

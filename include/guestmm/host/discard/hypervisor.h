@@ -5,9 +5,10 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Counts of what a hypervisor has done so far.
 struct DiscardCounters {

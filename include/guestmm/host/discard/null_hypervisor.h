@@ -4,10 +4,11 @@
 #include <span>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/host/discard/hypervisor.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Accepts every discard and discards nothing: the negative control of an
 // experiment.

@@ -30,7 +30,7 @@ ControlLoop::ControlLoop(Machine& machine, Controller& controller,
       host_(std::move(host)),
       workqueue_(workqueue),
       period_(period),
-      step_([this] { Step(); }) {
+      step_([this] { Step(); }, Work::Kind::kDeferrable) {
   GUESTMM_CHECK(period > Nanoseconds(0));
   workqueue_.Queue(step_);
 }

@@ -63,7 +63,9 @@ void SandboxWorkload::StartBurst() {
 }
 
 Nanoseconds SandboxWorkload::Grow(Vcpu& vcpu) {
-  const uint64_t bytes = std::min(kMapped, target_bytes_ - allocated_bytes());
+  // Files that were read in a step that was blocked may exceed the target.
+  const uint64_t held = std::min(allocated_bytes(), target_bytes_);
+  const uint64_t bytes = std::min(kMapped, target_bytes_ - held);
   const uint64_t before = burst_.bytes();
   const bool all = burst_.MapMixed(vcpu, random_, bytes);
   ReadFiles(vcpu, vcpu.blocked() ? burst_.bytes() - before : bytes);

@@ -5,6 +5,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/virtual_time.h"
@@ -35,6 +36,19 @@ TEST_F(BootKernelTest, ItsPagesAreUnmovable) {
     }
   }
   EXPECT_EQ(unmovable.bytes(), 12 * kMiB);
+}
+
+TEST_F(BootKernelTest, TakesTheLargestBlocksThatFit) {
+  ASSERT_TRUE(BootKernel(machine_->vcpu(0), 6 * kMiB).ok());
+  const PageMap& pages = machine_->allocator().pages();
+  std::vector<int> orders;
+  for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {
+    const PageInfo info = pages.Get(pfn);
+    if (info.state == PageState::kAllocated) {
+      orders.push_back(info.order.value());
+    }
+  }
+  EXPECT_THAT(orders, testing::UnorderedElementsAre(10, 9));
 }
 
 TEST_F(BootKernelTest, RoundsUpToPages) {

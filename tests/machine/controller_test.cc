@@ -84,13 +84,28 @@ TEST_F(ControllerTest, EachNewTargetGoesToTheMechanismOnce) {
 TEST_F(ControllerTest, TheControllerSeesTheGuest) {
   const Pfn pfn = machine_->vcpu(0).Allocate(kPageblockOrder).value();
   machine_->vcpu(0).Touch(pfn, kPageblockOrder, /*stamp=*/1);
+  // Pages on the vCPU's lists are neither free nor allocated.
+  machine_->vcpu(0).Free(machine_->vcpu(0).Allocate(Order(0)).value(),
+                         Order(0));
+  const PageCount cached = machine_->allocator().Counts().cached;
+  ASSERT_GT(cached, PageCount(0));
   const ControlLoop loop(
       *machine_, controller_, [this] { return host_; }, time_, seconds(1));
   machine_->RunUntil(seconds(1));
   EXPECT_EQ(controller_.seen.managed, 64 * kMiB);
   EXPECT_EQ(controller_.seen.allocated, 2 * kMiB);
   EXPECT_EQ(controller_.seen.resident, 2 * kMiB);
-  EXPECT_EQ(controller_.seen.free, 62 * kMiB);
+  EXPECT_EQ(controller_.seen.free, 62 * kMiB - cached.bytes());
+}
+
+TEST_F(ControllerTest, TheFirstTargetIsSetAtOnce) {
+  ASSERT_TRUE(
+      machine_->StartMechanism(std::make_unique<TargetLog>(targets_)).ok());
+  host_.available = 32 * kMiB;
+  const ControlLoop loop(
+      *machine_, controller_, [this] { return host_; }, time_, seconds(1));
+  machine_->RunUntil(std::chrono::milliseconds(1));
+  EXPECT_THAT(targets_, ElementsAre(16 * kMiB));
 }
 
 TEST_F(ControllerTest, WithoutAMechanismNoTargetIsSet) {

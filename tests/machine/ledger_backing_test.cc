@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <memory>
@@ -40,6 +41,33 @@ TEST_F(LedgerBackingTest, EntersWhatVcpusDo) {
   EXPECT_FALSE(backing.lost_any());
 }
 
+// The host may back what is allocated before it is touched.
+TEST_F(LedgerBackingTest, WhatIsAllocatedNeedsAnotherReport) {
+  LedgerBacking backing(ram_.get(), ledger_, time_);
+  const GpaRange block = {.gpa = ToGpa(Pfn(8)), .bytes = 8 * kPageSize};
+  ledger_.OnReported({{block}}, time_.Now());
+  ledger_.OnReported({{block}}, time_.Now());
+  EXPECT_EQ(ledger_.counters().needed_bytes, 8 * kPageSize);
+  backing.OnAllocated(0, Pfn(8), Order(2));
+  ledger_.OnReported({{block}}, time_.Now());
+  EXPECT_EQ(ledger_.counters().needed_bytes, 12 * kPageSize);
+}
+
+TEST_F(LedgerBackingTest, UntrackedNothingIsInUse) {
+  LedgerBacking backing(ram_.get(), ledger_, time_);
+  backing.Touch(0, Pfn(8), Order(2), kStamp);
+  EXPECT_EQ(backing.in_use(), PageCount(0));
+  backing.OnFreed(0, Pfn(8), Order(2));
+  EXPECT_EQ(backing.in_use(), PageCount(0));
+}
+
+TEST_F(LedgerBackingTest, APageWithTheContentsOfAnotherIsLost) {
+  LedgerBacking backing(ram_.get(), ledger_, time_);
+  backing.Touch(0, Pfn(8), Order(1), kStamp);
+  std::copy_n(PageAt(Pfn(8)), kPageSize, PageAt(Pfn(9)));
+  EXPECT_EQ(backing.FindCorrupted(0, Pfn(8), Order(1), kStamp), Pfn(9));
+}
+
 // Between the stamps at its ends a page is as the kernel cleared it.
 TEST_F(LedgerBackingTest, ClearsPagesBeforeTheyAreWrittenTo) {
   LedgerBacking backing(ram_.get(), ledger_, time_);
@@ -67,6 +95,9 @@ TEST_F(LedgerBackingTest, TracksWhatIsInUse) {
   EXPECT_EQ(backing.in_use(), PageCount(6));
   EXPECT_FALSE(ledger_.InUse(Pfn(9)));
   EXPECT_TRUE(ledger_.InUse(Pfn(10)));
+  // Half of it was never touched.
+  backing.OnFreed(0, Pfn(12), Order(3));
+  EXPECT_EQ(backing.in_use(), PageCount(2));
 }
 
 TEST_F(LedgerBackingTest, APageInUseWithoutItsStampIsDataLoss) {

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/virtio/wire/balloon.h"
@@ -76,6 +78,57 @@ TEST(BalloonFactoryTest, CountsTheDiscardsOfEachSession) {
   balloons.Forget(1);
   EXPECT_EQ(balloons.discards(1).reports, 0u);
   EXPECT_EQ(balloons.discards().reports, 3u);
+}
+
+TEST(BalloonFactoryTest, ADeviceCanBeUsedUntilItEnds) {
+  BalloonFactory balloons;
+  TestGuest guest;
+  auto device = balloons.Make(3, guest.ram(), guest.workqueue());
+  const auto target = [](BalloonDevice& used) { used.SetTarget(7); };
+  EXPECT_TRUE(balloons.With(3, target));
+  EXPECT_FALSE(balloons.With(4, target));
+  EXPECT_EQ(balloons.sessions(), std::vector<uint64_t>{3});
+  BalloonConfig config;
+  ASSERT_TRUE(device
+                  ->ReadConfig(0, std::as_writable_bytes(
+                                      std::span(&config.num_pages, 1)))
+                  .ok());
+  EXPECT_EQ(config.num_pages, 7u);
+  device.reset();
+  EXPECT_FALSE(balloons.With(3, target));
+  EXPECT_TRUE(balloons.sessions().empty());
+}
+
+TEST(BalloonFactoryTest, LaterDevicesHaveWhatWasSet) {
+  BalloonFactory balloons;
+  balloons.HoldDiscards(true);
+  balloons.SetMaxDiscardRate(5);
+  TestGuest guest;
+  const auto device = balloons.Make(1, guest.ram(), guest.workqueue());
+  balloons.With(1, [](BalloonDevice& used) {
+    EXPECT_TRUE(used.holds_discards());
+    EXPECT_EQ(used.max_discard_rate(), 5u);
+  });
+}
+
+// All of BalloonDeviceCounters, also after the device has ended.
+TEST(BalloonFactoryTest, SumsUpWhatDevicesCount) {
+  BalloonFactory balloons;
+  TestGuest first;
+  TestGuest second;
+  auto device = balloons.Make(1, first.ram(), first.workqueue());
+  const auto other = balloons.Make(2, second.ram(), second.workqueue());
+  ASSERT_NO_FATAL_FAILURE(first.Drive(*device));
+  ASSERT_NO_FATAL_FAILURE(second.Drive(*other));
+  first.ReportPages(3);
+  second.ReportPages(0);
+  device.reset();
+  const BalloonDeviceCounters sum = balloons.discards().device;
+  EXPECT_EQ(sum.reports, 2u);
+  EXPECT_EQ(sum.acknowledged, 2u);
+  EXPECT_EQ(sum.ranges, 1u);
+  EXPECT_EQ(sum.bytes, 3 * kPageSize);
+  EXPECT_EQ(sum.skipped_empty, 1u);
 }
 
 TEST(BalloonFactoryTest, AnEndedSessionsNumberCanBeUsedAgain) {

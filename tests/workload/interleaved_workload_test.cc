@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "tests/testing/counting_backing.h"
 
@@ -100,6 +102,29 @@ TEST_F(InterleavedWorkloadTest, OfNoneEndsAtOnce) {
   InterleavedWorkload workload = Make();
   EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);
   EXPECT_EQ(workload.work(), 0u);
+}
+
+// Does nothing, in no time.
+class Spinning final : public Workload {
+ public:
+  std::optional<Nanoseconds> Step(Vcpu&) override {
+    ++steps;
+    return Nanoseconds(0);
+  }
+  uint64_t work() const override { return 0; }
+  int steps = 0;
+};
+
+TEST(InterleavedTest, AStepWithoutWorkLeavesTheOthersTheirTurn) {
+  CountingGuest guest(64 * kMiB);
+  std::vector<std::unique_ptr<Workload>> members;
+  members.push_back(std::make_unique<Spinning>());
+  auto made = std::make_unique<Spinning>();
+  const Spinning& second = *made;
+  members.push_back(std::move(made));
+  InterleavedWorkload both(std::move(members));
+  for (int i = 0; i < 100; ++i) both.Step(guest.vcpu());
+  EXPECT_EQ(second.steps, 50);
 }
 
 }  // namespace

@@ -86,15 +86,26 @@ TEST(PageCacheWorkloadTest, GivesBackTheOldestUnderPressureAndReadsAgain) {
   EXPECT_GT(cache.cached_bytes(), 60 * kMiB);
 }
 
+TEST(PageCacheWorkloadTest, GivesBackNoMoreThanItHas) {
+  CountingGuest guest(64 * kMiB);
+  PageCacheWorkload cache({.max_bytes = 32 * kPageSize},
+                          guest.guest->allocator(), guest.guest->all_vcpus());
+  cache.Step(guest.vcpu());
+  while (guest.vcpu().Allocate(Order(0))) {
+  }
+  EXPECT_EQ(cache.reclaimed(), PageCount(32));
+  EXPECT_EQ(cache.cached_bytes(), 0u);
+}
+
 TEST(PageCacheWorkloadTest, IsDroppedAsAWholeAtItsTime) {
   CountingGuest guest(64 * kMiB);
   PageCacheWorkload cache(
-      {.max_bytes = 16 * kMiB, .drop_after = milliseconds(2500)},
+      {.max_bytes = 16 * kMiB, .drop_after = milliseconds(2503)},
       guest.guest->allocator(), guest.guest->all_vcpus());
   RunFor(cache, guest.vcpu(), seconds(2));
   EXPECT_EQ(cache.cached_bytes(), 16 * kMiB);
   EXPECT_EQ(RunFor(cache, guest.vcpu(), seconds(2)) + seconds(2),
-            milliseconds(2500));
+            milliseconds(2503));
   EXPECT_EQ(cache.cached_bytes(), 0u);
   EXPECT_EQ(guest.backing->held(), PageCount(0));
   EXPECT_EQ(cache.reclaimed(), PageCount(0));

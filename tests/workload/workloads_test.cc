@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/workload/burst_workload.h"
@@ -76,6 +78,25 @@ TEST(BurstWorkloadTest, NoticesPagesThatLoseTheirContents) {
   while (workload.Step(guest->vcpu(0))) {
   }
   EXPECT_TRUE(workload.corrupted().has_value());
+}
+
+// Whatever it reads after a lost page.
+TEST(BurstWorkloadTest, RemembersThePageThatWasLost) {
+  const auto guest = SmallGuest();
+  BurstWorkload workload(20 * kMiB, /*seed=*/1);
+  while (workload.growing()) workload.Step(guest->vcpu(0));
+  const PageMap& pages = guest->allocator().pages();
+  std::vector<Pfn> heads;
+  for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {
+    if (pages.Get(pfn).state == PageState::kAllocated) heads.push_back(pfn);
+  }
+  const Pfn lost = heads[heads.size() / 2];
+  const Translation memory =
+      *guest->ram().Translate({.gpa = ToGpa(lost), .bytes = kPageSize});
+  std::ranges::fill(memory.bytes(), std::byte{0});
+  while (workload.Step(guest->vcpu(0))) {
+  }
+  EXPECT_EQ(workload.corrupted(), lost);
 }
 
 TEST(IdleWorkloadTest, LeavesNothingAllocated) {

@@ -4,10 +4,11 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/ram/guest_ram.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The memory behind a guest's pages, as its vCPUs use it: real RAM, or in
 // virtual time a model of it. All vCPUs use it at once.

@@ -4,9 +4,10 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/machine/vcpu.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // kYes if the kernel writes to its memory, so that it is resident.
 enum class KernelTouch : bool { kNo, kYes };

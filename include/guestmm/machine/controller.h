@@ -7,9 +7,10 @@
 #include <string_view>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/workqueue.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class Machine;
 

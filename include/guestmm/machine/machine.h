@@ -17,12 +17,13 @@
 
 #include "absl/status/status.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/host/accounting/discard_log.h"
 #include "guestmm/host/accounting/hold_times.h"
 #include "guestmm/machine/mechanism.h"
 #include "guestmm/machine/vcpu.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class HostLedger;
 class Reporter;

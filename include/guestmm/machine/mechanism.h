@@ -6,8 +6,9 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 class Machine;
 

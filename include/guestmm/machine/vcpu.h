@@ -6,12 +6,13 @@
 #include <optional>
 #include <utility>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/frame_allocator.h"
 #include "guestmm/frame/gfp.h"
 #include "guestmm/machine/backing.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A processor of the guest, as its kernel and programs use it: allocates,
 // frees and writes to pages. Not thread-safe.

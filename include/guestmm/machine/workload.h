@@ -5,9 +5,10 @@
 #include <optional>
 
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/machine/vcpu.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A guest's use of its memory, as a sequence of steps, so that it runs the same
 // on threads and in virtual time.

@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/workqueue.h"
 #include "guestmm/ram/guest_ram.h"
@@ -13,20 +16,21 @@
 #include "guestmm/virtio/vhost_user/back_end/server.h"
 #include "guestmm/virtio/wire/virtio_device.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Counts of what balloon devices have discarded so far.
 struct BalloonDiscards {
   uint64_t reports = 0;   // batches given to the hypervisor
   uint64_t bytes = 0;     // discarded
   uint64_t failures = 0;  // ranges that the host refused to discard
+  BalloonDeviceCounters device;
 
   BalloonDiscards& operator+=(const BalloonDiscards& other);
 };
 
 // Makes the devices of a VhostUserServer: for each session a balloon, with a
 // hypervisor that discards the guest's memory. Keeps count of what they
-// discard.
+// discard, and gives access to them while they exist.
 //
 //   BalloonFactory balloons;
 //   VhostUserServer server(balloons.maker());
@@ -50,6 +54,17 @@ class BalloonFactory {
   std::shared_ptr<VirtioDevice> Make(uint64_t session, const GuestRam& ram,
                                      Workqueue& workqueue);
 
+  // Calls `use` with the device of `session`, which exists until that returns.
+  // False if there is none now. `use` must not call this, nor reset the device.
+  bool With(uint64_t session, absl::FunctionRef<void(BalloonDevice&)> use);
+  // The sessions that have a device now, in ascending order.
+  std::vector<uint64_t> sessions() const;
+
+  // What holds for the devices made from now on, as for the methods of
+  // BalloonDevice.
+  void HoldDiscards(bool hold);
+  void SetMaxDiscardRate(uint64_t bytes_per_second);
+
   // The discards of `session`, which may have ended. Zero if it is unknown.
   BalloonDiscards discards(uint64_t session) const;
   // The discards of all sessions, including those that ended.
@@ -62,16 +77,23 @@ class BalloonFactory {
 
   // A session's balloon while it exists, then what it had discarded.
   struct Session {
-    const Balloon* balloon = nullptr;
+    Balloon* balloon = nullptr;
+    // False once the balloon is being destroyed.
+    bool is_usable = false;
     BalloonDiscards discards;
   };
 
   static BalloonDiscards DiscardsOf(const Session& session);
+  // Called by the balloon before its device is destroyed. From now on the
+  // device is not used; it may still discard.
+  void Ending(uint64_t session);
   // Called by the balloon when its device is reset for good.
   void Ended(uint64_t session);
 
-  const BalloonDeviceOptions options_;
   mutable Mutex mutex_;
+  // The options of devices that are made from now on.
+  BalloonDeviceOptions options_ ABSL_GUARDED_BY(mutex_);
+  bool holds_discards_ ABSL_GUARDED_BY(mutex_) = false;
   std::map<uint64_t, Session> sessions_ ABSL_GUARDED_BY(mutex_);
   // Those of forgotten sessions.
   BalloonDiscards forgotten_ ABSL_GUARDED_BY(mutex_);

@@ -8,12 +8,13 @@
 #include <deque>
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/gfp.h"
 #include "guestmm/machine/vcpu.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct HeldBlock {
   Pfn pfn;

@@ -6,12 +6,13 @@
 #include <deque>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Options for one vCPU.
 struct BuildOptions {

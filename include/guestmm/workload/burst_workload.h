@@ -5,12 +5,13 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Grows to a size, touching every page, reads it all back, and then frees
 // everything: the guest of the v12 cover letter's density experiment.

@@ -7,12 +7,13 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct ChurnOptions {
   // The size of memory, and the share of it, 0 to 1, that stays allocated.

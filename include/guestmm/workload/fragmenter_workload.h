@@ -4,13 +4,14 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 #include "guestmm/workload/idle_workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct FragmenterOptions {
   // The amount of memory to fill: nearly all of the guest's.

@@ -4,11 +4,12 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // An idle guest: its daemons allocate a little memory now and then and free it.
 // Never ends.

@@ -6,9 +6,10 @@
 #include <optional>
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/machine/workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Several workloads on one vCPU, such as a build and the page cache of its
 // files. Each step is a step of the workload that is due first; ties go to the

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/frame_allocator.h"
@@ -17,7 +18,7 @@
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/machine/workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct PageCacheOptions {
   // The size of the files, and so the maximum held: the smaller of `max_bytes`

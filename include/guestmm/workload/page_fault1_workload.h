@@ -5,11 +5,12 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct PageFault1Options {
   // The size of a mapping, rounded up to blocks. At least 1.

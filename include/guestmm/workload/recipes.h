@@ -8,12 +8,13 @@
 #include <string>
 #include <vector>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/frame/frame_allocator.h"
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/machine/workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // A workload with a name, and the set-up that it runs in by default.
 struct WorkloadInfo {

@@ -5,13 +5,14 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
 #include "guestmm/machine/workload.h"
 #include "guestmm/workload/blocks.h"
 #include "guestmm/workload/idle_workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct SandboxOptions {
   // The size of memory. All shares below, 0 to 1, are relative to it.

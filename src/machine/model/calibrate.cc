@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/adaptive_policy.h"
 #include "guestmm/reporting/zone_lock_guard.h"
+#include "src/machine/model/repetitions.h"
 
 namespace guestmm {
 namespace {
@@ -84,7 +86,8 @@ class Calibrator {
     if (absl::Status status = MeasureSmallPages(); !status.ok()) return status;
     Tell("huge pages");
     if (absl::Status status = MeasureHugePages(); !status.ok()) return status;
-    Calibration calibration{.costs = costs_, .sources = {}};
+    Calibration calibration{
+        .costs = costs_, .sources = {}, .unsteady = unsteady_};
     for (const Field<CostModel>& field : CostFields()) {
       calibration.sources.push_back(
           {.name = field.name(), .measured = measured_.contains(field.name())});
@@ -93,15 +96,26 @@ class Calibrator {
   }
 
  private:
-  void Tell(std::string_view what) const {
+  void Tell(std::string_view what) {
+    what_ = what;
     if (progress_) progress_(what);
+  }
+
+  void Note(const Repetitions& repetitions) {
+    if (repetitions.IsSteady()) return;
+    if (unsteady_.empty() || unsteady_.back().what != what_) {
+      unsteady_.push_back({.what = what_});
+    }
+    UnsteadyMeasurement& part = unsteady_.back();
+    part.spread = std::max(part.spread, repetitions.spread);
+    part.outliers = std::max(part.outliers, repetitions.outliers);
   }
 
   // The median time of `run`, divided by the `count` operations that it does,
   // in ns. `before` runs before each repetition, untimed.
   template <typename Before, typename Run>
-  double Time(uint64_t count, Before before, Run run) const {
-    std::array<double, kRepetitions> times{};
+  double Time(uint64_t count, Before before, Run run) {
+    std::vector<double> times(kRepetitions);
     for (double& time : times) {
       before();
       const Nanoseconds start = clock_.Now();
@@ -109,12 +123,12 @@ class Calibrator {
       time = static_cast<double>((clock_.Now() - start).count()) /
              static_cast<double>(count);
     }
-    std::nth_element(times.begin(), times.begin() + kRepetitions / 2,
-                     times.end());
-    return times[kRepetitions / 2];
+    const Repetitions repetitions = Repetitions::Of(std::move(times));
+    Note(repetitions);
+    return repetitions.median;
   }
   template <typename Run>
-  double Time(uint64_t count, Run run) const {
+  double Time(uint64_t count, Run run) {
     return Time(
         count, [] {}, run);
   }
@@ -190,8 +204,7 @@ class Calibrator {
     double allocate;
     double free;
   };
-  PairTimes TimePairs(PageAllocator& allocator, Order order,
-                      uint64_t count) const {
+  PairTimes TimePairs(PageAllocator& allocator, Order order, uint64_t count) {
     std::vector<Pfn> blocks(count);
     const auto allocate = [&] {
       for (Pfn& block : blocks) block = *allocator.Allocate(0, order);
@@ -276,9 +289,13 @@ class Calibrator {
 
     std::span<std::byte> bytes() const { return all->bytes(); }
     // Discards everything, with one call for each 2 MiB.
-    void DiscardEach() const {
+    void DiscardEach() const { DiscardOfEach(kHugeBytes); }
+    // Discards the first page of each 2 MiB.
+    void DiscardFirstPages() const { DiscardOfEach(kPageSize); }
+    // Discards the first `bytes` of each 2 MiB.
+    void DiscardOfEach(uint64_t bytes) const {
       for (uint64_t at = 0; at < kRamBytes; at += kHugeBytes) {
-        const GpaRange range = {.gpa = Gpa(at), .bytes = kHugeBytes};
+        const GpaRange range = {.gpa = Gpa(at), .bytes = bytes};
         GUESTMM_CHECK(hypervisor->Discard(std::span(&range, 1)).ok());
       }
     }
@@ -358,6 +375,15 @@ class Calibrator {
     Set("discard_2m", Time(
                           kHuge, [&] { ram.Write(kPageSize); }, discard) -
                           static_cast<double>(costs_.discard_call));
+    Set("split_2m", Time(
+                        kHuge,
+                        [&] {
+                          discard();
+                          ram.Write(kPageSize);
+                        },
+                        [&] { ram.DiscardFirstPages(); }) -
+                        static_cast<double>(costs_.discard_call) -
+                        static_cast<double>(costs_.discard_4k));
     return absl::OkStatus();
   }
 
@@ -365,6 +391,9 @@ class Calibrator {
   const MonotonicClock clock_;
   CostModel costs_;
   std::set<std::string_view> measured_;
+  // The measurement under way, and those so far that were unsteady.
+  std::string what_;
+  std::vector<UnsteadyMeasurement> unsteady_;
   // A host fault on a 4 KiB page, clearing included, in ns.
   double small_fault_ = 0;
 };

@@ -35,6 +35,8 @@ const Fields<CostModel>& CostFields() {
            "madvise, each resident 4 KiB"),
       Cost("discard_2m", &CostModel::discard_2m,
            "madvise, each resident huge page"),
+      Cost("split_2m", &CostModel::split_2m,
+           "madvise, each huge page that it splits"),
       Cost("discard_interruption", &CostModel::discard_interruption,
            "madvise, each running vCPU"),
       Cost("hook_freed", &CostModel::hook_freed, "BlockFreed"),

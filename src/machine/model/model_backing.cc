@@ -25,14 +25,18 @@ void ModelBacking::Touch(int vcpu, Pfn pfn, Order order, uint64_t) {
   times_.Charge(
       vcpu, CostKind::kBase,
       costs_.guest_fault + costs_.guest_zero_page * order.pages().value());
-  const uint64_t faults = ledger_.OnTouched(pfn, order, times_.Now(vcpu));
-  if (faults == 0) return;
-  const bool small = ledger_.granule() == Order(0);
+  const HostMappings faults = ledger_.OnTouched(pfn, order, times_.Now(vcpu));
+  if (faults == HostMappings{}) return;
+  const bool huge = ledger_.granule() == kPageblockOrder;
+  const uint64_t map = huge ? costs_.host_fault_2m : costs_.host_fault_4k;
+  const uint64_t zero =
+      huge ? costs_.host_zero_2m
+           : costs_.host_zero_4k * ledger_.granule().pages().value();
   times_.Charge(vcpu, CostKind::kFaultBack,
-                faults * (costs_.exit + (small ? costs_.host_fault_4k
-                                               : costs_.host_fault_2m)));
+                faults.granules * (costs_.exit + map) +
+                    faults.pages * (costs_.exit + costs_.host_fault_4k));
   times_.Charge(vcpu, CostKind::kZeroing,
-                faults * (small ? costs_.host_zero_4k : costs_.host_zero_2m));
+                faults.granules * zero + faults.pages * costs_.host_zero_4k);
 }
 
 std::optional<Pfn> ModelBacking::FindCorrupted(int vcpu, Pfn pfn, Order order,

@@ -46,15 +46,14 @@ absl::Status ModelDevice::Report(std::span<const GpaRange> ranges,
 }
 
 uint64_t ModelDevice::DiscardTime(PfnRange run) const {
-  const Pfn end = run.end.AlignDown(ledger_.granule());
-  uint64_t granules = 0;
-  for (Pfn pfn = run.start.AlignUp(ledger_.granule()); pfn < end;
-       pfn += ledger_.granule().pages()) {
-    if (ledger_.ResidentPages(pfn, Order(0)) > PageCount(0)) ++granules;
-  }
-  return costs_.discard_call + granules * (ledger_.granule() == Order(0)
-                                               ? costs_.discard_4k
-                                               : costs_.discard_2m);
+  const HostMappings mapped = ledger_.MappedIn(run);
+  const Order granule = ledger_.granule();
+  const bool huge = granule == kPageblockOrder;
+  return costs_.discard_call + mapped.pages * costs_.discard_4k +
+         mapped.granules * (huge
+                                ? costs_.discard_2m
+                                : granule.pages().value() * costs_.discard_4k) +
+         (huge ? ledger_.SplitBy(run) * costs_.split_2m : 0);
 }
 
 void ModelDevice::End() {

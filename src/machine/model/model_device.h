@@ -34,7 +34,9 @@ struct ModelDeviceOptions {
 //
 //   locks' lag + report + kick
 //     + for each run of adjacent ranges: discard_call
-//     + for each granule of it that is resident: discard_4k or discard_2m
+//     + for each huge page of 2 MiB in it: discard_2m
+//     + for each other resident page of it: discard_4k
+//     + for each huge page that it has a part of: split_2m
 //
 // The interrupt that follows delays vCPUs, not the report.
 class ModelDevice final : public ReportingDevice {

@@ -10,11 +10,13 @@
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/reporting_policy.h"
+#include "src/host/accounting/khugepaged.h"
 #include "src/machine/model/metered_policy.h"
 #include "src/machine/model/model_backing.h"
 #include "src/machine/model/model_device.h"
 #include "src/machine/model/vcpu_times.h"
 #include "src/machine/model/zone_lock_model.h"
+#include "src/machine/per_cpu_refresh.h"
 
 namespace guestmm {
 
@@ -39,6 +41,7 @@ struct ModelMachine::Models {
   HookCosts hooks;
   ModelBacking backing;
   ModelDevice device;
+  std::optional<Khugepaged> khugepaged;
 };
 
 struct ModelMachine::Processor {
@@ -60,6 +63,8 @@ absl::StatusOr<std::unique_ptr<ModelMachine>> ModelMachine::Create(
       PageAllocator::Create(
           {.memory = options.memory,
            .cpus = options.vcpus,
+           .per_cpu_lists = options.kernel,
+           .placement = {.rules = options.kernel},
            .wait_for_isolated = options.wait_for_isolated ? &time : nullptr});
   if (!allocator.ok()) return allocator.status();
   return std::unique_ptr<ModelMachine>(
@@ -74,11 +79,18 @@ ModelMachine::ModelMachine(const ModelMachineOptions& options,
       models_(std::make_unique<Models>(options, time, *allocator_)),
       footprint_{.resident = FootprintIntegral(time.Now()),
                  .allocated = FootprintIntegral(time.Now())} {
+  if (options.kernel == KernelVersion::kV6_12) {
+    refresh_ = std::make_unique<PerCpuRefresh>(*allocator_, time_);
+  }
   for (int id = 0; id < options.vcpus; ++id) {
     vcpus_.push_back(std::make_unique<Vcpu>(id, *allocator_, models_->backing));
   }
   models_->device.set_on_discard(
       [this](std::span<const GpaRange>) { OnDiscard(); });
+  if (options.khugepaged) {
+    models_->khugepaged.emplace(time, options.memory,
+                                [this](Pfn pfn) { OnCollapse(pfn); });
+  }
 }
 
 ModelMachine::~ModelMachine() {
@@ -164,6 +176,12 @@ void ModelMachine::OnDiscard() {
   const uint64_t bytes = models_->ledger.counters().discarded_bytes;
   if (!discards_.empty() ? bytes == discards_.back().bytes : bytes == 0) return;
   discards_.push_back({.when = time_.Now(), .bytes = bytes});
+}
+
+void ModelMachine::OnCollapse(Pfn pfn) {
+  Integrate();
+  models_->ledger.OnCollapsed(pfn);
+  resident_ = models_->ledger.resident_pages();
 }
 
 void ModelMachine::Integrate() {

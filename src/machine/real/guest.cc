@@ -21,6 +21,7 @@
 #include "guestmm/virtio/wire/balloon.h"
 #include "src/host/accounting/ledger_hypervisor.h"
 #include "src/machine/ledger_backing.h"
+#include "src/machine/per_cpu_refresh.h"
 #include "src/machine/real/hold_timer.h"
 
 namespace guestmm {
@@ -141,6 +142,8 @@ absl::Status Guest::SetUpAllocator() {
       .memory = options_.memory,
       .cpus = options_.vcpus,
       .min_free_kbytes = options_.min_free_kbytes,
+      .per_cpu_lists = options_.kernel,
+      .placement = {.rules = options_.kernel},
       .wait_for_isolated =
           options_.wait_for_isolated ? guest_workqueue_ : nullptr,
       .poison = page_poison_.get()};
@@ -151,9 +154,16 @@ absl::Status Guest::SetUpAllocator() {
       PageAllocator::Create(allocator_options);
   if (!allocator.ok()) return allocator.status();
   allocator_ = *std::move(allocator);
+  StartRefresh();
   hotplug_ = std::make_unique<MemoryHotplug>(*allocator_, ram_.get(),
                                              guest_workqueue_);
   return absl::OkStatus();
+}
+
+void Guest::StartRefresh() {
+  if (options_.kernel != KernelVersion::kV6_12) return;
+  if (guest_workqueue_ == nullptr) StartQueues();
+  refresh_ = std::make_unique<PerCpuRefresh>(*allocator_, *guest_workqueue_);
 }
 
 void Guest::SetUpBacking() {
@@ -256,7 +266,12 @@ absl::Status Guest::StartReporting(std::unique_ptr<ReportingPolicy> policy) {
   return status;
 }
 
-void Guest::StopReporting() { reporter_.reset(); }
+void Guest::StopReporting() {
+  // A refresh under way may call the reporter.
+  refresh_.reset();
+  reporter_.reset();
+  StartRefresh();
+}
 
 absl::Status Guest::Suspend() {
   if (driver_ == nullptr) {
@@ -277,6 +292,7 @@ absl::Status Guest::Resume() {
 }
 
 Guest::~Guest() {
+  refresh_.reset();
   // The reset ends a report that a broken device would never end. A VMM that
   // does not answer may still write to the guest's memory, which is about to
   // go.

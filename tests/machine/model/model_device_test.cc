@@ -34,6 +34,7 @@ class ModelDeviceTest : public testing::Test {
     costs.kick = 10;
     costs.discard_call = 100;
     costs.discard_4k = 1000;
+    costs.split_2m = 10'000'000;
     costs.discard_2m = 1'000'000;
     return costs;
   }
@@ -80,6 +81,39 @@ TEST_F(ModelDeviceTest, HugePagesAreDiscardedWhole) {
   EXPECT_EQ(huge_.counters().discarded_bytes, 2 * kMiB);
 }
 
+TEST_F(ModelDeviceTest, APartOfAHugePageIsDiscardedByThePage) {
+  ModelDevice device({.costs = Costs()}, time_, huge_);
+  huge_.OnTouched(Pfn(512), Order(0), time_.Now());
+  huge_.OnFreed(Pfn(512), Order(0));
+  const GpaRange part = {.gpa = ToGpa(Pfn(512)), .bytes = PageCount(8).bytes()};
+  EXPECT_EQ(ReportAndWait(device, {part}).count(), 10'008'111);
+  // It was split before, and 504 pages are left.
+  EXPECT_EQ(ReportAndWait(device, {Block(1)}).count(), 504'111);
+  EXPECT_EQ(huge_.counters().discarded_bytes, 2 * kMiB);
+}
+
+// Larger pages below 2 MiB cost as much as their pages, whole or in part.
+TEST_F(ModelDeviceTest, SmallerGranulesAreDiscardedByThePage) {
+  HostLedger middle(Pfn(64 * 512), Order(4));
+  ModelDevice device({.costs = Costs()}, time_, middle);
+  middle.OnTouched(Pfn(512), Order(5), time_.Now());
+  middle.OnFreed(Pfn(512), Order(5));
+  const GpaRange part = {.gpa = ToGpa(Pfn(520)),
+                         .bytes = PageCount(24).bytes()};
+  EXPECT_EQ(ReportAndWait(device, {part}).count(), 24'111);
+}
+
+TEST_F(ModelDeviceTest, TheFirstPageThatWasLostIsNamed) {
+  ModelDevice device({.costs = Costs()}, time_, ledger_);
+  ledger_.OnTouched(Pfn(512), Order(0), time_.Now());
+  ledger_.OnTouched(Pfn(1024), Order(0), time_.Now());
+  ReportAndWait(device, {Block(2)});
+  ReportAndWait(device, {Block(1)});
+  EXPECT_EQ(
+      device.status(),
+      absl::DataLossError("page 0x400 was in use when the host discarded it"));
+}
+
 TEST_F(ModelDeviceTest, LogsWhatWasDiscardedWhen) {
   ModelDevice device({.costs = Costs()}, time_, ledger_);
   ReportAndWait(device, {Block(1)});
@@ -113,17 +147,20 @@ TEST_F(ModelDeviceTest, APageInUseIsDataLoss) {
       absl::DataLossError("page 0x2bc was in use when the host discarded it"));
 }
 
-// Running vCPUs pay for the discard; without vCPUs nothing does.
+// Each running vCPU is interrupted once for each run that is discarded, and one
+// of them does the guest's part; without vCPUs nothing does.
 TEST_F(ModelDeviceTest, RunningVcpusAreDelayed) {
-  VcpuTimes times(time_, /*vcpus=*/1);
+  VcpuTimes times(time_, /*vcpus=*/2);
   ModelDevice device({.costs = Costs(), .times = &times}, time_, ledger_);
-  times.BeginStep(0);
-  times.Charge(0, CostKind::kBase, 1'000'000);
-  times.EndStep(0);
-  ReportAndWait(device, {Block(1)});
+  for (const int vcpu : {0, 1}) {
+    times.BeginStep(vcpu);
+    times.Charge(vcpu, CostKind::kBase, 1'000'000);
+    times.EndStep(vcpu);
+  }
+  ReportAndWait(device, {Block(1), Block(3), Block(4)});
   EXPECT_EQ(times.spent(CostKind::kIsolation), 1U);
-  // The kick, an interruption, the interrupt.
-  EXPECT_EQ(times.spent(CostKind::kDiscard), 10 + 2000 + 2000U);
+  // The kick, two interruptions of two vCPUs, the interrupt.
+  EXPECT_EQ(times.spent(CostKind::kDiscard), 10 + 2 * 2 * 2000 + 2000U);
 }
 
 TEST_F(ModelDeviceTest, EndsWithAReportInFlight) {

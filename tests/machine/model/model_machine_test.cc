@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "guestmm/base/memory_map.h"
@@ -16,6 +17,8 @@
 #include "guestmm/host/accounting/host_ledger.h"
 #include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/policies.h"
+#include "src/reporting/forwarding_policy.h"
+#include "tests/testing/tiny_allocator.h"
 
 namespace guestmm::model_machine_test {
 namespace {
@@ -73,6 +76,32 @@ struct Outcome {
   uint64_t discarded;
   bool operator==(const Outcome&) const = default;
 };
+
+// What a burst leaves on a vCPU's lists goes back over time with 6.12's lists
+// only.
+TEST(ModelMachineTest, TheListsOf6_12DecayWhileItIsIdle) {
+  for (const KernelVersion kernel :
+       {KernelVersion::kV5_3, KernelVersion::kV6_1, KernelVersion::kV6_12}) {
+    VirtualTime time(1);
+    const auto machine = ModelMachine::Create(
+        {.memory = MemoryMap::Pc(256 * kMiB), .kernel = kernel}, time);
+    Vcpu& vcpu = (*machine)->vcpu(0);
+    std::vector<Pfn> pages;
+    for (int i = 0; i < 8192; ++i) {
+      pages.push_back(vcpu.Allocate(Order(0)).value());
+    }
+    for (const Pfn pfn : pages) vcpu.Free(pfn, Order(0));
+    const PageCount after = (*machine)->allocator().Counts().cached;
+    (*machine)->RunFor(std::chrono::minutes(1));
+    const PageCount rested = (*machine)->allocator().Counts().cached;
+    if (kernel == KernelVersion::kV6_12) {
+      EXPECT_GT(after, rested + PageCount(1000));
+    } else {
+      EXPECT_EQ(after, rested);
+    }
+    EXPECT_EQ((*machine)->CheckInvariants(), absl::OkStatus());
+  }
+}
 
 TEST(ModelMachineTest, TwoOnOneClockRunSideBySide) {
   VirtualTime time(1);
@@ -139,6 +168,151 @@ TEST(ModelMachineTest, TheFootprintBeginsWithTheMachine) {
   machine->RunUntil(seconds(62));
   EXPECT_EQ(machine->footprint().resident.page_microseconds(), 512.0 * 2e6);
   EXPECT_EQ(machine->footprint().allocated.page_microseconds(), 512.0 * 2e6);
+}
+
+// Does nothing, in no time.
+class Spinning final : public Workload {
+ public:
+  std::optional<Nanoseconds> Step(Vcpu&) override {
+    // Ends if the clock does not go on.
+    return ++steps_ < 1000 ? std::optional(Nanoseconds(0)) : std::nullopt;
+  }
+  uint64_t work() const override { return steps_; }
+
+ private:
+  uint64_t steps_ = 0;
+};
+
+TEST(ModelMachineTest, AStepTakesANanosecondAtLeast) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  Spinning workload;
+  machine->StartWorkloads(std::array<Workload*, 1>{&workload});
+  machine->RunUntil(Nanoseconds(99));
+  EXPECT_EQ(workload.work(), 100U);  // at 0 ns and each after it
+}
+
+// A report of what the host had already is no entry.
+TEST(ModelMachineTest, ListsTheDiscardsThatGaveSomethingBack) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(Linux()).ok());
+  machine->RunUntil(seconds(20));
+  EXPECT_GT(machine->counters().discard_calls, 0U);
+  EXPECT_TRUE(machine->discards().empty());
+
+  Vcpu& vcpu = machine->vcpu(0);
+  const Pfn touched = vcpu.Allocate(kPageblockOrder).value();
+  vcpu.Touch(touched, kPageblockOrder, /*stamp=*/1);
+  vcpu.Free(touched, kPageblockOrder);
+  machine->RunUntil(seconds(40));
+  ASSERT_EQ(machine->discards().size(), 1U);
+  EXPECT_EQ(machine->discards().back().bytes, 2 * kMiB);
+
+  const uint64_t calls = machine->counters().discard_calls;
+  vcpu.Free(vcpu.Allocate(kPageblockOrder).value(), kPageblockOrder);
+  machine->RunUntil(seconds(60));
+  EXPECT_GT(machine->counters().discard_calls, calls);
+  EXPECT_EQ(machine->discards().size(), 1U);
+}
+
+// Memory is allocated for one pause, and resident until it is discarded.
+TEST(ModelMachineTest, TheFootprintChangesWithEachStepAndDiscard) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  ASSERT_TRUE(machine->StartMechanism(Linux()).ok());
+  UpAndDown workload(time, 1);
+  machine->StartWorkloads(std::array<Workload*, 1>{&workload});
+  machine->RunUntil(seconds(20));
+  ASSERT_EQ(workload.steps.size(), 2U);
+  ASSERT_EQ(machine->discards().size(), 1U);
+  const auto page_microseconds = [](Nanoseconds end) {
+    return 512 * static_cast<double>(end.count()) / 1000;
+  };
+  // It counts whole microseconds.
+  EXPECT_NEAR(machine->footprint().allocated.page_microseconds(),
+              page_microseconds(workload.steps[1]), 512 * 2);
+  EXPECT_NEAR(machine->footprint().resident.page_microseconds(),
+              page_microseconds(machine->discards().front().when), 512 * 2);
+}
+
+// Remembers the vCPU that stepped it.
+class WhoSteps final : public Workload {
+ public:
+  std::optional<Nanoseconds> Step(Vcpu& vcpu) override {
+    vcpu_ = vcpu.id();
+    return std::nullopt;
+  }
+  uint64_t work() const override { return 0; }
+  int vcpu() const { return vcpu_; }
+
+ private:
+  int vcpu_ = -1;
+};
+
+TEST(ModelMachineTest, AVcpuWithoutAWorkloadLeavesItsPlaceEmpty) {
+  VirtualTime time(1);
+  const auto machine =
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB), .vcpus = 2},
+                           time)
+          .value();
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<OffMechanism>()).ok());
+  WhoSteps workload;
+  machine->StartWorkloads(std::array<Workload*, 2>{nullptr, &workload});
+  machine->RunUntil(seconds(1));
+  EXPECT_EQ(workload.vcpu(), 1);
+}
+
+// A policy that cannot be enabled the first time.
+class EnabledLater final : public ForwardingPolicy {
+ public:
+  explicit EnabledLater(bool& refuse)
+      : ForwardingPolicy(
+            MakePolicy({.name = "linux"}, PolicyContext(Order(0))).value()),
+        refuse_(refuse) {}
+  absl::Status Enable(const ReportingEnvironment& environment) override {
+    if (std::exchange(refuse_, false)) return absl::InternalError("not now");
+    return ForwardingPolicy::Enable(environment);
+  }
+
+ private:
+  bool& refuse_;
+};
+
+TEST(ModelMachineTest, AMechanismThatCouldNotStartMayStartLater) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  bool refuse = true;
+  ReportingMechanism mechanism(
+      "later", [&refuse] { return std::make_unique<EnabledLater>(refuse); });
+  EXPECT_EQ(mechanism.Start(*machine), absl::InternalError("not now"));
+  EXPECT_EQ(machine->reporter(), nullptr);
+  EXPECT_EQ(mechanism.Start(*machine), absl::OkStatus());
+  EXPECT_NE(machine->reporter(), nullptr);
+}
+
+// A mechanism that has found an error in itself.
+class Broken final : public Mechanism {
+ public:
+  std::string_view name() const override { return "broken"; }
+  std::string text() const override { return "broken"; }
+  absl::Status Start(Machine&) override { return absl::OkStatus(); }
+  void Stop() override {}
+  bool AtRest() const override { return true; }
+  void SetTarget(uint64_t) override {}
+  MechanismCounters counters() const override { return {}; }
+  absl::Status CheckInvariants() const override {
+    return absl::InternalError("broken");
+  }
+};
+
+TEST(ModelMachineTest, ChecksItsMechanism) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  EXPECT_EQ(machine->CheckInvariants(), absl::OkStatus());
+  ASSERT_TRUE(machine->StartMechanism(std::make_unique<Broken>()).ok());
+  EXPECT_EQ(machine->CheckInvariants(), absl::InternalError("broken"));
 }
 
 // Allocates all memory, frees it, pauses until a report of it is
@@ -279,6 +453,18 @@ TEST(ModelMachineTest, EndsWithAReportInFlight) {
       seconds(10)));
   machine.reset();
   time.RunUntilIdle();
+}
+
+TEST(ModelMachineTest, IsolatedPagesThatNoReportHasAreAViolation) {
+  VirtualTime time(1);
+  const auto machine = Make(time);
+  PageAllocator& allocator = machine->allocator();
+  IsolatedBlock block = Isolate(
+      allocator, allocator.zones().front()->span().end - kMaxOrder.pages());
+  EXPECT_EQ(machine->CheckInvariants(),
+            absl::InternalError("S2: 1024 pages are isolated, 0 in flight"));
+  Return(std::move(block));
+  EXPECT_EQ(machine->CheckInvariants(), absl::OkStatus());
 }
 
 TEST(ModelMachineDeathTest, RefusesASecondMechanism) {

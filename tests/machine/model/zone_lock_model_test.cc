@@ -80,6 +80,65 @@ TEST_F(ZoneLockModelTest, AHoldDelaysAVcpuWhoseStepRanBefore) {
   EXPECT_EQ(locks_.ReporterLag(), 1000u);
 }
 
+// A later hold begins where the one before ends.
+TEST_F(ZoneLockModelTest, HoldsFollowEachOther) {
+  HoldByReporter();
+  HoldByReporter();
+  EXPECT_EQ(locks_.ReporterLag(), 2000u);
+  time_.RunFor(Nanoseconds(1300));
+  EXPECT_EQ(locks_.ReporterLag(), 700u);
+  Step(0);
+  EXPECT_EQ(isolation(), 700u);
+  time_.RunFor(Nanoseconds(5000));
+  EXPECT_EQ(locks_.ReporterLag(), 0u);
+  HoldByReporter();
+  EXPECT_EQ(locks_.ReporterLag(), 1000u);
+  EXPECT_EQ(locks_.hold_times().count, 3u);
+  EXPECT_EQ(locks_.hold_times().sum, 3000u);
+}
+
+// The first hold has begun, and not ended, when the second one is added.
+TEST_F(ZoneLockModelTest, AHoldIsWaitedForToItsEnd) {
+  HoldByReporter();
+  time_.RunFor(Nanoseconds(400));
+  HoldByReporter();
+  time_.RunFor(Nanoseconds(200));
+  Step(0);
+  EXPECT_EQ(isolation(), 400u);
+}
+
+// What a vCPU did before its present step is over, whatever is held later; so
+// is what it did in another zone.
+TEST_F(ZoneLockModelTest, OnlyAUseWithinTheHoldIsDelayed) {
+  Step(0);
+  times_.BeginStep(0);
+  locks_.OnStep(0);
+  times_.Charge(0, CostKind::kBase, 50);
+  times_.EndStep(0);
+  HoldByReporter();
+  EXPECT_EQ(isolation(), 0u);
+  time_.RunFor(Nanoseconds(1000));
+  Step(1);
+  Zone& other = allocator_->zone(0, ZoneType::kNormal);
+  {
+    LockHolder hold(other.lock());
+    locks_.OnUnlock(other, {});
+  }
+  EXPECT_EQ(isolation(), 0u);
+}
+
+TEST_F(ZoneLockModelTest, AHoldTakesAsLongAsTheWorkUnderIt) {
+  const CostModel costs = {.reporter_hold = 1,
+                           .reporter_look = 10,
+                           .reporter_isolate = 100,
+                           .reporter_return = 1000};
+  ZoneLockModel locks(costs, time_, *allocator_, times_);
+  Zone& zone = allocator_->zone(0, ZoneType::kDma);
+  LockHolder hold(zone.lock());
+  locks.OnUnlock(zone, {.scanned = 2, .isolated = 3, .returned = 4});
+  EXPECT_EQ(locks.ReporterLag(), 4321u);
+}
+
 TEST_F(ZoneLockModelTest, EndsItsObservation) {
   {
     VirtualTime time(1);

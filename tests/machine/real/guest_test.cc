@@ -93,6 +93,27 @@ TEST(GuestTest, FreedBlocksAreGoneFromTheHostAndNoOthers) {
   FreedBlocksAreGone(*guest, time, /*gone=*/true);
 }
 
+// Its queue refreshes them; ending the reporting does not end that.
+TEST(GuestTest, TheListsOf6_12DecayWhileItIsIdle) {
+  VirtualTime time(1);
+  GuestOptions options = SmallGuest(time);
+  options.kernel = KernelVersion::kV6_12;
+  const auto guest = Guest::Create(options).value();
+  std::vector<Pfn> pages;
+  for (int i = 0; i < 8192; ++i) {
+    pages.push_back(guest->vcpu(0).Allocate(Order(0)).value());
+  }
+  for (const Pfn pfn : pages) guest->vcpu(0).Free(pfn, Order(0));
+  const PageCount after = guest->allocator().Counts().cached;
+  guest->RunUntil(guest->Now() + std::chrono::seconds(2));
+  const PageCount soon = guest->allocator().Counts().cached;
+  EXPECT_GT(after, soon);
+  guest->StopReporting();
+  guest->RunUntil(guest->Now() + std::chrono::minutes(1));
+  EXPECT_GT(soon, guest->allocator().Counts().cached);
+  EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+}
+
 TEST(GuestTest, WithoutTheDiscardNothingIsGone) {
   VirtualTime time(1);
   GuestOptions options = SmallGuest(time);

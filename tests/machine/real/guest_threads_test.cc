@@ -21,6 +21,8 @@
 #include "guestmm/reporting/v12_policy.h"
 #include "guestmm/virtio/device/balloon_device.h"
 #include "guestmm/virtio/driver/balloon_driver.h"
+#include "guestmm/virtio/wire/balloon.h"
+#include "tests/testing/await.h"
 #include "tests/testing/dma_device.h"
 
 namespace guestmm::guest_threads_test {
@@ -227,6 +229,47 @@ TEST(GuestThreadsTest, NothingIsDiscardedWhileInhibited) {
   EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
   EXPECT_EQ(guest->allocator().Counts().allocated(),
             guest->driver()->queue_pages());
+}
+
+// Four vCPUs at once need what the balloon has: each gets its share, whatever
+// the order.
+TEST(GuestThreadsTest, NoAllocationFailsWhileTheBalloonHasPages) {
+  constexpr int kTakers = 4;
+  constexpr PageCount kTarget(7500);
+  constexpr uint64_t kTaken = 6144;
+  for (const uint64_t features : {uint64_t{0}, kBalloonFMustTellHost}) {
+    for (const Order order : {Order(0), Order(3), kPageblockOrder}) {
+      SCOPED_TRACE(order);
+      const auto guest =
+          Guest::Create({.memory = MemoryMap::Pc(32 * kMiB),
+                         .vcpus = kTakers,
+                         .balloon_features = features | kBalloonFDeflateOnOom})
+              .value();
+      guest->device()->SetTarget(static_cast<uint32_t>(kTarget.value()));
+      ASSERT_TRUE(
+          Await([&] { return guest->device()->actual() == kTarget.value(); }));
+      std::atomic<int> failed = 0;
+      std::vector<std::vector<Pfn>> taken(kTakers);
+      std::vector<std::thread> threads;
+      for (size_t id = 0; id < kTakers; ++id) {
+        threads.emplace_back([&, id] {
+          Vcpu& vcpu = guest->vcpu(static_cast<int>(id));
+          for (uint64_t i = 0; i < (kTaken / kTakers) >> order.value(); ++i) {
+            const std::optional<Pfn> pfn = vcpu.Allocate(order);
+            pfn ? taken[id].push_back(*pfn) : static_cast<void>(++failed);
+          }
+        });
+      }
+      for (std::thread& thread : threads) thread.join();
+      EXPECT_EQ(failed, 0);
+      for (size_t id = 0; id < kTakers; ++id) {
+        for (const Pfn pfn : taken[id]) {
+          guest->vcpu(static_cast<int>(id)).Free(pfn, order);
+        }
+      }
+      EXPECT_EQ(guest->CheckInvariants(), absl::OkStatus());
+    }
+  }
 }
 
 }  // namespace

@@ -1,14 +1,17 @@
 #ifndef GUESTMM_MACHINE_MODEL_CALIBRATE_H_
 #define GUESTMM_MACHINE_MODEL_CALIBRATE_H_
 
+#include <cstddef>
 #include <functional>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/machine/model/cost_model.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The source of a cost.
 struct CalibratedCost {
@@ -19,10 +22,22 @@ struct CalibratedCost {
   bool measured = false;
 };
 
+// A part of the measurements whose repetitions differ so much that other work
+// must have run on this machine: its costs are not to be trusted.
+struct UnsteadyMeasurement {
+  std::string what;     // as progress names it
+  double spread = 0;    // the largest of its costs: the middle half of the
+                        // repetitions, as a share of their median
+  size_t outliers = 0;  // the most of its costs: repetitions of more than
+                        // twice the median
+};
+
 struct Calibration {
   CostModel costs;
   // One for each field of CostModel, in CostFields' order.
   std::vector<CalibratedCost> sources;
+  // Empty on a machine that was idle enough.
+  std::vector<UnsteadyMeasurement> unsteady;
 };
 
 // Measures those costs of CostModel that a process can measure, on one thread.

@@ -3,7 +3,9 @@
 
 #include <cstddef>
 
-namespace guestmm {
+#include "guestmm/base/export.h"
+
+namespace GUESTMM_EXPORT guestmm {
 
 // The uses of vCPUs' time.
 enum class CostKind {

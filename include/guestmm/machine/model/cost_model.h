@@ -5,9 +5,10 @@
 
 #include <cstdint>
 
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Costs in nanoseconds. The defaults are rounded from measurements on a machine
 // of 2026 (docs/performance.md). Costs that a process cannot measure on its own
@@ -35,7 +36,8 @@ struct CostModel {
   //
   // An exit from the guest, and the entry after it. Not measured.
   uint64_t exit = 1000;
-  // Mapping, and clearing, a page of 4 KiB or a huge page of 2 MiB.
+  // Mapping, and clearing, a page of 4 KiB or a huge page of 2 MiB. Larger
+  // pages below 2 MiB take one mapping, and clearing each 4 KiB.
   uint64_t host_fault_4k = 1700;
   uint64_t host_zero_4k = 250;
   uint64_t host_fault_2m = 20'000;
@@ -48,6 +50,8 @@ struct CostModel {
   uint64_t discard_call = 600;
   uint64_t discard_4k = 300;
   uint64_t discard_2m = 8000;
+  // Splitting a huge page of which it frees a part.
+  uint64_t split_2m = 20'000;
   // The TLB shootdown: each vCPU that runs is interrupted once for each call.
   // Not measured.
   uint64_t discard_interruption = 2000;

@@ -21,10 +21,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/host/accounting/footprint.h"
 #include "guestmm/machine/machine.h"
 #include "guestmm/machine/model/cost_kind.h"
@@ -32,13 +34,20 @@
 #include "guestmm/machine/vcpu.h"
 #include "guestmm/machine/workload.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
+
+class PerCpuRefresh;
 
 struct ModelMachineOptions {
   MemoryMap memory = {};
   int vcpus = 1;
-  // The unit in which the host maps and discards: Order(0) or kPageblockOrder.
+  // The kernel whose per-CPU lists and free-list order are modelled.
+  KernelVersion kernel = KernelVersion::kV5_3;
+  // The unit in which the host maps memory (HostLedger): at most
+  // kPageblockOrder.
   Order granule{0};
+  // The host runs khugepaged, which makes split huge pages whole again.
+  bool khugepaged = false;
   CostModel costs = {};
   // A request that would fail while memory is isolated for the host blocks its
   // vCPU until some of that returns (PageAllocatorOptions); its time is then
@@ -110,11 +119,15 @@ class ModelMachine final : public Machine {
   void EndBoot() override;
   void Step(Processor& processor);
   void OnDiscard();
+  // khugepaged visits the huge page.
+  void OnCollapse(Pfn pfn);
   // Brings footprint_ up to the present.
   void Integrate();
 
   VirtualTime& time_;
   std::unique_ptr<PageAllocator> allocator_;
+  // Null if the kernel's lists need none.
+  std::unique_ptr<PerCpuRefresh> refresh_;
   std::unique_ptr<Models> models_;
   std::vector<std::unique_ptr<Vcpu>> vcpus_;
   std::vector<std::unique_ptr<Processor>> processors_;

@@ -26,10 +26,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/buddy/page_poison.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/host/discard/discarding_hypervisor.h"
 #include "guestmm/machine/backing.h"
 #include "guestmm/machine/machine.h"
@@ -37,7 +39,7 @@
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/virtio/vhost_user/front_end/device.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Incomplete types: the caller that uses one includes its header.
 class BalloonDevice;
@@ -48,6 +50,7 @@ class LedgerBacking;
 class LedgerHypervisor;
 class LockHoldObserver;
 class MemoryHotplug;
+class PerCpuRefresh;
 class Reporter;
 class ReportingPolicy;
 class VirtualTime;
@@ -63,6 +66,8 @@ struct GuestOptions {
   // Set if and only if memory_source is kPrivateFile.
   std::string memory_file = {};
   int vcpus = 1;
+  // The kernel whose per-CPU lists and free-list order are modelled.
+  KernelVersion kernel = KernelVersion::kV5_3;
   // One past the highest address at which memory may be hot-added. Unset: the
   // end of `memory`.
   std::optional<Gpa> hotplug_end = {};
@@ -184,6 +189,7 @@ class Guest final : public Machine {
   // The steps of Create.
   void StartQueues();
   absl::Status SetUpAllocator();
+  void StartRefresh();
   void SetUpBacking();
   absl::Status SetUpHypervisor();
   // A balloon whose reports have as many as `capacity` ranges.
@@ -211,6 +217,8 @@ class Guest final : public Machine {
   std::unique_ptr<Workqueue> device_thread_;
   // Runs the guest's work: virtual_time or guest_thread_; null until needed.
   Workqueue* guest_workqueue_ = nullptr;
+  // Null if the kernel's lists need none.
+  std::unique_ptr<PerCpuRefresh> refresh_;
   // At most one of the two is set.
   std::unique_ptr<BalloonDevice> device_;
   std::unique_ptr<VhostUserDevice> vmm_;

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "src/base/uninterrupted.h"
 
 namespace guestmm::trace {
 namespace {
@@ -31,22 +32,25 @@ absl::Status CannotRead(const std::string& name, int error) {
 
 class FileBytes final : public ByteSource {
  public:
-  FileBytes(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+  // Of at most `bytes`, from where `fd` is.
+  FileBytes(int fd, std::string name, uint64_t bytes = ~uint64_t{0})
+      : fd_(fd), name_(std::move(name)), left_(bytes) {}
   ~FileBytes() override { close(fd_); }
   FileBytes(const FileBytes&) = delete;
   FileBytes& operator=(const FileBytes&) = delete;
 
   absl::StatusOr<size_t> Read(char* to, size_t size) override {
-    while (true) {
-      const ssize_t got = read(fd_, to, size);
-      if (got >= 0) return static_cast<size_t>(got);
-      if (errno != EINTR) return CannotRead(name_, errno);
-    }
+    const size_t most = std::min(size, left_);
+    const ssize_t got = Uninterrupted([&] { return read(fd_, to, most); });
+    if (got < 0) return CannotRead(name_, errno);
+    left_ -= static_cast<uint64_t>(got);
+    return static_cast<size_t>(got);
   }
 
  private:
   const int fd_;
   const std::string name_;
+  uint64_t left_;
 };
 
 // Bytes in memory, followed by those of another source, if it is not null.
@@ -159,8 +163,13 @@ class GzipBytes final : public Decompressor {
 
  private:
   size_t Decompress(char* to, size_t size) override {
-    // Members follow one another (cat a.gz b.gz).
-    if (member_ended_) inflateReset(&stream_);
+    // Members follow one another (cat a.gz b.gz); zeroes pad a block of a tape
+    // or of a disk.
+    if (member_ended_) {
+      while (input_bytes() > 0 && *input() == 0) Consume(1);
+      if (input_bytes() == 0) return 0;
+      inflateReset(&stream_);
+    }
     member_ended_ = false;
     const auto in_bytes = static_cast<uInt>(input_bytes());
     const auto out_bytes =
@@ -237,9 +246,35 @@ absl::StatusOr<std::unique_ptr<ByteSource>> Decompressed(
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const int fd =
+      Uninterrupted([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC); });
   if (fd < 0) return CannotRead(path, errno);
   return Decompressed(std::make_unique<FileBytes>(fd, path), path);
+}
+
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenRange(const std::string& path,
+                                                      uint64_t begin,
+                                                      uint64_t end) {
+  const int fd =
+      Uninterrupted([&] { return open(path.c_str(), O_RDONLY | O_CLOEXEC); });
+  if (fd < 0) return CannotRead(path, errno);
+  auto source = std::make_unique<FileBytes>(fd, path, end - begin);
+  if (lseek(fd, static_cast<off_t>(begin), SEEK_SET) < 0) {
+    return CannotRead(path, errno);
+  }
+  return source;
+}
+
+bool IsPlainText(const std::string& path) {
+  constexpr size_t kStart = 4096;
+  const auto source = OpenRange(path, 0, kStart);
+  if (!source.ok()) return false;
+  std::string start(kStart, '\0');
+  const auto got = ReadFully(**source, start.data(), start.size());
+  if (!got.ok()) return false;
+  start.resize(*got);
+  return !IsGzip(start) && !IsZstd(start.substr(0, 4)) &&
+         start.find('\0') == std::string::npos;
 }
 
 absl::StatusOr<std::unique_ptr<ByteSource>> BytesOf(std::string bytes,

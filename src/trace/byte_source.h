@@ -29,6 +29,14 @@ absl::StatusOr<std::unique_ptr<ByteSource>> OpenBytes(const std::string& path);
 absl::StatusOr<std::unique_ptr<ByteSource>> BytesOf(std::string bytes,
                                                     const std::string& name);
 
+// The bytes of a file as they are, from `begin` up to `end` or its end.
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenRange(const std::string& path,
+                                                      uint64_t begin,
+                                                      uint64_t end);
+// False for a file that is compressed or has bytes of zero at its start, and
+// for one that cannot be read.
+bool IsPlainText(const std::string& path);
+
 // Reads until `to` is full or the bytes end, and returns the number of bytes
 // read. Returns an error only if no byte was read before it.
 absl::StatusOr<size_t> ReadFully(ByteSource& source, char* to, size_t size);

@@ -14,6 +14,16 @@ std::string LineReader::Shown(std::string_view line) {
   return absl::StrCat("\"", text, line.size() > kShown ? "...\"" : "\"");
 }
 
+bool LineReader::Returns(std::string_view& line) {
+  constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
+  if (number_ == 0 && line.starts_with(kByteOrderMark)) {
+    line.remove_prefix(kByteOrderMark.size());
+  }
+  if (line.ends_with('\r')) line.remove_suffix(1);
+  ++number_;
+  return true;
+}
+
 bool LineReader::NextSlowly(std::string_view& line) {
   if (!status_.ok()) return false;
   size_t searched = at_;
@@ -33,8 +43,7 @@ bool LineReader::NextSlowly(std::string_view& line) {
       line = std::string_view(data + at_, std::min(bytes, kLongest));
       at_ += bytes + (found ? 1 : 0);
       skipping_ = !found;
-      ++number_;
-      return true;
+      return Returns(line);
     }
     std::copy(data + at_, data + filled_, buffer_.data());
     filled_ -= at_;
@@ -51,9 +60,8 @@ bool LineReader::NextSlowly(std::string_view& line) {
       if (filled_ == 0) return false;
       line = std::string_view(buffer_.data(), filled_);
       at_ = filled_;
-      ++number_;
-      complete_ = false;
-      return true;
+      complete_ = line.ends_with('\r');
+      return Returns(line);
     }
     filled_ += *got;
     read_ += *got;

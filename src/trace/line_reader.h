@@ -16,7 +16,8 @@
 
 namespace guestmm::trace {
 
-// Reads a text line by line, in constant memory.
+// Reads a text line by line, in constant memory. A line ends with LF or CR LF;
+// a byte order mark of UTF-8 is skipped.
 class LineReader {
  public:
   LineReader(std::unique_ptr<ByteSource> source, std::string name)
@@ -33,6 +34,7 @@ class LineReader {
     line = std::string_view(
         from, static_cast<size_t>(static_cast<const char*>(end) - from));
     at_ += line.size() + 1;
+    if (line.ends_with('\r')) line.remove_suffix(1);
     ++number_;
     return true;
   }
@@ -48,8 +50,13 @@ class LineReader {
   const std::string& name() const { return name_; }
   // The place of the last line, e.g. "trace.txt:12".
   std::string Place() const { return absl::StrCat(name_, ":", number_); }
-  // InvalidArgument: the last line is `line`, where `what` was expected.
+  // InvalidArgument: the last line is `line`, where `what` was expected; or
+  // there is no line.
   absl::Status Expected(std::string_view line, std::string_view what) const {
+    if (number_ == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name_, ": is empty: expected ", std::string(what)));
+    }
     return absl::InvalidArgumentError(absl::StrCat(
         Place(), ": ", Shown(line), ": expected ", std::string(what)));
   }
@@ -61,6 +68,8 @@ class LineReader {
   static constexpr size_t kLongest = size_t{64} << 10;
 
   bool NextSlowly(std::string_view& line);
+  // The rest of Next: counts the line, and takes off what is not its text.
+  bool Returns(std::string_view& line);
 
   const std::unique_ptr<ByteSource> source_;
   const std::string name_;

@@ -5,9 +5,12 @@
 // was taken. They return false, leaving the text unchanged, if the text does
 // not begin like that or a number overflows.
 
+#include <charconv>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string_view>
+#include <system_error>
 
 #include "guestmm/base/clock.h"
 
@@ -70,11 +73,12 @@ inline bool TakeNumber(std::string_view& text, uint64_t& value) {
   return true;
 }
 
-// Seconds such as "21.63554": no sign, a point, and 1 to 9 digits behind it,
-// whose number is `digits`.
+// Seconds such as "21.63554": no sign, a point, and 1 to 12 digits behind it,
+// whose number is `digits`. Those behind the ninth are dropped.
 inline bool TakeSeconds(std::string_view& text, Nanoseconds& time,
                         int& digits) {
   constexpr uint64_t kMaxSeconds = 9'000'000'000;
+  constexpr int kMostDigits = 12;
   std::string_view rest = text;
   uint64_t seconds = 0;
   if (!TakeDecimal(rest, seconds) || seconds > kMaxSeconds || rest.empty() ||
@@ -85,7 +89,8 @@ inline bool TakeSeconds(std::string_view& text, Nanoseconds& time,
   uint64_t fraction = 0;
   int n = 0;
   for (; static_cast<size_t>(n) < rest.size() && IsDigit(rest[n]); ++n) {
-    if (n == 9) return false;
+    if (n == kMostDigits) return false;
+    if (n >= 9) continue;
     fraction = fraction * 10 + static_cast<uint64_t>(rest[n] - '0');
   }
   if (n == 0) return false;
@@ -103,19 +108,27 @@ inline bool TakeWord(std::string_view& text, std::string_view word) {
   return true;
 }
 
-// "-4.287", "12.5" or "12".
+// A number as programs print it: "-4.287", "12", "1.03e+02".
+inline bool TakeReal(std::string_view& text, double& value) {
+  // No "inf" and "nan", and no sign but '-'.
+  const std::string_view digits = text.substr(text.starts_with("-") ? 1 : 0);
+  if (digits.empty() || !(IsDigit(digits[0]) || digits[0] == '.')) return false;
+  double number = 0;
+  const auto [end, error] =
+      std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc()) return false;
+  value = number;
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return true;
+}
+
+// Seconds, rounded to nanoseconds: "-4.287", "103.00000000000001", "1.03e+02".
 inline bool TakeTime(std::string_view& text, Nanoseconds& time) {
+  constexpr double kMaxSeconds = 9e9;
   std::string_view rest = text;
-  const bool negative = TakeWord(rest, "-");
-  int digits = 0;
-  uint64_t seconds = 0;
-  if (!TakeSeconds(rest, time, digits)) {
-    if (!TakeDecimal(rest, seconds) || seconds > 9'000'000'000) {
-      return false;
-    }
-    time = std::chrono::seconds(static_cast<int64_t>(seconds));
-  }
-  if (negative) time = -time;
+  double seconds = 0;
+  if (!TakeReal(rest, seconds) || std::abs(seconds) > kMaxSeconds) return false;
+  time = Nanoseconds(std::llround(seconds * 1e9));
   text = rest;
   return true;
 }

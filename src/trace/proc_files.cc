@@ -15,10 +15,15 @@
 namespace guestmm::trace {
 namespace {
 
+using State = RecordedPages::State;
+
 // Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h,
 // include/linux/kernel-page-flags.h).
+constexpr uint64_t kLruFlag = uint64_t{1} << 5;
+constexpr uint64_t kSlabFlag = uint64_t{1} << 7;
 constexpr uint64_t kBuddyFlag = uint64_t{1} << 10;
 constexpr uint64_t kMmapFlag = uint64_t{1} << 11;
+constexpr uint64_t kAnonFlag = uint64_t{1} << 12;
 constexpr uint64_t kNoPageFlag = uint64_t{1} << 20;
 constexpr uint64_t kOfflineFlag = uint64_t{1} << 23;
 constexpr uint64_t kReservedFlag = uint64_t{1} << 32;
@@ -27,7 +32,6 @@ constexpr uint64_t kReservedFlag = uint64_t{1} << 32;
 constexpr uint64_t kReportedFlag = uint64_t{1} << 3;
 
 RecordedPages::State StateOf(uint64_t flags) {
-  using State = RecordedPages::State;
   if ((flags & kNoPageFlag) != 0) return State::kAbsent;
   if ((flags & kBuddyFlag) != 0) return State::kFree;
   if ((flags & kOfflineFlag) != 0) return State::kOffline;
@@ -35,6 +39,9 @@ RecordedPages::State StateOf(uint64_t flags) {
   // Older kernels take the _mapcount of 0 in a zeroed struct page for one
   // mapping.
   if ((flags & ~kMmapFlag) == 0) return State::kNoFlags;
+  if ((flags & kAnonFlag) != 0) return State::kAnonymous;
+  if ((flags & kSlabFlag) != 0) return State::kSlab;
+  if ((flags & kLruFlag) != 0) return State::kPageCache;
   return State::kInUse;
 }
 
@@ -68,8 +75,67 @@ bool IsField(std::string_view line, std::string_view name,
 
 }  // namespace
 
+absl::StatusOr<uint64_t> ReadPageSize(LineReader& lines) {
+  std::string_view line;
+  lines.Next(line);
+  if (!lines.status().ok()) return lines.status();
+  std::string_view rest = line;
+  uint64_t bytes = 0;
+  if (!TakeDecimal(rest, bytes) || !rest.empty() || bytes != kPageSize) {
+    return lines.Expected(
+        line,
+        absl::StrCat(kPageSize,
+                     ": only guests with pages of 4 KiB can be replayed"));
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::string> ReadUname(LineReader& lines) {
+  std::string_view line;
+  lines.Next(line);
+  if (!lines.status().ok()) return lines.status();
+  std::string_view rest = line;
+  const auto take_word = [&] {
+    SkipSpaces(rest);
+    const std::string_view word = rest.substr(0, rest.find(' '));
+    rest.remove_prefix(word.size());
+    return word;
+  };
+  std::string_view release = take_word();
+  if (release == "Linux") {
+    take_word();  // the host's name
+    release = take_word();
+  }
+  std::string_view numbers = release;
+  uint64_t number = 0;
+  if (!TakeDecimal(numbers, number) || !TakeWord(numbers, ".") ||
+      !TakeDecimal(numbers, number)) {
+    return lines.Expected(line, "Linux HOST RELEASE ..., or RELEASE, as 6.1.0");
+  }
+  return std::string(release);
+}
+
+absl::StatusOr<uint64_t> ReadLayout(LineReader& lines) {
+  std::string_view line;
+  lines.Next(line);
+  if (!lines.status().ok()) return lines.status();
+  std::string_view rest = line;
+  uint64_t number = 0;
+  if (!TakeDecimal(rest, number) || !rest.empty() || number < 1 ||
+      number > kLatestLayout) {
+    return lines.Expected(
+        line, absl::StrCat("1 to ", kLatestLayout,
+                           ": later layouts need a later version of guestmm"));
+  }
+  return number;
+}
+
 absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
-  std::vector<GpaRange> memory;
+  struct Line {
+    GpaRange range;
+    uint64_t number;
+  };
+  std::vector<Line> memory;
   std::string_view line;
   while (lines.Next(line)) {
     std::string_view rest = line;
@@ -94,21 +160,37 @@ absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines) {
     }
     const Gpa start = ToGpa(ToPfn(Gpa(first + kPageSize - 1)));
     const Gpa end = ToGpa(ToPfn(Gpa(last + 1)));
-    if (start < end) memory.push_back({start, end - start});
+    if (start < end) memory.push_back({{start, end - start}, lines.number()});
   }
   if (!lines.status().ok()) return lines.status();
-  std::sort(memory.begin(), memory.end(),
-            [](const GpaRange& a, const GpaRange& b) { return a.gpa < b.gpa; });
+  std::stable_sort(
+      memory.begin(), memory.end(),
+      [](const Line& a, const Line& b) { return a.range.gpa < b.range.gpa; });
   // Joins adjoining ranges; hotplugged memory is listed within a larger range.
   std::vector<GpaRange> merged;
-  for (const GpaRange& range : memory) {
-    if (!merged.empty() &&
-        range.gpa <= merged.back().gpa + merged.back().bytes) {
-      merged.back().bytes = std::max(
-          merged.back().bytes, range.gpa + range.bytes - merged.back().gpa);
-    } else {
+  const Line* largest = nullptr;  // of those so far, the one that ends last
+  const auto end_of = [](const GpaRange& range) {
+    return range.gpa + range.bytes;
+  };
+  for (const Line& its : memory) {
+    const GpaRange& range = its.range;
+    if (largest == nullptr || range.gpa > end_of(merged.back())) {
       merged.push_back(range);
+      largest = &its;
+      continue;
     }
+    if (end_of(range) <= end_of(merged.back())) continue;
+    // Resources nest, but never overlap otherwise.
+    if (range.gpa < end_of(largest->range) && range.gpa > largest->range.gpa) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s:%d: RAM from 0x%x to 0x%x; %s:%d: RAM from 0x%x to 0x%x: must "
+          "not overlap unless one is within the other",
+          lines.name(), largest->number, largest->range.gpa.value(),
+          end_of(largest->range).value() - 1, lines.name(), its.number,
+          range.gpa.value(), end_of(range).value() - 1));
+    }
+    merged.back().bytes = end_of(range) - merged.back().gpa;
+    largest = &its;
   }
   return merged;
 }
@@ -121,7 +203,13 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
   constexpr uint64_t kMostMin = uint64_t{1} << 28;
   uint64_t all_min = 0;
   std::vector<RecordedZone> zones;
-  std::vector<PageCount> spanned;
+  // Of each zone, what its lines say.
+  struct Said {
+    PageCount spanned;
+    bool managed = false;
+    bool start = false;
+  };
+  std::vector<Said> said;
   std::string_view line;
   while (lines.Next(line)) {
     std::string_view rest = line;
@@ -131,7 +219,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
         return lines.Expected(line, "Node NUMBER, zone NAME");
       }
       zones.push_back(std::move(zone));
-      spanned.emplace_back();
+      said.emplace_back();
       continue;
     }
     SkipSpaces(rest);
@@ -140,6 +228,7 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       return IsField(rest, name, value);
     };
     enum {
+      kFree,
       kMin,
       kLow,
       kHigh,
@@ -154,8 +243,8 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
       kNone
     };
     constexpr std::array<std::string_view, kNone> kNames = {
-        "min",        "low",  "high",   "spanned", "present", "managed",
-        "start_pfn:", "cpu:", "count:", "high:",   "batch:"};
+        "pages free", "min",        "low",  "high",   "spanned", "present",
+        "managed",    "start_pfn:", "cpu:", "count:", "high:",   "batch:"};
     const auto* const name = std::find_if(kNames.begin(), kNames.end(), take);
     if (name == kNames.end()) continue;
     const auto field = name - kNames.begin();
@@ -179,6 +268,9 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     }
     const PageCount pages(*value);
     switch (field) {
+      case kFree:
+        zone.free = pages;
+        break;
       case kMin:
         zone.min = pages;
         all_min += *value;
@@ -195,15 +287,17 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
         zone.high = pages;
         break;
       case kSpanned:
-        spanned.back() = pages;
+        said.back().spanned = pages;
         break;
       case kPresent:
         zone.present = pages;
         break;
       case kManaged:
         zone.managed = pages;
+        said.back().managed = true;
         break;
       case kStart:
+        said.back().start = true;
         zone.span.start = Pfn(*value);
         break;
       case kCount:
@@ -220,21 +314,34 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
     }
   }
   if (!lines.status().ok()) return lines.status();
+  if (zones.empty()) {
+    return absl::DataLossError(
+        absl::StrCat(lines.name(), ": no zone: the file is truncated"));
+  }
   std::vector<RecordedZone> populated;
   for (size_t i = 0; i < zones.size(); ++i) {
-    const auto& cpus = zones[i].per_cpu;
+    RecordedZone& zone = zones[i];
+    const std::string place =
+        absl::StrCat(lines.name(), ": Node ", zone.node, ", zone ", zone.name);
+    // Old kernels have no such line.
+    if (!said[i].managed) zone.managed = zone.present;
+    const bool is_populated =
+        zone.managed > PageCount(0) || zone.present > PageCount(0);
+    if (is_populated && !said[i].start) {
+      return absl::DataLossError(absl::StrCat(
+          place, ": must end with start_pfn: the file is truncated"));
+    }
     const auto cut =
-        std::find_if(cpus.begin(), cpus.end(),
+        std::find_if(zone.per_cpu.begin(), zone.per_cpu.end(),
                      [](const auto& cpu) { return cpu.batch == 0; });
-    if (cut != cpus.end()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          lines.name(), ": Node ", zones[i].node, ", zone ", zones[i].name,
-          ", cpu ", cut - cpus.begin(), ": must have a batch: of 1 or more"));
+    if (cut != zone.per_cpu.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(place, ", cpu ", cut - zone.per_cpu.begin(),
+                       ": must have a batch: of 1 or more"));
     }
-    zones[i].span.end = zones[i].span.start + spanned[i];
-    if (zones[i].managed > PageCount(0) || zones[i].present > PageCount(0)) {
-      populated.push_back(std::move(zones[i]));
-    }
+    if (!is_populated) continue;
+    zone.span.end = zone.span.start + said[i].spanned;
+    populated.push_back(std::move(zone));
   }
   return populated;
 }
@@ -299,7 +406,9 @@ absl::StatusOr<std::vector<RecordedBuddyInfo>> ReadBuddyinfo(
     if (!rest.empty()) {
       return lines.Expected(
           line,
-          absl::StrCat(zone.blocks.size(), " numbers of blocks, and no more"));
+          absl::StrCat(zone.blocks.size(),
+                       " numbers of blocks, and no more, as with pages of 4 "
+                       "KiB"));
     }
     all.back().zones.push_back(std::move(zone));
   }

@@ -20,7 +20,16 @@ namespace guestmm::trace {
 // One past the highest guest-physical address.
 inline constexpr uint64_t kGuestAddresses = uint64_t{1} << 52;
 
-// /proc/iomem: RAM, ascending, with adjoining ranges joined.
+// The number of a recording's list of files (docs/record-a-trace.md): 1, which
+// is that of recordings without it, to kLatestLayout.
+inline constexpr uint64_t kLatestLayout = 2;
+absl::StatusOr<uint64_t> ReadLayout(LineReader& lines);
+// `getconf PAGESIZE`: the bytes of a page. Only kPageSize is accepted.
+absl::StatusOr<uint64_t> ReadPageSize(LineReader& lines);
+// `uname -a` or `uname -r`: the kernel's release, "6.12.95+deb12-amd64".
+absl::StatusOr<std::string> ReadUname(LineReader& lines);
+// /proc/iomem: RAM, ascending, with adjoining ranges joined. A range may lie
+// within another one, as that of hotplugged memory does, or be listed again.
 absl::StatusOr<std::vector<GpaRange>> ReadIomem(LineReader& lines);
 // /proc/zoneinfo.
 absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines);

@@ -1,6 +1,5 @@
 #include "guestmm/trace/recording.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <string_view>
@@ -9,11 +8,15 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "src/trace/byte_source.h"
+#include "src/trace/csv_files.h"
+#include "src/trace/find_trace.h"
 #include "src/trace/line_reader.h"
-#include "src/trace/parse.h"
+#include "src/trace/list_events.h"
+#include "src/trace/memory_changes.h"
+#include "src/trace/ordered_reader.h"
 #include "src/trace/proc_files.h"
+#include "src/trace/recording_check.h"
 
 namespace guestmm {
 namespace {
@@ -21,220 +24,134 @@ namespace {
 using trace::ByteSource;
 using trace::LineReader;
 
-// Reads a CSV, calling take(rest, wrong) for each line after the heading. It
-// returns false for a malformed line; for a number out of bounds it sets
-// `wrong` to what was expected.
-template <typename Take>
-absl::Status ReadCsv(LineReader& lines, const std::string& heading, Take take) {
-  std::string_view line;
-  if (!lines.Next(line) || line != heading) {
-    if (!lines.status().ok()) return lines.status();
-    return lines.Expected(line, absl::StrCat("the heading ", heading));
-  }
-  while (lines.Next(line)) {
-    if (line.empty()) continue;
-    std::string_view rest = line;
-    std::string wrong;
-    if (!take(rest, wrong) || !rest.empty()) {
-      wrong = absl::StrCat("numbers: ", heading);
-    }
-    if (!wrong.empty()) return lines.Expected(line, wrong);
-  }
-  return lines.status();
-}
-
-// `memory` is the guest's, ascending; empty if unknown.
-absl::StatusOr<std::vector<Recording::Report>> ReadReports(
-    LineReader& lines, const std::vector<GpaRange>& memory) {
-  // The end and the size of a report are bounded, since comparing reports takes
-  // memory for each 2 MiB of them.
-  uint64_t end = trace::kGuestAddresses;
-  uint64_t most = kTiB;
-  if (!memory.empty()) {
-    end = (memory.back().gpa + memory.back().bytes).value();
-    most = 0;
-    for (const GpaRange& range : memory) most += range.bytes;
-  }
-  std::vector<Recording::Report> reports;
-  const absl::Status status = ReadCsv(
-      lines, "time_s,gpa,bytes",
-      [&](std::string_view& rest, std::string& wrong) {
-        Recording::Report report;
-        uint64_t gpa = 0;
-        if (!trace::TakeTime(rest, report.time) ||
-            !trace::TakeWord(rest, ",") || !trace::TakeNumber(rest, gpa) ||
-            !trace::TakeWord(rest, ",") ||
-            !trace::TakeNumber(rest, report.range.bytes)) {
-          return false;
-        }
-        if (report.range.bytes > most) {
-          wrong = absl::StrCat(most, " bytes at most",
-                               memory.empty() ? "" : ": all of iomem's RAM");
-        } else if (gpa > end - report.range.bytes) {
-          wrong = absl::StrFormat("a range that ends by 0x%x%s", end,
-                                  memory.empty() ? "" : ", as iomem's RAM");
-        }
-        report.range.gpa = Gpa(gpa);
-        reports.push_back(report);
-        return true;
-      });
-  if (!status.ok()) return status;
-  std::stable_sort(
-      reports.begin(), reports.end(),
-      [](const auto& a, const auto& b) { return a.time < b.time; });
-  return reports;
-}
-
-absl::StatusOr<std::vector<Recording::Resident>> ReadResident(
-    LineReader& lines) {
-  constexpr uint64_t kMostKib = trace::kGuestAddresses / kKiB;
-  std::vector<Recording::Resident> samples;
-  const absl::Status status = ReadCsv(
-      lines, "time_s,resident_kib",
-      [&](std::string_view& rest, std::string& wrong) {
-        Recording::Resident sample;
-        uint64_t kib = 0;
-        if (!trace::TakeTime(rest, sample.time) ||
-            !trace::TakeWord(rest, ",") || !trace::TakeDecimal(rest, kib)) {
-          return false;
-        }
-        if (kib > kMostKib) {
-          wrong = absl::StrCat(kMostKib, " KiB at most");
-          return true;
-        }
-        sample.bytes = kib * kKiB;
-        samples.push_back(sample);
-        return true;
-      });
-  if (!status.ok()) return status;
-  std::stable_sort(
-      samples.begin(), samples.end(),
-      [](const auto& a, const auto& b) { return a.time < b.time; });
-  return samples;
-}
-
-struct Window {
-  Nanoseconds start{0};
-  Nanoseconds end{0};
-};
-
-absl::StatusOr<Window> ReadWindow(LineReader& lines) {
-  std::optional<Window> window;
-  const absl::Status status = ReadCsv(
-      lines, "start_s,end_s", [&](std::string_view& rest, std::string& wrong) {
-        if (window) wrong = "one line after the heading";
-        window.emplace();
-        if (!trace::TakeTime(rest, window->start) ||
-            !trace::TakeWord(rest, ",") ||
-            !trace::TakeTime(rest, window->end)) {
-          return false;
-        }
-        if (window->end < window->start) {
-          wrong = "an end_s that is not before start_s";
-        }
-        return true;
-      });
-  if (!status.ok()) return status;
-  if (!window) return lines.Expected("", "a line after the heading");
-  return *window;
-}
-
-// The path of the file `name` in `folder`, plain or compressed; absent if there
-// is none.
-std::optional<std::string> Find(const std::filesystem::path& folder,
-                                const std::string& name) {
-  for (const char* const suffix : {"", ".zst", ".gz"}) {
-    const std::filesystem::path path = folder / (name + suffix);
-    std::error_code ignored;
-    if (std::filesystem::exists(path, ignored) &&
-        !std::filesystem::is_directory(path, ignored)) {
-      return path.string();
-    }
-  }
-  return std::nullopt;
-}
-
-// Reads the file `name` in `folder`, if it exists, into `value` with `read`.
+// Reads the file at `path`, unless it is empty, into `value` with
+// `read(ByteSource)`.
 template <typename T, typename Read>
-absl::Status ReadLines(const std::filesystem::path& folder,
-                       const std::string& name, Read read, T& value) {
-  const std::optional<std::string> path = Find(folder, name);
-  if (!path) return absl::OkStatus();
-  absl::StatusOr<std::unique_ptr<ByteSource>> bytes = trace::OpenBytes(*path);
+absl::Status ReadBytes(const std::string& path, Read read, T& value) {
+  if (path.empty()) return absl::OkStatus();
+  // A FIFO would be waited for.
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": must be a regular file"));
+  }
+  absl::StatusOr<std::unique_ptr<ByteSource>> bytes = trace::OpenBytes(path);
   if (!bytes.ok()) return bytes.status();
-  LineReader lines(*std::move(bytes), *path);
-  auto result = read(lines);
+  auto result = read(*std::move(bytes));
   if (!result.ok()) return result.status();
   value = *std::move(result);
   return absl::OkStatus();
 }
 
-absl::Status ReadPages(const std::filesystem::path& folder,
-                       const std::string& name,
-                       std::optional<RecordedPages>& pages) {
-  const std::optional<std::string> path = Find(folder, name);
-  if (!path) return absl::OkStatus();
-  const absl::StatusOr<std::unique_ptr<ByteSource>> bytes =
-      trace::OpenBytes(*path);
-  if (!bytes.ok()) return bytes.status();
-  absl::StatusOr<RecordedPages> result = trace::ReadKpageflags(**bytes, *path);
-  if (!result.ok()) return result.status();
-  pages = *std::move(result);
-  return absl::OkStatus();
+// The same, with `read(LineReader&)`.
+template <typename T, typename Read>
+absl::Status ReadLines(const std::string& path, Read read, T& value) {
+  return ReadBytes(
+      path,
+      [&](std::unique_ptr<ByteSource> bytes) {
+        LineReader lines(std::move(bytes), path);
+        return read(lines);
+      },
+      value);
 }
 
 }  // namespace
 
-absl::StatusOr<Recording> ReadRecording(const std::string& path) {
-  Recording recording;
-  std::filesystem::path folder = path;
+absl::StatusOr<Recording> ReadRecording(const std::string& path,
+                                        std::vector<GpaRange> memory) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(folder, ignored)) {
-    for (const char* const name :
-         {"trace.gmtrace", "trace.txt", "trace_pipe", "trace"}) {
-      if (const auto found = Find(folder, name)) {
-        recording.trace_path = *found;
-        break;
-      }
-    }
-    if (recording.trace_path.empty()) {
-      return absl::NotFoundError(absl::StrCat(
-          path,
-          ": must have a trace: trace.gmtrace, trace.txt, trace_pipe or trace, "
-          "plain, .zst or .gz"));
-    }
-  } else if (std::filesystem::exists(folder, ignored)) {
-    recording.trace_path = path;
-    folder = folder.parent_path();
-  } else {
-    return absl::NotFoundError(
-        absl::StrCat(path,
-                     ": must be a trace or a recording's folder; none is "
-                     "there"));
+  if (!std::filesystem::exists(path, ignored)) {
+    return absl::NotFoundError(absl::StrCat(
+        path, ": must be a trace or a recording's folder; none is there"));
   }
-
-  std::optional<Window> window;
-  absl::Status status =
-      ReadLines(folder, "iomem", trace::ReadIomem, recording.memory);
-  status.Update(ReadLines(folder, "zoneinfo.start", trace::ReadZoneinfo,
-                          recording.zones));
-  status.Update(ReadLines(folder, "zoneinfo.end", trace::ReadZoneinfo,
+  const bool is_folder = std::filesystem::is_directory(path, ignored);
+  absl::StatusOr<std::string> trace =
+      is_folder ? trace::FindTrace(path) : absl::StatusOr<std::string>(path);
+  if (!trace.ok()) return trace.status();
+  Recording recording;
+  recording.trace_path = *std::move(trace);
+  recording.memory_given = !memory.empty();
+  recording.memory = std::move(memory);
+  recording.files = trace::PerCpuTraces(recording.trace_path);
+  if (recording.files.empty()) recording.files = {recording.trace_path};
+  const std::filesystem::path given(path);
+  const std::filesystem::path folder = is_folder ? given : given.parent_path();
+  const auto find = [&](const std::string& name) {
+    const std::string found = trace::FindFile(folder, name);
+    if (!found.empty()) recording.files.push_back(found);
+    return found;
+  };
+  recording.list_events_path = find("trace.extra");
+  const trace::RecordingPlaces places = {
+      .memory = recording.memory_given ? "--memory" : find("iomem"),
+      .zoneinfo = find("zoneinfo.start"),
+      .kpageflags = find("kpageflags.start")};
+  absl::Status status;
+  std::optional<std::vector<GpaRange>> memory_at_end;
+  if (!recording.memory_given) {
+    status = ReadLines(places.memory, trace::ReadIomem, recording.memory);
+    status.Update(
+        ReadLines(find("iomem.end"), trace::ReadIomem, memory_at_end));
+  }
+  status.Update(ReadLines(find("plug.csv"), trace::ReadPlugs, recording.plugs));
+  uint64_t layout = 1;
+  status.Update(ReadLines(find("layout"), trace::ReadLayout, layout));
+  uint64_t page_size = kPageSize;
+  status.Update(ReadLines(find("page_size"), trace::ReadPageSize, page_size));
+  status.Update(ReadLines(find("uname"), trace::ReadUname, recording.kernel));
+  status.Update(
+      ReadLines(places.zoneinfo, trace::ReadZoneinfo, recording.zones));
+  status.Update(ReadLines(find("zoneinfo.end"), trace::ReadZoneinfo,
                           recording.zones_at_end));
-  status.Update(ReadPages(folder, "kpageflags.start", recording.first));
-  status.Update(ReadLines(folder, "buddyinfo.log", trace::ReadBuddyinfo,
+  status.Update(ReadBytes(
+      places.kpageflags,
+      [&](const std::unique_ptr<ByteSource>& bytes) {
+        return trace::ReadKpageflags(*bytes, places.kpageflags);
+      },
+      recording.first));
+  status.Update(ReadLines(find("buddyinfo.log"), trace::ReadBuddyinfo,
                           recording.buddyinfo));
-  status.Update(ReadLines(folder, "window.csv", ReadWindow, window));
+  std::optional<trace::Window> window;
+  status.Update(ReadLines(find("window.csv"), trace::ReadWindow, window));
+  std::optional<RecordedPages> last;
+  const std::string last_path = find("kpageflags.end");
+  status.Update(ReadBytes(
+      last_path,
+      [&](const std::unique_ptr<ByteSource>& bytes) {
+        return trace::ReadKpageflags(*bytes, last_path);
+      },
+      last));
+  if (status.ok()) trace::FindMemoryChanges(memory_at_end, last, recording);
   status.Update(ReadLines(
-      folder, "reports.csv",
-      [&](LineReader& lines) { return ReadReports(lines, recording.memory); },
+      find("reports.csv"),
+      [&](LineReader& lines) {
+        return trace::ReadReports(lines, recording.memory_given
+                                             ? std::vector<GpaRange>{}
+                                             : recording.AllMemory());
+      },
       recording.reports));
-  status.Update(ReadLines(folder, "rss.csv", ReadResident, recording.resident));
+  status.Update(
+      ReadLines(find("rss.csv"), trace::ReadResident, recording.resident));
+  if (status.ok()) status = trace::CheckAgreement(recording, places);
   if (!status.ok()) return status;
   if (window) {
     recording.start = window->start;
     recording.end = window->end;
   }
   return recording;
+}
+
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
+    const Recording& recording, const TraceReadOptions& options) {
+  absl::StatusOr<std::unique_ptr<TraceReader>> reader =
+      OpenTrace(recording.trace_path, options);
+  const std::string& lists = recording.list_events_path;
+  if (!reader.ok() || lists.empty()) return reader;
+  absl::StatusOr<std::unique_ptr<ByteSource>> bytes = trace::OpenBytes(lists);
+  if (!bytes.ok()) return bytes.status();
+  return trace::WithListEvents(*std::move(reader),
+                               trace::InOrder(trace::MakeListEventsReader(
+                                   *std::move(bytes), lists, options)));
 }
 
 }  // namespace guestmm

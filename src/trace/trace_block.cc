@@ -87,8 +87,9 @@ bool LoadKey(const unsigned char*& at, KeyState& key) {
   at += 3;
   const uint64_t cpu = LoadVarint(at);
   const uint64_t gfp = LoadVarint(at);
-  if (kind > 1 || order > static_cast<unsigned>(kMaxOrder.value()) ||
-      cpu > kMaxCpu || gfp > 0xffffffff) {
+  if (kind > static_cast<unsigned>(TraceEvent::Kind::kDrain) ||
+      order > static_cast<unsigned>(kMaxOrder.value()) || cpu > kMaxCpu ||
+      gfp > 0xffffffff) {
     return false;
   }
   key.event.kind = static_cast<TraceEvent::Kind>(kind);
@@ -215,7 +216,8 @@ std::string EncodeCounters(const TraceReadCounters& counters) {
   std::string bytes;
   for (const uint64_t counter :
        {counters.events, counters.lost, counters.bad_lines,
-        counters.batched_frees, counters.failed_allocs, counters.other_lines}) {
+        counters.batched_frees, counters.failed_allocs, counters.other_lines,
+        counters.unended_lines, counters.cut_lines, counters.reordered}) {
     AppendVarint(bytes, counter);
   }
   return bytes;
@@ -228,8 +230,10 @@ bool DecodeCounters(std::string_view bytes, TraceReadCounters& counters) {
   const unsigned char* const end = at + bytes.size();
   for (uint64_t* const counter :
        {&counters.events, &counters.lost, &counters.bad_lines,
-        &counters.batched_frees, &counters.failed_allocs,
-        &counters.other_lines}) {
+        &counters.batched_frees, &counters.failed_allocs, &counters.other_lines,
+        &counters.unended_lines, &counters.cut_lines, &counters.reordered}) {
+    // The end of version 1.
+    if (at == end && counter == &counters.unended_lines) return true;
     if (at >= end) return false;
     *counter = LoadVarint(at);
   }

@@ -11,7 +11,9 @@
 //           CRC-32 of these four and the stored bytes (4), the stored bytes:
 //           one zstd frame
 //   end     the same with kind 2 and no events, not compressed: varints, the
-//           counters of reading the source when the file was written
+//           counters of reading the source when the file was written, but those
+//           that the events tell again: unknown_gfp, late, late_by. Version 1
+//           has them up to other_lines
 //
 // The decompressed bytes of a block, which does not depend on those before it:
 //
@@ -41,7 +43,10 @@ namespace guestmm::trace {
 
 // Like PNG's: damaged by a copy in text mode or one that clears the top bit.
 inline constexpr std::string_view kTraceFileMagic("\x89GMMT\r\n\x1a", 8);
-inline constexpr uint32_t kTraceFileVersion = 1;
+// The versions that are read; the newest is written. Version 1 has requests
+// only, not what moves between zones and per-CPU lists.
+inline constexpr uint32_t kOldestTraceFileVersion = 1;
+inline constexpr uint32_t kTraceFileVersion = 2;
 
 inline constexpr uint32_t kEventsBlock = 1;
 inline constexpr uint32_t kEndBlock = 2;

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdlib>
+#include <iterator>
 
 #include "absl/strings/str_format.h"
+#include "src/trace/parse.h"
 
 namespace guestmm {
 namespace {
@@ -100,6 +103,46 @@ constexpr std::array kOtherNames = {
     FlagName{"GFP_TEMPORARY", kGfpKernelFlags | GfpFlags::kReclaimable},
 };
 
+// By the bit of the kernel's number, as trace-cmd and perf print it of kernels
+// 6.10 to 6.12. The bits above these depend on the configuration, and a number
+// that has one may be of an older kernel, whose bits were others.
+constexpr uint32_t kByNumber[] = {
+    Bit(4),
+    GfpFlags::kHighmem,
+    Bit(5),
+    GfpFlags::kMovable,
+    GfpFlags::kReclaimable,
+    kGfpHigh,
+    kGfpIo,
+    kGfpFs,
+    GfpFlags::kZero,
+    kGfpAtomicFlag,
+    kGfpDirectReclaim,
+    kGfpKswapdReclaim,
+    Bit(20),  // __GFP_WRITE
+    kGfpNowarn,
+    Bit(11),  // __GFP_RETRY_MAYFAIL
+    Bit(12),  // __GFP_NOFAIL
+    Bit(13),  // __GFP_NORETRY
+    Bit(16),  // __GFP_MEMALLOC
+    kGfpComp,
+    kGfpNomemalloc,
+    kGfpHardwall,
+    Bit(18),  // __GFP_THISNODE
+    kGfpAccount,
+    Bit(25),  // __GFP_ZEROTAGS
+};
+
+uint32_t FlagsOfNumber(uint64_t number) {
+  if (number >> std::size(kByNumber) != 0) return GfpFlags::kUnknown;
+  uint32_t flags = 0;
+  for (const uint32_t flag : kByNumber) {
+    if ((number & 1) != 0) flags |= flag;
+    number >>= 1;
+  }
+  return flags;
+}
+
 template <typename Names>
 const FlagName* FindName(const Names& names, std::string_view name) {
   const auto* const found =
@@ -115,26 +158,34 @@ uint32_t FlagsOf(std::string_view name) {
   if (found != nullptr) return found->flags;
   // Before 4.6 single flags were printed without the underscores.
   if (name.starts_with("GFP_")) return FlagsOf("__" + std::string(name));
+  uint64_t number = 0;
+  if (trace::TakeNumber(name, number) && name.empty()) {
+    return FlagsOfNumber(number);
+  }
   return GfpFlags::kUnknown;
 }
 
 }  // namespace
 
 std::ostream& operator<<(std::ostream& os, const TraceEvent& event) {
+  constexpr std::array<std::string_view, 4> kNames = {
+      "mm_page_alloc", "mm_page_free", "mm_page_alloc_zone_locked",
+      "mm_page_pcpu_drain"};
   const auto time = static_cast<uint64_t>(std::abs(event.time.count()));
   const uint64_t fraction = time % 1'000'000'000;
   const bool in_microseconds = time % 1000 == 0;
-  const bool is_alloc = event.kind == TraceEvent::Kind::kAlloc;
   os << absl::StrFormat("guestmm-0 [%03d] %s%d.", event.cpu,
                         event.time.count() < 0 ? "-" : "", time / 1'000'000'000)
      << (in_microseconds ? absl::StrFormat("%06d", fraction / 1000)
                          : absl::StrFormat("%09d", fraction))
      << absl::StrFormat(": %s: pfn=0x%x order=%d",
-                        is_alloc ? "mm_page_alloc" : "mm_page_free",
+                        kNames[static_cast<size_t>(event.kind)],
                         event.pfn.value(), event.order.value());
-  if (is_alloc) {
-    os << absl::StrFormat(" migratetype=%d gfp_flags=", event.migratetype)
-       << GfpFlags::Format(event.gfp);
+  if (event.kind != TraceEvent::Kind::kFree) {
+    os << absl::StrFormat(" migratetype=%d", event.migratetype);
+  }
+  if (event.kind == TraceEvent::Kind::kAlloc) {
+    os << " gfp_flags=" << GfpFlags::Format(event.gfp);
   }
   return os;
 }

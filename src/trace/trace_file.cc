@@ -1,20 +1,15 @@
 #include "guestmm/trace/trace_file.h"
 
-#include <fcntl.h>
-#include <unistd.h>
 #include <zstd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
 #include <optional>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/base/output_file.h"
 #include "src/trace/byte_source.h"
 #include "src/trace/open_trace.h"
 #include "src/trace/trace_block.h"
@@ -27,8 +22,9 @@ constexpr size_t kBlockHeadBytes = 20;
 
 class TraceFileWriterImpl final : public TraceFileWriter {
  public:
-  TraceFileWriterImpl(int fd, std::string path, const TraceFileOptions& options)
-      : fd_(fd),
+  TraceFileWriterImpl(OutputFile file, std::string path,
+                      const TraceFileOptions& options)
+      : file_(std::move(file)),
         path_(std::move(path)),
         level_(options.level),
         block_events_(static_cast<size_t>(options.block_events)),
@@ -40,13 +36,6 @@ class TraceFileWriterImpl final : public TraceFileWriter {
     trace::AppendU32(head, trace::Crc32(head));
     Write(head);
   }
-  ~TraceFileWriterImpl() override {
-    if (fd_ < 0) return;
-    close(fd_);
-    unlink(PartPath().c_str());
-  }
-  TraceFileWriterImpl(const TraceFileWriterImpl&) = delete;
-  TraceFileWriterImpl& operator=(const TraceFileWriterImpl&) = delete;
 
   absl::Status Add(const TraceEvent& event) override {
     if (!status_.ok()) return status_;
@@ -65,24 +54,17 @@ class TraceFileWriterImpl final : public TraceFileWriter {
   }
 
   absl::Status Finish(const TraceReadCounters& source) override {
-    if (fd_ < 0) {
+    if (finished_) {
       return absl::FailedPreconditionError(
           absl::StrCat(path_, ": is finished"));
     }
+    finished_ = true;
     if (!block_.empty()) WriteBlock();
     TraceReadCounters counters = source;
     counters.events = events_;
     const std::string end = trace::EncodeCounters(counters);
     WriteBlockOf(trace::kEndBlock, 0, end.size(), end);
-    // Without fsync the renamed file could be empty after a crash of the
-    // machine.
-    if (status_.ok() && fsync(fd_) != 0) SetError(errno);
-    if (close(fd_) != 0) SetError(errno);
-    fd_ = -1;
-    std::error_code error;
-    if (status_.ok()) std::filesystem::rename(PartPath(), path_, error);
-    if (error) SetError(error.value());
-    if (!status_.ok()) unlink(PartPath().c_str());
+    if (status_.ok()) status_ = file_.Commit();
     return status_;
   }
 
@@ -91,23 +73,9 @@ class TraceFileWriterImpl final : public TraceFileWriter {
   uint64_t file_bytes() const override { return file_bytes_; }
 
  private:
-  std::string PartPath() const { return path_ + ".part"; }
-
-  void SetError(int error) {
-    if (!status_.ok()) return;
-    status_ = absl::UnavailableError(
-        absl::StrCat(path_, ": cannot be written: ", std::strerror(error)));
-  }
-
   void Write(const std::string& bytes) {
-    size_t written = 0;
-    while (status_.ok() && written < bytes.size()) {
-      const ssize_t n =
-          write(fd_, bytes.data() + written, bytes.size() - written);
-      if (n >= 0) written += static_cast<size_t>(n);
-      if (n < 0 && errno != EINTR) SetError(errno);
-    }
-    file_bytes_ += written;
+    if (status_.ok()) status_ = file_.Write(bytes);
+    if (status_.ok()) file_bytes_ += bytes.size();
   }
 
   void WriteBlockOf(uint32_t kind, size_t events, size_t raw_bytes,
@@ -128,7 +96,9 @@ class TraceFileWriterImpl final : public TraceFileWriter {
         ZSTD_compressCCtx(compressor_.get(), stored.data(), stored.size(),
                           raw.data(), raw.size(), level_);
     if (ZSTD_isError(size) != 0) {
-      SetError(ENOMEM);  // nothing else can go wrong
+      // Nothing else can go wrong.
+      status_ =
+          absl::ResourceExhaustedError(absl::StrCat(path_, ": out of memory"));
       return;
     }
     stored.resize(size);
@@ -137,7 +107,7 @@ class TraceFileWriterImpl final : public TraceFileWriter {
     block_.clear();
   }
 
-  int fd_;
+  OutputFile file_;
   const std::string path_;
   const int level_;
   const size_t block_events_;
@@ -147,6 +117,7 @@ class TraceFileWriterImpl final : public TraceFileWriter {
   uint64_t encoded_bytes_ = 0;
   uint64_t file_bytes_ = 0;
   absl::Status status_;
+  bool finished_ = false;
 };
 
 class TraceFileReader final : public TraceReader {
@@ -160,12 +131,13 @@ class TraceFileReader final : public TraceReader {
     constexpr size_t kMagicBytes = trace::kTraceFileMagic.size();
     std::string head(kMagicBytes + 8, '\0');
     if (!Read(head.data(), head.size())) return Failed("the file's head");
-    const uint32_t version = trace::LoadU32(head.data() + kMagicBytes);
+    version_ = trace::LoadU32(head.data() + kMagicBytes);
     const uint32_t source_bytes = trace::LoadU32(head.data() + kMagicBytes + 4);
-    if (version != trace::kTraceFileVersion) {
+    if (version_ < trace::kOldestTraceFileVersion ||
+        version_ > trace::kTraceFileVersion) {
       return absl::InvalidArgumentError(absl::StrCat(
-          name_, ": version ", version,
-          " of the binary form: expected version ", trace::kTraceFileVersion));
+          name_, ": version ", version_, " of the binary form: expected ",
+          trace::kOldestTraceFileVersion, " to ", trace::kTraceFileVersion));
     }
     if (source_bytes > trace::kMaxSourceBytes) {
       return Failed("the length of the source's name");
@@ -196,7 +168,7 @@ class TraceFileReader final : public TraceReader {
 
   TraceReadCounters counters() const override { return counters_; }
   std::string format() const override {
-    return absl::StrCat("binary, version ", trace::kTraceFileVersion,
+    return absl::StrCat("binary, version ", version_,
                         source_.empty() ? "" : ", from ", source_);
   }
   uint64_t bytes() const override { return raw_bytes_; }
@@ -292,6 +264,7 @@ class TraceFileReader final : public TraceReader {
   const std::unique_ptr<trace::ByteSource> bytes_;
   const std::string name_;
   const std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> decompressor_;
+  uint32_t version_ = 0;
   std::string source_;
   uint64_t offset_ = 0;
   uint64_t block_offset_ = 0;
@@ -324,13 +297,9 @@ absl::StatusOr<std::unique_ptr<TraceFileWriter>> TraceFileWriter::Create(
         absl::StrCat("source: must be at most ", trace::kMaxSourceBytes,
                      " bytes; it has ", options.source.size()));
   }
-  const int fd = open((path + ".part").c_str(),
-                      O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) {
-    return absl::UnavailableError(
-        absl::StrCat(path, ": cannot be written: ", std::strerror(errno)));
-  }
-  return std::make_unique<TraceFileWriterImpl>(fd, path, options);
+  absl::StatusOr<OutputFile> file = OutputFile::Create(path);
+  if (!file.ok()) return file.status();
+  return std::make_unique<TraceFileWriterImpl>(*std::move(file), path, options);
 }
 
 namespace trace {

@@ -4,9 +4,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
+#include "guestmm/base/clock.h"
 #include "guestmm/trace/trace_event.h"
 
 namespace guestmm::trace {
@@ -14,7 +16,8 @@ namespace guestmm::trace {
 // The kinds of lines in a trace's text.
 enum class TraceLine : uint8_t {
   kEvent,        // event()
-  kOther,        // another tracepoint, a comment, or empty
+  kOther,        // another tracepoint, a tool's own line, or empty
+  kText,         // free text, where one may be
   kBatchedFree,  // repeats an mm_page_free of the same page
   kFailedAlloc,
   kLost,  // lost() events were dropped
@@ -28,10 +31,20 @@ enum class TraceLine : uint8_t {
 //
 // from the CPU's bracket outwards, since a task's name may contain anything.
 // With at most 15 characters no name can contain a bracket, a time and an
-// event.
+// event. The function_graph tracer prints events as comments:
+//
+//     1000.105144 |   1)               |  /* mm_page_free: page=... */
+//
+// Free text may be ahead of the first event, where tools print what they like,
+// behind another tracepoint's line, and everywhere once there was a marker,
+// which may have several lines, even ones that other CPUs' events come between.
+// A line that resembles an event is never text.
 class TraceLineParser {
  public:
   TraceLine Parse(std::string_view line);
+
+  // True once there was a line of a tracer. Without one a text is no trace.
+  bool has_begun() const { return has_begun_; }
 
   const TraceEvent& event() const { return event_; }
   uint64_t lost() const { return lost_; }
@@ -39,6 +52,9 @@ class TraceLineParser {
 
  private:
   TraceLine ParseWithoutHeader(std::string_view line);
+  // The text of a function_graph line behind its time, if it has one.
+  TraceLine ParseGraph(std::string_view text, std::optional<Nanoseconds> time);
+  TraceLine ParseEvent(std::string_view text);
   TraceLine ParseFields(std::string_view fields, TraceEvent::Kind kind);
   TraceLine Bad(std::string_view expected);
   // GfpFlags::Parse with a cache: few different texts repeat.
@@ -47,6 +63,10 @@ class TraceLineParser {
   TraceEvent event_;
   uint64_t lost_ = 0;
   std::string expected_;
+  bool has_begun_ = false;
+  // Free text may follow: the next line, or each.
+  bool may_be_text_ = true;
+  bool has_marker_ = false;
 
   struct KnownFlags {
     std::string text;

@@ -2,13 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "tests/trace/recording_testing.h"
 
 namespace guestmm::recording_test {
 namespace {
@@ -17,6 +20,7 @@ namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -52,37 +56,6 @@ Node 1, zone  Movable
         managed  0
 )";
 
-class RecordingTest : public testing::Test {
- protected:
-  RecordingTest()
-      : folder_(
-            fs::path(testing::TempDir()) /
-            (std::string("recording_") +
-             testing::UnitTest::GetInstance()->current_test_info()->name())) {
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    Write("trace.txt", "");
-  }
-  ~RecordingTest() override { fs::remove_all(folder_); }
-
-  void Write(const std::string& name, std::string_view contents) const {
-    std::ofstream(folder_ / name, std::ios::binary) << contents;
-  }
-  std::string Path(const std::string& name) const {
-    return (folder_ / name).string();
-  }
-  Recording Read() const { return ReadRecording(folder_.string()).value(); }
-  // The error message if `name` has these contents; empty without an error.
-  std::string Error(const std::string& name, std::string_view contents) const {
-    Write(name, contents);
-    const absl::Status status = ReadRecording(folder_.string()).status();
-    fs::remove(folder_ / name);
-    return std::string(status.message());
-  }
-
-  const fs::path folder_;
-};
-
 TEST_F(RecordingTest, OfATraceAlone) {
   const Recording recording = Read();
   EXPECT_EQ(recording.trace_path, Path("trace.txt"));
@@ -93,6 +66,16 @@ TEST_F(RecordingTest, OfATraceAlone) {
   EXPECT_FALSE(recording.has_truth());
 }
 
+TEST_F(RecordingTest, TheKernelIsTheReleaseOfUname) {
+  EXPECT_EQ(Read().kernel, "");
+  Write("uname", "Linux (none) 6.12.95+deb12-amd64 #1 SMP Debian x86_64\n");
+  EXPECT_EQ(Read().kernel, "6.12.95+deb12-amd64");
+  Write("uname", "6.1.0-56-amd64\n");
+  EXPECT_EQ(Read().kernel, "6.1.0-56-amd64");
+  EXPECT_THAT(Error("uname", "Linux 6.1\n"), HasSubstr("uname:1: \"Linux 6.1"));
+  EXPECT_THAT(Error("uname", "six.one\n"), HasSubstr("expected Linux HOST"));
+}
+
 TEST_F(RecordingTest, AFolderWithoutATraceIsNotFound) {
   fs::remove(folder_ / "trace.txt");
   const absl::Status status = ReadRecording(folder_.string()).status();
@@ -101,6 +84,12 @@ TEST_F(RecordingTest, AFolderWithoutATraceIsNotFound) {
               AllOf(HasSubstr(folder_.string()), HasSubstr("trace.txt")));
   EXPECT_EQ(ReadRecording(Path("none")).status().code(),
             absl::StatusCode::kNotFound);
+  fs::create_directory(Path("raw"));
+  EXPECT_EQ(ReadRecording(folder_.string()).status(),
+            absl::NotFoundError(folder_.string() +
+                                ": must be decoded first: "
+                                "scripts/decode-trace " +
+                                folder_.string()));
 }
 
 TEST_F(RecordingTest, ATracesRecordingIsInItsFolder) {
@@ -145,8 +134,10 @@ TEST_F(RecordingTest, ZonesHaveTheirSpanMarksAndLists) {
 
 // E.g. if none of its struct pages is initialized yet.
 TEST_F(RecordingTest, AZoneWithoutManagedPagesHasPresentOnes) {
-  Write("zoneinfo.start", "Node 0, zone Normal\n present 512\n managed 0\n");
-  Write("zoneinfo.end", "Node 0, zone Normal\n present 512\n managed 128\n");
+  Write("zoneinfo.start",
+        "Node 0, zone Normal\n present 512\n managed 0\n start_pfn: 0\n");
+  Write("zoneinfo.end",
+        "Node 0, zone Normal\n present 512\n managed 128\n start_pfn: 0\n");
   const Recording recording = Read();
   ASSERT_THAT(recording.zones, SizeIs(1));
   EXPECT_EQ(recording.zones[0].present, PageCount(512));
@@ -157,20 +148,29 @@ TEST_F(RecordingTest, AZoneWithoutManagedPagesHasPresentOnes) {
 TEST_F(RecordingTest, TheStateOfAPageIsReadFromItsFlags) {
   constexpr uint64_t kReserved = uint64_t{1} << 32;
   constexpr uint64_t kZeroPage = uint64_t{1} << 24;
-  const std::vector<uint64_t> flags = {
-      1 << 20, 1 << 3,    1 << 10 | 1 << 3,      1 << 10,         0, 1 << 11,
-      1 << 23, kReserved, kReserved | kZeroPage, 1 << 11 | 1 << 5};
+  const std::vector<uint64_t> flags = {1 << 20,
+                                       1 << 3,
+                                       1 << 10 | 1 << 3,
+                                       1 << 10,
+                                       0,
+                                       1 << 11,
+                                       1 << 23,
+                                       kReserved,
+                                       kReserved | kZeroPage,
+                                       1 << 11 | 1 << 5,
+                                       1 << 12 | 1 << 5,
+                                       1 << 7};
   Write("kpageflags.start",
         std::string_view(reinterpret_cast<const char*>(flags.data()),
                          flags.size() * sizeof(uint64_t)));
   const Recording recording = Read();
   ASSERT_TRUE(recording.first);
   using State = RecordedPages::State;
-  EXPECT_THAT(
-      recording.first->states,
-      ElementsAre(State::kAbsent, State::kInUse, State::kFree, State::kFree,
-                  State::kNoFlags, State::kNoFlags, State::kOffline,
-                  State::kReserved, State::kReserved, State::kInUse));
+  EXPECT_THAT(recording.first->states,
+              ElementsAre(State::kAbsent, State::kInUse, State::kFree,
+                          State::kFree, State::kNoFlags, State::kNoFlags,
+                          State::kOffline, State::kReserved, State::kReserved,
+                          State::kPageCache, State::kAnonymous, State::kSlab));
   EXPECT_THAT(recording.first->reported, ElementsAre(Pfn(2)));
 }
 
@@ -227,6 +227,9 @@ TEST_F(RecordingTest, AnErrorNamesFileAndLine) {
               HasSubstr(":2: \"Node 0, zone DMA 1 2\": expected 11 numbers"));
   EXPECT_THAT(Error("buddyinfo.log", "Node 0, zone DMA 1 2\n"),
               HasSubstr(":1:"));
+  EXPECT_THAT(Error("window.csv", ""),
+              EndsWith("window.csv: is empty: expected the heading "
+                       "start_s,end_s"));
   EXPECT_THAT(Error("window.csv", "a,b\n"), HasSubstr("start_s,end_s"));
   EXPECT_EQ(Error("window.csv", "start_s,end_s\n80,20\n"),
             Path("window.csv") +
@@ -243,8 +246,8 @@ TEST_F(RecordingTest, AnErrorNamesFileAndLine) {
 // A batch of 0, or of 0 modulo 2^32, would never refill a list.
 TEST_F(RecordingTest, MarksAreWithinAKernelsBounds) {
   const auto error = [this](const std::string& mark) {
-    return Error("zoneinfo.start",
-                 "Node 0, zone DMA\n managed 9\n cpu: 0\n " + mark + "\n");
+    return Error("zoneinfo.start", "Node 0, zone DMA\n managed 9\n cpu: 0\n " +
+                                       mark + "\n start_pfn: 0\n");
   };
   EXPECT_EQ(error("batch: 0"),
             Path("zoneinfo.start") +
@@ -302,6 +305,107 @@ TEST_F(RecordingTest, AReportIsWithinTheGuestsMemory) {
                 "0x0,4190209\": expected 4190208 bytes at most: all of "
                 "iomem's RAM");
   EXPECT_EQ(error("0x500000,1048576"), "");
+  // As awk prints 0x123000 with too few digits.
+  EXPECT_EQ(Error("reports.csv", "time_s,gpa,bytes\n1,1.19194e+06,4096\n"),
+            Path("reports.csv") +
+                ":2: \"1,1.19194e+06,4096\": expected gpa and bytes of whole "
+                "pages of 4096 bytes");
+}
+
+// As Python, JavaScript and awk print what they compute.
+TEST_F(RecordingTest, NumbersMayBeOfAnyForm) {
+  Write("reports.csv",
+        "time_s, gpa, bytes\n"
+        "103.00000000000001, 134217728.0, 2.097152e+06\n"
+        " 1.0450000000000001e2 ,0x8200000,\t2097152\n");
+  Write("rss.csv", "time_s,resident_kib\n1e2,6.5536e+04\n-0.5,1.5");
+  Write("window.csv", "start_s,end_s\n99.9999999996,1.07e+02\n");
+  Write("buddyinfo.log", "100.12345678901234 2\n");
+  const Recording recording = Read();
+  ASSERT_THAT(recording.reports, SizeIs(2));
+  EXPECT_EQ(recording.reports[0].time, std::chrono::seconds(103));
+  EXPECT_EQ(recording.reports[0].range, (GpaRange{Gpa(0x8000000), 2 * kMiB}));
+  EXPECT_EQ(recording.reports[1].time, milliseconds(104500));
+  ASSERT_THAT(recording.resident, SizeIs(2));
+  EXPECT_EQ(recording.resident[0].time, -milliseconds(500));
+  EXPECT_EQ(recording.resident[0].bytes, 1536u);
+  EXPECT_EQ(recording.resident[1].bytes, 64 * kMiB);
+  EXPECT_EQ(recording.start, std::chrono::seconds(100));
+  EXPECT_EQ(recording.end, std::chrono::seconds(107));
+  EXPECT_EQ(recording.buddyinfo[0].time, Nanoseconds(100'123'456'789));
+  for (const char* const bad :
+       {"nan,4", "inf,4", "+1,4", "0x10,4", "9000000001,4", "1,-4", "1,nan",
+        "1,4 5", "1", "1,4,5", "1,", "1e,4"}) {
+    EXPECT_THAT(Error("rss.csv", absl::StrCat("time_s,resident_kib\n", bad)),
+                HasSubstr("expected numbers: time_s,resident_kib"))
+        << bad;
+  }
+}
+
+TEST_F(RecordingTest, ALaterLayoutIsRefused) {
+  EXPECT_EQ(Error("layout", "3\n"),
+            Path("layout") +
+                ":1: \"3\": expected 1 to 2: later layouts need a later "
+                "version of guestmm");
+  EXPECT_NE(Error("layout", "0\n"), "");
+  EXPECT_NE(Error("layout", "\n"), "");
+  EXPECT_EQ(Error("layout", "2\n"), "");
+  EXPECT_EQ(Error("layout", "1\n"), "");
+}
+
+TEST_F(RecordingTest, APageIsOf4KiB) {
+  EXPECT_EQ(Error("page_size", "65536\n"),
+            Path("page_size") +
+                ":1: \"65536\": expected 4096: only guests with pages of 4 "
+                "KiB can be replayed");
+  EXPECT_EQ(Error("page_size", "4096\n"), "");
+}
+
+TEST_F(RecordingTest, RamThatIsListedAgainCountsOnce) {
+  Write("iomem",
+        "00001000-0fffffff : System RAM\n"
+        "  08000000-0bffffff : System RAM (kmem)\n"
+        "00001000-0fffffff : System RAM\n");
+  EXPECT_THAT(Read().memory, ElementsAre(GpaRange{Gpa(0x1000), 0xffff000}));
+  EXPECT_EQ(Error("iomem",
+                  "00001000-0fffffff : System RAM\n"
+                  "08000000-17ffffff : System RAM\n"),
+            Path("iomem") + ":1: RAM from 0x1000 to 0xfffffff; " +
+                Path("iomem") +
+                ":2: RAM from 0x8000000 to 0x17ffffff: must not overlap unless "
+                "one is within the other");
+}
+
+TEST_F(RecordingTest, ATruncatedZoneinfoIsNoticed) {
+  EXPECT_EQ(Error("zoneinfo.start", ""),
+            Path("zoneinfo.start") + ": no zone: the file is truncated");
+  EXPECT_EQ(Error("zoneinfo.end", "Node 0, zone DMA\n present 9\n"),
+            Path("zoneinfo.end") +
+                ": Node 0, zone DMA: must end with start_pfn: the file is "
+                "truncated");
+}
+
+// As in old kernels: not one of them is uninitialized.
+TEST_F(RecordingTest, WithoutALineOfManagedPagesAllAre) {
+  Write("zoneinfo.start",
+        "Node 0, zone DMA\n pages free 3\n present 9\n start_pfn: 0\n");
+  const Recording recording = Read();
+  EXPECT_EQ(recording.zones[0].managed, PageCount(9));
+  EXPECT_EQ(recording.zones[0].free, PageCount(3));
+}
+
+// A FIFO would be waited for.
+TEST_F(RecordingTest, AFileMustBeARegularOne) {
+  ASSERT_EQ(mkfifo(Path("iomem").c_str(), 0600), 0);
+  EXPECT_EQ(ReadRecording(folder_.string()).status().message(),
+            Path("iomem") + ": must be a regular file");
+}
+
+TEST_F(RecordingTest, AMemoryMapMayBeGivenInPlaceOfIomem) {
+  Write("iomem", "damaged\n");
+  const GpaRange memory = {Gpa(0), kMiB};
+  EXPECT_THAT(ReadRecording(folder_.string(), {memory})->memory,
+              ElementsAre(memory));
 }
 
 TEST_F(RecordingTest, ResidentMemoryIsBounded) {

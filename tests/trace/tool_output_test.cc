@@ -200,15 +200,14 @@ CPU:1 [LOST 6966 EVENTS]
   EXPECT_EQ(trace.counters.lost, 1u + 230643 + 6966 + 130);
 }
 
-// The meaning of the bits differs between kernels.
-TEST(ToolOutputTest, NumericFlagsAreUnknown) {
+TEST(ToolOutputTest, NumericFlagsAreTheKernels) {
   // trace-cmd report -R 3.1.6.
   const WholeTrace trace = ReadWhole(
       R"(         timeout-198   [000]    21.529202: mm_page_alloc:         pfn=0x10231a order=1 gfp_flags=0x400dc0 migratetype=0
 )");
   EXPECT_TRUE(trace.status.ok()) << trace.message();
   EXPECT_EQ(trace.events, std::vector{Alloc(21'529'202'000, 0x10231a, 1, 0, 0,
-                                            "__GFP_UNKNOWN")});
+                                            "GFP_KERNEL_ACCOUNT|__GFP_ZERO")});
 }
 
 }  // namespace

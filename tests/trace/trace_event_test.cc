@@ -54,10 +54,24 @@ TEST(GfpFlagsTest, KnowsTheNamesOfOlderKernels) {
             GfpFlags::Parse("__GFP_RETRY_MAYFAIL"));
 }
 
-TEST(GfpFlagsTest, OtherNamesAndNumbersAreUnknown) {
-  EXPECT_EQ(GfpFlags::Parse("__GFP_ZERO|0x400000"),
-            GfpFlags::kZero | GfpFlags::kUnknown);
+TEST(GfpFlagsTest, OtherNamesAreUnknown) {
   EXPECT_EQ(GfpFlags::Parse("GFP_NEW"), GfpFlags::kUnknown);
+  EXPECT_EQ(GfpFlags::Parse("0x12g"), GfpFlags::kUnknown);
+}
+
+// include/linux/gfp_types.h of 6.12.
+TEST(GfpFlagsTest, KnowsTheKernelsNumbers) {
+  EXPECT_EQ(GfpFlags::Parse("0x140dca"),
+            GfpFlags::Parse("GFP_HIGHUSER_MOVABLE|__GFP_COMP|__GFP_ZERO"));
+  EXPECT_EQ(GfpFlags::Parse("0xcc0"), GfpFlags::Parse("GFP_KERNEL"));
+  EXPECT_EQ(GfpFlags::Parse("0x10"), GfpFlags::kReclaimable);
+  EXPECT_EQ(GfpFlags::Parse("0x800000"), GfpFlags::Parse("__GFP_ZEROTAGS"));
+  EXPECT_EQ(GfpFlags::Parse("__GFP_ZERO|0x400000"),
+            GfpFlags::Parse("__GFP_ZERO|__GFP_ACCOUNT"));
+  EXPECT_EQ(GfpFlags::Parse("0x0"), 0u);
+  // __GFP_NOLOCKDEP, by the configuration; and GFP_NOIO of 4.9.
+  EXPECT_EQ(GfpFlags::Parse("0x1000100"), GfpFlags::kUnknown);
+  EXPECT_EQ(GfpFlags::Parse("0x2400000"), GfpFlags::kUnknown);
 }
 
 TEST(TraceEventTest, PrintsAsFtraceDoes) {
@@ -72,11 +86,19 @@ TEST(TraceEventTest, PrintsAsFtraceDoes) {
   text << event << "\n";
   event.kind = TraceEvent::Kind::kFree;
   event.time += Nanoseconds(1);
+  text << event << "\n";
+  event.kind = TraceEvent::Kind::kZoneAlloc;
+  text << event << "\n";
+  event.kind = TraceEvent::Kind::kDrain;
   text << event;
   EXPECT_EQ(text.str(),
             "guestmm-0 [001] 21.635540: mm_page_alloc: pfn=0x100352 order=1 "
             "migratetype=1 gfp_flags=__GFP_ZERO\n"
-            "guestmm-0 [001] 21.635540001: mm_page_free: pfn=0x100352 order=1");
+            "guestmm-0 [001] 21.635540001: mm_page_free: pfn=0x100352 order=1\n"
+            "guestmm-0 [001] 21.635540001: mm_page_alloc_zone_locked: "
+            "pfn=0x100352 order=1 migratetype=1\n"
+            "guestmm-0 [001] 21.635540001: mm_page_pcpu_drain: pfn=0x100352 "
+            "order=1 migratetype=1");
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -109,6 +110,13 @@ inline std::vector<TraceEvent> SomeEvents(int count, int64_t unit = 1000) {
     events.push_back(event);
   }
   return events;
+}
+
+// Long enough for lines and blocks to cross the readers' buffers.
+inline std::string LongText(const std::vector<TraceEvent>& events) {
+  std::ostringstream text;
+  for (const TraceEvent& event : events) text << event << "\n";
+  return text.str();
 }
 
 }  // namespace guestmm::trace

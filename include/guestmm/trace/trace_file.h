@@ -7,10 +7,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/trace/trace_event.h"
 #include "guestmm/trace/trace_reader.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 struct TraceFileOptions {
   // The origin of the events, for display; at most 4096 bytes.
@@ -22,7 +23,7 @@ struct TraceFileOptions {
 };
 
 // Writes a trace in the compact binary form, which OpenTrace reads. The file is
-// written as PATH.part and renamed by Finish, so that it is never incomplete.
+// an OutputFile, which Finish commits: it is never incomplete.
 //
 //   auto writer = TraceFileWriter::Create("trace.gmtrace", {.source =
 //   "trace.txt"});
@@ -30,7 +31,7 @@ struct TraceFileOptions {
 //   (*writer)->Finish(reader.counters());
 class TraceFileWriter {
  public:
-  // OptionError for bad options, Unavailable if the file cannot be created.
+  // OptionError for bad options, or OutputFile::Create's error.
   static absl::StatusOr<std::unique_ptr<TraceFileWriter>> Create(
       const std::string& path, const TraceFileOptions& options = {});
 

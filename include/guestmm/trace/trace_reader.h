@@ -4,14 +4,18 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/trace/trace_event.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
-// Counts of what a reader has read so far.
+// Counts of what a reader has read so far. Except `events`, they may run ahead
+// of Next by the events that a reader holds to put them in order.
 struct TraceReadCounters {
   uint64_t events = 0;
   // Events that the kernel dropped, according to the trace ("[LOST 123
@@ -23,10 +27,26 @@ struct TraceReadCounters {
   uint64_t batched_frees = 0;
   // Failed allocations.
   uint64_t failed_allocs = 0;
-  // Lines of other tracepoints, comments and empty lines.
+  // Lines of other tracepoints, comments, empty lines, and what a tool printed
+  // around its events.
   uint64_t other_lines = 0;
+  // Last lines without an end. A line that is whole all the same is used; of
+  // those that may be cut, e.g. in a number, and are not, the number is
+  // `cut_lines`: the text may be truncated.
+  uint64_t unended_lines = 0;
+  uint64_t cut_lines = 0;
+  // Allocations whose gfp flags are not all known (GfpFlags::kUnknown).
+  uint64_t unknown_gfp = 0;
+  // Events that followed a later one, and were put in order.
+  uint64_t reordered = 0;
+  // Events that follow a later one all the same, and how much earlier they are
+  // at most.
+  uint64_t late = 0;
+  Nanoseconds late_by{0};
 
   bool operator==(const TraceReadCounters&) const = default;
+  // As of one trace: the sums, and the greater of `late_by`.
+  TraceReadCounters& operator+=(const TraceReadCounters& other);
 };
 
 struct TraceReadOptions {
@@ -34,7 +54,13 @@ struct TraceReadOptions {
   uint64_t skip_bad = 0;
 };
 
-// Reads the events of a trace in order, in constant memory.
+// Reads the events of a trace by time, in constant memory. Events of several
+// CPUs that are out of order are sorted, as far as a window of 64 Ki events
+// reaches; the rest is counted as `late`. A plain file of text in which the
+// events of each CPU are in one piece, as of `cat per_cpu/cpu*/trace`, is read
+// twice and merged, however long the pieces are. Where the time of a CPU itself
+// goes back by more than a second, another recording begins, perhaps after a
+// reboot: its events are `late` and not sorted among those before it.
 //
 //   auto reader = OpenTrace("trace.txt.zst");
 //   while (true) {
@@ -53,7 +79,7 @@ class TraceReader {
   virtual absl::StatusOr<std::optional<TraceEvent>> Next() = 0;
   virtual TraceReadCounters counters() const = 0;
 
-  // The format, for display: "text", "binary, version 1, from trace.txt".
+  // The format, for display: "text", "binary, version 2, from trace.txt".
   virtual std::string format() const { return ""; }
   // Decompressed bytes read so far.
   virtual uint64_t bytes() const { return 0; }
@@ -61,10 +87,19 @@ class TraceReader {
 
 // Opens a trace and finds out its format: ftrace text (trace, trace_pipe), the
 // text of `trace-cmd report` or `perf script`, or the binary form
-// (trace_file.h); each plain, gzip or zstd. NotFound or Unavailable if it
-// cannot be read, InvalidArgument for any other format.
+// (trace_file.h); each plain, gzip or zstd. Of a folder its trace.gmtrace,
+// trace.txt, trace_pipe or trace, in this order; or its traces of each CPU,
+// read as one: files cpuN or trace.cpuN (also .txt, .gz, .zst), or folders cpuN
+// with a trace, as in tracefs' per_cpu, or in a folder per_cpu; `options` hold
+// for each. NotFound or Unavailable if it cannot be read, InvalidArgument for
+// any other format.
 absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
     const std::string& path, const TraceReadOptions& options = {});
+
+// The same of several traces of one guest, merged by time. REQUIRES: at least
+// one.
+absl::StatusOr<std::unique_ptr<TraceReader>> OpenTraces(
+    std::span<const std::string> paths, const TraceReadOptions& options = {});
 
 }  // namespace guestmm
 

@@ -18,6 +18,16 @@
  *                  index moved is computed modulo the wrap, so a full turn is
  *                  lost
  *
+ * expect 0:
+ * expect 0: -DLEFT_ON
+ * expect 0: -DEVENT_INDEX
+ * expect 0: -DEVENT_INDEX -DLEFT_ON
+ * expect 1: -DBUG
+ * expect 1: -DBUG=2
+ * expect 1: -DEVENT_INDEX -DBUG
+ * expect 1: -DEVENT_INDEX -DBUG=2
+ * expect 1: -DEVENT_INDEX -DLEFT_ON -DBUG=3
+ *
  * Steps are atomic and in program order: SPIN explores sequential consistency,
  * which the code ensures by seq_cst for these accesses. ring_model.cc shows that
  * acquire and release are not enough.

@@ -45,6 +45,9 @@ AllocatorModel::AllocatorModel(const PageAllocatorOptions& options,
         .AddMemory(range.memory.pages());
   }
   cpu_lists_.resize(static_cast<size_t>(options.cpus) * zones_.size());
+  for (CpuListsModel& lists : cpu_lists_) {
+    lists.high = options.per_cpu_limits->high;
+  }
   ZonesResized();
   // Notifies the observer of all memory present, with adjacent ranges merged.
   for (size_t zone = 0; zone < zones_.size(); ++zone) {
@@ -132,21 +135,6 @@ bool AllocatorModel::MayTake(const ZoneModel& zone, int order, const Gfp& gfp,
   return zone.WatermarkOk(order, mark + zone.reserve[first_type].value());
 }
 
-bool AllocatorModel::IsCachedOrder(int order) const {
-  if (options_.per_cpu_lists == KernelVersion::kV5_3) return order == 0;
-  return order <= 3 || order == pageblock_order_;
-}
-
-size_t AllocatorModel::CpuListOf(int order, MigrateType type) const {
-  // Blocks of the pageblock order have two lists: movable, and all other types.
-  if (order > 3) return type == MigrateType::kMovable ? 13 : 12;
-  return static_cast<size_t>(order * 3 + static_cast<int>(type));
-}
-
-int AllocatorModel::OrderOf(size_t cpu_list) const {
-  return cpu_list < 12 ? static_cast<int>(cpu_list / 3) : pageblock_order_;
-}
-
 std::vector<uint64_t> AllocatorModel::Take(size_t zone, uint64_t count,
                                            int order, MigrateType type,
                                            Mixing mixing, PageState state) {
@@ -174,15 +162,12 @@ std::optional<uint64_t> AllocatorModel::TakeFrom(int cpu, size_t zone,
   }
   CpuListsModel& lists = CpuLists(cpu, zone);
   lists.free_factor /= 2;
+  lists.free_count /= 2;
   std::list<uint64_t>& list = lists.lists[CpuListOf(order, type)];
   if (list.empty()) {
-    uint64_t wanted = options_.per_cpu_limits->batch;
-    // In whole blocks, at least two.
-    if (order > 0 && wanted > 1) {
-      wanted = std::max<uint64_t>(wanted / Pages(order), 2);
-    }
     const std::vector<uint64_t> taken =
-        Take(zone, wanted, order, type, mixing, PageState::kCached);
+        Take(zone, RefillOf(cpu, zone, order), order, type, mixing,
+             PageState::kCached);
     list.assign(taken.begin(), taken.end());
     if (list.empty()) return std::nullopt;
   }
@@ -190,6 +175,13 @@ std::optional<uint64_t> AllocatorModel::TakeFrom(int cpu, size_t zone,
   list.pop_front();
   BlockAt(pfn) = {PageState::kAllocated, order, type};
   return pfn;
+}
+
+void AllocatorModel::CheckHigh(ZoneModel& zone, int order,
+                               size_t first_type) const {
+  if (options_.per_cpu_lists != KernelVersion::kV6_12) return;
+  const PageCount mark = zone.marks.high + zone.reserve[first_type];
+  if (!zone.WatermarkOk(order, mark.value())) zone.below_high = true;
 }
 
 std::optional<uint64_t> AllocatorModel::TryZones(int cpu, int order,
@@ -201,6 +193,7 @@ std::optional<uint64_t> AllocatorModel::TryZones(int cpu, int order,
     if (remote && mixing == Mixing::kAvoid) return std::nullopt;
     // The reserve depends on the type of the preferred zone (ac_classzone_idx).
     const size_t first_type = list.front() % kZoneTypes;
+    CheckHigh(zones_[zone], order, first_type);
     if (!MayTake(zones_[zone], order, gfp, keep, first_type)) continue;
     const auto pfn = TakeFrom(cpu, zone, order, gfp.type, mixing);
     if (!pfn) continue;
@@ -287,27 +280,7 @@ void AllocatorModel::Free(int cpu, uint64_t pfn) {
     CpuListsModel& lists = CpuLists(cpu, zone);
     const size_t list = CpuListOf(order, type);
     lists.lists[list].push_front(pfn);
-    const uint64_t count = CachedPages(cpu, zone);
-    const uint64_t high = options_.per_cpu_limits->high;
-    const uint64_t batch = options_.per_cpu_limits->batch;
-    if (options_.per_cpu_lists == KernelVersion::kV5_3) {
-      if (count >= high) {
-        wake = GiveBack53(cpu, zone, std::min(count, batch));
-      }
-    } else if (lists.free_factor > 0 && order >= 1 && order <= 3) {
-      // While blocks are returned in a row, small ones are not kept.
-      wake = GiveBack61(cpu, zone, count, list);
-    } else if (count >= high) {
-      uint64_t pages = 1;
-      if (high > batch) {
-        // Twice as many each time, until an allocation.
-        const uint64_t most = high - batch;
-        pages = batch << lists.free_factor;
-        if (pages < most && lists.free_factor < 5) ++lists.free_factor;
-        pages = std::min(std::max(pages, batch), most);
-      }
-      wake = GiveBack61(cpu, zone, pages, list);
-    }
+    wake = AfterFree(cpu, zone, order, list);
   }
   if (wake) ++notifications_.wakes;
 }
@@ -317,70 +290,6 @@ void AllocatorModel::Unpin(int cpu, uint64_t pfn) {
   if (--block.pins > 0 || !block.freed) return;
   block.freed = false;
   Free(cpu, pfn);
-}
-
-bool AllocatorModel::GiveBackOldest(int cpu, size_t zone, size_t list) {
-  std::list<uint64_t>& pages = CpuLists(cpu, zone).lists[list];
-  const uint64_t pfn = pages.back();
-  pages.pop_back();
-  MigrateType type = list >= 12 ? zones_[zone].TypeAt(pfn)
-                                : static_cast<MigrateType>(list % 3);
-  // While memory is being offlined, the pageblock's current type decides.
-  for (const auto& [number, now] : zones_[zone].pageblocks()) {
-    if (now == kIsolate) type = zones_[zone].TypeAt(pfn);
-  }
-  return FreeToZone(pfn, type);
-}
-
-// Round-robin over the lists of types, beginning after the first: each list
-// that has pages returns one more for each empty list skipped; the only
-// non-empty list returns all.
-bool AllocatorModel::GiveBack53(int cpu, size_t zone, uint64_t pages) {
-  const auto& lists = CpuLists(cpu, zone).lists;
-  bool wake = false;
-  uint64_t turns = 0;
-  size_t at = 0;
-  while (pages > 0) {
-    do {
-      ++turns;
-      at = (at + 1) % 3;
-    } while (lists[at].empty());
-    if (turns == 3) turns = pages;
-    do {
-      wake |= GiveBackOldest(cpu, zone, at);
-      --pages;
-      --turns;
-    } while (pages > 0 && turns > 0 && !lists[at].empty());
-  }
-  return wake;
-}
-
-// Returns all blocks of each list, beginning with `first`.
-bool AllocatorModel::GiveBack61(int cpu, size_t zone, uint64_t pages,
-                                size_t first) {
-  const auto& lists = CpuLists(cpu, zone).lists;
-  bool wake = false;
-  auto left = static_cast<int64_t>(pages);
-  for (size_t i = 0; i < lists.size(); ++i) {
-    const size_t at = (first + i) % lists.size();
-    while (left > 0 && !lists[at].empty()) {
-      wake |= GiveBackOldest(cpu, zone, at);
-      left -= static_cast<int64_t>(Pages(OrderOf(at)));
-    }
-  }
-  return wake;
-}
-
-void AllocatorModel::Drain() {
-  for (int cpu = 0; cpu < options_.cpus; ++cpu) {
-    for (size_t zone = 0; zone < zones_.size(); ++zone) {
-      const uint64_t pages = CachedPages(cpu, zone);
-      const bool wake = options_.per_cpu_lists == KernelVersion::kV5_3
-                            ? GiveBack53(cpu, zone, pages)
-                            : GiveBack61(cpu, zone, pages, 0);
-      if (wake) ++notifications_.wakes;
-    }
-  }
 }
 
 bool AllocatorModel::Isolate(uint64_t pfn) {
@@ -426,25 +335,6 @@ void AllocatorModel::Online(size_t zone, PfnRange range) {
   if (wake) ++notifications_.wakes;
 }
 
-uint64_t AllocatorModel::CachedPages(int cpu, size_t zone) const {
-  const CpuListsModel& lists = CpuLists(cpu, zone);
-  uint64_t pages = 0;
-  for (size_t i = 0; i < lists.lists.size(); ++i) {
-    pages += lists.lists[i].size() * Pages(OrderOf(i));
-  }
-  return pages;
-}
-
-uint64_t AllocatorModel::cached() const {
-  uint64_t pages = 0;
-  for (int cpu = 0; cpu < options_.cpus; ++cpu) {
-    for (size_t zone = 0; zone < zones_.size(); ++zone) {
-      pages += CachedPages(cpu, zone);
-    }
-  }
-  return pages;
-}
-
 std::string AllocatorModel::State() const {
   std::string state;
   const auto add_list = [&](const std::list<uint64_t>& list) {
@@ -459,6 +349,7 @@ std::string AllocatorModel::State() const {
                       block.freed ? "freed " : " ",
                       block.reported ? "reported " : "");
     }
+    if (zone.below_high) absl::StrAppend(&state, "below high ");
     for (const auto& [number, type] : zone.pageblocks()) {
       absl::StrAppend(&state, number, Name(type).data());
     }
@@ -470,7 +361,9 @@ std::string AllocatorModel::State() const {
   }
   for (const CpuListsModel& lists : cpu_lists_) {
     for (const std::list<uint64_t>& list : lists.lists) add_list(list);
-    absl::StrAppend(&state, lists.free_factor, "|");
+    absl::StrAppend(&state, lists.free_factor, " ", lists.high, " ",
+                    lists.free_count, " ", lists.alloc_factor, " ",
+                    lists.previous_free_high_order, "|");
   }
   return state;
 }

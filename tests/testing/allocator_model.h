@@ -22,7 +22,12 @@ struct CpuListsModel {
   // By order (0 to 3 and the pageblock order), then by type; the block freed
   // last is in front.
   std::array<std::list<uint64_t>, 14> lists;
-  int free_factor = 0;
+  int free_factor = 0;  // 6.1
+  // 6.12
+  int64_t high = 0;
+  int64_t free_count = 0;
+  int alloc_factor = 0;
+  bool previous_free_high_order = false;
 };
 
 class AllocatorModel {
@@ -34,6 +39,8 @@ class AllocatorModel {
   void Pin(uint64_t pfn) { BlockAt(pfn).pins++; }
   void Unpin(int cpu, uint64_t pfn);
   void Drain();
+  // As once a second on `cpu`.
+  void Refresh(int cpu);
   bool Isolate(uint64_t pfn);
   // The block's order on its free list.
   int Return(uint64_t pfn, ReturnTo to);
@@ -52,6 +59,10 @@ class AllocatorModel {
   // Pages on a vCPU's lists of a zone.
   uint64_t CachedPages(int cpu, size_t zone) const;
   uint64_t cached() const;
+  // The high mark of those lists.
+  uint64_t High(int cpu, size_t zone) const {
+    return static_cast<uint64_t>(CpuLists(cpu, zone).high);
+  }
 
   // Blocks taken off a zone's lists together, and the free pages afterwards.
   struct Taken {
@@ -107,6 +118,15 @@ class AllocatorModel {
                                    MigrateType type, Mixing mixing);
   std::optional<uint64_t> TryZones(int cpu, int order, const Gfp& gfp,
                                    Keep keep, Mixing mixing);
+  // The blocks to take for an empty list.
+  uint64_t RefillOf(int cpu, size_t zone, int order);
+  // 6.12: notes that a request finds the zone below its high watermark.
+  void CheckHigh(ZoneModel& zone, int order, size_t first_type) const;
+  // What follows once a block was added to a list. True if the observer must be
+  // woken.
+  bool AfterFree(int cpu, size_t zone, int order, size_t list);
+  bool AfterFree61(int cpu, size_t zone, int order, size_t list);
+  bool AfterFree612(int cpu, size_t zone, int order, size_t list);
   // Frees to the zone and notifies the observer; true if it must be woken.
   bool FreeToZone(uint64_t pfn, MigrateType type);
   bool Notify(const FreeBlock& block);

@@ -30,6 +30,18 @@ const BuddyWorld kCachedWorld = {
                 .per_cpu_limits = PerCpuLimits{.batch = 2, .high = 3}},
     .observed_from = Order(1)};
 
+const BuddyWorld kTiny612World = {
+    .name = "kTiny612World",
+    .options = {.memory = {Range(0, 16)},
+                .max_order = Order(3),
+                .pageblock_order = Order(2),
+                .min_free_kbytes = 16,
+                .per_cpu_lists = KernelVersion::kV6_12,
+                .per_cpu_limits =
+                    PerCpuLimits{.batch = 1, .high = 2, .high_max = 6},
+                .placement = {.rules = KernelVersion::kV6_12}},
+    .observed_from = Order(1)};
+
 const BuddyWorld kWatermarkWorld = {
     .name = "kWatermarkWorld",
     .options = {.memory = {Range(0, 64)},
@@ -124,6 +136,19 @@ const BuddyWorld kLinux61World = {
                 .placement = {.rules = KernelVersion::kV6_1}},
     .observed_from = Order(2)};
 
+const BuddyWorld kLinux612World = {
+    .name = "kLinux612World",
+    .options = {.memory = {Range(kDma32End - 64, kDma32End + 128)},
+                .cpus = 2,
+                .max_order = Order(5),
+                .pageblock_order = Order(4),
+                .min_free_kbytes = 128,
+                .per_cpu_lists = KernelVersion::kV6_12,
+                .per_cpu_limits =
+                    PerCpuLimits{.batch = 2, .high = 8, .high_max = 40},
+                .placement = {.rules = KernelVersion::kV6_12}},
+    .observed_from = Order(2)};
+
 const BuddyWorld kShuffledWorld = {
     .name = "kShuffledWorld",
     .options = {.memory = {Range(0, 48)},
@@ -161,6 +186,22 @@ const BuddyWorld kHotplug61World = {
                 .placement = {.rules = KernelVersion::kV6_1}},
     .observed_from = Order(1)};
 
+const BuddyWorld kHotplug612World = {
+    .name = "kHotplug612World",
+    .options = {.memory = {Range(kDma32End, kDma32End + 48)},
+                .movable = PageCount(16),
+                .hotplug_end = Pfn(kDma32End + 64),
+                .cpus = 2,
+                .max_order = Order(4),
+                .pageblock_order = Order(3),
+                .section_order = Order(4),
+                .min_free_kbytes = 32,
+                .per_cpu_lists = KernelVersion::kV6_12,
+                .per_cpu_limits =
+                    PerCpuLimits{.batch = 1, .high = 4, .high_max = 20},
+                .placement = {.rules = KernelVersion::kV6_12}},
+    .observed_from = Order(1)};
+
 const BuddyWorld kTinyHotplugWorld = {
     .name = "kTinyHotplugWorld",
     .options = {.memory = {Range(0, 16)},
@@ -174,10 +215,12 @@ const BuddyWorld kTinyHotplugWorld = {
     .reports = true};
 
 std::vector<const BuddyWorld*> AllBuddyWorlds() {
-  return {&kBareWorld,     &kCachedWorld,    &kWatermarkWorld,  &kHolesWorld,
-          &kTwoZonesWorld, &kTypesWorld,     &kReportingWorld,  &kStealingWorld,
-          &kReserveWorld,  &kTwoNodesWorld,  &kLinux61World,    &kShuffledWorld,
-          &kHotplugWorld,  &kHotplug61World, &kTinyHotplugWorld};
+  return {&kBareWorld,      &kCachedWorld,     &kTiny612World,
+          &kWatermarkWorld, &kHolesWorld,      &kTwoZonesWorld,
+          &kTypesWorld,     &kReportingWorld,  &kStealingWorld,
+          &kReserveWorld,   &kTwoNodesWorld,   &kLinux61World,
+          &kLinux612World,  &kShuffledWorld,   &kHotplugWorld,
+          &kHotplug61World, &kHotplug612World, &kTinyHotplugWorld};
 }
 
 std::span<const NamedGfp> AllGfps() {
@@ -234,6 +277,9 @@ struct Printer {
     return absl::StrCat("Free{", op.cpu, ", ", op.slot, "}");
   }
   std::string operator()(const Drain&) const { return "Drain{}"; }
+  std::string operator()(const Refresh& op) const {
+    return absl::StrCat("Refresh{", op.cpu, "}");
+  }
   std::string operator()(const Isolate& op) const {
     return absl::StrCat("Isolate{", op.nth, "}");
   }
@@ -290,7 +336,11 @@ Program RandomProgram(Random& random, size_t length) {
     const int cpu = static_cast<int>(random.Below(2));
     const uint64_t kind = random.Below(40);
     if (kind == 0) {
-      program.push_back(Drain{});
+      if (random.OneIn(2)) {
+        program.push_back(Drain{});
+      } else {
+        program.push_back(Refresh{cpu});
+      }
     } else if (kind <= 3) {
       program.push_back(Isolate{random.Below(16)});
     } else if (kind <= 7) {
@@ -357,7 +407,11 @@ Program ProgramFromBytes(std::span<const uint8_t> bytes) {
         program.push_back(Free{cpu, argument});
         break;
       case 8:
-        program.push_back(Drain{});
+        if (bytes[3] % 2 == 0) {
+          program.push_back(Refresh{cpu});
+        } else {
+          program.push_back(Drain{});
+        }
         break;
       case 9:
         program.push_back(Isolate{argument});

@@ -55,6 +55,11 @@ struct Free {
 // Drains all per-CPU lists.
 struct Drain {};
 
+// Refreshes the per-CPU lists of `cpu`, as once a second.
+struct Refresh {
+  int cpu = 0;
+};
+
 // Isolates the `nth` free block: by zone, order, position on its list.
 struct Isolate {
   size_t nth = 0;
@@ -108,9 +113,9 @@ struct BringOnline {
   bool movable = false;
 };
 
-using Operation =
-    std::variant<Alloc, Free, Drain, Isolate, Return, Mark, Rotate, Pin, Unpin,
-                 IsolateRange, RestoreRange, TakeOffline, BringOnline>;
+using Operation = std::variant<Alloc, Free, Drain, Refresh, Isolate, Return,
+                               Mark, Rotate, Pin, Unpin, IsolateRange,
+                               RestoreRange, TakeOffline, BringOnline>;
 using Program = std::vector<Operation>;
 
 // Prints C++: "Alloc{0, 3}", "{Alloc{0, 3, kGfpKernel}, Drain{}}".
@@ -137,6 +142,9 @@ struct BuddyWorld {
 extern const BuddyWorld kBareWorld;
 // As above, with one vCPU's list: batch 2, high 3.
 extern const BuddyWorld kCachedWorld;
+// Four pageblocks of four pages, and one vCPU's lists of 6.12, whose high mark
+// is 2 to 6 pages.
+extern const BuddyWorld kTiny612World;
 // 64 pages, two vCPUs, and a min watermark of 8 pages.
 extern const BuddyWorld kWatermarkWorld;
 // Memory with holes and unaligned ends, blocks of at most 8 pages, two vCPUs.
@@ -155,13 +163,15 @@ extern const BuddyWorld kReserveWorld;
 // Two nodes with a vCPU each; node 0 has DMA32 and Normal. At their boundary
 // two pageblocks are buddies.
 extern const BuddyWorld kTwoNodesWorld;
-// The per-CPU lists and the placement of Linux 6.1.
+// The per-CPU lists and the placement of Linux 6.1, and of 6.12.
 extern const BuddyWorld kLinux61World;
+extern const BuddyWorld kLinux612World;
 // Page shuffle.
 extern const BuddyWorld kShuffledWorld;
 // Three of four sections of 16 pages are present, the last in Movable.
 extern const BuddyWorld kHotplugWorld;
 extern const BuddyWorld kHotplug61World;
+extern const BuddyWorld kHotplug612World;
 // Two sections of 8 pages, for exhaustive hotplug programs.
 extern const BuddyWorld kTinyHotplugWorld;
 

@@ -106,6 +106,12 @@ std::string BuddyRun::Do(const Drain&) {
   return "";
 }
 
+std::string BuddyRun::Do(const Refresh& op) {
+  allocator_->RefreshPerCpuPages(Cpu(op.cpu));
+  model_.Refresh(Cpu(op.cpu));
+  return "";
+}
+
 std::string BuddyRun::Do(const Isolate& op) {
   const std::vector<uint64_t> free = FreeBlocks();
   if (free.empty()) return "";
@@ -300,6 +306,10 @@ std::string BuddyRun::CompareCounts() const {
       std::string wrong =
           Differ(absl::StrCat("cached by cpu ", cpu, " of zone ", zone),
                  lists.cached_pages().value(), model_.CachedPages(cpu, zone));
+      if (wrong.empty()) {
+        wrong = Differ(absl::StrCat("high of cpu ", cpu, " in zone ", zone),
+                       lists.high(), model_.High(cpu, zone));
+      }
       if (!wrong.empty()) return wrong;
     }
   }
@@ -395,6 +405,9 @@ std::vector<Operation> BuddyRun::Choices() const {
     }
     for (size_t nth = 0; nth < pins_.size(); ++nth) {
       choices.push_back(Unpin{cpu, nth});
+    }
+    if (world_.options.per_cpu_lists == KernelVersion::kV6_12) {
+      choices.push_back(Refresh{cpu});
     }
   }
   choices.push_back(Drain{});

@@ -56,6 +56,7 @@ class BuddyRun {
   std::string Do(const Alloc& op);
   std::string Do(const Free& op);
   std::string Do(const Drain& op);
+  std::string Do(const Refresh& op);
   std::string Do(const Isolate& op);
   std::string Do(const Return& op);
   std::string Do(const Mark& op);

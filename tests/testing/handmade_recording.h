@@ -64,7 +64,25 @@ class HandmadeRecordingTest : public ::testing::Test {
          .kind = TraceEvent::Kind::kFree,
          .cpu = static_cast<uint16_t>(cpu)});
   }
-  // The same, in seconds.
+  // Adds, in seconds, that a zone gives a block of user memory to a list.
+  void LeaveZone(double time, uint64_t pfn, int order, int cpu = 0) {
+    Add({.time = FromSeconds(time),
+         .pfn = Pfn(pfn),
+         .order = Order(order),
+         .kind = TraceEvent::Kind::kZoneAlloc,
+         .migratetype = 1,
+         .cpu = static_cast<uint16_t>(cpu)});
+  }
+  // Adds, in seconds, that a block goes from a list of user memory to its zone.
+  void Drain(double time, uint64_t pfn, int order, int cpu = 0) {
+    Add({.time = FromSeconds(time),
+         .pfn = Pfn(pfn),
+         .order = Order(order),
+         .kind = TraceEvent::Kind::kDrain,
+         .migratetype = 1,
+         .cpu = static_cast<uint16_t>(cpu)});
+  }
+  // Requests, in seconds.
   void Alloc(double time, uint64_t pfn, int order, int cpu = 0) {
     Alloc(FromSeconds(time), pfn, order, cpu);
   }

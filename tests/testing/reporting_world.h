@@ -27,6 +27,7 @@
 #include "guestmm/mm/migrate/memory_hotplug.h"
 #include "guestmm/reporting/reporter.h"
 #include "guestmm/reporting/v12_policy.h"
+#include "guestmm/reporting/zone_lock_guard.h"
 #include "tests/testing/fake_device.h"
 
 namespace guestmm {
@@ -72,6 +73,16 @@ inline PageCount CountPages(std::span<const GpaRange> ranges) {
   return PageCount(bytes / kPageSize);
 }
 
+// Runs a test's function just before a policy acquires a zone's lock, where
+// another thread may get ahead of it.
+class LockHook final : public LockHoldObserver {
+ public:
+  std::function<void(const Zone&)> on_lock = [](const Zone&) {};
+
+  void OnLock(const Zone& zone) override { on_lock(zone); }
+  void OnUnlock(const Zone&, const ZoneWork&) override {}
+};
+
 struct WorldOptions {
   std::vector<MemoryRange> memory;
   V12Options v12 = {};
@@ -89,6 +100,8 @@ struct WorldOptions {
   uint64_t seed = 1;
   // How long the device takes for a report; unset: until the test ends it.
   std::optional<Nanoseconds> report_time = Nanoseconds(1000);
+  // Must outlive the world. Null: none.
+  LockHoldObserver* holds = nullptr;
 };
 
 // Watermarks are zero, and reporting is enabled.
@@ -112,7 +125,8 @@ struct ReportingWorld {
         reporter(std::make_unique<Reporter>(
             *allocator, time,
             options.make_policy ? options.make_policy()
-                                : std::make_unique<V12Policy>(options.v12))),
+                                : std::make_unique<V12Policy>(options.v12),
+            options.holds)),
         first_zone(allocator->ZoneOf(options.memory.front().start).type()) {
     device->set_inspect([this](std::span<const GpaRange> ranges) {
       ExpectIsolated(*allocator, ranges);

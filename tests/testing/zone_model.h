@@ -100,6 +100,7 @@ class ZoneModel {
 
   Watermarks marks;
   LowmemReserve reserve{};
+  bool below_high = false;  // 6.12: a request found too little free
   uint64_t steals = 0;
   uint64_t stolen_pageblocks = 0;
 
@@ -118,7 +119,7 @@ class ZoneModel {
   void StealBlock(uint64_t pfn, MigrateType type, bool whole_pageblock);
 
   bool cold_to_tail() const {
-    return rules_.placement.rules == KernelVersion::kV6_1;
+    return rules_.placement.rules != KernelVersion::kV5_3;
   }
 
   Rules rules_;

@@ -6,13 +6,17 @@
 #include <cmath>
 #include <latch>
 #include <memory>
+#include <new>
+#include <numeric>
 #include <span>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/lock.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/workload/recipes.h"
@@ -100,6 +104,10 @@ struct Comparison {
   std::latch amount_known{1};
 };
 
+bool Stopped(const CompareHooks& hooks) {
+  return hooks.stopped && hooks.stopped();
+}
+
 // One run to be done.
 struct Task {
   Comparison* comparison;
@@ -120,17 +128,17 @@ struct Task {
 // The row of an ideal host for `tasks`, one repeat of a workload: what is in
 // use is resident, and nothing that is free. Runs differ in what they have in
 // use only by how long the same work takes; the least is a lower bound for all.
-CompareRow Limit(std::span<const Task> tasks) {
-  const auto least = std::min_element(
-      tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
-        return a.run->in_use_gib_min < b.run->in_use_gib_min;
+CompareRow Limit(const std::vector<Task*>& tasks) {
+  const Task& least = **std::min_element(
+      tasks.begin(), tasks.end(), [](const Task* a, const Task* b) {
+        return a->run->in_use_gib_min < b->run->in_use_gib_min;
       });
   CompareRow row;
-  row.workload = least->run->row.workload;
+  row.workload = least.run->row.workload;
   row.policy = kMechanismLimit;
   row.host_share_of_free = 1;
   row.host_share_of_reportable = 1;
-  row.footprint_gib_min = least->run->in_use_gib_min;
+  row.footprint_gib_min = least.run->in_use_gib_min;
   return row;
 }
 
@@ -173,10 +181,25 @@ absl::StatusOr<CompareRun> Run(const CompareOptions& options, const Task& task,
                           progress);
 }
 
+// Run, with what the machine does not have as a status: other tasks may wait
+// for this one's end.
+absl::StatusOr<CompareRun> RunWithinMachine(const CompareOptions& options,
+                                            const Task& task,
+                                            const RunProgress& progress) {
+  try {
+    return Run(options, task, progress);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::system_error& error) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("out of threads: ", error.what()));
+  }
+}
+
 // Runs all of `tasks`. In virtual time runs share only the amount of work, so
 // they use all processors, those that define an amount first.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
-              const std::function<void(const CompareProgress&)>& progress) {
+              const CompareHooks& hooks) {
   const bool parallel = options.mode == CompareMode::kVirtual;
   std::vector<Task*> order;
   order.reserve(tasks.size());
@@ -186,18 +209,28 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
                           [](const Task* t) { return t->defines_amount(); });
   }
   std::atomic<size_t> next{0};
-  std::atomic<size_t> finished{0};
-  const auto work = [&](bool notifies) {
+  Mutex telling;
+  std::vector<double> done(order.size());  // of each task; under `telling`
+  const auto work = [&] {
     for (size_t i = next++; i < order.size(); i = next++) {
       Task& task = *order[i];
-      const auto report = [&](double done) {
-        if (!notifies || !progress) return;
-        progress({.workload = task.setup().name,
-                  .policy = task.name(),
-                  .done = static_cast<double>(finished.load()) + done,
-                  .whole = static_cast<double>(order.size())});
+      const auto report = [&](double share) {
+        if (hooks.progress) {
+          const LockHolder hold(telling);
+          done[i] = share;
+          hooks.progress(
+              {.workload = task.setup().name,
+               .policy = task.name(),
+               .done = std::accumulate(done.begin(), done.end(), 0.0),
+               .whole = static_cast<double>(order.size())});
+        }
+        return !Stopped(hooks);
       };
-      task.run = Run(options, task, report);
+      if (Stopped(hooks)) {
+        task.run = absl::CancelledError("stopped");
+      } else {
+        task.run = RunWithinMachine(options, task, report);
+      }
       if (task.defines_amount()) {
         if (task.run.ok()) {
           task.comparison->amount = task.run->amount;
@@ -206,19 +239,24 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
         }
         task.comparison->amount_known.count_down();
       }
-      ++finished;
+      if (task.run.ok()) report(1);
     }
   };
-  std::vector<std::thread> threads;
+  std::vector<std::jthread> threads;
   const size_t wanted = parallel ? std::thread::hardware_concurrency() : 1;
-  for (size_t i = 1; i < std::min(wanted, order.size()); ++i) {
-    threads.emplace_back(work, false);
+  try {
+    for (size_t i = 1; i < std::min(wanted, order.size()); ++i) {
+      threads.emplace_back(work);
+    }
+  } catch (const std::system_error&) {
+    // The threads that there are do all of the work.
   }
-  work(true);
-  for (std::thread& thread : threads) thread.join();
+  work();
 }
 
 // Adds the rows and samples of `tasks`, those of one workload, to `result`.
+// Runs that were stopped are left out, and all of a repeat where off is one of
+// them.
 void AddRows(const CompareOptions& options, std::span<Task> tasks,
              CompareResult& result) {
   const size_t policies = tasks.front().setup().mechanisms.size();
@@ -226,46 +264,56 @@ void AddRows(const CompareOptions& options, std::span<Task> tasks,
   std::vector<std::vector<CompareRow>> rows(policies);
   std::vector<CompareRow> limits;
   for (; !tasks.empty(); tasks = tasks.subspan(policies)) {
-    const std::span<Task> repeat = tasks.first(policies);
-    const CompareRun& off =
-        *std::find_if(repeat.begin(), repeat.end(), [](const Task& task) {
-           return task.policy == 0;
-         })->run;
-    for (Task& task : repeat) {
-      CompareWithOff(options, task.setup(), off, *task.run);
-      rows[task.policy].push_back(task.run->row);
-      result.samples.insert(result.samples.end(), task.run->samples.begin(),
-                            task.run->samples.end());
+    std::vector<Task*> done;
+    for (Task& task : tasks.first(policies)) {
+      if (task.run.ok()) done.push_back(&task);
     }
-    limits.push_back(Limit(repeat));
-    if (off.recording) result.recordings.push_back(*off.recording);
+    const auto off =
+        std::find_if(done.begin(), done.end(),
+                     [](const Task* task) { return task->policy == 0; });
+    if (off == done.end()) continue;
+    const CompareRun& off_run = *(*off)->run;
+    for (Task* const task : done) {
+      CompareWithOff(options, task->setup(), off_run, *task->run);
+      rows[task->policy].push_back(task->run->row);
+      result.samples.insert(result.samples.end(), task->run->samples.begin(),
+                            task->run->samples.end());
+    }
+    limits.push_back(Limit(done));
+    if (off_run.recording) result.recordings.push_back(*off_run.recording);
   }
+  rows.push_back(limits);
   for (const std::vector<CompareRow>& of_policy : rows) {
-    result.rows.push_back(MedianRow(of_policy));
+    if (!of_policy.empty()) result.rows.push_back(MedianRow(of_policy));
   }
-  result.rows.push_back(MedianRow(limits));
 }
 
 absl::StatusOr<CompareResult> RunProcesses(const CompareOptions& resolved,
                                            const CompareHooks& hooks) {
   GUESTMM_CHECK(hooks.run_process != nullptr) << "nothing runs processes";
   std::vector<CompareProcess> processes;
-  for (uint64_t i = 1; i <= resolved.processes; ++i) {
+  absl::Status status;
+  for (uint64_t i = 1; i <= resolved.processes && !Stopped(hooks); ++i) {
     if (hooks.progress) {
       hooks.progress({.done = static_cast<double>(i - 1),
                       .whole = static_cast<double>(resolved.processes),
                       .process = i});
     }
     absl::StatusOr<CompareProcess> process = hooks.run_process();
+    if (!process.ok() && Stopped(hooks)) break;
     if (!process.ok()) {
       // The options are right, whatever the process says.
-      return absl::InternalError(absl::StrCat("process ", i, " of ",
-                                              resolved.processes, ": ",
-                                              process.status().message()));
+      status = absl::InternalError(absl::StrCat("process ", i, " of ",
+                                                resolved.processes, ": ",
+                                                process.status().message()));
+      break;
     }
     processes.push_back(*std::move(process));
   }
-  return MergeProcesses(resolved, processes);
+  if (!status.ok() && processes.empty()) return status;
+  absl::StatusOr<CompareResult> result = MergeProcesses(resolved, processes);
+  if (result.ok()) result->status = status;
+  return result;
 }
 
 }  // namespace
@@ -283,16 +331,18 @@ absl::StatusOr<CompareResult> RunCompare(const CompareOptions& resolved,
     comparisons.back()->setup = *std::move(setup);
   }
   std::vector<Task> tasks = MakeTasks(resolved, comparisons);
-  RunTasks(resolved, tasks, hooks.progress);
+  RunTasks(resolved, tasks, hooks);
+  CompareResult result;
   for (const Task& task : tasks) {
     if (task.run.ok()) continue;
+    result.complete = false;
     const absl::Status& status = task.run.status();
-    return absl::Status(status.code(),
-                        absl::StrCat(task.setup().name, ", ", task.name(), ": ",
-                                     status.message()));
+    if (absl::IsCancelled(status)) continue;
+    result.status.Update(absl::Status(
+        status.code(), absl::StrCat(task.setup().name, ", ", task.name(), ": ",
+                                    status.message())));
   }
 
-  CompareResult result;
   result.options = resolved;
   result.host = ReadHostInfo();
   for (std::span<Task> left = tasks; !left.empty();) {
@@ -303,6 +353,7 @@ absl::StatusOr<CompareResult> RunCompare(const CompareOptions& resolved,
     AddRows(resolved, left.first(count), result);
     left = left.subspan(count);
   }
+  if (!result.status.ok() && result.rows.empty()) return result.status;
   return result;
 }
 

@@ -9,7 +9,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/buddy/kernel_version_field.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/mechanism_spec.h"
@@ -72,9 +74,15 @@ absl::Status CheckRecording(const CompareOptions& options,
 
 // Refuses what no workload would use.
 absl::Status CheckOnlyRecordings(const CompareOptions& options) {
-  for (const char* const name : {"guest-memory", "vcpus", "duration"}) {
+  for (const char* const name :
+       {"kernel", "guest-memory", "vcpus", "duration"}) {
     const std::string value = CompareFields().Format(options, name);
-    if (value.empty()) continue;
+    // A recording may be followed by the rules of another kernel.
+    const bool is_kernel = std::string_view(name) == "kernel";
+    if (value.empty() ||
+        (is_kernel && options.kernel != KernelVersion::kV5_3)) {
+      continue;
+    }
     return OptionError(
         name, value,
         "must be unset without a workload by name; a recording has its own");
@@ -93,7 +101,8 @@ absl::Status CheckWorkloadNames(const std::vector<std::string>& workloads,
       return OptionError(
           "workloads", workload,
           absl::StrCat("must be one of ", absl::StrJoin(known, ", "),
-                       ", or a recording's path with a / in it"));
+                       ", or a recording's path with a / in it",
+                       DidYouMean(workload, known)));
     }
     if (!seen.insert(workload).second) {
       return OptionError("workloads", workload, "must be named once");
@@ -135,9 +144,14 @@ absl::Status CheckProcesses(const CompareOptions& options) {
                      "must be 1 in virtual time; runs are deterministic");
 }
 
-// Refuses real guests that this machine cannot hold.
+// Refuses real guests that this machine cannot hold, or map.
 absl::Status CheckMachine(const CompareOptions& options,
-                          uint64_t available_bytes) {
+                          const absl::StatusOr<uint64_t>& available) {
+  const absl::Status status =
+      CheckRealHost(options.granule.value_or(Order(0)), options.khugepaged);
+  if (!status.ok()) return status;
+  const absl::StatusOr<uint64_t> allowed = AllowedMemory(available);
+  if (!allowed.ok()) return allowed.status();
   for (const WorkloadInfo& workload : WorkloadInfos()) {
     if (std::find(options.workloads.begin(), options.workloads.end(),
                   workload.name) == options.workloads.end()) {
@@ -151,12 +165,12 @@ absl::Status CheckMachine(const CompareOptions& options,
     }
     const uint64_t needed =
         options.guest_bytes.value_or(workload.guest_bytes) + kMachineReserve;
-    if (needed > available_bytes) {
+    if (needed > *allowed) {
       return OptionError(
           "workloads", workload.name,
           absl::StrCat("must fit in the memory that this machine has "
                        "available, ",
-                       FormatBytes(available_bytes), "; in real time it needs ",
+                       FormatBytes(*allowed), "; in real time it needs ",
                        FormatBytes(needed)));
     }
   }
@@ -175,12 +189,19 @@ const Fields<CompareOptions>& CompareFields() {
       {"mode", &Options::mode, FieldKind::Choice({"virtual", "real"}),
        "Time: virtual, where the same options give the same result, or real, "
        "with RAM and threads"},
+      {"kernel", &Options::kernel, KernelVersionKind(),
+       "Linux version whose page allocator the guest has: its per-CPU lists "
+       "and the order of its free lists [5.3, which v12 was posted for; for "
+       "a recording its own]"},
       {"reportable-order", &Options::reportable_order, FieldKind::Orders(),
        "Order of the smallest free block that counts as reportable [--order, "
        "or 9]"},
       {"granule", &Options::granule, FieldKind::Granule(),
-       "Unit in which the host maps and discards: 2MiB where huge pages back "
-       "the guest [4KiB; for a recording 2MiB]"},
+       "Unit in which the host maps memory: 2MiB where huge pages back the "
+       "guest, which smaller discards split [4KiB; for a recording 2MiB]"},
+      {"khugepaged", &Options::khugepaged, FieldKind::Switch(),
+       "Whether the host's khugepaged makes split huge pages whole again, 16 "
+       "MiB every 10 seconds"},
       {"guest-memory", &Options::guest_bytes, FieldKind::Bytes(64 * kMiB, kTiB),
        "Memory of the guest [each workload's own]"},
       {"vcpus", &Options::vcpus, FieldKind::Count(1, 64),
@@ -205,6 +226,10 @@ bool IsRecording(std::string_view workload) {
   return workload.find('/') != std::string_view::npos;
 }
 
+KernelVersion KernelOf(const CompareOptions& options) {
+  return options.kernel.value_or(KernelVersion::kV5_3);
+}
+
 Order GranuleOf(const CompareOptions& options, std::string_view workload) {
   return options.granule.value_or(IsRecording(workload) ? kPageblockOrder
                                                         : Order(0));
@@ -216,8 +241,8 @@ double RestSecondsOf(const CompareOptions& options, std::string_view workload) {
   return options.mode == CompareMode::kVirtual ? 60 : 10;
 }
 
-absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
-                                              uint64_t available_bytes) {
+absl::StatusOr<CompareOptions> ResolveCompare(
+    const CompareOptions& options, const absl::StatusOr<uint64_t>& available) {
   CompareOptions resolved = options;
   if (!resolved.reportable_order) {
     resolved.reportable_order = DefaultOrder(options.policy_parameters);
@@ -227,7 +252,7 @@ absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
   if (status.ok()) status = ResolvePolicies(resolved);
   if (status.ok()) status = CheckProcesses(resolved);
   if (status.ok() && options.mode == CompareMode::kReal) {
-    status = CheckMachine(resolved, available_bytes);
+    status = CheckMachine(resolved, available);
   }
   if (!status.ok()) return status;
   return resolved;

@@ -36,6 +36,8 @@ absl::StatusOr<CompareResult> MergeProcesses(
   CompareResult result;
   result.options = resolved;
   result.host = ReadHostInfo();
+  result.complete = processes.size() == resolved.processes;
+  if (processes.empty()) return result;
   const std::vector<CompareRow>& first = processes.front().rows;
   for (size_t i = 0; i < first.size(); ++i) {
     std::vector<CompareRow> rows;

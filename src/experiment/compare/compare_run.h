@@ -72,8 +72,9 @@ inline constexpr std::chrono::seconds kSampleEvery(1);
 // A run's work is cut off after this many times the setup's duration.
 inline constexpr int kMostSlowdown = 10;
 
-// Called from time to time with how much of the run is done, 0 to 1.
-using RunProgress = std::function<void(double done)>;
+// Called from time to time with how much of the run is done, 0 to 1. False ends
+// the run, which is then Cancelled.
+using RunProgress = std::function<bool(double done)>;
 
 // In virtual time. `amount`: the work to do; null: what fits in the setup's
 // duration.

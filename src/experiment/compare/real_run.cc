@@ -27,10 +27,16 @@ constexpr std::chrono::milliseconds kShortestPause(1);
 // Runs each vCPU's workload on a thread of its own.
 class VcpuThreads {
  public:
-  // The arguments must outlive this.
-  VcpuThreads(std::span<const std::unique_ptr<Vcpu>> vcpus,
-              std::span<Workload* const> workloads)
-      : wake_([] {}) {
+  VcpuThreads() : wake_([] {}) {}
+  ~VcpuThreads() { Stop(); }
+  VcpuThreads(const VcpuThreads&) = delete;
+  VcpuThreads& operator=(const VcpuThreads&) = delete;
+
+  // The arguments must outlive this. Throws std::system_error if the machine
+  // has no more threads; those that have started are then the destructor's to
+  // stop.
+  void Start(std::span<const std::unique_ptr<Vcpu>> vcpus,
+             std::span<Workload* const> workloads) {
     auto vcpu = vcpus.begin();
     for (Workload* const workload : workloads) {
       Vcpu& its = **vcpu++;
@@ -38,10 +44,6 @@ class VcpuThreads {
       threads_.emplace_back([this, &its, workload] { Run(its, *workload); });
     }
   }
-  ~VcpuThreads() { Stop(); }
-  VcpuThreads(const VcpuThreads&) = delete;
-  VcpuThreads& operator=(const VcpuThreads&) = delete;
-
   // Ends each thread after its current step.
   void Stop() {
     stop_.store(true, std::memory_order_relaxed);
@@ -100,8 +102,11 @@ class RealRun {
       if (Now() < next_sample_) continue;
       next_sample_ += kSampleEvery;
       if (absl::Status status = Sample(); !status.ok()) return status;
-      progress_(std::min(
-          1.0, ToSeconds(Now()) / ToSeconds(setup_.duration + setup_.rest)));
+      if (!progress_(std::min(
+              1.0,
+              ToSeconds(Now()) / ToSeconds(setup_.duration + setup_.rest)))) {
+        return absl::CancelledError("stopped");
+      }
     }
     return Sample();
   }
@@ -177,7 +182,8 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
                                 .huge_pages = setup.granule == Order(0)
                                                   ? HugePages::kForbid
                                                   : HugePages::kAdvise,
-                                .vcpus = static_cast<int>(setup.vcpus)};
+                                .vcpus = static_cast<int>(setup.vcpus),
+                                .kernel = KernelOf(options)};
   guest_options.ledger_granule = setup.granule;
   // To read the machine's clock at every touch takes 30 ns, beside the 500 ns
   // of a page fault.
@@ -199,7 +205,8 @@ absl::StatusOr<CompareRun> RunForReal(const CompareOptions& options,
       *load, [&run] { return run.Now(); }, amount);
   const std::vector<Workload*> workloads = meter.workloads();
   {
-    VcpuThreads threads(guest.all_vcpus(), workloads);
+    VcpuThreads threads;
+    threads.Start(guest.all_vcpus(), workloads);
     if (amount == nullptr) {
       status = run.RunUntil(setup.warmup);
       meter.MarkWarmup();

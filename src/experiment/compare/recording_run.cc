@@ -1,5 +1,6 @@
 // One run whose workload is a recording.
 
+#include <optional>
 #include <string>
 
 #include "guestmm/experiment/replay/replay.h"
@@ -12,19 +13,28 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                                         const MechanismSpec& mechanism,
                                         const RunProgress& progress) {
   const std::string policy = mechanism.text(MechanismOption::kPolicies);
+  // Of 5.3 only the workloads by name can be.
+  std::optional<KernelVersion> kernel = options.kernel;
+  if (kernel == KernelVersion::kV5_3) kernel.reset();
   const ReplayOptions replay = {.placement = ReplayPlacement::kRecorded,
+                                .kernel = kernel,
                                 .policy = policy,
                                 .policy_parameters = options.policy_parameters,
                                 .granule = setup.granule,
+                                .khugepaged = options.khugepaged,
                                 .reportable_order = *options.reportable_order,
                                 .seed = options.seed,
                                 .sample_interval = kSampleEvery,
                                 .tail = setup.rest};
-  const ReplayWatch watch = {.progress = [&](const ReplayProgress& at) {
-    progress(at.whole > Nanoseconds(0)
-                 ? ToSeconds(at.done) / ToSeconds(*at.whole)
-                 : 0);
-  }};
+  bool stopped = false;
+  const ReplayWatch watch = {
+      .progress =
+          [&](const ReplayProgress& at) {
+            stopped = !progress(at.whole > Nanoseconds(0)
+                                    ? ToSeconds(at.done) / ToSeconds(*at.whole)
+                                    : 0);
+          },
+      .stopped = [&] { return stopped; }};
   const absl::StatusOr<ReplayResult> replayed =
       Replay(*setup.recording, replay, /*partial=*/nullptr, watch);
   if (!replayed.ok()) return replayed.status();
@@ -58,7 +68,8 @@ absl::StatusOr<CompareRun> RunRecording(const CompareOptions& options,
                    .guest_bytes = replayed->memory_bytes,
                    .duration_seconds =
                        ToSeconds(replayed->end - replayed->start - setup.rest),
-                   .counters = replayed->counters};
+                   .counters = replayed->counters,
+                   .files = setup.recording->files};
   return run;
 }
 

@@ -32,13 +32,13 @@ class VirtualRun {
         progress_(progress),
         guest_(guest) {}
 
-  // Runs until `end`, sampling every second.
+  // Runs until `end` or until it is stopped, sampling every second.
   void RunUntil(Nanoseconds end) {
-    while (guest_.Now() < end) RunFor(end - guest_.Now());
+    while (guest_.Now() < end && !stopped_) RunFor(end - guest_.Now());
   }
   // Runs until the work ends, or until `bound`. May overrun the end by kLook.
   void RunUntilDone(const WorkMeter& meter, Nanoseconds bound) {
-    while (!meter.end() && guest_.Now() < bound) {
+    while (!meter.end() && guest_.Now() < bound && !stopped_) {
       RunFor(std::min<Nanoseconds>(bound - guest_.Now(), kLook));
     }
     RunUntil(std::min(bound, meter.end().value_or(bound)));
@@ -56,6 +56,8 @@ class VirtualRun {
          .host_share_of_free = free.share()});
   }
 
+  // True once the progress said so.
+  bool stopped() const { return stopped_; }
   std::vector<CompareSample> TakeSamples() { return std::move(samples_); }
 
  private:
@@ -67,14 +69,16 @@ class VirtualRun {
         most, kSampleEvery - guest_.Now() % kSampleEvery));
     if (guest_.Now() % kSampleEvery > Nanoseconds(0)) return;
     Sample();
-    progress_(std::min(1.0, ToSeconds(guest_.Now()) /
-                                ToSeconds(setup_.duration + setup_.rest)));
+    stopped_ =
+        !progress_(std::min(1.0, ToSeconds(guest_.Now()) /
+                                     ToSeconds(setup_.duration + setup_.rest)));
   }
 
   const CompareSetup& setup_;
   const std::string policy_;
   const RunProgress& progress_;
   ModelMachine& guest_;
+  bool stopped_ = false;
   std::vector<CompareSample> samples_;
 };
 
@@ -91,7 +95,9 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   absl::StatusOr<std::unique_ptr<ModelMachine>> made = ModelMachine::Create(
       {.memory = MemoryMap::Pc(setup.guest_bytes, setup.recipe->workload.nodes),
        .vcpus = static_cast<int>(setup.vcpus),
+       .kernel = KernelOf(options),
        .granule = setup.granule,
+       .khugepaged = options.khugepaged,
        .costs = options.costs},
       time);
   if (!made.ok()) return made.status();
@@ -120,6 +126,7 @@ absl::StatusOr<CompareRun> RunVirtually(const CompareOptions& options,
   const Nanoseconds work_end = *meter.end();
   run.RunUntil(work_end + setup.rest);
   if (guest.Now() % kSampleEvery > Nanoseconds(0)) run.Sample();
+  if (run.stopped()) return absl::CancelledError("stopped");
   if (!guest.status().ok()) return guest.status();
 
   CompareRun result;

@@ -50,7 +50,8 @@ absl::StatusOr<DensityRow> ComputeLimit(const DensitySetup& setup) {
 
 absl::StatusOr<DensityResult> RunDensity(
     const DensitySetup& setup,
-    const std::function<void(const DensityProgress&)>& progress) {
+    const std::function<void(const DensityProgress&)>& progress,
+    const std::function<bool()>& stopped) {
   GUESTMM_CHECK(setup.guest_bytes > 0) << "setup is not ResolveDensity's";
   DensityResult result;
   result.setup = setup;
@@ -58,14 +59,24 @@ absl::StatusOr<DensityResult> RunDensity(
   const absl::StatusOr<MechanismList> mechanisms =
       ParseMechanisms(MechanismOption::kPolicies, setup.options.policies);
   if (!mechanisms.ok()) return mechanisms.status();
-  for (const MechanismSpec& mechanism : mechanisms->specs) {
-    absl::StatusOr<DensityRow> row =
-        PolicyRow(result.setup, mechanism, progress, result.samples).Run();
-    if (!row.ok()) return row.status();
-    result.rows.push_back(*std::move(row));
-  }
+  // Before the rows, which its error would lose.
   absl::StatusOr<DensityRow> limit = ComputeLimit(result.setup);
   if (!limit.ok()) return limit.status();
+  for (const MechanismSpec& mechanism : mechanisms->specs) {
+    const size_t samples = result.samples.size();
+    absl::StatusOr<DensityRow> row =
+        PolicyRow(result.setup, mechanism, progress, stopped, result.samples)
+            .Run();
+    if (!row.ok()) {
+      const bool is_stopped = absl::IsCancelled(row.status());
+      if (!is_stopped && result.rows.empty()) return row.status();
+      if (!is_stopped) result.status = row.status();
+      result.complete = false;
+      result.samples.resize(samples);
+      break;
+    }
+    result.rows.push_back(*std::move(row));
+  }
   result.rows.push_back(*std::move(limit));
   return result;
 }

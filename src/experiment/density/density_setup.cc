@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/buddy/kernel_version_field.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/mechanisms.h"
@@ -91,10 +92,13 @@ absl::Status ResolvePolicies(DensitySetup& setup) {
                           .defaults = options.policy_parameters});
 }
 
-absl::Status CheckMemory(const DensitySetup& setup, uint64_t available_bytes) {
+absl::Status CheckMemory(const DensitySetup& setup,
+                         const absl::StatusOr<uint64_t>& available) {
   const uint64_t needed =
       setup.host_bytes + setup.host_bytes / 32 + kMachineReserve;
-  if (needed <= available_bytes) return absl::OkStatus();
+  const absl::StatusOr<uint64_t> allowed = AllowedMemory(available);
+  if (!allowed.ok()) return allowed.status();
+  if (needed <= *allowed) return absl::OkStatus();
   const char* const option =
       setup.options.host_bytes.has_value() ? "host-memory" : "scale";
   return OptionError(
@@ -102,7 +106,7 @@ absl::Status CheckMemory(const DensitySetup& setup, uint64_t available_bytes) {
       absl::StrFormat("must be less: a host of %s needs %s of real memory, and "
                       "this machine has %s available",
                       FormatBytes(setup.host_bytes), FormatBytes(needed),
-                      FormatBytes(available_bytes)));
+                      FormatBytes(*allowed)));
 }
 
 }  // namespace
@@ -125,6 +129,9 @@ const Fields<DensityOptions>& DensityFields() {
        "Memory that a workload touches, at least [4/5 of the guest's]"},
       {"seed", &Options::seed, FieldKind::Count(),
        "Seed of all sizes and orders"},
+      {"kernel", &Options::kernel, KernelVersionKind(),
+       "Linux version whose page allocator the guests have: its per-CPU lists "
+       "and the order of its free lists; v12 was posted for 5.3"},
       {"hypervisor", &Options::hypervisor,
        FieldKind::Choice({"madvise", "none"}),
        "madvise: discards; none: acknowledges and keeps everything"},
@@ -152,8 +159,8 @@ const Fields<DensityOptions>& DensityFields() {
   return fields;
 }
 
-absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
-                                            uint64_t available_bytes) {
+absl::StatusOr<DensitySetup> ResolveDensity(
+    const DensityOptions& options, const absl::StatusOr<uint64_t>& available) {
   absl::Status status = DensityFields().Check(options);
   if (!status.ok()) return status;
   DensitySetup setup;
@@ -173,7 +180,7 @@ absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
       options.workload_min_bytes.value_or(Scaled(setup.guest_bytes, 4.0 / 5));
   status = CheckSizes(setup);
   if (status.ok()) status = CheckWithVmm(options);
-  if (status.ok()) status = CheckMemory(setup, available_bytes);
+  if (status.ok()) status = CheckMemory(setup, available);
   if (!status.ok()) return status;
   return setup;
 }

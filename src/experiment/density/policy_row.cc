@@ -45,6 +45,7 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
   GuestOptions guest_options;
   guest_options.memory = MemoryMap::Pc(setup.guest_bytes);
   guest_options.huge_pages = options.huge_pages;
+  guest_options.kernel = options.kernel;
   guest_options.vmm_socket = options.vmm_socket;
   if (!options.vmm_socket.empty()) {
     guest_options.memory_source = MemorySource::kSharedMemfd;
@@ -75,12 +76,12 @@ absl::StatusOr<std::unique_ptr<Guest>> BootGuest(const DensitySetup& setup,
 PolicyRow::PolicyRow(
     const DensitySetup& setup, const MechanismSpec& mechanism,
     const std::function<void(const DensityProgress&)>& progress,
-    std::vector<DensitySample>& samples)
+    const std::function<bool()>& stopped, std::vector<DensitySample>& samples)
     : setup_(setup),
       mechanism_(mechanism),
       time_(MakeTime(setup)),
       meter_(setup, mechanism.text(MechanismOption::kPolicies), *time_,
-             progress, samples) {
+             progress, stopped, samples) {
   row_.policy = mechanism.text(MechanismOption::kPolicies);
 }
 
@@ -148,11 +149,12 @@ absl::StatusOr<bool> PolicyRow::RunWorkload(Guest& guest,
     const absl::StatusOr<uint64_t> total = meter_.Measure();
     if (!total.ok()) return total.status();
     if (*total > setup_.host_bytes) return false;
-    if (AvailableMemory() < kMachineReserve / 2) {
-      row_.stopped = absl::StrFormat(
-          "the machine itself ran low on memory with %s resident",
-          FormatBytes(*total));
-      return false;
+    const absl::StatusOr<uint64_t> allowed = AllowedMemory(AvailableMemory());
+    if (!allowed.ok()) return allowed.status();
+    if (*allowed < kMachineReserve / 2) {
+      return absl::ResourceExhaustedError(absl::StrFormat(
+          "%s: this machine itself ran low on memory, with %s of %s resident",
+          row_.policy, FormatBytes(*total), FormatBytes(setup_.host_bytes)));
     }
     measure_at = workload.allocated_bytes() +
                  std::clamp<uint64_t>((setup_.host_bytes - *total) / 4,

@@ -28,9 +28,10 @@ class PolicyRow {
   // The references must outlive this.
   PolicyRow(const DensitySetup& setup, const MechanismSpec& mechanism,
             const std::function<void(const DensityProgress&)>& progress,
+            const std::function<bool()>& stopped,
             std::vector<DensitySample>& samples);
 
-  // Runs it, once.
+  // Runs it, once. Cancelled if it was stopped.
   absl::StatusOr<DensityRow> Run();
 
  private:

@@ -30,6 +30,7 @@ absl::StatusOr<uint64_t> ResidentMeter::MeasureSettled() {
 }
 
 absl::StatusOr<uint64_t> ResidentMeter::Measure() {
+  if (stopped_ && stopped_()) return absl::CancelledError("stopped");
   const absl::StatusOr<uint64_t> resident = launching_->ram().ResidentBytes();
   if (!resident.ok()) return resident;
   if (settled_bytes_ + *resident > setup_.host_bytes) {

@@ -26,18 +26,21 @@ class ResidentMeter {
   ResidentMeter(const DensitySetup& setup, std::string policy,
                 const Clock& clock,
                 const std::function<void(const DensityProgress&)>& progress,
+                const std::function<bool()>& stopped,
                 std::vector<DensitySample>& samples)
       : setup_(setup),
         policy_(std::move(policy)),
         clock_(clock),
         progress_(progress),
+        stopped_(stopped),
         samples_(samples) {}
 
   // Begins the launch of `guest`, which must outlive this.
   absl::Status BeginLaunch(const Guest& guest);
   // Ends it: the guest has settled.
   void EndLaunch();
-  // Measures all guests, and adds a sample. REQUIRES: a launch is under way.
+  // Measures all guests, and adds a sample. Cancelled if the run was stopped.
+  // REQUIRES: a launch is under way.
   absl::StatusOr<uint64_t> Measure();
   // Measures settled guests only. They touch no more memory.
   absl::StatusOr<uint64_t> MeasureSettled();
@@ -56,6 +59,7 @@ class ResidentMeter {
   const std::string policy_;
   const Clock& clock_;
   const std::function<void(const DensityProgress&)>& progress_;
+  const std::function<bool()>& stopped_;
   std::vector<DensitySample>& samples_;
 
   std::vector<SettledGuest> settled_;

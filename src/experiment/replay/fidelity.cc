@@ -82,7 +82,7 @@ std::optional<double> ResidentMae(const Recording& recording,
   }
   if (count == 0) return std::nullopt;
   return 100 * sum / static_cast<double>(count) /
-         static_cast<double>(result.memory_bytes);
+         static_cast<double>(MostMemoryBytes(result));
 }
 
 std::optional<double> BuddyInfoDistance(const Recording& recording,

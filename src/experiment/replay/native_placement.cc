@@ -29,6 +29,12 @@ NativePlacement::NativePlacement(const Recording& recording,
   }
 }
 
+void NativePlacement::RefreshPerCpuLists() {
+  for (int cpu = 0; cpu < allocator_.cpus(); ++cpu) {
+    allocator_.RefreshPerCpuPages(cpu);
+  }
+}
+
 void NativePlacement::Allocate(const TraceEvent& event) {
   const PfnRange theirs = PagesOf(event.pfn, event.order);
   const int cpu = CpuOf(event);
@@ -70,6 +76,36 @@ void NativePlacement::Free(const TraceEvent& event) {
 void NativePlacement::OnAdded(PfnRange range) {
   std::fill_n(ours_.begin() + static_cast<ptrdiff_t>(range.start.value()),
               range.pages().value(), kNone);
+}
+
+void NativePlacement::Evict(PfnRange pages) {
+  // No event frees these any more: the guest has moved what was there.
+  for (Pfn theirs = pages.start; theirs < pages.end; theirs += PageCount(1)) {
+    if (ours_[theirs.value()] != kNone) FreePages(/*cpu=*/0, theirs, Order(0));
+  }
+  // Others' pages are here only because the model chose them.
+  Zone& zone = allocator_.ZoneOf(pages.start);
+  std::vector<MigrateType> types;
+  {
+    LockHolder hold(zone.lock());
+    types = zone.IsolatePageblocks(pages);
+  }
+  // So that no request gets a page of these from a list.
+  allocator_.DrainPerCpuPages();
+  for (uint64_t theirs = 0; theirs < ours_.size(); ++theirs) {
+    const Pfn ours(ours_[theirs]);
+    if (!pages.Contains(ours)) continue;
+    Gfp gfp = kGfpUser;
+    gfp.may_reclaim = false;
+    const std::optional<Pfn> moved =
+        allocator_.Allocate(/*cpu=*/0, Order(0), gfp);
+    if (moved) host_.OnMoved(ours, *moved);
+    if (!moved) ++counters_.failed_allocations;
+    FreePages(/*cpu=*/0, Pfn(theirs), Order(0));
+    if (moved) ours_[theirs] = static_cast<uint32_t>(moved->value());
+  }
+  LockHolder hold(zone.lock());
+  zone.RestorePageblocks(pages, types);
 }
 
 bool NativePlacement::FreePages(int cpu, Pfn theirs, Order order) {

@@ -15,12 +15,15 @@ class NativePlacement final : public TracePlacement {
   NativePlacement(const Recording& recording, PageAllocator& allocator,
                   ReplayHost& host, ReplayCounters& counters);
 
+  void RefreshPerCpuLists() override;
+
  private:
   static constexpr uint32_t kNone = ~uint32_t{0};
 
   void Allocate(const TraceEvent& event) override;
   void Free(const TraceEvent& event) override;
   void OnAdded(PfnRange range) override;
+  void Evict(PfnRange pages) override;
 
   // Frees the pages that stand for the trace's block `theirs`, as one block if
   // they are one. True if they had been allocated as that block. REQUIRES: each

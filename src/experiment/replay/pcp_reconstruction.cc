@@ -13,31 +13,47 @@ Order OrderOf(size_t list) {
 
 }  // namespace
 
-PcpReconstruction::PcpReconstruction(PerCpuLimits limits) : limits_(limits) {
-  GUESTMM_CHECK(limits.batch > 0);
-}
+PcpReconstruction::PcpReconstruction(KernelVersion version, PerCpuLimits limits)
+    : marks_(version, limits) {}
 
 void PcpReconstruction::Seed(uint64_t pages) {
   seeded_pages_ += pages;
   pages_ += pages;
 }
 
+void PcpReconstruction::Identify(Pfn pfn, Order order, MigrateType type) {
+  const uint64_t pages = order.pages().value();
+  lists_[PerCpuLists::IndexOf(order, type)].pfns.push_back(pfn);
+  const uint64_t seeded = std::min(pages, seeded_pages_);
+  seeded_pages_ -= seeded;
+  pages_ += pages - seeded;
+}
+
 void PcpReconstruction::Free(Pfn pfn, Order order, MigrateType type,
-                             Blocks& drained) {
+                             ZonePressure pressure, Blocks& drained) {
   const size_t index = PerCpuLists::IndexOf(order, type);
   lists_[index].pfns.push_front(pfn);
   pages_ += order.pages().value();
-  Drain(PagesToGiveBack61(limits_, order, pages_, free_factor_), index,
-        drained);
+  Drain(marks_.PagesToReturn(order, pages_, pressure), index, drained);
+}
+
+void PcpReconstruction::Decay(Blocks& drained) {
+  // As PerCpuPages::Decay.
+  uint64_t left = marks_.Decay(pages_);
+  while (left > 0 && pages_ > 0) {
+    const uint64_t batch = std::min<uint64_t>(left, marks_.limits().batch);
+    Drain(batch, 0, drained);
+    left -= batch;
+  }
 }
 
 bool PcpReconstruction::TakeListed(Pfn pfn, Order order, MigrateType type) {
-  free_factor_ >>= 1;
+  marks_.OnAllocate();
   return Erase(PerCpuLists::IndexOf(order, type), pfn);
 }
 
 uint64_t PcpReconstruction::Refill(Order order, MigrateType type,
-                                   Blocks& drained) {
+                                   ZonePressure pressure, Blocks& drained) {
   const size_t index = PerCpuLists::IndexOf(order, type);
   List& list = lists_[index];
   const uint64_t each = order.pages().value();
@@ -53,10 +69,7 @@ uint64_t PcpReconstruction::Refill(Order order, MigrateType type,
     return 0;
   }
   while (!list.pfns.empty()) DrainOldest(index, drained);
-  // nr_pcp_alloc: a batch's pages, but at least two blocks.
-  uint64_t batch = limits_.batch;
-  if (batch > 1) batch = std::max<uint64_t>(batch >> order.value(), 2);
-  list.placeholders = batch - 1;
+  list.placeholders = marks_.BlocksToRefill(order, pages_, pressure) - 1;
   pages_ += list.placeholders * each;
   return list.placeholders;
 }

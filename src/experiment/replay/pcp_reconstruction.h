@@ -8,19 +8,20 @@
 #include <vector>
 
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/per_cpu_marks.h"
 #include "guestmm/buddy/per_cpu_pages.h"
 #include "guestmm/frame/migratetype.h"
 
 namespace guestmm {
 
-// The per-CPU lists that a real vCPU had of one zone (Linux 6.1), reconstructed
+// The per-CPU lists that a real vCPU had of one zone, reconstructed
 // from a trace: which blocks were listed, and when they were drained to the
 // zone.
 //
 // The tracepoints show what vCPUs allocate and free, not what moves between a
 // list and the zone. Three rules show most of it:
 //
-//   1. A block freed by this vCPU is listed until 6.1's marks drain it, the
+//   1. A block freed by this vCPU is listed until PerCpuMarks drain it, the
 //      oldest first. If this vCPU allocates it again, it was listed all along.
 //   2. A block allocated here that is not listed came from the zone, so the
 //   list
@@ -61,7 +62,7 @@ class PcpReconstruction {
   using Blocks = std::vector<Block>;
 
   // REQUIRES: limits.batch > 0.
-  explicit PcpReconstruction(PerCpuLimits limits);
+  PcpReconstruction(KernelVersion version, PerCpuLimits limits);
 
   // True for the orders with per-CPU lists in 6.1: 0 to 3, and a pageblock's.
   static bool Caches(Order order) {
@@ -69,15 +70,25 @@ class PcpReconstruction {
            order == kPageblockOrder;
   }
 
+  // The zone's size has changed. Keeps what the lists hold and have learnt.
+  // REQUIRES: limits.batch > 0.
+  void SetLimits(PerCpuLimits limits) { marks_.SetLimits(limits); }
+
   // Below, `order` must be one that Caches(), and blocks that move to the zone
   // are appended to `drained`, the oldest of a list first.
 
   // Seeds the lists with `pages` pages of unknown identity and list (the count
   // in zoneinfo). They are drained first.
   void Seed(uint64_t pages);
+  // Identifies a block that was listed from the start, older than all in its
+  // list. Its pages are seeded ones, or more if none is left.
+  void Identify(Pfn pfn, Order order, MigrateType type);
+  // Starts from a recorded high mark (PerCpuMarks).
+  void set_high(uint32_t high) { marks_.set_high(high); }
 
   // Lists a block that this vCPU freed, and drains what exceeds the marks.
-  void Free(Pfn pfn, Order order, MigrateType type, Blocks& drained);
+  void Free(Pfn pfn, Order order, MigrateType type, ZonePressure pressure,
+            Blocks& drained);
 
   // This vCPU allocates a block. True if it was listed, which it no longer is.
   bool TakeListed(Pfn pfn, Order order, MigrateType type);
@@ -87,7 +98,8 @@ class PcpReconstruction {
   // left the zone. If a placeholder remains, the block was that one: returns 0.
   // Else the list was empty: drains it, and returns the number of placeholders
   // that the refill left.
-  uint64_t Refill(Order order, MigrateType type, Blocks& drained);
+  uint64_t Refill(Order order, MigrateType type, ZonePressure pressure,
+                  Blocks& drained);
 
   // Identifies a placeholder of the last refill with a block, to be handed out
   // after those assumed before it. REQUIRES: the list has a placeholder.
@@ -105,6 +117,9 @@ class PcpReconstruction {
   // its list; if it was assumed, it alone, as never having left the zone. No
   // effect if it is not listed.
   void DrainThrough(Pfn pfn, Order order, Blocks& drained);
+
+  // Drains what the kernel does once a second.
+  void Decay(Blocks& drained);
 
   // Pages listed, placeholders and seeded pages included.
   uint64_t pages() const { return pages_; }
@@ -130,11 +145,10 @@ class PcpReconstruction {
   // list until it is empty, from `first_list` on.
   void Drain(uint64_t pages, size_t first_list, Blocks& drained);
 
-  const PerCpuLimits limits_;
+  PerCpuMarks marks_;
   std::array<List, PerCpuLists::kCount> lists_;
   uint64_t pages_ = 0;
   uint64_t seeded_pages_ = 0;  // of pages_
-  uint32_t free_factor_ = 0;
 };
 
 }  // namespace guestmm

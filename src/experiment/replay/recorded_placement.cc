@@ -2,6 +2,8 @@
 
 #include <cstddef>
 #include <optional>
+#include <span>
+#include <utility>
 
 #include "guestmm/base/check.h"
 
@@ -17,27 +19,57 @@ bool IsFree(Zone& zone, Pfn pfn, Order order) {
 }  // namespace
 
 RecordedPlacement::RecordedPlacement(const Recording& recording,
+                                     KernelVersion kernel,
+                                     std::span<const TraceEvent> listed,
                                      PageAllocator& allocator, ReplayHost& host,
                                      ReplayCounters& counters)
-    : TracePlacement(recording, allocator, host, counters) {
+    : TracePlacement(recording, allocator, host, counters), kernel_(kernel) {
   for (int cpu = 0; cpu < allocator.cpus(); ++cpu) {
     for (const auto& zone : allocator.zones()) {
-      PerCpuLimits limits = allocator.per_cpu_pages(cpu, *zone).limits();
-      uint64_t count = 0;
-      for (const RecordedZone& recorded : recording.zones) {
-        if (recorded.node != zone->node() ||
-            recorded.name != Name(zone->type()) ||
-            static_cast<size_t>(cpu) >= recorded.per_cpu.size()) {
-          continue;
-        }
-        const RecordedZone::PerCpu& real =
-            recorded.per_cpu[static_cast<size_t>(cpu)];
-        limits = {.batch = static_cast<uint32_t>(real.batch),
-                  .high = static_cast<uint32_t>(real.high)};
-        count = real.count;
+      const RecordedZone* const recorded = FindZone(recording.zones, *zone);
+      if (recorded == nullptr ||
+          static_cast<size_t>(cpu) >= recorded->per_cpu.size()) {
+        per_cpu_.emplace_back(kernel,
+                              allocator.per_cpu_pages(cpu, *zone).limits());
+        continue;
       }
-      per_cpu_.emplace_back(limits).Seed(count);
+      const RecordedZone::PerCpu& real =
+          recorded->per_cpu[static_cast<size_t>(cpu)];
+      PerCpuLimits limits =
+          DefaultPerCpuLimits(kernel, recorded->managed, recorded->low,
+                              static_cast<int>(recorded->per_cpu.size()));
+      limits.batch = static_cast<uint32_t>(real.batch);
+      const auto high = static_cast<uint32_t>(real.high);
+      if (kernel != KernelVersion::kV6_12 && high > 0) limits.high = high;
+      PcpReconstruction& lists = per_cpu_.emplace_back(kernel, limits);
+      lists.set_high(high);
+      lists.Seed(real.count);
     }
+  }
+  for (const TraceEvent& event : listed) ListAtStart(event);
+}
+
+void RecordedPlacement::ListAtStart(const TraceEvent& event) {
+  if (!HasAll(event.pfn, event.order) || IsUnmanaged(event)) return;
+  Zone& zone = allocator_.ZoneOf(event.pfn);
+  const MigrateType type = TypeOf(event);
+  LearnType(zone, event.pfn, type);
+  {
+    LockHolder hold(zone.lock());
+    if (!zone.Reshape(event.pfn, event.order)) return;
+  }
+  host_.OnFreed(event.pfn, event.order);
+  const uint32_t index = IndexOf(event, zone);
+  listed_[event.pfn.value()] = index;
+  per_cpu_[index].Identify(event.pfn, event.order, type);
+}
+
+void RecordedPlacement::RefreshPerCpuLists() {
+  if (!is_inferring_) return;
+  for (size_t i = 0; i < per_cpu_.size(); ++i) {
+    drained_.clear();
+    per_cpu_[i].Decay(drained_);
+    FreeDrained(*allocator_.zones()[i % allocator_.zones().size()]);
   }
 }
 
@@ -46,32 +78,87 @@ void RecordedPlacement::Allocate(const TraceEvent& event) {
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
   host_.OnAllocated(event.pfn, event.order, event.gfp);
-  if (PcpReconstruction::Caches(event.order)) {
-    const uint32_t index = IndexOf(event, zone);
-    const auto listed = listed_.find(event.pfn.value());
-    if (per_cpu_[index].TakeListed(event.pfn, event.order, type)) {
-      listed_.erase(event.pfn.value());
-      return;
-    }
-    if (listed != listed_.end() && listed->second == index &&
-        per_cpu_[index].Remove(event.pfn, event.order)) {
-      listed_.erase(listed);
-      return;
-    }
-    DrainOverlapping(zone, event.pfn, event.order);
-    if (IsFree(zone, event.pfn, event.order)) {
-      AllocateByRefill(zone, event, type, index);
-      return;
-    }
-    per_cpu_[index].TakeSeeded(event.order);
-  } else {
-    DrainOverlapping(zone, event.pfn, event.order);
-    LockHolder hold(zone.lock());
-    if (zone.TakeAt(event.pfn, event.order, type)) return;
+  if (is_inferring_ ? AllocateInferred(zone, event, type)
+                    : AllocateShown(zone, event, type)) {
+    return;
   }
   // Not all of the block was free, as it should have been.
   ++counters_.forced_placements;
   ForceAllocate(zone, event.pfn, event.order, type);
+}
+
+bool RecordedPlacement::AllocateShown(Zone& zone, const TraceEvent& event,
+                                      MigrateType type) {
+  if (const auto listed = listed_.find(event.pfn.value());
+      listed != listed_.end() && IsWhole(event.pfn, event.order)) {
+    listed_.erase(listed);
+    return true;
+  }
+  DrainOverlapping(zone, event.pfn, event.order);
+  LockHolder hold(zone.lock());
+  return zone.TakeAt(event.pfn, event.order, type);
+}
+
+bool RecordedPlacement::AllocateInferred(Zone& zone, const TraceEvent& event,
+                                         MigrateType type) {
+  NoteShortage(zone, event.order);
+  if (!PcpReconstruction::Caches(event.order)) {
+    DrainOverlapping(zone, event.pfn, event.order);
+    LockHolder hold(zone.lock());
+    return zone.TakeAt(event.pfn, event.order, type);
+  }
+  const uint32_t index = IndexOf(event, zone);
+  const auto listed = listed_.find(event.pfn.value());
+  if (per_cpu_[index].TakeListed(event.pfn, event.order, type)) {
+    listed_.erase(event.pfn.value());
+    return true;
+  }
+  if (listed != listed_.end() && listed->second == index &&
+      per_cpu_[index].Remove(event.pfn, event.order)) {
+    listed_.erase(listed);
+    return true;
+  }
+  DrainOverlapping(zone, event.pfn, event.order);
+  if (IsFree(zone, event.pfn, event.order)) {
+    AllocateByRefill(zone, event, type, index);
+    return true;
+  }
+  per_cpu_[index].TakeSeeded(event.order);
+  return false;
+}
+
+void RecordedPlacement::LeaveZone(const TraceEvent& event) {
+  is_inferring_ = false;
+  // The request for any other block follows.
+  if (!PcpReconstruction::Caches(event.order)) return;
+  Zone& zone = allocator_.ZoneOf(event.pfn);
+  const MigrateType type = TypeOf(event);
+  LearnType(zone, event.pfn, type);
+  if (listed_.contains(event.pfn.value()) && IsWhole(event.pfn, event.order)) {
+    return;
+  }
+  DrainOverlapping(zone, event.pfn, event.order);
+  LockHolder hold(zone.lock());
+  if (zone.TakeAt(event.pfn, event.order, type)) {
+    listed_[event.pfn.value()] = IndexOf(event, zone);
+  }
+}
+
+void RecordedPlacement::EnterZone(const TraceEvent& event) {
+  is_inferring_ = false;
+  Zone& zone = allocator_.ZoneOf(event.pfn);
+  const auto listed = listed_.find(event.pfn.value());
+  if (listed == listed_.end()) {
+    // It was freed by a lost event, or went to the zone unseen and is free.
+    LockHolder hold(zone.lock());
+    if (!zone.Reshape(event.pfn, event.order)) return;
+    host_.OnFreed(event.pfn, event.order);
+  } else if (!IsWhole(event.pfn, event.order)) {
+    return;
+  }
+  drained_.clear();
+  drained_.push_back({event.pfn, event.order});
+  FreeDrained(zone);
 }
 
 void RecordedPlacement::Free(const TraceEvent& event) {
@@ -97,21 +184,68 @@ void RecordedPlacement::Free(const TraceEvent& event) {
   }
   host_.OnFreed(event.pfn, event.order);
   drained_.clear();
-  if (PcpReconstruction::Caches(event.order)) {
+  const bool is_cached = PcpReconstruction::Caches(event.order);
+  if (is_cached) {
     const uint32_t index = IndexOf(event, zone);
     listed_[event.pfn.value()] = index;
-    per_cpu_[index].Free(event.pfn, event.order, type, drained_);
+    if (is_inferring_) {
+      per_cpu_[index].Free(event.pfn, event.order, type, zone.pressure(),
+                           drained_);
+    }
   } else {
     drained_.push_back({event.pfn, event.order});
   }
+  const bool is_of_lists = is_cached && !drained_.empty();
   FreeDrained(zone);
+  if (is_of_lists) zone.NoteReturned();
+}
+
+void RecordedPlacement::NoteShortage(const Zone& of_block, Order order) {
+  for (const auto& zone : allocator_.zones()) {
+    if (zone->node() == of_block.node() && zone->type() >= of_block.type() &&
+        zone->managed_pages() > PageCount(0)) {
+      zone->NoteBelowHigh(order, zone->lowmem_reserve(ZoneType::kMovable));
+    }
+  }
+}
+
+void RecordedPlacement::Evict(PfnRange pages) {
+  Zone& zone = allocator_.ZoneOf(pages.start);
+  for (Pfn pfn = pages.start; pfn < pages.end; pfn += kMaxOrder.pages()) {
+    DrainOverlapping(zone, pfn, kMaxOrder);
+    std::vector<PcpReconstruction::Block> in_use;
+    ForEachBlock(pfn, kMaxOrder, [&](Pfn head, Order order) {
+      if (allocator_.pages().Get(head).state == PageState::kAllocated) {
+        in_use.push_back({head, order});
+      }
+    });
+    for (const PcpReconstruction::Block& block : in_use) {
+      host_.OnFreed(block.pfn, block.order);
+    }
+    drained_ = std::move(in_use);
+    FreeDrained(zone);
+  }
+}
+
+void RecordedPlacement::OnResized() {
+  for (int cpu = 0; cpu < allocator_.cpus(); ++cpu) {
+    for (const auto& zone : allocator_.zones()) {
+      const PageCount managed = ManagedPages(*zone);
+      if (managed == PageCount(0)) continue;
+      per_cpu_[static_cast<size_t>(cpu) * allocator_.zones().size() +
+               static_cast<size_t>(zone->index())]
+          .SetLimits(DefaultPerCpuLimits(
+              kernel_, managed, zone->watermarks().low, allocator_.cpus()));
+    }
+  }
 }
 
 void RecordedPlacement::AllocateByRefill(Zone& zone, const TraceEvent& event,
                                          MigrateType type, uint32_t index) {
   const Order order = event.order;
   drained_.clear();
-  uint64_t others = per_cpu_[index].Refill(order, type, drained_);
+  uint64_t others =
+      per_cpu_[index].Refill(order, type, zone.pressure(), drained_);
   FreeDrained(zone);
   LockHolder hold(zone.lock());
   const std::optional<Zone::Block> block = zone.FreeBlockAround(event.pfn);
@@ -173,7 +307,11 @@ void RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
     const auto listed = listed_.find(head.value());
     if (listed == listed_.end()) return;
-    per_cpu_[listed->second].DrainThrough(head, its, drained_);
+    if (is_inferring_) {
+      per_cpu_[listed->second].DrainThrough(head, its, drained_);
+    } else {
+      drained_.push_back({head, its});
+    }
   });
   FreeDrained(zone);
 }
@@ -241,6 +379,10 @@ void RecordedPlacement::ForEachBlock(Pfn pfn, Order order,
   }
 }
 
+bool RecordedPlacement::IsWhole(Pfn pfn, Order order) const {
+  return allocator_.pages().Get(pfn).order == order;
+}
+
 bool RecordedPlacement::OverlapsIsolated(Pfn pfn, Order order) const {
   bool any = false;
   ForEachBlock(pfn, order, [&](Pfn head, Order) {
@@ -261,7 +403,7 @@ void RecordedPlacement::Unlist(Pfn pfn, Order order) {
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
     const auto listed = listed_.find(head.value());
     if (listed == listed_.end()) return;
-    per_cpu_[listed->second].Remove(head, its);
+    if (is_inferring_) per_cpu_[listed->second].Remove(head, its);
     listed_.erase(listed);
   });
 }

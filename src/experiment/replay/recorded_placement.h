@@ -2,6 +2,7 @@
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_RECORDED_PLACEMENT_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -15,16 +16,33 @@ namespace guestmm {
 // reconstructed (PcpReconstruction), and a listed block counts as allocated in
 // its zone.
 //
-// Two things have no event and are inferred: refills and drains of the lists,
-// and the kernel's bulk allocations (vmalloc), which show when they are freed.
+// Refills and drains of the lists are inferred, by the kernel's rules, until
+// the trace shows the first one (TraceEvent::is_request), and from then on only
+// followed. The kernel's bulk allocations (vmalloc) have no event: they show
+// when they are freed.
 class RecordedPlacement final : public TracePlacement {
  public:
-  RecordedPlacement(const Recording& recording, PageAllocator& allocator,
-                    ReplayHost& host, ReplayCounters& counters);
+  // `listed`: as ListsAtStart.
+  RecordedPlacement(const Recording& recording, KernelVersion kernel,
+                    std::span<const TraceEvent> listed,
+                    PageAllocator& allocator, ReplayHost& host,
+                    ReplayCounters& counters);
+
+  void RefreshPerCpuLists() override;
 
  private:
   void Allocate(const TraceEvent& event) override;
   void Free(const TraceEvent& event) override;
+  void Evict(PfnRange pages) override;
+  void OnResized() override;
+  void LeaveZone(const TraceEvent& event) override;
+  void EnterZone(const TraceEvent& event) override;
+
+  // Allocates the block if it is listed, or free in its zone.
+  bool AllocateShown(Zone& zone, const TraceEvent& event, MigrateType type);
+  bool AllocateInferred(Zone& zone, const TraceEvent& event, MigrateType type);
+  // Lists a block whose first event this is, and which was listed before.
+  void ListAtStart(const TraceEvent& event);
 
   // Refills the list `index` with the event's block, which is free in the zone,
   // and with the blocks that the zone would hand out after it.
@@ -47,17 +65,25 @@ class RecordedPlacement final : public TracePlacement {
   // it, since a list holds pages of pageblocks of one type.
   void LearnType(Zone& zone, Pfn pfn, MigrateType type);
 
+  // Lets the zones note if a request finds them short of memory: that of its
+  // block, and those that it would have preferred.
+  void NoteShortage(const Zone& of_block, Order order);
+
   // The index in per_cpu_ of the event's vCPU and zone.
   uint32_t IndexOf(const TraceEvent& event, const Zone& zone) const;
   // Calls visit(head, order) for each block that overlaps this one.
   template <typename Visit>
   void ForEachBlock(Pfn pfn, Order order, const Visit& visit) const;
   bool OverlapsListed(Pfn pfn, Order order) const;
+  // REQUIRES: a block begins at `pfn`.
+  bool IsWhole(Pfn pfn, Order order) const;
   bool OverlapsIsolated(Pfn pfn, Order order) const;
   // Removes overlapping blocks from their lists, as allocated ones.
   void Unlist(Pfn pfn, Order order);
 
-  // By vCPU, then by zone.
+  const KernelVersion kernel_;
+  bool is_inferring_ = true;
+  // By vCPU, then by zone. Of no meaning unless is_inferring_.
   std::vector<PcpReconstruction> per_cpu_;
   // The head pfn of each identified block in a list, and the list's index in
   // per_cpu_.

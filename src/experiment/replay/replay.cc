@@ -1,6 +1,7 @@
 #include "guestmm/experiment/replay/replay.h"
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <span>
@@ -10,11 +11,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/base/option_error.h"
 #include "guestmm/base/virtual_time.h"
 #include "guestmm/buddy/page_allocator.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/mechanisms.h"
 #include "guestmm/reporting/reporter.h"
+#include "src/experiment/replay/lists_at_start.h"
 #include "src/experiment/replay/pass_log.h"
 #include "src/experiment/replay/replay_host.h"
 #include "src/experiment/replay/replay_sampler.h"
@@ -22,6 +25,7 @@
 #include "src/experiment/replay/trace_clock.h"
 #include "src/experiment/replay/trace_placement.h"
 #include "src/host/accounting/free_memory.h"
+#include "src/host/accounting/khugepaged.h"
 #include "src/machine/model/model_device.h"
 
 namespace guestmm {
@@ -39,22 +43,33 @@ class ReplayRun {
         watch_(watch),
         result_(result),
         time_(options.seed),
-        clock_(time_, options.speed, watch.clock) {}
+        clock_(time_, options.speed, watch) {}
 
   // Makes the guest in its first state, its host and its policy.
   absl::Status Start() {
     const MemoryMap memory = MemoryMap::WholePages(recording_.memory);
     result_.memory_bytes = memory.bytes();
+    const KernelVersion kernel = options_.kernel.value_or(KernelOf(recording_));
+    result_.kernel = kernel;
     absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
-        MakeReplayedGuest(recording_);
+        MakeReplayedGuest(recording_, kernel);
     if (!allocator.ok()) return allocator.status();
     allocator_ = *std::move(allocator);
-    absl::StatusOr<std::unique_ptr<ReplayHost>> host =
-        ReplayHost::Create(memory, options_, time_);
+    absl::StatusOr<std::unique_ptr<ReplayHost>> host = ReplayHost::Create(
+        MemoryMap::WholePages(recording_.AllMemory()), options_, time_);
     if (!host.ok()) return host.status();
     host_ = *std::move(host);
-    placement_ = TracePlacement::Create(options_.placement, recording_,
-                                        *allocator_, *host_, result_.counters);
+    ShownLists lists;
+    if (options_.placement == ReplayPlacement::kRecorded) {
+      lists = FindShownLists(recording_, options_.read);
+    }
+    ignores_moves_ = lists.only_from_zones;
+    result_.moves_end_early = !lists.only_from_zones &&
+                              lists.requests_after_moves < lists.requests &&
+                              lists.requests_after_moves > lists.requests / 20;
+    placement_ = TracePlacement::Create(options_.placement, recording_, kernel,
+                                        lists.at_start, *allocator_, *host_,
+                                        result_.counters);
     at_start_ = host_->ledger().counters();
     sampler_ = std::make_unique<ReplaySampler>(
         *allocator_, *host_, placement_->unmanaged(), result_);
@@ -64,6 +79,10 @@ class ReplayRun {
       host_->OnReported(ranges);
     });
     device_->StartLog();
+    if (options_.khugepaged) {
+      khugepaged_.emplace(time_, memory,
+                          [this](Pfn pfn) { host_->OnCollapsed(pfn); });
+    }
     absl::StatusOr<MechanismSpec> mechanism =
         ParseMechanism(MechanismOption::kPolicies, options_.policy);
     if (!mechanism.ok()) return mechanism.status();
@@ -74,7 +93,7 @@ class ReplayRun {
   // Replays the trace. After an error the result is complete up to it.
   absl::Status Run() {
     absl::StatusOr<std::unique_ptr<TraceReader>> reader =
-        OpenTrace(recording_.trace_path, options_.read);
+        OpenTrace(recording_, options_.read);
     if (!reader.ok()) return reader.status();
     absl::Status status = FollowEvents(**reader);
     if (!clock_.started()) {
@@ -87,13 +106,39 @@ class ReplayRun {
     ShowProgress();
     host_->CheckContents();
     status.Update(HostStatus());
-    result_.counters.lost_events = (*reader)->counters().lost;
-    result_.counters.bad_lines = (*reader)->counters().bad_lines;
+    TakeReadCounters((*reader)->counters());
     FillInResult();
     return status;
   }
 
+  // The error of a trace that says nothing about this guest; OK otherwise.
+  absl::Status CheckFollowed() const {
+    const ReplayCounters& counters = result_.counters;
+    if (counters.events > 0 && counters.outside_memory == counters.events) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: none of %d events is in the guest's memory (iomem or --memory), "
+          "which is of %d pages of 4 KiB up to page %d; the first event is of "
+          "page %d",
+          recording_.trace_path, counters.events,
+          result_.memory_bytes / kPageSize, allocator_->pages().end().value(),
+          first_page_.value()));
+    }
+    if (counters.allocations > 0 && counters.touched_allocations == 0) {
+      return OptionError(
+          "touch", FormatTouch(options_.touch),
+          absl::StrFormat(
+              "must be gfp flags that an allocation in the trace has; the "
+              "flags of %d of %d allocations are not known (numbers, or names "
+              "of another kernel)",
+              counters.unknown_gfp, counters.allocations));
+    }
+    return absl::OkStatus();
+  }
+
  private:
+  // vmstat_interval. The kernel rounds such timers to whole seconds.
+  static constexpr Nanoseconds kRefreshInterval = std::chrono::seconds(1);
+
   bool is_real() const { return mechanism_.name == kMechanismReal; }
 
   // Makes the policy, which continues from `resumed`, or if that is unset
@@ -124,6 +169,7 @@ class ReplayRun {
   absl::Status StartReporter(Nanoseconds start) {
     absl::Status status = MakePolicy(ResumedAt(start));
     if (!status.ok()) return status;
+    order_ = policy_->min_order();
     reporter_ = std::make_unique<Reporter>(
         *allocator_, time_,
         std::make_unique<PassLog>(std::move(policy_), time_, passes_));
@@ -137,16 +183,22 @@ class ReplayRun {
       if (!event->has_value()) return absl::OkStatus();
       const Nanoseconds time = (*event)->time;
       absl::Status status;
-      if (!clock_.started()) status = Begin(time);
+      if (!clock_.started()) {
+        first_page_ = (*event)->pfn;
+        status = Begin(time);
+      }
       if (!status.ok()) return status;
       if (!clock_.Reaches(time)) {
         return clock_.TooLate(
             time, recording_.trace_path,
             absl::StrCat("event ", result_.counters.events + 1));
       }
-      AdvanceTo(time);
-      ++result_.counters.events;
-      placement_->Follow(**event);
+      status = AdvanceTo(time);
+      if (!status.ok()) return status;
+      if ((*event)->is_request() || !ignores_moves_) {
+        placement_->Follow(**event);
+        result_.follows_moves |= !(*event)->is_request();
+      }
       status = HostStatus();
       if (!status.ok()) return status;
     }
@@ -162,20 +214,28 @@ class ReplayRun {
       }
       end = std::max(end, *recording_.end);
     }
-    AdvanceTo(end);
-    placement_->AddGrownMemory(/*info=*/nullptr);
+    absl::Status status = AdvanceTo(end);
+    if (!status.ok()) return status;
+    placement_->ResizeZones(/*info=*/nullptr, end);
     next_report_ = recording_.reports.size();
-    AdvanceTo(end + options_.tail);
-    return absl::OkStatus();
+    return AdvanceTo(end + options_.tail);
   }
 
   // Starts the clock at the trace's start, or its first event if that is
   // earlier, and the reporter.
   absl::Status Begin(Nanoseconds first) {
+    if (recording_.end && first > *recording_.end) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "%s: begins at %.6f s, but window.csv ends at %.6f s: must be by one "
+          "clock",
+          recording_.trace_path, ToSeconds(first), ToSeconds(*recording_.end)));
+    }
     const Nanoseconds start = std::min(recording_.start.value_or(first), first);
     result_.start = start;
     clock_.Start(start);
     sampler_->Start(start);
+    placement_->SkipPlugsBefore(start);
+    next_refresh_ = (start / kRefreshInterval + 1) * kRefreshInterval;
     while (next_report_ < recording_.reports.size() &&
            (!is_real() || recording_.reports[next_report_].time < start)) {
       ++next_report_;
@@ -184,7 +244,10 @@ class ReplayRun {
            recording_.buddyinfo[next_buddyinfo_].time < start) {
       ++next_buddyinfo_;
     }
-    if (policy_ == nullptr) return absl::OkStatus();
+    if (policy_ == nullptr) {
+      order_ = is_real() ? kPageblockOrder : options_.granule;
+      return absl::OkStatus();
+    }
     return StartReporter(start);
   }
 
@@ -199,12 +262,13 @@ class ReplayRun {
   }
 
   // Does what is due before `time`, by the trace's clock; of real reports, also
-  // those at `time`.
-  void AdvanceTo(Nanoseconds time) {
+  // those at `time`. Cancelled if the replay is stopped.
+  absl::Status AdvanceTo(Nanoseconds time) {
     bool any_due = true;
     while (any_due) {
       any_due = false;
-      Nanoseconds next = std::min(time, sampler_->next_sample());
+      Nanoseconds next =
+          std::min({time, sampler_->next_sample(), next_refresh_});
       const bool has_info = next_buddyinfo_ < recording_.buddyinfo.size();
       if (has_info) {
         next = std::min(next, recording_.buddyinfo[next_buddyinfo_].time);
@@ -213,7 +277,17 @@ class ReplayRun {
       if (has_report) {
         next = std::min(next, recording_.reports[next_report_].time);
       }
-      clock_.RunUntil(next);
+      next = std::min(next, placement_->next_unplug());
+      if (!clock_.RunUntil(next)) return absl::CancelledError("stopped");
+      if (next == placement_->next_unplug()) {
+        placement_->Unplug(next);
+        any_due = true;
+      }
+      if (next < time && next == next_refresh_) {
+        placement_->RefreshPerCpuLists();
+        next_refresh_ += kRefreshInterval;
+        any_due = true;
+      }
       if (next < time && next == sampler_->next_sample()) {
         sampler_->SampleDue(clock_.Now());
         ShowProgress();
@@ -221,7 +295,7 @@ class ReplayRun {
       }
       if (has_info && next < time &&
           next == recording_.buddyinfo[next_buddyinfo_].time) {
-        placement_->AddGrownMemory(&recording_.buddyinfo[next_buddyinfo_]);
+        placement_->ResizeZones(&recording_.buddyinfo[next_buddyinfo_], next);
         sampler_->AddBuddyInfo(next);
         ++next_buddyinfo_;
         any_due = true;
@@ -232,6 +306,7 @@ class ReplayRun {
         any_due = true;
       }
     }
+    return absl::OkStatus();
   }
 
   // Discards what the real guest's VMM did. Its clock and the guest's differ by
@@ -265,9 +340,20 @@ class ReplayRun {
     watch_.progress(progress);
   }
 
+  void TakeReadCounters(const TraceReadCounters& read) {
+    ReplayCounters& counters = result_.counters;
+    counters.lost_events = read.lost;
+    counters.bad_lines = read.bad_lines;
+    counters.cut_lines = read.cut_lines;
+    counters.unknown_gfp = read.unknown_gfp;
+    counters.late = read.late;
+    counters.late_by = read.late_by;
+  }
+
   void FillInResult() {
     result_.end = clock_.Now();
     result_.unmanaged = placement_->unmanaged().bytes();
+    result_.memory_changes = placement_->memory_changes();
     result_.footprint = host_->FootprintUntilNow();
     for (const ModelDevice::Discarded& entry : device_->log()) {
       result_.reports.push_back(
@@ -299,6 +385,27 @@ class ReplayRun {
     result_.host_share_of_reportable =
         CountReportable(*allocator_, resident, options_.reportable_order)
             .share();
+    FillInFreeAtEnd(resident);
+  }
+
+  void FillInFreeAtEnd(ResidentPages resident) {
+    const auto left = [](const FreeMemory& memory) {
+      return (memory.pages - memory.with_host).bytes();
+    };
+    const FreeMemory all = CountFree(*allocator_, resident);
+    // In blocks of that order and above; a granule that is free as a whole is
+    // within one block.
+    const uint64_t in_whole = left(
+        CountFree(*allocator_, resident, std::min(options_.granule, order_)));
+    const uint64_t of_order = left(CountFree(*allocator_, resident, order_));
+    const uint64_t above_low =
+        left(CountReportable(*allocator_, resident, order_));
+    result_.free_at_end = {.bytes = all.pages.bytes(),
+                           .with_host = all.with_host.bytes(),
+                           .fragmented = left(all) - in_whole,
+                           .below_order = in_whole - of_order,
+                           .below_watermark = of_order - above_low,
+                           .not_due = above_low};
   }
 
   const Recording& recording_;
@@ -310,21 +417,39 @@ class ReplayRun {
   TraceClock clock_;
   std::unique_ptr<PageAllocator> allocator_;
   std::unique_ptr<ReplayHost> host_;
+  bool ignores_moves_ = false;  // of lists
   std::unique_ptr<TracePlacement> placement_;
   std::unique_ptr<ReplaySampler> sampler_;
   // The host's counters once the guest was in its first state.
   LedgerCounters at_start_;
   std::unique_ptr<ModelDevice> device_;
+  std::optional<Khugepaged> khugepaged_;
   std::vector<ReplayPass> passes_;  // in virtual time
+  Pfn first_page_;                  // of the first event
+  // The smallest block that is reported: under real, the kernel's default;
+  // without a policy, what one would that splits no granule.
+  Order order_;
   // Null before Start, after Begin, and without a policy.
   std::unique_ptr<ReportingPolicy> policy_;
   std::unique_ptr<Reporter> reporter_;  // null before Begin
+  // When per-CPU lists are refreshed next, by the trace's clock.
+  Nanoseconds next_refresh_{0};
   // Of the recording's: the next to compare with, and under real to discard.
   size_t next_buddyinfo_ = 0;
   size_t next_report_ = 0;
 };
 
 }  // namespace
+
+uint64_t MostMemoryBytes(const ReplayResult& result) {
+  uint64_t now = result.memory_bytes;
+  uint64_t most = now;
+  for (const MemoryChange& change : result.memory_changes) {
+    now = change.removed ? now - change.range.bytes : now + change.range.bytes;
+    most = std::max(most, now);
+  }
+  return most;
+}
 
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
@@ -337,6 +462,12 @@ absl::StatusOr<ReplayResult> Replay(const Recording& recording,
     ReplayRun run(recording, options, watch, result);
     status = run.Start();
     if (status.ok()) status = run.Run();
+    const absl::Status followed = run.CheckFollowed();
+    if (!followed.ok() && !absl::IsCancelled(status)) {
+      status = followed;
+      result = ReplayResult{};
+      result.options = options;
+    }
   }
   result.error = absl::StrCat(status.message());
   if (partial != nullptr) *partial = result;

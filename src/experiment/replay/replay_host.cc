@@ -46,13 +46,15 @@ void ReplayHost::OnInUseAtFirst(Pfn pfn, Order order) {
   backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
 }
 
+bool ReplayHost::Touches(uint32_t gfp) const {
+  const auto has_all = [gfp](uint32_t flags) { return (gfp & flags) == flags; };
+  return touch_.empty() || std::any_of(touch_.begin(), touch_.end(), has_all);
+}
+
 void ReplayHost::OnAllocated(Pfn pfn, Order order, uint32_t gfp) {
   Integrate();
   backing_.OnAllocated(kReplayVcpu, pfn, order);
-  const auto has_all = [gfp](uint32_t flags) { return (gfp & flags) == flags; };
-  if (touch_.empty() || std::any_of(touch_.begin(), touch_.end(), has_all)) {
-    backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
-  }
+  if (Touches(gfp)) backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
 }
 
 void ReplayHost::OnFreed(Pfn pfn, Order order) {
@@ -61,10 +63,32 @@ void ReplayHost::OnFreed(Pfn pfn, Order order) {
   backing_.OnFreed(kReplayVcpu, pfn, order);
 }
 
+void ReplayHost::OnMoved(Pfn from, Pfn to) {
+  Integrate();
+  backing_.OnAllocated(kReplayVcpu, to, Order(0));
+  if (ledger_.InUse(from)) {
+    backing_.Touch(kReplayVcpu, to, Order(0), kReplayStamp);
+  }
+}
+
+void ReplayHost::OnUnplugged(PfnRange pages) {
+  Integrate();
+  ledger_.OnUnplugged(pages);
+  const GpaRange range = {ToGpa(pages.start), pages.pages().bytes()};
+  if (hypervisor_ != nullptr) {
+    status_.Update(hypervisor_->Discard(std::span(&range, 1)));
+  }
+}
+
 void ReplayHost::OnReported(std::span<const GpaRange> ranges) {
   Integrate();
   ledger_.OnReported(ranges, clock_.Now());
   if (hypervisor_ != nullptr) status_.Update(hypervisor_->Discard(ranges));
+}
+
+void ReplayHost::OnCollapsed(Pfn pfn) {
+  Integrate();
+  ledger_.OnCollapsed(pfn);
 }
 
 void ReplayHost::CheckContents() {

@@ -36,13 +36,22 @@ class ReplayHost {
 
   // The block was in use and touched when the replay began.
   void OnInUseAtFirst(Pfn pfn, Order order);
+  // True if the guest touches allocations with these gfp flags
+  // (ReplayOptions::touch).
+  bool Touches(uint32_t gfp) const;
   // The guest allocates a block with these gfp flags, and touches it if
-  // ReplayOptions::touch says so.
+  // it Touches these.
   void OnAllocated(Pfn pfn, Order order, uint32_t gfp);
   // The guest frees a block, whose stamps are checked.
   void OnFreed(Pfn pfn, Order order);
+  // The guest moves the contents of a page in use to one that it has allocated.
+  void OnMoved(Pfn from, Pfn to);
+  // The VMM unplugged the pages, of which none is in use.
+  void OnUnplugged(PfnRange pages);
   // Discards a report.
   void OnReported(std::span<const GpaRange> ranges);
+  // khugepaged visits a huge page.
+  void OnCollapsed(Pfn pfn);
 
   // Checks the stamps of all pages in use. No effect in kVirtual.
   void CheckContents();

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/buddy/kernel_version_field.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_info.h"
 #include "guestmm/mechanism/mechanism_spec.h"
@@ -58,8 +59,16 @@ const Fields<ReplayOptions>& ReplayFields() {
                           std::string(Name(ReplayPlacement::kNative))}),
        "recorded: allocations get the trace's pages; native: pages that the "
        "modelled allocator picks"},
+      {"kernel", &Options::kernel, KernelVersionKind(),
+       "Kernel whose rules of per-CPU lists are followed: 6.1, 6.12, or "
+       "recorded, that of the recording's uname and without it 6.1",
+       "recorded"},
       {"granule", &Options::granule, FieldKind::Granule(),
-       "Unit in which the host maps the guest's memory: 2MiB with huge pages"},
+       "Unit in which the host maps the guest's memory: 2MiB with huge pages, "
+       "which smaller discards split"},
+      {"khugepaged", &Options::khugepaged, FieldKind::Switch(),
+       "Whether the host's khugepaged makes split huge pages whole again, 16 "
+       "MiB every 10 seconds"},
       {"reportable-order", &Options::reportable_order, FieldKind::Orders(),
        "Order of the smallest free block that counts as reportable"},
       {"speed", &Options::speed, FieldKind::Number(0.01, 1e6),
@@ -120,26 +129,35 @@ std::string FormatTouch(const std::vector<uint32_t>& touch) {
 
 absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
-                         uint64_t available_bytes) {
+                         const absl::StatusOr<uint64_t>& available) {
   absl::Status status = ReplayFields().Check(options);
   if (!status.ok()) return status;
+  if (options.kernel == KernelVersion::kV5_3) {
+    return OptionError("kernel", "5.3",
+                       "must be 6.1 or 6.12, whose lists are followed");
+  }
   if (options.policy == kMechanismReal) {
     status = CheckReal(recording, options);
     if (!status.ok()) return status;
   }
-  const MemoryMap memory = MemoryMap::WholePages(recording.memory);
-  if (memory.empty()) {
+  if (MemoryMap::WholePages(recording.memory).empty()) {
     return absl::InvalidArgumentError(
         "the recording must have a memory map (iomem), which says where the "
         "guest's RAM is");
   }
-  const uint64_t needed = memory.bytes() + kMachineReserve;
-  if (options.mode == ReplayMode::kReal && needed > available_bytes) {
+  if (options.mode == ReplayMode::kVirtual) return absl::OkStatus();
+  status = CheckRealHost(options.granule, options.khugepaged);
+  if (!status.ok()) return status;
+  const uint64_t guest = MemoryMap::WholePages(recording.AllMemory()).bytes();
+  const uint64_t needed = guest + kMachineReserve;
+  const absl::StatusOr<uint64_t> allowed = AllowedMemory(available);
+  if (!allowed.ok()) return allowed.status();
+  if (needed > *allowed) {
     return absl::InvalidArgumentError(absl::StrFormat(
         "--real: the guest's %s and %s besides must be available on this "
         "machine, which has %s",
-        FormatBytes(memory.bytes()), FormatBytes(kMachineReserve),
-        FormatBytes(available_bytes)));
+        FormatBytes(guest), FormatBytes(kMachineReserve),
+        FormatBytes(*allowed)));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 #include "guestmm/experiment/replay/replay_set.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
@@ -37,7 +38,7 @@ absl::Status CheckTruthTime(const Recording& recording,
 // as the trace can be replayed.
 absl::Status CountRealNeedless(const Recording& recording,
                                const std::vector<ReplayResult>& results,
-                               uint64_t& needless) {
+                               const ReplayWatch& watch, uint64_t& needless) {
   for (const ReplayResult& result : results) {
     if (result.options.policy != kMechanismReal) continue;
     needless = result.needless_bytes;
@@ -46,44 +47,57 @@ absl::Status CountRealNeedless(const Recording& recording,
   const ReplayOptions& options = results.front().options;
   const ReplayOptions real = {.policy = std::string(kMechanismReal),
                               .granule = options.granule,
+                              .khugepaged = options.khugepaged,
                               .touch = options.touch,
                               .read = options.read};
   ReplayResult result;
-  absl::Status status = Replay(recording, real, &result).status();
+  absl::Status status = Replay(recording, real, &result, watch).status();
   needless = result.needless_bytes;
   return status;
 }
 
 }  // namespace
 
-ReplaySet ReplayEach(
-    const Recording& recording, const ReplaySetOptions& options,
-    const std::function<void(const std::string&, const ReplayProgress&)>&
-        progress) {
+ReplaySet ReplayEach(const Recording& recording,
+                     const ReplaySetOptions& options,
+                     const std::function<void(const std::string&,
+                                              const ReplayProgress&)>& progress,
+                     const std::function<bool()>& stopped) {
   GUESTMM_CHECK(!options.truth || recording.has_truth());
   ReplaySet set;
+  ReplayWatch watch = {.stopped = stopped};
+  // Notes how a replay ended; true if no other is to follow.
+  const auto ends = [&](const absl::Status& status) {
+    if (!status.ok()) set.complete = false;
+    if (absl::IsCancelled(status)) return true;
+    set.status.Update(status);
+    return false;
+  };
   for (const std::string& policy : options.policies) {
     ReplayOptions replay = options.replay;
     replay.policy = policy;
-    ReplayWatch watch;
     if (progress) {
       watch.progress = [&](const ReplayProgress& at) { progress(policy, at); };
     }
-    ReplayResult& result = set.results.emplace_back();
-    set.status.Update(Replay(recording, replay, &result, watch).status());
-    if (!set.status.ok() && result.counters.events == 0) {
-      set.results.pop_back();
-      break;
-    }
+    ReplayResult result;
+    const absl::Status status =
+        Replay(recording, replay, &result, watch).status();
+    if (ends(status)) return set;
+    if (!status.ok() && result.counters.events == 0) break;
+    set.results.push_back(std::move(result));
   }
   if (!options.truth || set.results.empty()) return set;
   const ReplayResult& first = set.results.front();
-  ReplayTruth& truth = set.truth.emplace();
-  truth.reported_bytes = CompareToTruth(recording, first).truth_reported_bytes;
-  truth.resident = RealResidency(recording, first.start, first.end);
-  set.status.Update(
-      CountRealNeedless(recording, set.results, truth.needless_bytes));
-  set.status.Update(CheckTruthTime(recording, first));
+  ReplayTruth truth = {
+      .reported_bytes = CompareToTruth(recording, first).truth_reported_bytes,
+      .resident = RealResidency(recording, first.start, first.end)};
+  watch.progress = {};
+  if (ends(CountRealNeedless(recording, set.results, watch,
+                             truth.needless_bytes))) {
+    return set;
+  }
+  set.truth = truth;
+  ends(CheckTruthTime(recording, first));
   return set;
 }
 

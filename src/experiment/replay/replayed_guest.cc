@@ -1,6 +1,8 @@
 #include "src/experiment/replay/replayed_guest.h"
 
 #include <cstddef>
+#include <cstdio>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -27,14 +29,29 @@ std::optional<uint64_t> MinFreeKbytesOf(const Recording& recording) {
 
 }  // namespace
 
+KernelVersion KernelOf(const Recording& recording) {
+  int major = 0;
+  int minor = 0;
+  if (std::sscanf(recording.kernel.c_str(), "%d.%d", &major, &minor) == 2 &&
+      std::pair(major, minor) >= std::pair(6, 7)) {
+    return KernelVersion::kV6_12;
+  }
+  return KernelVersion::kV6_1;
+}
+
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
-    const Recording& recording) {
+    const Recording& recording, KernelVersion kernel) {
+  const MemoryMap all = MemoryMap::WholePages(recording.AllMemory());
+  std::optional<Pfn> end;
+  if (!all.empty()) end = all.back().end;
   absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
       PageAllocator::Create({.memory = MemoryMap::WholePages(recording.memory),
+                             .hotplug_end = end,
                              .cpus = CpusOf(recording),
+                             .section_order = kMaxOrder,
                              .min_free_kbytes = MinFreeKbytesOf(recording),
-                             .per_cpu_lists = KernelVersion::kV6_1,
-                             .placement = {.rules = KernelVersion::kV6_1}});
+                             .per_cpu_lists = kernel,
+                             .placement = {.rules = kernel}});
   if (allocator.ok()) return allocator;
   return absl::Status(allocator.status().code(),
                       absl::StrCat("memory map (iomem or --memory): ",

@@ -16,10 +16,16 @@
 
 namespace guestmm {
 
-// Makes the guest's allocator, by the rules of Linux 6.1 and with the recorded
-// watermarks. All its memory is free. The error of PageAllocator::Create.
+// The rules of the recorded kernel's per-CPU lists: 6.12's since 6.7, else
+// 6.1's, which are also those of an unknown kernel.
+KernelVersion KernelOf(const Recording& recording);
+
+// Makes the guest's allocator, by the rules of `kernel` and with the recorded
+// watermarks. All its memory is free; what arrives later is absent, and may be
+// hot-added in blocks of kMaxOrder (HotpluggedMemory). The error of
+// PageAllocator::Create.
 absl::StatusOr<std::unique_ptr<PageAllocator>> MakeReplayedGuest(
-    const Recording& recording);
+    const Recording& recording, KernelVersion kernel);
 
 // True if the guest's reporter had no pass to make at the start: each zone with
 // reported blocks has reported all its free blocks of the largest order. Such a

@@ -18,17 +18,19 @@ namespace guestmm {
 // where the replay starts.
 class TraceClock {
  public:
-  // `pace`: what `speed` is relative to; null for real time. Both must outlive
-  // this.
-  TraceClock(VirtualTime& time, std::optional<double> speed, Workqueue* pace)
-      : time_(time), speed_(speed), pace_clock_(pace) {}
+  // `watch`: what `speed` is relative to, and what stops the clock. Both
+  // references must outlive this.
+  TraceClock(VirtualTime& time, std::optional<double> speed,
+             const ReplayWatch& watch)
+      : time_(time), speed_(speed), watch_(watch) {}
 
   // Sets the trace's time at virtual time 0. REQUIRES: not started.
   void Start(Nanoseconds start) {
     start_ = start;
     if (!speed_) return;
-    if (pace_clock_ == nullptr) pace_clock_ = &real_time_.emplace();
-    pace_.emplace(*speed_, *pace_clock_);
+    Workqueue* const clock =
+        watch_.clock != nullptr ? watch_.clock : &real_time_.emplace();
+    pace_.emplace(*speed_, *clock, watch_.stopped);
   }
   bool started() const { return start_.has_value(); }
 
@@ -40,12 +42,14 @@ class TraceClock {
   }
 
   // Runs what is due up to `time`, waiting if that would be faster than the
-  // speed allows. No effect if `time` is not later than now.
-  void RunUntil(Nanoseconds time) {
+  // speed allows. No effect if `time` is not later than now. False, with no
+  // effect, once the replay is stopped.
+  bool RunUntil(Nanoseconds time) {
     const Nanoseconds now = Now();
-    if (time <= now) return;
-    if (pace_) pace_->WaitFor(time - *start_);
-    time_.RunFor(time - now);
+    if (pace_ && time > now) pace_->WaitFor(time - *start_);
+    if (watch_.stopped && watch_.stopped()) return false;
+    if (time > now) time_.RunFor(time - now);
+    return true;
   }
 
   // True unless `time` is more than kLongestReplay after the start.
@@ -62,7 +66,7 @@ class TraceClock {
  private:
   VirtualTime& time_;
   const std::optional<double> speed_;
-  Workqueue* pace_clock_;
+  const ReplayWatch& watch_;
   std::optional<ThreadWorkqueue> real_time_;
   std::optional<ReplayPace> pace_;
   std::optional<Nanoseconds> start_;

@@ -88,6 +88,23 @@ bool UnmanagedMemory::HasAllOf(PfnRange block) const {
   return true;
 }
 
+void UnmanagedMemory::AddOffline(PfnRange block) {
+  kinds_.resize(std::max(kinds_.size(), size_t{block.end.value()}),
+                Kind::kNone);
+  for (Pfn pfn = block.start; pfn < block.end; pfn += PageCount(1)) {
+    if (Has(pfn)) continue;
+    kinds_[pfn.value()] = Kind::kOffline;
+    pages_ += PageCount(1);
+  }
+}
+
+std::vector<PfnRange> UnmanagedMemory::Forget(PfnRange block) {
+  const uint64_t added = bytes_.added;
+  std::vector<PfnRange> runs = Remove(block);
+  bytes_.added = added;
+  return runs;
+}
+
 std::vector<PfnRange> UnmanagedMemory::Remove(PfnRange block) {
   return RemoveIf(block, block.pages(), [](Kind) { return true; });
 }

@@ -45,8 +45,15 @@ class UnmanagedMemory {
   bool HasAnyOf(PfnRange block) const;
   bool HasAllOf(PfnRange block) const;
 
-  // These remove pages and return them as ascending runs, empty if there are
-  // none.
+  // Adds pages that arrived offline, such as those of a memory block that
+  // virtio-mem has not plugged.
+  void AddOffline(PfnRange block);
+  // Removes the pages of `block`, which leave with their memory; returns them
+  // as ascending runs. They do not count as added.
+  std::vector<PfnRange> Forget(PfnRange block);
+
+  // These remove pages that the guest gets and return them as ascending runs,
+  // empty if there are none.
   //
   // The pages of `block`.
   std::vector<PfnRange> Remove(PfnRange block);

@@ -6,11 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "guestmm/experiment/compare/compare.h"
+#include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/workload/recipes.h"
 #include "nlohmann/json.hpp"
@@ -18,6 +16,8 @@
 #include "src/experiment/compare/compare_run.h"
 #include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/replay_json.h"
+#include "src/experiment/report/series_csv.h"
+#include "src/experiment/report/sha256.h"
 #include "src/experiment/report/summary.h"
 
 namespace guestmm {
@@ -67,17 +67,21 @@ Json ConfigJson(const CompareResult& result) {
                                       options.workloads.end(), IsRecording);
   const std::string& one =
       named == options.workloads.end() ? options.workloads.front() : *named;
-  return {{"policies", options.policies},
-          {"policy_parameters",
-           PolicyParametersJson(options.policies, options.policy_parameters,
-                                GranuleOf(options, one))},
-          {"workloads", workloads},
-          {"reportable_order", options.reportable_order->value()},
-          {"granule_bytes", GranuleOf(options, one).bytes()},
-          {"rest_s", Rounded(RestSecondsOf(options, one))},
-          {"repeats", options.repeats},
-          {"processes", options.processes},
-          {"costs_ns", FieldsJson(CostFields(), options.costs)}};
+  return {
+      {"policies", options.policies},
+      {"policy_parameters",
+       PolicyParametersJson(options.policies, options.policy_parameters,
+                            GranuleOf(options, one))},
+      {"kernel", kKernelVersionNames[static_cast<size_t>(KernelOf(options))]},
+      {"workloads", workloads},
+      {"reportable_order", options.reportable_order->value()},
+      {"granule_bytes", GranuleOf(options, one).bytes()},
+      {"khugepaged", options.khugepaged},
+      {"rest_s", Rounded(RestSecondsOf(options, one))},
+      {"repeats", options.repeats},
+      {"processes", options.processes},
+      {"costs_ns", FieldsJson(CostFields(), options.costs)},
+      {"costs_sha256", Sha256::Of(CostsJson(options.costs))}};
 }
 
 Json RowJson(const CompareRow& row) {
@@ -185,30 +189,6 @@ absl::StatusOr<CompareRow> ParseRow(std::string_view file,
   return row;
 }
 
-constexpr std::string_view kSeriesHeader =
-    "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
-    "host_share_of_free,mechanism";
-// Of files before the last column was added, which follows from the policy.
-constexpr std::string_view kOldSeriesHeader =
-    kSeriesHeader.substr(0, kSeriesHeader.rfind(','));
-
-// `header`: one of the two.
-bool ParseSample(std::string_view header, const std::string& line,
-                 CompareSample& sample) {
-  const std::vector<std::string> cells = absl::StrSplit(line, ',');
-  if (cells.size() != (header == kSeriesHeader ? 8 : 7)) return false;
-  sample.workload = cells[0];
-  sample.policy = cells[1];
-  if (!cells[6].empty() &&
-      !absl::SimpleAtod(cells[6], &sample.host_share_of_free.emplace())) {
-    return false;
-  }
-  return absl::SimpleAtoi(cells[2], &sample.repeat) &&
-         absl::SimpleAtod(cells[3], &sample.seconds) &&
-         absl::SimpleAtoi(cells[4], &sample.resident_bytes) &&
-         absl::SimpleAtoi(cells[5], &sample.free_bytes);
-}
-
 }  // namespace
 
 std::string CompareSummaryJson(const CompareResult& result) {
@@ -221,21 +201,27 @@ std::string CompareSummaryJson(const CompareResult& result) {
                       .config = ConfigJson(result),
                       .seed = result.options.seed,
                       .host = result.host,
+                      .run = result.run,
+                      .complete = result.complete,
+                      .error = result.status,
                       .rows = rows});
 }
 
 std::string CompareSeriesCsv(const CompareResult& result) {
-  std::string csv = absl::StrCat(std::string(kSeriesHeader), "\n");
+  SeriesCsv csv;
   for (const CompareSample& sample : result.samples) {
-    absl::StrAppend(&csv, sample.workload, ",", sample.policy, ",",
-                    sample.repeat, ",", absl::StrFormat("%.3f", sample.seconds),
-                    ",", sample.resident_bytes, ",", sample.free_bytes, ",",
-                    sample.host_share_of_free
-                        ? absl::StrFormat("%.6f", *sample.host_share_of_free)
-                        : "",
-                    ",", MechanismText(sample.policy), "\n");
+    csv.Add({.workload = sample.workload,
+             .policy = sample.policy,
+             .mechanism = MechanismText(sample.policy),
+             .repeat = sample.repeat,
+             .seconds = sample.seconds,
+             .guests = {},
+             .resident_bytes = sample.resident_bytes,
+             .free_bytes = sample.free_bytes,
+             .isolated_bytes = {},
+             .host_share_of_free = sample.host_share_of_free});
   }
-  return csv;
+  return csv.text();
 }
 
 absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
@@ -268,19 +254,18 @@ absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
 
 absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(
     std::string_view file, std::string_view text) {
-  const std::vector<std::string> lines =
-      absl::StrSplit(std::string(text), '\n', absl::SkipEmpty());
-  if (lines.empty() ||
-      (lines.front() != kSeriesHeader && lines.front() != kOldSeriesHeader)) {
-    return BadFile(
-        file, absl::StrCat("line 1: must be ", std::string(kSeriesHeader)));
-  }
+  const absl::StatusOr<std::vector<SeriesSample>> parsed =
+      ParseSeriesCsv(file, text);
+  if (!parsed.ok()) return parsed.status();
   std::vector<CompareSample> samples;
-  for (size_t i = 1; i < lines.size(); ++i) {
-    if (!ParseSample(lines.front(), lines[i], samples.emplace_back())) {
-      return BadFile(file, absl::StrCat("line ", i + 1, ": must be ",
-                                        lines.front(), ", but is ", lines[i]));
-    }
+  for (const SeriesSample& sample : *parsed) {
+    samples.push_back({.workload = sample.workload,
+                       .policy = sample.policy,
+                       .repeat = sample.repeat.value_or(1),
+                       .seconds = sample.seconds,
+                       .resident_bytes = sample.resident_bytes,
+                       .free_bytes = sample.free_bytes.value_or(0),
+                       .host_share_of_free = sample.host_share_of_free});
   }
   return samples;
 }

@@ -1,9 +1,11 @@
 #include "guestmm/experiment/report/costs_file.h"
 
+#include <cerrno>
+#include <cstring>
 #include <fstream>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/units.h"
 #include "src/experiment/report/fields_json.h"
 
 namespace guestmm {
@@ -36,12 +38,23 @@ absl::StatusOr<CostModel> ParseCosts(std::string_view file,
 }
 
 absl::StatusOr<CostModel> ReadCosts(const std::string& file) {
+  // More than any such file has. /dev/zero never ends.
+  constexpr size_t kMostBytes = 64 * kKiB;
+  errno = 0;
   std::ifstream stream(file);
-  std::ostringstream text;
-  if (!stream || !(text << stream.rdbuf())) {
-    return absl::NotFoundError(absl::StrCat(file, ": cannot be read"));
+  std::string text(kMostBytes + 1, '\0');
+  stream.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(stream.gcount()));
+  if (!stream && (!stream.eof() || text.empty())) {
+    return absl::NotFoundError(absl::StrCat(
+        file, ": cannot be read",
+        errno == 0 ? "" : absl::StrCat(": ", std::strerror(errno))));
   }
-  return ParseCosts(file, text.str());
+  if (text.size() > kMostBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(file, ": must be at most ", FormatBytes(kMostBytes)));
+  }
+  return ParseCosts(file, text);
 }
 
 }  // namespace guestmm

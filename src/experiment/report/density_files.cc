@@ -2,12 +2,11 @@
 
 #include <string>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/fields_json.h"
+#include "src/experiment/report/series_csv.h"
 #include "src/experiment/report/summary.h"
 
 namespace guestmm {
@@ -36,6 +35,7 @@ Json ConfigJson(const DensitySetup& setup) {
           {"policy_parameters",
            PolicyParametersJson(options.policies, options.policy_parameters,
                                 setup.granule)},
+          {"kernel", field("kernel")},
           {"hypervisor", field("hypervisor")},
           {"huge_pages", field("huge-pages")},
           {"vmm", field("vmm")},
@@ -44,7 +44,8 @@ Json ConfigJson(const DensitySetup& setup) {
           {"max_guests", field("max-guests")}};
 }
 
-Json RowJson(const DensityRow& row) {
+// `limit`: the guests that fit ideally.
+Json RowJson(const DensityRow& row, int limit) {
   Json launches = Json::array();
   for (const DensityLaunch& launch : row.launches) {
     launches.push_back({{"workload_bytes", launch.workload_bytes},
@@ -55,6 +56,9 @@ Json RowJson(const DensityRow& row) {
   return {{"mechanism", MechanismText(row.policy)},
           {"policy", row.policy.substr(0, row.policy.find(':'))},
           {"guests", row.guests},
+          {"share_of_limit", limit > 0
+                                 ? Json(static_cast<double>(row.guests) / limit)
+                                 : Json(nullptr)},
           {"resident_bytes", row.resident_bytes},
           {"reported_bytes", row.reported_bytes},
           {"discarded_bytes", OrNull(row.discarded_bytes)},
@@ -69,25 +73,36 @@ Json RowJson(const DensityRow& row) {
 
 std::string DensitySummaryJson(const DensityResult& result) {
   Json rows = Json::array();
-  for (const DensityRow& row : result.rows) rows.push_back(RowJson(row));
+  for (const DensityRow& row : result.rows) {
+    rows.push_back(RowJson(row, result.rows.back().guests));
+  }
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "density",
                       .mode = result.setup.real_time ? "real" : "virtual",
                       .config = ConfigJson(result.setup),
                       .seed = result.setup.options.seed,
                       .host = result.host,
+                      .run = result.run,
+                      .complete = result.complete,
+                      .error = result.status,
                       .rows = rows});
 }
 
 std::string DensitySeriesCsv(const DensityResult& result) {
-  std::string csv = "policy,seconds,guests,resident_bytes,mechanism\n";
+  SeriesCsv csv;
   for (const DensitySample& sample : result.samples) {
-    absl::StrAppend(&csv, sample.policy, ",",
-                    absl::StrFormat("%.3f", sample.seconds), ",", sample.guests,
-                    ",", sample.resident_bytes, ",",
-                    MechanismText(sample.policy), "\n");
+    csv.Add({.workload = {},
+             .policy = sample.policy,
+             .mechanism = MechanismText(sample.policy),
+             .repeat = {},
+             .seconds = sample.seconds,
+             .guests = static_cast<uint64_t>(sample.guests),
+             .resident_bytes = sample.resident_bytes,
+             .free_bytes = {},
+             .isolated_bytes = {},
+             .host_share_of_free = {}});
   }
-  return csv;
+  return csv.text();
 }
 
 }  // namespace guestmm

@@ -13,8 +13,8 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "guestmm/base/check.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/fields.h"
 #include "nlohmann/json.hpp"
 
@@ -59,8 +59,8 @@ absl::Status FieldsFromJson(const Fields<T>& fields, std::string_view place,
     const std::string where = absl::StrCat(std::string(place), ".", name);
     const Field<T>* const field = fields.Find(name);
     if (field == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          where, ": must be one of ", absl::StrJoin(fields.Names(), ", ")));
+      return absl::InvalidArgumentError(
+          absl::StrCat(where, ": ", MustBeOneOf(name, fields.Names())));
     }
     if (value.is_null() && field->CanBeUnset()) {
       field->Unset(options);

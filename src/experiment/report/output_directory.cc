@@ -4,14 +4,19 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
 #include <system_error>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "guestmm/base/output_file.h"
 
 namespace guestmm {
 
-absl::StatusOr<OutputDirectory> OutputDirectory::Open(const std::string& path) {
+absl::StatusOr<OutputDirectory> OutputDirectory::Open(
+    const std::string& path, std::span<const std::string> names, bool force) {
+  if (path.empty()) {
+    return absl::InvalidArgumentError("\"\": must be the path of a folder");
+  }
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) {
@@ -27,29 +32,33 @@ absl::StatusOr<OutputDirectory> OutputDirectory::Open(const std::string& path) {
         path,
         ": must be a writable folder: ", std::string(std::strerror(errno))));
   }
-  return OutputDirectory(path);
+  OutputDirectory directory(path);
+  for (const std::string& name : names) {
+    if (force || !std::filesystem::exists(directory.path_ / name, error)) {
+      continue;
+    }
+    return absl::AlreadyExistsError(absl::StrCat(
+        path,
+        ": must be a folder without results, or --force be given; it has ",
+        name));
+  }
+  return directory;
 }
 
-absl::Status OutputDirectory::Write(const std::string& name,
-                                    std::string_view contents) const {
-  const std::filesystem::path target = path_ / name;
-  const std::filesystem::path partial = path_ / (name + ".partial");
-  {
-    std::ofstream file(partial, std::ios::binary | std::ios::trunc);
-    file << contents;
-    file.close();
-    if (!file) {
-      std::error_code ignored;
-      std::filesystem::remove(partial, ignored);
-      return absl::UnavailableError(
-          absl::StrCat(target.string(), ": cannot be written"));
-    }
+absl::Status OutputDirectory::Write(std::span<const ResultFile> files) const {
+  std::vector<OutputFile> written;
+  for (const ResultFile& file : files) {
+    absl::StatusOr<OutputFile> made =
+        OutputFile::Create((path_ / file.name).string());
+    if (!made.ok()) return made.status();
+    absl::Status status = made->Write(file.text());
+    status.Update(made->Close());
+    if (!status.ok()) return status;
+    written.push_back(*std::move(made));
   }
-  std::error_code error;
-  std::filesystem::rename(partial, target, error);
-  if (error) {
-    return absl::UnavailableError(absl::StrCat(
-        target.string(), ": cannot be written: ", error.message()));
+  for (OutputFile& file : written) {
+    absl::Status status = file.Commit();
+    if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }

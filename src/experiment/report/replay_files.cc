@@ -5,13 +5,16 @@
 #include <vector>
 
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
+#include "guestmm/base/memory_map.h"
+#include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
 #include "src/experiment/report/fields_json.h"
 #include "src/experiment/report/replay_json.h"
+#include "src/experiment/report/series_csv.h"
+#include "src/experiment/report/sha256.h"
 #include "src/experiment/report/summary.h"
 
 namespace guestmm {
@@ -32,12 +35,14 @@ Json RowJson(const Recording& recording, const ReplayResult& result) {
               {"duration_seconds", ToSeconds(result.end - result.start)}};
   row.update(CountersJson(result.counters));
   row.update(UnmanagedJson(result.unmanaged));
+  row["memory_changes"] = MemoryChangesJson(result.memory_changes);
   if (!result.error.empty()) row["error"] = result.error;
   row.update({{"reported_bytes", result.reported_bytes},
               {"needless_bytes", result.needless_bytes},
               {"passes", result.passes.size()},
               {"resident_mean_bytes", resident.mean_bytes},
               {"resident_end_bytes", resident.end_bytes}});
+  row["free_at_end"] = FreeAtEndJson(result.free_at_end);
   const Json fidelity = FidelityJson(recording, result);
   if (!fidelity.is_null()) row.update(fidelity);
   return row;
@@ -57,42 +62,41 @@ Json TruthRowJson(const ReplayTruth& truth) {
           {"resident_end_bytes", bytes(&Residency::end_bytes)}};
 }
 
-// The inverse of MemoryMap::Parse.
-std::string FormatMemory(const std::vector<GpaRange>& memory) {
-  return absl::StrJoin(
-      memory, ",", [](std::string* out, const GpaRange& range) {
-        absl::StrAppendFormat(out, "%#x-%#x", range.gpa.value(),
-                              (range.gpa + range.bytes).value());
-      });
-}
-
 }  // namespace
 
-std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results,
-                              const std::optional<ReplayTruth>& truth) {
+std::string ReplaySummaryJson(const Recording& recording, const ReplaySet& set,
+                              const RunInfo& run) {
+  const std::vector<ReplayResult>& results = set.results;
   Json rows = Json::array();
   std::vector<std::string> policies;
   for (const ReplayResult& result : results) {
     rows.push_back(RowJson(recording, result));
     policies.push_back(result.options.policy);
   }
-  if (truth) rows.push_back(TruthRowJson(*truth));
+  if (set.truth) rows.push_back(TruthRowJson(*set.truth));
   const ReplayOptions options =
       results.empty() ? ReplayOptions{} : results.front().options;
-  Json config = {{"trace", recording.trace_path},
-                 {"memory", FormatMemory(recording.memory)},
-                 {"policies", policies},
-                 {"policy_parameters",
-                  PolicyParametersJson(policies, options.policy_parameters,
-                                       options.granule)},
-                 {"placement", Name(options.placement)},
-                 {"granule_order", options.granule.value()},
-                 {"touch", FormatTouch(options.touch)},
-                 {"sample_interval_s", ToSeconds(options.sample_interval)},
-                 {"tail_s", ToSeconds(options.tail)},
-                 {"skip_bad", options.read.skip_bad}};
+  Json config = {
+      {"trace", recording.trace_path},
+      {"memory", FormatMemoryMap(recording.memory)},
+      {"policies", policies},
+      {"policy_parameters",
+       PolicyParametersJson(policies, options.policy_parameters,
+                            options.granule)},
+      {"placement", Name(options.placement)},
+      {"kernel",
+       results.empty()
+           ? ""
+           : kKernelVersionNames[static_cast<size_t>(results.front().kernel)]},
+      {"recorded_kernel", recording.kernel},
+      {"granule_order", options.granule.value()},
+      {"khugepaged", options.khugepaged},
+      {"touch", FormatTouch(options.touch)},
+      {"sample_interval_s", ToSeconds(options.sample_interval)},
+      {"tail_s", ToSeconds(options.tail)},
+      {"skip_bad", options.read.skip_bad}};
   config["costs_ns"] = FieldsJson(CostFields(), options.costs);
+  config["costs_sha256"] = Sha256::Of(CostsJson(options.costs));
   if (options.speed) config["speed"] = *options.speed;
   return SummaryJson({.schema_version = kSchemaVersion,
                       .experiment = "replay",
@@ -100,28 +104,39 @@ std::string ReplaySummaryJson(const Recording& recording,
                       .config = config,
                       .seed = options.seed,
                       .host = ReadHostInfo(),
-                      .rows = rows});
+                      .run = run,
+                      .complete = set.complete,
+                      .error = set.status,
+                      .rows = rows,
+                      .verdict = results.empty() ? Json(nullptr)
+                                                 : VerdictJson(JudgeReplays(
+                                                       recording, results))});
 }
 
 std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results) {
-  std::string csv =
-      "policy,time_s,resident_bytes,free_bytes,isolated_bytes,mechanism\n";
+  SeriesCsv csv;
+  SeriesSample line;
+  line.workload = recording.trace_path;
+  line.policy = "truth";
+  line.mechanism = kMechanismReal;
   for (const Recording::Resident& real : recording.resident) {
-    absl::StrAppendFormat(&csv, "truth,%.3f,%d,,,%s\n", ToSeconds(real.time),
-                          real.bytes, kMechanismReal);
+    line.seconds = ToSeconds(real.time);
+    line.resident_bytes = real.bytes;
+    csv.Add(line);
   }
   for (const ReplayResult& result : results) {
-    const std::string& policy = result.options.policy;
-    const std::string mechanism = MechanismText(policy);
+    line.policy = result.options.policy;
+    line.mechanism = MechanismText(line.policy);
     for (const ReplaySample& sample : result.samples) {
-      absl::StrAppendFormat(&csv, "%s,%.3f,%d,%d,%d,%s\n", policy,
-                            ToSeconds(sample.time), sample.resident_bytes,
-                            sample.free_bytes, sample.isolated_bytes,
-                            mechanism);
+      line.seconds = ToSeconds(sample.time);
+      line.resident_bytes = sample.resident_bytes;
+      line.free_bytes = sample.free_bytes;
+      line.isolated_bytes = sample.isolated_bytes;
+      csv.Add(line);
     }
   }
-  return csv;
+  return csv.text();
 }
 
 }  // namespace guestmm

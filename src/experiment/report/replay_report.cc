@@ -14,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/base/version.h"
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "nlohmann/json.hpp"
@@ -389,7 +390,7 @@ std::string ReplayReportHtml(const Recording& recording,
   uint64_t memory_bytes = 0;
   for (size_t i = 0; i < results.size(); ++i) {
     runs.push_back(RunJson(recording, results[i], names[i], window));
-    memory_bytes = std::max(memory_bytes, results[i].memory_bytes);
+    memory_bytes = std::max(memory_bytes, MostMemoryBytes(results[i]));
   }
   const std::string name = NameOf(recording);
   const Json data = {{"recording", name},

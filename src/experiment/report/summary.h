@@ -9,7 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "guestmm/host/accounting/host_info.h"
+#include "guestmm/host/accounting/run_info.h"
 #include "guestmm/reporting/policies.h"
 #include "nlohmann/json.hpp"
 
@@ -23,16 +25,24 @@ struct Summary {
   nlohmann::ordered_json config;
   uint64_t seed = 0;
   HostInfo host;
+  RunInfo run;
+  // False if the run was interrupted, or ended by an error.
+  bool complete = true;
+  absl::Status error = {};
   nlohmann::ordered_json rows;
+  // Null for an experiment without one.
+  nlohmann::ordered_json verdict = {};
 };
 
 // The text of a summary.json:
 //
-//   {schema_version, experiment, mode, config, seed, versions, host, rows}
+//   {schema_version, experiment, mode, config, seed, versions, host, run,
+//    complete, error, rows, verdict}
 //
-// Two runs in virtual time with the same options may differ only in
-// `versions`, {guestmm, compiler}, and `host`, {page_size, kernel, thp,
-// memory_bytes}.
+// docs/summary.schema.json describes it. Two runs in virtual time with the same
+// options may differ only in `versions`, {guestmm, commit, compiler}, `host`,
+// {page_size, kernel, thp, cpu, memory_bytes}, and `run`, {command, date,
+// wall_seconds, inputs}.
 std::string SummaryJson(const Summary& summary);
 
 // The parameters of each policy, by the policy's text, on a host with that

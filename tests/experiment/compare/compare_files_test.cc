@@ -15,7 +15,7 @@
 namespace guestmm::compare_files_test {
 namespace {
 
-using testing::ContainsRegex;
+using testing::HasSubstr;
 using testing::StartsWith;
 
 using CompareFilesTest = PlantedCompareTest;
@@ -94,8 +94,7 @@ TEST_F(CompareFilesTest, TwoSettingsOfOnePolicyStandSideBySide) {
   EXPECT_GT(*RowOf(result, "linux:order=5").host_share_of_free,
             *RowOf(result, "linux:order=9").host_share_of_free);
   EXPECT_THAT(CompareSeriesCsv(result),
-              ContainsRegex("\nburst,linux:order=5,1,[0-9.,]*,"
-                            "reporting:linux:order=5\n"));
+              HasSubstr("\nburst,linux:order=5,reporting:linux:order=5,1,"));
   EXPECT_EQ(ParseCompareSummary("a.json", summary)->at(2).policy,
             "linux:order=5");
 }
@@ -121,22 +120,6 @@ TEST_F(CompareFilesTest, FilesAreReadAsTheyWereWritten) {
   ASSERT_EQ(samples->size(), result.samples.size());
   read.samples = *samples;
   EXPECT_EQ(CompareSeriesCsv(read), CompareSeriesCsv(result));
-}
-
-TEST_F(CompareFilesTest, SeriesWithoutMechanismsAreStillRead) {
-  const std::string old =
-      "workload,policy,repeat,seconds,resident_bytes,free_bytes,"
-      "host_share_of_free\nburst,linux:order=5,2,1.000,4096,8192,0.500000\n";
-  const auto samples = ParseCompareSeries("series.csv", old);
-  ASSERT_EQ(samples.status(), absl::OkStatus());
-  ASSERT_EQ(samples->size(), 1u);
-  EXPECT_EQ(samples->front().policy, "linux:order=5");
-  EXPECT_EQ(samples->front().host_share_of_free, 0.5);
-  EXPECT_THAT(std::string(ParseCompareSeries(
-                              "a.csv", old + "burst,off,1,1.000,1,2,,off\n")
-                              .status()
-                              .message()),
-              StartsWith("a.csv: line 3: must be workload,"));
 }
 
 // The error of parsing the summary of `result` after `change`.
@@ -196,9 +179,9 @@ TEST_F(CompareFilesTest, NamesTheFileAndTheFieldThatCannotBeRead) {
 TEST_F(CompareFilesTest, SeriesHasARowForEachSecond) {
   const CompareResult result = RunOk(Small("burst"));
   const std::string csv = CompareSeriesCsv(result);
-  EXPECT_THAT(csv, StartsWith("workload,policy,repeat,seconds,resident_bytes,"
-                              "free_bytes,host_share_of_free,mechanism\n"
-                              "burst,off,1,0.000,"));
+  EXPECT_THAT(csv, StartsWith("workload,policy,mechanism,repeat,seconds,guests,"
+                              "resident_bytes,free_bytes,isolated_bytes,"
+                              "host_share_of_free\nburst,off,off,1,0.000,,"));
   // 0 to 9 s, twice.
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 21);
 }

@@ -39,8 +39,13 @@ TEST_F(CompareOptionsTest, NamesWhatIsWrong) {
             "--capacity=0: must be 1 to 1024 for v12");
   EXPECT_EQ(ErrorOf({.reportable_order = Order(11)}),
             "--reportable-order=11: must be 0 to 10");
-  EXPECT_EQ(ErrorOf({.granule = Order(1)}),
-            "--granule=8KiB: must be one of 4KiB, 2MiB");
+  EXPECT_EQ(ErrorOf({.granule = Order(10)}),
+            "--granule=4MiB: must be a power of 2, 4KiB to 2MiB");
+  EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .granule = Order(4)}),
+            "--granule=64KiB: must be 4KiB or 2MiB with --real");
+  EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .khugepaged = true}),
+            "--khugepaged=on: must be off with --real; this machine has its "
+            "own");
   EXPECT_EQ(ErrorOf({.guest_bytes = kMiB}),
             "--guest-memory=1MiB: must be 64MiB to 1TiB");
   EXPECT_EQ(ErrorOf({.vcpus = 0}), "--vcpus=0: must be 1 to 64");

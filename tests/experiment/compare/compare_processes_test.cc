@@ -3,10 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstdint>
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "guestmm/base/signal_cleanup.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "tests/experiment/compare/compare_testing.h"
 
@@ -66,12 +70,22 @@ TEST_F(CompareProcessesTest, NamesTheProcessThatFailed) {
       ResolveCompare({.mode = CompareMode::kReal, .processes = 2}, kTiB);
   ASSERT_EQ(resolved.status(), absl::OkStatus());
   int runs = 0;
-  EXPECT_EQ(RunCompare(*resolved, {.run_process =
-                                       [&]() -> absl::StatusOr<CompareProcess> {
-              if (++runs == 1) return ProcessWithShare(1);
-              return absl::InvalidArgumentError("is wrong");
-            }}).status(),
-            absl::InternalError("process 2 of 2: is wrong"));
+  int failing = 1;
+  const CompareHooks hooks = {
+      .run_process = [&]() -> absl::StatusOr<CompareProcess> {
+        if (++runs != failing) return ProcessWithShare(0.9);
+        return absl::InvalidArgumentError("is wrong");
+      }};
+  EXPECT_EQ(RunCompare(*resolved, hooks).status(),
+            absl::InternalError("process 1 of 2: is wrong"));
+  // The rows of the first are kept.
+  runs = 0;
+  failing = 2;
+  const auto first = RunCompare(*resolved, hooks);
+  ASSERT_EQ(first.status(), absl::OkStatus());
+  EXPECT_EQ(first->status, absl::InternalError("process 2 of 2: is wrong"));
+  EXPECT_FALSE(first->complete);
+  EXPECT_EQ(RowOf(*first, "v12").work_share_of_off, 0.9);
   runs = 0;
   EXPECT_EQ(RunCompare(*resolved, {.run_process =
                                        [&] {
@@ -102,6 +116,37 @@ TEST_F(CompareProcessesTest, QuotesAProcessThatCannotBeRun) {
   EXPECT_EQ(RunCompareProcess({"/bin/true"}).status(),
             absl::InvalidArgumentError("summary.json: must be a JSON object"));
 }
+
+#ifndef __SANITIZE_THREAD__
+// ThreadSanitizer holds a signal back while waitid() waits.
+
+// A process that sends its parent `signal` and runs until it is ended.
+// Temporary folders are in `top`. Returns an exit status.
+int RunUntilSignal(const std::string& signal, const std::string& top) {
+  setenv("TMPDIR", top.c_str(), 1);
+  CleanUpAtSignals();
+  const InterruptWatch watch;
+  const absl::Status status =
+      RunCompareProcess(
+          {"/bin/sh", "-c", "kill -" + signal + " $PPID; exec sleep infinity"})
+          .status();
+  return status == absl::InternalError("was ended by signal 15, Terminated") &&
+                 watch.interrupted()
+             ? 0
+             : 1;
+}
+
+TEST_F(CompareProcessesTest, ASignalEndsTheProcessAndRemovesItsFolder) {
+  const std::string top = testing::TempDir() + "compare_processes_signal";
+  std::filesystem::create_directory(top);
+  EXPECT_EXIT(exit(RunUntilSignal("INT", top)), testing::ExitedWithCode(0), "");
+  EXPECT_TRUE(std::filesystem::is_empty(top));
+  EXPECT_EXIT(exit(RunUntilSignal("TERM", top)),
+              testing::KilledBySignal(SIGTERM), "");
+  EXPECT_TRUE(std::filesystem::is_empty(top));
+  std::filesystem::remove(top);
+}
+#endif
 
 }  // namespace
 }  // namespace guestmm::compare_processes_test

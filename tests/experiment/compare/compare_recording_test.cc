@@ -226,6 +226,10 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .mode = CompareMode::kReal}),
             "--workloads=./a: must be a workload by name in real time; a "
             "recording is replayed by guestmm replay --real");
+  EXPECT_EQ(
+      ErrorOf({.workloads = {"./a"}, .kernel = KernelVersion::kV5_3}),
+      "--kernel=5.3: must be unset without a workload by name; a recording "
+      "has its own");
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .guest_bytes = kGiB}),
             "--guest-memory=1GiB: must be unset without a workload by name; "
             "a recording has its own");
@@ -235,17 +239,26 @@ TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheOptions) {
   EXPECT_EQ(ErrorOf({.workloads = {"./a"}, .duration_seconds = 2}),
             "--duration=2: must be unset without a workload by name; a "
             "recording has its own");
-  // A host that maps 4 KiB could discard it.
-  const PolicyDefaults small = {{"order", "5"}};
-  EXPECT_EQ(
-      ErrorOf({.workloads = {"./a"}, .policy_parameters = small}),
-      "--policies=adaptive: order must be 9 to 10 with a granule of 2.00 MiB");
-  EXPECT_EQ(ResolveCompare({.workloads = {"./a"},
-                            .policy_parameters = small,
-                            .granule = Order(0)},
-                           kTiB)
-                .status(),
-            absl::OkStatus());
+}
+
+// The first 128 KiB of a block of 2 MiB are freed, and come back on every host:
+// of 480 pages that stay, each takes what the host maps with it.
+TEST_F(CompareRecordingTest, AnOrderBelowTheGranuleSplitsIt) {
+  Alloc(10.0, kFirst, 9);
+  Free(11.0, kFirst, 5);
+  WriteTrace();
+  CompareOptions options = Options();
+  options.policies = {"v12:threshold=1", "linux", "adaptive"};
+  options.policy_parameters = {{"order", "5"}};
+  options.rest_seconds = 30;
+  for (const Order granule : {Order(0), Order(4), kPageblockOrder}) {
+    options.granule = granule;
+    const CompareResult result = RunOk(options);
+    EXPECT_EQ(result.samples.back().resident_bytes, 480 * kPageSize);
+    for (const char* const policy : {"v12:threshold=1", "linux", "adaptive"}) {
+      EXPECT_EQ(RowOf(result, policy).host_share_of_free, 1) << policy;
+    }
+  }
 }
 
 TEST_F(CompareRecordingTest, NamesWhatIsWrongInTheRecording) {

@@ -14,11 +14,12 @@ namespace {
 
 using CompareTest = PlantedCompareTest;
 
-// Both files of a result in virtual time, without host and versions.
+// Both files of a result in virtual time, without host, versions and run.
 std::string Files(const CompareResult& result) {
   auto summary = nlohmann::ordered_json::parse(CompareSummaryJson(result));
   summary.erase("host");
   summary.erase("versions");
+  summary.erase("run");
   return summary.dump() + CompareSeriesCsv(result);
 }
 
@@ -118,6 +119,25 @@ TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
   EXPECT_GT(v12.loss->isolation + v12.loss->discard, 0);
 }
 
+// Their per-CPU lists differ, and so does what is resident. The default is 5.3.
+TEST_F(CompareTest, TheGuestHasTheAllocatorOfTheKernel) {
+  CompareOptions options = Small("build");
+  const CompareResult by_default = RunOk(options);
+  std::vector<double> footprints;
+  for (const KernelVersion kernel :
+       {KernelVersion::kV5_3, KernelVersion::kV6_1, KernelVersion::kV6_12}) {
+    options.kernel = kernel;
+    const CompareResult result = RunOk(options);
+    EXPECT_EQ(Files(RunOk(options)), Files(result));
+    footprints.push_back(RowOf(result, "v12").footprint_gib_min);
+    if (kernel == KernelVersion::kV5_3) {
+      EXPECT_EQ(Files(result), Files(by_default));
+    }
+  }
+  EXPECT_NE(footprints[0], footprints[1]);
+  EXPECT_NE(footprints[1], footprints[2]);
+}
+
 TEST_F(CompareTest, TheSameSeedGivesTheSameResult) {
   for (const char* workload : {"burst", "churn", "build", "page_cache"}) {
     CompareOptions options = Small(workload);
@@ -170,6 +190,37 @@ TEST_F(CompareTest, TheGranuleIsTheHosts) {
   const CompareResult huge = RunOk(options);
   EXPECT_GT(RowOf(huge, "v12").footprint_gib_min,
             RowOf(small, "v12").footprint_gib_min);
+}
+
+// And a discard of less splits it: at rest the host has all that the policies
+// may report.
+TEST_F(CompareTest, AnOrderBelowTheGranuleGetsAllOfIt) {
+  CompareOptions options = Small("fragmenter");
+  options.policies = {"linux", "adaptive"};
+  options.policy_parameters = {{"order", "5"}};
+  options.rest_seconds = 60;
+  for (const Order granule : {Order(0), Order(4), kPageblockOrder}) {
+    options.granule = granule;
+    const CompareResult result = RunOk(options);
+    EXPECT_LT(*RowOf(result, "off").host_share_of_reportable, 0.9);
+    EXPECT_GE(*RowOf(result, "linux").host_share_of_reportable, 0.999);
+    EXPECT_GE(*RowOf(result, "adaptive").host_share_of_reportable, 0.999);
+  }
+}
+
+TEST_F(CompareTest, KhugepagedTakesBackWhatAHostSplit) {
+  CompareOptions options = Small("fragmenter");
+  options.policies = {"linux"};
+  options.policy_parameters = {{"order", "5"}};
+  options.granule = kPageblockOrder;
+  options.rest_seconds = 120;
+  const CompareResult without = RunOk(options);
+  options.khugepaged = true;
+  const CompareResult with = RunOk(options);
+  EXPECT_GT(RowOf(with, "linux").footprint_gib_min,
+            RowOf(without, "linux").footprint_gib_min);
+  EXPECT_EQ(RowOf(with, "off").footprint_gib_min,
+            RowOf(without, "off").footprint_gib_min);
 }
 
 TEST_F(CompareTest, CostsAreThoseOfTheModel) {
@@ -249,11 +300,41 @@ TEST_F(CompareTest, ReportsProgress) {
                                          EXPECT_EQ(progress.whole, 2);
                                          EXPECT_LE(progress.done,
                                                    progress.whole);
+                                         EXPECT_GE(progress.done, last);
                                          last = progress.done;
                                        }})
                 .status(),
             absl::OkStatus());
-  EXPECT_GT(last, 0);
+  // Whichever threads did the runs.
+  EXPECT_EQ(last, 2);
+}
+
+TEST_F(CompareTest, OneThatIsStoppedAtOnceHasNoRows) {
+  const auto result = RunCompare(*ResolveCompare(Small("burst"), kTiB),
+                                 {.stopped = [] { return true; }});
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_FALSE(result->complete);
+  EXPECT_TRUE(result->rows.empty());
+  EXPECT_EQ(nlohmann::json::parse(CompareSummaryJson(*result))["complete"],
+            false);
+}
+
+// Asked before each run and at each of its samples. With one thread the first
+// run, off, ends before the second is begun.
+TEST_F(CompareTest, AStoppedExperimentHasTheRunsThatWereDone) {
+  CompareOptions options = Small("page_fault1");
+  options.mode = CompareMode::kReal;
+  options.duration_seconds = 0.05;
+  options.rest_seconds = 0;
+  options.repeats = 1;
+  int asked = 0;
+  const auto result = RunCompare(*ResolveCompare(options, kTiB),
+                                 {.stopped = [&] { return ++asked > 2; }});
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_FALSE(result->complete);
+  ASSERT_EQ(result->rows.size(), 2u);
+  EXPECT_EQ(result->rows[0].policy, "off");
+  EXPECT_EQ(result->rows[1].policy, "limit");
 }
 
 }  // namespace

@@ -188,6 +188,27 @@ TEST(DensityTest, ReportsProgress) {
   EXPECT_GE(last_guest, 3);
 }
 
+TEST(DensityTest, AStoppedRunHasTheRowsThatWereDone) {
+  DensityOptions options = SmallDensity();
+  options.policies = {"off", "v12", "linux"};
+  options.max_guests = 1;
+  std::string policy;
+  const auto result = RunDensity(
+      *ResolveDensity(options, AvailableMemory()),
+      [&](const DensityProgress& progress) { policy = progress.policy; },
+      [&] { return policy == "v12"; });
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_FALSE(result->complete);
+  ASSERT_EQ(result->rows.size(), 2u);
+  EXPECT_EQ(result->rows[0].policy, "off");
+  EXPECT_EQ(result->rows[1].policy, "limit");
+  for (const DensitySample& sample : result->samples) {
+    EXPECT_EQ(sample.policy, "off");
+  }
+  EXPECT_EQ(nlohmann::json::parse(DensitySummaryJson(*result))["complete"],
+            false);
+}
+
 TEST(DensityTest, SummaryKeepsItsContract) {
   DensityOptions options = SmallDensity();
   options.seed = 42;
@@ -239,9 +260,8 @@ TEST(DensityTest, SeriesHasARowForEachMeasurement) {
   options.policies = {"off"};
   const DensityResult result = RunOk(options);
   const std::string csv = DensitySeriesCsv(result);
-  EXPECT_THAT(csv, AllOf(StartsWith("policy,seconds,guests,resident_bytes,"
-                                    "mechanism\noff,"),
-                         EndsWith(",off\n")));
+  EXPECT_THAT(csv, AllOf(StartsWith("workload,policy,mechanism,"),
+                         HasSubstr("\n,off,off,,"), EndsWith(",,,\n")));
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'),
             static_cast<int64_t>(result.samples.size()) + 1);
 }

@@ -30,18 +30,29 @@ TEST(Fidelity, MatchesReportsOneToOneWithinTwoSeconds) {
                        {seconds(11), Units(0, 2)},  // two units
                        {seconds(12), Units(4, 1)},  // twice
                        {seconds(13), Units(4, 1)},
-                       {seconds(15), Units(6, 1)}};  // too late
+                       {seconds(15), Units(6, 1)},  // too late
+                       {seconds(15), Units(8, 1)}};
   ReplayResult result = Replayed();
   result.samples = {{.time = seconds(10)}};
-  result.reports = {{seconds(13), Units(0, 1)},
-                    {seconds(10), Units(1, 1)},
-                    {seconds(12), Units(4, 1)},
-                    {seconds(18), Units(6, 1)},
-                    {seconds(18), Units(7, 1)}};
+  result.reports = {{seconds(13), Units(0, 1)}, {seconds(10), Units(1, 1)},
+                    {seconds(12), Units(4, 1)}, {seconds(18), Units(6, 1)},
+                    {seconds(18), Units(7, 1)}, {seconds(13), Units(8, 1)}};
   const Fidelity fidelity = CompareToTruth(recording, result);
-  EXPECT_EQ(fidelity.truth_reported_bytes, 5 * kUnit);
-  EXPECT_EQ(fidelity.reported_bytes, 5 * kUnit);
-  EXPECT_DOUBLE_EQ(fidelity.block_match.value(), 3.0 / 5);
+  EXPECT_EQ(fidelity.truth_reported_bytes, 6 * kUnit);
+  EXPECT_EQ(fidelity.reported_bytes, 6 * kUnit);
+  EXPECT_DOUBLE_EQ(fidelity.block_match.value(), 4.0 / 6);
+}
+
+// A unit that is reported in part may not have been discarded.
+TEST(Fidelity, AUnitIsReportedAsAWhole) {
+  Recording recording;
+  recording.reports = {{seconds(11), {Gpa(kMiB), 4 * kMiB}}};  // of unit 1 all
+  ReplayResult result = Replayed();
+  result.samples = {{.time = seconds(10)}};
+  result.reports = {{seconds(11), Units(1, 1)}};
+  EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).block_match.value(), 1);
+  result.reports = {{seconds(11), Units(0, 1)}, {seconds(11), Units(2, 1)}};
+  EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).block_match.value(), 0);
 }
 
 TEST(Fidelity, ComparesCurvesAnchoredAtTheFirstSample) {
@@ -91,6 +102,20 @@ TEST(Fidelity, ComparesFreeMemoryByOrder) {
   // 8 of 16 pages are in blocks of another order.
   EXPECT_DOUBLE_EQ(CompareToTruth(recording, result).buddyinfo_distance.value(),
                    0.5);
+}
+
+// Zones of other nodes have the same names.
+TEST(Fidelity, ComparesFreeMemoryByNode) {
+  RecordedBuddyInfo::Zone first = {.node = 0, .name = "Normal", .blocks = {}};
+  RecordedBuddyInfo::Zone second = {.node = 1, .name = "Normal", .blocks = {}};
+  first.blocks[0] = 8;
+  second.blocks[3] = 1;
+  Recording recording;
+  recording.buddyinfo = {{.time = seconds(11), .zones = {first, second}}};
+  ReplayResult result = Replayed();
+  result.samples = {{.time = seconds(10)}};
+  result.buddyinfo = recording.buddyinfo;
+  EXPECT_EQ(CompareToTruth(recording, result).buddyinfo_distance, 0.0);
 }
 
 // E.g. if the truth has another clock.

@@ -11,16 +11,23 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 
 constexpr MigrateType kMovable = MigrateType::kMovable;
 
 // A batch of 4, a high mark of 12.
 class PcpReconstructionTest : public ::testing::Test {
  protected:
+  explicit PcpReconstructionTest(KernelVersion kernel = KernelVersion::kV6_1,
+                                 PerCpuLimits limits = {.batch = 4,
+                                                        .high = 12,
+                                                        .high_max = 0})
+      : per_cpu_(kernel, limits) {}
+
   // These return what they drain, in order.
   std::vector<uint64_t> Free(uint64_t pfn, int order = 0) {
     drained_.clear();
-    per_cpu_.Free(Pfn(pfn), Order(order), kMovable, drained_);
+    per_cpu_.Free(Pfn(pfn), Order(order), kMovable, pressure_, drained_);
     return Drained();
   }
   bool TakeListed(uint64_t pfn) {
@@ -28,7 +35,7 @@ class PcpReconstructionTest : public ::testing::Test {
   }
   std::vector<uint64_t> Refill() {
     drained_.clear();
-    placeholders_ = per_cpu_.Refill(Order(0), kMovable, drained_);
+    placeholders_ = per_cpu_.Refill(Order(0), kMovable, pressure_, drained_);
     return Drained();
   }
   void Assume(uint64_t pfn) { per_cpu_.Assume(Pfn(pfn), Order(0), kMovable); }
@@ -53,7 +60,8 @@ class PcpReconstructionTest : public ::testing::Test {
     return pfns;
   }
 
-  PcpReconstruction per_cpu_{{.batch = 4, .high = 12}};
+  PcpReconstruction per_cpu_;
+  ZonePressure pressure_ = ZonePressure::kNone;
   PcpReconstruction::Blocks drained_;
   uint64_t placeholders_ = 0;  // that the last refill left
 };
@@ -162,11 +170,101 @@ TEST_F(PcpReconstructionTest, AnAssumedBlockSeenElsewhereLeavesAPlaceholder) {
   EXPECT_TRUE(TakeListed(102));
 }
 
+TEST_F(PcpReconstructionTest, IdentifiedBlocksAreTheOldestOfTheirList) {
+  per_cpu_.Seed(3);
+  Free(1);
+  per_cpu_.Identify(Pfn(50), Order(0), kMovable);
+  per_cpu_.Identify(Pfn(51), Order(0), kMovable);
+  EXPECT_EQ(per_cpu_.pages(), 4u) << "two of the seeded pages";
+  EXPECT_TRUE(TakeListed(50));
+  for (uint64_t pfn = 2; pfn < 10; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  EXPECT_THAT(Free(10), ElementsAre(51, 1, 2)) << "and the seeded page";
+}
+
 // free_high of 6.1, for orders 1 to 3.
 TEST_F(PcpReconstructionTest, SmallBlocksFreedInARowEmptyTheLists) {
   for (uint64_t pfn = 0; pfn < 12; ++pfn) Free(pfn);
   EXPECT_THAT(Free(16, 1), ElementsAre(16, 4, 5, 6, 7, 8, 9, 10, 11));
   EXPECT_EQ(per_cpu_.pages(), 0u);
+}
+
+// 6.12: a batch of 4, a high mark from 12 to 40.
+class PcpReconstruction612Test : public PcpReconstructionTest {
+ protected:
+  PcpReconstruction612Test()
+      : PcpReconstructionTest(KernelVersion::kV6_12,
+                              {.batch = 4, .high = 12, .high_max = 40}) {}
+
+  std::vector<uint64_t> Decay() {
+    drained_.clear();
+    per_cpu_.Decay(drained_);
+    return Drained();
+  }
+  // The blocks of the next refill, which are all allocated.
+  uint64_t RefillSize() {
+    Refill();
+    const uint64_t left = placeholders_;
+    for (uint64_t i = 0; i < left; ++i) {
+      Refill();
+      EXPECT_EQ(placeholders_, 0u);
+    }
+    EXPECT_EQ(per_cpu_.pages(), 0u);
+    return left + 1;
+  }
+};
+
+TEST_F(PcpReconstruction612Test, DrainsWhatWasFreedLatelyAndRaisesItsMark) {
+  for (uint64_t pfn = 0; pfn < 11; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  // All but a batch of the mark; which rises from 12 to 12 + 4.
+  EXPECT_THAT(Free(11), ElementsAre(0, 1, 2, 3, 4, 5, 6, 7));
+  for (uint64_t pfn = 12; pfn < 23; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  EXPECT_THAT(Free(23), SizeIs(12));
+  EXPECT_EQ(per_cpu_.pages(), 4u);
+}
+
+// Twice as many each time, while the mark rises; at most all of the mark but a
+// batch.
+TEST_F(PcpReconstruction612Test, RefillsDouble) {
+  for (const uint64_t blocks : {4, 8, 16, 32, 36, 36}) {
+    EXPECT_EQ(RefillSize(), blocks);
+  }
+}
+
+// The mark stays, so that a refill is at most 12 - 4.
+TEST_F(PcpReconstruction612Test, AShortZoneGivesOutLittle) {
+  pressure_ = ZonePressure::kBelowHigh;
+  for (const uint64_t blocks : {4, 8, 8}) EXPECT_EQ(RefillSize(), blocks);
+}
+
+// The mark falls by the 21 pages that were freed lately, and what is listed is
+// more than it may be.
+TEST_F(PcpReconstruction612Test, AShortZoneGetsPagesBackWithAnyFree) {
+  per_cpu_.set_high(40);
+  for (uint64_t pfn = 0; pfn < 20; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  pressure_ = ZonePressure::kBelowHigh;
+  EXPECT_THAT(Free(20), SizeIs(17));
+  EXPECT_EQ(per_cpu_.pages(), 4u);
+}
+
+// Whole blocks leave, in batches of pages: 6 pages are two batches of 4, and
+// each takes a block of 512.
+TEST_F(PcpReconstruction612Test, DecayTakesABlockWithEachBatch) {
+  per_cpu_.SetLimits({.batch = 4, .high = 1530, .high_max = 4000});
+  per_cpu_.set_high(1540);
+  for (const uint64_t pfn : {0, 512, 1024}) {
+    EXPECT_THAT(Free(pfn, 9), IsEmpty());
+  }
+  EXPECT_THAT(Decay(), ElementsAre(0, 512));
+}
+
+// By an eighth each time: 40, 35, 31, 28, 25.
+TEST_F(PcpReconstruction612Test, DecayLowersTheMark) {
+  per_cpu_.set_high(40);
+  for (uint64_t pfn = 0; pfn < 30; ++pfn) EXPECT_THAT(Free(pfn), IsEmpty());
+  EXPECT_THAT(Decay(), IsEmpty());
+  EXPECT_THAT(Decay(), IsEmpty());
+  EXPECT_THAT(Decay(), ElementsAre(0, 1));
+  EXPECT_THAT(Decay(), ElementsAre(2, 3, 4));
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
+#include <utility>
 
 #include "guestmm/base/virtual_time.h"
 
@@ -31,8 +33,23 @@ class RecordedPlacementTest : public ::testing::Test {
     for (const uint64_t pfn : {kReported, kReported + 1024}) {
       recording_.first->reported.push_back(Pfn(pfn));
     }
-    placement_ = TracePlacement::Create(ReplayPlacement::kRecorded, recording_,
-                                        *allocator_, *host_, counters_);
+    Place();
+  }
+  // Begins anew.
+  void Place(KernelVersion kernel = KernelVersion::kV6_1,
+             std::span<const TraceEvent> listed = {}) {
+    const MemoryMap memory = {{Pfn(kFirst), Pfn(kEnd)}};
+    placement_.reset();
+    allocator_ =
+        PageAllocator::Create({.memory = memory,
+                               .cpus = 2,
+                               .per_cpu_lists = KernelVersion::kV6_1,
+                               .placement = {.rules = KernelVersion::kV6_1}})
+            .value();
+    host_ = ReplayHost::Create(memory, {}, time_).value();
+    placement_ =
+        TracePlacement::Create(ReplayPlacement::kRecorded, recording_, kernel,
+                               listed, *allocator_, *host_, counters_);
   }
   void Alloc(uint64_t pfn, int order = 0, int cpu = 0, int type = kMovable) {
     placement_->Follow({.pfn = Pfn(pfn),
@@ -48,6 +65,29 @@ class RecordedPlacementTest : public ::testing::Test {
                         .kind = TraceEvent::Kind::kFree,
                         .cpu = static_cast<uint16_t>(cpu)});
     EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  }
+  // What the real lists and zones exchanged.
+  void Exchange(TraceEvent::Kind kind, uint64_t pfn, int order, int cpu) {
+    placement_->Follow({.pfn = Pfn(pfn),
+                        .order = Order(order),
+                        .kind = kind,
+                        .migratetype = kMovable,
+                        .cpu = static_cast<uint16_t>(cpu)});
+    EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
+  }
+  void LeaveZone(uint64_t pfn, int order = 0, int cpu = 0) {
+    Exchange(TraceEvent::Kind::kZoneAlloc, pfn, order, cpu);
+  }
+  void Drain(uint64_t pfn, int order = 0) {
+    Exchange(TraceEvent::Kind::kDrain, pfn, order, /*cpu=*/0);
+  }
+  // Pages that are in use, for the host.
+  uint64_t used() const {
+    uint64_t pages = 0;
+    for (uint64_t pfn = kFirst; pfn < kEnd; ++pfn) {
+      if (host_->ledger().InUse(Pfn(pfn))) ++pages;
+    }
+    return pages;
   }
   Zone& zone() { return allocator_->ZoneOf(Pfn(kFirst)); }
   // Pages that are not free in the zone: in use, or listed.
@@ -66,15 +106,9 @@ class RecordedPlacementTest : public ::testing::Test {
 
   static constexpr uint64_t kReported = 0x4000;
   Recording recording_;
-  const std::unique_ptr<PageAllocator> allocator_ =
-      PageAllocator::Create({.memory = {{Pfn(kFirst), Pfn(kEnd)}},
-                             .cpus = 2,
-                             .per_cpu_lists = KernelVersion::kV6_1,
-                             .placement = {.rules = KernelVersion::kV6_1}})
-          .value();
   const VirtualTime time_{1};
-  const std::unique_ptr<ReplayHost> host_ =
-      ReplayHost::Create({{Pfn(kFirst), Pfn(kEnd)}}, {}, time_).value();
+  std::unique_ptr<PageAllocator> allocator_;
+  std::unique_ptr<ReplayHost> host_;
   ReplayCounters counters_;
   std::unique_ptr<TracePlacement> placement_;
 };
@@ -203,6 +237,123 @@ TEST_F(RecordedPlacementTest, ListedPagesMayBeAllocatedAsOneBlock) {
   Alloc(0x3000, 3, /*cpu=*/1);
   EXPECT_EQ(counters_.forced_placements, 0u);
   EXPECT_EQ(out(), 2 * 8u) << "a refill brings two of that size";
+}
+
+TEST_F(RecordedPlacementTest, WhatTheTraceShowsIsNotInferred) {
+  LeaveZone(0x2000);
+  LeaveZone(0x2001);
+  EXPECT_EQ(out(), 2u) << "listed";
+  Alloc(0x2001);
+  Alloc(0x3000);
+  EXPECT_EQ(out(), 3u) << "no refill";
+  for (uint64_t pfn = 0x4000; pfn < 0x4000 + 2500; ++pfn) Alloc(pfn);
+  for (uint64_t pfn = 0x4000; pfn < 0x4000 + 2500; ++pfn) Free(pfn);
+  EXPECT_EQ(out(), 2503u) << "listed, above any mark";
+  Drain(0x4007);
+  EXPECT_EQ(out(), 2502u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+  EXPECT_EQ(counters_.events, 5002u) << "moves are no requests";
+}
+
+// Pages may go to the zone without an event, past a list that is locked.
+TEST_F(RecordedPlacementTest, AListedPageThatTurnsUpElsewhereHadLeft) {
+  LeaveZone(0x2000);
+  Alloc(0x2000, 1, /*cpu=*/1);
+  EXPECT_EQ(out(), 2u);
+  Free(0x2000, 1);
+  LeaveZone(0x2000, 0, /*cpu=*/1);
+  EXPECT_EQ(out(), 1u);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+  EXPECT_EQ(counters_.unmatched_frees, 0u);
+}
+
+TEST_F(RecordedPlacementTest, MovesThatHaveHappenedAlreadyHaveNoEffect) {
+  Alloc(0x2000);
+  EXPECT_EQ(out(), 4u) << "a refill is inferred before the first move";
+  LeaveZone(0x2000);
+  Drain(0x3000);
+  LeaveZone(0x2800);
+  LeaveZone(0x2800);
+  EXPECT_EQ(out(), 5u);
+  Free(0x2000);
+  EXPECT_EQ(counters_.unmatched_frees, 0u);
+}
+
+// The request for a block that no list can have follows.
+TEST_F(RecordedPlacementTest, ABlockForARequestIsNotListed) {
+  LeaveZone(0x2000, 4);
+  EXPECT_EQ(out(), 0u);
+  Alloc(0x2000, 4);
+  EXPECT_EQ(out(), 16u);
+}
+
+TEST_F(RecordedPlacementTest, ADrainedPageInUseWasFreedByALostEvent) {
+  LeaveZone(0x2000);
+  Alloc(0x2000);
+  EXPECT_EQ(used(), 1u);
+  Drain(0x2000);
+  EXPECT_EQ(out(), 0u);
+  EXPECT_EQ(used(), 0u);
+}
+
+// 256 pages are not free at the start.
+class ListedAtStartTest : public RecordedPlacementTest {
+ protected:
+  ListedAtStartTest() {
+    for (uint64_t pfn = 0x2000; pfn < 0x2100; ++pfn) {
+      recording_.first->states[pfn] = RecordedPages::State::kInUse;
+    }
+  }
+};
+
+TEST_F(ListedAtStartTest, TheyAreNeitherInUseNorFree) {
+  const TraceEvent listed[] = {{.pfn = Pfn(0x2000), .migratetype = kMovable},
+                               {.pfn = Pfn(0x2010),
+                                .order = Order(2),
+                                .kind = TraceEvent::Kind::kDrain,
+                                .migratetype = kMovable,
+                                .cpu = 1}};
+  Place(KernelVersion::kV6_1, listed);
+  EXPECT_EQ(out(), 256u);
+  EXPECT_EQ(used(), 256u - 5);
+  Alloc(0x2000);
+  EXPECT_EQ(counters_.forced_placements, 0u);
+  Drain(0x2010, 2);
+  EXPECT_EQ(out(), 256u - 4);
+}
+
+// A vCPU had not used its lists yet: they have the least mark, here of a low
+// watermark of 200 pages for two vCPUs.
+TEST_F(ListedAtStartTest, AMarkOfZeroIsTheFormulas) {
+  RecordedZone& recorded = recording_.zones.front();
+  recorded.managed = PageCount(kEnd - kFirst);
+  recorded.low = PageCount(200);
+  for (RecordedZone::PerCpu& lists : recorded.per_cpu) lists.high = 0;
+  for (const KernelVersion kernel :
+       {KernelVersion::kV6_1, KernelVersion::kV6_12}) {
+    Place(kernel);
+    for (uint64_t pfn = 0x2000; pfn < 0x2000 + 99; ++pfn) Free(pfn);
+    EXPECT_EQ(out(), 256u) << "listed";
+    Free(0x2000 + 99);
+    EXPECT_LT(out(), 256u) << "drained";
+  }
+}
+
+// A mark of 2,000 falls to 100 in steps of an eighth.
+TEST_F(ListedAtStartTest, ListsAreDrainedWithTime) {
+  RecordedZone& recorded = recording_.zones.front();
+  recorded.managed = PageCount(kEnd - kFirst);
+  recorded.low = PageCount(200);
+  for (const auto& [kernel, left] : {std::pair(KernelVersion::kV6_1, 256u),
+                                     std::pair(KernelVersion::kV6_12, 100u)}) {
+    Place(kernel);
+    for (uint64_t pfn = 0x2000; pfn < 0x2100; ++pfn) Free(pfn);
+    EXPECT_EQ(out(), 256u);
+    for (int second = 0; second < 30; ++second) {
+      placement_->RefreshPerCpuLists();
+    }
+    EXPECT_EQ(out(), left);
+  }
 }
 
 }  // namespace

@@ -133,8 +133,9 @@ TEST(ParseTouchTest, NamesOrAll) {
        {"__GFP_ZERO", "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO"}) {
     EXPECT_EQ(FormatTouch(ParseTouch(text).value()), text);
   }
+  EXPECT_EQ(FormatTouch(ParseTouch("0x100").value()), "__GFP_ZERO");
   for (const std::string text :
-       {"", "none", "ALL", "GFP_KERNEL,", "GFP_KERNEL||__GFP_ZERO", "0x12",
+       {"", "none", "ALL", "GFP_KERNEL,", "GFP_KERNEL||__GFP_ZERO", "0x12g",
         "__GFP_UNKNOWN", "GFP_KERNEL __GFP_ZERO"}) {
     EXPECT_THAT(ParseTouch(text).status().ToString(),
                 HasSubstr(text + ": must be all, or gfp flags as in "));

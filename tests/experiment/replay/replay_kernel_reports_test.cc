@@ -104,8 +104,8 @@ TEST_F(ReplayKernelReportsTest, RealReportsMayLieOutsideOfMemory) {
   options.policy = "real";
   const ReplayResult result = Run(options);
   EXPECT_EQ(result.reports.size(), 4u);
-  EXPECT_EQ(result.samples.back().resident_bytes, 2 * kMiB)
-      << "the block of which a byte was not reported";
+  EXPECT_EQ(result.samples.back().resident_bytes, kPageSize)
+      << "the page of which a byte was not reported";
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 namespace guestmm::replay_pace_test {
 namespace {
 
+using std::chrono::hours;
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
@@ -30,6 +31,13 @@ TEST(ReplayPaceTest, DoesNotWaitForWhatIsDue) {
   EXPECT_EQ(clock.Now(), seconds(10));
   pace.WaitFor(seconds(6));
   EXPECT_EQ(clock.Now(), seconds(12));
+}
+
+TEST(ReplayPaceTest, WaitsNoLongerOnceStopped) {
+  VirtualTime clock(1);
+  ReplayPace pace(1, clock, [&] { return clock.Now() >= seconds(2); });
+  pace.WaitFor(hours(1));
+  EXPECT_EQ(clock.Now(), seconds(2));
 }
 
 TEST(ReplayPaceTest, DefersShortWaits) {

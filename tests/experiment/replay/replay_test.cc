@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 
+#include "guestmm/experiment/replay/replay_set.h"
 #include "guestmm/experiment/report/replay_report.h"
 #include "nlohmann/json.hpp"
 #include "tests/experiment/replay/replay_testing.h"
@@ -276,6 +277,40 @@ TEST_F(ReplayTest, DrawsAMapOfTheGuestsBlocks) {
   EXPECT_THAT(result.frames.back().blocks, testing::EndsWith("hhh"));
 }
 
+TEST_F(ReplayTest, SamplesShowWhatIsIsolatedForAReport) {
+  for (uint64_t pfn = kFirst; pfn < kFirst + kPages; pfn += 1024) {
+    recording_.first->reported.emplace_back(pfn);
+  }
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  ReplayOptions options;
+  options.tail = std::chrono::seconds(10);
+  options.sample_interval = std::chrono::milliseconds(10);
+  options.costs.report = 100'000'000;
+  uint64_t most = 0;
+  for (const ReplaySample& sample : Run(options).samples) {
+    most = std::max(most, sample.isolated_bytes);
+  }
+  EXPECT_EQ(most, 4 * kMiB);
+}
+
+// Free memory that the guest has used is resident without reporting; what was
+// free all along never was.
+TEST_F(ReplayTest, TheMapShowsWhatIsFreeAndWhatTheHostHas) {
+  Alloc(10.0, kFirst, 10);
+  Free(11.0, kFirst, 10);
+  Alloc(12.0, kFirst + 1024, 8);  // leaves blocks of order 8 and 9
+  ReplayOptions options;
+  options.policy = "off";
+  options.frame_interval = std::chrono::seconds(1);
+  options.tail = std::chrono::seconds(2);
+  const ReplayResult result = Run(options);
+  const std::string absent(kFirst / 512, '.');
+  ASSERT_FALSE(result.frames.empty());
+  EXPECT_THAT(result.frames.back().blocks,
+              testing::StartsWith(absent + "ffah"));
+}
+
 // Of a long replay every second sample is dropped, and the interval doubles.
 TEST_F(ReplayTest, KeepsABoundedNumberOfSamplesAndFrames) {
   Alloc(10.0, kFirst, 9);
@@ -323,6 +358,68 @@ TEST_F(ReplayTest, SaysWhatIsMissing) {
   recording_.memory.clear();
   EXPECT_THAT(TryReplay({}).status().ToString(),
               HasSubstr("the recording must have a memory map (iomem)"));
+}
+
+// E.g. of a guest with larger pages, or with the memory map of another one.
+TEST_F(ReplayTest, ATraceOfOtherMemoryIsRefused) {
+  Alloc(10.0, 0x10, 0);
+  Free(11.0, 0x10, 0);
+  WriteTrace();
+  ReplayResult partial;
+  EXPECT_EQ(Replay(recording_, {}, &partial).status().message(),
+            recording_.trace_path +
+                ": none of 2 events is in the guest's memory (iomem or "
+                "--memory), which is of 131072 pages of 4 KiB up to page "
+                "135168; the first event is of page 16");
+  EXPECT_EQ(partial.counters.events, 0u);
+}
+
+TEST_F(ReplayTest, ATraceOfAnotherTimeThanItsWindowIsRefused) {
+  recording_.end = std::chrono::seconds(9);
+  Alloc(10.0, kFirst, 0);
+  EXPECT_EQ(TryReplay({}).status().message(),
+            recording_.trace_path +
+                ": begins at 10.000000 s, but window.csv ends at 9.000000 s: "
+                "must be by one clock");
+}
+
+// Numbers, or names of another kernel, are no flags to touch by.
+TEST_F(ReplayTest, FlagsThatNoAllocationHasAreRefused) {
+  Write("trace.txt",
+        "  task-1 [000] .....  10.000000: mm_page_alloc: page=0 "
+        "pfn=0x1000 order=0 migratetype=1 gfp_flags=0x80000000\n");
+  ReplayOptions options;
+  options.touch = ParseTouch("__GFP_ZERO").value();
+  EXPECT_THAT(Replay(recording_, options).status().ToString(),
+              HasSubstr("--touch=__GFP_ZERO: must be gfp flags that an "
+                        "allocation in the trace has; the flags of "));
+  const ReplaySet set = ReplayEach(recording_, {.replay = options});
+  EXPECT_TRUE(set.results.empty());
+}
+
+// On a host of granules of 2 MiB.
+TEST_F(ReplayTest, SaysWhyFreeMemoryStaysWithTheGuest) {
+  Alloc(10.0, kFirst, 10);
+  Alloc(10.0, kFirst + 1024, 10);
+  Alloc(10.0, kFirst + 2048, 10);
+  Alloc(10.0, kFirst + 3072, 10);
+  Free(11.0, kFirst, 10);
+  Free(11.0, kFirst + 2048, 8);  // half of a granule
+  Free(11.0, kFirst + 3072, 8);  // and the other half, so past the lists
+  Free(11.0, kFirst + 3072 + 256, 8);
+  ReplayOptions options;
+  options.policy = "linux:order=10:delay=2";
+  FreeAtEnd free = Run(options).free_at_end;
+  EXPECT_EQ(free.bytes, kPages * kPageSize - 9 * kMiB);
+  EXPECT_EQ(free.with_host, free.bytes - 7 * kMiB);
+  EXPECT_EQ(free.fragmented, kMiB);
+  EXPECT_EQ(free.below_order, 2 * kMiB);
+  EXPECT_EQ(free.below_watermark, 0u);
+  EXPECT_EQ(free.not_due, 4 * kMiB);
+  options.tail = std::chrono::seconds(5);
+  free = Run(options).free_at_end;
+  EXPECT_EQ(free.with_host, free.bytes - 3 * kMiB);
+  EXPECT_EQ(free.not_due, 0u);
 }
 
 // E.g. after the guest's clock was set. The replay ends instead of running
@@ -384,7 +481,7 @@ TEST_F(ReplayTest, AfterADamageThereIsNoMoreTime) {
   EXPECT_EQ(partial.end, std::chrono::seconds(11));
   EXPECT_EQ(partial.samples.back().time, std::chrono::seconds(11));
   const auto json = nlohmann::json::parse(
-      ReplaySummaryJson(recording_, std::span(&partial, 1)));
+      ReplaySummaryJson(recording_, {.results = {partial}}));
   EXPECT_EQ(json["rows"][0]["error"], partial.error);
 }
 

@@ -1,4 +1,5 @@
-// Replays of the recording in data/, compared with what its guest's kernel did.
+// Replays of the recordings in data/, compared with what its guest's kernel
+// did.
 
 #include <gtest/gtest.h>
 
@@ -36,6 +37,23 @@ TEST(ReplayTruthTest, LinuxOnTheRecordedPagesDoesWhatLinuxDid) {
   const double share = static_cast<double>(fidelity.reported_bytes) /
                        static_cast<double>(fidelity.truth_reported_bytes);
   EXPECT_NEAR(share, 1, 0.02);
+}
+
+// A kernel whose per-CPU lists hold much, in a recording that shows them.
+TEST(ReplayTruthTest, Linux612OnTheRecordedPagesDoesWhatLinuxDid) {
+  const Recording recording = ReadRecording(GUESTMM_DATA "/churn612").value();
+  ASSERT_TRUE(recording.has_truth());
+  const ReplayResult result =
+      ReplayUnder(recording, ReplayPlacement::kRecorded, "linux");
+  EXPECT_LT(result.counters.forced_placements,
+            result.counters.allocations / 1000);
+  const Fidelity fidelity = CompareToTruth(recording, result);
+  EXPECT_GE(fidelity.block_match.value(), 0.99);
+  EXPECT_LE(fidelity.resident_mae_percent.value(), 0.5);
+  EXPECT_LE(fidelity.buddyinfo_distance.value(), 0.002);
+  const double share = static_cast<double>(fidelity.reported_bytes) /
+                       static_cast<double>(fidelity.truth_reported_bytes);
+  EXPECT_NEAR(share, 1, 0.01);
 }
 
 // The real kernel reported free memory, so that with its reports the model of

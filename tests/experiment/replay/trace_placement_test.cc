@@ -22,8 +22,9 @@ class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
   TracePlacementTest() {
     recording_.first.emplace();
     recording_.first->states.assign(kEnd, RecordedPages::State::kFree);
-    placement_ = TracePlacement::Create(GetParam(), recording_, *allocator_,
-                                        *host_, counters_);
+    placement_ =
+        TracePlacement::Create(GetParam(), recording_, KernelVersion::kV6_1, {},
+                               *allocator_, *host_, counters_);
   }
   void Follow(TraceEvent::Kind kind, uint64_t pfn, int order, int cpu = 0) {
     TraceEvent event;

@@ -48,7 +48,13 @@ TEST(CostsFileTest, AnErrorNamesTheFileAndTheCost) {
 
 TEST(CostsFileTest, AFileThatCannotBeReadIsNamed) {
   EXPECT_EQ(ReadCosts("/no/such/file").status(),
-            absl::NotFoundError("/no/such/file: cannot be read"));
+            absl::NotFoundError(
+                "/no/such/file: cannot be read: No such file or directory"));
+}
+
+TEST(CostsFileTest, AFileWithoutAnEndIsRefused) {
+  EXPECT_EQ(ReadCosts("/dev/zero").status(),
+            absl::InvalidArgumentError("/dev/zero: must be at most 64.00 KiB"));
 }
 
 }  // namespace

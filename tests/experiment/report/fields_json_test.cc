@@ -117,7 +117,7 @@ TEST(FieldsJsonTest, AnErrorNamesThePlaceAndTheRule) {
   EXPECT_EQ(error(R"({"bytes": "1KiB"})"),
             "config.bytes=\"1KiB\": must be 1MiB to 1GiB");
   EXPECT_EQ(error(R"({"granule": 9})"),
-            "config.granule=9: must be one of 4KiB, 2MiB");
+            "config.granule=9: must be a power of 2, 4KiB to 2MiB");
   EXPECT_EQ(error(R"({"socket": ""})"),
             "config.socket=\"\": must be the path of a socket");
   EXPECT_EQ(error(R"({"on": 1})"), "config.on=1: must be on or off");

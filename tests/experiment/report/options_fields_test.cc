@@ -64,13 +64,15 @@ TEST(OptionsFieldsTest, DefaultsAreValid) {
 
 TEST(OptionsFieldsTest, CompareIsReadFromJson) {
   const CompareOptions options = Read(CompareFields(), R"({
-    "seed": 7, "mode": "real", "reportable-order": 0, "granule": "2MiB",
-    "guest-memory": "256MiB", "vcpus": 4, "duration": 2.5, "rest": 0,
-    "repeats": 3, "processes": 2})");
+    "seed": 7, "mode": "real", "kernel": "6.12", "reportable-order": 0,
+    "granule": "2MiB", "khugepaged": true, "guest-memory": "256MiB",
+    "vcpus": 4, "duration": 2.5, "rest": 0, "repeats": 3, "processes": 2})");
   EXPECT_EQ(options.seed, 7u);
   EXPECT_EQ(options.mode, CompareMode::kReal);
+  EXPECT_EQ(options.kernel, KernelVersion::kV6_12);
   EXPECT_EQ(options.reportable_order, Order(0));
   EXPECT_EQ(options.granule, kPageblockOrder);
+  EXPECT_TRUE(options.khugepaged);
   EXPECT_EQ(options.guest_bytes, 256 * kMiB);
   EXPECT_EQ(options.vcpus, 4u);
   EXPECT_EQ(options.duration_seconds, 2.5);
@@ -82,7 +84,8 @@ TEST(OptionsFieldsTest, CompareIsReadFromJson) {
 TEST(OptionsFieldsTest, DensityIsReadFromJson) {
   const DensityOptions options = Read(DensityFields(), R"({
     "scale": 0.5, "guest-memory": 1073741824, "host-memory": "4GiB",
-    "footprint": 0, "workload-min": "1MiB", "seed": 7, "hypervisor": "none",
+    "footprint": 0, "workload-min": "1MiB", "seed": 7, "kernel": "6.1",
+    "hypervisor": "none",
     "huge-pages": "forbid", "real-time": true, "vmm": "/tmp/balloon",
     "idle-activity": false, "settle": 0.1, "max-guests": 3})");
   EXPECT_EQ(options.scale, 0.5);
@@ -91,6 +94,7 @@ TEST(OptionsFieldsTest, DensityIsReadFromJson) {
   EXPECT_EQ(options.footprint_bytes, 0u);
   EXPECT_EQ(options.workload_min_bytes, kMiB);
   EXPECT_EQ(options.seed, 7u);
+  EXPECT_EQ(options.kernel, KernelVersion::kV6_1);
   EXPECT_EQ(options.hypervisor, HypervisorKind::kNone);
   EXPECT_EQ(options.huge_pages, HugePages::kForbid);
   EXPECT_EQ(options.real_time, true);
@@ -102,12 +106,15 @@ TEST(OptionsFieldsTest, DensityIsReadFromJson) {
 
 TEST(OptionsFieldsTest, ReplayIsReadFromJson) {
   const ReplayOptions options = Read(ReplayFields(), R"({
-    "mode": "real", "placement": "native", "granule": "4KiB",
-    "reportable-order": 3, "speed": 1000, "seed": 7, "sample-interval": 1,
+    "mode": "real", "placement": "native", "kernel": "6.12",
+    "granule": "4KiB", "khugepaged": true, "reportable-order": 3,
+    "speed": 1000, "seed": 7, "sample-interval": 1,
     "frame-interval": 2, "tail": 1.5, "skip-bad": 3})");
   EXPECT_EQ(options.mode, ReplayMode::kReal);
   EXPECT_EQ(options.placement, ReplayPlacement::kNative);
+  EXPECT_EQ(options.kernel, KernelVersion::kV6_12);
   EXPECT_EQ(options.granule, Order(0));
+  EXPECT_TRUE(options.khugepaged);
   EXPECT_EQ(options.reportable_order, Order(3));
   EXPECT_EQ(options.speed, 1000);
   EXPECT_EQ(options.seed, 7u);

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <vector>
 
 #include "guestmm/host/accounting/host_info.h"
 
@@ -14,7 +15,6 @@ namespace guestmm::output_directory_test {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::HasSubstr;
 
 class OutputDirectoryTest : public testing::Test {
  protected:
@@ -32,52 +32,71 @@ class OutputDirectoryTest : public testing::Test {
     return text.str();
   }
 
+  static absl::StatusOr<OutputDirectory> Open(const std::string& path,
+                                              bool force = false) {
+    const std::string names[] = {"first", "second"};
+    return OutputDirectory::Open(path, names, force);
+  }
+  static std::vector<ResultFile> Files(const std::string& text) {
+    const auto its = [text] { return text; };
+    return {{"first", its}, {"second", its}};
+  }
+
   const fs::path top_;
 };
 
 TEST_F(OutputDirectoryTest, CreatesTheFolderAndItsParents) {
-  const auto out = OutputDirectory::Open((top_ / "a" / "b").string());
+  const auto out = Open((top_ / "a" / "b").string());
   ASSERT_EQ(out.status(), absl::OkStatus());
-  ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
-  EXPECT_EQ(Contents(top_ / "a" / "b" / "file"), "text");
-}
-
-TEST_F(OutputDirectoryTest, ReplacesAFileAndLeavesNoOther) {
-  const auto out = OutputDirectory::Open(top_.string());
-  ASSERT_EQ(out->Write("file", "a longer text"), absl::OkStatus());
-  ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
-  EXPECT_EQ(Contents(top_ / "file"), "text");
-  EXPECT_EQ(std::distance(fs::directory_iterator(top_), {}), 1);
+  ASSERT_EQ(out->Write(Files("text")), absl::OkStatus());
+  EXPECT_EQ(Contents(top_ / "a" / "b" / "first"), "text");
+  EXPECT_EQ(Contents(top_ / "a" / "b" / "second"), "text");
 }
 
 TEST_F(OutputDirectoryTest, RefusesAPathThatCannotBeAFolder) {
   std::ofstream(top_ / "file") << "text";
   const std::string in_file = (top_ / "file" / "sub").string();
   EXPECT_EQ(
-      OutputDirectory::Open(in_file).status(),
+      Open(in_file).status(),
       absl::FailedPreconditionError(
           in_file + ": must be a folder that can be created: Not a directory"));
   const std::string file = (top_ / "file").string();
-  EXPECT_EQ(OutputDirectory::Open(file).status().code(),
-            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Open(file).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(Contents(top_ / "file"), "text");
+  EXPECT_EQ(Open("").status(),
+            absl::InvalidArgumentError("\"\": must be the path of a folder"));
+}
+
+TEST_F(OutputDirectoryTest, ResultsAreReplacedOnlyByForce) {
+  std::ofstream(top_ / "other") << "text";
+  ASSERT_EQ(Open(top_.string())->Write(Files("old")), absl::OkStatus());
+  EXPECT_EQ(Open(top_.string()).status(),
+            absl::AlreadyExistsError(top_.string() +
+                                     ": must be a folder without results, or "
+                                     "--force be given; it has first"));
+  ASSERT_EQ(Open(top_.string(), /*force=*/true)->Write(Files("new")),
+            absl::OkStatus());
+  EXPECT_EQ(Contents(top_ / "first"), "new");
+  EXPECT_EQ(Contents(top_ / "other"), "text");
+  EXPECT_EQ(std::distance(fs::directory_iterator(top_), {}), 3);
 }
 
 // Removes the folder: root may write to any folder that exists.
 TEST_F(OutputDirectoryTest, NamesTheFileThatCannotBeWritten) {
-  const auto out = OutputDirectory::Open((top_ / "sub").string());
-  fs::remove_all(top_ / "sub");
-  const absl::Status status = out->Write("file", "text");
-  EXPECT_TRUE(absl::IsUnavailable(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("sub/file"));
+  const std::string sub = (top_ / "sub").string();
+  const auto out = Open(sub);
+  fs::remove_all(sub);
+  EXPECT_EQ(out->Write(Files("text")),
+            absl::UnavailableError(
+                sub + "/first: cannot be written: No such file or directory"));
 }
 
-TEST_F(OutputDirectoryTest, AFailedWriteLeavesTheOldFile) {
-  const auto out = OutputDirectory::Open(top_.string());
-  ASSERT_EQ(out->Write("file", "text"), absl::OkStatus());
-  fs::create_directory(top_ / "file.partial");
-  EXPECT_FALSE(out->Write("file", "other").ok());
-  EXPECT_EQ(Contents(top_ / "file"), "text");
+TEST_F(OutputDirectoryTest, WritesAllFilesOrNone) {
+  const auto out = Open(top_.string());
+  fs::create_directory(top_ / "second");
+  EXPECT_FALSE(out->Write(Files("text")).ok());
+  EXPECT_FALSE(fs::exists(top_ / "first"));
+  EXPECT_EQ(std::distance(fs::directory_iterator(top_), {}), 1);
 }
 
 TEST(HostInfoTest, DescribesThisMachine) {
@@ -86,9 +105,8 @@ TEST(HostInfoTest, DescribesThisMachine) {
   EXPECT_THAT(info.kernel, testing::StartsWith("Linux "));
   EXPECT_THAT(info.thp,
               testing::AnyOf("always", "madvise", "never", "unknown"));
-  EXPECT_GT(info.memory_bytes, 0u);
-  EXPECT_GT(AvailableMemory(), 0u);
-  EXPECT_LE(AvailableMemory(), info.memory_bytes);
+  EXPECT_GT(AvailableMemory().value(), 0u);
+  EXPECT_LE(AvailableMemory().value(), info.memory_bytes.value());
 }
 
 }  // namespace

@@ -117,13 +117,13 @@ TEST(ReplayReportTest, PerfettoShowsNoTruthOfAnotherTime) {
 }
 
 TEST(ReplayReportTest, TheSummaryHasEachFigureThatIsPrinted) {
-  const std::vector<ReplayResult> results = Replays();
-  const Json rows = Json::parse(ReplaySummaryJson(
-      Truth(), results,
-      ReplayTruth{.reported_bytes = 200 * kMiB,
-                  .needless_bytes = 4 * kMiB,
-                  .resident = Residency{.mean_bytes = 415 * kMiB,
-                                        .end_bytes = 320 * kMiB}}))["rows"];
+  ReplaySet set = {
+      .results = Replays(),
+      .truth = ReplayTruth{.reported_bytes = 200 * kMiB,
+                           .needless_bytes = 4 * kMiB,
+                           .resident = Residency{.mean_bytes = 415 * kMiB,
+                                                 .end_bytes = 320 * kMiB}}};
+  const Json rows = Json::parse(ReplaySummaryJson(Truth(), set))["rows"];
   ASSERT_EQ(rows.size(), 4u);
   EXPECT_EQ(rows[0]["mechanism"], "off");
   EXPECT_EQ(rows[2]["mechanism"], "reporting:linux");
@@ -140,8 +140,16 @@ TEST(ReplayReportTest, TheSummaryHasEachFigureThatIsPrinted) {
   EXPECT_EQ(rows[3]["needless_bytes"], 4 * kMiB);
   EXPECT_EQ(rows[3]["resident_mean_bytes"], 415 * kMiB);
   EXPECT_EQ(rows[3]["resident_end_bytes"], 320 * kMiB);
-  EXPECT_EQ(Json::parse(ReplaySummaryJson(Truth(), results))["rows"].size(),
-            3u);
+  set.truth.reset();
+  const Json whole = Json::parse(ReplaySummaryJson(Truth(), set));
+  EXPECT_EQ(whole["rows"].size(), 3u);
+  EXPECT_EQ(whole["complete"], true);
+  EXPECT_FALSE(whole.contains("error"));
+  set.complete = false;
+  set.status = absl::DataLossError("is cut");
+  const Json part = Json::parse(ReplaySummaryJson(Truth(), set));
+  EXPECT_EQ(part["complete"], false);
+  EXPECT_EQ(part["error"], "is cut");
 }
 
 TEST(ReplayReportTest, APageMayHaveNoReplayOrAnEmptyOne) {

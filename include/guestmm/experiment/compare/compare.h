@@ -26,15 +26,18 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/host/accounting/host_info.h"
+#include "guestmm/host/accounting/run_info.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/workload/recipes.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 enum class CompareMode { kVirtual, kReal };
 
@@ -52,14 +55,20 @@ struct CompareOptions {
   std::vector<std::string> workloads = {};
   uint64_t seed = 1;
   CompareMode mode = CompareMode::kVirtual;
+  // The guest's kernel, for its page allocator. Unset: 5.3, which v12 was
+  // posted for. Recordings are followed by its rules too, but by those of their
+  // own kernel if it is unset or 5.3.
+  std::optional<KernelVersion> kernel = {};
 
   PolicyDefaults policy_parameters = {};
   // The smallest free block that counts as reportable. Unset: the order of
   // policy_parameters, or 9.
   std::optional<Order> reportable_order = {};
-  // The unit in which the host maps and discards: Order(0), 4 KiB, or
-  // kPageblockOrder, 2 MiB, where huge pages back the guest. Unset: GranuleOf.
+  // The unit in which the host maps memory (HostLedger): 2 MiB where huge pages
+  // back the guest. In real time Order(0) or kPageblockOrder. Unset: GranuleOf.
   std::optional<Order> granule = {};
+  // In virtual time: the host's khugepaged makes split huge pages whole again.
+  bool khugepaged = false;
   // In virtual time. A recording's vCPUs are charged nothing.
   CostModel costs = {};
 
@@ -80,6 +89,8 @@ struct CompareOptions {
 // All members but lists and the costs.
 const Fields<CompareOptions>& CompareFields();
 
+// The options' kernel, or the default.
+KernelVersion KernelOf(const CompareOptions& options);
 // True if a workload of CompareOptions is the path of a recording.
 bool IsRecording(std::string_view workload);
 // The options' granule, or that workload's default: 4 KiB; for a recording
@@ -111,9 +122,9 @@ struct CompareRow {
   // Resident memory integrated from boot, or from a recording's start, to the
   // last look.
   double footprint_gib_min = 0;
-  // Bytes reported, over those of them in granules that needed it (HostLedger).
+  // Bytes reported, over those of them that needed it (HostLedger).
   std::optional<double> reported_over_needed;
-  // Granules touched within a second of their discard.
+  // Faults of the host within a second of the discard (HostLedger).
   std::optional<uint64_t> refaults_1s;
   std::optional<uint64_t> reports;
   std::optional<uint64_t> kicks;
@@ -169,14 +180,21 @@ struct CompareRecording {
   uint64_t guest_bytes = 0;
   double duration_seconds = 0;
   ReplayCounters counters;
+  std::vector<std::string> files;  // Recording::files
 };
 
 struct CompareResult {
   CompareOptions options;  // resolved
   std::vector<CompareRecording> recordings;
   HostInfo host;
+  RunInfo run;  // for the caller to fill in
   std::vector<CompareRow> rows;
   std::vector<CompareSample> samples;
+  // False if the experiment was stopped, or a run failed: it has the runs that
+  // were done, as far as off was among them.
+  bool complete = true;
+  // The first error, where other runs were done.
+  absl::Status status = {};
 };
 
 // The result of a process that ran the whole experiment once.
@@ -198,18 +216,22 @@ struct CompareProgress {
 };
 
 struct CompareHooks {
-  // Called from time to time, on the thread of RunCompare.
+  // Called from time to time, and after each run, by one thread at a time.
   std::function<void(const CompareProgress&)> progress = {};
   // Runs the experiment in a fresh process, as RunCompareProcess does. Called
   // once for each of options.processes, if there are several.
   std::function<absl::StatusOr<CompareProcess>()> run_process = {};
+  // Asked from time to time, on any thread. Once it returns true, no run is
+  // begun, those under way are ended, and the result is not complete. The
+  // caller ends the process that runs.
+  std::function<bool()> stopped = {};
 };
 
 // Fills in every default that does not depend on the workload. The error is an
-// OptionError. `available_bytes`: the machine's available memory, which real
-// guests must fit in.
-absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
-                                              uint64_t available_bytes);
+// OptionError. `available`: AvailableMemory's answer, which real guests must
+// fit in; for them its error, unless that is unknown.
+absl::StatusOr<CompareOptions> ResolveCompare(
+    const CompareOptions& options, const absl::StatusOr<uint64_t>& available);
 
 // Runs the experiment: for each workload a row for off, one for each policy,
 // one for the real kernel if the workload is a recording that has its reports,
@@ -218,14 +240,16 @@ absl::StatusOr<CompareOptions> ResolveCompare(const CompareOptions& options,
 //
 // The error is of a guest that could not be made or measured or that lost
 // memory in use, or of a recording (ReadRecording, Replay). Internal, with its
-// number, for a process that failed. REQUIRES: `resolved` comes from
+// number, for a process that failed. Where the runs that were done make a row,
+// it is CompareResult::status. REQUIRES: `resolved` comes from
 // ResolveCompare; hooks.run_process is set if there are several processes.
 absl::StatusOr<CompareResult> RunCompare(const CompareOptions& resolved,
                                          const CompareHooks& hooks = {});
 
 // Runs `command`, a path and its arguments, to its end with --out=FOLDER
 // appended, and reads the files that it leaves there as `guestmm compare` does.
-// Its stdout is discarded. The error says how it ended and quotes its stderr.
+// Its stdout is discarded. The error says how it ended and quotes the
+// last line of its stderr.
 absl::StatusOr<CompareProcess> RunCompareProcess(
     const std::vector<std::string>& command);
 
@@ -237,12 +261,15 @@ absl::StatusOr<CompareProcess> RunCompareProcess(
 //   config          what repeats the run: policies, policy_parameters by
 //   policy,
 //                   workloads by name, reportable_order, granule_bytes, rest_s,
-//                   repeats, processes, costs_ns by CostFields. A workload has
+//                   repeats, processes, costs_ns by CostFields, and the hash
+//                   of these as calibrate writes them. A workload has
 //                   guest_bytes, nodes, vcpus and duration_s; a recording
 //                   guest_bytes, duration_s, granule_bytes, rest_s and its
 //                   ReplayCounters
 //   seed
 //   versions, host  where it ran
+//   run             by which command, when, on which files (RunInfo)
+//   complete        CompareResult::complete
 //   rows            an object for each CompareRow: workload; mechanism, e.g.
 //                   "off" or "reporting:linux:order=5"; policy, the same
 //                   without "reporting:" and parameters, e.g. "linux"; and each
@@ -250,14 +277,13 @@ absl::StatusOr<CompareProcess> RunCompareProcess(
 //
 // Fractions are rounded to six decimals. What is unset is null.
 std::string CompareSummaryJson(const CompareResult& result);
-// The text of series.csv: a heading, then a line for each CompareSample, which
-// ends with its row's mechanism. What is unset is empty.
+// The text of series.csv: a heading, then a line for each CompareSample. What
+// is unset is empty.
 std::string CompareSeriesCsv(const CompareResult& result);
 
 // The rows of a summary.json, and the samples of a series.csv, rounded as they
 // are there. InvalidArgument begins with `file` and names the field, or the
-// line, that is wrong. A series.csv of a version that did not write the
-// mechanism is read too.
+// line, that is wrong.
 absl::StatusOr<std::vector<CompareRow>> ParseCompareSummary(
     std::string_view file, std::string_view text);
 absl::StatusOr<std::vector<CompareSample>> ParseCompareSeries(

@@ -34,13 +34,16 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/host/accounting/host_info.h"
+#include "guestmm/host/accounting/run_info.h"
 #include "guestmm/ram/guest_ram.h"
 #include "guestmm/reporting/policies.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 enum class HypervisorKind {
   kMadvise,  // discards with MADV_DONTNEED
@@ -69,6 +72,8 @@ struct DensityOptions {
   std::optional<uint64_t> workload_min_bytes = {};
 
   uint64_t seed = 1;
+  // The guests' kernel, for its page allocator. v12 was posted for 5.3.
+  KernelVersion kernel = KernelVersion::kV5_3;
   // As --policies takes them ("off", "linux:order=5"). Empty: `mechanisms`, or
   // if that is empty too off, v12, linux and adaptive.
   std::vector<std::string> policies = {};
@@ -157,6 +162,12 @@ struct DensitySample {
 struct DensityResult {
   DensitySetup setup;
   HostInfo host;
+  RunInfo run;  // for the caller to fill in
+  // False if the run was stopped, or ended by an error: `rows` are those that
+  // were done, and limit.
+  bool complete = true;
+  // The error that ended the run after its first row.
+  absl::Status status = {};
   std::vector<DensityRow> rows;
   std::vector<DensitySample> samples;
 };
@@ -170,20 +181,24 @@ struct DensityProgress {
 };
 
 // Checks the options and works out the sizes. OptionError names what is wrong.
-// `available_bytes`: what the machine has free.
-absl::StatusOr<DensitySetup> ResolveDensity(const DensityOptions& options,
-                                            uint64_t available_bytes);
+// `available`: AvailableMemory's answer; its error, unless that is unknown.
+absl::StatusOr<DensitySetup> ResolveDensity(
+    const DensityOptions& options, const absl::StatusOr<uint64_t>& available);
 
 // Runs the experiment: a row for each policy, and last one for the limit. The
 // error is that of a guest that could not be made or measured; DataLoss, if a
-// page in use lost its contents. `progress` may be null.
+// page in use lost its contents; ResourceExhausted, if the machine ran out of
+// memory. After the first row it is DensityResult::status, and the rows that
+// were done are kept. `progress` may be null. `stopped`, unless null, is asked
+// with each measurement; once it returns true the result is not complete.
 // REQUIRES: `setup` comes from ResolveDensity.
 absl::StatusOr<DensityResult> RunDensity(
     const DensitySetup& setup,
-    const std::function<void(const DensityProgress&)>& progress);
+    const std::function<void(const DensityProgress&)>& progress,
+    const std::function<bool()>& stopped = {});
 
 // summary.json and series.csv of `result`. In virtual time they are the same in
-// every run, but for `host` and `versions` of the summary.
+// every run, but for `versions`, `host` and `run` of the summary.
 std::string DensitySummaryJson(const DensityResult& result);
 std::string DensitySeriesCsv(const DensityResult& result);
 

@@ -6,10 +6,11 @@
 #include <cstdint>
 #include <optional>
 
+#include "guestmm/base/export.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/trace/recording.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // Over the traced time. A figure is absent if the recording has nothing in that
 // time to compare with.
@@ -20,8 +21,8 @@ struct Fidelity {
   // one by a report of the same unit in the replay, at most two seconds apart.
   std::optional<double> block_match;
   // The mean absolute difference between the two curves of resident memory, in
-  // percent of guest RAM. The replay's curve is shifted to meet the first
-  // sample.
+  // percent of guest RAM, at its most. The replay's curve is shifted to meet
+  // the first sample.
   std::optional<double> resident_mae_percent;
   // The distance between free memory by order: half the sum over orders and
   // zones of the difference in pages, as a share of the real free pages; mean

@@ -24,16 +24,18 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
+#include "guestmm/base/export.h"
 #include "guestmm/base/fields.h"
 #include "guestmm/base/units.h"
 #include "guestmm/base/workqueue.h"
+#include "guestmm/buddy/placement.h"
 #include "guestmm/machine/model/cost_model.h"
 #include "guestmm/mechanism/mechanism_spec.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/trace/recording.h"
 #include "guestmm/trace/trace_reader.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The pages that the trace's allocations get.
 enum class ReplayPlacement {
@@ -62,15 +64,20 @@ std::string_view Name(ReplayMode mode);
 struct ReplayOptions {
   ReplayMode mode = ReplayMode::kVirtual;
   ReplayPlacement placement = ReplayPlacement::kRecorded;
+  // The kernel whose rules of per-CPU lists are followed: 6.1 or 6.12. Unset:
+  // that of the recording's uname, or without one 6.1.
+  std::optional<KernelVersion> kernel = {};
   // A mechanism, as --policies takes it ("off", "linux:order=5"). "real": the
   // recorded reports of the guest's own kernel.
   std::string policy = "linux";
   // The option by which errors name it.
   MechanismOption policy_option = MechanismOption::kPolicies;
   PolicyDefaults policy_parameters = {};
-  // The unit in which the host maps memory, and so the least that a discard
-  // frees. In kReal, Order(0) forbids huge pages and all else asks for them.
+  // The unit in which the host maps memory (HostLedger). In kReal, Order(0)
+  // forbids huge pages and kPageblockOrder asks for them; no other is valid.
   Order granule = kPageblockOrder;
+  // The host's khugepaged makes split huge pages whole again. Not in kReal.
+  bool khugepaged = false;
   // The smallest block that ReplayResult::host_share_of_reportable counts.
   Order reportable_order = kPageblockOrder;
   // The time from a report to its end: its way through the ring, its kick, a
@@ -106,8 +113,15 @@ struct ReplayCounters {
   uint64_t events = 0;
   uint64_t allocations = 0;
   uint64_t frees = 0;
+  // Of the allocations, those that ReplayOptions::touch applies to.
+  uint64_t touched_allocations = 0;
+  // What the trace's reader counted (TraceReadCounters).
   uint64_t lost_events = 0;
   uint64_t bad_lines = 0;
+  uint64_t cut_lines = 0;
+  uint64_t unknown_gfp = 0;
+  uint64_t late = 0;
+  Nanoseconds late_by{0};
   // Frees of pages that were not known to be allocated: they had been allocated
   // without an event, by the kernel's bulk allocator or among lost events. With
   // kRecorded they are freed all the same.
@@ -134,6 +148,31 @@ struct UnmanagedBytes {
   uint64_t added = 0;
 
   uint64_t at_start() const { return uninitialized + offline + no_page; }
+};
+
+// Memory that the guest got, or with `removed` lost, while it was recorded.
+struct MemoryChange {
+  Nanoseconds time{0};  // by the trace's clock, of its first block
+  GpaRange range;
+  bool removed = false;
+};
+
+// Bytes on free lists when a replay ends, and why the host does not have all of
+// them.
+struct FreeAtEnd {
+  uint64_t bytes = 0;
+  uint64_t with_host = 0;  // not resident
+  // Each other byte counts once, for the first reason that applies.
+  //
+  // In granules that the guest uses in part, and in blocks smaller than the
+  // policy reports: a discard would have to split the granule.
+  uint64_t fragmented = 0;
+  // In other blocks smaller than the policy reports.
+  uint64_t below_order = 0;
+  // In zones below their low watermark, which report nothing.
+  uint64_t below_watermark = 0;
+  // Not reported before the replay ended.
+  uint64_t not_due = 0;
 };
 
 // A report by the policy, or by the real kernel.
@@ -182,8 +221,15 @@ struct ReplayResult {
   // The error that ended the replay early, in which case this is the result up
   // to there; empty without one.
   std::string error;
-  // The memory map, unmanaged memory included.
+  KernelVersion kernel = KernelVersion::kV6_1;  // whose rules were followed
+  // The trace shows what per-CPU lists drain, so this is not inferred; and it
+  // ends with over a twentieth of the requests to come.
+  bool follows_moves = false;
+  bool moves_end_early = false;
+  // The memory map at the start, unmanaged memory included.
   uint64_t memory_bytes = 0;
+  // Ascending by time. Changes of runs within a second are one.
+  std::vector<MemoryChange> memory_changes;
   UnmanagedBytes unmanaged;
   Nanoseconds start{0};
   Nanoseconds end{0};
@@ -195,13 +241,14 @@ struct ReplayResult {
   // madvise calls: one per run of adjacent ranges in a scatterlist; as recorded
   // for the real kernel.
   uint64_t discard_calls = 0;
-  // Granules touched within HostLedger::kRefaultWindow of their discard.
+  // Faults of the host within HostLedger::kRefaultWindow of the discard.
   uint64_t refaults = 0;
   // At the end, the share of free memory that is not resident: of all free
   // memory; and of free blocks of at least the reportable order, in zones above
   // their low watermark. Absent if there is no such memory.
   std::optional<double> host_share_of_free;
   std::optional<double> host_share_of_reportable;
+  FreeAtEnd free_at_end;
   // Memory integrated over time, in pages times microseconds: resident memory,
   // and memory in use (allocated and touched).
   struct Footprint {
@@ -218,6 +265,9 @@ struct ReplayResult {
   std::vector<RecordedBuddyInfo> buddyinfo;
 };
 
+// The most memory that the guest had at a time.
+uint64_t MostMemoryBytes(const ReplayResult& result);
+
 // Parses ReplayOptions::touch: "all", or sets of gfp flags, e.g.
 // "GFP_HIGHUSER_MOVABLE,GFP_KERNEL|__GFP_ZERO". Sets are separated by commas,
 // the flags of a set by '|'. OptionError of "touch" for an unknown flag.
@@ -225,13 +275,13 @@ absl::StatusOr<std::vector<uint32_t>> ParseTouch(std::string_view text);
 std::string FormatTouch(const std::vector<uint32_t>& touch);
 
 // Checks `options` against `recording`, but not its trace. OptionError of one
-// of ReplayFields, options.policy_option (real needs reports.csv), "placement"
-// (real needs kRecorded), or, if the machine has less than the guest needs, of
-// which `available_bytes` are available, "real". InvalidArgument for a
-// recording without a memory map.
+// of ReplayFields, "kernel" (5.3), options.policy_option (real needs
+// reports.csv), "placement" (real needs kRecorded), or, if the machine has less
+// than the guest needs, by `available`, AvailableMemory's answer, "real".
+// InvalidArgument for a recording without a memory map.
 absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
-                         uint64_t available_bytes);
+                         const absl::StatusOr<uint64_t>& available);
 
 // The progress of a replay, in the trace's time since its start.
 struct ReplayProgress {
@@ -243,16 +293,23 @@ struct ReplayProgress {
 struct ReplayWatch {
   // Called at each sample, unless empty.
   std::function<void(const ReplayProgress&)> progress = {};
+  // Asked at each event and sample, and every tenth of a second of a wait,
+  // unless empty. Once it returns true the replay ends as Cancelled.
+  std::function<bool()> stopped = {};
   // The clock that ReplayOptions::speed is relative to, which must outlive the
   // replay. Null: real time.
   Workqueue* clock = nullptr;
 };
 
 // Replays the trace of `recording` under one mechanism. Returns the error of
-// CheckReplay, ParseMechanism, MakePolicy or GuestRam::Create. After the start,
+// CheckReplay, ParseMechanism, MakePolicy or GuestRam::Create. InvalidArgument
+// if no event is in the guest's memory or in the time before the traced time's
+// end, and OptionError of "touch" if it applies to none of the allocations;
+// `partial` is then without events. After the start,
 // returns the error of the trace, InvalidArgument if it is longer than
 // kLongestReplay, or in kReal the host's error: DataLoss names the first page
-// in use that was found to have lost its contents, and the time. `partial`, if
+// in use that was found to have lost its contents, and the time; Cancelled if
+// it was stopped. `partial`, if
 // given, then has the result up to the last event that could be replayed.
 //
 // Under "real" the real kernel's reports of the traced time are discarded when

@@ -6,7 +6,7 @@
 //
 //   const ReplaySet set =
 //       ReplayEach(recording, {.policies = {"off", "linux"}, .truth = true});
-//   std::cout << ReplaySummaryJson(recording, set.results, set.truth);
+//   std::cout << ReplaySummaryJson(recording, set);
 
 #include <cstdint>
 #include <functional>
@@ -15,11 +15,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "guestmm/base/export.h"
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/trace/recording.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The real guest in the traced time.
 struct ReplayTruth {
@@ -44,21 +45,27 @@ struct ReplaySetOptions {
 struct ReplaySet {
   // In the order of the policies. A damaged trace is replayed up to the damage
   // under each; policies without a single event are left out.
-  std::vector<ReplayResult> results;
-  // Absent unless asked for, and if there are no results.
-  std::optional<ReplayTruth> truth;
+  std::vector<ReplayResult> results = {};
+  // Absent unless asked for, if there are no results, and once stopped.
+  std::optional<ReplayTruth> truth = {};
   // The first error.
-  absl::Status status;
+  absl::Status status = {};
+  // False if it was stopped, or an error ended a replay. The policy that was
+  // being replayed when it was stopped, and those after it, are left out.
+  bool complete = true;
 };
 
 // Replays under each policy. The errors are those of Replay, and
 // FailedPrecondition if the truth lies outside the traced time. REQUIRES:
 // recording.has_truth() if options.truth. `progress`, unless empty, is called
-// with the policy at each sample.
+// with the policy at each sample. `stopped`, unless empty, is ReplayWatch's;
+// once it returns true no other policy is replayed, and the real guest's
+// figures are left out.
 ReplaySet ReplayEach(
     const Recording& recording, const ReplaySetOptions& options,
     const std::function<void(const std::string& policy,
-                             const ReplayProgress& progress)>& progress = {});
+                             const ReplayProgress& progress)>& progress = {},
+    const std::function<bool()>& stopped = {});
 
 }  // namespace guestmm
 

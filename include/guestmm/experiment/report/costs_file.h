@@ -8,9 +8,10 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 #include "guestmm/machine/model/cost_model.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // The text of such a file, with every cost.
 std::string CostsJson(const CostModel& costs);

@@ -2,26 +2,40 @@
 #define GUESTMM_EXPERIMENT_REPORT_OUTPUT_DIRECTORY_H_
 
 #include <filesystem>
+#include <functional>
+#include <span>
 #include <string>
-#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "guestmm/base/export.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
-// The folder of an experiment's files. A file is written whole or not at all.
+// A file of an experiment's results: its name in their folder, and its text,
+// which is made when it is wanted.
+struct ResultFile {
+  std::string name;
+  std::function<std::string()> text;
+};
+
+// The folder of an experiment's files. They are written whole, and all or none.
 class OutputDirectory {
  public:
-  // Creates the folder `path` and its parents where they do not exist.
-  // FailedPrecondition if that fails or `path` is no folder; PermissionDenied
-  // if it is not writable. Messages begin with the path, and fit after
+  // Creates the folder `path` and its parents where they do not exist. What
+  // else it holds stays, but if it has one of the files `names`, which are to
+  // be written, it is AlreadyExists unless `force`. FailedPrecondition if it
+  // cannot be created or is no folder; PermissionDenied if it is not writable.
+  // InvalidArgument for no path. Messages begin with the path, and fit after
   // "--out=".
-  static absl::StatusOr<OutputDirectory> Open(const std::string& path);
+  static absl::StatusOr<OutputDirectory> Open(
+      const std::string& path, std::span<const std::string> names, bool force);
 
-  // Writes the file `name`, replacing one of that name. Unavailable if writing
-  // fails, which leaves the old file as it was.
-  absl::Status Write(const std::string& name, std::string_view contents) const;
+  // Writes `files`, replacing those of the same names. Unavailable, with the
+  // file and the reason, if one cannot be written: then the old ones stay as
+  // they were, but for those renamed before a failure of a rename.
+  absl::Status Write(std::span<const ResultFile> files) const;
 
   const std::filesystem::path& path() const { return path_; }
 

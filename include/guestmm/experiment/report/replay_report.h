@@ -7,21 +7,22 @@
 #include <span>
 #include <string>
 
+#include "guestmm/base/export.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/experiment/replay/replay_set.h"
+#include "guestmm/host/accounting/run_info.h"
 #include "guestmm/trace/recording.h"
 
-namespace guestmm {
+namespace GUESTMM_EXPORT guestmm {
 
 // summary.json: one row per result, with its distance from the truth if
-// recording.has_truth(). `truth`, if given, is a last row with the policy
-// "real" and the source "recording": the real guest's own figures.
-std::string ReplaySummaryJson(const Recording& recording,
-                              std::span<const ReplayResult> results,
-                              const std::optional<ReplayTruth>& truth = {});
+// recording.has_truth(). ReplaySet::truth, if present, is a last row with the
+// policy "real" and the source "recording": the real guest's own figures.
+std::string ReplaySummaryJson(const Recording& recording, const ReplaySet& set,
+                              const RunInfo& run = {});
 
-// series.csv: the samples of each result, and of rss.csv as the policy "truth".
-// Each line ends with its row's mechanism, of the truth "real".
+// series.csv: the samples of each result, and of rss.csv as the policy "truth",
+// by the trace's clock. The mechanism of the truth is "real".
 std::string ReplaySeriesCsv(const Recording& recording,
                             std::span<const ReplayResult> results);
 

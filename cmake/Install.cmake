@@ -6,6 +6,8 @@ install(TARGETS guestmm guestmm_core EXPORT guestmmTargets)
 install(DIRECTORY include/guestmm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 if(TARGET guestmm_tool)
   install(TARGETS guestmm_tool)
+  install(TARGETS guestmm_commands EXPORT guestmmTargets)
+  install(DIRECTORY tools/guestmm/include/guestmm DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 endif()
 
 set(config_dir ${CMAKE_INSTALL_LIBDIR}/cmake/guestmm)

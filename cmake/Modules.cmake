@@ -35,6 +35,8 @@ set(GUESTMM_CORE_MODULES
 set(GUESTMM_MODULES
     ${GUESTMM_CORE_MODULES}
     "trace: base"
+    # The socket by which the host's owner controls a vmm. In JSON, so not in core.
+    "vmm/control: base virtio/wire vmm"
     # A machine: interfaces, the model in virtual time, the real one, and workloads.
     "machine: base frame ram host/accounting"
     "machine/model: base ram buddy reporting host/discard host/accounting machine"
@@ -42,7 +44,7 @@ set(GUESTMM_MODULES
     "workload: base frame machine"
     # Mechanisms, and the experiments that compare them.
     "mechanism: base reporting machine"
-    "experiment/replay: base frame ram buddy reporting trace host/discard host/accounting machine machine/model mechanism"
+    "experiment/replay: base frame ram buddy mm/migrate reporting trace host/discard host/accounting machine machine/model mechanism"
     "experiment/density: base ram buddy reporting host/discard host/accounting machine machine/model machine/real workload mechanism"
     "experiment/compare: base buddy reporting trace host/discard host/accounting machine machine/model machine/real workload mechanism experiment/replay"
     "experiment/report: base reporting trace host/accounting machine/model workload mechanism experiment/replay experiment/density experiment/compare")

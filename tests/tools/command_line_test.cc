@@ -8,6 +8,7 @@
 #include <sstream>
 #include <string>
 
+#include "nlohmann/json.hpp"
 #include "tests/tools/command_testing.h"
 
 namespace guestmm::command_line_test {
@@ -107,18 +108,6 @@ TEST_F(CommandLineTest, RefusesAnEmptyWordInAList) {
                 "mechanisms, separated by commas");
 }
 
-TEST_F(CommandLineTest, RefusesUnknownCommandsAndOptions) {
-  const std::string commands =
-      "must be one of calibrate, compare, density, info, replay, trace, vmm";
-  ExpectRefused("", "guestmm: the command " + commands);
-  ExpectRefused("densty", "guestmm: densty: " + commands);
-  ExpectRefused("trace show",
-                "guestmm trace: show: must be one of convert, info, print");
-  const Outcome outcome = Guestmm("density --sclae 1");
-  EXPECT_EQ(outcome.status, 2);
-  EXPECT_THAT(outcome.err, HasSubstr("--sclae"));
-}
-
 TEST_F(CommandLineTest, HelpNamesEveryOption) {
   EXPECT_THAT(Guestmm("--version").out, HasSubstr("guestmm 0."));
   const Outcome help = Guestmm("density --help");
@@ -138,16 +127,17 @@ TEST_F(CommandLineTest, DensityPrintsATableAndWritesItsFiles) {
   const Outcome outcome = Guestmm(
       "density --scale 0.02 --settle 1 --max-guests 3 --out " + out.string());
   EXPECT_EQ(outcome.status, 0);
-  // Progress is printed to terminals only.
-  EXPECT_THAT(outcome.err, IsEmpty());
+  // A line for each phase, as it is no terminal.
+  EXPECT_EQ(outcome.err,
+            "launching guests under off\nlaunching guests under v12\n"
+            "launching guests under linux\nlaunching guests under adaptive\n");
   EXPECT_THAT(outcome.out,
               AllOf(HasSubstr("guests that fit"), HasSubstr("\noff "),
                     HasSubstr("\nv12 "), HasSubstr("\nlimit "),
                     HasSubstr("\nv12 stopped early: max-guests 3\n"),
                     EndsWith("summary.json, series.csv\n")));
   EXPECT_THAT(Contents(out / "summary.json"), HasSubstr("\"experiment\""));
-  EXPECT_THAT(Contents(out / "series.csv"),
-              HasSubstr("resident_bytes,mechanism\noff,"));
+  EXPECT_THAT(Contents(out / "series.csv"), HasSubstr("\n,off,off,,"));
 }
 
 TEST_F(CommandLineTest, ASwitchMayDoWithoutAValue) {
@@ -198,7 +188,9 @@ TEST_F(CommandLineTest, ComparePrintsTablesAndWritesItsFiles) {
       "128MiB --duration 3 --rest 2 --out ";
   const Outcome outcome = Guestmm(command + out.string());
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.err, IsEmpty());
+  // Side by side, so in any order.
+  EXPECT_THAT(outcome.err, AllOf(HasSubstr("running burst\n"),
+                                 HasSubstr("running fragmenter\n")));
   EXPECT_THAT(
       outcome.out,
       AllOf(StartsWith("compare: in virtual time"),
@@ -208,8 +200,12 @@ TEST_F(CommandLineTest, ComparePrintsTablesAndWritesItsFiles) {
   EXPECT_THAT(Contents(out / "summary.json"),
               HasSubstr("\"experiment\": \"compare\""));
   EXPECT_EQ(Guestmm(command + (top_ / "again").string()).status, 0);
-  EXPECT_EQ(Contents(out / "summary.json"),
-            Contents(top_ / "again" / "summary.json"));
+  const auto repeated = [](const fs::path& folder) {
+    auto summary = nlohmann::json::parse(Contents(folder / "summary.json"));
+    summary.erase("run");
+    return summary;
+  };
+  EXPECT_EQ(repeated(out), repeated(top_ / "again"));
   EXPECT_EQ(Contents(out / "series.csv"),
             Contents(top_ / "again" / "series.csv"));
 }
@@ -231,7 +227,7 @@ TEST_F(CompareProcessesTest, EachProcessRunsThisProgramWithTheSameArguments) {
   const fs::path out = top_ / "out";
   const Outcome outcome = Guestmm(tiny_ + "--out " + out.string(), before_);
   EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_EQ(outcome.err, "process 1 of 2\nprocess 2 of 2\n");
   EXPECT_THAT(
       outcome.out,
       AllOf(HasSubstr("; medians of 2 processes\n"),
@@ -243,8 +239,8 @@ TEST_F(CompareProcessesTest, EachProcessRunsThisProgramWithTheSameArguments) {
                     HasSubstr("\"guest_bytes\": 67108864"),
                     ContainsRegex("\"work_share_of_off_min\": [0-9]")));
   EXPECT_THAT(Contents(out / "series.csv"),
-              AllOf(HasSubstr("\npage_fault1,linux,1,"),
-                    HasSubstr("\npage_fault1,linux,2,")));
+              AllOf(HasSubstr("\npage_fault1,linux,reporting:linux,1,"),
+                    HasSubstr("\npage_fault1,linux,reporting:linux,2,")));
   EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
 }
 
@@ -255,9 +251,9 @@ TEST_F(CompareProcessesTest, OneThatFailsIsQuotedAndLeavesNothing) {
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.out, IsEmpty());
   EXPECT_THAT(outcome.err,
-              AllOf(StartsWith("guestmm compare: process 1 of 2: ended with "
-                               "exit status 1: guestmm compare: --out="),
-                    EndsWith(": cannot be written\n")));
+              AllOf(HasSubstr("\nguestmm compare: process 1 of 2: ended with "
+                              "exit status 1: guestmm compare: --out="),
+                    EndsWith(": cannot be written: File too large\n")));
   EXPECT_TRUE(fs::is_empty(top_ / "tmp"));
 }
 
@@ -270,8 +266,9 @@ TEST_F(CompareProcessesTest, AreRefusedInVirtualTime) {
 }
 
 TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
-  ExpectRefused("compare --granule 1MiB",
-                "guestmm compare: --granule=1MiB: must be one of 4KiB, 2MiB");
+  ExpectRefused(
+      "compare --granule 3MiB",
+      "guestmm compare: --granule=3MiB: must be a power of 2, 4KiB to 2MiB");
   ExpectRefused("compare --vcpus 0",
                 "guestmm compare: --vcpus=0: must be 1 to 64");
   ExpectRefused(
@@ -282,7 +279,8 @@ TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("compare --guest-memory 1MiB",
                 "guestmm compare: --guest-memory=1MiB: must be 64MiB to 1TiB");
   ExpectRefused("compare --costs /no/such.json",
-                "guestmm compare: --costs=/no/such.json: cannot be read");
+                "guestmm compare: --costs=/no/such.json: cannot be read: No "
+                "such file or directory");
   const fs::path costs = top_ / "costs.json";
   std::ofstream(costs) << R"({"costs_ns": {"exit": -1}})";
   ExpectRefused(
@@ -299,33 +297,13 @@ TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
                          "page_fault1, "));
 }
 
-TEST_F(CommandLineTest, CalibrateWritesWhatCompareReads) {
-  const fs::path costs = top_ / "costs.json";
-  const Outcome outcome = Guestmm("calibrate --out " + costs.string());
-  EXPECT_EQ(outcome.status, 0);
-  EXPECT_THAT(outcome.err, IsEmpty());
-  EXPECT_THAT(outcome.out, AllOf(StartsWith("cost "), HasSubstr("\nkick "),
-                                 HasSubstr("not measured")));
-  EXPECT_EQ(Guestmm("compare --policies v12 --workloads burst --guest-memory "
-                    "64MiB --duration 1 --rest 1 --costs " +
-                    costs.string())
-                .status,
-            0);
-  std::ofstream(top_ / "file") << "text";
-  const std::string out = (top_ / "file" / "costs.json").string();
-  ExpectRefused("calibrate --out " + out,
-                "guestmm calibrate: --out=" + Path("file") +
-                    ": must be a folder that can be created: Not a directory");
-}
-
 TEST_F(CommandLineTest, InfoHelpNamesEveryOption) {
   const Outcome help = Guestmm("info --help");
   EXPECT_EQ(help.status, 0);
-  EXPECT_THAT(help.out, HasSubstr("9 bytes per page"));
+  EXPECT_THAT(help.out, HasSubstr("the allocator's metadata"));
   for (const char* option :
        {"--memory", "--movable", "--distances", "--cpus", "--min-free-kbytes",
-        "--per-cpu-lists", "--placement", "--shuffle", "--churn", "--seed",
-        "--show"}) {
+        "--kernel", "--shuffle", "--churn", "--seed", "--show"}) {
     EXPECT_THAT(help.out, HasSubstr(option));
   }
 }
@@ -348,10 +326,8 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndTheRule) {
   ExpectRefused("info --min-free-kbytes 4G",
                 "guestmm info: --min-free-kbytes=4G: must be a whole number "
                 "from 0 to 1073741824");
-  ExpectRefused("info --per-cpu-lists 5.4",
-                "guestmm info: --per-cpu-lists=5.4: must be one of 5.3, 6.1");
-  ExpectRefused("info --placement 6.2",
-                "guestmm info: --placement=6.2: must be one of 5.3, 6.1");
+  ExpectRefused("info --kernel 5.4",
+                "guestmm info: --kernel=5.4: must be one of 5.3, 6.1, 6.12");
   ExpectRefused("info --shuffle yes",
                 "guestmm info: --shuffle=yes: must be a whole number from 0 to "
                 "18446744073709551615");
@@ -364,11 +340,12 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndTheRule) {
 }
 
 TEST_F(CommandLineTest, InfoPrintsTheAllocatorsError) {
-  ExpectRefused("info --memory 0-1G@60",
-                "guestmm info: memory range of pages [0x0, 0x40000): node 60 "
-                "must be 0 to 59");
+  ExpectRefused(
+      "info --memory 0-1G@60",
+      "guestmm info: --memory: memory range of pages [0x0, 0x40000): node 60 "
+      "must be 0 to 59");
   ExpectRefused("info --memory 0-1G,1G-2G@1 --distances 10",
-                "guestmm info: distances: must have a row for node 1, which "
+                "guestmm info: --distances: must have a row for node 1, which "
                 "has memory");
 }
 
@@ -424,15 +401,17 @@ TEST_F(CommandLineTest, InfoShowsWhatItsOptionsChange) {
   EXPECT_THAT(Guestmm(zoneinfo + "--min-free-kbytes 4096").out,
               ContainsRegex("DMA32\n  pages free     258048\n"
                             "        min      1008\n"));
-  EXPECT_THAT(Guestmm(zoneinfo + "--per-cpu-lists 5.3").out,
+  EXPECT_THAT(Guestmm(zoneinfo + "--kernel 5.3").out,
               HasSubstr("high:  378\n"));
-  EXPECT_THAT(Guestmm(zoneinfo + "--per-cpu-lists 6.1").out,
+  EXPECT_THAT(Guestmm(zoneinfo + "--kernel 6.1").out,
               Not(HasSubstr("high:  378\n")));
 
   const std::string churn =
       "info --memory 0-64M --churn 20000 --show pagetypeinfo ";
-  EXPECT_NE(Guestmm(churn + "--placement 6.1").out,
-            Guestmm(churn + "--placement 5.3").out);
+  EXPECT_NE(Guestmm(churn + "--kernel 6.1").out,
+            Guestmm(churn + "--kernel 5.3").out);
+  EXPECT_NE(Guestmm(churn + "--kernel 6.12").out,
+            Guestmm(churn + "--kernel 6.1").out);
   // Shuffling changes the order of blocks, not their counts.
   const std::string fresh = "info --show pagetypeinfo ";
   EXPECT_EQ(Guestmm(fresh + "--shuffle 1").out, Guestmm(fresh).out);

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
@@ -26,18 +27,21 @@ struct Outcome {
 class CommandTest : public ::testing::Test {
  protected:
   CommandTest() : top_(Folder()) {
-    std::filesystem::remove_all(top_);
-    std::filesystem::create_directories(top_);
+    // Tests look for what lines say, not for where they end.
+    setenv("COLUMNS", "1000", /*overwrite=*/1);
   }
   ~CommandTest() override { std::filesystem::remove_all(top_); }
 
   // `before`: what the shell does first.
   Outcome Guestmm(const std::string& arguments,
                   const std::string& before = "") const {
+    return Shell(before + std::string(GUESTMM_COMMAND) + " " + arguments);
+  }
+
+  // A command of the shell.
+  Outcome Shell(const std::string& command) const {
     const std::string err = Path("stderr");
-    const std::string command =
-        before + std::string(GUESTMM_COMMAND) + " " + arguments + " 2>" + err;
-    std::FILE* const pipe = popen(command.c_str(), "r");
+    std::FILE* const pipe = popen((command + " 2>" + err).c_str(), "r");
     EXPECT_NE(pipe, nullptr);
     Outcome outcome;
     std::array<char, 4096> buffer;
@@ -63,11 +67,14 @@ class CommandTest : public ::testing::Test {
   const std::filesystem::path top_;
 
  private:
+  // Creates a new one: the same test may run several times at once.
   static std::filesystem::path Folder() {
     const auto* const test =
         ::testing::UnitTest::GetInstance()->current_test_info();
-    return std::filesystem::path(::testing::TempDir()) /
-           (std::string(test->test_suite_name()) + "_" + test->name());
+    std::string folder = ::testing::TempDir() + test->test_suite_name() + "_" +
+                         test->name() + "_XXXXXX";
+    EXPECT_NE(mkdtemp(folder.data()), nullptr) << folder;
+    return folder;
   }
 };
 

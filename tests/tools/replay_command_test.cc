@@ -37,13 +37,20 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const Outcome outcome =
       Replay(recording_ + " --policy off,linux --truth --out " + out);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, IsEmpty());
+  EXPECT_EQ(outcome.err, "replaying under off\nreplaying under linux\n");
   EXPECT_THAT(
       outcome.out,
-      AllOf(HasSubstr(", in virtual time: 374249 events in 57.9 s of a guest "
-                      "of 3.00 GiB"),
-            HasSubstr("block match"), HasSubstr("\nlinux "),
-            ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
+      AllOf(
+          HasSubstr(", in virtual time: 374249 events in 57.9 s of a guest "
+                    "of 3.00 GiB"),
+          ContainsRegex("\nin use +746.50 MiB +24.3 %\n"),
+          ContainsRegex("\n  page cache +15.25 MiB +0.5 %\n"),
+          ContainsRegex("\nunder off +85.4 % +- +- +- +-\n"),
+          ContainsRegex("\nunder linux +97.9 % +2.1 % +0.0 % +0.0 % +0.0 %\n"),
+          HasSubstr("can be trusted: good"),
+          HasSubstr(" --policies linux:order=0\n"), HasSubstr("block match"),
+          HasSubstr("\nlinux "),
+          ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
   EXPECT_THAT(
       Contents(out + "/summary.json"),
       AllOf(HasSubstr("\"events\": 374249"),
@@ -52,8 +59,13 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
             HasSubstr("\"buddyinfo_distance\""),
             HasSubstr("\"unmatched_frees\""),
             HasSubstr("\"forced_placements\"")));
-  const auto rows =
-      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"];
+  const auto summary = nlohmann::json::parse(Contents(out + "/summary.json"));
+  const auto& verdict = summary["verdict"];
+  EXPECT_EQ(verdict["memory_at_start"]["page_cache_bytes"], 3904 * 4096);
+  EXPECT_EQ(verdict["trust"], "good");
+  EXPECT_EQ(verdict["advice"].size(), 1u);
+  const auto& rows = summary["rows"];
+  EXPECT_GT(rows[1]["free_at_end"]["fragmented_bytes"], 0);
   ASSERT_EQ(rows.size(), 3u);
   EXPECT_GT(rows[1]["resident_mean_bytes"], 800 * 1024 * 1024);
   EXPECT_EQ(rows[2]["policy"], "real");
@@ -61,10 +73,10 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   EXPECT_EQ(rows[2]["needless_bytes"], 4 * 1024 * 1024);
   EXPECT_EQ(rows[2]["resident_end_bytes"], 810 * 1024 * 1024);
   EXPECT_THAT(Contents(out + "/series.csv"),
-              AllOf(StartsWith("policy,time_s,resident_bytes,free_bytes,"
-                               "isolated_bytes,mechanism\n"),
-                    ContainsRegex("\ntruth,[0-9.]+,[0-9]+,,,real\n"),
-                    ContainsRegex("\nlinux,.*,reporting:linux\n")));
+              AllOf(ContainsRegex("trace.gmtrace,truth,real,,[0-9.]+,,[0-9]+"
+                                  ",,,\n"),
+                    ContainsRegex("trace.gmtrace,linux,reporting:linux,,[0-9.]+"
+                                  ",,[0-9]+,[0-9]+,[0-9]+,\n")));
   EXPECT_THAT(Contents(out + "/report.html"), HasSubstr("</html>"));
   EXPECT_GT(fs::file_size(out + "/trace.json"), 1000u);
 }
@@ -103,10 +115,11 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
   expect(recording_ + " --delay 1e300", 2,
          "--delay=1e300: must be 0 to 3600 seconds for linux");
   expect(recording_ + " --granule 2GiB", 2,
-         "--granule=2GiB: must be one of 4KiB, 2MiB");
-  expect(recording_ + " --order 5", 2,
-         "--policies=adaptive: order must be 9 to 10 with a granule of 2.00 "
-         "MiB");
+         "--granule=2GiB: must be a power of 2, 4KiB to 2MiB");
+  expect(recording_ + " --real --granule 64KiB", 2,
+         "--granule=64KiB: must be 4KiB or 2MiB with --real");
+  expect(recording_ + " --real --khugepaged on", 2,
+         "--khugepaged=on: must be off with --real; this machine has its own");
   expect(recording_ + " --memory 0-100T", 1,
          "memory map (iomem or --memory): ");
   expect(recording_ + " --policies real,real", 2,
@@ -129,7 +142,7 @@ TEST_F(ReplayCommandTest, RefusesBadArguments) {
          "--mechanisms=real: must be given once");
   expect(recording_ + " --mechanisms reporting:linux:order=11", 2,
          "--mechanisms=reporting:linux:order=11: order must be ");
-  expect("", 2, "path is required");
+  expect("", 2, "path: must be given");
 }
 
 // Without kpageflags all memory counts as in use at the start.
@@ -219,7 +232,8 @@ TEST_F(ReplayCommandTest, TheRealKernelsReportsAreAPolicy) {
 TEST_F(ReplayCommandTest, AMechanismNamesItsRow) {
   const std::string out = (top_ / "out").string();
   const auto mechanisms_and_policies = [&](const std::string& arguments) {
-    const Outcome outcome = Replay(recording_ + arguments + " --out " + out);
+    const Outcome outcome =
+        Replay(recording_ + arguments + " --force --out " + out);
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const auto summary = nlohmann::json::parse(Contents(out + "/summary.json"));
     std::string text;
@@ -269,9 +283,10 @@ TEST_F(ReplayCommandTest, SamplesAreAsFarApartAsAsked) {
       " --policies off --speed max --seed 7 --sample-interval 30 --out " + out);
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(nlohmann::json::parse(Contents(out + "/summary.json"))["seed"], 7);
-  EXPECT_THAT(Contents(out + "/series.csv"),
-              AllOf(HasSubstr("\noff,25.730,"), HasSubstr("\noff,55.730,"),
-                    Not(HasSubstr("\noff,26."))));
+  EXPECT_THAT(
+      Contents(out + "/series.csv"),
+      AllOf(HasSubstr(",off,off,,25.730,"), HasSubstr(",off,off,,55.730,"),
+            Not(HasSubstr(",off,off,,26."))));
   const Outcome refused = Replay(recording_ + " --sample-interval 0");
   EXPECT_EQ(refused.status, 2);
   EXPECT_EQ(refused.err,
@@ -306,7 +321,8 @@ TEST_F(ReplayCommandTest, ATruncatedTraceIsReplayedUpToItsEnd) {
                                  HasSubstr("\nlinux ")));
   EXPECT_THAT(Contents(out + "/summary.json"),
               ContainsRegex("\"error\": \".*trace.gmtrace"));
-  EXPECT_THAT(Contents(out + "/series.csv"), HasSubstr("\nlinux,"));
+  EXPECT_THAT(Contents(out + "/series.csv"),
+              HasSubstr(",linux,reporting:linux,"));
   EXPECT_THAT(Contents(out + "/report.html"),
               ContainsRegex("\"error\":\".*trace.gmtrace"));
   EXPECT_TRUE(fs::exists(out + "/trace.json"));
@@ -365,6 +381,40 @@ TEST_F(ReplayCommandTest, PrintsTheMemoryThatTheGuestNeverHad) {
   EXPECT_EQ(row["resident_end_bytes"], 10 * 1024 * 1024);
 }
 
+TEST_F(ReplayCommandTest, PrintsTheMemoryThatArrivedAndLeft) {
+  std::ofstream(Path("trace.txt"))
+      << "  task-1 [000] .....  10.000000: mm_page_alloc: page=0 pfn=0x400 "
+         "order=0 migratetype=1 gfp_flags=GFP_HIGHUSER_MOVABLE\n"
+         "  task-1 [000] .....  11.500000: mm_page_free: page=0 pfn=0x2000 "
+         "order=10\n"
+         "  task-1 [000] .....  14.000000: mm_page_free: page=0 pfn=0x400 "
+         "order=0\n";
+  std::ofstream(Path("iomem")) << "00000000-00ffffff : System RAM\n";
+  std::ofstream(Path("plug.csv")) << "time_s,gpa,bytes\n"
+                                     "11,0x2000000,4194304\n"
+                                     "13,0x2000000,-4194304\n";
+  const std::string out = Path("out");
+  const Outcome outcome = Replay(top_.string() + " --policy off --out " + out);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_THAT(
+      outcome.out,
+      AllOf(HasSubstr("of a guest of 16.00 MiB"),
+            HasSubstr("\nmemory of 4.00 MiB at 0x2000000 arrived 1.5 s "
+                      "after the start\n"
+                      "memory of 4.00 MiB at 0x2000000 left 3.0 s after "
+                      "the start\n")));
+  const auto row =
+      nlohmann::json::parse(Contents(out + "/summary.json"))["rows"][0];
+  EXPECT_EQ(row["memory_bytes"], 16 * 1024 * 1024);
+  const auto& changes = row["memory_changes"];
+  ASSERT_EQ(changes.size(), 2u);
+  EXPECT_EQ(changes[0]["time_s"], 11.5);
+  EXPECT_EQ(changes[0]["gpa"], 0x2000000);
+  EXPECT_EQ(changes[0]["bytes"], 4 * 1024 * 1024);
+  EXPECT_EQ(changes[1]["time_s"], 13.0);
+  EXPECT_EQ(changes[1]["bytes"], -4 * 1024 * 1024);
+}
+
 TEST_F(ReplayCommandTest, ATruthOfAnotherTimeIsAnError) {
   for (const char* file : {"iomem", "trace.gmtrace", "window.csv"}) {
     fs::copy(recording_ + "/" + file, top_ / file);
@@ -402,7 +452,7 @@ TEST_F(ReplayCommandTest, OnRealRam) {
       AllOf(HasSubstr(", on real RAM: 2 events in 1.0 s of a guest of 16.00 "
                       "MiB"),
             HasSubstr("only allocations of "
-                      "__GFP_HIGHMEM|__GFP_MOVABLE,__GFP_ZERO are touched: "
+                      "__GFP_HIGHMEM|__GFP_MOVABLE, __GFP_ZERO are touched: "
                       "resident memory is a lower bound")));
   EXPECT_THAT(Contents(out + "/summary.json"),
               AllOf(HasSubstr("\"mode\": \"real\""),

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <string>
 
+#include "nlohmann/json.hpp"
 #include "tests/tools/command_testing.h"
 
 namespace guestmm::trace_command_test {
@@ -87,7 +88,60 @@ TEST_F(TraceCommandTest, InfoSummarizesATrace) {
     }
   }
   EXPECT_THAT(Trace("info " + Path("t.gmtrace")).out,
-              HasSubstr("binary, version 1, from trace.txt"));
+              HasSubstr("binary, version 2, from trace.txt"));
+}
+
+TEST_F(TraceCommandTest, InfoIsTheSameAsJson) {
+  const std::string text = Write("trace.txt", kTrace);
+  Trace("convert " + text + " " + Path("t.gmtrace"));
+  auto json = nlohmann::json::parse(Trace("info --json " + text).out);
+  EXPECT_EQ(json["paths"], std::vector<std::string>{text});
+  EXPECT_EQ(json["format"], "text");
+  EXPECT_EQ(json["events"], 3);
+  EXPECT_EQ(json["first_event_seconds"], 21.5);
+  EXPECT_EQ(json["cpus"], (std::vector<int>{0, 1}));
+  EXPECT_EQ(json["lost_events"], 5);
+  EXPECT_EQ(json["file_bytes"], sizeof kTrace - 1);
+  EXPECT_EQ(json["orders"][3]["allocations"], 1);
+  // The binary form keeps all but what is about its own bytes.
+  auto binary =
+      nlohmann::json::parse(Trace("info --json " + Path("t.gmtrace")).out);
+  for (const char* const own :
+       {"paths", "format", "file_bytes", "decoded_bytes"}) {
+    json.erase(own);
+    binary.erase(own);
+  }
+  EXPECT_EQ(json, binary);
+  const Outcome bad = Trace("info --json " + Write("bad", "bad\n"));
+  EXPECT_EQ(bad.status, 1);
+  EXPECT_THAT(nlohmann::json::parse(bad.out)["error"].get<std::string>(),
+              HasSubstr("bad:1: \"bad\": expected "));
+}
+
+TEST_F(TraceCommandTest, SeveralTracesAndFoldersAreMergedByTime) {
+  const std::string text = kTrace;
+  const size_t second = text.find("  cat-125  [000]");
+  const size_t third = text.find("CPU:0");
+  fs::create_directories(Path("procs/per_cpu/cpu0"));
+  fs::create_directories(Path("procs/per_cpu/cpu1"));
+  const std::string zero =
+      Write("procs/per_cpu/cpu0/trace", text.substr(second, third - second));
+  const std::string one = Write("procs/per_cpu/cpu1/trace",
+                                text.substr(0, second) + text.substr(third));
+  const std::string out = Path("t.gmtrace");
+  for (const std::string& in :
+       {zero + " " + one, one + " " + zero, Path("procs/"),
+        Path("procs/per_cpu"), one + " - <" + zero}) {
+    EXPECT_EQ(Trace("print " + in).out, kPrinted) << in;
+  }
+  EXPECT_EQ(Trace("convert " + one + " " + zero + " " + out).status, 0);
+  EXPECT_EQ(Trace("print " + out).out, kPrinted);
+  EXPECT_THAT(Trace("info " + out).out,
+              HasSubstr("binary, version 2, from trace and 1 more"));
+  EXPECT_EQ(Trace("convert " + Path("procs/") + " " + out).status, 0);
+  EXPECT_THAT(Trace("info " + out).out, HasSubstr(", from procs\n"));
+  EXPECT_THAT(Trace("info " + Path("procs")).out,
+              HasSubstr(Path("procs") + ": 2 files, the first text\n"));
 }
 
 TEST_F(TraceCommandTest, AFileThatIsNoTraceDoesNotReplaceTheOutput) {
@@ -130,6 +184,25 @@ TEST_F(TraceCommandTest, FilesThatCannotBeReadOrWrittenAreNamed) {
   const Outcome convert = Trace("convert " + text + " " + Path("no/such/file"));
   EXPECT_EQ(convert.status, 1);
   EXPECT_THAT(convert.err, HasSubstr("no/such/file: cannot be written: "));
+}
+
+TEST_F(TraceCommandTest, WhatCannotBeAFileIsRefusedBeforeTheWork) {
+  const std::string text = Write("t.txt", std::string(kTrace) + "bad\n");
+  const auto expect = [&](const std::string& out, const std::string& error) {
+    const Outcome convert = Trace("convert " + text + " " + out);
+    EXPECT_EQ(convert.status, 2);
+    EXPECT_EQ(convert.err, "guestmm trace convert: " + error + "\n");
+  };
+  expect("'" + Path("") + "'", Path("") + ": must be a file; it is a folder");
+  expect("''", "\"\": must be the path of a file");
+}
+
+TEST_F(TraceCommandTest, ConvertsIntoWhatALinkNames) {
+  const std::string text = Write("t.txt", kTrace);
+  fs::create_symlink("target", Path("link"));
+  EXPECT_EQ(Trace("convert " + text + " " + Path("link")).status, 0);
+  EXPECT_TRUE(fs::is_symlink(Path("link")));
+  EXPECT_EQ(Trace("print " + Path("target")).out, kPrinted);
 }
 
 // The output replaces the input only once it is complete.

@@ -16,9 +16,15 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_join.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/fields.h"
 
 namespace guestmm::tools {
+
+// What the help calls values that ParseBytes and ParseDuration read.
+inline constexpr char kSizeType[] = "SIZE";
+inline constexpr char kTimeType[] = "TIME";
 
 // Throws the error of option `name`: its value is `text`, and `rule` says what
 // it must be.
@@ -49,6 +55,9 @@ void AddFields(CLI::App& app, const Fields<T>& fields, T& options,
   }
 }
 
+// False for a flag.
+bool TakesValue(const CLI::Option& option);
+
 // A whole number from `low` to `high`.
 void AddInteger(CLI::App& app, const std::string& name, uint64_t low,
                 uint64_t high, std::optional<uint64_t>& value,
@@ -65,41 +74,60 @@ template <typename T>
 void AddChoice(CLI::App& app, const std::string& name,
                const std::vector<std::pair<std::string, T>>& choices, T& value,
                const std::string& help) {
+  std::vector<std::string> words;
+  for (const auto& [word, meaning] : choices) words.push_back(word);
   app.add_option_function<std::string>(
-      name,
-      [name, choices, &value](const std::string& text) {
-        std::string words;
-        for (const auto& [word, meaning] : choices) {
-          if (word == text) {
-            value = meaning;
-            return;
-          }
-          words += (words.empty() ? "" : ", ") + word;
-        }
-        Reject(name, text, "must be one of " + words);
-      },
-      help);
+         name,
+         [name, choices, words, &value](const std::string& text) {
+           for (const auto& [word, meaning] : choices) {
+             if (word != text) continue;
+             value = meaning;
+             return;
+           }
+           Reject(name, text, MustBeOneOf(text, words));
+         },
+         help)
+      ->type_name(absl::StrJoin(words, "|"));
 }
 
 // The result of `parse`, an absl::StatusOr<T>, for the text. Its errors begin
 // with the text: "4Q: must be …".
 template <typename T, typename Parse>
-void AddParsed(CLI::App& app, const std::string& name,
-               const std::string& type_name, Parse parse, T& value,
-               const std::string& help) {
-  app.add_option_function<std::string>(
-         name,
-         [name, parse, &value](const std::string& text) {
-           absl::StatusOr<T> parsed = parse(text);
-           if (!parsed.ok()) {
-             throw CLI::ValidationError(name + "=" +
-                                        std::string(parsed.status().message()));
-           }
-           value = *std::move(parsed);
-         },
-         help)
+CLI::Option* AddParsed(CLI::App& app, const std::string& name,
+                       const std::string& type_name, Parse parse, T& value,
+                       const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [name, parse, &value](const std::string& text) {
+            auto parsed = parse(text);
+            if (!parsed.ok()) {
+              throw CLI::ValidationError(
+                  name + "=" + std::string(parsed.status().message()));
+            }
+            value = *std::move(parsed);
+          },
+          help)
       ->type_name(type_name);
 }
+
+// Parsers for it: "1GiB" as bytes; the same per second, with or without "/s".
+absl::StatusOr<uint64_t> ParseSize(const std::string& text);
+absl::StatusOr<uint64_t> ParseRate(const std::string& text);
+
+// A switch "--wide", for tables of all columns in lines of any length.
+void AddWide(CLI::App& app);
+
+// The path that an argument stands for: "-" is stdin, or stdout. Throws
+// std::system_error if that was closed.
+std::string InputPath(std::string text);
+std::string OutputPath(std::string text);
+
+// Throws the error of the first of `names` that was given, though it has no
+// effect `when`: "--repeats=3: must be unset in virtual time".
+void RefuseUnused(const CLI::App& command,
+                  const std::vector<std::string>& names,
+                  const std::string& when);
 
 }  // namespace guestmm::tools
 

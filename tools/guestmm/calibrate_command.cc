@@ -1,61 +1,93 @@
 #include <cstddef>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/base/output_file.h"
 #include "guestmm/experiment/report/costs_file.h"
-#include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/machine/model/calibrate.h"
+#include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
 
-int RunCalibrateCommand(const std::string& out) {
-  // Opened first, so that an unwritable --out is reported before measuring.
-  const std::filesystem::path file(out);
-  std::optional<OutputDirectory> folder;
-  if (!out.empty()) {
-    absl::StatusOr<OutputDirectory> opened = OutputDirectory::Open(
-        file.has_parent_path() ? file.parent_path().string() : ".");
-    if (!opened.ok()) {
+struct CalibrateArguments {
+  std::optional<std::string> out;
+  bool force = false;
+};
+
+// Says on stderr what cannot be trusted, and why.
+void Warn(const std::vector<UnsteadyMeasurement>& unsteady) {
+  for (const UnsteadyMeasurement& part : unsteady) {
+    std::cerr << absl::StrFormat(
+        "guestmm calibrate: %s: the repetitions of a measurement differ by "
+        "%.0f %%, and up to %d took more than twice the median: other work "
+        "runs on this machine\n",
+        part.what, 100 * part.spread, part.outliers);
+  }
+}
+
+int RunCalibrateCommand(const CalibrateArguments& arguments) {
+  const std::optional<std::string>& out = arguments.out;
+  // Created first, so that an unwritable --out is reported before measuring.
+  std::optional<OutputFile> file;
+  if (out) {
+    absl::StatusOr<OutputFile> created = OutputFile::Create(*out);
+    if (!created.ok()) {
       return Fail("calibrate",
-                  absl::InvalidArgumentError(opened.status().message()),
+                  absl::InvalidArgumentError(created.status().message()),
                   "--out=");
     }
-    folder = *std::move(opened);
+    file.emplace(*std::move(created));
   }
 
   absl::StatusOr<Calibration> calibration;
   {
-    ProgressLine line;
+    Progress progress;
     calibration = Calibrate([&](std::string_view what) {
-      line.Show(absl::StrCat("measuring ", std::string(what)));
+      progress.Show(absl::StrCat("measuring ", std::string(what)),
+                    std::nullopt);
     });
   }
   if (!calibration.ok()) return Fail("calibrate", calibration.status());
-  Table table({"cost", "ns", "default", ""});
+  Table table({"cost", "ns", "default", "source", {"meaning", 1}});
   for (size_t i = 0; i < CostFields().size(); ++i) {
     const Field<CostModel>& field = CostFields()[i];
     table.AddRow(
-        {absl::StrFormat("%-20s  %s", field.name(), field.text()),
-         field.Format(calibration->costs), field.Format(CostModel()),
-         calibration->sources[i].measured ? "measured" : "not measured"});
+        {field.name(), field.Format(calibration->costs),
+         field.Format(CostModel()),
+         calibration->sources[i].measured ? "measured" : "not measured",
+         field.text()});
   }
   std::cout << table;
-  if (!folder) return kExitSuccess;
-  const absl::Status written =
-      folder->Write(file.filename().string(), CostsJson(calibration->costs));
+  Warn(calibration->unsteady);
+  if (!file) return kExitSuccess;
+  if (!calibration->unsteady.empty() && !arguments.force) {
+    return Fail("calibrate",
+                absl::FailedPreconditionError(
+                    *out + ": not written, as the costs are not to be trusted; "
+                           "try again on an idle machine, or give --force"),
+                "--out=");
+  }
+  absl::Status written = file->Write(CostsJson(calibration->costs));
+  written.Update(file->Commit());
   if (!written.ok()) return Fail("calibrate", written, "--out=");
-  std::cout << "\nwritten to " << out << ", for guestmm compare --costs\n";
+  std::cout << "\n"
+            << Wrap(absl::StrCat("written to ", *out,
+                                 ", for guestmm compare --costs"),
+                    OutputColumns())
+            << "\n";
   return kExitSuccess;
 }
 
@@ -67,10 +99,19 @@ std::function<int()> AddCalibrateCommand(CLI::App& app) {
       "Measures the costs that guestmm compare charges in virtual time on this "
       "machine: the allocator, page faults, discards. Costs that a process "
       "cannot measure, such as VM exits, keep their defaults.");
-  const auto out = std::make_shared<std::string>();
-  command.add_option("--out", *out, "Write the costs to this file")
+  command.footer(
+      "guestmm calibrate --out costs.json\n"
+      "guestmm compare --costs costs.json");
+  const auto arguments = std::make_shared<CalibrateArguments>();
+  command
+      .add_option("--out", arguments->out,
+                  "Write the costs to this file, unless this machine is too "
+                  "busy to trust them")
       ->type_name("FILE");
-  return [out] { return RunCalibrateCommand(*out); };
+  command.add_flag("--force", arguments->force, "Write them even so")
+      ->needs("--out");
+  AddWide(command);
+  return [arguments] { return RunCalibrateCommand(*arguments); };
 }
 
 }  // namespace guestmm::tools

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "guestmm/base/signal_cleanup.h"
 #include "guestmm/experiment/compare/compare.h"
 #include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
@@ -18,9 +20,11 @@
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/experiment_output.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
@@ -30,7 +34,7 @@ struct CompareArguments {
   CompareOptions options;
   PolicyArguments policy;
   std::string costs;
-  std::string out;
+  ExperimentOutput output;
 };
 
 std::string Percent(const std::optional<double>& share, int decimals = 1) {
@@ -48,8 +52,15 @@ std::string Seconds(const std::optional<double>& seconds) {
 
 // The columns of how much memory came back, and how soon.
 Table GainTable() {
-  return Table({"policy", "host has of free", "of reportable", "50 % after",
-                "90 %", "99 %", "footprint", "reported/needed", "refaults 1s"});
+  return Table({"policy",
+                "host has of free",
+                {"of reportable", 1},
+                {"to 50 %", 2},
+                "to 90 %",
+                {"to 99 %", 2},
+                "footprint",
+                "reported/needed",
+                "refaults 1s"});
 }
 void AddGain(const CompareRow& row, Table& table) {
   table.AddRow({row.policy, Percent(row.host_share_of_free),
@@ -63,12 +74,14 @@ void AddGain(const CompareRow& row, Table& table) {
 // The columns of costs. `spread`: with the least and the most share of several
 // processes.
 Table CostTable(bool spread) {
-  std::vector<std::string> headings = {
-      "policy",    "work",          "duration",   "of off",    "lost to hook",
-      "isolation", "discard",       "fault-back", "zeroing",   "reports",
-      "kicks",     "madvise calls", "lock max",   "lock mean", "failed"};
-  if (spread) headings.insert(headings.begin() + 4, {"least", "most"});
-  return Table(std::move(headings));
+  std::vector<Column> columns = {
+      "policy",       {"work", 2},         "duration",
+      "of off",       {"lost to hook", 2}, {"isolation", 3},
+      {"discard", 3}, "fault-back",        {"zeroing", 3},
+      "reports",      {"kicks", 3},        "madvise calls",
+      "lock max",     {"lock mean", 3},    {"failed", 1}};
+  if (spread) columns.insert(columns.begin() + 4, {"least", "most"});
+  return Table(std::move(columns));
 }
 void AddCost(const CompareRow& row, bool spread, Table& table) {
   const auto loss = [&](double CompareRow::Loss::*kind) {
@@ -101,8 +114,14 @@ void AddCost(const CompareRow& row, bool spread, Table& table) {
 
 // All columns that a recording has.
 Table RecordingTable() {
-  return Table({"policy", "host has of free", "of reportable", "footprint",
-                "reported/needed", "refaults 1s", "reports", "madvise calls"});
+  return Table({"policy",
+                "host has of free",
+                {"of reportable", 1},
+                "footprint",
+                "reported/needed",
+                "refaults 1s",
+                "reports",
+                {"madvise calls", 2}});
 }
 void AddOfRecording(const CompareRow& row, Table& table) {
   table.AddRow({row.policy, Percent(row.host_share_of_free),
@@ -125,18 +144,21 @@ void PrintRecording(const CompareResult& result,
   for (const CompareRow& row : result.rows) {
     if (row.workload == name) AddOfRecording(row, table);
   }
-  std::cout << absl::StrFormat(
-                   "\n%s: a recording of %.1f s of a guest of %s, and %g s of "
-                   "rest; granules of %s\ncould not be followed: %s of frees "
-                   "unmatched, %s of allocations forced; %d events lost\n\n",
-                   name, recording.duration_seconds,
-                   FormatBytes(recording.guest_bytes),
-                   RestSecondsOf(result.options, name),
-                   FormatBytes(GranuleOf(result.options, name).bytes()),
-                   share(counters.unmatched_frees, counters.frees),
-                   share(counters.forced_placements, counters.allocations),
-                   counters.lost_events)
-            << table;
+  std::cout
+      << WrapClauses(
+             absl::StrFormat(
+                 "\n%s: a recording of %.1f s of a guest of %s, and %g s of "
+                 "rest; granules of %s\ncould not be followed: %s of frees "
+                 "unmatched, %s of allocations forced; %d events lost\n\n",
+                 name, recording.duration_seconds,
+                 FormatBytes(recording.guest_bytes),
+                 RestSecondsOf(result.options, name),
+                 FormatBytes(GranuleOf(result.options, name).bytes()),
+                 share(counters.unmatched_frees, counters.frees),
+                 share(counters.forced_placements, counters.allocations),
+                 counters.lost_events),
+             OutputColumns())
+      << table;
 }
 
 // The line above all tables: the set-up of the workloads by name. A recording
@@ -148,8 +170,9 @@ std::string Heading(const CompareOptions& options) {
     return absl::StrFormat("compare: in virtual time, seed %d\n", options.seed);
   }
   return absl::StrFormat(
-      "compare: in %s, granules of %s, seed %d; %g s of rest after each "
+      "compare: %sin %s, granules of %s, seed %d; %g s of rest after each "
       "workload%s\n",
+      KernelPhrase(KernelOf(options)),
       options.mode == CompareMode::kVirtual ? "virtual time" : "real time",
       FormatBytes(GranuleOf(options, *named).bytes()), options.seed,
       RestSecondsOf(options, *named),
@@ -160,7 +183,7 @@ std::string Heading(const CompareOptions& options) {
 
 void PrintTables(const CompareResult& result) {
   const bool spread = result.options.processes > 1;
-  std::cout << Heading(result.options);
+  std::cout << WrapClauses(Heading(result.options), OutputColumns());
   for (const WorkloadInfo& workload : WorkloadInfos()) {
     Table gain = GainTable();
     Table cost = CostTable(spread);
@@ -173,13 +196,16 @@ void PrintTables(const CompareResult& result) {
     }
     if (!any) continue;
     std::cout << "\n"
-              << workload.name << ": " << workload.description << "\n\n"
+              << Wrap(absl::StrCat(workload.name, ": ", workload.description),
+                      OutputColumns())
+              << "\n\n"
               << gain << "\n"
               << cost;
   }
   for (const CompareRecording& recording : result.recordings) {
     PrintRecording(result, recording);
   }
+  if (!result.complete) PrintIncomplete(result.status);
 }
 
 absl::Status AsUsage(const absl::Status& status) {
@@ -187,13 +213,16 @@ absl::Status AsUsage(const absl::Status& status) {
 }
 
 // The command line of a process that runs the same once: this program, even if
-// its file has been replaced, with the options of `command` but for --processes
-// and --out.
+// its file has been replaced, with the options of `command` but for
+// --processes, those of its output, and the file that others came from.
 std::vector<std::string> CommandOfAProcess(const CLI::App& command) {
   std::vector<std::string> arguments = {"/proc/self/exe", "compare"};
+  constexpr std::array kOwn = {"--processes", "--out",   "--force", "--json",
+                               "--csv",       "--quiet", "--config"};
   for (const CLI::Option* const option : command.get_options()) {
     const std::string name = option->get_name();
-    if (option->count() == 0 || name == "--processes" || name == "--out") {
+    if (option->count() == 0 ||
+        std::find(kOwn.begin(), kOwn.end(), name) != kOwn.end()) {
       continue;
     }
     const bool is_flag = option->get_type_size() == 0;
@@ -206,8 +235,7 @@ std::vector<std::string> CommandOfAProcess(const CLI::App& command) {
 }
 
 // `given`: the parsed command line.
-int RunCompareCommand(const CompareArguments& arguments,
-                      const CLI::App& given) {
+int RunCompareCommand(CompareArguments& arguments, const CLI::App& given) {
   // All options are checked before anything is written or run.
   CompareOptions options = arguments.options;
   options.policy_parameters = arguments.policy.parameters;
@@ -217,53 +245,50 @@ int RunCompareCommand(const CompareArguments& arguments,
       return Fail("compare", AsUsage(costs.status()), "--costs=");
     options.costs = *costs;
   }
+  const absl::StatusOr<uint64_t> available = AvailableMemory();
   const absl::StatusOr<CompareOptions> resolved =
-      ResolveCompare(options, AvailableMemory());
-  if (!resolved.ok()) {
-    const bool named = resolved.status().message().substr(0, 2) == "--";
-    return Fail("compare", resolved.status(), named ? "" : "--");
+      ResolveCompare(options, available);
+  if (!resolved.ok()) return Fail("compare", resolved.status());
+  if (options.mode == CompareMode::kReal) {
+    TellUnknownMemory("compare", available);
   }
-  std::optional<OutputDirectory> out;
-  if (!arguments.out.empty()) {
-    absl::StatusOr<OutputDirectory> opened =
-        OutputDirectory::Open(arguments.out);
-    if (!opened.ok())
-      return Fail("compare", AsUsage(opened.status()), "--out=");
-    out = *std::move(opened);
-  }
+  ExperimentOutput& output = arguments.output;
+  absl::Status status = output.Open();
+  if (!status.ok()) return Fail("compare", status);
 
+  const InterruptWatch watch;
   absl::StatusOr<CompareResult> result;
   {
-    ProgressLine line;
+    Progress progress(output.quiet());
     result = RunCompare(
         *resolved,
         {.progress =
-             [&](const CompareProgress& progress) {
-               const std::string what =
-                   progress.process > 0
-                       ? absl::StrCat("process ", progress.process, " of ",
+             [&](const CompareProgress& at) {
+               progress.Show(
+                   at.process > 0
+                       ? absl::StrCat("process ", at.process, " of ",
                                       resolved->processes)
-                       : absl::StrCat(std::string(progress.workload), ", ",
-                                      std::string(progress.policy));
-               line.Show(
-                   absl::StrCat(what, " ", Bar(progress.done, progress.whole)));
+                       : absl::StrCat("running ", std::string(at.workload)),
+                   at.done / at.whole, std::string(at.policy));
              },
          .run_process =
-             [&] { return RunCompareProcess(CommandOfAProcess(given)); }});
+             [&] { return RunCompareProcess(CommandOfAProcess(given)); },
+         .stopped = [&] { return watch.interrupted(); }});
   }
-  if (!result.ok()) {
-    // The options are valid; a recording or a guest is at fault.
-    Fail("compare", result.status(), "");
-    return kExitFailure;
+  // The options are valid; a recording or a guest is at fault.
+  if (!result.ok()) return FailReading("compare", result.status());
+  std::vector<std::string> inputs;
+  if (!arguments.costs.empty()) inputs.push_back(arguments.costs);
+  for (const CompareRecording& recording : result->recordings) {
+    inputs.insert(inputs.end(), recording.files.begin(), recording.files.end());
   }
-  PrintTables(*result);
-  if (!out) return kExitSuccess;
-  absl::Status written = out->Write("series.csv", CompareSeriesCsv(*result));
-  written.Update(out->Write("summary.json", CompareSummaryJson(*result)));
-  if (!written.ok()) return Fail("compare", written, "--out=");
-  std::cout << "\nwritten to " << out->path().string()
-            << ": summary.json, series.csv\n";
-  return kExitSuccess;
+  result->run = output.Run(std::move(inputs));
+  const ResultFile files[] = {
+      {kSummaryFile, [&] { return CompareSummaryJson(*result); }},
+      {kSeriesFile, [&] { return CompareSeriesCsv(*result); }}};
+  status = output.Put(files, [&] { PrintTables(*result); });
+  if (!status.ok()) return Fail("compare", status);
+  return Finish("compare", result->status, result->complete);
 }
 
 std::string WorkloadHelp() {
@@ -291,14 +316,22 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
       "memory the host gets back, how soon, and at what cost to the guest.");
   const auto arguments = std::make_shared<CompareArguments>();
   CompareOptions& options = arguments->options;
+  command.footer(
+      "guestmm compare\n"
+      "guestmm compare --workloads build,sandbox --out results\n"
+      "guestmm compare --policies linux,linux:order=5 --granule 2MiB\n"
+      "guestmm compare --workloads ./procs     # a recording of a real guest\n"
+      "guestmm compare --real --processes 5");
+  command.option_defaults()->group("Policies");
   AddList(command, "--policies", options.policies,
           "Policies to run beside off, separated by commas, e.g. "
           "linux,linux:order=5 [all]");
   AddList(command, "--mechanisms", options.mechanisms,
           "The same as mechanisms, e.g. off,reporting:linux:order=5 [those of "
           "--policies]");
-  AddList(command, "--workloads", options.workloads, WorkloadHelp());
   AddPolicyArguments(command, arguments->policy);
+  command.option_defaults()->group("Workloads and guest");
+  AddList(command, "--workloads", options.workloads, WorkloadHelp());
   AddFields(command, CompareFields(), options, {"mode"});
   CLI::Option* const in_virtual_time = command.add_flag_callback(
       "--virtual", [&options] { options.mode = CompareMode::kVirtual; },
@@ -310,13 +343,21 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
       ->excludes(in_virtual_time);
   command
       .add_option("--costs", arguments->costs,
-                  "Costs in virtual time, a file that guestmm calibrate wrote "
-                  "[built-in defaults]")
+                  "Costs in virtual time, a file that guestmm calibrate "
+                  "wrote; -: stdin [built-in defaults]")
+      ->transform(InputPath)
       ->type_name("FILE");
-  command
-      .add_option("--out", arguments->out,
-                  "Write summary.json and series.csv to this folder")
-      ->type_name("DIR");
+  command.option_defaults()->group("Output");
+  AddWide(command);
+  arguments->output.AddOptions(command, {kSummaryFile, kSeriesFile});
+  command.callback([&command, &options] {
+    if (options.mode == CompareMode::kReal) {
+      RefuseUnused(command, {"--costs"}, "with --real, which has real ones");
+    } else {
+      RefuseUnused(command, {"--repeats"},
+                   "in virtual time; runs are deterministic");
+    }
+  });
   return
       [arguments, &command] { return RunCompareCommand(*arguments, command); };
 }

@@ -1,21 +1,26 @@
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <iostream>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "guestmm/base/signal_cleanup.h"
 #include "guestmm/experiment/density/density.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/experiment_output.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/table.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
@@ -24,21 +29,56 @@ namespace {
 struct DensityArguments {
   DensityOptions options;
   PolicyArguments policy;
-  std::string out;
+  ExperimentOutput output;
+};
+
+// The share of an experiment that is done. Each policy is an equal part, which
+// is done when its guests fill the host.
+class DensityShare {
+ public:
+  explicit DensityShare(size_t policies) : policies_(policies) {}
+
+  double After(const DensityProgress& at) {
+    if (at.policy != policy_) {
+      if (!policy_.empty()) ++done_;
+      policy_ = at.policy;
+      most_ = 0;
+    }
+    most_ = std::max(most_, static_cast<double>(at.resident_bytes) /
+                                static_cast<double>(at.host_bytes));
+    return (static_cast<double>(done_) + std::min(most_, 1.0)) /
+           static_cast<double>(policies_);
+  }
+
+ private:
+  const size_t policies_;
+  std::string policy_;
+  size_t done_ = 0;
+  // Of the host's memory that was resident at a time under this policy.
+  double most_ = 0;
 };
 
 void PrintTable(const DensityResult& result) {
   const DensitySetup& setup = result.setup;
-  std::cout << absl::StrFormat(
-      "density: guests of %s on a host of %s, each touching %s or more, "
-      "freeing it and then %s; in %s time, seed %d\n\n",
-      FormatBytes(setup.guest_bytes), FormatBytes(setup.host_bytes),
-      FormatBytes(setup.workload_min_bytes),
-      setup.options.idle_activity ? "idling" : "silent",
-      setup.real_time ? "real" : "virtual", setup.options.seed);
+  std::cout << WrapClauses(
+      absl::StrFormat(
+          "density: guests of %s on a host of %s, each touching %s or more, "
+          "freeing it and then %s; %sin %s time, seed %d\n\n",
+          FormatBytes(setup.guest_bytes), FormatBytes(setup.host_bytes),
+          FormatBytes(setup.workload_min_bytes),
+          setup.options.idle_activity ? "idling" : "silent",
+          KernelPhrase(setup.options.kernel),
+          setup.real_time ? "real" : "virtual", setup.options.seed),
+      OutputColumns());
   const int limit = result.rows.back().guests;
-  Table table({"policy", "guests that fit", "resident at end", "handed back",
-               "reports", "madvise calls", "share of limit", "time"});
+  Table table({"policy",
+               "guests that fit",
+               "resident at end",
+               "handed back",
+               {"reports", 1},
+               {"madvise calls", 2},
+               "share of limit",
+               "time"});
   for (const DensityRow& row : result.rows) {
     table.AddRow({row.policy, std::to_string(row.guests),
                   FormatBytes(row.resident_bytes),
@@ -54,54 +94,50 @@ void PrintTable(const DensityResult& result) {
   for (const DensityRow& row : result.rows) {
     if (row.stopped.empty()) continue;
     std::cout << "\n"
-              << row.policy << " stopped early: " << row.stopped << "\n";
+              << Wrap(absl::StrCat(row.policy, " stopped early: ", row.stopped),
+                      OutputColumns())
+              << "\n";
   }
+  if (!result.complete) PrintIncomplete(result.status);
 }
 
-int RunDensityCommand(const DensityArguments& arguments) {
+int RunDensityCommand(DensityArguments& arguments) {
   // Finds all errors of the command line before anything is written or run.
   DensityOptions options = arguments.options;
   options.policy_parameters = arguments.policy.parameters;
-  const absl::StatusOr<DensitySetup> setup =
-      ResolveDensity(options, AvailableMemory());
-  if (!setup.ok()) {
-    const bool named = setup.status().message().substr(0, 2) == "--";
-    return Fail("density", setup.status(), named ? "" : "--");
-  }
-  std::optional<OutputDirectory> out;
-  if (!arguments.out.empty()) {
-    absl::StatusOr<OutputDirectory> opened =
-        OutputDirectory::Open(arguments.out);
-    if (!opened.ok()) {
-      return Fail("density",
-                  absl::InvalidArgumentError(opened.status().message()),
-                  "--out=");
-    }
-    out = *std::move(opened);
-  }
+  const absl::StatusOr<uint64_t> available = AvailableMemory();
+  const absl::StatusOr<DensitySetup> setup = ResolveDensity(options, available);
+  if (!setup.ok()) return Fail("density", setup.status());
+  TellUnknownMemory("density", available);
+  ExperimentOutput& output = arguments.output;
+  absl::Status status = output.Open();
+  if (!status.ok()) return Fail("density", status);
 
+  const InterruptWatch watch;
   absl::StatusOr<DensityResult> result;
   {
-    ProgressLine line;
-    result = RunDensity(*setup, [&](const DensityProgress& progress) {
-      line.Show(
-          absl::StrFormat("%s: launching guest %d %s %s of %s resident",
-                          progress.policy, progress.guest,
-                          Bar(static_cast<double>(progress.resident_bytes),
-                              static_cast<double>(progress.host_bytes)),
-                          FormatBytes(progress.resident_bytes),
-                          FormatBytes(progress.host_bytes)));
-    });
+    Progress progress(output.quiet());
+    DensityShare share(setup->options.policies.size());
+    result = RunDensity(
+        *setup,
+        [&](const DensityProgress& at) {
+          progress.Show(
+              absl::StrCat("launching guests under ", std::string(at.policy)),
+              share.After(at),
+              absl::StrFormat("guest %d, %s of %s resident", at.guest,
+                              FormatBytes(at.resident_bytes),
+                              FormatBytes(at.host_bytes)));
+        },
+        [&] { return watch.interrupted(); });
   }
   if (!result.ok()) return Fail("density", result.status());
-  PrintTable(*result);
-  if (!out) return kExitSuccess;
-  absl::Status written = out->Write("series.csv", DensitySeriesCsv(*result));
-  written.Update(out->Write("summary.json", DensitySummaryJson(*result)));
-  if (!written.ok()) return Fail("density", written, "--out=");
-  std::cout << "\nwritten to " << out->path().string()
-            << ": summary.json, series.csv\n";
-  return kExitSuccess;
+  result->run = output.Run({});
+  const ResultFile files[] = {
+      {kSummaryFile, [&] { return DensitySummaryJson(*result); }},
+      {kSeriesFile, [&] { return DensitySeriesCsv(*result); }}};
+  status = output.Put(files, [&] { PrintTable(*result); });
+  if (!status.ok()) return Fail("density", status);
+  return Finish("density", result->status, result->complete);
 }
 
 }  // namespace
@@ -114,17 +150,29 @@ std::function<int()> AddDensityCommand(CLI::App& app) {
       "virtual time.");
   const auto arguments = std::make_shared<DensityArguments>();
   DensityOptions& options = arguments->options;
+  command.footer(
+      "guestmm density\n"
+      "guestmm density --policies linux,linux:order=5:delay=500ms,adaptive\n"
+      "guestmm density --scale 1 --out results\n"
+      "guestmm density --vmm /tmp/balloon");
+  command.option_defaults()->group("Policies");
   AddList(command, "--policies", options.policies,
           "Policies to run, separated by commas [off,v12,linux,adaptive]");
   AddList(command, "--mechanisms", options.mechanisms,
           "The same as mechanisms, e.g. off,reporting:linux:order=5 [those of "
           "--policies]");
   AddPolicyArguments(command, arguments->policy);
+  command.option_defaults()->group("Guests and host");
   AddFields(command, DensityFields(), options);
-  command
-      .add_option("--out", arguments->out,
-                  "Folder for summary.json and series.csv [none]")
-      ->type_name("DIR");
+  command.option_defaults()->group("Output");
+  AddWide(command);
+  arguments->output.AddOptions(command, {kSummaryFile, kSeriesFile});
+  command.callback([&command, &options] {
+    if (options.guest_bytes && options.host_bytes) {
+      RefuseUnused(command, {"--scale"},
+                   "with both --guest-memory and --host-memory");
+    }
+  });
   return [arguments] { return RunDensityCommand(*arguments); };
 }
 

@@ -11,9 +11,11 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "guestmm/base/choices.h"
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/random.h"
 #include "guestmm/base/units.h"
@@ -22,6 +24,7 @@
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/info_json.h"
 
 namespace guestmm::tools {
 namespace {
@@ -47,11 +50,11 @@ struct InfoArguments {
   NodeDistances distances;
   std::optional<uint64_t> cpus;
   std::optional<uint64_t> min_free_kbytes;
-  KernelVersion per_cpu_lists = KernelVersion::kV5_3;
-  KernelVersion placement = KernelVersion::kV5_3;
+  KernelVersion kernel = KernelVersion::kV5_3;
   std::optional<uint64_t> shuffle;
   std::optional<uint64_t> churn;
   std::optional<uint64_t> seed;
+  bool json = false;
   std::vector<Text> show = {AllTexts()[0], AllTexts()[1], AllTexts()[2]};
 
   PageAllocatorOptions ToOptions() const {
@@ -60,8 +63,8 @@ struct InfoArguments {
             .distances = distances,
             .cpus = static_cast<int>(cpus.value_or(1)),
             .min_free_kbytes = min_free_kbytes,
-            .per_cpu_lists = per_cpu_lists,
-            .placement = {.rules = placement, .shuffle_seed = shuffle}};
+            .per_cpu_lists = kernel,
+            .placement = {.rules = kernel, .shuffle_seed = shuffle}};
   }
 };
 
@@ -104,12 +107,10 @@ absl::StatusOr<std::vector<Text>> ParseTexts(const std::string& text) {
     const auto found = std::find_if(
         all.begin(), all.end(), [&](const Text& t) { return t.name == name; });
     if (found == all.end()) {
-      std::string allowed;
-      for (const Text& t : all) {
-        absl::StrAppend(&allowed, allowed.empty() ? "" : ", ", t.name);
-      }
+      std::vector<std::string> names;
+      for (const Text& t : all) names.push_back(t.name);
       return absl::InvalidArgumentError(absl::StrCat(
-          name.empty() ? "\"\"" : name, ": must be one of ", allowed));
+          name.empty() ? "\"\"" : name, ": ", MustBeOneOf(name, names)));
     }
     texts.push_back(*found);
   }
@@ -151,8 +152,17 @@ void Churn(PageAllocator& allocator, uint64_t requests, uint64_t seed) {
 int RunInfoCommand(const InfoArguments& arguments) {
   const absl::StatusOr<std::unique_ptr<PageAllocator>> allocator =
       PageAllocator::Create(arguments.ToOptions());
-  if (!allocator.ok()) return Fail("info", allocator.status());
+  if (!allocator.ok()) {
+    // The options that are not checked alone: they must fit together.
+    const bool is_distances =
+        absl::StartsWith(allocator.status().message(), "distances");
+    return Fail("info", allocator.status(), is_distances ? "--" : "--memory: ");
+  }
   Churn(**allocator, arguments.churn.value_or(0), arguments.seed.value_or(1));
+  if (arguments.json) {
+    std::cout << InfoJson(**allocator);
+    return kExitSuccess;
+  }
   for (size_t i = 0; i < arguments.show.size(); ++i) {
     const Text& text = arguments.show[i];
     if (arguments.show.size() > 1) {
@@ -172,16 +182,19 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
       "with the given memory map. Allocates no guest memory, only the "
       "allocator's metadata, 9 bytes per page.");
   const auto arguments = std::make_shared<InfoArguments>();
+  command.footer(
+      "guestmm info --show buddyinfo\n"
+      "guestmm info --memory 0-3G,4G-31G,31G-61G@1 --cpus 24 --churn 200000");
   AddParsed(command, "--memory", "MAP", MemoryMap::Parse, arguments->memory,
             "Memory ranges, each with its node unless that is 0, as in "
             "0-3G,4G-31G,31G-61G@1 [0-3G,4G-5G]");
   AddParsed(
-      command, "--movable", "BYTES", ParsePages, arguments->movable,
+      command, "--movable", kSizeType, ParsePages, arguments->movable,
       "Size of ZONE_MOVABLE (movablecore=); as in the kernel, all memory or "
       "more means none [0]");
   AddParsed(command, "--distances", "ROWS", ParseDistances,
             arguments->distances,
-            "NUMA distances, one row per node, as in \"10,20;20,10\" "
+            "NUMA distances, one row per node, as in '10,20;20,10' "
             "[10 within a node, 20 between nodes]");
   AddInteger(command, "--cpus", 1, 1024, arguments->cpus,
              "Number of vCPUs, spread evenly over the nodes [1]");
@@ -189,15 +202,16 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
              arguments->min_free_kbytes,
              "min_free_kbytes, which sets the watermarks [the kernel's "
              "formula]");
-  const std::vector<std::pair<std::string, KernelVersion>> versions = {
-      {"5.3", KernelVersion::kV5_3}, {"6.1", KernelVersion::kV6_1}};
+  std::vector<std::pair<std::string, KernelVersion>> versions;
+  for (size_t i = 0; i < kKernelVersionNames.size(); ++i) {
+    versions.emplace_back(kKernelVersionNames[i],
+                          static_cast<KernelVersion>(i));
+  }
   AddChoice<KernelVersion>(
-      command, "--per-cpu-lists", versions, arguments->per_cpu_lists,
-      "Kernel whose per-CPU lists are modelled: 5.3 (order 0), 6.1 (orders 0 "
-      "to 3 and 9) [5.3]");
-  AddChoice<KernelVersion>(
-      command, "--placement", versions, arguments->placement,
-      "Kernel whose free-list order is modelled: 5.3, 6.1 [5.3]");
+      command, "--kernel", versions, arguments->kernel,
+      "Linux version whose allocator is modelled: its per-CPU lists (5.3: of "
+      "order 0; 6.1: of orders 0 to 3 and 9; 6.12: of a size that follows the "
+      "load) and the order of its free lists [5.3]");
   AddInteger(command, "--shuffle", 0, ~uint64_t{0}, arguments->shuffle,
              "Seed of the shuffle of the free lists at boot [no shuffle]");
   AddInteger(command, "--churn", 0, uint64_t{1} << 40, arguments->churn,
@@ -207,6 +221,16 @@ std::function<int()> AddInfoCommand(CLI::App& app) {
   AddParsed(command, "--show", "TEXTS", ParseTexts, arguments->show,
             "Texts to print, separated by commas "
             "[buddyinfo,pagetypeinfo,zoneinfo]");
+  command.add_flag("--json", arguments->json,
+                   "Print what all the texts say as JSON");
+  command.callback([&command, arguments] {
+    if (arguments->churn.value_or(0) == 0) {
+      RefuseUnused(command, {"--seed"}, "without --churn");
+    }
+    if (arguments->json) {
+      RefuseUnused(command, {"--show"}, "with --json, which has all of them");
+    }
+  });
   return [arguments] { return RunInfoCommand(*arguments); };
 }
 

@@ -1,6 +1,6 @@
 // guestmm: the command line of the library's experiments.
 
-#include "tools/guestmm/guestmm_main.h"
+#include "guestmm/commands/guestmm_main.h"
 
 int main(int argc, char** argv) {
   return guestmm::tools::GuestmmMain(argc, argv);

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "tools/guestmm/arguments.h"
+
 namespace guestmm::tools {
 namespace {
 
@@ -30,7 +32,7 @@ void AddPolicyArguments(CLI::App& command, PolicyArguments& arguments) {
                "v12: marked blocks in a zone that start a pass [16]");
   AddParameter(command, "capacity", "N", arguments,
                "Most ranges in one report [v12: 16; others: 32]");
-  AddParameter(command, "delay", "SECONDS", arguments,
+  AddParameter(command, "delay", kTimeType, arguments,
                "linux: time from a request to its pass [2]; adaptive: minimum "
                "time that memory must be left alone [0.2]");
 }

@@ -16,11 +16,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "guestmm/base/memory_map.h"
 #include "guestmm/base/option_error.h"
+#include "guestmm/base/signal_cleanup.h"
 #include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/experiment/replay/replay.h"
 #include "guestmm/experiment/replay/replay_set.h"
+#include "guestmm/experiment/replay/verdict.h"
 #include "guestmm/experiment/report/costs_file.h"
 #include "guestmm/experiment/report/output_directory.h"
 #include "guestmm/experiment/report/replay_report.h"
@@ -32,9 +35,12 @@
 #include "tools/guestmm/arguments.h"
 #include "tools/guestmm/commands.h"
 #include "tools/guestmm/exit_status.h"
+#include "tools/guestmm/experiment_output.h"
 #include "tools/guestmm/policy_arguments.h"
 #include "tools/guestmm/progress.h"
+#include "tools/guestmm/replay_verdict.h"
 #include "tools/guestmm/table.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
@@ -50,7 +56,7 @@ struct ReplayArguments {
   MemoryMap memory;
   bool truth = false;
   std::string costs;
-  std::string out;
+  ExperimentOutput output;
 };
 
 std::string Share(uint64_t part, uint64_t all) {
@@ -76,6 +82,15 @@ std::string RareCounters(const ReplayCounters& counters) {
     absl::StrAppend(&text, "; ", counters.bad_lines,
                     " malformed lines skipped");
   }
+  if (counters.unknown_gfp > 0) {
+    absl::StrAppend(&text, "; ",
+                    Share(counters.unknown_gfp, counters.allocations),
+                    " of allocations with unknown gfp flags");
+  }
+  if (counters.late > 0) {
+    absl::StrAppendFormat(&text, "; %d times went back, by up to %.6f s",
+                          counters.late, ToSeconds(counters.late_by));
+  }
   return text;
 }
 
@@ -99,6 +114,19 @@ std::string UnmanagedLine(const UnmanagedBytes& unmanaged) {
   return line + "\n";
 }
 
+// Lines about memory that arrived and left; empty without such memory.
+std::string MemoryChangeLines(const ReplayResult& result) {
+  std::string lines;
+  for (const MemoryChange& change : result.memory_changes) {
+    absl::StrAppendFormat(
+        &lines, "memory of %s at 0x%x %s %.1f s after the start\n",
+        FormatBytes(change.range.bytes), change.range.gpa.value(),
+        change.removed ? "left" : "arrived",
+        ToSeconds(change.time - result.start));
+  }
+  return lines;
+}
+
 std::string Percent(double unit, const std::optional<double>& value,
                     int decimals) {
   return value ? absl::StrFormat("%.*f %%", decimals, unit * *value) : "-";
@@ -109,28 +137,39 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
   const std::vector<ReplayResult>& results = set.results;
   const ReplayResult& first = results.front();
   const ReplayCounters& counters = first.counters;
-  std::cout << absl::StrFormat(
-      "replay of %s, %s: %d events in %.1f s of a guest of %s; placement %s\n"
-      "could not be followed: %s of frees unmatched, %s of allocations forced, "
-      "%s of frees split; %d events lost%s\n%s\n",
-      recording.trace_path,
-      first.options.mode == ReplayMode::kReal ? "on real RAM"
-                                              : "in virtual time",
-      counters.events, ToSeconds(first.end - first.start),
-      FormatBytes(first.memory_bytes), Name(first.options.placement),
-      Share(counters.unmatched_frees, counters.frees),
-      Share(counters.forced_placements, counters.allocations),
-      Share(counters.split_frees, counters.frees), counters.lost_events,
-      RareCounters(counters), UnmanagedLine(first.unmanaged));
+  std::cout << WrapClauses(
+      absl::StrFormat(
+          "replay of %s, %s: %d events in %.1f s of a guest of %s; placement "
+          "%s; lists of Linux %s\n"
+          "could not be followed: %s of frees unmatched, %s of allocations "
+          "forced, "
+          "%s of frees split; %d events lost%s\n%s%s\n",
+          recording.trace_path,
+          first.options.mode == ReplayMode::kReal ? "on real RAM"
+                                                  : "in virtual time",
+          counters.events, ToSeconds(first.end - first.start),
+          FormatBytes(first.memory_bytes), Name(first.options.placement),
+          kKernelVersionNames[static_cast<size_t>(first.kernel)],
+          Share(counters.unmatched_frees, counters.frees),
+          Share(counters.forced_placements, counters.allocations),
+          Share(counters.split_frees, counters.frees), counters.lost_events,
+          RareCounters(counters), UnmanagedLine(first.unmanaged),
+          MemoryChangeLines(first)),
+      OutputColumns());
   if (!first.options.touch.empty()) {
-    std::cout << "only allocations of " << FormatTouch(first.options.touch)
-              << " are touched: resident memory is a lower bound\n\n";
+    // Sets of flags, apart, so that a line can end behind one.
+    const std::string touch =
+        absl::StrReplaceAll(FormatTouch(first.options.touch), {{",", ", "}});
+    std::cout << Wrap("only allocations of " + touch +
+                          " are touched: resident memory is a lower bound",
+                      OutputColumns())
+              << "\n\n";
   }
-  std::vector<std::string> columns = {"policy", "reported", "needless",
-                                      "resident mean", "at end"};
+  std::vector<Column> columns = {
+      "policy", "reported", {"needless", 1}, "resident mean", "at end"};
   if (arguments.truth) {
     columns.insert(columns.end(),
-                   {"block match", "resident off by", "buddyinfo off by"});
+                   {"block match", "resident off by", {"buddyinfo off by", 2}});
   }
   Table table(columns);
   for (const ReplayResult& result : results) {
@@ -156,6 +195,7 @@ void PrintTables(const ReplayArguments& arguments, const Recording& recording,
                   "-"});
   }
   std::cout << table;
+  PrintVerdict(JudgeReplays(recording, results), results);
 }
 
 // A pipe can be read only once, and each replay reads the trace.
@@ -163,7 +203,8 @@ absl::Status CheckReadOften(const ReplayArguments& arguments,
                             const std::string& trace) {
   std::error_code ignored;
   const bool once = arguments.policies.size() == 1 && !arguments.truth;
-  if (once || std::filesystem::is_regular_file(trace, ignored)) {
+  if (once || std::filesystem::is_regular_file(trace, ignored) ||
+      std::filesystem::is_directory(trace, ignored)) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
@@ -192,16 +233,15 @@ void AddOption(CLI::App& app, const std::string& name,
       ->type_name(type_name);
 }
 
-std::string ProgressText(const std::string& policy,
-                         const ReplayProgress& progress) {
-  std::string text = absl::StrFormat("replaying under %s: %.1f s", policy,
-                                     ToSeconds(progress.done));
-  if (progress.whole) {
-    absl::StrAppendFormat(
-        &text, " of %.1f s %s", ToSeconds(*progress.whole),
-        Bar(ToSeconds(progress.done), ToSeconds(*progress.whole)));
+void ShowProgress(const std::string& policy, const ReplayProgress& at,
+                  Progress& progress) {
+  const double done = ToSeconds(at.done);
+  std::optional<double> share;
+  if (at.whole && *at.whole > Nanoseconds(0)) {
+    share = done / ToSeconds(*at.whole);
   }
-  return text;
+  progress.Show("replaying under " + policy, share,
+                absl::StrFormat("%.1f s of the trace", done));
 }
 
 // Checks that the recording has what the arguments need.
@@ -231,24 +271,7 @@ absl::Status CheckRecording(const ReplayArguments& arguments,
   return absl::OkStatus();
 }
 
-absl::Status WriteFiles(const OutputDirectory& out, const Recording& recording,
-                        const ReplaySet& set) {
-  absl::Status status =
-      out.Write("series.csv", ReplaySeriesCsv(recording, set.results));
-  status.Update(out.Write(
-      "summary.json", ReplaySummaryJson(recording, set.results, set.truth)));
-  status.Update(out.Write("report.html",
-                          ReplayReportHtml(recording, set.results, set.truth)));
-  status.Update(
-      out.Write("trace.json", ReplayPerfettoJson(recording, set.results)));
-  if (!status.ok()) return status;
-  std::cout << "\nwritten to " << out.path().string()
-            << ": report.html, summary.json, series.csv, trace.json (for "
-               "ui.perfetto.dev)\n";
-  return status;
-}
-
-int RunReplayCommand(ReplayArguments arguments) {
+int RunReplayCommand(ReplayArguments& arguments) {
   ReplayOptions options = arguments.options;
   options.policy_parameters = arguments.policy.parameters;
   if (!arguments.costs.empty()) {
@@ -260,7 +283,8 @@ int RunReplayCommand(ReplayArguments arguments) {
     }
     options.costs = *costs;
   }
-  if (!arguments.out.empty()) options.frame_interval = std::chrono::seconds(1);
+  ExperimentOutput& output = arguments.output;
+  if (output.has_folder()) options.frame_interval = std::chrono::seconds(1);
   if (arguments.policies.empty() && arguments.mechanisms.empty()) {
     arguments.policies = ReplaySetOptions().policies;
   }
@@ -277,43 +301,50 @@ int RunReplayCommand(ReplayArguments arguments) {
   if (!status.ok()) return Fail("replay", status);
   arguments.policies = mechanisms->policies();
   options.policy_option = mechanisms->option;
-  std::optional<OutputDirectory> out;
-  if (!arguments.out.empty()) {
-    absl::StatusOr<OutputDirectory> opened =
-        OutputDirectory::Open(arguments.out);
-    if (!opened.ok()) {
-      return Fail("replay",
-                  absl::InvalidArgumentError(opened.status().message()),
-                  "--out=");
-    }
-    out = *std::move(opened);
-  }
-  absl::StatusOr<Recording> recording = ReadRecording(arguments.path);
+  status = output.Open();
+  if (!status.ok()) return Fail("replay", status);
+  const absl::StatusOr<Recording> recording =
+      ReadRecording(arguments.path, arguments.memory.regions());
   if (!recording.ok()) return FailReading("replay", recording.status());
   status = CheckReadOften(arguments, recording->trace_path);
   if (!status.ok()) return Fail("replay", status);
-  if (!arguments.memory.empty()) {
-    recording->memory = arguments.memory.regions();
-  }
   status = CheckRecording(arguments, *recording, options);
   if (!status.ok()) return Fail("replay", status);
-  ProgressLine line;
+  if (options.mode == ReplayMode::kReal) {
+    TellUnknownMemory("replay", AvailableMemory());
+  }
+  const InterruptWatch watch;
+  std::optional<Progress> progress(std::in_place, output.quiet());
   const ReplaySet set = ReplayEach(
       *recording,
       {.replay = options,
        .policies = arguments.policies,
        .truth = arguments.truth},
-      [&](const std::string& policy, const ReplayProgress& progress) {
-        line.Show(ProgressText(policy, progress));
-      });
-  line.Show("");
-  if (!set.results.empty()) PrintTables(arguments, *recording, set);
-  if (!set.status.ok()) FailReading("replay", set.status);
-  if (out && !set.results.empty()) {
-    const absl::Status written = WriteFiles(*out, *recording, set);
-    if (!written.ok()) return Fail("replay", written, "--out=");
+      [&](const std::string& policy, const ReplayProgress& at) {
+        ShowProgress(policy, at, *progress);
+      },
+      [&] { return watch.interrupted(); });
+  progress.reset();
+  if (!set.results.empty()) {
+    std::vector<std::string> inputs = recording->files;
+    if (!arguments.costs.empty()) inputs.push_back(arguments.costs);
+    const RunInfo run = output.Run(std::move(inputs));
+    const ResultFile files[] = {
+        {"report.html",
+         [&] { return ReplayReportHtml(*recording, set.results, set.truth); }},
+        {kSummaryFile, [&] { return ReplaySummaryJson(*recording, set, run); }},
+        {kSeriesFile, [&] { return ReplaySeriesCsv(*recording, set.results); }},
+        {"trace.json",
+         [&] { return ReplayPerfettoJson(*recording, set.results); }}};
+    status = output.Put(files, [&] {
+      PrintTables(arguments, *recording, set);
+      if (!set.complete) PrintIncomplete(set.status);
+    });
+    if (!status.ok()) return Fail("replay", status);
+  } else if (set.status.ok()) {
+    std::cerr << "guestmm replay: interrupted; no row was done\n";
   }
-  return set.status.ok() ? kExitSuccess : kExitFailure;
+  return Finish("replay", set.status, set.complete);
 }
 
 }  // namespace
@@ -324,11 +355,18 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
       "Replays a recording of a real guest's page allocator under each policy: "
       "how much memory would the host have got back?");
   const auto arguments = std::make_shared<ReplayArguments>();
+  command.footer(
+      "guestmm replay data/procs --truth\n"
+      "guestmm replay ./procs --policies real,linux:order=5 --out results\n"
+      "guestmm replay ./procs --real --touch GFP_HIGHUSER_MOVABLE\n"
+      "zcat trace.gz | guestmm replay - --memory 0-2G --policies linux");
   command
       .add_option("path", arguments->path,
-                  "A trace, or the folder of a recording")
+                  "A trace, or the folder of a recording; -: a trace on stdin")
+      ->transform(InputPath)
       ->type_name("PATH")
       ->required();
+  command.option_defaults()->group("Policies");
   AddList(command, "--policies,--policy", arguments->policies,
           "Policies, separated by commas; real: the recorded reports of the "
           "guest's own kernel [off,v12,linux,adaptive]");
@@ -336,6 +374,7 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
           "Mechanisms in place of policies, separated by commas: off, real, or "
           "reporting:POLICY[:KEY=VALUE]...");
   AddPolicyArguments(command, arguments->policy);
+  command.option_defaults()->group("Guest and replay");
   ReplayOptions& options = arguments->options;
   // Frames are taken with --out, and nothing shows what the reportable order
   // counts.
@@ -361,16 +400,17 @@ std::function<int()> AddReplayCommand(CLI::App& app) {
   command
       .add_option("--costs", arguments->costs,
                   "The time that reports take, as guestmm calibrate --out "
-                  "writes it [built in]")
+                  "writes it; -: stdin [built in]")
+      ->transform(InputPath)
       ->type_name("FILE");
+  command.option_defaults()->group("Output");
+  AddWide(command);
   command.add_flag("--truth", arguments->truth,
                    "Compare with the real guest: its kernel's reports and its "
                    "resident memory");
-  command
-      .add_option("--out", arguments->out,
-                  "Folder for report.html, summary.json, series.csv and "
-                  "trace.json; unset: none is written")
-      ->type_name("DIR");
+  // The last is for ui.perfetto.dev.
+  arguments->output.AddOptions(
+      command, {"report.html", kSummaryFile, kSeriesFile, "trace.json"});
   return [arguments] { return RunReplayCommand(*arguments); };
 }
 

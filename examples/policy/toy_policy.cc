@@ -6,8 +6,8 @@
 #include <deque>
 #include <map>
 
+#include "guestmm/commands/guestmm_main.h"
 #include "guestmm/reporting/policies.h"
-#include "tools/guestmm/guestmm_main.h"
 
 using namespace guestmm;
 

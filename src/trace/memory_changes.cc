@@ -118,11 +118,15 @@ AtPage StateOf(const RecordedPages& pages, Pfn pfn) {
 
 // Appends to `leaving` and `offlined` the blocks of kMaxOrder that are offline
 // as a whole at the end. `first` is the state at the start, if it is known.
+// Memory beyond both is unknown, and may be far more than either.
 void FindOffline(const RecordedPages* first, const RecordedPages& last,
                  Recording& recording) {
+  const Pfn known(
+      std::max(last.states.size(), first ? first->states.size() : 0));
   for (const PfnRange& range : Join(recording.AllMemory())) {
     for (Pfn start = range.start.AlignUp(kMaxOrder);
-         start + kMaxOrder.pages() <= range.end; start += kMaxOrder.pages()) {
+         start + kMaxOrder.pages() <= range.end && start < known;
+         start += kMaxOrder.pages()) {
       bool is_offline = true;
       bool any_page = false;
       bool is_new = start.value() >= (first ? first->states.size() : 0);

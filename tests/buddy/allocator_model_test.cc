@@ -20,7 +20,11 @@ class AllocatorModelTest : public ::testing::TestWithParam<const BuddyWorld*> {
 
 // To rerun one seed, call RandomProgram with it, at the length below.
 TEST_P(AllocatorModelTest, RandomPrograms) {
+#ifdef GUESTMM_SANITIZED
+  constexpr uint64_t kSeeds = 20;
+#else
   constexpr uint64_t kSeeds = 100;
+#endif
   constexpr size_t kLength = 400;
   for (uint64_t seed = 1; seed <= kSeeds; ++seed) {
     Random random(seed);

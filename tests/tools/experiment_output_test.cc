@@ -185,7 +185,8 @@ class EndedExperimentTest : public ExperimentOutputTest {
   static std::vector<std::string> PoliciesOf(const nlohmann::json& summary) {
     std::vector<std::string> policies;
     for (const auto& row : summary["rows"]) {
-      if (row["source"] != "recording") policies.push_back(row["policy"]);
+      if (row.value("source", "") == "recording") continue;
+      policies.push_back(row["policy"]);
     }
     return policies;
   }

@@ -234,7 +234,10 @@ TEST_F(CompareTest, CostsAreThoseOfTheModel) {
 
 // Real time -------------------------------------------------------------------
 
-TEST_F(CompareTest, RunsForReal) {
+// A suite of its own: of these, only these have threads.
+class CompareForRealTest : public CompareTest {};
+
+TEST_F(CompareForRealTest, RunsForReal) {
   CompareOptions options = Small("burst");
   options.mode = CompareMode::kReal;
   options.duration_seconds = 0.5;
@@ -250,7 +253,7 @@ TEST_F(CompareTest, RunsForReal) {
   EXPECT_EQ(result.samples.back().repeat, 2u);
 }
 
-TEST_F(CompareTest, APolicyHasTheGranuleOfItsHost) {
+TEST_F(CompareForRealTest, APolicyHasTheGranuleOfItsHost) {
   for (const CompareMode mode : {CompareMode::kVirtual, CompareMode::kReal}) {
     for (const Order granule : {Order(0), kPageblockOrder}) {
       CompareOptions options = Small("burst");
@@ -270,7 +273,7 @@ TEST_F(CompareTest, APolicyHasTheGranuleOfItsHost) {
   }
 }
 
-TEST_F(CompareTest, SharesAndSamplesOfARealRunAreMeasuredByTheKernel) {
+TEST_F(CompareForRealTest, SharesAndSamplesOfARealRunAreMeasuredByTheKernel) {
   CompareOptions options = Small("burst");
   options.mode = CompareMode::kReal;
   options.policies = {"off"};

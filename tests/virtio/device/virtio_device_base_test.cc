@@ -7,7 +7,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "tests/virtio/balloon_testing.h"
@@ -161,6 +163,28 @@ TEST(VirtioDeviceBase, AQueueWaitsForAKickOfItsOwn) {
   (*kick)->Notify();
   balloon.time().RunUntilIdle();
   EXPECT_EQ(balloon.at(BalloonQueue::kInflate).used_idx(), 1);
+}
+
+// A ring that is being handled is between two states.
+TEST(VirtioDeviceBase, InvariantsAreCheckedAfterTheHandlingInHand) {
+  HostileBalloon balloon(kAll);
+  ASSERT_TRUE(balloon.Start());
+  HostileDriver& driver = balloon.at(BalloonQueue::kReporting);
+  std::atomic<bool> has_checked = false;
+  std::thread checker;
+  balloon.OnDiscard([&] {
+    checker = std::thread([&] {
+      EXPECT_EQ(balloon.device().CheckInvariants(), absl::OkStatus());
+      EXPECT_EQ(driver.used_idx(), 1);
+      has_checked = true;
+    });
+    // Enough turns for a checker that does not wait.
+    for (int i = 0; i < 1000 && !has_checked; ++i) std::this_thread::yield();
+    // The device's own work is not its own obstacle.
+    EXPECT_EQ(balloon.device().CheckInvariants(), absl::OkStatus());
+  });
+  balloon.Send(BalloonQueue::kReporting, {HostileBalloon::Pages(0x20000)});
+  checker.join();
 }
 
 TEST(VirtioDeviceBase, S2_4_1_AResetForgetsEveryQueue) {

@@ -112,8 +112,7 @@ int GuestmmMain(int argc, char** argv) {
     PrintException();
   }
   if (const int error = output.Finish(); error != 0) {
-    std::cerr << "guestmm: standard output: cannot be written: "
-              << std::strerror(error) << "\n";
+    TellLostOutput(std::strerror(error));
     if (status == kExitSuccess) status = kExitFailure;
   }
   // Nothing is left to say where standard error is lost.

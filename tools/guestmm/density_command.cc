@@ -135,7 +135,9 @@ int RunDensityCommand(DensityArguments& arguments) {
   const ResultFile files[] = {
       {kSummaryFile, [&] { return DensitySummaryJson(*result); }},
       {kSeriesFile, [&] { return DensitySeriesCsv(*result); }}};
-  status = output.Put(files, [&] { PrintTable(*result); });
+  // The limit's row, the last, needs no run.
+  const bool has_rows = result->rows.size() > 1;
+  status = output.Put(has_rows, files, [&] { PrintTable(*result); });
   if (!status.ok()) return Fail("density", status);
   return Finish("density", result->status, result->complete);
 }

@@ -41,6 +41,9 @@ struct TraceArguments {
     }
     const absl::StatusOr<Recording> recording = ReadRecording(in.front());
     if (!recording.ok()) return recording.status();
+    for (const std::string& doubt : recording->doubts) {
+      std::cerr << "guestmm trace: " << doubt << "\n";
+    }
     if (kernel != nullptr) *kernel = recording->kernel;
     return OpenTrace(*recording, options);
   }

@@ -106,6 +106,9 @@ class Judge {
   }
 
   void JudgeFiles() {
+    for (const std::string& doubt : recording_.doubts) {
+      Doubt(Trust::kLimited, doubt);
+    }
     if (!recording_.first) {
       Doubt(Trust::kPoor,
             "no kpageflags.start: all memory counts as in use at the start");

@@ -97,6 +97,14 @@ TEST(VerdictTest, MissingFilesAreDoubts) {
               ElementsAre("scripts/record-a-trace OUT -- COMMAND"));
 }
 
+TEST(VerdictTest, DoubtsAboutFilesAreTold) {
+  Recording recording = MakeRecording();
+  recording.doubts = {"rss.csv:7: may be cut"};
+  const ReplayVerdict verdict = Judge(recording, MakeResult());
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_EQ(verdict.doubts, recording.doubts);
+}
+
 TEST(VerdictTest, ABusyGuestsFilesDiffer) {
   Recording recording = MakeRecording();
   recording.zones[0].free = PageCount(98);

@@ -194,6 +194,13 @@ class Judge {
             absl::StrFormat("%d lines of the trace could not be read",
                             counters.bad_lines + counters.cut_lines));
     }
+    if (recording_.kernel.empty() && !first_.options.kernel &&
+        !first_.follows_moves) {
+      Doubt(Trust::kLimited,
+            absl::StrFormat(
+                "no uname: the kernel is taken for Linux %s (--kernel)",
+                kKernelVersionNames[static_cast<size_t>(first_.kernel)]));
+    }
     if (first_.moves_end_early) {
       Doubt(Trust::kPoor,
             "what lists and zones exchange is shown only up to a moment: then "

@@ -192,7 +192,10 @@ class EndedExperimentTest : public ExperimentOutputTest {
   static std::vector<std::string> PoliciesOf(const nlohmann::json& summary) {
     std::vector<std::string> policies;
     for (const auto& row : summary["rows"]) {
-      if (row["source"] != "recording") policies.push_back(row["policy"]);
+      // Only replay's rows have one; a const [] must find its key.
+      if (row.value("source", "") != "recording") {
+        policies.push_back(row["policy"]);
+      }
     }
     return policies;
   }

@@ -32,6 +32,17 @@ class ReplayCommandTest : public CommandTest {
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 
+TEST_F(ReplayCommandTest, ExplanationsFitANarrowTerminal) {
+  const Outcome outcome = Guestmm(
+      "replay " + recording_ + " --policy off --kernel 6.1", "COLUMNS=40 ");
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("\nfragmented: in units of the host that\n"
+                              "the guest uses in part;\n"
+                              "below order: in blocks smaller than the\n"
+                              "policy reports;\n"),
+                    HasSubstr("can be trusted:\ngood: its files fit, ")));
+}
+
 TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const std::string out = (top_ / "out").string();
   const Outcome outcome =
@@ -47,7 +58,8 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
           ContainsRegex("\n  page cache +15.25 MiB +0.5 %\n"),
           ContainsRegex("\nunder off +85.4 % +- +- +- +-\n"),
           ContainsRegex("\nunder linux +97.9 % +2.1 % +0.0 % +0.0 % +0.0 %\n"),
-          HasSubstr("can be trusted: good"),
+          HasSubstr("can be trusted: limited\n- no uname: the kernel is taken "
+                    "for Linux 6.1 (--kernel)\n"),
           HasSubstr(" --policies linux:order=0\n"), HasSubstr("block match"),
           HasSubstr("\nlinux "),
           ContainsRegex("\nreal guest +294.00 MiB +4.00 MiB ")));
@@ -62,7 +74,7 @@ TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const auto summary = nlohmann::json::parse(Contents(out + "/summary.json"));
   const auto& verdict = summary["verdict"];
   EXPECT_EQ(verdict["memory_at_start"]["page_cache_bytes"], 3904 * 4096);
-  EXPECT_EQ(verdict["trust"], "good");
+  EXPECT_EQ(verdict["trust"], "limited");
   EXPECT_EQ(verdict["advice"].size(), 1u);
   const auto& rows = summary["rows"];
   EXPECT_GT(rows[1]["free_at_end"]["fragmented_bytes"], 0);

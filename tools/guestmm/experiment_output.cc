@@ -91,7 +91,7 @@ absl::Status ExperimentOutput::Put(
     if (file.name == printed_) std::cout << file.text();
   }
   if (!has_rows) {
-    std::cerr << command_ << ": interrupted; no row was done\n";
+    TellError(command_ + ": interrupted; no row was done");
     return absl::OkStatus();
   }
   if (!folder_) return absl::OkStatus();
@@ -110,10 +110,10 @@ absl::Status ExperimentOutput::Put(
 void TellUnknownMemory(const char* command,
                        const absl::StatusOr<uint64_t>& available) {
   if (available.ok()) return;
-  std::cerr << "guestmm " << command
-            << ": the machine's available memory is unknown, so it is not "
-               "checked: "
-            << available.status().message() << "\n";
+  TellError(absl::StrCat(
+      "guestmm ", command,
+      ": the machine's available memory is unknown, so it is not checked: ",
+      available.status().message()));
 }
 
 void PrintIncomplete(const absl::Status& status) {

@@ -20,8 +20,10 @@
 #include "tools/guestmm/config_file.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/generate_command.h"
+#include "tools/guestmm/given_options.h"
 #include "tools/guestmm/help.h"
 #include "tools/guestmm/standard_streams.h"
+#include "tools/guestmm/terminal.h"
 #include "tools/guestmm/usage_error.h"
 
 namespace guestmm::tools {
@@ -88,9 +90,10 @@ int Run(int argc, char** argv) {
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
     const CLI::App& at = LastNamed(app);
-    std::cerr << FullName(at) << ": " << UsageError(at, error) << "\n";
+    TellError(FullName(at) + ": " + AsGiven(UsageError(at, error)));
     return kExitUsage;
   }
+  NoteTyped(LastNamed(app));
   const auto command = commands.find(app.get_subcommands().front()->get_name());
   // The others have run.
   return command == commands.end() ? kExitSuccess : command->second();

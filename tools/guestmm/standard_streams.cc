@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "guestmm/base/output_file.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
@@ -30,8 +31,8 @@ void OpenStandardStreams() {
 
 bool WasClosed(int fd) { return was_closed[static_cast<size_t>(fd)]; }
 
-void TellLostOutput(std::string_view why) {
-  std::cerr << "guestmm: standard output: cannot be written: " << why << "\n";
+void TellLostOutput(const std::string& why) {
+  TellError("guestmm: standard output: cannot be written: " + why);
 }
 
 StandardOutput::StandardOutput() : before_(std::cout.rdbuf(this)) {

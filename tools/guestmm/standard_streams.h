@@ -3,7 +3,7 @@
 
 #include <array>
 #include <streambuf>
-#include <string_view>
+#include <string>
 
 namespace guestmm::tools {
 
@@ -16,7 +16,7 @@ void OpenStandardStreams();
 bool WasClosed(int fd);
 
 // Prints the error of output that was lost.
-void TellLostOutput(std::string_view why);
+void TellLostOutput(const std::string& why);
 
 // What std::cout writes to while this lives: standard output, through a buffer
 // that remembers why a write failed. std::cout takes nothing after that, until

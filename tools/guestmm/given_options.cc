@@ -16,8 +16,11 @@ struct Given {
   std::string file;
 };
 
-// By the option, "--scale".
-std::map<std::string, Given> given_options;
+// By the option, "--scale". Never destroyed.
+std::map<std::string, Given>& GivenOptions() {
+  static auto& options = *new std::map<std::string, Given>();
+  return options;
+}
 
 }  // namespace
 
@@ -26,20 +29,20 @@ void NoteTyped(const CLI::App& command) {
     const bool is_one =
         TakesValue(*option) && option->get_items_expected_max() == 1;
     if (is_one && option->results().size() == 1) {
-      given_options[option->get_name()].value = option->results().front();
+      GivenOptions()[option->get_name()].value = option->results().front();
     }
   }
 }
 
 void NoteFromFile(const std::string& option, const std::string& file) {
-  given_options[option].file = file;
+  GivenOptions()[option].file = file;
 }
 
 std::string AsGiven(const std::string& error) {
   // Not of several options.
   const auto found =
-      given_options.find(error.substr(0, error.find_first_of("=:")));
-  if (found == given_options.end()) return error;
+      GivenOptions().find(error.substr(0, error.find_first_of("=:")));
+  if (found == GivenOptions().end()) return error;
   const auto& [option, given] = *found;
   std::string text = error;
   const std::string typed =

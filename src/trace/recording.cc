@@ -46,6 +46,8 @@ absl::Status ReadBytes(const std::string& path, Read read, T& value) {
 // Adds a doubt for each of `traces` that is empty, unless all are.
 absl::Status DoubtEmptyTraces(const std::vector<std::string>& traces,
                               std::vector<std::string>& doubts) {
+  // A pipe's bytes can be read only once.
+  if (traces.size() < 2) return absl::OkStatus();
   std::vector<std::string> empty;
   for (const std::string& path : traces) {
     std::error_code error;
@@ -123,7 +125,8 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path,
       .kpageflags_at_end = find("kpageflags.end")};
   std::optional<std::vector<GpaRange>> memory_at_end;
   if (!recording.memory_given) {
-    status = read_lines(places.memory, trace::ReadIomem, recording.memory);
+    status.Update(
+        read_lines(places.memory, trace::ReadIomem, recording.memory));
     status.Update(
         read_lines(find("iomem.end"), trace::ReadIomem, memory_at_end));
   }

@@ -92,7 +92,12 @@ absl::StatusOr<OutputFile> OutputFile::Create(const std::string& path) {
   const SignalHold hold;
   UniqueFd fd(open(temporary->c_str(),
                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666));
-  if (!fd.valid()) return CannotBeWritten(path, errno);
+  if (!fd.valid()) {
+    const bool is_link = target->string() != path;
+    return CannotBeWritten(
+        is_link ? absl::StrCat(path, ", a link to ", target->string()) : path,
+        errno);
+  }
   OutputFile file(path, std::move(fd));
   file.target_ = target->string();
   file.temporary_ = *temporary;

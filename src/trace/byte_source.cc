@@ -109,6 +109,12 @@ class Decompressor : public ByteSource {
   const char* input() const { return input_.data() + consumed_; }
   size_t input_bytes() const { return filled_ - consumed_; }
   void Consume(size_t bytes) { consumed_ += bytes; }
+  // What follows a whole part of the data: others (cat a.gz b.gz), or zeroes,
+  // which pad a block of a tape or of a disk. True if the input ends with them.
+  bool SkipPadding() {
+    while (input_bytes() > 0 && *input() == 0) Consume(1);
+    return input_bytes() == 0;
+  }
   // True if the compressed data may end here.
   void SetBetween(bool between) { between_ = between; }
   void SetMayHaveMore(bool more) { may_have_more_ = more; }
@@ -163,11 +169,8 @@ class GzipBytes final : public Decompressor {
 
  private:
   size_t Decompress(char* to, size_t size) override {
-    // Members follow one another (cat a.gz b.gz); zeroes pad a block of a tape
-    // or of a disk.
     if (member_ended_) {
-      while (input_bytes() > 0 && *input() == 0) Consume(1);
-      if (input_bytes() == 0) return 0;
+      if (SkipPadding()) return 0;
       inflateReset(&stream_);
     }
     member_ended_ = false;
@@ -204,35 +207,57 @@ class ZstdBytes final : public Decompressor {
 
  private:
   size_t Decompress(char* to, size_t size) override {
+    if (frame_ended_ && SkipPadding()) return 0;
     ZSTD_inBuffer in = {.src = input(), .size = input_bytes(), .pos = 0};
     ZSTD_outBuffer out = {.dst = to, .size = size, .pos = 0};
     const size_t result = ZSTD_decompressStream(stream_.get(), &out, &in);
     Consume(in.pos);
     SetMayHaveMore(out.pos == out.size && result != 0);
-    SetBetween(result == 0);
+    frame_ended_ = result == 0;
+    SetBetween(frame_ended_);
     if (ZSTD_isError(result) != 0) Damaged(ZSTD_getErrorName(result));
     return out.pos;
   }
 
   const std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> stream_;
+  bool frame_ended_ = false;
 };
 
 bool IsGzip(const std::string& start) { return start.starts_with("\x1f\x8b"); }
 
 bool IsZstd(const std::string& start) {
   // A frame, or a skippable frame, with which parallel compressors begin.
-  return start == "\x28\xb5\x2f\xfd" ||
-         (start.size() == 4 && start.substr(1) == "\x2a\x4d\x18" &&
+  return start.starts_with("\x28\xb5\x2f\xfd") ||
+         (start.size() >= 4 && start.substr(1, 3) == "\x2a\x4d\x18" &&
           (start[0] & 0xf0) == 0x50);
+}
+
+// The program whose compression begins like that, of those that are not read;
+// else "".
+const char* OtherCompressor(const std::string& start) {
+  if (start == std::string_view("\xfd"
+                                "7zXZ\0",
+                                6))
+    return "xz";
+  if (start.size() == 6 && start.starts_with("BZh") && start[3] >= '1' &&
+      start[3] <= '9' && start.ends_with("1A")) {
+    return "bzip2";
+  }
+  return "";
 }
 
 absl::StatusOr<std::unique_ptr<ByteSource>> Decompressed(
     std::unique_ptr<ByteSource> source, const std::string& name) {
-  std::string start(4, '\0');
+  std::string start(6, '\0');
   const absl::StatusOr<size_t> got =
       ReadFully(*source, start.data(), start.size());
   if (!got.ok()) return got.status();
   start.resize(*got);
+  if (const char* const program = OtherCompressor(start); *program != '\0') {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, ": must be plain, gzip or zstd; it is ", program,
+                     ", which ", program, " -d makes plain"));
+  }
   std::unique_ptr<ByteSource> whole = PutBack(start, std::move(source));
   if (IsGzip(start)) {
     return std::make_unique<GzipBytes>(std::move(whole), name);
@@ -273,7 +298,7 @@ bool IsPlainText(const std::string& path) {
   const auto got = ReadFully(**source, start.data(), start.size());
   if (!got.ok()) return false;
   start.resize(*got);
-  return !IsGzip(start) && !IsZstd(start.substr(0, 4)) &&
+  return !IsGzip(start) && !IsZstd(start) &&
          start.find('\0') == std::string::npos;
 }
 

@@ -58,7 +58,8 @@ class LineReader {
           absl::StrCat(name_, ": is empty: expected ", std::string(what)));
     }
     return absl::InvalidArgumentError(absl::StrCat(
-        Place(), ": ", Shown(line), ": expected ", std::string(what)));
+        Place(), ": ", Shown(line), ": expected ", std::string(what),
+        complete_ ? "" : "; the file may be cut off there"));
   }
   // The beginning of a line, quoted for a message: on one line, and in ASCII.
   static std::string Shown(std::string_view line);

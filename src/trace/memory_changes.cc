@@ -172,13 +172,7 @@ void FindMemoryChanges(
     recording.arriving =
         BlocksBeyond(FindOnlined(recording.trace_path, memory), memory);
   }
-  // A file that ends before the zones do is truncated.
-  const auto reaches = [&](const RecordedZone& zone) {
-    return zone.span.end.value() <= last->states.size();
-  };
-  if (last && !recording.zones_at_end.empty() &&
-      std::all_of(recording.zones_at_end.begin(), recording.zones_at_end.end(),
-                  reaches)) {
+  if (last && !recording.zones_at_end.empty()) {
     FindOffline(recording.first ? &*recording.first : nullptr, *last,
                 recording);
   }

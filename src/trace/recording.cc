@@ -43,16 +43,29 @@ absl::Status ReadBytes(const std::string& path, Read read, T& value) {
   return absl::OkStatus();
 }
 
-// The same, with `read(LineReader&)`.
-template <typename T, typename Read>
-absl::Status ReadLines(const std::string& path, Read read, T& value) {
-  return ReadBytes(
-      path,
-      [&](std::unique_ptr<ByteSource> bytes) {
-        LineReader lines(std::move(bytes), path);
-        return read(lines);
-      },
-      value);
+// Adds a doubt for each of `traces` that is empty, unless all are.
+absl::Status DoubtEmptyTraces(const std::vector<std::string>& traces,
+                              std::vector<std::string>& doubts) {
+  // A pipe's bytes can be read only once.
+  if (traces.size() < 2) return absl::OkStatus();
+  std::vector<std::string> empty;
+  for (const std::string& path : traces) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) continue;
+    const absl::StatusOr<std::unique_ptr<ByteSource>> bytes =
+        trace::OpenBytes(path);
+    if (!bytes.ok()) return bytes.status();
+    char first = 0;
+    const absl::StatusOr<size_t> got = (*bytes)->Read(&first, 1);
+    if (got.ok() && *got == 0) {
+      empty.push_back(path +
+                      ": is empty: its CPU had no events, or they are "
+                      "missing");
+    }
+  }
+  if (empty.size() == traces.size()) return absl::OkStatus();
+  doubts.insert(doubts.end(), empty.begin(), empty.end());
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -72,57 +85,82 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path,
   recording.trace_path = *std::move(trace);
   recording.memory_given = !memory.empty();
   recording.memory = std::move(memory);
-  recording.files = trace::PerCpuTraces(recording.trace_path);
+  absl::StatusOr<std::vector<std::string>> by_cpu =
+      trace::PerCpuTraces(recording.trace_path);
+  if (!by_cpu.ok()) return by_cpu.status();
+  recording.files = *std::move(by_cpu);
   if (recording.files.empty()) recording.files = {recording.trace_path};
+  absl::Status status = DoubtEmptyTraces(recording.files, recording.doubts);
   const std::filesystem::path given(path);
   const std::filesystem::path folder = is_folder ? given : given.parent_path();
   const auto find = [&](const std::string& name) {
-    const std::string found = trace::FindFile(folder, name);
-    if (!found.empty()) recording.files.push_back(found);
-    return found;
+    const absl::StatusOr<std::string> found = trace::FindFile(folder, name);
+    status.Update(found.status());
+    if (!found.ok() || found->empty()) return std::string();
+    recording.files.push_back(*found);
+    return *found;
+  };
+  // ReadBytes, with `read(LineReader&)`.
+  const auto read_lines = [&](const std::string& file, auto read, auto& value) {
+    return ReadBytes(
+        file,
+        [&](std::unique_ptr<ByteSource> bytes) {
+          LineReader lines(std::move(bytes), file);
+          auto result = read(lines);
+          if (!lines.complete()) {
+            recording.doubts.push_back(
+                lines.Place() +
+                ": has no end of a line: the file may be cut off there");
+          }
+          return result;
+        },
+        value);
   };
   recording.list_events_path = find("trace.extra");
   const trace::RecordingPlaces places = {
       .memory = recording.memory_given ? "--memory" : find("iomem"),
       .zoneinfo = find("zoneinfo.start"),
-      .kpageflags = find("kpageflags.start")};
-  absl::Status status;
+      .kpageflags = find("kpageflags.start"),
+      .zoneinfo_at_end = find("zoneinfo.end"),
+      .kpageflags_at_end = find("kpageflags.end")};
   std::optional<std::vector<GpaRange>> memory_at_end;
   if (!recording.memory_given) {
-    status = ReadLines(places.memory, trace::ReadIomem, recording.memory);
     status.Update(
-        ReadLines(find("iomem.end"), trace::ReadIomem, memory_at_end));
+        read_lines(places.memory, trace::ReadIomem, recording.memory));
+    status.Update(
+        read_lines(find("iomem.end"), trace::ReadIomem, memory_at_end));
   }
-  status.Update(ReadLines(find("plug.csv"), trace::ReadPlugs, recording.plugs));
-  uint64_t layout = 1;
-  status.Update(ReadLines(find("layout"), trace::ReadLayout, layout));
-  uint64_t page_size = kPageSize;
-  status.Update(ReadLines(find("page_size"), trace::ReadPageSize, page_size));
-  status.Update(ReadLines(find("uname"), trace::ReadUname, recording.kernel));
   status.Update(
-      ReadLines(places.zoneinfo, trace::ReadZoneinfo, recording.zones));
-  status.Update(ReadLines(find("zoneinfo.end"), trace::ReadZoneinfo,
-                          recording.zones_at_end));
+      read_lines(find("plug.csv"), trace::ReadPlugs, recording.plugs));
+  uint64_t layout = 1;
+  status.Update(read_lines(find("layout"), trace::ReadLayout, layout));
+  uint64_t page_size = kPageSize;
+  status.Update(read_lines(find("page_size"), trace::ReadPageSize, page_size));
+  status.Update(read_lines(find("uname"), trace::ReadUname, recording.kernel));
+  status.Update(
+      read_lines(places.zoneinfo, trace::ReadZoneinfo, recording.zones));
+  status.Update(read_lines(places.zoneinfo_at_end, trace::ReadZoneinfo,
+                           recording.zones_at_end));
   status.Update(ReadBytes(
       places.kpageflags,
       [&](const std::unique_ptr<ByteSource>& bytes) {
         return trace::ReadKpageflags(*bytes, places.kpageflags);
       },
       recording.first));
-  status.Update(ReadLines(find("buddyinfo.log"), trace::ReadBuddyinfo,
-                          recording.buddyinfo));
+  status.Update(read_lines(find("buddyinfo.log"), trace::ReadBuddyinfo,
+                           recording.buddyinfo));
   std::optional<trace::Window> window;
-  status.Update(ReadLines(find("window.csv"), trace::ReadWindow, window));
+  status.Update(read_lines(find("window.csv"), trace::ReadWindow, window));
   std::optional<RecordedPages> last;
-  const std::string last_path = find("kpageflags.end");
   status.Update(ReadBytes(
-      last_path,
+      places.kpageflags_at_end,
       [&](const std::unique_ptr<ByteSource>& bytes) {
-        return trace::ReadKpageflags(*bytes, last_path);
+        return trace::ReadKpageflags(*bytes, places.kpageflags_at_end);
       },
       last));
+  if (last) status.Update(trace::CheckPagesAtEnd(recording, *last, places));
   if (status.ok()) trace::FindMemoryChanges(memory_at_end, last, recording);
-  status.Update(ReadLines(
+  status.Update(read_lines(
       find("reports.csv"),
       [&](LineReader& lines) {
         return trace::ReadReports(lines, recording.memory_given
@@ -131,7 +169,7 @@ absl::StatusOr<Recording> ReadRecording(const std::string& path,
       },
       recording.reports));
   status.Update(
-      ReadLines(find("rss.csv"), trace::ReadResident, recording.resident));
+      read_lines(find("rss.csv"), trace::ReadResident, recording.resident));
   if (status.ok()) status = trace::CheckAgreement(recording, places);
   if (!status.ok()) return status;
   if (window) {

@@ -32,6 +32,14 @@ uint64_t PagesWithin(const std::vector<GpaRange>& memory, PfnRange span) {
   return pages;
 }
 
+absl::Status Truncated(const std::string& place, uint64_t pages,
+                       const char* what_ends, Pfn end,
+                       const std::string& end_place) {
+  return absl::DataLossError(absl::StrFormat(
+      "%s: %d pages, but %s at page %d (%s): the file is truncated", place,
+      pages, what_ends, end.value(), end_place));
+}
+
 class Checker {
  public:
   // REQUIRES: the recording has a memory map.
@@ -100,11 +108,10 @@ class Checker {
     // Memory past the zones may have no struct pages, as it is not online.
     const bool has_zones = !recording_.zones.empty();
     if (has_zones ? !reaches_zones : Pfn(pages) < ram_end_) {
-      return absl::DataLossError(absl::StrFormat(
-          "%s: %d pages, but %s at page %d (%s): the file is truncated",
-          places_.kpageflags, pages, has_zones ? "zones end" : "RAM ends",
-          has_zones ? zones_end_.value() : ram_end_.value(),
-          has_zones ? places_.zoneinfo : places_.memory));
+      return Truncated(places_.kpageflags, pages,
+                       has_zones ? "zones end" : "RAM ends",
+                       has_zones ? zones_end_ : ram_end_,
+                       has_zones ? places_.zoneinfo : places_.memory);
     }
     return CheckFreePages();
   }
@@ -210,6 +217,29 @@ absl::Status CheckAgreement(const Recording& recording,
   absl::Status status = checker.CheckPages();
   status.Update(checker.CheckZones());
   return status;
+}
+
+absl::Status CheckPagesAtEnd(const Recording& recording,
+                             const RecordedPages& last,
+                             const RecordingPlaces& places) {
+  const uint64_t pages = last.states.size();
+  Pfn end;
+  for (const RecordedZone& zone : recording.zones_at_end) {
+    end = std::max(end, zone.span.end);
+  }
+  if (end > Pfn(pages)) {
+    return Truncated(places.kpageflags_at_end, pages, "zones end", end,
+                     places.zoneinfo_at_end);
+  }
+  // A kernel that loses memory keeps its struct pages' numbers.
+  if (!recording.zones_at_end.empty() || !recording.first) {
+    return absl::OkStatus();
+  }
+  end = Pfn(recording.first->states.size());
+  return end <= Pfn(pages)
+             ? absl::OkStatus()
+             : Truncated(places.kpageflags_at_end, pages,
+                         "the first state ends", end, places.kpageflags);
 }
 
 }  // namespace guestmm::trace

@@ -13,6 +13,8 @@ struct RecordingPlaces {
   std::string memory;
   std::string zoneinfo;
   std::string kpageflags;
+  std::string zoneinfo_at_end;
+  std::string kpageflags_at_end;
 };
 
 // Checks that the recording's files can be of one guest, with pages of 4 KiB,
@@ -22,6 +24,13 @@ struct RecordingPlaces {
 // and both numbers; DataLoss is for a file that must have been truncated.
 absl::Status CheckAgreement(const Recording& recording,
                             const RecordingPlaces& places);
+
+// DataLoss if `last`, kpageflags.end, must have been truncated: it has fewer
+// pages than the zones of zoneinfo.end reach or, without that, than
+// kpageflags.start.
+absl::Status CheckPagesAtEnd(const Recording& recording,
+                             const RecordedPages& last,
+                             const RecordingPlaces& places);
 
 }  // namespace guestmm::trace
 

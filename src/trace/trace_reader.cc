@@ -113,7 +113,8 @@ absl::StatusOr<std::unique_ptr<TraceReader>> OpenTrace(
     const absl::StatusOr<std::string> found = trace::FindTrace(path);
     if (!found.ok()) return found.status();
     const auto by_cpu = trace::PerCpuTraces(*found);
-    if (!by_cpu.empty()) return OpenTraces(by_cpu, options);
+    if (!by_cpu.ok()) return by_cpu.status();
+    if (!by_cpu->empty()) return OpenTraces(*by_cpu, options);
     return OpenTrace(*found, options);
   }
   const auto runs = trace::FindCpuRuns(path, options);

@@ -100,6 +100,11 @@ TEST_F(OutputFileTest, LinksStayAndLeadToTheFile) {
   EXPECT_TRUE(fs::is_symlink(Path("dangling")));
   EXPECT_EQ(Contents("target"), "new");
   EXPECT_EQ(Contents("none"), "new");
+  fs::create_symlink("/no/such", Path("lost"));
+  EXPECT_EQ(Write(Path("lost")),
+            absl::UnavailableError(
+                Path("lost") + ", a link to /no/such: cannot be written: No "
+                               "such file or directory"));
   fs::create_symlink("loop", Path("loop"));
   EXPECT_EQ(Write(Path("loop")),
             absl::UnavailableError(

@@ -342,11 +342,11 @@ TEST_F(CommandLineTest, InfoNamesTheOptionTheValueAndTheRule) {
 TEST_F(CommandLineTest, InfoPrintsTheAllocatorsError) {
   ExpectRefused(
       "info --memory 0-1G@60",
-      "guestmm info: --memory: memory range of pages [0x0, 0x40000): node 60 "
-      "must be 0 to 59");
+      "guestmm info: --memory=0-1G@60: memory range of pages [0x0, 0x40000): "
+      "node 60 must be 0 to 59");
   ExpectRefused("info --memory 0-1G,1G-2G@1 --distances 10",
-                "guestmm info: --distances: must have a row for node 1, which "
-                "has memory");
+                "guestmm info: --distances=10: must have a row for node 1, "
+                "which has memory");
 }
 
 TEST_F(CommandLineTest, InfoPrintsOneTextAsTheKernelWould) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -28,9 +29,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 class ExperimentOutputTest : public CommandTest {
@@ -137,8 +140,8 @@ class EndingPolicy final : public PlantedPolicy {
   const std::function<absl::Status()> end_;
 };
 
-// Runs the command in this process, with policies "interrupting" and "failing"
-// that end it, and ends this process.
+// Runs the command in this process, with policies "interrupting",
+// "terminating" and "failing" that end it, and ends this process.
 void RunWithEndingPolicies(const std::string& arguments) {
   const auto add = [](const std::string& name,
                       const std::function<absl::Status()>& end) {
@@ -148,6 +151,10 @@ void RunWithEndingPolicies(const std::string& arguments) {
   };
   add("interrupting", [] {
     raise(SIGINT);
+    return absl::OkStatus();
+  });
+  add("terminating", [] {
+    raise(SIGTERM);
     return absl::OkStatus();
   });
   add("failing", [] { return absl::InternalError("was to fail"); });
@@ -185,8 +192,10 @@ class EndedExperimentTest : public ExperimentOutputTest {
   static std::vector<std::string> PoliciesOf(const nlohmann::json& summary) {
     std::vector<std::string> policies;
     for (const auto& row : summary["rows"]) {
-      if (row.value("source", "") == "recording") continue;
-      policies.push_back(row["policy"]);
+      // Only replay's rows have one; a const [] must find its key.
+      if (row.value("source", "") != "recording") {
+        policies.push_back(row["policy"]);
+      }
     }
     return policies;
   }
@@ -218,13 +227,49 @@ TEST_F(EndedExperimentTest, AnErrorLeavesTheRowsThatAreDone) {
   }
 }
 
+// Compare's first row ends before another policy begins.
 TEST_F(EndedExperimentTest, WithoutARowNothingIsLeft) {
-  EXPECT_EXIT(RunWithEndingPolicies("replay " GUESTMM_DATA
-                                    "/procs --policies interrupting --out " +
-                                    Path("out")),
-              ::testing::ExitedWithCode(130),
-              "guestmm replay: interrupted; no row was done");
-  EXPECT_TRUE(fs::is_empty(Path("out")));
+  fs::create_directory(Path("mine"));
+  for (const Experiment& experiment : {experiments_[0], experiments_[2]}) {
+    SCOPED_TRACE(experiment.command);
+    const size_t off = experiment.command.rfind("off,");
+    const std::string alone =
+        experiment.command.substr(0, off) + "interrupting --quiet ";
+    const std::string told = "^guestmm " + alone.substr(0, alone.find(' ')) +
+                             ": interrupted; no row was done\n$";
+    for (const std::string out : {"out", "mine", "mine/a/b"}) {
+      EXPECT_EXIT(RunWithEndingPolicies(alone + "--out " + Path(out)),
+                  ::testing::ExitedWithCode(130), told);
+    }
+    const std::string json = Path("json");
+    EXPECT_EXIT(
+        {
+          if (std::freopen(json.c_str(), "w", stdout) == nullptr) abort();
+          RunWithEndingPolicies(alone + "--json");
+        },
+        ::testing::ExitedWithCode(130), told);
+    const auto summary = nlohmann::json::parse(Contents(json));
+    EXPECT_EQ(summary["complete"], false);
+    EXPECT_EQ(summary["config"]["policies"].back(), "interrupting");
+    EXPECT_THAT(PoliciesOf(summary), Not(Contains("off")));
+    EXPECT_THAT(PoliciesOf(summary), Not(Contains("interrupting")));
+  }
+  EXPECT_FALSE(fs::exists(Path("out")));
+  EXPECT_TRUE(fs::is_empty(Path("mine")));
+}
+
+TEST_F(EndedExperimentTest, ASignalThatEndsItRemovesWhatItMade) {
+  fs::create_directory(Path("mine"));
+  for (const Experiment& experiment : experiments_) {
+    SCOPED_TRACE(experiment.command);
+    for (const std::string out : {"out", "mine", "mine/a/b"}) {
+      EXPECT_EXIT(RunWithEndingPolicies(experiment.command +
+                                        "terminating --out " + Path(out)),
+                  ::testing::KilledBySignal(SIGTERM), "");
+    }
+  }
+  EXPECT_FALSE(fs::exists(Path("out")));
+  EXPECT_TRUE(fs::is_empty(Path("mine")));
 }
 
 }  // namespace

@@ -10,9 +10,11 @@
 #include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 namespace guestmm::progress_test {
@@ -22,7 +24,9 @@ using std::chrono::hours;
 using std::chrono::milliseconds;
 using std::chrono::minutes;
 using std::chrono::seconds;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
 using ::testing::Not;
 using ::testing::StartsWith;
 using tools::Bar;
@@ -71,8 +75,9 @@ TEST(ProgressTest, ABarIsFilledInProportion) {
 }
 
 // What a command writes to a terminal of `columns`, its stdout and stderr, to
-// its end. Its status must be 0.
-std::string OnTerminal(unsigned short columns, std::vector<std::string> words) {
+// its end. Its status must be `expected`.
+std::string OnTerminal(unsigned short columns, std::vector<std::string> words,
+                       int expected = 0) {
   std::vector<char*> argv;
   argv.reserve(words.size() + 1);
   for (std::string& word : words) argv.push_back(word.data());
@@ -97,7 +102,7 @@ std::string OnTerminal(unsigned short columns, std::vector<std::string> words) {
   close(terminal);
   int status = -1;
   waitpid(child, &status, 0);
-  EXPECT_EQ(status, 0) << text;
+  EXPECT_EQ(WEXITSTATUS(status), expected) << text;
   return text;
 }
 
@@ -113,18 +118,54 @@ TEST(ProgressTest, IsALineOnATerminalThatIsOverwrittenAndErased) {
   // results.
   ASSERT_GE(drawn.size(), 3u);
   EXPECT_EQ(drawn.front(), "");
-  EXPECT_THAT(drawn[1], StartsWith("running burst ["));
+  EXPECT_THAT(drawn[1], MatchesRegex("running burst [0-9]+ %; .*"));
   for (size_t i = 1; i + 1 < drawn.size(); ++i) {
     EXPECT_LT(drawn[i].size(), kColumns) << drawn[i];
     EXPECT_THAT(drawn[i], Not(HasSubstr("\n")));
   }
-  // Cut off at the width, as all are: of "100 %".
-  EXPECT_EQ(drawn[drawn.size() - 2], "running burst [####################] 10");
+  // Without the bar, which does not fit.
+  EXPECT_THAT(drawn[drawn.size() - 2], StartsWith("running burst 100 %"));
   EXPECT_THAT(drawn.back(), StartsWith("compare: in virtual time,"));
   const std::vector<std::string> lines = absl::StrSplit(drawn.back(), "\r\n");
   for (const std::string& line : lines) {
     EXPECT_LE(line.size(), kColumns) << line;
   }
+}
+
+// Each guest that fits is a part of the policy's share.
+TEST(ProgressTest, DensitysMovesWithEachGuest) {
+  constexpr unsigned short kColumns = 80;
+  const std::string text = OnTerminal(
+      kColumns, {GUESTMM_COMMAND, "density", "--scale", "0.02", "--policies",
+                 "off,linux", "--max-guests", "4", "--settle", "0"});
+  const std::vector<std::string> drawn = absl::StrSplit(text, "\r\x1b[K");
+  std::set<std::string> shares;
+  for (size_t i = 1; i + 1 < drawn.size(); ++i) {
+    EXPECT_LT(drawn[i].size(), kColumns);
+    EXPECT_THAT(drawn[i], HasSubstr("; guest "));
+    const size_t end = drawn[i].find(" %");
+    ASSERT_NE(end, std::string::npos) << drawn[i];
+    const size_t start = drawn[i].rfind(' ', end - 1) + 1;
+    shares.insert(drawn[i].substr(start, end - start));
+  }
+  // Three fit without reporting; then it is half done.
+  EXPECT_THAT(shares,
+              ElementsAre("0", "12", "25", "38", "50", "62", "75", "88"));
+  // More than four would fit.
+  EXPECT_THAT(text, HasSubstr("share of limit"));
+  EXPECT_THAT(text, Not(HasSubstr("100 %")));
+}
+
+TEST(ProgressTest, ErrorsFitTheTerminal) {
+  constexpr unsigned short kColumns = 40;
+  const std::string text = OnTerminal(
+      kColumns, {GUESTMM_COMMAND, "density", "--policies", "linx"}, 2);
+  const std::vector<std::string> lines = absl::StrSplit(text, "\r\n");
+  EXPECT_GT(lines.size(), 3u);
+  for (const std::string& line : lines) EXPECT_LE(line.size(), kColumns);
+  EXPECT_EQ(absl::StrJoin(lines, " "),
+            "guestmm density: --policies=linx: must be one of off, v12, "
+            "v12-hotplug, linux, adaptive; did you mean 'linux'? ");
 }
 
 TEST(ProgressTest, QuietShowsNothingOnATerminalEither) {

@@ -32,6 +32,17 @@ class ReplayCommandTest : public CommandTest {
   const std::string recording_ = GUESTMM_DATA "/procs";
 };
 
+TEST_F(ReplayCommandTest, ExplanationsFitANarrowTerminal) {
+  const Outcome outcome = Guestmm(
+      "replay " + recording_ + " --policy off", "COLUMNS=40 ");
+  EXPECT_THAT(outcome.out,
+              AllOf(HasSubstr("\nfragmented: in units of the host that\n"
+                              "the guest uses in part;\n"
+                              "below order: in blocks smaller than the\n"
+                              "policy reports;\n"),
+                    HasSubstr("can be trusted:\ngood: its files fit, ")));
+}
+
 TEST_F(ReplayCommandTest, PrintsTheTruthAndWritesFiles) {
   const std::string out = (top_ / "out").string();
   const Outcome outcome =

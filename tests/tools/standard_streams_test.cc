@@ -3,7 +3,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -15,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "guestmm/base/unique_fd.h"
 #include "guestmm/commands/guestmm_main.h"
 #include "guestmm/reporting/policies.h"
 #include "guestmm/reporting/v12_policy.h"
@@ -40,6 +44,24 @@ TEST_F(StandardStreamsTest, LostOutputIsAnError) {
     };
     expect(" >/dev/full", "No space left on device");
     expect(" >&-", "Bad file descriptor");
+  }
+}
+
+// A server goes on without its log, and says so at its end.
+TEST_F(StandardStreamsTest, LostLinesOfALogAreAnErrorAtItsEnd) {
+  for (const std::string log : {"", " --quiet"}) {
+    std::array<int, 2> fds = {-1, -1};
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM, 0, fds.data()), 0);
+    // A guest that leaves at once.
+    close(fds[0]);
+    const UniqueFd far(fds[1]);
+    const Outcome outcome =
+        Guestmm("vmm --fd " + std::to_string(far.get()) + log + " >/dev/full");
+    EXPECT_EQ(outcome.status, log.empty() ? 1 : 0);
+    EXPECT_EQ(outcome.err, log.empty()
+                               ? "guestmm: standard output: cannot be written: "
+                                 "No space left on device\n"
+                               : "");
   }
 }
 

@@ -140,8 +140,14 @@ TEST_F(TraceCommandTest, SeveralTracesAndFoldersAreMergedByTime) {
               HasSubstr("binary, version 2, from trace and 1 more"));
   EXPECT_EQ(Trace("convert " + Path("procs/") + " " + out).status, 0);
   EXPECT_THAT(Trace("info " + out).out, HasSubstr(", from procs\n"));
-  EXPECT_THAT(Trace("info " + Path("procs")).out,
+  const Outcome info = Trace("info " + Path("procs"));
+  EXPECT_THAT(info.out,
               HasSubstr(Path("procs") + ": 2 files, the first text\n"));
+  EXPECT_EQ(info.err, "");
+  Write("procs/per_cpu/cpu1/trace", "");
+  EXPECT_EQ(Trace("info " + Path("procs")).err,
+            "guestmm trace: " + one +
+                ": is empty: its CPU had no events, or they are missing\n");
 }
 
 TEST_F(TraceCommandTest, AFileThatIsNoTraceDoesNotReplaceTheOutput) {

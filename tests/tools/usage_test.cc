@@ -100,6 +100,15 @@ TEST_F(UsageTest, NamesTheWordThatIsWrongAndTheOneThatWasMeant) {
   ExpectRefused("compare --policies linux:ordr=5",
                 "guestmm compare: --policies=linux:ordr=5: ordr must be one of "
                 "order, capacity, delay; did you mean 'order'?");
+  ExpectRefused("replay D E",
+                "guestmm replay: E: must be left out, as guestmm replay takes "
+                "one PATH");
+  ExpectRefused("help replay extra",
+                "guestmm help: extra: must be left out, as guestmm replay has "
+                "no commands of its own");
+  ExpectRefused("trace --json info t.txt",
+                "guestmm trace info: --json: must come after guestmm trace "
+                "info, whose option it is");
   EXPECT_THAT(Guestmm("compare --workloads brust").err,
               EndsWith("; did you mean 'burst'?\n"));
 }
@@ -136,7 +145,19 @@ TEST_F(UsageTest, NamesWhatIsMissingOrExcluded) {
                 "as in 10s");
 }
 
+// Not what was made of it.
+TEST_F(UsageTest, NamesAValueAsItWasTyped) {
+  ExpectRefused("density --guest-memory 0.3g",
+                "guestmm density: --guest-memory=0.3g: must be whole pages of "
+                "4 KiB");
+  ExpectRefused("replay . --khugepaged maybe --truth",
+                "guestmm replay: --khugepaged=maybe: must be on or off");
+}
+
 TEST_F(UsageTest, RefusesOptionsThatHaveNoEffect) {
+  ExpectRefused("replay " GUESTMM_DATA "/procs --khugepaged on --granule 4KiB",
+                "guestmm replay: --khugepaged=on: must be off with granules "
+                "below 2 MiB: without huge pages it has no effect");
   ExpectRefused("compare --repeats 3",
                 "guestmm compare: --repeats=3: must be unset in virtual time; "
                 "runs are deterministic");
@@ -191,6 +212,55 @@ TEST_F(UsageTest, NamesTheFileOfOptionsAndTheKeyThatIsWrong) {
   ExpectRefused("density --config " + Path("none"),
                 "guestmm density: --config=" + Path("none") +
                     ": must be a file that can be read");
+}
+
+// Also where the value is checked with others, when the command runs.
+TEST_F(UsageTest, NamesTheFileThatAValueIsFrom) {
+  const std::string file = "guestmm density: " + Path("options.toml") + ": ";
+  ExpectRefused("density" + Config("host-memory = \"3Q\"\n"),
+                file +
+                    "--host-memory=3Q: must be a size, as in 256MiB, 0 to "
+                    "64TiB");
+  ExpectRefused("density" + Config("host-memory = \"1.0KiB\"\n"),
+                file + "--host-memory=1.0KiB: must be 512MiB to 64TiB");
+  ExpectRefused("density --host-memory 1.0KiB" + Config("host-memory = 1\n"),
+                "guestmm density: --host-memory=1.0KiB: must be 512MiB to "
+                "64TiB");
+  ExpectRefused("density" + Config("host-memory = 300 MiB\n"),
+                file +
+                    "--host-memory=300 MiB: must be one value, given once; "
+                    "one with blanks must be quoted: host-memory = \"300 "
+                    "MiB\"");
+  ExpectRefused("density" + Config("seed = 1\nseed = 2\n"),
+                file +
+                    "--seed=1 2: must be one value, given once; one with "
+                    "blanks must be quoted: seed = \"1 2\"");
+  // What is not of the command is not checked.
+  EXPECT_EQ(Guestmm("info" + Config("[density]\nseed = 1 2\n")).status, 0);
+}
+
+TEST_F(UsageTest, AFileOfOptionsIsText) {
+  ExpectRefused("info" + Config("show = \"vmstat\"\n#\x1b[2J\n"),
+                "guestmm info: " + Path("options.toml") +
+                    ":2: must be text; it has the byte 0x1b");
+  ExpectRefused("info" + Config("\x9bs = 1\n"),
+                "guestmm info: " + Path("options.toml") +
+                    ": --?s: must be an option of guestmm info");
+  EXPECT_THAT(Guestmm("info" + Config("\xef\xbb\xbfshow = \"vmstat\"\r\n")).out,
+              StartsWith("nr_free_pages "));
+}
+
+TEST_F(UsageTest, AFileOfOptionsMayHaveArgumentsAndBeGivenAhead) {
+  const std::string trace = GUESTMM_DATA "/procs/trace.gmtrace";
+  const std::string file =
+      Config("[trace.info]\npaths = \"" + trace + "\"\njson = true\n");
+  const std::string info = Guestmm("trace info --json " + trace).out;
+  EXPECT_THAT(info, StartsWith("{\n"));
+  EXPECT_EQ(Guestmm("trace info" + file).out, info);
+  EXPECT_EQ(Guestmm("trace" + file + " info").out, info);
+  EXPECT_EQ(Guestmm(file + " trace info").out, info);
+  EXPECT_EQ(
+      Guestmm("trace info" + Config("PATHS = \"" + trace + "\"\n")).status, 0);
 }
 
 TEST_F(UsageTest, AnythingThatATableOrHelpPrintsIsASize) {

@@ -38,15 +38,19 @@ TEST(CompressedTextTest, IsReadPlainGzipAndZstd) {
   }
 }
 
-TEST(CompressedTextTest, GzipMayBePadded) {
+TEST(CompressedTextTest, MayBePadded) {
   const std::string good = LongText(SomeEvents(1));
-  const std::string zeroes(512, '\0');
-  const WholeTrace trace =
-      ReadWhole(Gzipped(good) + zeroes + Gzipped(good) + zeroes);
-  EXPECT_TRUE(trace.status.ok()) << trace.message();
-  EXPECT_THAT(trace.events, SizeIs(2));
-  EXPECT_THAT(ReadWhole(Gzipped(good) + zeroes + "junk").message(),
-              HasSubstr("damaged"));
+  for (const std::string& whole : {Gzipped(good), Zstandard(good)}) {
+    // Also of more than is read at once.
+    for (const size_t bytes : {512, 300'000}) {
+      const std::string zeroes(bytes, '\0');
+      const WholeTrace trace = ReadWhole(whole + zeroes + whole + zeroes);
+      EXPECT_TRUE(trace.status.ok()) << trace.message();
+      EXPECT_THAT(trace.events, SizeIs(2));
+      EXPECT_THAT(ReadWhole(whole + zeroes + "junk").message(),
+                  HasSubstr("damaged"));
+    }
+  }
 }
 
 TEST(CompressedTextTest, EventsBeforeATruncationAreRead) {

@@ -144,11 +144,6 @@ TEST_F(MemoryChangesTest, PageFlagsAtTheEndSayWhatWentOffline) {
   Write("zoneinfo.end", Zoneinfo(65536));
   EXPECT_THAT(Read().leaving, ElementsAre(Range(0x800, 4 * kMiB)));
   EXPECT_THAT(Read().offlined, ElementsAre(Range(0x8000, kSection)));
-  flags.pop_back();
-  write("kpageflags.end");
-  EXPECT_THAT(Read().leaving, IsEmpty()) << "truncated";
-  flags.push_back(kLru);
-  write("kpageflags.end");
   // The offline memory was unplugged as well.
   Write("iomem.end", "00100000-07ffffff : System RAM\n");
   EXPECT_THAT(Read().leaving,

@@ -120,7 +120,7 @@ TEST_F(PerCpuTest, FilesAreMergedByTime) {
   Write("trace.cpu10.txt", Line(1, 3) + Line(1, 4, "GFP_NEW"));
   Write("cpu2.gz", Gzipped(Line(2, 2) + Line(2, 9)));
   Write("notes.txt", "not a trace");
-  EXPECT_THAT(PerCpuTraces(folder_),
+  EXPECT_THAT(PerCpuTraces(folder_).value(),
               ElementsAre(folder_ + "/cpu0/trace", folder_ + "/cpu2.gz",
                           folder_ + "/trace.cpu10.txt"));
   const auto reader = OpenTrace(folder_).value();
@@ -132,7 +132,8 @@ TEST_F(PerCpuTest, FilesAreMergedByTime) {
 
 TEST_F(PerCpuTest, ARecordingsFolderIsRead) {
   Write("per_cpu/cpu0/trace", Line(0, 1) + Line(0, 4));
-  Write("per_cpu/cpu1/trace", Line(1, 3));
+  Write("per_cpu/cpu1/trace.gz", Gzipped(Line(1, 3)));
+  std::filesystem::create_directory(folder_ + "/per_cpu/cpu2");
   EXPECT_THAT(Pfns(folder_), ElementsAre(1, 3, 4));
   EXPECT_THAT(Pfns(folder_ + "/per_cpu"), ElementsAre(1, 3, 4));
   // The trace of all CPUs comes first.
@@ -206,7 +207,7 @@ TEST_F(PerCpuTest, AnErrorOfOneEndsAll) {
   EXPECT_EQ(reader->Next().value()->pfn, Pfn(2));
   EXPECT_FALSE(reader->Next().ok());
   EXPECT_FALSE(reader->Next().ok());
-  EXPECT_THAT(PerCpuTraces("/no/such"), IsEmpty());
+  EXPECT_THAT(PerCpuTraces("/no/such").value(), IsEmpty());
 }
 
 }  // namespace

@@ -25,22 +25,23 @@ class RecordingCheckTest : public RecordingTest {
     Write("iomem", absl::StrFormat("00000000-%08x : System RAM\n",
                                    pages * kPageSize - 1));
   }
-  void WriteZoneinfo(uint64_t first, uint64_t present, uint64_t free) const {
-    Write("zoneinfo.start",
+  void WriteZoneinfo(uint64_t first, uint64_t present, uint64_t free,
+                     const char* name = "zoneinfo.start") const {
+    Write(name,
           absl::StrFormat("Node 0, zone DMA\n  pages free %d\n  spanned %d\n"
                           "  present %d\n  managed %d\n  start_pfn: %d\n",
                           free, present, present, present, first));
   }
   // The last `free` pages are free, or of them only the heads of blocks of
   // `step` pages.
-  void WriteKpageflags(uint64_t pages, uint64_t free, uint64_t step = 1) const {
+  void WriteKpageflags(uint64_t pages, uint64_t free, uint64_t step = 1,
+                       const char* name = "kpageflags.start") const {
     std::vector<uint64_t> flags(pages, uint64_t{1} << 4);
     for (uint64_t pfn = pages - free; pfn < pages; pfn += step) {
       flags[pfn] = uint64_t{1} << 10;
     }
-    Write("kpageflags.start",
-          std::string_view(reinterpret_cast<const char*>(flags.data()),
-                           flags.size() * sizeof(uint64_t)));
+    Write(name, std::string_view(reinterpret_cast<const char*>(flags.data()),
+                                 flags.size() * sizeof(uint64_t)));
   }
   std::string Error() const {
     return std::string(ReadRecording(folder_.string()).status().message());
@@ -92,6 +93,22 @@ TEST_F(RecordingCheckTest, KpageflagsReachesTheEndOfRam) {
   Write("kpageflags.start", "");
   EXPECT_EQ(Error(), kpageflags_ + ": 0 pages, but zones end at page 65536 (" +
                          zoneinfo_ + "): the file is truncated");
+}
+
+TEST_F(RecordingCheckTest, SoDoesThatOfTheEnd) {
+  const std::string end = Path("kpageflags.end");
+  WriteKpageflags(kPages / 2, kFree / 2, 1, "kpageflags.end");
+  EXPECT_EQ(Error(), "");
+  WriteKpageflags(kPages, kFree);
+  EXPECT_EQ(Error(), end +
+                         ": 32768 pages, but the first state ends at page "
+                         "65536 (" +
+                         kpageflags_ + "): the file is truncated");
+  WriteZoneinfo(0, kPages, kFree, "zoneinfo.end");
+  EXPECT_EQ(Error(), end + ": 32768 pages, but zones end at page 65536 (" +
+                         Path("zoneinfo.end") + "): the file is truncated");
+  WriteKpageflags(kPages, kFree, 1, "kpageflags.end");
+  EXPECT_EQ(Error(), "");
 }
 
 // Memory that is added later has no struct pages yet.

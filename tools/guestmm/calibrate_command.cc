@@ -30,11 +30,11 @@ struct CalibrateArguments {
 // Says on stderr what cannot be trusted, and why.
 void Warn(const std::vector<UnsteadyMeasurement>& unsteady) {
   for (const UnsteadyMeasurement& part : unsteady) {
-    std::cerr << absl::StrFormat(
+    TellError(absl::StrFormat(
         "guestmm calibrate: %s: the repetitions of a measurement differ by "
         "%.0f %%, and up to %d took more than twice the median: other work "
-        "runs on this machine\n",
-        part.what, 100 * part.spread, part.outliers);
+        "runs on this machine",
+        part.what, 100 * part.spread, part.outliers));
   }
 }
 

@@ -286,7 +286,8 @@ int RunCompareCommand(CompareArguments& arguments, const CLI::App& given) {
   const ResultFile files[] = {
       {kSummaryFile, [&] { return CompareSummaryJson(*result); }},
       {kSeriesFile, [&] { return CompareSeriesCsv(*result); }}};
-  status = output.Put(files, [&] { PrintTables(*result); });
+  status =
+      output.Put(!result->rows.empty(), files, [&] { PrintTables(*result); });
   if (!status.ok()) return Fail("compare", status);
   return Finish("compare", result->status, result->complete);
 }

@@ -33,7 +33,7 @@ struct DensityArguments {
 };
 
 // The share of an experiment that is done. Each policy is an equal part, which
-// is done when its guests fill the host.
+// ends, at the latest, with as many guests as fit under the limit.
 class DensityShare {
  public:
   explicit DensityShare(size_t policies) : policies_(policies) {}
@@ -42,11 +42,11 @@ class DensityShare {
     if (at.policy != policy_) {
       if (!policy_.empty()) ++done_;
       policy_ = at.policy;
-      most_ = 0;
     }
-    most_ = std::max(most_, static_cast<double>(at.resident_bytes) /
-                                static_cast<double>(at.host_bytes));
-    return (static_cast<double>(done_) + std::min(most_, 1.0)) /
+    const double guests =
+        at.most_guests == 0 ? 0
+                            : std::min(1.0, (at.guest - 1.0) / at.most_guests);
+    return (static_cast<double>(done_) + guests) /
            static_cast<double>(policies_);
   }
 
@@ -54,8 +54,6 @@ class DensityShare {
   const size_t policies_;
   std::string policy_;
   size_t done_ = 0;
-  // Of the host's memory that was resident at a time under this policy.
-  double most_ = 0;
 };
 
 void PrintTable(const DensityResult& result) {
@@ -70,7 +68,9 @@ void PrintTable(const DensityResult& result) {
           KernelPhrase(setup.options.kernel),
           setup.real_time ? "real" : "virtual", setup.options.seed),
       OutputColumns());
-  const int limit = result.rows.back().guests;
+  // More guests would fit under a limit that --max-guests ended.
+  const DensityRow& last = result.rows.back();
+  const int limit = last.stopped.empty() ? last.guests : 0;
   Table table({"policy",
                "guests that fit",
                "resident at end",
@@ -124,9 +124,8 @@ int RunDensityCommand(DensityArguments& arguments) {
           progress.Show(
               absl::StrCat("launching guests under ", std::string(at.policy)),
               share.After(at),
-              absl::StrFormat("guest %d, %s of %s resident", at.guest,
-                              FormatBytes(at.resident_bytes),
-                              FormatBytes(at.host_bytes)));
+              absl::StrFormat("guest %d: %s", at.guest,
+                              FormatBytes(at.resident_bytes)));
         },
         [&] { return watch.interrupted(); });
   }
@@ -135,7 +134,9 @@ int RunDensityCommand(DensityArguments& arguments) {
   const ResultFile files[] = {
       {kSummaryFile, [&] { return DensitySummaryJson(*result); }},
       {kSeriesFile, [&] { return DensitySeriesCsv(*result); }}};
-  status = output.Put(files, [&] { PrintTable(*result); });
+  // The limit's row, the last, needs no run.
+  const bool has_rows = result->rows.size() > 1;
+  status = output.Put(has_rows, files, [&] { PrintTable(*result); });
   if (!status.ok()) return Fail("density", status);
   return Finish("density", result->status, result->complete);
 }

@@ -13,7 +13,8 @@ inline constexpr int kExitUsage = 2;    // an error in its arguments
 // SIGINT ended the command, which has printed and written what was done.
 inline constexpr int kExitInterrupted = 130;
 
-// Prints one line on stderr, of `command`, `prefix` and the status's message.
+// Prints one line on stderr, of `command`, `prefix` and the status's message,
+// AsGiven.
 // Returns the exit status: kExitUsage for InvalidArgument, else kExitFailure.
 int Fail(std::string_view command, const absl::Status& status,
          std::string_view prefix = "");

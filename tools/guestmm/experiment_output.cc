@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/terminal.h"
+#include "tools/guestmm/usage_error.h"
 
 namespace guestmm::tools {
 namespace {
@@ -27,6 +28,7 @@ std::string KernelPhrase(KernelVersion kernel) {
 
 void ExperimentOutput::AddOptions(CLI::App& command,
                                   std::vector<std::string> files) {
+  command_ = FullName(command);
   files_ = std::move(files);
   CLI::Option* const out =
       command
@@ -81,12 +83,16 @@ RunInfo ExperimentOutput::Run(std::vector<std::string> inputs) const {
 }
 
 absl::Status ExperimentOutput::Put(
-    std::span<const ResultFile> files,
+    bool has_rows, std::span<const ResultFile> files,
     absl::FunctionRef<void()> print_table) const {
-  const bool has_table = printed_.empty() && !quiet_;
+  const bool has_table = has_rows && printed_.empty() && !quiet_;
   if (has_table) print_table();
   for (const ResultFile& file : files) {
     if (file.name == printed_) std::cout << file.text();
+  }
+  if (!has_rows) {
+    TellError(command_ + ": interrupted; no row was done");
+    return absl::OkStatus();
   }
   if (!folder_) return absl::OkStatus();
   const absl::Status status = folder_->Write(files);
@@ -104,10 +110,10 @@ absl::Status ExperimentOutput::Put(
 void TellUnknownMemory(const char* command,
                        const absl::StatusOr<uint64_t>& available) {
   if (available.ok()) return;
-  std::cerr << "guestmm " << command
-            << ": the machine's available memory is unknown, so it is not "
-               "checked: "
-            << available.status().message() << "\n";
+  TellError(absl::StrCat(
+      "guestmm ", command,
+      ": the machine's available memory is unknown, so it is not checked: ",
+      available.status().message()));
 }
 
 void PrintIncomplete(const absl::Status& status) {

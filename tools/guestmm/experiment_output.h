@@ -47,10 +47,13 @@ class ExperimentOutput {
   RunInfo Run(std::vector<std::string> inputs) const;
   // Prints the results, by `print_table` or as one of `files`, and writes
   // `files` to the folder, if there is one. The error is OutputDirectory's.
-  absl::Status Put(std::span<const ResultFile> files,
+  // Without rows the run was interrupted: one line on stderr says so, in place
+  // of the table and the folder's files.
+  absl::Status Put(bool has_rows, std::span<const ResultFile> files,
                    absl::FunctionRef<void()> print_table) const;
 
  private:
+  std::string command_;
   std::vector<std::string> files_;
   std::optional<std::string> out_;
   bool force_ = false;

@@ -20,8 +20,10 @@
 #include "tools/guestmm/config_file.h"
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/generate_command.h"
+#include "tools/guestmm/given_options.h"
 #include "tools/guestmm/help.h"
 #include "tools/guestmm/standard_streams.h"
+#include "tools/guestmm/terminal.h"
 #include "tools/guestmm/usage_error.h"
 
 namespace guestmm::tools {
@@ -88,9 +90,10 @@ int Run(int argc, char** argv) {
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
     const CLI::App& at = LastNamed(app);
-    std::cerr << FullName(at) << ": " << UsageError(at, error) << "\n";
+    TellError(FullName(at) + ": " + AsGiven(UsageError(at, error)));
     return kExitUsage;
   }
+  NoteTyped(LastNamed(app));
   const auto command = commands.find(app.get_subcommands().front()->get_name());
   // The others have run.
   return command == commands.end() ? kExitSuccess : command->second();
@@ -112,8 +115,7 @@ int GuestmmMain(int argc, char** argv) {
     PrintException();
   }
   if (const int error = output.Finish(); error != 0) {
-    std::cerr << "guestmm: standard output: cannot be written: "
-              << std::strerror(error) << "\n";
+    TellLostOutput(std::strerror(error));
     if (status == kExitSuccess) status = kExitFailure;
   }
   // Nothing is left to say where standard error is lost.

@@ -25,10 +25,14 @@ ProgressLine::ProgressLine() : terminal_(isatty(STDERR_FILENO) == 1) {}
 
 ProgressLine::~ProgressLine() { Show(""); }
 
+size_t ProgressLine::columns() const {
+  // In the last one a terminal may go to the next line.
+  return TerminalColumns(STDERR_FILENO) - 1;
+}
+
 void ProgressLine::Show(const std::string& text) {
   if (!terminal_) return;
-  // In the last column a terminal may go to the next line.
-  std::string shown = text.substr(0, TerminalColumns(STDERR_FILENO) - 1);
+  std::string shown = text.substr(0, columns());
   if (shown == shown_) return;
   shown_ = std::move(shown);
   std::fprintf(stderr, "%s%s", kStartOver, shown_.c_str());
@@ -83,14 +87,20 @@ void Progress::Show(const std::string& phase, std::optional<double> share,
 }
 
 void Progress::Draw() {
-  std::string text = phase_;
+  std::string bar;
+  std::string figures;
   if (share_) {
-    absl::StrAppendFormat(&text, " %s %.0f %%", Bar(*share_), 100 * *share_);
+    bar = " " + Bar(*share_);
+    figures = absl::StrFormat(" %.0f %%", 100 * *share_);
     if (const std::optional<Nanoseconds> left = left_.At(clock_.Now())) {
-      absl::StrAppend(&text, ", ", RoughTime(*left), " left");
+      absl::StrAppend(&figures, ", ", RoughTime(*left), " left");
     }
   }
-  if (!detail_.empty()) absl::StrAppend(&text, "; ", detail_);
+  const std::string detail = detail_.empty() ? "" : "; " + detail_;
+  // The first that fits, or else what the line leaves of the last.
+  std::string text = phase_ + bar + figures + detail;
+  if (text.size() > line_.columns()) text = phase_ + figures + detail;
+  if (text.size() > line_.columns()) text = phase_ + figures;
   line_.Show(text);
 }
 

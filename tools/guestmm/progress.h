@@ -23,6 +23,8 @@ class ProgressLine {
 
   // True if stderr is a terminal.
   bool shows() const { return terminal_; }
+  // The longest text that is shown whole.
+  size_t columns() const;
   // Cut off at the terminal's width.
   void Show(const std::string& text);
 
@@ -47,9 +49,10 @@ class TimeLeft {
 };
 
 // What a command is doing, on stderr. On a terminal it is a ProgressLine of the
-// phase, a bar, the percentage and the time left, drawn anew every second so
-// that it moves while one step takes long. Elsewhere it is a line for each
-// phase that begins.
+// phase, a bar, the percentage, the time left and a detail, drawn anew every
+// second so that it moves while one step takes long; without the bar, and then
+// without the detail, where the terminal is too narrow. Elsewhere it is a line
+// for each phase that begins.
 class Progress {
  public:
   // `quiet`: shows nothing.

@@ -325,7 +325,8 @@ int RunReplayCommand(ReplayArguments& arguments) {
       },
       [&] { return watch.interrupted(); });
   progress.reset();
-  if (!set.results.empty()) {
+  const bool has_rows = !set.results.empty();
+  if (has_rows || set.status.ok()) {
     std::vector<std::string> inputs = recording->files;
     if (!arguments.costs.empty()) inputs.push_back(arguments.costs);
     const RunInfo run = output.Run(std::move(inputs));
@@ -336,13 +337,11 @@ int RunReplayCommand(ReplayArguments& arguments) {
         {kSeriesFile, [&] { return ReplaySeriesCsv(*recording, set.results); }},
         {"trace.json",
          [&] { return ReplayPerfettoJson(*recording, set.results); }}};
-    status = output.Put(files, [&] {
+    status = output.Put(has_rows, files, [&] {
       PrintTables(arguments, *recording, set);
       if (!set.complete) PrintIncomplete(set.status);
     });
     if (!status.ok()) return Fail("replay", status);
-  } else if (set.status.ok()) {
-    std::cerr << "guestmm replay: interrupted; no row was done\n";
   }
   return Finish("replay", set.status, set.complete);
 }

@@ -53,10 +53,13 @@ void PrintFreeAtEnd(std::span<const ReplayResult> results) {
                   share(free.not_due)});
   }
   std::cout << table
-            << "fragmented: in units of the host that the guest uses in part;\n"
-               "below order: in blocks smaller than the policy reports;\n"
-               "watermark: in zones low on memory, which report nothing;\n"
-               "not due: not reported before the replay ended\n";
+            << Wrap(
+                   "fragmented: in units of the host that the guest uses in "
+                   "part;\n"
+                   "below order: in blocks smaller than the policy reports;\n"
+                   "watermark: in zones low on memory, which report nothing;\n"
+                   "not due: not reported before the replay ended\n",
+                   OutputColumns());
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "guestmm/base/output_file.h"
+#include "tools/guestmm/terminal.h"
 
 namespace guestmm::tools {
 namespace {
@@ -30,6 +31,10 @@ void OpenStandardStreams() {
 
 bool WasClosed(int fd) { return was_closed[static_cast<size_t>(fd)]; }
 
+void TellLostOutput(const std::string& why) {
+  TellError("guestmm: standard output: cannot be written: " + why);
+}
+
 StandardOutput::StandardOutput() : before_(std::cout.rdbuf(this)) {
   setp(buffer_.begin(), buffer_.end());
 }
@@ -50,8 +55,9 @@ StandardOutput::int_type StandardOutput::overflow(int_type c) {
 int StandardOutput::sync() {
   const std::string_view text(pbase(), static_cast<size_t>(pptr() - pbase()));
   setp(buffer_.begin(), buffer_.end());
-  if (error_ == 0) error_ = WriteAll(STDOUT_FILENO, text);
-  return error_ == 0 ? 0 : -1;
+  const int error = WriteAll(STDOUT_FILENO, text);
+  if (error_ == 0) error_ = error;
+  return error == 0 ? 0 : -1;
 }
 
 }  // namespace guestmm::tools

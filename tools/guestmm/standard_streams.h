@@ -3,6 +3,7 @@
 
 #include <array>
 #include <streambuf>
+#include <string>
 
 namespace guestmm::tools {
 
@@ -14,8 +15,12 @@ void OpenStandardStreams();
 // True if this one of them, 0, 1 or 2, was closed.
 bool WasClosed(int fd);
 
+// Prints the error of output that was lost.
+void TellLostOutput(const std::string& why);
+
 // What std::cout writes to while this lives: standard output, through a buffer
-// that remembers why a write failed.
+// that remembers why a write failed. std::cout takes nothing after that, until
+// it is cleared.
 class StandardOutput final : public std::streambuf {
  public:
   StandardOutput();

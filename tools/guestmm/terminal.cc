@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
 #include <limits>
 
 #include "absl/strings/numbers.h"
@@ -60,6 +61,13 @@ size_t OutputColumns() {
 }
 
 void PrintWide() { print_wide = true; }
+
+void TellError(const std::string& line) {
+  std::cerr << (isatty(STDERR_FILENO) == 1
+                    ? Wrap(line, TerminalColumns(STDERR_FILENO))
+                    : line)
+            << "\n";
+}
 
 std::string Wrap(std::string_view text, size_t columns, size_t indent) {
   std::string out;

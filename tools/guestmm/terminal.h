@@ -18,6 +18,9 @@ size_t TerminalColumns(int fd);
 size_t OutputColumns();
 void PrintWide();
 
+// Prints a line on stderr, in lines that fit if that is a terminal.
+void TellError(const std::string& line);
+
 // `text` in lines of at most `columns`, broken at blanks where there are any.
 // The text starts in column `indent`; further lines are indented by that, and
 // by as much as the line they continue.

@@ -41,6 +41,9 @@ struct TraceArguments {
     }
     const absl::StatusOr<Recording> recording = ReadRecording(in.front());
     if (!recording.ok()) return recording.status();
+    for (const std::string& doubt : recording->doubts) {
+      TellError("guestmm trace: " + doubt);
+    }
     if (kernel != nullptr) *kernel = recording->kernel;
     return OpenTrace(*recording, options);
   }
@@ -53,17 +56,17 @@ std::string Plural(uint64_t n, const std::string& one) {
 // Prints the counters of what a trace lacks or has in the wrong order, if any.
 void PrintLosses(const TraceReadCounters& counters) {
   if (counters.lost != 0) {
-    std::cerr << "guestmm trace: the trace lost "
-              << Plural(counters.lost, "event") << "\n";
+    TellError("guestmm trace: the trace lost " +
+              Plural(counters.lost, "event"));
   }
   if (counters.bad_lines != 0) {
-    std::cerr << "guestmm trace: skipped "
-              << Plural(counters.bad_lines, "malformed line") << "\n";
+    TellError("guestmm trace: skipped " +
+              Plural(counters.bad_lines, "malformed line"));
   }
   if (counters.late != 0) {
-    std::cerr << "guestmm trace: time goes back "
-              << Plural(counters.late, "time") << ", by up to "
-              << PreciseSeconds(counters.late_by) << "\n";
+    TellError(absl::StrCat("guestmm trace: time goes back ",
+                           Plural(counters.late, "time"), ", by up to ",
+                           PreciseSeconds(counters.late_by)));
   }
 }
 
@@ -102,8 +105,9 @@ int RunConvert(const TraceArguments& arguments) {
   const uint64_t events = (*writer)->events();
   if (!read.ok()) {
     FailReading("trace convert", read);
-    std::cerr << "guestmm trace convert: " << arguments.out << " has the "
-              << Plural(events, "event") << " before that\n";
+    TellError(absl::StrCat("guestmm trace convert: ", arguments.out,
+                           " has the ", Plural(events, "event"),
+                           " before that"));
     return kExitFailure;
   }
   const bool is_stdout = arguments.out == "/dev/stdout";

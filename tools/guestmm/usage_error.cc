@@ -1,7 +1,9 @@
 #include "tools/guestmm/usage_error.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "guestmm/base/choices.h"
 
@@ -13,17 +15,46 @@ std::string Before(const std::string& text, const std::string& end) {
   return text.substr(0, text.find(end));
 }
 
-// What `at` cannot take, or "". Behind "--", which says that no option follows,
-// CLI11 leaves that to the program.
-std::string FirstExtra(const CLI::App& at) {
+// A word that a command cannot take. Empty for none.
+struct Extra {
+  const CLI::App& command;
+  std::string word;
+};
+
+// That of `at`, or of what it belongs to. Behind "--", which says that no
+// option follows, CLI11 leaves that to the program.
+Extra FirstExtra(const CLI::App& at) {
   for (const std::string& word : at.remaining()) {
-    if (word != "--") return word;
+    if (word != "--") return {at, word};
   }
-  return at.get_parent() == nullptr ? "" : FirstExtra(*at.get_parent());
+  if (at.get_parent() == nullptr) return {at, ""};
+  return FirstExtra(*at.get_parent());
+}
+
+// What is wrong with `extra`, if `at` is the last command that is named.
+std::string WrongExtra(const CLI::App& at, const Extra& extra) {
+  const std::string name = Before(extra.word, "=");
+  if (&extra.command != &at && at.get_option_no_throw(name) != nullptr) {
+    return absl::StrCat(name, ": must come after ", FullName(at),
+                        ", whose option it is");
+  }
+  if (absl::StartsWith(name, "-")) return NoSuchOption(extra.command, name);
+  // Behind "--" it is not left to the command itself.
+  std::vector<std::string> arguments;
+  for (const CLI::Option* const option : at.get_options()) {
+    if (option->get_positional()) {
+      arguments.push_back(absl::AsciiStrToUpper(option->get_name()));
+    }
+  }
+  return arguments.empty()
+             ? NoSuchOption(at, extra.word)
+             : absl::StrCat(extra.word, ": must be left out, as ", FullName(at),
+                            " takes one ",
+                            absl::StrJoin(arguments, " and one "));
 }
 
 std::string MissingSubcommand(const CLI::App& at) {
-  const std::string word = FirstExtra(at);
+  const std::string word = FirstExtra(at).word;
   const std::string rule = MustBeOneOf(word, SubcommandNames(at));
   return absl::StrCat(word.empty() ? "the command" : word + ":", " ", rule);
 }
@@ -42,7 +73,11 @@ const CLI::App& SubcommandNamed(const CLI::App& app, const std::string& word) {
   for (const CLI::App* const command : app.get_subcommands({})) {
     if (command->get_name() == word) return *command;
   }
-  throw CLI::ValidationError(word, MustBeOneOf(word, SubcommandNames(app)));
+  const std::vector<std::string> names = SubcommandNames(app);
+  throw CLI::ValidationError(
+      word, names.empty() ? absl::StrCat("must be left out, as ", FullName(app),
+                                         " has no commands of its own")
+                          : MustBeOneOf(word, names));
 }
 
 std::string FullName(const CLI::App& command) {
@@ -72,12 +107,13 @@ std::string NoSuchOption(const CLI::App& command, const std::string& word) {
 std::string UsageError(const CLI::App& at, const CLI::ParseError& error) {
   const std::string kind = error.get_name();
   const std::string text = error.what();
-  const std::string extra = FirstExtra(at);
+  const Extra extra = FirstExtra(at);
   // CLI11 names these errors after the command.
   const bool is_extra =
       dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
-  if (is_extra || (kind == "RequiredError" && absl::StartsWith(extra, "-"))) {
-    return NoSuchOption(at, extra);
+  if (is_extra ||
+      (kind == "RequiredError" && absl::StartsWith(extra.word, "-"))) {
+    return WrongExtra(at, extra);
   }
   if (kind == "RequiredError") {
     return absl::StartsWith(text, "A subcommand")

@@ -1,4 +1,5 @@
 #include <grp.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -20,7 +21,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "guestmm/base/fields.h"
-#include "guestmm/base/output_file.h"
 #include "guestmm/base/thread_workqueue.h"
 #include "guestmm/base/unique_fd.h"
 #include "guestmm/base/units.h"
@@ -34,6 +34,7 @@
 #include "tools/guestmm/exit_status.h"
 #include "tools/guestmm/progress.h"
 #include "tools/guestmm/sandbox.h"
+#include "tools/guestmm/standard_streams.h"
 #include "tools/guestmm/vmm_ctl_command.h"
 
 namespace guestmm::tools {
@@ -262,6 +263,12 @@ absl::Status Serve(const VmmArguments& arguments, const sigset_t& ends,
   return absl::OkStatus();
 }
 
+// False if to write to `fd` would be to wait.
+bool CanTakeLine(int fd) {
+  pollfd polled = {.fd = fd, .events = POLLOUT, .revents = 0};
+  return poll(&polled, 1, 0) == 1;
+}
+
 int RunVmmCommand(VmmArguments& arguments) {
   if (arguments.print_capabilities) {
     std::cout << kCapabilities << "\n";
@@ -288,8 +295,10 @@ int RunVmmCommand(VmmArguments& arguments) {
       [&](const std::string& line) {
         if (quiet) return;
         progress.Show("");
-        // Waits for the reader; nothing is said once it is gone.
-        WriteAll(STDOUT_FILENO, line + "\n");
+        // Waits for the reader. A line that is lost is an error at the end, and
+        // the next one is written all the same.
+        std::cout.clear();
+        std::cout << line << "\n" << std::flush;
       },
       [&](const std::string& text) {
         if (!quiet) progress.Show(text);
@@ -298,7 +307,11 @@ int RunVmmCommand(VmmArguments& arguments) {
   constexpr auto kPatience = std::chrono::seconds(1);
   // The reader of the log is stuck, and so is its writer. All else has ended.
   if (!log.Flush(kPatience)) {
-    std::_Exit(status.ok() ? kExitSuccess : kExitFailure);
+    if (CanTakeLine(STDERR_FILENO)) {
+      if (!status.ok()) Fail("vmm", status);
+      TellLostOutput("its reader is stuck");
+    }
+    std::_Exit(kExitFailure);
   }
   return status.ok() ? kExitSuccess : Fail("vmm", status);
 }

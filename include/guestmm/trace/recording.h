@@ -83,6 +83,9 @@ struct Recording {
   // The paths of all files that were read, or will be: the trace's are the
   // first.
   std::vector<std::string> files;
+  // Why the files may be less than was recorded, one line each: a text whose
+  // last line has no end, a trace of a CPU that is empty beside others.
+  std::vector<std::string> doubts;
   // The kernel's release, "6.12.95+deb12-amd64" (uname); empty without it.
   std::string kernel;
   // RAM (iomem), ascending, in whole pages: as in the kernel, a range that
@@ -149,7 +152,8 @@ struct Recording {
 // else happens to them.
 //
 // InvalidArgument for a malformed file names file, line and what was expected
-// there; DataLoss is for a truncated one. InvalidArgument for files that cannot
+// there, and for two files of the same contents both; DataLoss is for a
+// truncated one. InvalidArgument for files that cannot
 // be of one guest, or whose guest has pages of another size than 4 KiB, names
 // both and the numbers that disagree (docs/record-a-trace.md).
 absl::StatusOr<Recording> ReadRecording(const std::string& path,

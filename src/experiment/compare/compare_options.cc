@@ -144,6 +144,15 @@ absl::Status CheckProcesses(const CompareOptions& options) {
                      "must be 1 in virtual time; runs are deterministic");
 }
 
+// Refuses a khugepaged that has no effect on any of the workloads.
+absl::Status CheckHost(const CompareOptions& options) {
+  Order granule;
+  for (const std::string& workload : options.workloads) {
+    granule = std::max(granule, GranuleOf(options, workload));
+  }
+  return CheckKhugepaged(granule, options.khugepaged);
+}
+
 // Refuses real guests that this machine cannot hold, or map.
 absl::Status CheckMachine(const CompareOptions& options,
                           const absl::StatusOr<uint64_t>& available) {
@@ -251,8 +260,10 @@ absl::StatusOr<CompareOptions> ResolveCompare(
   if (status.ok()) status = ResolveWorkloads(resolved);
   if (status.ok()) status = ResolvePolicies(resolved);
   if (status.ok()) status = CheckProcesses(resolved);
-  if (status.ok() && options.mode == CompareMode::kReal) {
-    status = CheckMachine(resolved, available);
+  if (status.ok()) {
+    status = options.mode == CompareMode::kReal
+                 ? CheckMachine(resolved, available)
+                 : CheckHost(resolved);
   }
   if (!status.ok()) return status;
   return resolved;

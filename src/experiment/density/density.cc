@@ -62,11 +62,17 @@ absl::StatusOr<DensityResult> RunDensity(
   // Before the rows, which its error would lose.
   absl::StatusOr<DensityRow> limit = ComputeLimit(result.setup);
   if (!limit.ok()) return limit.status();
+  std::function<void(const DensityProgress&)> told;
+  if (progress) {
+    told = [&progress, most = limit->guests](DensityProgress at) {
+      at.most_guests = most;
+      progress(at);
+    };
+  }
   for (const MechanismSpec& mechanism : mechanisms->specs) {
     const size_t samples = result.samples.size();
     absl::StatusOr<DensityRow> row =
-        PolicyRow(result.setup, mechanism, progress, stopped, result.samples)
-            .Run();
+        PolicyRow(result.setup, mechanism, told, stopped, result.samples).Run();
     if (!row.ok()) {
       const bool is_stopped = absl::IsCancelled(row.status());
       if (!is_stopped && result.rows.empty()) return row.status();

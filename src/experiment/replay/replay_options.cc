@@ -145,7 +145,9 @@ absl::Status CheckReplay(const Recording& recording,
         "the recording must have a memory map (iomem), which says where the "
         "guest's RAM is");
   }
-  if (options.mode == ReplayMode::kVirtual) return absl::OkStatus();
+  if (options.mode == ReplayMode::kVirtual) {
+    return CheckKhugepaged(options.granule, options.khugepaged);
+  }
   status = CheckRealHost(options.granule, options.khugepaged);
   if (!status.ok()) return status;
   const uint64_t guest = MemoryMap::WholePages(recording.AllMemory()).bytes();

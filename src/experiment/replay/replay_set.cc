@@ -64,7 +64,7 @@ ReplaySet ReplayEach(const Recording& recording,
                                               const ReplayProgress&)>& progress,
                      const std::function<bool()>& stopped) {
   GUESTMM_CHECK(!options.truth || recording.has_truth());
-  ReplaySet set;
+  ReplaySet set = {.options = options};
   ReplayWatch watch = {.stopped = stopped};
   // Notes how a replay ended; true if no other is to follow.
   const auto ends = [&](const absl::Status& status) {

@@ -106,6 +106,9 @@ class Judge {
   }
 
   void JudgeFiles() {
+    for (const std::string& doubt : recording_.doubts) {
+      Doubt(Trust::kLimited, doubt);
+    }
     if (!recording_.first) {
       Doubt(Trust::kPoor,
             "no kpageflags.start: all memory counts as in use at the start");
@@ -190,6 +193,13 @@ class Judge {
       Doubt(Trust::kLimited,
             absl::StrFormat("%d lines of the trace could not be read",
                             counters.bad_lines + counters.cut_lines));
+    }
+    if (recording_.kernel.empty() && !first_.options.kernel &&
+        !first_.follows_moves) {
+      Doubt(Trust::kLimited,
+            absl::StrFormat(
+                "no uname: the kernel is taken for Linux %s (--kernel)",
+                kKernelVersionNames[static_cast<size_t>(first_.kernel)]));
     }
     if (first_.moves_end_early) {
       Doubt(Trust::kPoor,

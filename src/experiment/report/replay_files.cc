@@ -68,14 +68,13 @@ std::string ReplaySummaryJson(const Recording& recording, const ReplaySet& set,
                               const RunInfo& run) {
   const std::vector<ReplayResult>& results = set.results;
   Json rows = Json::array();
-  std::vector<std::string> policies;
   for (const ReplayResult& result : results) {
     rows.push_back(RowJson(recording, result));
-    policies.push_back(result.options.policy);
   }
   if (set.truth) rows.push_back(TruthRowJson(*set.truth));
-  const ReplayOptions options =
-      results.empty() ? ReplayOptions{} : results.front().options;
+  const std::vector<std::string>& policies = set.options.policies;
+  const ReplayOptions& options =
+      results.empty() ? set.options.replay : results.front().options;
   Json config = {
       {"trace", recording.trace_path},
       {"memory", FormatMemoryMap(recording.memory)},

@@ -66,4 +66,11 @@ absl::Status CheckRealHost(Order granule, bool khugepaged) {
   return absl::OkStatus();
 }
 
+absl::Status CheckKhugepaged(Order granule, bool khugepaged) {
+  if (!khugepaged || granule == kPageblockOrder) return absl::OkStatus();
+  return OptionError("khugepaged", "on",
+                     "must be off with granules below 2 MiB: without huge "
+                     "pages it has no effect");
+}
+
 }  // namespace guestmm

@@ -46,6 +46,12 @@ TEST_F(CompareOptionsTest, NamesWhatIsWrong) {
   EXPECT_EQ(ErrorOf({.mode = CompareMode::kReal, .khugepaged = true}),
             "--khugepaged=on: must be off with --real; this machine has its "
             "own");
+  EXPECT_EQ(ErrorOf({.khugepaged = true}),
+            "--khugepaged=on: must be off with granules below 2 MiB: without "
+            "huge pages it has no effect");
+  EXPECT_TRUE(ResolveCompare({.granule = kPageblockOrder, .khugepaged = true},
+                             AvailableMemory())
+                  .ok());
   EXPECT_EQ(ErrorOf({.guest_bytes = kMiB}),
             "--guest-memory=1MiB: must be 64MiB to 1TiB");
   EXPECT_EQ(ErrorOf({.vcpus = 0}), "--vcpus=0: must be 1 to 64");

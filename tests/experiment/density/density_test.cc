@@ -174,18 +174,21 @@ TEST(DensityTest, ReportsProgress) {
   options.policies = {"off"};
   int calls = 0;
   int last_guest = 0;
+  int most_guests = 0;
   ASSERT_EQ(RunDensity(*ResolveDensity(options, AvailableMemory()),
                        [&](const DensityProgress& progress) {
                          ++calls;
                          EXPECT_EQ(progress.policy, "off");
                          EXPECT_GE(progress.guest, last_guest);
                          last_guest = progress.guest;
+                         most_guests = progress.most_guests;
                          EXPECT_GT(progress.resident_bytes, 0u);
                        })
                 .status(),
             absl::OkStatus());
   EXPECT_GT(calls, 10);
   EXPECT_GE(last_guest, 3);
+  EXPECT_GT(most_guests, last_guest);
 }
 
 TEST(DensityTest, AStoppedRunHasTheRowsThatWereDone) {

@@ -89,7 +89,13 @@ TEST_F(ReplayGranuleTest, KhugepagedMakesASplitGranuleWhole) {
   EXPECT_EQ(Resident("linux:order=5", kPageblockOrder, /*khugepaged=*/true),
             512u);
   EXPECT_EQ(Resident("off", kPageblockOrder, /*khugepaged=*/true), 512u);
-  EXPECT_EQ(Resident("linux:order=5", Order(0), /*khugepaged=*/true), 480u);
+  for (const Order granule : {Order(0), Order(4)}) {
+    EXPECT_EQ(
+        Replay(recording_, {.granule = granule, .khugepaged = true}).status(),
+        absl::InvalidArgumentError(
+            "--khugepaged=on: must be off with granules below 2 MiB: without "
+            "huge pages it has no effect"));
+  }
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ constexpr uint64_t kPages = 100;
 Recording MakeRecording() {
   Recording recording;
   recording.trace_path = "a folder/trace";
+  recording.kernel = "6.1.0";
   recording.memory = {{Gpa(0), kPages * kPageSize}};
   recording.first.emplace();
   recording.first->states.assign(kPages, State::kFree);
@@ -95,6 +96,31 @@ TEST(VerdictTest, MissingFilesAreDoubts) {
           "no file shows the size of a page: it is taken for 4 KiB"));
   EXPECT_THAT(Commands(verdict),
               ElementsAre("scripts/record-a-trace OUT -- COMMAND"));
+}
+
+TEST(VerdictTest, DoubtsAboutFilesAreTold) {
+  Recording recording = MakeRecording();
+  recording.doubts = {"rss.csv:7: may be cut"};
+  const ReplayVerdict verdict = Judge(recording, MakeResult());
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_EQ(verdict.doubts, recording.doubts);
+}
+
+TEST(VerdictTest, AKernelThatNothingNamesIsADoubt) {
+  Recording recording = MakeRecording();
+  recording.kernel.clear();
+  ReplayResult result = MakeResult();
+  const ReplayVerdict verdict = Judge(recording, result);
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_THAT(
+      verdict.doubts,
+      ElementsAre("no uname: the kernel is taken for Linux 6.1 (--kernel)"));
+  result.options.kernel = KernelVersion::kV6_1;
+  EXPECT_THAT(Judge(recording, result).doubts, IsEmpty());
+  // The trace shows what its lists do.
+  result.options.kernel.reset();
+  result.follows_moves = true;
+  EXPECT_THAT(Judge(recording, result).doubts, IsEmpty());
 }
 
 TEST(VerdictTest, ABusyGuestsFilesDiffer) {

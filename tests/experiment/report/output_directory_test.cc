@@ -53,6 +53,34 @@ TEST_F(OutputDirectoryTest, CreatesTheFolderAndItsParents) {
   EXPECT_EQ(Contents(top_ / "a" / "b" / "second"), "text");
 }
 
+TEST_F(OutputDirectoryTest, RemovesWhatItCreatedIfThatIsEmpty) {
+  fs::create_directory(top_ / "a");
+  { EXPECT_TRUE(Open((top_ / "a" / "b" / "c" / "").string()).ok()); }
+  EXPECT_TRUE(fs::is_empty(top_ / "a"));
+  { EXPECT_TRUE(Open((top_ / "a").string()).ok()); }
+  EXPECT_TRUE(fs::exists(top_ / "a"));
+  {
+    const auto out = Open((top_ / "a" / "b" / "c").string());
+    std::ofstream(top_ / "a" / "b" / "other") << "text";
+  }
+  EXPECT_FALSE(fs::exists(top_ / "a" / "b" / "c"));
+  EXPECT_EQ(Contents(top_ / "a" / "b" / "other"), "text");
+}
+
+TEST_F(OutputDirectoryTest, ALinkLeadsToAFolderOrIsRefused) {
+  const std::string link = (top_ / "link").string();
+  fs::create_directory_symlink("there", link);
+  for (const std::string& path : {link, link + "/sub"}) {
+    EXPECT_EQ(Open(path).status(),
+              absl::FailedPreconditionError(
+                  path + ": must be a folder that can be created: " + link +
+                  " is a link to there, which does not exist"));
+  }
+  fs::create_directory(top_ / "there");
+  ASSERT_EQ(Open(link)->Write(Files("text")), absl::OkStatus());
+  EXPECT_EQ(Contents(top_ / "there" / "first"), "text");
+}
+
 TEST_F(OutputDirectoryTest, RefusesAPathThatCannotBeAFolder) {
   std::ofstream(top_ / "file") << "text";
   const std::string in_file = (top_ / "file" / "sub").string();

@@ -176,6 +176,8 @@ struct DensityResult {
 struct DensityProgress {
   std::string_view policy;
   int guest = 0;  // from 1
+  // The guests that fit under the limit, at most --max-guests.
+  int most_guests = 0;
   uint64_t resident_bytes = 0;
   uint64_t host_bytes = 0;
 };

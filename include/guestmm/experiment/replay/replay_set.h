@@ -43,6 +43,7 @@ struct ReplaySetOptions {
 };
 
 struct ReplaySet {
+  ReplaySetOptions options = {};
   // In the order of the policies. A damaged trace is replayed up to the damage
   // under each; policies without a single event are left out.
   std::vector<ReplayResult> results = {};

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/export.h"
+#include "guestmm/base/signal_cleanup.h"
 
 namespace GUESTMM_EXPORT guestmm {
 
@@ -21,6 +22,8 @@ struct ResultFile {
 };
 
 // The folder of an experiment's files. They are written whole, and all or none.
+// What was created of its path is removed at the end, or by a signal that ends
+// the process, unless something was put there.
 class OutputDirectory {
  public:
   // Creates the folder `path` and its parents where they do not exist. What
@@ -31,6 +34,10 @@ class OutputDirectory {
   // "--out=".
   static absl::StatusOr<OutputDirectory> Open(
       const std::string& path, std::span<const std::string> names, bool force);
+
+  OutputDirectory(OutputDirectory&& other) noexcept = default;
+  OutputDirectory& operator=(OutputDirectory&& other) = delete;
+  ~OutputDirectory();
 
   // Writes `files`, replacing those of the same names. Unavailable, with the
   // file and the reason, if one cannot be written: then the old ones stay as
@@ -43,7 +50,13 @@ class OutputDirectory {
   explicit OutputDirectory(std::filesystem::path path)
       : path_(std::move(path)) {}
 
+  // Creates what there is not of the path.
+  absl::Status Create();
+
   std::filesystem::path path_;
+  // What was created, the outermost first; empty once moved from.
+  std::vector<std::filesystem::path> created_;
+  std::vector<SignalCleanup> cleanups_;
 };
 
 }  // namespace guestmm

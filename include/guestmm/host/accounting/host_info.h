@@ -41,6 +41,10 @@ absl::StatusOr<uint64_t> AllowedMemory(
 // which they are asked for; and a khugepaged other than the machine's own.
 absl::Status CheckRealHost(Order granule, bool khugepaged);
 
+// OptionError for a khugepaged without huge pages, of which the host has none
+// if `granule` is smaller: it would have no effect.
+absl::Status CheckKhugepaged(Order granule, bool khugepaged);
+
 // The memory that an experiment on real guest RAM leaves available besides it:
 // metadata, the program, and what guests touch between two measurements.
 inline constexpr uint64_t kMachineReserve = 256 * kMiB;

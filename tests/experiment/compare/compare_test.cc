@@ -234,7 +234,7 @@ TEST_F(CompareTest, CostsAreThoseOfTheModel) {
 
 // Real time -------------------------------------------------------------------
 
-// A suite of its own: of these, only these have threads.
+// A suite of its own, which ThreadSanitizer runs: these guests have threads.
 class CompareForRealTest : public CompareTest {};
 
 TEST_F(CompareForRealTest, RunsForReal) {

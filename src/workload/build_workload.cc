@@ -85,7 +85,9 @@ bool BuildWorkload::GrowAStep(Vcpu& vcpu) {
     }
     if (vcpu.blocked()) return false;
   }
-  for (uint64_t i = 0; i < kGrowth.value(); ++i) {
+  // What is left of a step that was blocked is less.
+  const uint64_t pages = std::min(kGrowth.bytes(), mapping_left_) / kPageSize;
+  for (uint64_t i = 0; i < pages; ++i) {
     if (!process_.Populate(vcpu, Order(0))) return false;
   }
   return true;
@@ -95,14 +97,16 @@ void BuildWorkload::LeaveBehind(Vcpu& vcpu, PageCount pages) {
   const auto size = static_cast<double>(pages.value());
   kernel_due_ += size * options_.kernel_share;
   files_due_ += size * options_.file_share;
-  for (; kernel_due_ >= 1 && !vcpu.blocked(); --kernel_due_) {
+  while (kernel_due_ >= 1 && !vcpu.blocked()) {
     const Gfp gfp = random_.OneIn(2) ? kGfpKernel : kGfpReclaimable;
     if (kernel_bytes() < options_.max_kernel_bytes) {
       kernel_.back().Take(vcpu, Order(0), gfp);
     }
+    if (!vcpu.blocked()) --kernel_due_;
   }
-  for (; files_due_ >= 1 && !vcpu.blocked(); --files_due_) {
+  while (files_due_ >= 1 && !vcpu.blocked()) {
     if (files_.bytes() < options_.max_file_bytes) files_.Take(vcpu, Order(0));
+    if (!vcpu.blocked()) --files_due_;
   }
 }
 

@@ -82,8 +82,9 @@ void SandboxWorkload::ReadFiles(Vcpu& vcpu, uint64_t mapped_bytes) {
   const uint64_t most = ShareOf(options_.bytes, options_.max_file_share);
   files_due_ +=
       static_cast<double>(mapped_bytes) * options_.files_of_burst / kPageSize;
-  for (; files_due_ >= 1 && !vcpu.blocked(); --files_due_) {
+  while (files_due_ >= 1 && !vcpu.blocked()) {
     if (files_.bytes() < most) files_.Take(vcpu, Order(0));
+    if (!vcpu.blocked()) --files_due_;
   }
 }
 

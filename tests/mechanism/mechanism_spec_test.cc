@@ -99,6 +99,9 @@ TEST(MechanismSpecTest, RefusesUnknownNames) {
   EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "").status()),
             "--mechanisms=\"\": must be one of off, limit, real, "
             "reporting");
+  EXPECT_EQ(ErrorOf(ParseMechanism(kMechanisms, "reportin:linux").status()),
+            "--mechanisms=reportin:linux: must be one of off, limit, real, "
+            "reporting; did you mean 'reporting'?");
 }
 
 TEST(MechanismSpecTest, AnUnknownNamesErrorListsWhatTheCallerTakes) {

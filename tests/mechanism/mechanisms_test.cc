@@ -243,6 +243,50 @@ TEST(MechanismsTest, RefusesADefaultThatNoPolicyHas) {
             "v12-hotplug");
 }
 
+TEST(MechanismsTest, SuggestsThePolicyThatWasMeant) {
+  constexpr auto kPolicies = MechanismOption::kPolicies;
+  EXPECT_EQ(
+      CheckMechanisms(
+          {kPolicies, {ParseMechanism(kPolicies, "linus:order=5").value()}},
+          std::array{kMechanismOff, kMechanismReporting}, kContext)
+          .message(),
+      "--policies=linus:order=5: must be one of off, v12, v12-hotplug, "
+      "linux, adaptive; did you mean 'linux'?");
+}
+
+// Reporting that another has begun, or begins later, is not its to stop.
+TEST(MechanismsTest, StopsOnlyWhatItHasStarted) {
+  VirtualTime time(1);
+  const auto machine =
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time).value();
+  {
+    const auto first = Make("reporting:linux");
+    ASSERT_EQ(first->Start(*machine), absl::OkStatus());
+    {
+      const auto second = Make("reporting:v12");
+      EXPECT_TRUE(absl::IsFailedPrecondition(second->Start(*machine)));
+      EXPECT_TRUE(second->AtRest());
+    }
+    EXPECT_NE(machine->reporter(), nullptr);
+    first->Stop();
+    EXPECT_EQ(machine->reporter(), nullptr);
+    const auto third = Make("reporting:v12");
+    ASSERT_EQ(third->Start(*machine), absl::OkStatus());
+    first->Stop();
+    EXPECT_NE(machine->reporter(), nullptr);
+  }
+  EXPECT_EQ(machine->reporter(), nullptr) << "a destructor stops it";
+}
+
+TEST(MechanismsDeathTest, IsStartedOnce) {
+  VirtualTime time(1);
+  const auto machine =
+      ModelMachine::Create({.memory = MemoryMap::Pc(256 * kMiB)}, time).value();
+  const auto mechanism = Make("reporting:linux");
+  ASSERT_EQ(mechanism->Start(*machine), absl::OkStatus());
+  EXPECT_DEATH(mechanism->Start(*machine).IgnoreError(), "is started already");
+}
+
 TEST(MechanismsTest, NoMachineRunsLimitOrReal) {
   EXPECT_EQ(
       MakeMechanism(kMechanisms, Spec("limit"), kContext).status().message(),

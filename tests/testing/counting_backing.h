@@ -53,8 +53,9 @@ class CountingBacking final : public Backing {
 };
 
 struct CountingGuest {
-  explicit CountingGuest(uint64_t bytes) {
+  explicit CountingGuest(uint64_t bytes, int vcpus = 1) {
     GuestOptions options;
+    options.vcpus = vcpus;
     options.memory = MemoryMap::Pc(bytes);
     options.make_backing = [this](const GuestRam&) {
       auto made = std::make_unique<CountingBacking>();

@@ -125,6 +125,97 @@ TEST(BuildWorkloadTest, AShareOfItIsHugePages) {
   EXPECT_NEAR(huge / all, 0.3, 0.05);
 }
 
+// One process of that size, which leaves nothing behind.
+BuildOptions OneProcess(uint64_t bytes) {
+  return {.phases = 1,
+          .processes = 1,
+          .min_process_bytes = bytes,
+          .max_process_bytes = bytes,
+          .huge_share = 0,
+          .kernel_share = 0,
+          .file_share = 0};
+}
+
+uint64_t PeakOf(const BuildOptions& options) {
+  CountingGuest guest(64 * kMiB);
+  BuildWorkload build(options, /*seed=*/1);
+  uint64_t peak = 0;
+  while (build.Step(guest.vcpu())) peak = std::max(peak, build.process_bytes());
+  return peak;
+}
+
+TEST(BuildWorkloadTest, AProcessGrowsToItsSizeInWholeSteps) {
+  EXPECT_EQ(PeakOf(OneProcess(8 * kMiB)), 8 * kMiB);
+  EXPECT_EQ(PeakOf(OneProcess(kMiB + 1)), kMiB + 256 * kKiB);
+  // Its last mapping is too small for a huge page.
+  BuildOptions huge = OneProcess(3 * kMiB);
+  huge.huge_share = 1;
+  EXPECT_EQ(PeakOf(huge), 3 * kMiB);
+}
+
+TEST(BuildWorkloadTest, LeavesWholePagesOfItsShares) {
+  CountingGuest guest(64 * kMiB);
+  BuildOptions options = OneProcess(kMiB);
+  options.kernel_share = 1.0 / 128;
+  options.file_share = 1.0 / 32;
+  BuildWorkload build(options, /*seed=*/1);
+  while (build.Step(guest.vcpu())) {
+  }
+  EXPECT_EQ(build.kernel_bytes(), 2 * kPageSize);
+  EXPECT_EQ(build.file_bytes(), 8 * kPageSize);
+}
+
+TEST(BuildWorkloadTest, ComputesForTimesOfItsWholeRange) {
+  CountingGuest guest(64 * kMiB);
+  BuildWorkload build(OneProcess(16 * kMiB), /*seed=*/1);
+  Nanoseconds least = seconds(1);
+  Nanoseconds most{0};
+  while (const std::optional<Nanoseconds> pause = build.Step(guest.vcpu())) {
+    if (*pause == Nanoseconds(0)) continue;
+    least = std::min(least, *pause);
+    most = std::max(most, *pause);
+  }
+  EXPECT_LT(least, milliseconds(2));
+  EXPECT_GT(most, milliseconds(2));
+}
+
+TEST(BuildWorkloadTest, HalfOfItsKernelMemoryIsReclaimable) {
+  CountingGuest guest(64 * kMiB);
+  BuildOptions options = OneProcess(4 * kMiB);
+  options.kernel_share = 1;
+  BuildWorkload build(options, /*seed=*/1);
+  while (build.Step(guest.vcpu())) {
+  }
+  const PageMap& pages = guest.guest->allocator().pages();
+  double reclaimable = 0;
+  double all = 0;
+  for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {
+    if (pages.Get(pfn).state != PageState::kAllocated) continue;
+    ++all;
+    if (pages.AllocatedAs(pfn) == MigrateType::kReclaimable) ++reclaimable;
+  }
+  EXPECT_EQ(all, 1024);
+  EXPECT_NEAR(reclaimable / all, 0.5, 0.05);
+}
+
+// Exits free a mapping at a time, and the ends of phases 512 blocks.
+TEST(BuildWorkloadTest, FreesNoMoreThan512BlocksInAStep) {
+  CountingGuest guest(64 * kMiB);
+  BuildOptions options = OneProcess(4 * kMiB);
+  options.phases = 3;
+  options.kernel_share = 1;
+  BuildWorkload build(options, /*seed=*/1);
+  size_t freed = 0;
+  bool more = true;
+  while (more) {
+    more = build.Step(guest.vcpu()).has_value();
+    ASSERT_LE(guest.backing->freed().size() - freed, 512u);
+    freed = guest.backing->freed().size();
+  }
+  // The phases' processes, and the kernel memory of the first.
+  EXPECT_EQ(guest.backing->freed().size(), 4 * 1024u);
+}
+
 TEST(BuildWorkloadTest, AProcessThatFindsNoMemoryExits) {
   CountingGuest guest(64 * kMiB);
   BuildOptions options = kSmallBuild;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <chrono>
+#include <set>
 
 #include "tests/testing/counting_backing.h"
 
@@ -21,6 +22,25 @@ TEST(ChurnWorkloadTest, StaysAtItsFill) {
   }
   EXPECT_EQ(guest.backing->held().bytes(), workload.allocated_bytes());
   EXPECT_GT(guest.backing->freed().size(), 5000u);
+}
+
+TEST(ChurnWorkloadTest, FreesOldBlocksAsWellAsNewOnes) {
+  CountingGuest guest(64 * kMiB);
+  ChurnWorkload workload(
+      {.bytes = 32 * kMiB, .fill = 0.5, .max_order = Order(3)}, /*seed=*/1);
+  for (int i = 0; i < 40000; ++i) workload.Step(guest.vcpu());
+  // Of about 2000 blocks that it holds it has freed nearly 20,000.
+  const auto& blocks = guest.backing->allocated();
+  const std::set<Pfn> first = [&] {
+    std::set<Pfn> pfns;
+    for (size_t i = 0; i < 100; ++i) pfns.insert(blocks[i].first);
+    return pfns;
+  }();
+  std::set<Pfn> freed;
+  for (const auto& [pfn, order] : guest.backing->freed()) {
+    if (first.contains(pfn)) freed.insert(pfn);
+  }
+  EXPECT_GT(freed.size(), 90u);
 }
 
 TEST(ChurnWorkloadTest, EachOrderIsHalfAsOftenAsTheOneBelow) {
@@ -55,6 +75,17 @@ TEST(ChurnWorkloadTest, TakesOrdersByTheirWeights) {
     ++(order == Order(2) ? order2 : order5);
   }
   EXPECT_NEAR(order2 / order5, 3, 0.5);
+}
+
+TEST(ChurnWorkloadTest, TheLargestOrderHasAWeight) {
+  CountingGuest guest(64 * kMiB);
+  ChurnOptions options = {.bytes = 64 * kMiB, .max_order = Order(4)};
+  options.weights[4] = 1;
+  ChurnWorkload workload(options, /*seed=*/1);
+  for (int i = 0; i < 100; ++i) workload.Step(guest.vcpu());
+  for (const auto& [pfn, order] : guest.backing->allocated()) {
+    ASSERT_EQ(order, Order(4));
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <set>
 
@@ -35,6 +36,39 @@ TEST(FragmenterWorkloadTest, LeavesSinglePagesEverywhere) {
     }
   }
   EXPECT_GT(pageblocks.size(), 44u);
+}
+
+TEST(FragmenterWorkloadTest, FillsAndFreesAMibAtATime) {
+  CountingGuest guest(64 * kMiB);
+  FragmenterWorkload workload(
+      {.bytes = 8 * kMiB, .kept_one_in = 1'000'000, .max_order = Order(0)},
+      /*seed=*/1);
+  for (uint64_t mib = 1; mib <= 8; ++mib) {
+    workload.Step(guest.vcpu());
+    EXPECT_EQ(workload.allocated_bytes(), mib * kMiB);
+  }
+  workload.Step(guest.vcpu());
+  EXPECT_EQ(workload.allocated_bytes(), 8 * kMiB) << "is full";
+  for (uint64_t mib = 8; mib-- > 0;) {
+    EXPECT_TRUE(workload.busy());
+    workload.Step(guest.vcpu());
+    EXPECT_EQ(workload.allocated_bytes(), mib * kMiB);
+  }
+  EXPECT_FALSE(workload.busy());
+}
+
+TEST(FragmenterWorkloadTest, TakesBlocksOfAllOrdersUpToTheLargest) {
+  CountingGuest guest(64 * kMiB);
+  FragmenterWorkload workload({.bytes = 32 * kMiB, .max_order = Order(2)},
+                              /*seed=*/1);
+  while (workload.allocated_bytes() < 32 * kMiB) workload.Step(guest.vcpu());
+  std::array<double, 11> blocks{};
+  for (const auto& [pfn, order] : guest.backing->allocated()) {
+    ++blocks[static_cast<size_t>(order.value())];
+  }
+  EXPECT_NEAR(blocks[0] / blocks[2], 1, 0.15);
+  EXPECT_NEAR(blocks[1] / blocks[2], 1, 0.15);
+  EXPECT_EQ(blocks[3], 0);
 }
 
 TEST(FragmenterWorkloadTest, IsThenQuietForEver) {

@@ -98,6 +98,32 @@ TEST_F(InterleavedWorkloadTest, OneThatNeverPausesLeavesTheOthersTheirTurns) {
   EXPECT_LE(b, 11);
 }
 
+// Touches 10,000 pages a step, which takes 10 ms.
+class Slow final : public Workload {
+ public:
+  explicit Slow(std::string& log) : log_(log) {}
+  std::optional<Nanoseconds> Step(Vcpu&) override {
+    log_ += 's';
+    work_ += 10'000;
+    return Nanoseconds(0);
+  }
+  uint64_t work() const override { return work_; }
+
+ private:
+  std::string& log_;
+  uint64_t work_ = 0;
+};
+
+// b is due every millisecond, and late by nine: a time that it missed does not
+// come back.
+TEST_F(InterleavedWorkloadTest, OneThatIsLateRunsOnceAndNotForEachTimeMissed) {
+  members_.push_back(std::make_unique<Slow>(log_));
+  Add('b', milliseconds(1), 100);
+  InterleavedWorkload workload = Make();
+  for (int i = 0; i < 8; ++i) workload.Step(guest_.vcpu());
+  EXPECT_EQ(log_, "sbsbsbsb");
+}
+
 TEST_F(InterleavedWorkloadTest, OfNoneEndsAtOnce) {
   InterleavedWorkload workload = Make();
   EXPECT_EQ(workload.Step(guest_.vcpu()), std::nullopt);

@@ -48,6 +48,17 @@ TEST(PageCacheWorkloadTest, TakesItsShareOfMemoryAtMost) {
   EXPECT_EQ(cache.cached_bytes(), 16 * kMiB);
 }
 
+TEST(PageCacheWorkloadTest, ItsShareIsOfAllMemoryAndNotOfFreeMemory) {
+  CountingGuest guest(64 * kMiB);
+  for (int block = 0; block < 16; ++block) {
+    ASSERT_TRUE(guest.vcpu().Allocate(kPageblockOrder).has_value());
+  }
+  PageCacheWorkload cache({.max_share = 0.25}, guest.guest->allocator(),
+                          guest.guest->all_vcpus());
+  RunFor(cache, guest.vcpu(), seconds(10));
+  EXPECT_EQ(cache.cached_bytes(), 16 * kMiB);
+}
+
 TEST(PageCacheWorkloadTest, FillsMemoryDownToTheLowWatermarks) {
   CountingGuest guest(64 * kMiB);
   PageCacheWorkload cache({}, guest.guest->allocator(),

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <optional>
+#include <vector>
 
 #include "tests/testing/counting_backing.h"
 
@@ -70,6 +71,58 @@ TEST_F(SandboxWorkloadTest, IdlesWithWhatItsAgentAndItsFilesHold) {
                 workload_.steady_bytes() + workload_.file_bytes());
     }
   }
+}
+
+TEST_F(SandboxWorkloadTest, DrawsFromAllOfItsRanges) {
+  std::vector<uint64_t> peaks;
+  std::vector<Nanoseconds> idles;
+  for (int cycle = 0; cycle < 10; ++cycle) {
+    RunUntil(true);
+    peak_ = 0;
+    RunUntil(false);
+    peaks.push_back(peak_);
+    idles.push_back(RunUntil(true));
+  }
+  const auto [lowest, highest] = std::ranges::minmax(peaks);
+  EXPECT_LT(static_cast<double>(lowest), 0.78 * kShare);
+  EXPECT_GT(static_cast<double>(highest), 0.82 * kShare);
+  const auto [shortest, longest] = std::ranges::minmax(idles);
+  EXPECT_LT(shortest, seconds(50));
+  EXPECT_GT(longest, seconds(70));
+}
+
+// Until it idles all that it touches is work, files too.
+TEST_F(SandboxWorkloadTest, ItsWorkIsAllThatABurstTouches) {
+  RunUntil(true);
+  RunUntil(false);
+  EXPECT_GT(workload_.file_bytes(), 0u);
+  EXPECT_EQ(workload_.work(), guest_.backing->touched().value());
+}
+
+TEST_F(SandboxWorkloadTest, FilesAddUpFromPartsOfAPage) {
+  // Half a page for each mapping of 2 MiB.
+  SandboxWorkload workload({.bytes = kBytes,
+                            .burst_share = 0.5,
+                            .burst_spread = 0,
+                            .steady_share = 0,
+                            .files_of_burst = 1.0 / 1024},
+                           /*seed=*/1);
+  while (!workload.bursting()) workload.Step(guest_.vcpu());
+  while (workload.bursting()) workload.Step(guest_.vcpu());
+  // The last of 16 mappings is smaller by what files hold already.
+  EXPECT_EQ(workload.file_bytes(), 7 * kPageSize);
+}
+
+// It then takes as long as one mapping.
+TEST_F(SandboxWorkloadTest, ABurstMayBeSmallerThanWhatItsAgentHolds) {
+  SandboxWorkload workload({.bytes = kBytes,
+                            .burst_share = 0.3,
+                            .burst_spread = 0,
+                            .steady_share = 0.5},
+                           /*seed=*/1);
+  while (!workload.bursting()) workload.Step(guest_.vcpu());
+  EXPECT_EQ(workload.Step(guest_.vcpu()), seconds(2));
+  EXPECT_EQ(workload.allocated_bytes(), kBytes / 2);
 }
 
 TEST_F(SandboxWorkloadTest, ChurnsAtItsHeight) {

@@ -10,6 +10,7 @@
 #include "guestmm/machine/real/guest.h"
 #include "guestmm/workload/burst_workload.h"
 #include "guestmm/workload/idle_workload.h"
+#include "tests/testing/counting_backing.h"
 
 namespace guestmm::workloads_test {
 namespace {
@@ -80,16 +81,21 @@ TEST(BurstWorkloadTest, NoticesPagesThatLoseTheirContents) {
   EXPECT_TRUE(workload.corrupted().has_value());
 }
 
+std::vector<Pfn> AllocatedHeads(Guest& guest) {
+  const PageMap& pages = guest.allocator().pages();
+  std::vector<Pfn> heads;
+  for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {
+    if (pages.Get(pfn).state == PageState::kAllocated) heads.push_back(pfn);
+  }
+  return heads;
+}
+
 // Whatever it reads after a lost page.
 TEST(BurstWorkloadTest, RemembersThePageThatWasLost) {
   const auto guest = SmallGuest();
   BurstWorkload workload(20 * kMiB, /*seed=*/1);
   while (workload.growing()) workload.Step(guest->vcpu(0));
-  const PageMap& pages = guest->allocator().pages();
-  std::vector<Pfn> heads;
-  for (Pfn pfn(0); pfn < pages.end(); pfn += PageCount(1)) {
-    if (pages.Get(pfn).state == PageState::kAllocated) heads.push_back(pfn);
-  }
+  const std::vector<Pfn> heads = AllocatedHeads(*guest);
   const Pfn lost = heads[heads.size() / 2];
   const Translation memory =
       *guest->ram().Translate({.gpa = ToGpa(lost), .bytes = kPageSize});
@@ -97,6 +103,27 @@ TEST(BurstWorkloadTest, RemembersThePageThatWasLost) {
   while (workload.Step(guest->vcpu(0))) {
   }
   EXPECT_EQ(workload.corrupted(), lost);
+}
+
+// A page of the mapping that is read last.
+TEST(BurstWorkloadTest, ReadsAllOfItsMemory) {
+  const auto guest = SmallGuest();
+  BurstWorkload workload(20 * kMiB, /*seed=*/1);
+  std::vector<Pfn> before;
+  while (workload.growing()) {
+    before = AllocatedHeads(*guest);
+    workload.Step(guest->vcpu(0));
+  }
+  const std::vector<Pfn> after = AllocatedHeads(*guest);
+  const auto lost =
+      std::ranges::mismatch(before, after).in2;  // before is a part of after
+  ASSERT_NE(lost, after.end());
+  const Translation memory =
+      *guest->ram().Translate({.gpa = ToGpa(*lost), .bytes = kPageSize});
+  std::ranges::fill(memory.bytes(), std::byte{0});
+  while (workload.Step(guest->vcpu(0))) {
+  }
+  EXPECT_EQ(workload.corrupted(), *lost);
 }
 
 TEST(IdleWorkloadTest, LeavesNothingAllocated) {
@@ -108,6 +135,26 @@ TEST(IdleWorkloadTest, LeavesNothingAllocated) {
   }
   // It freed a block large enough to be reported.
   EXPECT_GT(guest->ram().ResidentBytes().value(), 2 * kMiB);
+}
+
+// In a guest with memory above 4 GiB, from where what may be anywhere is taken.
+TEST(IdleWorkloadTest, TakesSmallBlocksAndOneOf2MibOnEitherSideOf4Gib) {
+  CountingGuest guest(5 * kGiB);
+  IdleWorkload workload(/*seed=*/1);
+  constexpr Pfn k4Gib(4 * kGiB / kPageSize);
+  std::array<int, 10> of_order{};
+  for (size_t step = 1; step <= 10; ++step) {
+    workload.Step(guest.vcpu());
+    const CountingBacking::Sequence& blocks = guest.backing->allocated();
+    ASSERT_EQ(blocks.size(), 18 * step);
+    for (size_t i = 18 * (step - 1); i < blocks.size(); ++i) {
+      ++of_order[static_cast<size_t>(blocks[i].second.value())];
+    }
+    EXPECT_GE(blocks[18 * step - 2].first, k4Gib);
+    EXPECT_LT(blocks[18 * step - 1].first, k4Gib);
+  }
+  for (const size_t order : {0, 1, 2, 3}) EXPECT_GT(of_order[order], 20);
+  EXPECT_EQ(of_order[9], 20);
 }
 
 }  // namespace

@@ -72,6 +72,64 @@ TEST_F(CompareFilesTest, SummaryKeepsItsContract) {
   EXPECT_EQ(summary["rows"][2]["policy"], "limit");
 }
 
+// Each option where a reader looks for it, and numbers to the sixth decimal.
+TEST_F(CompareFilesTest, TheSummaryHasAllThatRepeatsIt) {
+  CompareOptions options = Small("burst");
+  options.vcpus = 3;
+  options.duration_seconds = 1.0000004;
+  options.rest_seconds = 0.123457;
+  options.reportable_order = Order(7);
+  options.repeats = 6;
+  options.costs.exit = 4321;
+  CompareResult result;
+  result.options = *ResolveCompare(options, kTiB);
+  result.run.date = "2024-02-29T23:59:59Z";
+  CompareRow row;
+  row.workload = "burst";
+  row.policy = "v12";
+  row.lock_max_us = 0.1234567;
+  result.rows = {row};
+  const auto summary = nlohmann::json::parse(CompareSummaryJson(result));
+  EXPECT_EQ(summary["run"]["date"], "2024-02-29T23:59:59Z");
+  const nlohmann::json& config = summary["config"];
+  EXPECT_EQ(config["workloads"], nlohmann::json({{"burst",
+                                                  {{"guest_bytes", 128 * kMiB},
+                                                   {"nodes", 1},
+                                                   {"vcpus", 3},
+                                                   {"duration_s", 1.0}}}}));
+  EXPECT_EQ(config["rest_s"], 0.123457);
+  EXPECT_EQ(config["reportable_order"], 7);
+  EXPECT_EQ(config["repeats"], 6);
+  EXPECT_EQ(config["processes"], 1);
+  EXPECT_EQ(config["costs_ns"]["exit"], 4321);
+  EXPECT_EQ(summary["rows"][0]["lock_max_us"], 0.123457);
+  EXPECT_TRUE(summary["rows"][0]["lock_mean_us"].is_null());
+  options.workloads = {"page_fault1-60g"};
+  result.options = *ResolveCompare(options, kTiB);
+  EXPECT_EQ(nlohmann::json::parse(CompareSummaryJson(
+                result))["config"]["workloads"]["page_fault1-60g"]["nodes"],
+            2);
+}
+
+TEST_F(CompareFilesTest, ASampleIsReadAsItWasWritten) {
+  CompareResult result;
+  result.options = *ResolveCompare(Small("burst"), kTiB);
+  result.samples = {{.workload = "burst",
+                     .policy = "v12",
+                     .repeat = 2,
+                     .seconds = 1.5,
+                     .resident_bytes = 3,
+                     .free_bytes = 4,
+                     .host_share_of_free = 0.25}};
+  const std::string csv = CompareSeriesCsv(result);
+  EXPECT_EQ(csv.substr(csv.find('\n') + 1),
+            "burst,v12,reporting:v12,2,1.500,,3,4,,0.250000\n");
+  const auto samples = ParseCompareSeries("a.csv", csv);
+  ASSERT_EQ(samples.status(), absl::OkStatus());
+  result.samples = *samples;
+  EXPECT_EQ(CompareSeriesCsv(result), csv);
+}
+
 TEST_F(CompareFilesTest, TwoSettingsOfOnePolicyStandSideBySide) {
   CompareOptions options = Small("burst");
   options.policies = {};
@@ -141,6 +199,9 @@ TEST_F(CompareFilesTest, NamesTheFileAndTheFieldThatCannotBeRead) {
             "a.json: must be a JSON object");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["schema_version"] = 2; }),
             "a.json: experiment and schema_version: must be \"compare\" and 1");
+  EXPECT_EQ(
+      ErrorAfter(result, [](Json& json) { json["experiment"] = "density"; }),
+      "a.json: experiment and schema_version: must be \"compare\" and 1");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json.erase("rows"); }),
             "a.json: rows: must be an array");
   EXPECT_EQ(ErrorAfter(result, [](Json& json) { json["rows"][2] = 1; }),

@@ -19,11 +19,14 @@ TEST_F(CompareOptionsTest, DefaultsAreEveryPolicyAndTheDefaultWorkloads) {
   EXPECT_EQ(resolved->policies.front(), "off");
   EXPECT_THAT(resolved->policies, testing::Contains("v12"));
   EXPECT_THAT(resolved->policies, testing::Contains("eager"));
+  EXPECT_THAT(resolved->policies,
+              testing::Not(testing::Contains("v12-hotplug")));
   EXPECT_THAT(resolved->workloads, testing::Contains("sandbox"));
   EXPECT_EQ(RestSecondsOf(*resolved, "burst"), 60);
   EXPECT_EQ(resolved->reportable_order, kPageblockOrder);
   const auto real = ResolveCompare({.mode = CompareMode::kReal}, kTiB);
   EXPECT_THAT(real->workloads, testing::ElementsAre("page_fault1"));
+  EXPECT_EQ(RestSecondsOf(*real, "page_fault1"), 10);
 }
 
 TEST_F(CompareOptionsTest, NamesWhatIsWrong) {

@@ -100,6 +100,25 @@ TEST_F(CompareProcessesTest, NamesTheProcessThatFailed) {
                 "processes differ in row 0: one has burst, off there"));
 }
 
+// It is the stop that ends the second one.
+TEST_F(CompareProcessesTest, AStopIsNoErrorOfTheProcessThatItEnds) {
+  const auto resolved =
+      ResolveCompare({.mode = CompareMode::kReal, .processes = 3}, kTiB);
+  ASSERT_EQ(resolved.status(), absl::OkStatus());
+  int runs = 0;
+  CompareHooks hooks;
+  hooks.stopped = [&] { return runs == 2; };
+  hooks.run_process = [&]() -> absl::StatusOr<CompareProcess> {
+    if (++runs == 1) return ProcessWithShare(0.9);
+    return absl::InternalError("was ended by signal 15");
+  };
+  const auto result = RunCompare(*resolved, hooks);
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_EQ(result->status, absl::OkStatus());
+  EXPECT_FALSE(result->complete);
+  EXPECT_EQ(RowOf(*result, "v12").work_share_of_off, 0.9);
+}
+
 TEST_F(CompareProcessesTest, QuotesAProcessThatCannotBeRun) {
   EXPECT_EQ(RunCompareProcess({"/nonexistent"}).status(),
             absl::InternalError("cannot be started: No such file or "

@@ -2,10 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <string>
+#include <vector>
 
 #include "guestmm/workload/recipes.h"
 #include "nlohmann/json.hpp"
+#include "src/experiment/compare/compare_rows.h"
 #include "tests/experiment/compare/compare_testing.h"
 #include "tests/testing/planted_policies.h"
 
@@ -53,6 +57,8 @@ TEST_F(CompareTest, EachWorkloadRunsUnderEachPolicyAndTheLimit) {
 
     const CompareRow& limit = result.rows[2];
     EXPECT_EQ(limit.policy, "limit");
+    EXPECT_EQ(limit.host_share_of_free, 1);
+    EXPECT_EQ(limit.host_share_of_reportable, 1);
     EXPECT_EQ(limit.work, std::nullopt);
     EXPECT_EQ(limit.duration_seconds, std::nullopt);
   }
@@ -117,6 +123,81 @@ TEST_F(CompareTest, MemoryThatIsReportedComesBackAndCosts) {
   EXPECT_GT(*v12.lock_max_us, 0);
   EXPECT_LE(*v12.lock_mean_us, *v12.lock_max_us);
   EXPECT_GT(v12.loss->isolation + v12.loss->discard, 0);
+}
+
+// With one cost at a time. The hook's is that of the vCPU that it runs on: what
+// is lost is what the work took longer.
+TEST_F(CompareTest, ALossIsShownByWhatItWasLostTo) {
+  using Loss = CompareRow::Loss;
+  struct Case {
+    uint64_t CostModel::*cost;
+    uint64_t ns;
+    double Loss::*column;
+  };
+  for (const Case& each :
+       {Case{&CostModel::hook_freed, 200, &Loss::hook},
+        Case{&CostModel::reporter_isolate, 200, &Loss::isolation},
+        Case{&CostModel::kick, 2000, &Loss::discard},
+        Case{&CostModel::host_fault_4k, 200, &Loss::fault_back},
+        Case{&CostModel::host_zero_4k, 200, &Loss::zeroing}}) {
+    CompareOptions options = Small("page_fault1");
+    options.vcpus = 2;
+    options.guest_bytes = kGiB;  // enough that no allocation fails
+    options.duration_seconds = 0.05;
+    options.rest_seconds = 0;
+    options.policies = {"eager"};
+    options.policy_parameters = {};
+    for (const Field<CostModel>& field : CostFields()) {
+      if (field.name() == "guest_fault") continue;
+      ASSERT_EQ(field.Parse(options.costs, "0"), absl::OkStatus());
+    }
+    options.costs.*each.cost = each.ns;
+    const CompareResult result = RunOk(options);
+    EXPECT_FALSE(RowOf(result, "off").loss.has_value());
+    const CompareRow& row = RowOf(result, "eager");
+    ForEachLoss([&](const char* name, double Loss::*column) {
+      SCOPED_TRACE(name);
+      if (column == each.column) {
+        EXPECT_GT(*row.loss.*column, 0);
+        if (column == &Loss::hook) {
+          EXPECT_NEAR(*row.loss.*column, 1 - *row.work_share_of_off, 0.02);
+        }
+      } else {
+        EXPECT_EQ(*row.loss.*column, 0);
+      }
+    });
+  }
+}
+
+// What off loses too is no loss: linux reports nothing before the end.
+TEST_F(CompareTest, ALossIsBeyondWhatOffLost) {
+  CompareOptions options = Small("churn");
+  options.policies = {"linux"};
+  options.policy_parameters = {{"delay", "3600"}};
+  options.duration_seconds = 0.5;
+  const CompareRow row = RowOf(RunOk(options), "linux");
+  EXPECT_EQ(row.reports, 0u);
+  EXPECT_EQ(row.loss->fault_back, 0);
+  EXPECT_EQ(row.loss->zeroing, 0);
+}
+
+// A guest is whole blocks of 2 MiB; its kernel has 4 of 128 MiB.
+TEST_F(CompareTest, SamplesAreFromTheBootToTheLastLook) {
+  CompareOptions options = Small("burst");
+  options.policies = {"off"};
+  options.policy_parameters = {};
+  options.guest_bytes = 129 * kMiB;
+  options.duration_seconds = 1;
+  options.rest_seconds = 1.5;
+  const CompareResult result = RunOk(options);
+  std::vector<double> seconds;
+  for (const CompareSample& sample : result.samples) {
+    EXPECT_EQ(sample.workload, "burst");
+    seconds.push_back(sample.seconds);
+  }
+  EXPECT_EQ(seconds, (std::vector<double>{0, 1, 2, 2.5}));
+  EXPECT_EQ(result.samples[0].free_bytes, 124 * kMiB);
+  EXPECT_EQ(result.samples[0].resident_bytes, 4 * kMiB);
 }
 
 // Their per-CPU lists differ, and so does what is resident. The default is 5.3.
@@ -251,6 +332,11 @@ TEST_F(CompareForRealTest, RunsForReal) {
   EXPECT_EQ(RowOf(result, "v12").loss, std::nullopt);
   EXPECT_GT(RowOf(result, "off").footprint_gib_min, 0);
   EXPECT_EQ(result.samples.back().repeat, 2u);
+  // Each repeat begins with another policy, the first with off.
+  EXPECT_EQ(result.samples.front().policy, "off");
+  const auto second =
+      std::ranges::find(result.samples, 2u, &CompareSample::repeat);
+  EXPECT_EQ(second->policy, "v12");
 }
 
 TEST_F(CompareForRealTest, APolicyHasTheGranuleOfItsHost) {
@@ -320,6 +406,16 @@ TEST_F(CompareTest, OneThatIsStoppedAtOnceHasNoRows) {
   EXPECT_TRUE(result->rows.empty());
   EXPECT_EQ(nlohmann::json::parse(CompareSummaryJson(*result))["complete"],
             false);
+}
+
+TEST_F(CompareTest, RunsThatAreStoppedOnTheirWayHaveNoRows) {
+  std::atomic<bool> stop{false};
+  const auto result = RunCompare(*ResolveCompare(Small("burst"), kTiB),
+                                 {.progress = [&](auto&) { stop = true; },
+                                  .stopped = [&] { return stop.load(); }});
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_FALSE(result->complete);
+  EXPECT_TRUE(result->rows.empty());
 }
 
 // Asked before each run and at each of its samples. With one thread the first

@@ -120,9 +120,20 @@ TEST_F(WorkMeterTest, EachVcpuDoesItsOwnPart) {
   now_ = seconds(2);
   EXPECT_EQ(meter.workloads()[0]->Step(vcpu_), std::nullopt);
   for (int step = 0; step < 3; ++step) meter.workloads()[2]->Step(vcpu_);
-  EXPECT_EQ(meter.end(), seconds(4));
+  EXPECT_EQ(meter.end(), seconds(4)) << "vCPU 2's, which is later than 1 s";
   EXPECT_EQ(meter.work(), 30u);
   EXPECT_EQ(meter.seconds(), (1 + 4) / 2.0);
+}
+
+TEST_F(WorkMeterTest, TheEndIsThatOfTheLastVcpuToEnd) {
+  const WorkAmount amount = {
+      .by_vcpu = {{.end = {.work = 10, .since = seconds(7)}},
+                  {},
+                  {.end = {.work = 10, .since = seconds(2)}}}};
+  const GuestLoad load = Load({100, 100});
+  WorkMeter meter(load, now(), &amount);
+  for (const size_t vcpu : {0, 2}) meter.workloads()[vcpu]->Step(vcpu_);
+  EXPECT_EQ(meter.end(), seconds(7));
 }
 
 TEST_F(WorkMeterTest, NoWorkIsDoneAtOnce) {

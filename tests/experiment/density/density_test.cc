@@ -167,6 +167,20 @@ TEST(DensityTest, StopsAtMaxGuestsAndNamesTheReason) {
   const DensityResult result = RunOk(options);
   EXPECT_EQ(result.rows[0].guests, 2);
   EXPECT_EQ(result.rows[0].stopped, "max-guests 2");
+  // So does the limit's, which is the sum of its guests.
+  const DensityRow& limit = result.rows[1];
+  EXPECT_EQ(limit.guests, 2);
+  EXPECT_EQ(limit.stopped, "max-guests 2");
+  ASSERT_EQ(limit.launches.size(), 2u);
+  const DensityLaunch& first = limit.launches[0];
+  const DensityLaunch& second = limit.launches[1];
+  EXPECT_EQ(limit.reported_bytes, first.workload_bytes + second.workload_bytes);
+  EXPECT_EQ(limit.discarded_bytes, limit.reported_bytes);
+  EXPECT_EQ(first.resident_bytes, second.resident_bytes);
+  EXPECT_EQ(limit.resident_bytes, 2 * first.resident_bytes);
+  EXPECT_EQ(first.host_peak_bytes, first.resident_bytes + first.workload_bytes);
+  EXPECT_EQ(second.host_peak_bytes,
+            limit.resident_bytes + second.workload_bytes);
 }
 
 TEST(DensityTest, ReportsProgress) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
 #include <string>
 
 namespace guestmm::costs_file_test {
@@ -50,6 +52,21 @@ TEST(CostsFileTest, AFileThatCannotBeReadIsNamed) {
   EXPECT_EQ(ReadCosts("/no/such/file").status(),
             absl::NotFoundError(
                 "/no/such/file: cannot be read: No such file or directory"));
+}
+
+TEST(CostsFileTest, AFileMayHave64KiB) {
+  const std::string path = testing::TempDir() + "costs_file_64k";
+  std::string text = CostsJson({});
+  text.resize(64 * 1024, ' ');
+  std::ofstream(path) << text;
+  EXPECT_EQ(ReadCosts(path).status(), absl::OkStatus());
+  std::ofstream(path) << text << ' ';
+  EXPECT_EQ(ReadCosts(path).status(),
+            absl::InvalidArgumentError(path + ": must be at most 64.00 KiB"));
+  std::ofstream(path).close();
+  EXPECT_EQ(ReadCosts(path).status(),
+            absl::NotFoundError(path + ": cannot be read"));
+  std::filesystem::remove(path);
 }
 
 TEST(CostsFileTest, AFileWithoutAnEndIsRefused) {

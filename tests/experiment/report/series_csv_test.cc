@@ -60,6 +60,9 @@ TEST(SeriesCsvTest, AnErrorNamesTheLine) {
   expect(good + ",off,off,,0,,,,,\n", "3");
   expect(good + ",off,off,,0,few,0,,,\n", "3");
   expect(good + "\"a,off,off,,0,,0,,,\n", "3");
+  // A quote that does not end, and an eleventh column.
+  expect(good + ",off,off,,0,,0,,,\"0.5\n", "3");
+  expect(good + ",off,off,,0,,0,,,,\n", "3");
 }
 
 }  // namespace

@@ -33,6 +33,14 @@ TEST(RepetitionsTest, ManyOutliersAreNotSteady) {
       (Repetitions{.median = 1, .spread = 0, .outliers = 3}).IsSteady());
 }
 
+TEST(RepetitionsTest, LimitsAreSteady) {
+  const Repetitions twice = Repetitions::Of({100, 100, 200});
+  EXPECT_EQ(twice.median, 100);
+  EXPECT_EQ(twice.outliers, 0u);
+  EXPECT_TRUE(
+      (Repetitions{.median = 1, .spread = 0.3, .outliers = 2}).IsSteady());
+}
+
 TEST(RepetitionsTest, TooShortToMeasureIsSteady) {
   EXPECT_TRUE(Repetitions::Of({0, 0, 5}).IsSteady());
 }

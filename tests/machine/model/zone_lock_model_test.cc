@@ -80,6 +80,39 @@ TEST_F(ZoneLockModelTest, AHoldDelaysAVcpuWhoseStepRanBefore) {
   EXPECT_EQ(locks_.ReporterLag(), 1000u);
 }
 
+TEST_F(ZoneLockModelTest, AVcpuWaitsFromTheInstantAtWhichAHoldBegins) {
+  HoldByReporter();
+  Step(0);
+  EXPECT_EQ(isolation(), 1000u);
+}
+
+// Its step took the lock at 300 ns, and again at 410 ns, when it had waited.
+TEST_F(ZoneLockModelTest, AHoldDelaysAVcpuOnceAndFromItsUseOn) {
+  times_.BeginStep(0);
+  locks_.OnStep(0);
+  times_.Charge(0, CostKind::kBase, 300);
+  for (int i = 0; i < 2; ++i) {
+    allocator_->Allocate(0, kLarge);
+    locks_.OnVcpuUsedAllocator(0);
+  }
+  times_.EndStep(0);
+  HoldByReporter();
+  EXPECT_EQ(isolation(), 700u);
+}
+
+// The reporter takes a processor, if none is idle.
+TEST_F(ZoneLockModelTest, AHoldTakesTheTimeOfAVcpu) {
+  for (const int vcpu : {0, 1}) {
+    times_.BeginStep(vcpu);
+    locks_.OnStep(vcpu);
+    times_.Charge(vcpu, CostKind::kBase, 50);
+    EXPECT_EQ(isolation(), 0u);
+    times_.EndStep(vcpu);
+  }
+  HoldByReporter();
+  EXPECT_EQ(isolation(), 1000u);
+}
+
 // A later hold begins where the one before ends.
 TEST_F(ZoneLockModelTest, HoldsFollowEachOther) {
   HoldByReporter();

@@ -33,8 +33,8 @@ class ReplayCommandTest : public CommandTest {
 };
 
 TEST_F(ReplayCommandTest, ExplanationsFitANarrowTerminal) {
-  const Outcome outcome = Guestmm(
-      "replay " + recording_ + " --policy off", "COLUMNS=40 ");
+  const Outcome outcome =
+      Guestmm("replay " + recording_ + " --policy off", "COLUMNS=40 ");
   EXPECT_THAT(outcome.out,
               AllOf(HasSubstr("\nfragmented: in units of the host that\n"
                               "the guest uses in part;\n"

@@ -101,7 +101,6 @@ inline void Zone::NotifyOfUse(size_t blocks) const {
     change.Reload();
     pfn = TakeSmallest(change, order, type);
   }
-  pages_.SetOffList(pfn, order);
   return pfn;
 }
 
@@ -128,6 +127,7 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
   for (; taken < blocks.size(); ++taken) {
     const Pfn pfn = TakeBlock(change, order, type, mixing);
     if (pfn == kNoPfn) break;
+    pages_.SetCached(pfn, order);
     blocks[taken] = pfn;
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
@@ -210,7 +210,6 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
     RejectFree(pfn, order);
   }
   freed_pages_.Add(order.pages().value());
-  pages_.SetCached(pfn);
   NotifyOfUse(1);
   ListChange change(*this);
   return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
@@ -325,8 +324,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
     change.Remove(pfn, order);
     change.SubtractPages(MigrateType::kMovable, order.pages());
   }
-  pages_.SetOffList(pfn, order);
-  pages_.SetIsolated(pfn);
+  pages_.SetIsolated(pfn, order);
   isolated_pages_.Add(order.pages().value());
   if (order.value() >= pageblock_order().value() - 1) {
     for (Pfn at = pfn; at < pfn + order.pages();
@@ -343,7 +341,6 @@ Order Zone::Return(IsolatedBlock block, ReturnTo to) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
   isolated_pages_.Subtract(block.order_.pages().value());
-  pages_.SetCached(block.pfn_);
   ListChange change(*this);
   return Merge(change, block.pfn_, block.order_, pageblock_type(block.pfn_),
                to == ReturnTo::kTail || cold_to_tail())

@@ -212,7 +212,7 @@ class alignas(64) PerCpuPages {
 
 [[gnu::always_inline]] inline void PerCpuPages::Push(List& list, Pfn pfn,
                                                      Order order) {
-  pages_.SetCached(pfn);
+  pages_.SetCached(pfn, order);
   const uint64_t first = list.first.Get() - 1;
   list.first.Set(first);
   list[first] = static_cast<uint32_t>(pfn.value());

@@ -231,29 +231,35 @@ void Zone::RejectFree(Pfn pfn, Order order) const {
                        << ", zone " << Name(type());
 }
 
-void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {
+void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
   const PageMap::Lists lists = pages_.lists();
-  for (const CachedBlock& block : blocks) {
-    const Pfn buddy = block.pfn.Buddy(block.order);
-    // Branch-free: if the buddy is not free, prefetches a list head, which is
-    // in the cache anyway.
-    const Pfn none(lists_);
-    lists.PrefetchNeighbours(lists.IsFree(buddy, block.order) ? buddy : none);
+  for (const CachedRun& run : runs) {
+    for (const Pfn pfn : run.blocks) {
+      const Pfn buddy = pfn.Buddy(run.order);
+      // Branch-free: if the buddy is not free, prefetches a list head, which is
+      // in the cache anyway.
+      const Pfn none(lists_);
+      lists.PrefetchNeighbours(lists.IsFree(buddy, run.order) ? buddy : none);
+    }
   }
 }
 
-FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
-  const bool isolating = isolate_pageblocks_ > 0;
+FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
+  size_t blocks = 0;
+  for (const CachedRun& run : runs) blocks += run.blocks.size();
+  NotifyOfUse(blocks);
   ListChange change(*this);
-  NotifyOfUse(blocks.size());
   FreeBlockObserver* to_wake = nullptr;
-  for (const CachedBlock& block : blocks) {
-    const MigrateType type =
-        isolating ? pages_.pageblock(block.pfn).type : block.type;
-    if (FreeBlockObserver* observer =
-            FreeBlock(change, block.pfn, block.order, type,
-                      /*to_tail=*/false)) {
-      to_wake = observer;
+  for (const CachedRun& run : runs) {
+    const bool by_pageblock = !run.type || isolate_pageblocks_ > 0;
+    for (size_t left = run.blocks.size(); left > 0; --left) {
+      const Pfn pfn = run.blocks[left - 1];
+      const MigrateType type =
+          by_pageblock ? pages_.pageblock(pfn).type : *run.type;
+      if (FreeBlockObserver* observer =
+              FreeBlock(change, pfn, run.order, type, /*to_tail=*/false)) {
+        to_wake = observer;
+      }
     }
   }
   return to_wake;

@@ -122,11 +122,7 @@ class PageMap {
   }
   // True if `pfn` is the head of a block that is allocated at `order` and not
   // pinned. Writes made under earlier pins happen before a true result.
-  bool IsAllocated(Pfn pfn, Order order) const {
-    const uint8_t state =
-        std::atomic_ref(states_[pfn.value()]).load(std::memory_order_acquire);
-    return (state & ~kTypeMask) == State(kAllocated, order);
-  }
+  bool IsAllocated(Pfn pfn, Order order) const;
   bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
   bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
   // The head of the block that contains `pfn`; `pfn` itself if none does.
@@ -142,15 +138,11 @@ class PageMap {
   void SetTail(Pfn pfn) { SetState(pfn, kTail); }
   // Set the state of a block that is off the free lists. `type` is the type of
   // the request, one of the kRequestTypes.
-  void SetCached(Pfn pfn, Order order) { SetState(pfn, State(kCached, order)); }
+  void SetCached(Pfn pfn, Order order);
   void SetIsolated(Pfn pfn, Order order) {
     SetState(pfn, State(kIsolated, order));
   }
-  void SetAllocated(Pfn pfn, Order order, MigrateType type) {
-    SetState(pfn,
-             static_cast<uint8_t>(State(kAllocated, order) |
-                                  static_cast<unsigned>(type) << kTypeShift));
-  }
+  void SetAllocated(Pfn pfn, Order order, MigrateType type);
   // The type of the request that a block was allocated for. REQUIRES: `pfn` is
   // the head of an allocated block.
   MigrateType AllocatedAs(Pfn pfn) const {
@@ -190,19 +182,17 @@ class PageMap {
     // The index of the zone; a pageblock is in one zone at most.
     uint8_t zone = kNoZone;
     MigrateType type = MigrateType::kMovable;
+
+    bool operator==(const Pageblock&) const = default;
   };
   // Written under the zone's lock; may be read without it.
-  Pageblock pageblock(Pfn pfn) const {
-    const uint16_t bits = PageblockRef(pfn).load(std::memory_order_relaxed);
-    return {.zone = static_cast<uint8_t>((bits & 0xff) - 1),
-            .type = static_cast<MigrateType>(bits >> 8)};
-  }
-  void SetPageblock(Pfn pfn, Pageblock block) {
-    const auto zone = static_cast<uint8_t>(block.zone + 1);
-    PageblockRef(pfn).store(
-        static_cast<uint16_t>(static_cast<int>(block.type) << 8 | zone),
-        std::memory_order_relaxed);
-  }
+  Pageblock pageblock(Pfn pfn) const;
+  void SetPageblock(Pfn pfn, Pageblock block);
+
+  // What a vCPU needs of the blocks that it allocates and frees. A separate
+  // value, as Lists is.
+  class Blocks;
+  Blocks blocks() const;
 
   // Returns the metadata of `range` to the host. REQUIRES: all of it is
   // offline; no concurrent access to it.
@@ -278,10 +268,6 @@ class PageMap {
   void SetPinned(Pfn pfn, uint8_t state) {
     std::atomic_ref(states_[pfn.value()])
         .store(state, std::memory_order_release);
-  }
-  std::atomic_ref<uint16_t> PageblockRef(Pfn pfn) const {
-    return std::atomic_ref<uint16_t>(
-        pageblocks_[pfn.value() >> options_.pageblock_order.value()]);
   }
 
   const Options options_;
@@ -366,8 +352,93 @@ class PageMap::Lists {
   Entry* entries_;
 };
 
+class PageMap::Blocks {
+ public:
+  Blocks(uint8_t* states, uint16_t* pageblocks, Order pageblock_order)
+      : states_(states),
+        pageblocks_(pageblocks),
+        pageblock_order_(pageblock_order) {}
+
+  // As those of PageMap.
+  bool IsAllocated(Pfn pfn, Order order) const {
+    const uint8_t state =
+        std::atomic_ref(states_[pfn.value()]).load(std::memory_order_acquire);
+    return (state & ~kTypeMask) == State(kAllocated, order);
+  }
+  void SetCached(Pfn pfn, Order order) const {
+    SetState(pfn, State(kCached, order));
+  }
+  void SetAllocated(Pfn pfn, Order order, MigrateType type) const {
+    SetState(pfn,
+             static_cast<uint8_t>(State(kAllocated, order) |
+                                  static_cast<unsigned>(type) << kTypeShift));
+  }
+
+  // A pageblock's zone and type as they were read, and where.
+  class PageblockRead {
+   public:
+    Pageblock value() const {
+      return {.zone = static_cast<uint8_t>((packed_ & 0xff) - 1),
+              .type = static_cast<MigrateType>(packed_ >> 8)};
+    }
+    // True if it is the same now.
+    bool holds() const { return Load(at_) == packed_; }
+
+   private:
+    friend class Blocks;
+
+    explicit PageblockRead(uint16_t& at) : at_(at), packed_(Load(at)) {}
+    static uint16_t Load(uint16_t& at) {
+      return std::atomic_ref(at).load(std::memory_order_relaxed);
+    }
+
+    uint16_t& at_;
+    uint16_t packed_;
+  };
+  PageblockRead pageblock(Pfn pfn) const {
+    return PageblockRead(PageblockOf(pfn));
+  }
+  void SetPageblock(Pfn pfn, Pageblock block) const {
+    const auto zone = static_cast<uint8_t>(block.zone + 1);
+    std::atomic_ref(PageblockOf(pfn))
+        .store(static_cast<uint16_t>(static_cast<int>(block.type) << 8 | zone),
+               std::memory_order_relaxed);
+  }
+
+ private:
+  void SetState(Pfn pfn, uint8_t state) const {
+    std::atomic_ref(states_[pfn.value()])
+        .store(state, std::memory_order_relaxed);
+  }
+  uint16_t& PageblockOf(Pfn pfn) const {
+    return pageblocks_[pfn.value() >> pageblock_order_.value()];
+  }
+
+  uint8_t* states_;
+  uint16_t* pageblocks_;
+  Order pageblock_order_;
+};
+
 inline PageMap::Lists PageMap::lists() const {
   return Lists(states_, entries_);
+}
+inline PageMap::Blocks PageMap::blocks() const {
+  return Blocks(states_, pageblocks_, options_.pageblock_order);
+}
+inline bool PageMap::IsAllocated(Pfn pfn, Order order) const {
+  return blocks().IsAllocated(pfn, order);
+}
+inline void PageMap::SetCached(Pfn pfn, Order order) {
+  blocks().SetCached(pfn, order);
+}
+inline void PageMap::SetAllocated(Pfn pfn, Order order, MigrateType type) {
+  blocks().SetAllocated(pfn, order, type);
+}
+inline PageMap::Pageblock PageMap::pageblock(Pfn pfn) const {
+  return blocks().pageblock(pfn).value();
+}
+inline void PageMap::SetPageblock(Pfn pfn, Pageblock block) {
+  blocks().SetPageblock(pfn, block);
 }
 
 }  // namespace guestmm

@@ -431,6 +431,16 @@ class Zone {
                                MigrateType type, bool to_tail,
                                Notify notify = Notify::kYes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Notifies the observer of a block that was freed and listed.
+  FreeBlockObserver* Tell(ListChange& change, Block freed, Notify notify)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Blocks that a batch has freed, but not listed yet.
+  class Unlisted;
+  // Merges an off-list block with its buddies, listed or not. The caller lists
+  // the result.
+  Block MergeUnlisted(ListChange& change, Unlisted* unlisted, Pfn freed,
+                      Order order, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Merges an off-list block with its buddies and inserts the result into its
   // list, at the tail or at EndFor; returns it.
   Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
@@ -439,7 +449,8 @@ class Zone {
   // buddy: in one zone, and both or neither being offlined.
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  ListEnd EndFor(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  ListEnd EndFor(const PageMap::Lists& lists, Pfn pfn, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

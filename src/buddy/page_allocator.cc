@@ -36,7 +36,10 @@ PageAllocator::PageAllocator(const PageAllocatorOptions& options,
       cpus_(static_cast<unsigned>(options.cpus)),
       cpu_nodes_(options.cpu_nodes),
       distances_(options.distances),
-      pages_(std::move(pages)) {
+      pages_(std::move(pages)),
+      blocks_(pages_->blocks()),
+      end_(pages_->end()),
+      fast_cpus_(options.poison == nullptr ? cpus_ : 0) {
   for (int node = 0; node < nodes(); ++node) {
     for (int type = 0; type < kZoneTypes; ++type) {
       zones_.push_back(std::make_unique<Zone>(
@@ -88,8 +91,9 @@ inline Pfn PageAllocator::TakeFrom(
 [[gnu::always_inline]] inline Pfn PageAllocator::TakeCached(int cpu,
                                                             Order order,
                                                             Gfp gfp) {
-  if (!IsRequest(cpu, order, gfp) || gfp.node != Gfp::kLocalNode ||
-      !IsPerCpuOrder(order)) [[unlikely]] {
+  if (static_cast<unsigned>(cpu) >= fast_cpus_ ||
+      static_cast<int>(gfp.type) >= kRequestTypes ||
+      gfp.node != Gfp::kLocalNode) [[unlikely]] {
     return kNoPfn;
   }
   PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
@@ -101,11 +105,17 @@ inline Pfn PageAllocator::TakeFrom(
              : kNoPfn;
 }
 
-// Two copies of the fast path: one for single pages, one for the other orders.
+// The fast path is here for single pages, and in TakeLarger for other orders:
+// in one function the compiler would make one of the two.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
-  if (options_.poison == nullptr) [[likely]] {
-    const Pfn pfn = order == Order(0) ? TakeCached(cpu, Order(0), gfp)
-                                      : TakeCached(cpu, order, gfp);
+  if (order != Order(0)) return TakeLarger(cpu, order, gfp);
+  const Pfn pfn = TakeCached(cpu, Order(0), gfp);
+  return pfn != kNoPfn ? pfn : TakeUncached(cpu, order, gfp);
+}
+
+Pfn PageAllocator::TakeLarger(int cpu, Order order, Gfp gfp) {
+  if (order <= max_order() && IsPerCpuOrder(order)) {
+    const Pfn pfn = TakeCached(cpu, order, gfp);
     if (pfn != kNoPfn) [[likely]]
       return pfn;
   }
@@ -264,23 +274,25 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
 
 [[gnu::always_inline]] inline bool PageAllocator::FreeToCache(int cpu, Pfn pfn,
                                                               Order order) {
-  if (!IsFreeable(cpu, pfn, order) || !IsPerCpuOrder(order)) [[unlikely]] {
+  if (static_cast<unsigned>(cpu) >= fast_cpus_ || pfn >= end_) [[unlikely]]
     return false;
-  }
-  const uint8_t zone = pages_->pageblock(pfn).zone;
+  const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
+  const uint8_t zone = pageblock.value().zone;
   if (zone == PageMap::Pageblock::kNoZone) [[unlikely]]
     return false;
-  return per_cpu(cpu, zone).FreeToCache(pfn, order);
+  return per_cpu(cpu, zone).FreeToCache(pfn, order, pageblock);
 }
 
+// As Take and TakeLarger.
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
-  if (options_.poison == nullptr) [[likely]] {
-    if (order == Order(0) ? FreeToCache(cpu, pfn, Order(0))
-                          : FreeToCache(cpu, pfn, order)) [[likely]] {
-      return;
-    }
-  }
-  FreeUncached(cpu, pfn, order);
+  if (order != Order(0)) return FreeLarger(cpu, pfn, order);
+  if (!FreeToCache(cpu, pfn, Order(0))) FreeUncached(cpu, pfn, order);
+}
+
+void PageAllocator::FreeLarger(int cpu, Pfn pfn, Order order) {
+  const bool freed = order <= max_order() && IsPerCpuOrder(order) &&
+                     FreeToCache(cpu, pfn, order);
+  if (!freed) FreeUncached(cpu, pfn, order);
 }
 
 void PageAllocator::FreeUncached(int cpu, Pfn pfn, Order order) {

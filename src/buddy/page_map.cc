@@ -79,59 +79,62 @@ PageInfo PageMap::Get(Pfn pfn) const {
   const uint8_t state = StateOf(pfn);
   if (state == kOffline) return {};
   if (state == kTail) return {.state = PageState::kTail, .order = Order(0)};
-  const Order order(state & ((1 << kOrderBits) - 1));
-  if ((state & ~kReported) == State(kFree, order)) {
-    return {.state = PageState::kFree, .order = order};
-  }
-  switch (Use(pfn) & kTagMask) {
-    case kAllocated:
-      return {.state = PageState::kAllocated, .order = order};
+  const Order order(state & ~kUseMask);
+  switch (state & kUseMask) {
+    case kCached:
+      return {.state = PageState::kCached, .order = order};
+    case kFree:
+    case kFree | kReported:
+      return {.state = PageState::kFree, .order = order};
     case kIsolated:
       return {.state = PageState::kIsolated, .order = order};
     default:
-      return {.state = PageState::kCached, .order = order};
+      return {.state = PageState::kAllocated, .order = order};
   }
 }
 
 bool PageMap::Pin(Pfn pfn) {
-  auto use = UseRef(pfn);
-  uint32_t was = use.load(std::memory_order_relaxed);
-  do {
-    if (!IsAllocation(was) || (was & kFreed) != 0) return false;
-    GUESTMM_CHECK((was & kPinsMask) != kPinsMask)
-        << pfn << " has " << PinsIn(was) << " pins already";
-  } while (!use.compare_exchange_weak(was, was + kOnePin,
-                                      std::memory_order_acq_rel));
+  LockHolder hold(pins_lock_);
+  const uint8_t state = StateOf(pfn);
+  uint32_t& pins = entries_[pfn.value()].pins;
+  if ((state & kUseMask & ~kTypeMask) == kAllocated) {
+    pins = kOnePin;
+    SetPinned(pfn, state ^ (kAllocated | kPinned));
+    return true;
+  }
+  if (!IsPinned(state) || (pins & kFreed) != 0) return false;
+  GUESTMM_CHECK(pins / kOnePin < kMostPins)
+      << pfn << " has " << pins / kOnePin << " pins already";
+  pins += kOnePin;
   return true;
 }
 
 PageMap::Unpinned PageMap::Unpin(Pfn pfn) {
-  auto use = UseRef(pfn);
-  uint32_t was = use.load(std::memory_order_relaxed);
-  uint32_t now = 0;
-  do {
-    if (PinsIn(was) == 0) return Unpinned::kNotPinned;
-    now = was - kOnePin;
-    // With the last pin gone, the caller frees the block.
-    if (PinsIn(now) == 0) now &= ~kFreed;
-  } while (!use.compare_exchange_weak(was, now, std::memory_order_acq_rel));
-  return (was & kFreed) != 0 && (now & kFreed) == 0
-             ? Unpinned::kLastPinOfFreedBlock
-             : Unpinned::kStillInUse;
+  LockHolder hold(pins_lock_);
+  const uint8_t state = StateOf(pfn);
+  if (!IsPinned(state)) return Unpinned::kNotPinned;
+  uint32_t& pins = entries_[pfn.value()].pins;
+  pins -= kOnePin;
+  if (pins >= kOnePin) return Unpinned::kStillInUse;
+  // With the last pin gone, the caller frees the block.
+  const bool freed = (pins & kFreed) != 0;
+  SetPinned(pfn, state ^ (kAllocated | kPinned));
+  return freed ? Unpinned::kLastPinOfFreedBlock : Unpinned::kStillInUse;
 }
 
 bool PageMap::FreePinned(Pfn pfn, Order order) {
-  auto use = UseRef(pfn);
-  uint32_t was = use.load(std::memory_order_relaxed);
-  do {
-    // Allocated at `order` and not yet freed, whatever its type and pins.
-    if ((was & ~(kTypeMask | kPinsMask)) != Allocated(order) ||
-        PinsIn(was) == 0) {
-      return false;
-    }
-  } while (
-      !use.compare_exchange_weak(was, was | kFreed, std::memory_order_acq_rel));
+  LockHolder hold(pins_lock_);
+  // Whatever its type.
+  if ((StateOf(pfn) & ~kTypeMask) != State(kPinned, order)) return false;
+  uint32_t& pins = entries_[pfn.value()].pins;
+  if ((pins & kFreed) != 0) return false;
+  pins |= kFreed;
   return true;
+}
+
+uint64_t PageMap::pins(Pfn pfn) const {
+  LockHolder hold(pins_lock_);
+  return IsPinned(StateOf(pfn)) ? entries_[pfn.value()].pins / kOnePin : 0;
 }
 
 PageMap::Index PageMap::MakeLists(size_t count) {

@@ -18,29 +18,61 @@ uint32_t PerCpuPages::CachedOrders(KernelVersion version,
 PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
                          PerCpuLimits limits)
     : marks_(version, limits),
-      pages_(pages),
       zone_(zone),
+      blocks_(pages.blocks()),
+      version_(version),
       zone_index_(static_cast<uint8_t>(zone.index())),
-      version_(version) {
+      pages_(pages) {
   VisitorHolder hold(lock_);
-  MakeRings();
+  MakeWindows();
 }
 
-void PerCpuPages::MakeRings() {
+void PerCpuPages::MakeWindows() {
   const PerCpuLimits& limits = marks_.limits();
   const uint64_t pages =
       uint64_t{std::max(limits.high, limits.high_max)} + limits.batch;
   const uint32_t orders = CachedOrders(version_, pages_.pageblock_order());
-  for (size_t i = 0; i < lists_.size(); ++i) {
-    if ((orders >> OrderOf(i).value() & 1) == 0) continue;
+  for (size_t i = 0; i < kLists; ++i) {
+    const int order = OrderOf(i).value();
+    if ((orders >> order & 1) == 0) continue;
     // Above the high mark there may be one more block, and a refill, which is
     // of at least two.
-    const auto size =
-        static_cast<uint32_t>(std::bit_ceil((pages >> OrderOf(i).value()) + 4));
-    lists_[i].mask = size - 1;
-    // Takes memory only where it is written.
-    lists_[i].ring = std::make_unique_for_overwrite<uint32_t[]>(size);
+    lists_[i].window.Reserve((pages >> order) + 4);
   }
+  in_use_.Set(0);
+}
+
+uint64_t PerCpuPages::Count() const {
+  uint64_t pages = 0;
+  ForEachInUse([&](size_t index, const List& list) {
+    pages += list.window.size() << OrderOf(index).value();
+  });
+  return pages;
+}
+
+void PerCpuPages::ShareRoom() {
+  const uint64_t count = Count();
+  const uint64_t high = marks_.high();
+  // A free that reaches the mark takes a closer look. A refill may have passed
+  // it.
+  const uint64_t room = count < high ? high - 1 - count : 0;
+  const auto lists = static_cast<uint64_t>(std::popcount(filling_));
+  const uint64_t share = lists > 0 ? room / lists : 0;
+  uint64_t in_use = in_use_.Get() | filling_;
+  for (uint64_t left = in_use; left != 0; left &= left - 1) {
+    const auto index = static_cast<size_t>(std::countr_zero(left));
+    List& list = lists_[index];
+    const bool filling = (filling_ >> index & 1) != 0;
+    if (count < high) {
+      list.window.SetRoom(filling ? share >> OrderOf(index).value() : 0);
+    } else {
+      list.window.Close();
+    }
+    if (list.window.empty() && !list.window.HasRoom()) {
+      in_use &= ~(uint64_t{1} << index);
+    }
+  }
+  in_use_.Set(in_use);
 }
 
 FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
@@ -48,7 +80,7 @@ FreeBlockObserver* PerCpuPages::SetLimits(PerCpuLimits limits) {
   if (limits == marks_.limits()) return nullptr;
   FreeBlockObserver* const to_wake = DrainHeld();
   marks_.SetLimits(limits);
-  MakeRings();
+  MakeWindows();
   return to_wake;
 }
 
@@ -68,10 +100,12 @@ Pfn PerCpuPages::Take(Order order, MigrateType type, Mixing mixing) {
 }
 
 Pfn PerCpuPages::TakeHeld(Order order, MigrateType type, Mixing mixing) {
-  List& list = lists_[PerCpuLists::IndexOf(order, type)];
+  const size_t index = PerCpuLists::IndexOf(order, type);
   marks_.OnAllocate();
-  if (list.empty() && !Refill(list, order, type, mixing)) return kNoPfn;
-  return Pop(list, order, type);
+  if (lists_[index].window.empty() && !Refill(index, type, mixing)) {
+    return kNoPfn;
+  }
+  return Pop(lists_[index], order, type);
 }
 
 FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
@@ -79,30 +113,33 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
   if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
   const size_t index = PerCpuLists::IndexOf(order, pageblock.type);
-  Push(lists_[index], pfn, order);
-  const uint64_t pages =
-      marks_.PagesToReturn(order, count_.Get(), zone_.pressure());
-  if (pages == 0) return nullptr;
-  FreeBlockObserver* const to_wake = ReturnToZone(pages, index);
-  zone_.NoteReturned();
+  blocks_.SetCached(pfn, order);
+  lists_[index].window.PushSlow(pfn);
+  const uint32_t bit = uint32_t{1} << index;
+  in_use_.Set(in_use_.Get() | bit);
+  const uint64_t pages = marks_.PagesToReturn(order, Count(), zone_.pressure());
+  FreeBlockObserver* to_wake = nullptr;
+  if (pages > 0) {
+    to_wake = ReturnToZone(pages, index);
+    zone_.NoteReturned();
+    filling_ = 0;
+  }
+  filling_ |= bit;
+  ShareRoom();
   return to_wake;
 }
 
-bool PerCpuPages::Refill(List& list, Order order, MigrateType type,
-                         Mixing mixing) {
+bool PerCpuPages::Refill(size_t index, MigrateType type, Mixing mixing) {
+  const Order order = OrderOf(index);
   const uint64_t wanted =
-      marks_.BlocksToRefill(order, count_.Get(), zone_.pressure());
-  if (refill_.size() < wanted) refill_.resize(wanted);
-  size_t taken = 0;
-  {
-    LockHolder hold_zone(zone_.lock());
-    taken = zone_.AllocateBulk(std::span(refill_).first(wanted), order, type,
-                               mixing);
-  }
-  for (size_t i = 0; i < taken; ++i) {
-    list[list.end++] = static_cast<uint32_t>(refill_[i].value());
-  }
-  count_.Add(taken * order.pages().value());
+      marks_.BlocksToRefill(order, Count(), zone_.pressure());
+  const size_t taken =
+      lists_[index].window.Fill(wanted, [&](std::span<Pfn> blocks) {
+        LockHolder hold_zone(zone_.lock());
+        return zone_.AllocateBulk(blocks, order, type, mixing);
+      });
+  in_use_.Set(in_use_.Get() | uint64_t{1} << index);
+  ShareRoom();
   return taken > 0;
 }
 
@@ -122,7 +159,10 @@ FreeBlockObserver* PerCpuPages::Drain() {
 }
 
 FreeBlockObserver* PerCpuPages::DrainHeld() {
-  return ReturnToZone(count_.Get(), /*first_list=*/0);
+  FreeBlockObserver* const to_wake = ReturnToZone(Count(), /*first_list=*/0);
+  filling_ = 0;
+  ShareRoom();
+  return to_wake;
 }
 
 // The kernel counts in pages, but returns whole blocks, so a list that holds
@@ -130,14 +170,15 @@ FreeBlockObserver* PerCpuPages::DrainHeld() {
 FreeBlockObserver* PerCpuPages::Decay() {
   VisitorHolder hold(lock_);
   FreeBlockObserver* to_wake = nullptr;
-  uint64_t left = marks_.Decay(count_.Get());
-  while (left > 0 && count_.Get() > 0) {
+  uint64_t left = marks_.Decay(Count());
+  while (left > 0 && Count() > 0) {
     const uint64_t batch = std::min<uint64_t>(left, marks_.limits().batch);
     if (FreeBlockObserver* observer = ReturnToZone(batch, /*first_list=*/0)) {
       to_wake = observer;
     }
     left -= batch;
   }
+  ShareRoom();
   return to_wake;
 }
 
@@ -156,17 +197,13 @@ FreeBlockObserver* PerCpuPages::ReturnToZone(uint64_t pages,
 }
 
 inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
-  List& list = lists_[index];
-  const Order order = OrderOf(index);
-  auto type =
-      static_cast<MigrateType>(index % static_cast<size_t>(kRequestTypes));
-  for (uint64_t i = 0; i < blocks; ++i) {
-    const Pfn pfn(list[--list.end]);
-    if (index >= PerCpuLists::kPageblockLists)
-      type = pages_.pageblock(pfn).type;
-    batch_.push_back({.pfn = pfn, .order = order, .type = type});
-  }
-  count_.Subtract(blocks * order.pages().value());
+  batch_.push_back(
+      {.blocks = lists_[index].window.TakeOldest(blocks),
+       .order = OrderOf(index),
+       .type = index < PerCpuLists::kPageblockLists
+                   ? std::optional(static_cast<MigrateType>(
+                         index % static_cast<size_t>(kRequestTypes)))
+                   : std::nullopt});
 }
 
 // free_pcppages_bulk: round-robin over the lists; each empty list that is
@@ -180,11 +217,11 @@ void PerCpuPages::Pick53(uint64_t pages) {
     do {
       ++turn;
       if (++list == kRequestTypes) list = 0;
-    } while (lists_[list].empty());
+    } while (lists_[list].window.empty());
     // All other lists are empty.
     if (turn == kRequestTypes) turn = left;
     const uint64_t picked =
-        std::min<uint64_t>({left, turn, lists_[list].blocks()});
+        std::min<uint64_t>({left, turn, lists_[list].window.size()});
     PickOldest(list, picked);
     left -= picked;
     turn -= picked;
@@ -197,39 +234,48 @@ void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   uint64_t left = pages;
   for (size_t i = 0; i < kLists && left > 0; ++i) {
     const size_t list = (first_list + i) % kLists;
+    if (lists_[list].window.empty()) continue;
     const uint64_t each = OrderOf(list).pages().value();
     const uint64_t wanted = (left + each - 1) / each;
-    const uint64_t picked = std::min<uint64_t>(wanted, lists_[list].blocks());
+    const uint64_t picked =
+        std::min<uint64_t>(wanted, lists_[list].window.size());
     PickOldest(list, picked);
     left -= std::min(left, picked * each);
   }
 }
 
-AllocationEvents PerCpuPages::events() const ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  // Reads only counters, which need no lock.
+AllocationEvents PerCpuPages::events() const {
   AllocationEvents events;
   for (size_t i = 0; i < kLists; ++i) {
+    const List& list = lists_[i];
     const uint64_t pages = OrderOf(i).pages().value();
-    // Pop writes the two in the opposite order, so `first` cannot be ahead of
+    // Pop writes the two in the opposite order, so `popped` cannot be ahead of
     // the allocations.
-    const uint64_t first = lists_[i].first.Get();
-    const uint64_t allocations = lists_[i].allocations.Get();
+    const int64_t popped = list.window.Read().popped;
+    const uint64_t allocations = list.allocations.Get();
     events.allocations += allocations;
     events.allocated_pages += allocations * pages;
     // Negative only if another processor's writes are seen out of order.
-    const auto freed = static_cast<int64_t>(allocations - first);
+    const int64_t freed = static_cast<int64_t>(allocations) - popped;
     events.freed_pages +=
         static_cast<uint64_t>(std::max<int64_t>(freed, 0)) * pages;
   }
   return events;
 }
 
+PageCount PerCpuPages::cached_pages() const {
+  PageCount cached;
+  ForEachInUse([&](size_t index, const List& list) {
+    cached += OrderOf(index).pages() * list.window.Read().size;
+  });
+  return cached;
+}
+
 PageCount PerCpuPages::CheckedCount(absl::Status& status) const {
   PageCount cached;
   for (size_t i = 0; i < kLists; ++i) {
     const List& list = lists_[i];
-    for (uint32_t n = 0; n < list.blocks(); ++n) {
-      const Pfn pfn(list[list.first.Get() + n]);
+    for (const Pfn pfn : list.window.blocks()) {
       cached += OrderOf(i).pages();
       if (pages_.pageblock(pfn).zone != zone_.index() ||
           pages_.Get(pfn) != PageInfo{PageState::kCached, OrderOf(i)}) {

@@ -101,7 +101,6 @@ inline void Zone::NotifyOfUse(size_t blocks) const {
     change.Reload();
     pfn = TakeSmallest(change, order, type);
   }
-  pages_.SetOffList(pfn, order);
   return pfn;
 }
 
@@ -128,6 +127,7 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
   for (; taken < blocks.size(); ++taken) {
     const Pfn pfn = TakeBlock(change, order, type, mixing);
     if (pfn == kNoPfn) break;
+    pages_.SetCached(pfn, order);
     blocks[taken] = pfn;
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
@@ -148,7 +148,8 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
   return type != MigrateType::kIsolate && buddy.type != MigrateType::kIsolate;
 }
 
-[[gnu::always_inline]] inline ListEnd Zone::EndFor(Pfn pfn, Order order) {
+[[gnu::always_inline]] inline ListEnd Zone::EndFor(const PageMap::Lists& lists,
+                                                   Pfn pfn, Order order) {
   if (order.value() >= max_order().value() - 1) [[unlikely]] {
     const bool shuffled = shuffle_ && order == max_order();
     return shuffled && shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
@@ -158,49 +159,128 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
   // still free by then (buddy_merge_likely).
   const Order above(order.value() + 1);
   const Pfn other = pfn.AlignDown(above).Buddy(above);
-  bool likely = pages_.IsFree(other, above);
+  bool likely = lists.IsFree(other, above);
   if (above >= pageblock_order()) likely = likely && IsOurs(other);
   return static_cast<ListEnd>(likely);
+}
+
+// Free blocks that are not on their lists yet, in the order in which a batch
+// freed them. Each is inside the buddy of the one before, so that a block that
+// merges with any of them merges with the last one first; what a batch merges
+// anyway is never listed. The list ends are chosen when the blocks are listed:
+// until then nothing outside of the buddies changed.
+//
+// The last one is in registers, the others in an array of the caller's.
+class Zone::Unlisted {
+ public:
+  // Each is smaller than the one before; below the first is no block.
+  using Stack = std::array<uint64_t, kOrders + 2>;
+
+  // `stack` may be unwritten.
+  explicit Unlisted(Stack& stack) : end_(stack.data()) {}
+
+  bool empty() const { return pfn_ == kNone; }
+  // True if `pfn` is the last block. REQUIRES: `pfn` is the buddy of a block,
+  // of any order, that is free or inside the buddy of the last one.
+  bool LastIs(uint64_t pfn) const { return pfn == pfn_; }
+  // True if `pfn` is inside the buddy of the last block.
+  bool MayTake(Pfn pfn) const { return (pfn.value() ^ pfn_) >> order() == 1; }
+  int order() const { return static_cast<int>(rest_ & 0xf); }
+  void Push(Pfn pfn, Order order, MigrateType type) {
+    *end_++ = pfn_ << kPfnShift | rest_;
+    pfn_ = pfn.value();
+    rest_ = static_cast<uint32_t>(static_cast<uint64_t>(type) << kTypeShift |
+                                  order.bits());
+  }
+  void Pop() {
+    const uint64_t block = *--end_;
+    pfn_ = block >> kPfnShift;
+    rest_ = static_cast<uint8_t>(block);
+  }
+  // Calls `visit(pfn, order, type)` for each, the first first; then there are
+  // none.
+  template <typename Visit>
+  [[gnu::always_inline]] void TakeAll(const Stack& stack, Visit visit) {
+    if (empty()) return;
+    const uint64_t* at = stack.data() + 1;
+    const uint64_t* const end = end_;
+    *end_ = pfn_ << kPfnShift | rest_;
+    do {
+      visit(Pfn(*at >> kPfnShift), Order(static_cast<int>(*at & 0xf)),
+            static_cast<MigrateType>(*at >> kTypeShift & 0xf));
+    } while (at++ != end);
+    end_ -= end - stack.data();
+    pfn_ = kNone;
+    rest_ = 0;
+  }
+
+ private:
+  static constexpr int kTypeShift = 4;
+  static constexpr int kPfnShift = 8;
+  // No page's buddy, and inside of none.
+  static constexpr uint64_t kNone = ~uint64_t{0} >> kPfnShift;
+
+  uint64_t pfn_ = kNone;
+  uint32_t rest_ = 0;
+  uint64_t* end_;
+};
+
+[[gnu::always_inline]] inline Zone::Block Zone::MergeUnlisted(
+    ListChange& change, Unlisted* unlisted, Pfn freed, Order order,
+    MigrateType type) {
+  const PageMap::Lists lists = change.lists();
+  const int max = max_order().value();
+  const int pageblock = pageblock_order().value();
+  uint64_t pfn = freed.value();
+  int at = order.value();
+  for (uint64_t half = order.pages().value(); at < max; half <<= 1, ++at) {
+    const uint64_t buddy = pfn ^ half;
+    const bool is_unlisted = unlisted != nullptr && unlisted->LastIs(buddy);
+    if (!is_unlisted && !lists.IsFree(Pfn(buddy), Order(at))) break;
+    if (at >= pageblock && !MayMergePageblocks(Pfn(pfn), Order(at), type))
+        [[unlikely]] {
+      break;
+    }
+    if (is_unlisted) {
+      unlisted->Pop();
+    } else {
+      change.Remove(Pfn(buddy), Order(at));
+    }
+    // Branch-free, since which of the two is the lower is hard to predict.
+    lists.SetTail(Pfn(pfn | half));
+    pfn &= ~half;
+  }
+  change.AddPages(type, order.pages());
+  return {.pfn = Pfn(pfn), .order = Order(at)};
 }
 
 [[gnu::always_inline]] inline Zone::Block Zone::Merge(ListChange& change,
                                                       Pfn pfn, Order order,
                                                       MigrateType type,
                                                       bool to_tail) {
-  const PageMap::Lists lists = change.lists();
-  const int max = max_order().value();
-  const int pageblock = pageblock_order().value();
-  int at = order.value();
-  while (at < max) {
-    const Pfn buddy = pfn.Buddy(Order(at));
-    if (!lists.IsFree(buddy, Order(at))) break;
-    if (at >= pageblock && !MayMergePageblocks(pfn, Order(at), type))
-        [[unlikely]] {
-      break;
-    }
-    change.Remove(buddy, Order(at));
-    // Branch-free, since which of the two is the lower is hard to predict.
-    pfn = pfn.AlignDown(Order(at + 1));
-    lists.SetTail(pfn + Order(at).pages());
-    ++at;
+  const Block merged = MergeUnlisted(change, nullptr, pfn, order, type);
+  change.Add(merged.pfn, merged.order, type,
+             to_tail ? ListEnd::kTail
+                     : EndFor(change.lists(), merged.pfn, merged.order));
+  return merged;
+}
+
+[[gnu::always_inline]] inline FreeBlockObserver* Zone::Tell(ListChange& change,
+                                                            Block freed,
+                                                            Notify notify) {
+  if (freed.order.value() < observer_min_order_) [[likely]] {
+    return nullptr;
   }
-  const Order merged(at);
-  change.Add(pfn, merged, type, to_tail ? ListEnd::kTail : EndFor(pfn, merged));
-  change.AddPages(type, order.pages());
-  return {.pfn = pfn, .order = merged};
+  if (notify == Notify::kNo) return nullptr;
+  change.Publish();
+  return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
+                                                                : nullptr;
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeBlock(
     ListChange& change, Pfn pfn, Order order, MigrateType type, bool to_tail,
     Notify notify) {
-  const Block merged = Merge(change, pfn, order, type, to_tail);
-  if (merged.order.value() < observer_min_order_) [[likely]] {
-    return nullptr;
-  }
-  if (notify == Notify::kNo) return nullptr;
-  change.Publish();
-  return observer_->OnBlockFreed(*this, merged.pfn, merged.order) ? observer_
-                                                                  : nullptr;
+  return Tell(change, Merge(change, pfn, order, type, to_tail), notify);
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeAllocated(
@@ -210,7 +290,6 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
     RejectFree(pfn, order);
   }
   freed_pages_.Add(order.pages().value());
-  pages_.SetCached(pfn);
   NotifyOfUse(1);
   ListChange change(*this);
   return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
@@ -232,31 +311,55 @@ void Zone::RejectFree(Pfn pfn, Order order) const {
                        << ", zone " << Name(type());
 }
 
-void Zone::PrefetchForFree(std::span<const CachedBlock> blocks) const {
+void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
   const PageMap::Lists lists = pages_.lists();
-  for (const CachedBlock& block : blocks) {
-    const Pfn buddy = block.pfn.Buddy(block.order);
-    // Branch-free: if the buddy is not free, prefetches a list head, which is
-    // in the cache anyway.
-    const Pfn none(lists_);
-    lists.PrefetchNeighbours(lists.IsFree(buddy, block.order) ? buddy : none);
+  for (const CachedRun& run : runs) {
+    for (const Pfn pfn : run.blocks) {
+      const Pfn buddy = pfn.Buddy(run.order);
+      // Branch-free: if the buddy is not free, prefetches a list head, which is
+      // in the cache anyway.
+      const Pfn none(lists_);
+      lists.PrefetchNeighbours(lists.IsFree(buddy, run.order) ? buddy : none);
+    }
   }
 }
 
-FreeBlockObserver* Zone::FreeBulk(std::span<const CachedBlock> blocks) {
-  const bool isolating = isolate_pageblocks_ > 0;
+FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
+  size_t blocks = 0;
+  for (const CachedRun& run : runs) blocks += run.blocks.size();
+  NotifyOfUse(blocks);
   ListChange change(*this);
-  NotifyOfUse(blocks.size());
+  Unlisted::Stack stack;
+  Unlisted unlisted(stack);
+  const auto list = [&](Pfn pfn, Order order, MigrateType type) {
+    change.Add(pfn, order, type, EndFor(change.lists(), pfn, order));
+  };
   FreeBlockObserver* to_wake = nullptr;
-  for (const CachedBlock& block : blocks) {
-    const MigrateType type =
-        isolating ? pages_.pageblock(block.pfn).type : block.type;
-    if (FreeBlockObserver* observer =
-            FreeBlock(change, block.pfn, block.order, type,
-                      /*to_tail=*/false)) {
-      to_wake = observer;
+  const bool isolating = isolate_pageblocks_ > 0;
+  for (const CachedRun& run : runs) {
+    const Order order = run.order;
+    MigrateType type = run.type.value_or(MigrateType::kMovable);
+    const bool by_pageblock = isolating || !run.type;
+    for (const Pfn* at = run.blocks.data() + run.blocks.size();
+         at != run.blocks.data();) {
+      const Pfn pfn = *--at;
+      if (by_pageblock) [[unlikely]]
+        type = pages_.pageblock(pfn).type;
+      if (!unlisted.MayTake(pfn)) unlisted.TakeAll(stack, list);
+      const Block freed = MergeUnlisted(change, &unlisted, pfn, order, type);
+      const bool fits =
+          unlisted.empty() || freed.order.value() < unlisted.order();
+      unlisted.Push(freed.pfn, freed.order, type);
+      if (fits && freed.order.value() < observer_min_order_) [[likely]] {
+        continue;
+      }
+      unlisted.TakeAll(stack, list);
+      if (FreeBlockObserver* observer = Tell(change, freed, Notify::kYes)) {
+        to_wake = observer;
+      }
     }
   }
+  unlisted.TakeAll(stack, list);
   return to_wake;
 }
 
@@ -325,8 +428,7 @@ std::optional<IsolatedBlock> Zone::Isolate(Pfn pfn) {
     change.Remove(pfn, order);
     change.SubtractPages(MigrateType::kMovable, order.pages());
   }
-  pages_.SetOffList(pfn, order);
-  pages_.SetIsolated(pfn);
+  pages_.SetIsolated(pfn, order);
   isolated_pages_.Add(order.pages().value());
   if (order.value() >= pageblock_order().value() - 1) {
     for (Pfn at = pfn; at < pfn + order.pages();
@@ -343,7 +445,6 @@ Order Zone::Return(IsolatedBlock block, ReturnTo to) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
   isolated_pages_.Subtract(block.order_.pages().value());
-  pages_.SetCached(block.pfn_);
   ListChange change(*this);
   return Merge(change, block.pfn_, block.order_, pageblock_type(block.pfn_),
                to == ReturnTo::kTail || cold_to_tail())

@@ -21,7 +21,6 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
       change.Add(pfn.AlignDown(half).Buddy(half), half, list_type,
                  ListEnd::kHead);
     }
-    pages_.SetOffList(pfn, order);
     change.SubtractPages(list_type, order.pages());
   }
   allocations_.Add(1);
@@ -41,7 +40,6 @@ bool Zone::Reshape(Pfn pfn, Order order) {
   if (head + around.order.pages() <= pfn) return false;
   const MigrateType type = pages_.AllocatedAs(head);
   const auto allocate = [&](Pfn block, Order block_order) {
-    pages_.SetOffList(block, block_order);
     pages_.SetAllocated(block, block_order, type);
   };
   if (around.order > order) {
@@ -57,8 +55,6 @@ bool Zone::Reshape(Pfn pfn, Order order) {
   for (Pfn page = pfn + PageCount(1); page < range.end; page += PageCount(1)) {
     if (pages_.IsOffline(page)) return false;
     pages_.SetTail(page);
-    // No longer the head of an allocated block.
-    pages_.SetCached(page);
   }
   allocate(pfn, order);
   return true;

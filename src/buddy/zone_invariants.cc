@@ -43,9 +43,6 @@ absl::Status Zone::CheckBlocks() const {
       if (!pfn.IsAligned(info.order)) {
         return Violated("Z1", "block at ", pfn, ", ", info, ", is not aligned");
       }
-      if (info.state != PageState::kFree && pages_.IsReported(pfn)) {
-        return Violated("Z8", pfn, " is ", info, ", but marked as reported");
-      }
       const Pfn end = pfn + info.order.pages();
       if (end > range.end) {
         return Violated("Z1", "block at ", pfn, " leaves its zone's memory");
@@ -55,10 +52,6 @@ absl::Status Zone::CheckBlocks() const {
         if (page > pfn && !pages_.IsTail(page)) {
           return Violated("P1", page, " is ", pages_.Get(page),
                           " inside the block at ", pfn);
-        }
-        if (pages_.IsInUse(page) &&
-            (page > pfn || info.state != PageState::kAllocated)) {
-          return Violated("P1", page, " is ", pages_.Get(page), ", but in use");
         }
         if (!IsOurs(page)) {
           return Violated("Z5", "the pageblock of ", page,

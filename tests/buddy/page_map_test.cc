@@ -118,16 +118,14 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
     map->lists().Push(list, page, order, ListEnd::kHead);
     expect_only(PageState::kFree, order);
     EXPECT_EQ(map->lists().Remove(page), list);
-    map->SetOffList(page, order);
-    expect_only(PageState::kCached, order);
-    for (int type = 0; type < kMigrateTypes; ++type) {
+    for (int type = 0; type < kRequestTypes; ++type) {
       map->SetAllocated(page, order, static_cast<MigrateType>(type));
       expect_only(PageState::kAllocated, order);
       EXPECT_EQ(map->AllocatedAs(page), static_cast<MigrateType>(type));
     }
-    map->SetCached(page);
+    map->SetCached(page, order);
     expect_only(PageState::kCached, order);
-    map->SetIsolated(page);
+    map->SetIsolated(page, order);
     expect_only(PageState::kIsolated, order);
   }
   map->SetOffline(page);
@@ -143,7 +141,7 @@ TEST(PageMapTest, EveryPageOfABlockHasItsHead) {
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
       map->SetTail(page);
     }
-    map->SetOffList(block.start, Order(i));
+    map->SetCached(block.start, Order(i));
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
       ASSERT_EQ(map->HeadOf(page), block.start) << page;
     }
@@ -292,7 +290,6 @@ using Unpinned = PageMap::Unpinned;
 constexpr MigrateType kReclaimable = MigrateType::kReclaimable;
 
 void SetAllocated(PageMap& map, Pfn pfn, Order order) {
-  map.SetOffList(pfn, order);
   map.SetAllocated(pfn, order, kReclaimable);
 }
 
@@ -332,9 +329,9 @@ TEST(PageMapPinTest, OnlyAllocatedBlocksThatAreNotFreedCanBePinned) {
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->SetTail(Pfn(4));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->SetOffList(Pfn(4), Order(0));
+  map->SetCached(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
-  map->SetIsolated(Pfn(4));
+  map->SetIsolated(Pfn(4), Order(0));
   EXPECT_FALSE(map->Pin(Pfn(4)));
   map->lists().Push(list, Pfn(4), Order(0), ListEnd::kHead);
   EXPECT_FALSE(map->Pin(Pfn(4)));
@@ -419,10 +416,10 @@ TEST(PageMapPinTest, PinsOfManyThreadsAreAllCounted) {
 TEST(PageMapTest, ReleasedMetadataGoesBackToTheHost) {
   constexpr uint64_t kPages = 4 * kMiB / PageMap::kBytesPerPage;
   const std::unique_ptr<PageMap> map = MakeMap(kPages);
+  const PageMap::Index list = map->MakeLists(1);
   const uint64_t before = map->ResidentBytes().value();
   for (uint64_t pfn = 0; pfn < kPages; ++pfn) {
-    map->SetTail(Pfn(pfn));
-    map->SetCached(Pfn(pfn));
+    map->lists().Push(list, Pfn(pfn), Order(0), ListEnd::kTail);
   }
   const uint64_t full = map->ResidentBytes().value();
   EXPECT_GE(full - before, 4 * kMiB - 64 * kKiB);

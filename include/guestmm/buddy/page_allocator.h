@@ -241,6 +241,9 @@ class PageAllocator final : public FrameAllocator {
   // its fast_mark(), with a block cached on the vCPU's list. Otherwise
   // kNoPfn, with no effect.
   Pfn TakeCached(int cpu, Order order, Gfp gfp);
+  // As Take and Free, for orders above 0.
+  [[gnu::noinline]] Pfn TakeLarger(int cpu, Order order, Gfp gfp);
+  [[gnu::noinline]] void FreeLarger(int cpu, Pfn pfn, Order order);
   Pfn TakeUncached(int cpu, Order order, Gfp gfp);
   // REQUIRES: gfp.node is a node or kLocalNode (CHECKed).
   Request MakeRequest(int cpu, Order order, Gfp gfp) const;
@@ -328,6 +331,10 @@ class PageAllocator final : public FrameAllocator {
   const std::vector<int> cpu_nodes_;
   const NodeDistances distances_;
   std::unique_ptr<PageMap> pages_;
+  // For the fast paths. The vCPUs that have one: none with a poison.
+  const PageMap::Blocks blocks_;
+  const Pfn end_;
+  const unsigned fast_cpus_;
   std::vector<std::unique_ptr<Zone>> zones_;
   unsigned zone_count_ = 0;
   // By cpu, then by zone.

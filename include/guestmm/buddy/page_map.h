@@ -4,15 +4,25 @@
 // The allocator's metadata: 9 bytes per page (Linux's struct page: 64) and 2
 // per pageblock.
 //
-//   states_      [ free|10 | tail | tail | ... | off-list|0 | ... ]
-//   entries_     [ links   |      |      | ... | use        | ... | list heads
-//   ] pageblocks_  [ zone, migratetype | ... ]
+//   states_      [ free|10 | tail | tail | ... | allocated|0 | cached|0 | ... ]
+//   entries_     [ links   |      |      | ... | its owner's |          | ...
+//                  list heads ]
+//   pageblocks_  [ zone, migratetype | ... ]
 //
-// A state is one byte, written under the zone's lock. A merge tests whether
-// many pages are free, and reads one cache line for 64 of them. The entry of an
-// off-list block belongs to the block's owner and holds its use, in place of
-// the links; a vCPU that allocates and frees writes only there, eight pages to
-// a cache line.
+// A state is one byte, at the head of a block with the block's order: a merge
+// that tests whether many pages are free, and a vCPU that allocates and frees,
+// touch one cache line for 64 pages. It is written by whoever owns the block:
+//
+//   offline, tail, free, isolated   the zone, under its lock
+//   cached                          a vCPU, under the lock of its lists
+//   allocated                       the thread that was given the block
+//   pinned                          the page map, under its lock of pins
+//
+// Only an owner hands a block over, by writing the new owner's state. Others
+// may read the byte at any time; to a merge all blocks that are not free look
+// alike. The entry of a free block holds the links of its list. That of an
+// allocated block has no links: it counts the pins of a pinned block, and has
+// 16 bits to spare for a number of the owner's.
 //
 // The layout is that of the kernel's vmemmap: arrays indexed by pfn, in address
 // space that is reserved for the whole span and backed only where it was
@@ -29,8 +39,10 @@
 #include <ostream>
 #include <string_view>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/export.h"
+#include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/frame/migratetype.h"
 #include "guestmm/frame/no_pfn.h"
@@ -96,25 +108,21 @@ class PageMap {
   // no other state can become kFree or kIsolated.
   PageInfo Get(Pfn pfn) const;
   bool IsFree(Pfn pfn, Order order) const {
-    return (StateOf(pfn) & ~kReported) == State(kFree, order);
+    return IsFree(StateOf(pfn), order);
   }
   // True if `pfn` is the head of a free block that is marked as reported (Linux
   // 5.7, PageReported). Taking, splitting or merging the block clears the mark;
   // moving it to another list keeps it.
-  bool IsReported(Pfn pfn) const { return (StateOf(pfn) & kReported) != 0; }
+  bool IsReported(Pfn pfn) const {
+    return (StateOf(pfn) & kUseMask) == (kFree | kReported);
+  }
   // REQUIRES: `pfn` is the head of a free block.
   void SetReported(Pfn pfn) {
     SetState(pfn, static_cast<uint8_t>(StateOf(pfn) | kReported));
   }
   // True if `pfn` is the head of a block that is allocated at `order` and not
   // pinned. Writes made under earlier pins happen before a true result.
-  bool IsAllocated(Pfn pfn, Order order) const {
-    return (UseRef(pfn).load(std::memory_order_acquire) & ~kTypeMask) ==
-           Allocated(order);
-  }
-  // True if the entry is tagged allocated. False for any page that is not the
-  // head of an off-list block.
-  bool IsInUse(Pfn pfn) const { return IsAllocation(Use(pfn)); }
+  bool IsAllocated(Pfn pfn, Order order) const;
   bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
   bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
   // The head of the block that contains `pfn`; `pfn` itself if none does.
@@ -128,39 +136,36 @@ class PageMap {
 
   void SetOffline(Pfn pfn) { SetState(pfn, kOffline); }
   void SetTail(Pfn pfn) { SetState(pfn, kTail); }
-  // Marks a block that was taken off its list, or split from one that was, as
-  // off-list. Its use is cached until one of the three below sets it.
-  void SetOffList(Pfn pfn, Order order) {
-    SetState(pfn, State(kOffList, order));
+  // Set the state of a block that is off the free lists. `type` is the type of
+  // the request, one of the kRequestTypes.
+  void SetCached(Pfn pfn, Order order);
+  void SetIsolated(Pfn pfn, Order order) {
+    SetState(pfn, State(kIsolated, order));
   }
-  // Set the use of an off-list block; `type` is the type of the request.
-  void SetCached(Pfn pfn) { SetUse(pfn, kCached); }
-  void SetIsolated(Pfn pfn) { SetUse(pfn, kIsolated); }
-  void SetAllocated(Pfn pfn, Order order, MigrateType type) {
-    SetUse(pfn, Allocated(order) | static_cast<uint32_t>(type));
-  }
+  void SetAllocated(Pfn pfn, Order order, MigrateType type);
   // The type of the request that a block was allocated for. REQUIRES: `pfn` is
   // the head of an allocated block.
   MigrateType AllocatedAs(Pfn pfn) const {
-    return static_cast<MigrateType>(Use(pfn) & kTypeMask);
+    return static_cast<MigrateType>((StateOf(pfn) & kTypeMask) >> kTypeShift);
   }
 
-  // Pins of allocated blocks; thread-safe. A block that is freed while pinned
-  // stays allocated until its last pin is dropped.
+  // Pins of allocated blocks; thread-safe, but an owner must not free a block
+  // that has no pin while another thread pins it. A block that is freed while
+  // pinned stays allocated until its last pin is dropped.
 
   // False, with no effect, if `pfn` is not the head of an allocated block, or
   // if its owner has freed it.
-  bool Pin(Pfn pfn);
+  bool Pin(Pfn pfn) ABSL_LOCKS_EXCLUDED(pins_lock_);
   enum class Unpinned {
     kStillInUse,
     kLastPinOfFreedBlock,  // the caller must free it
     kNotPinned,            // no effect
   };
-  Unpinned Unpin(Pfn pfn);
+  Unpinned Unpin(Pfn pfn) ABSL_LOCKS_EXCLUDED(pins_lock_);
   // Marks a pinned block as freed by its owner. False, with no effect, if it is
   // not, or no longer, pinned, or was freed before.
-  bool FreePinned(Pfn pfn, Order order);
-  uint64_t pins(Pfn pfn) const { return PinsIn(Use(pfn)); }
+  bool FreePinned(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(pins_lock_);
+  uint64_t pins(Pfn pfn) const ABSL_LOCKS_EXCLUDED(pins_lock_);
 
   // Lists of free blocks -----------------------------------------------------
 
@@ -177,19 +182,17 @@ class PageMap {
     // The index of the zone; a pageblock is in one zone at most.
     uint8_t zone = kNoZone;
     MigrateType type = MigrateType::kMovable;
+
+    bool operator==(const Pageblock&) const = default;
   };
   // Written under the zone's lock; may be read without it.
-  Pageblock pageblock(Pfn pfn) const {
-    const uint16_t bits = PageblockRef(pfn).load(std::memory_order_relaxed);
-    return {.zone = static_cast<uint8_t>((bits & 0xff) - 1),
-            .type = static_cast<MigrateType>(bits >> 8)};
-  }
-  void SetPageblock(Pfn pfn, Pageblock block) {
-    const auto zone = static_cast<uint8_t>(block.zone + 1);
-    PageblockRef(pfn).store(
-        static_cast<uint16_t>(static_cast<int>(block.type) << 8 | zone),
-        std::memory_order_relaxed);
-  }
+  Pageblock pageblock(Pfn pfn) const;
+  void SetPageblock(Pfn pfn, Pageblock block);
+
+  // What a vCPU needs of the blocks that it allocates and frees. A separate
+  // value, as Lists is.
+  class Blocks;
+  Blocks blocks() const;
 
   // Returns the metadata of `range` to the host. REQUIRES: all of it is
   // offline; no concurrent access to it.
@@ -202,48 +205,51 @@ class PageMap {
   static constexpr size_t kBytesPerPage = 9;
 
  private:
+  // Of a free block, or a list head: the links. Of a pinned block: `pins`.
   struct Entry {
     uint32_t next;
-    uint32_t prev_or_use;
+    union {
+      uint32_t prev;
+      uint32_t pins;
+    };
   };
   static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
 
-  // A state byte: the zone's state of the page in the upper half; at a head,
-  // the block's order in the lower half. A byte never written means offline.
+  // A state byte: the use in the upper half; at a head, the block's order in
+  // the lower half. A byte never written means offline.
+  //
+  //   0000 offline, tail   01tt allocated as type tt
+  //   0001 cached          10tt the same, pinned
+  //   001r free; reported  1100 isolated
   static constexpr int kOrderBits = 4;
+  static constexpr int kTypeShift = kOrderBits;
+  static constexpr uint8_t kUseMask = 0xf0;
+  static constexpr uint8_t kTypeMask = 0x30;  // with kAllocated, kPinned
   static constexpr uint8_t kOffline = 0;
   static constexpr uint8_t kTail = 1;
-  static constexpr uint8_t kFree = 1 << kOrderBits;
-  static constexpr uint8_t kOffList = 2 << kOrderBits;
-  static constexpr uint8_t kReported = 4 << kOrderBits;  // with kFree
-  static constexpr uint8_t State(uint8_t state, Order order) {
-    return static_cast<uint8_t>(state | order.bits());
+  static constexpr uint8_t kCached = 0x10;
+  static constexpr uint8_t kFree = 0x20;
+  static constexpr uint8_t kReported = 0x10;  // with kFree
+  static constexpr uint8_t kAllocated = 0x40;
+  static constexpr uint8_t kPinned = 0x80;
+  static constexpr uint8_t kIsolated = 0xc0;
+  static_assert(kRequestTypes <= (kTypeMask >> kTypeShift) + 1);
+  static constexpr uint8_t State(uint8_t use, Order order) {
+    return static_cast<uint8_t>(use | order.bits());
+  }
+  static bool IsFree(uint8_t state, Order order) {
+    return (state & ~kReported) == State(kFree, order);
+  }
+  static bool IsPinned(uint8_t state) {
+    return (state & kUseMask & ~kTypeMask) == kPinned;
   }
 
-  // The use of an off-list block. The tag is in the bits above a link, so that
-  // a stale link means cached.
-  //
-  //    31 30 29   26 25       4  3     2    0
-  //   [ tag | order | pins    | freed | type ]   allocated
   static constexpr int kLinkBits = 30;
-  static constexpr uint32_t kCached = 0;
-  static constexpr uint32_t kIsolated = 1U << kLinkBits;
-  static constexpr uint32_t kAllocated = 2U << kLinkBits;
-  static constexpr uint32_t kTagMask = 3U << kLinkBits;
-  static constexpr int kUseOrderShift = 26;
-  static constexpr uint32_t kTypeMask = 7;
-  static constexpr uint32_t kFreed = 8;  // while pinned
-  static constexpr uint32_t kOnePin = 16;
-  static constexpr uint32_t kPinsMask = (1U << kUseOrderShift) - kOnePin;
-  static constexpr uint32_t Allocated(Order order) {
-    return kAllocated | order.bits() << kUseOrderShift;
-  }
-  static bool IsAllocation(uint32_t use) {
-    return (use & kTagMask) == kAllocated;
-  }
-  static uint64_t PinsIn(uint32_t use) {
-    return IsAllocation(use) ? (use & kPinsMask) / kOnePin : 0;
-  }
+
+  // The pins of a block, and whether its owner has freed it.
+  static constexpr uint32_t kFreed = 1;
+  static constexpr uint32_t kOnePin = 2;
+  static constexpr uint32_t kMostPins = (1U << 22) - 1;
 
   PageMap(const Options& options, ReservedArray states, ReservedArray entries,
           ReservedArray pageblocks);
@@ -258,18 +264,10 @@ class PageMap {
     std::atomic_ref(states_[pfn.value()])
         .store(state, std::memory_order_relaxed);
   }
-  std::atomic_ref<uint32_t> UseRef(Pfn pfn) const {
-    return std::atomic_ref(entries_[pfn.value()].prev_or_use);
-  }
-  uint32_t Use(Pfn pfn) const {
-    return UseRef(pfn).load(std::memory_order_relaxed);
-  }
-  void SetUse(Pfn pfn, uint32_t use) {
-    UseRef(pfn).store(use, std::memory_order_relaxed);
-  }
-  std::atomic_ref<uint16_t> PageblockRef(Pfn pfn) const {
-    return std::atomic_ref<uint16_t>(
-        pageblocks_[pfn.value() >> options_.pageblock_order.value()]);
+  // Publishes what was done under the pins.
+  void SetPinned(Pfn pfn, uint8_t state) {
+    std::atomic_ref(states_[pfn.value()])
+        .store(state, std::memory_order_release);
   }
 
   const Options options_;
@@ -280,6 +278,8 @@ class PageMap {
   Entry* const entries_;
   uint16_t* const pageblocks_;
   size_t lists_made_ = 0;
+  // Guards the change between allocated and pinned, and the pins.
+  mutable SpinLock pins_lock_;
 };
 
 // The list operations of a page map. A separate value, to be kept in a local
@@ -319,9 +319,9 @@ class PageMap::Lists {
     __builtin_prefetch(&entries_[Prev(at)], /*rw=*/1);
   }
   bool IsFree(Pfn pfn, Order order) const {
-    return (std::atomic_ref(states_[pfn.value()])
-                .load(std::memory_order_relaxed) &
-            ~kReported) == State(kFree, order);
+    return PageMap::IsFree(
+        std::atomic_ref(states_[pfn.value()]).load(std::memory_order_relaxed),
+        order);
   }
   void SetTail(Pfn pfn) const {
     std::atomic_ref(states_[pfn.value()])
@@ -335,8 +335,7 @@ class PageMap::Lists {
     return std::atomic_ref(entries_[at].next).load(std::memory_order_relaxed);
   }
   Index Prev(Index at) const {
-    return std::atomic_ref(entries_[at].prev_or_use)
-        .load(std::memory_order_relaxed);
+    return std::atomic_ref(entries_[at].prev).load(std::memory_order_relaxed);
   }
   // Rotates `list` so that `first`, one of its elements, is at the head.
   void RotateToFront(Index list, Pfn first) const;
@@ -346,16 +345,100 @@ class PageMap::Lists {
 
   void Link(Index prev, Index next) const {
     std::atomic_ref(entries_[prev].next).store(next, std::memory_order_relaxed);
-    std::atomic_ref(entries_[next].prev_or_use)
-        .store(prev, std::memory_order_relaxed);
+    std::atomic_ref(entries_[next].prev).store(prev, std::memory_order_relaxed);
   }
 
   uint8_t* states_;
   Entry* entries_;
 };
 
+class PageMap::Blocks {
+ public:
+  Blocks(uint8_t* states, uint16_t* pageblocks, Order pageblock_order)
+      : states_(states),
+        pageblocks_(pageblocks),
+        pageblock_order_(pageblock_order) {}
+
+  // As those of PageMap.
+  bool IsAllocated(Pfn pfn, Order order) const {
+    const uint8_t state =
+        std::atomic_ref(states_[pfn.value()]).load(std::memory_order_acquire);
+    return (state & ~kTypeMask) == State(kAllocated, order);
+  }
+  void SetCached(Pfn pfn, Order order) const {
+    SetState(pfn, State(kCached, order));
+  }
+  void SetAllocated(Pfn pfn, Order order, MigrateType type) const {
+    SetState(pfn,
+             static_cast<uint8_t>(State(kAllocated, order) |
+                                  static_cast<unsigned>(type) << kTypeShift));
+  }
+
+  // A pageblock's zone and type as they were read, and where.
+  class PageblockRead {
+   public:
+    Pageblock value() const {
+      return {.zone = static_cast<uint8_t>((packed_ & 0xff) - 1),
+              .type = static_cast<MigrateType>(packed_ >> 8)};
+    }
+    // True if it is the same now.
+    bool holds() const { return Load(at_) == packed_; }
+
+   private:
+    friend class Blocks;
+
+    explicit PageblockRead(uint16_t& at) : at_(at), packed_(Load(at)) {}
+    static uint16_t Load(uint16_t& at) {
+      return std::atomic_ref(at).load(std::memory_order_relaxed);
+    }
+
+    uint16_t& at_;
+    uint16_t packed_;
+  };
+  PageblockRead pageblock(Pfn pfn) const {
+    return PageblockRead(PageblockOf(pfn));
+  }
+  void SetPageblock(Pfn pfn, Pageblock block) const {
+    const auto zone = static_cast<uint8_t>(block.zone + 1);
+    std::atomic_ref(PageblockOf(pfn))
+        .store(static_cast<uint16_t>(static_cast<int>(block.type) << 8 | zone),
+               std::memory_order_relaxed);
+  }
+
+ private:
+  void SetState(Pfn pfn, uint8_t state) const {
+    std::atomic_ref(states_[pfn.value()])
+        .store(state, std::memory_order_relaxed);
+  }
+  uint16_t& PageblockOf(Pfn pfn) const {
+    return pageblocks_[pfn.value() >> pageblock_order_.value()];
+  }
+
+  uint8_t* states_;
+  uint16_t* pageblocks_;
+  Order pageblock_order_;
+};
+
 inline PageMap::Lists PageMap::lists() const {
   return Lists(states_, entries_);
+}
+inline PageMap::Blocks PageMap::blocks() const {
+  return Blocks(states_, pageblocks_, options_.pageblock_order);
+}
+inline bool PageMap::IsAllocated(Pfn pfn, Order order) const {
+  return blocks().IsAllocated(pfn, order);
+}
+inline void PageMap::SetCached(Pfn pfn, Order order) {
+  blocks().SetCached(pfn, order);
+}
+inline void PageMap::SetAllocated(Pfn pfn, Order order, MigrateType type) {
+  blocks().SetAllocated(pfn, order, type);
+}
+inline PageMap::Pageblock PageMap::pageblock(Pfn pfn) const {
+  return blocks().pageblock(pfn).value();
+}
+inline void PageMap::SetPageblock(Pfn pfn, Pageblock block) {
+  blocks().SetPageblock(pfn, block);
 }
 
 }  // namespace guestmm

@@ -64,7 +64,9 @@ class PerCpuMarks {
   void set_high(uint32_t high);
 
   // The vCPU allocates a block from the lists, whether or not they have one.
-  void OnAllocate() { frees_ >>= 1; }
+  void OnAllocate() {
+    if (frees_ != 0) frees_ >>= 1;
+  }
 
   // The list of `order`'s blocks is empty: returns the number of blocks to take
   // from the zone.
@@ -79,11 +81,11 @@ class PerCpuMarks {
   // kernel returns a batch at a time, each from the first list on.
   uint64_t Decay(uint64_t count);
 
-  // The fast paths of PagesToReturn, inlined: as it if that returns 0; else,
-  // and where it takes a closer look, false with no effect. One for 5.3
-  // and 6.1, one for 6.12.
-  bool Keeps(uint64_t count) const { return frees_ == 0 && count < high_; }
-  bool Keeps612(Order order, uint64_t count, ZonePressure pressure);
+  // The fast paths of PagesToReturn, inlined, for a count below high(): as it
+  // if that returns 0; else, and where it takes a closer look, false with no
+  // effect. One for 5.3 and 6.1, one for 6.12.
+  bool Keeps(Order order) const { return !IsHighOrder(order) || frees_ == 0; }
+  bool Keeps612(Order order, ZonePressure pressure);
 
  private:
   // CONFIG_PCP_BATCH_SCALE_MAX.
@@ -122,8 +124,8 @@ class PerCpuMarks {
 };
 
 [[gnu::always_inline]] inline bool PerCpuMarks::Keeps612(
-    Order order, uint64_t count, ZonePressure pressure) {
-  const bool keeps = count < high_ && pressure == ZonePressure::kNone &&
+    Order order, ZonePressure pressure) {
+  const bool keeps = pressure == ZonePressure::kNone &&
                      !(last_free_was_high_ && IsHighOrder(order));
   if (keeps) [[likely]]
     OnFree612(order);

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <vector>
 
@@ -17,6 +17,7 @@
 #include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/allocation_events.h"
+#include "guestmm/buddy/block_window.h"
 #include "guestmm/buddy/page_map.h"
 #include "guestmm/buddy/per_cpu_marks.h"
 #include "guestmm/buddy/placement.h"
@@ -106,7 +107,7 @@ class alignas(64) PerCpuPages {
   // The pages to hold at most, as tuned by now (PerCpuMarks::high).
   uint32_t high() const ABSL_LOCKS_EXCLUDED(lock_);
   // A snapshot.
-  PageCount cached_pages() const { return PageCount(count_.Get()); }
+  PageCount cached_pages() const;
 
   // A snapshot.
   AllocationEvents events() const;
@@ -128,51 +129,56 @@ class alignas(64) PerCpuPages {
   Pfn Take(Order order, MigrateType type, Mixing mixing)
       ABSL_LOCKS_EXCLUDED(lock_, zone_.lock());
   // The fast paths of Take and Free, inlined, for the thread that owns the
-  // lock's bias: Take if the list has a block, Free if no block must be
-  // returned to the zone. Otherwise kNoPfn or false, with no effect.
+  // lock's bias: Take if the list has a block, Free if the list has room.
+  // Otherwise kNoPfn or false, with no effect. `pageblock` is that of the
+  // block, and of this zone.
   Pfn TakeCached(Order order, MigrateType type) ABSL_LOCKS_EXCLUDED(lock_);
-  bool FreeToCache(Pfn pfn, Order order) ABSL_LOCKS_EXCLUDED(lock_);
+  bool FreeToCache(Pfn pfn, Order order,
+                   PageMap::Blocks::PageblockRead pageblock)
+      ABSL_LOCKS_EXCLUDED(lock_);
 
  private:
   static constexpr size_t kLists = PerCpuLists::kCount;
 
-  // A double-ended queue of 32-bit pfns in a ring whose size is a power of two.
-  // The newest block is at `first`; each allocation increments it and each free
-  // decrements it, so frees = allocations - first. The oldest is before `end`,
-  // which is cut to 32 bits, as the indices of the ring are.
-  struct List {
-    Counter first;
-    uint32_t end = 0;
-    uint32_t mask = 0;
-    std::unique_ptr<uint32_t[]> ring;
+  // The blocks, newest first: the next to be allocated. Each allocation pops
+  // one and each free pushes one, so frees = allocations - popped.
+  struct alignas(64) List {
+    BlockWindow window;
     Counter allocations;
-
-    uint32_t blocks() const { return end - static_cast<uint32_t>(first.Get()); }
-    bool empty() const { return blocks() == 0; }
-    uint32_t& operator[](uint64_t index) const { return ring[index & mask]; }
   };
+  static_assert(sizeof(List) == 64);
 
   Order OrderOf(size_t list) const {
     return PerCpuLists::OrderOf(list, pages_.pageblock_order());
   }
-
   // Allocates the newest block of a list. REQUIRES: it is not empty.
   Pfn Pop(List& list, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // True if Free may cache the block.
   bool IsOurs(Pfn pfn, Order order, PageMap::Pageblock pageblock) const {
-    return pages_.IsAllocated(pfn, order) && pageblock.zone == zone_index_ &&
+    return blocks_.IsAllocated(pfn, order) && pageblock.zone == zone_index_ &&
            static_cast<int>(pageblock.type) < kRequestTypes;
   }
-  void Push(List& list, Pfn pfn, Order order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Calls `visit(index, list)` for each list that may have blocks or room.
+  template <typename Visit>
+  void ForEachInUse(Visit visit) const {
+    for (uint64_t left = in_use_.Get(); left != 0; left &= left - 1) {
+      const auto index = static_cast<size_t>(std::countr_zero(left));
+      visit(index, lists_[index]);
+    }
+  }
+  // The pages on the lists.
+  uint64_t Count() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Shares what may be freed before the high mark is reached, in equal parts,
+  // among the lists that are freed to, `filling_`.
+  void ShareRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // The rare cases of Take and Free.
   [[gnu::cold]] FreeBlockObserver* FreeUncached(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // False if the zone has no block. REQUIRES: the list is empty.
-  [[gnu::noinline]] bool Refill(List& list, Order order, MigrateType type,
-                                Mixing mixing)
+  [[gnu::noinline]] bool Refill(size_t index, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Returns the oldest blocks to the zone, list by list: none if `pages` is 0;
   // else at least `pages` in all and less than one block more.
@@ -181,42 +187,33 @@ class alignas(64) PerCpuPages {
   void Pick53(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Pick61(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Moves the `blocks` oldest blocks of a list to batch_. REQUIRES: it has as
+  // Adds the `blocks` oldest blocks of a list to batch_. REQUIRES: it has as
   // many.
   void PickOldest(size_t list, uint64_t blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void MakeRings() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void MakeWindows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   mutable BiasedLock lock_;
   PerCpuMarks marks_ ABSL_GUARDED_BY(lock_);
-  Counter count_;  // pages
-  PageMap& pages_;
   Zone& zone_;
-  const uint8_t zone_index_;
+  const PageMap::Blocks blocks_;
   const KernelVersion version_;
-  std::array<List, kLists> lists_ ABSL_GUARDED_BY(lock_);
-  std::vector<Pfn> refill_ ABSL_GUARDED_BY(lock_);
-  std::vector<Zone::CachedBlock> batch_ ABSL_GUARDED_BY(lock_);
+  const uint8_t zone_index_;
+  std::array<List, kLists> lists_;  // written under lock_
+  // One bit per list. A list outside of in_use_ is empty and has no room.
+  Counter in_use_;
+  uint32_t filling_ ABSL_GUARDED_BY(lock_) = 0;
+  PageMap& pages_;
+  std::vector<Zone::CachedRun> batch_ ABSL_GUARDED_BY(lock_);
 };
 
 [[gnu::always_inline]] inline Pfn PerCpuPages::Pop(List& list, Order order,
                                                    MigrateType type) {
-  const uint64_t first = list.first.Get();
-  const Pfn pfn(list[first]);
+  // In this order, so that events() counts no allocation as a free.
   list.allocations.Add(1);
-  list.first.Set(first + 1);
-  count_.Subtract(order.pages().value());
-  pages_.SetAllocated(pfn, order, type);
+  const Pfn pfn = list.window.Pop();
+  blocks_.SetAllocated(pfn, order, type);
   return pfn;
-}
-
-[[gnu::always_inline]] inline void PerCpuPages::Push(List& list, Pfn pfn,
-                                                     Order order) {
-  pages_.SetCached(pfn);
-  const uint64_t first = list.first.Get() - 1;
-  list.first.Set(first);
-  list[first] = static_cast<uint32_t>(pfn.value());
-  count_.Add(order.pages().value());
 }
 
 [[gnu::always_inline]] inline Pfn PerCpuPages::TakeCached(Order order,
@@ -225,7 +222,7 @@ class alignas(64) PerCpuPages {
     return kNoPfn;
   List& list = lists_[PerCpuLists::IndexOf(order, type)];
   Pfn pfn = kNoPfn;
-  if (!list.empty()) [[likely]] {
+  if (!list.window.empty()) [[likely]] {
     marks_.OnAllocate();
     pfn = Pop(list, order, type);
   }
@@ -233,20 +230,24 @@ class alignas(64) PerCpuPages {
   return pfn;
 }
 
-[[gnu::always_inline]] inline bool PerCpuPages::FreeToCache(Pfn pfn,
-                                                            Order order) {
+[[gnu::always_inline]] inline bool PerCpuPages::FreeToCache(
+    Pfn pfn, Order order, PageMap::Blocks::PageblockRead pageblock) {
   if (!lock_.TryLockAsOwner()) [[unlikely]]
     return false;
-  // Read under the lock, so that no page of a pageblock is cached after the
-  // pageblock was isolated and the lists were drained.
-  const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
-  const uint64_t count = count_.Get() + order.pages().value();
-  const bool stays = IsOurs(pfn, order, pageblock) &&
-                     (version_ == KernelVersion::kV6_12
-                          ? marks_.Keeps612(order, count, zone_.pressure())
-                          : marks_.Keeps(count));
-  if (stays) [[likely]] {
-    Push(lists_[PerCpuLists::IndexOf(order, pageblock.type)], pfn, order);
+  const MigrateType type = pageblock.value().type;
+  bool stays = false;
+  // Read again under the lock, so that no page of a pageblock is cached after
+  // the pageblock was isolated and the lists were drained.
+  if (pageblock.holds() && static_cast<int>(type) < kRequestTypes &&
+      blocks_.IsAllocated(pfn, order)) [[likely]] {
+    BlockWindow& window = lists_[PerCpuLists::IndexOf(order, type)].window;
+    stays = window.HasRoom() && (version_ == KernelVersion::kV6_12
+                                     ? marks_.Keeps612(order, zone_.pressure())
+                                     : marks_.Keeps(order));
+    if (stays) [[likely]] {
+      blocks_.SetCached(pfn, order);
+      window.Push(pfn);
+    }
   }
   lock_.UnlockAsOwner();
   return stays;

@@ -146,7 +146,7 @@ class Zone {
   // block that is being split or merged.
   bool WatermarkOk(Order order, PageCount mark) const {
     // free - (pages - 1) > mark, without going below zero.
-    if (free_pages() < mark + order.pages()) return false;
+    if (free_pages() <= mark + (order.pages() - PageCount(1))) return false;
     if (order == Order(0)) return true;
     constexpr uint64_t one_of_each_type =
         1 | uint64_t{1} << kOrders | uint64_t{1} << 2 * kOrders;
@@ -180,18 +180,20 @@ class Zone {
   // cached; returns their number (rmqueue_bulk).
   size_t AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
                       Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // A block from a per-CPU list, with the type of that list.
-  struct CachedBlock {
-    Pfn pfn;
+  // Blocks from a per-CPU list, newest first, with the type of that list; none:
+  // each with the type of its pageblock.
+  struct CachedRun {
+    std::span<const Pfn> blocks;
     Order order;
-    MigrateType type = MigrateType::kMovable;
+    std::optional<MigrateType> type = MigrateType::kMovable;
   };
-  // Prefetches the entries that FreeBulk(blocks) will write: a free at random
+  // Prefetches the entries that FreeBulk(runs) will write: a free at random
   // mostly waits for the entries around its buddies. Best called without the
   // lock.
-  void PrefetchForFree(std::span<const CachedBlock> blocks) const;
-  // Frees cached blocks, in order (free_pcppages_bulk). Returns as Free.
-  [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedBlock> blocks)
+  void PrefetchForFree(std::span<const CachedRun> runs) const;
+  // Frees cached blocks, run by run, the oldest of each first
+  // (free_pcppages_bulk). Returns as Free.
+  [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedRun> runs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Following a recorded allocator ------------------------------------------
@@ -429,6 +431,16 @@ class Zone {
                                MigrateType type, bool to_tail,
                                Notify notify = Notify::kYes)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Notifies the observer of a block that was freed and listed.
+  FreeBlockObserver* Tell(ListChange& change, Block freed, Notify notify)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Blocks that a batch has freed, but not listed yet.
+  class Unlisted;
+  // Merges an off-list block with its buddies, listed or not. The caller lists
+  // the result.
+  Block MergeUnlisted(ListChange& change, Unlisted* unlisted, Pfn freed,
+                      Order order, MigrateType type)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Merges an off-list block with its buddies and inserts the result into its
   // list, at the tail or at EndFor; returns it.
   Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
@@ -437,7 +449,8 @@ class Zone {
   // buddy: in one zone, and both or neither being offlined.
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  ListEnd EndFor(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  ListEnd EndFor(const PageMap::Lists& lists, Pfn pfn, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

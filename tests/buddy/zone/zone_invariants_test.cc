@@ -21,11 +21,6 @@ constexpr MigrateType kMovable = MigrateType::kMovable;
 
 // A zone makes its lists by type, then by order, ascending, behind the last
 // page.
-void SetAllocated(PageMap& pages, Pfn pfn, Order order, MigrateType type) {
-  pages.SetOffList(pfn, order);
-  pages.SetAllocated(pfn, order, type);
-}
-
 PageMap::Index ListOf(TinyZone& zone, int order, MigrateType type = kMovable) {
   return static_cast<PageMap::Index>(zone.pages().end().value()) +
          static_cast<PageMap::Index>(static_cast<int>(type) * Zone::kOrders +
@@ -62,17 +57,10 @@ TEST_F(ZoneInvariantsTest, P1ATailBelongsToABlock) {
 }
 
 TEST_F(ZoneInvariantsTest, P1ABlockHasNothingElseInside) {
-  SetAllocated(zone_.pages(), Pfn(9), Order(0), kMovable);
+  zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "P1: pfn 0x9 is allocated, order 0 inside the block at pfn "
                   "0x8");
-}
-
-// A page whose block merged before it was taken from its owner.
-TEST_F(ZoneInvariantsTest, P1OnlyAllocatedHeadsAreInUse) {
-  zone_.pages().SetAllocated(Pfn(9), Order(0), kMovable);
-  ExpectViolation(zone_.CheckInvariants(),
-                  "P1: pfn 0x9 is tail, order 0, but in use");
 }
 
 TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
@@ -82,13 +70,13 @@ TEST_F(ZoneInvariantsTest, P1APageOfTheZoneIsNotOffline) {
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsAlignedToItsSize) {
-  SetAllocated(zone_.pages(), Pfn(3), Order(1), kMovable);
+  zone_.pages().SetAllocated(Pfn(3), Order(1), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z1: block at pfn 0x3, allocated, order 1, is not aligned");
 }
 
 TEST_F(ZoneInvariantsTest, Z1ABlockIsInsideItsZone) {
-  SetAllocated(zone_.pages(), Pfn(0), Order(5), kMovable);
+  zone_.pages().SetAllocated(Pfn(0), Order(5), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z1: block at pfn 0x0 leaves its zone's memory");
 }
@@ -101,7 +89,7 @@ TEST_F(ZoneInvariantsTest, Z2BuddiesAreNotBothFree) {
 }
 
 TEST_F(ZoneInvariantsTest, Z3AListHasFreeBlocksOnly) {
-  SetAllocated(zone_.pages(), Pfn(8), Order(3), kMovable);
+  zone_.pages().SetAllocated(Pfn(8), Order(3), kMovable);
   ExpectViolation(zone_.CheckInvariants(),
                   "Z3: pfn 0x8 is on the list of free blocks of order 3 but is "
                   "allocated, order 3");
@@ -146,7 +134,7 @@ TEST_F(ZoneInvariantsTest, Z3FreePagesAreOnAList) {
 }
 
 TEST_F(ZoneInvariantsTest, Z4IsolatedPagesAreCounted) {
-  zone_.pages().SetIsolated(Pfn(3));
+  zone_.pages().SetIsolated(Pfn(3), Order(0));
   ExpectViolation(zone_.CheckInvariants(),
                   "Z4: 1 pages isolated by their states, 0 pages counted");
 }
@@ -184,14 +172,6 @@ TEST_F(ZoneInvariantsTest, Z7AListInUseIsMarked) {
   ExpectViolation(
       zone_.CheckInvariants(),
       "Z7: the list of order 3, Unmovable, is in use but not marked");
-}
-
-TEST_F(ZoneInvariantsTest, Z8OnlyAFreeBlockIsMarked) {
-  zone_.pages().SetReported(Pfn(8));
-  EXPECT_EQ(zone_.CheckInvariants(), absl::OkStatus());
-  zone_.pages().SetReported(Pfn(1));
-  ExpectViolation(zone_.CheckInvariants(),
-                  "Z8: pfn 0x1 is allocated, order 0, but marked as reported");
 }
 
 TEST_F(ZoneInvariantsTest, Z9ABlockIsOnItsPageblocksList) {
@@ -275,13 +255,13 @@ TEST_F(AllocatorInvariantsTest, HoldAtFirst) {
 }
 
 TEST_F(AllocatorInvariantsTest, P3APageOnAPerCpuListIsCached) {
-  SetAllocated(pages(), Pfn(1), Order(0), kMovable);
+  pages().SetAllocated(Pfn(1), Order(0), kMovable);
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: pfn 0x1 is on a per-CPU list but is allocated, order 0");
 }
 
 TEST_F(AllocatorInvariantsTest, P3ACachedPageIsOnAPerCpuList) {
-  pages().SetCached(Pfn(0));
+  pages().SetCached(Pfn(0), Order(0));
   ExpectViolation(allocator_->CheckInvariants(),
                   "P3: 2 pages cached by their states, 1 on per-CPU lists");
 }

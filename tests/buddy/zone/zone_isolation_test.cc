@@ -291,11 +291,9 @@ TEST(ZoneObserverTest, OneOfABatchIsEnoughForAWake) {
   LockHolder hold(zone->lock());
   zone->AllocateBulk(pages, Order(0), MigrateType::kMovable, Mixing::kAllow);
   // F-CF: the observer is notified of the pair, not of the page after it.
-  const std::array<Zone::CachedBlock, 3> freed = {
-      {{.pfn = Pfn(0), .order = Order(0)},
-       {.pfn = Pfn(1), .order = Order(0)},
-       {.pfn = Pfn(3), .order = Order(0)}}};
-  EXPECT_EQ(zone->FreeBulk(freed), &observer);
+  const std::array<Pfn, 3> freed = {Pfn(3), Pfn(1), Pfn(0)};
+  EXPECT_EQ(zone->FreeBulk({{{.blocks = freed, .order = Order(0)}}}),
+            &observer);
   EXPECT_THAT(observer.freed, ElementsAre(Pair(0, 1)));
 }
 

@@ -121,7 +121,7 @@ TEST_F(ZoneOffliningTest, ACachedPageGoesWhereItsPageblockIs) {
   ASSERT_EQ(pages[0], Pfn(16));
   zone_->IsolatePageblocks(kHigh);
   EXPECT_EQ(zone_->FreeBulk(
-                {{{.pfn = Pfn(16), .order = Order(0), .type = kMovable}}}),
+                {{{.blocks = pages, .order = Order(0), .type = kMovable}}}),
             nullptr);
   EXPECT_EQ(zone_->offlining_pages(), PageCount(16));
 }

@@ -307,10 +307,11 @@ TEST(ZoneFreeTest, BulkFreesCachedPagesInOrder) {
   {
     LockHolder hold(zone->lock());
     AllocateBulk(*zone, pages);
-    const std::array<Zone::CachedBlock, 3> freed = {
-        {{.pfn = Pfn(6), .order = Order(0)},
-         {.pfn = Pfn(1), .order = Order(0)},
-         {.pfn = Pfn(3), .order = Order(0)}}};
+    const std::array<Pfn, 2> newest_first = {Pfn(1), Pfn(6)};
+    const std::array<Pfn, 1> second = {Pfn(3)};
+    const std::array<Zone::CachedRun, 2> freed = {
+        {{.blocks = newest_first, .order = Order(0)},
+         {.blocks = second, .order = Order(0)}}};
     EXPECT_EQ(zone->FreeBulk(freed), nullptr);
   }
   EXPECT_EQ(zone.Picture(), "CFCFCCFCF-------");

@@ -198,9 +198,10 @@ class Zone::Unlisted {
     rest_ = static_cast<uint8_t>(block);
   }
   // Calls `visit(pfn, order, type)` for each, the first first; then there are
-  // none.
+  // none. The analysis cannot see which lock `visit` requires.
   template <typename Visit>
-  [[gnu::always_inline]] void TakeAll(const Stack& stack, Visit visit) {
+  [[gnu::always_inline]] void TakeAll(const Stack& stack, Visit visit)
+      ABSL_NO_THREAD_SAFETY_ANALYSIS {
     if (empty()) return;
     const uint64_t* at = stack.data() + 1;
     const uint64_t* const end = end_;
@@ -331,7 +332,8 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
   ListChange change(*this);
   Unlisted::Stack stack;
   Unlisted unlisted(stack);
-  const auto list = [&](Pfn pfn, Order order, MigrateType type) {
+  const auto list = [&](Pfn pfn, Order order,
+                        MigrateType type) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     change.Add(pfn, order, type, EndFor(change.lists(), pfn, order));
   };
   FreeBlockObserver* to_wake = nullptr;

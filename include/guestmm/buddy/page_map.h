@@ -205,13 +205,10 @@ class PageMap {
   static constexpr size_t kBytesPerPage = 9;
 
  private:
-  // Of a free block, or a list head: the links. Of a pinned block: `pins`.
+  // Of a free block, or a list head: the links. Of a pinned block: its pins.
   struct Entry {
     uint32_t next;
-    union {
-      uint32_t prev;
-      uint32_t pins;
-    };
+    uint32_t prev_or_pins;
   };
   static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
 
@@ -263,6 +260,16 @@ class PageMap {
   void SetState(Pfn pfn, uint8_t state) {
     std::atomic_ref(states_[pfn.value()])
         .store(state, std::memory_order_relaxed);
+  }
+  // Written under pins_lock_; relaxed atomics, since a prefetch may take them
+  // for the links that they were.
+  uint32_t PinsOf(Pfn pfn) const {
+    return std::atomic_ref(entries_[pfn.value()].prev_or_pins)
+        .load(std::memory_order_relaxed);
+  }
+  void SetPins(Pfn pfn, uint32_t pins) {
+    std::atomic_ref(entries_[pfn.value()].prev_or_pins)
+        .store(pins, std::memory_order_relaxed);
   }
   // Publishes what was done under the pins.
   void SetPinned(Pfn pfn, uint8_t state) {
@@ -335,7 +342,8 @@ class PageMap::Lists {
     return std::atomic_ref(entries_[at].next).load(std::memory_order_relaxed);
   }
   Index Prev(Index at) const {
-    return std::atomic_ref(entries_[at].prev).load(std::memory_order_relaxed);
+    return std::atomic_ref(entries_[at].prev_or_pins)
+        .load(std::memory_order_relaxed);
   }
   // Rotates `list` so that `first`, one of its elements, is at the head.
   void RotateToFront(Index list, Pfn first) const;
@@ -345,7 +353,8 @@ class PageMap::Lists {
 
   void Link(Index prev, Index next) const {
     std::atomic_ref(entries_[prev].next).store(next, std::memory_order_relaxed);
-    std::atomic_ref(entries_[next].prev).store(prev, std::memory_order_relaxed);
+    std::atomic_ref(entries_[next].prev_or_pins)
+        .store(prev, std::memory_order_relaxed);
   }
 
   uint8_t* states_;

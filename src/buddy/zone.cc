@@ -266,6 +266,7 @@ void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
       // in the cache anyway.
       const Pfn none(lists_);
       lists.PrefetchNeighbours(lists.IsFree(buddy, run.order) ? buddy : none);
+      lists.PrefetchOwn(pfn);
     }
   }
 }
@@ -276,7 +277,6 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
   NotifyOfUse(blocks);
   ListChange change(*this);
   if (blocks == 1) {
-    // As of a huge page: nothing to wait for.
     const CachedRun& run = runs.front();
     const Pfn pfn = run.blocks.front();
     const MigrateType type = run.type && isolate_pageblocks_ == 0

@@ -320,6 +320,10 @@ class PageMap::Lists {
     Link(prev, next);
     return next == prev ? next : 0;
   }
+  // Prefetches the entry that Push(pfn) will write.
+  [[gnu::always_inline]] void PrefetchOwn(Pfn pfn) const {
+    __builtin_prefetch(&entries_[pfn.value()], /*rw=*/1);
+  }
   // Prefetches the entries that Remove(pfn) will write.
   [[gnu::always_inline]] void PrefetchNeighbours(Pfn pfn) const {
     const auto at = static_cast<Index>(pfn.value());

@@ -88,34 +88,45 @@ inline Pfn PageAllocator::TakeFrom(
   return zone.Take(order, type, mixing);
 }
 
-[[gnu::always_inline]] inline Pfn PageAllocator::TakeCached(int cpu,
-                                                            Order order,
-                                                            Gfp gfp) {
+[[gnu::always_inline]] inline PerCpuPages* PageAllocator::FastChoice(
+    int cpu, Order order, Gfp gfp) const {
   if (static_cast<unsigned>(cpu) >= fast_cpus_ ||
       static_cast<int>(gfp.type) >= kRequestTypes ||
       gfp.node != Gfp::kLocalNode) [[unlikely]] {
-    return kNoPfn;
+    return nullptr;
   }
   PerCpuPages* const per_cpu = FirstChoice(cpu, gfp.highest);
   if (per_cpu == nullptr) [[unlikely]]
-    return kNoPfn;
+    return nullptr;
   const Zone& zone = per_cpu->zone();
-  return zone.WatermarkOk(order, zone.fast_mark())
-             ? per_cpu->TakeCached(order, gfp.type)
-             : kNoPfn;
+  return zone.WatermarkOk(order, zone.fast_mark()) ? per_cpu : nullptr;
 }
 
 // The fast path is here for single pages, and in TakeLarger for other orders:
 // in one function the compiler would make one of the two.
 Pfn PageAllocator::Take(int cpu, Order order, Gfp gfp) {
   if (order != Order(0)) return TakeLarger(cpu, order, gfp);
-  const Pfn pfn = TakeCached(cpu, Order(0), gfp);
-  return pfn != kNoPfn ? pfn : TakeUncached(cpu, order, gfp);
+  PerCpuPages* const per_cpu = FastChoice(cpu, Order(0), gfp);
+  if (per_cpu != nullptr) [[likely]] {
+    const Pfn pfn = per_cpu->TakeCached(Order(0), gfp.type);
+    if (pfn != kNoPfn) [[likely]]
+      return pfn;
+  }
+  return TakeUncached(cpu, order, gfp);
 }
 
 Pfn PageAllocator::TakeLarger(int cpu, Order order, Gfp gfp) {
-  if (order <= max_order() && IsPerCpuOrder(order)) {
-    const Pfn pfn = TakeCached(cpu, order, gfp);
+  PerCpuPages* const per_cpu =
+      order <= max_order() ? FastChoice(cpu, order, gfp) : nullptr;
+  if (per_cpu != nullptr) [[likely]] {
+    Pfn pfn = kNoPfn;
+    if (IsPerCpuOrder(order)) {
+      pfn = per_cpu->TakeCached(order, gfp.type);
+    } else {
+      Zone& zone = per_cpu->zone();
+      LockHolder hold(zone.lock());
+      pfn = zone.Take(order, gfp.type, zone.first_mixing());
+    }
     if (pfn != kNoPfn) [[likely]]
       return pfn;
   }
@@ -272,27 +283,40 @@ Zone& PageAllocator::ZoneOf(Pfn pfn) const {
   return *zones_[zone];
 }
 
-[[gnu::always_inline]] inline bool PageAllocator::FreeToCache(int cpu, Pfn pfn,
-                                                              Order order) {
-  if (static_cast<unsigned>(cpu) >= fast_cpus_ || pfn >= end_) [[unlikely]]
-    return false;
-  const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
-  const uint8_t zone = pageblock.value().zone;
-  if (zone == PageMap::Pageblock::kNoZone) [[unlikely]]
-    return false;
-  return per_cpu(cpu, zone).FreeToCache(pfn, order, pageblock);
-}
-
 // As Take and TakeLarger.
 void PageAllocator::Free(int cpu, Pfn pfn, Order order) {
   if (order != Order(0)) return FreeLarger(cpu, pfn, order);
-  if (!FreeToCache(cpu, pfn, Order(0))) FreeUncached(cpu, pfn, order);
+  if (static_cast<unsigned>(cpu) < fast_cpus_ && pfn < end_) [[likely]] {
+    const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
+    const uint8_t zone = pageblock.value().zone;
+    if (zone != PageMap::Pageblock::kNoZone &&
+        per_cpu(cpu, zone).FreeToCache(pfn, Order(0), pageblock)) [[likely]] {
+      return;
+    }
+  }
+  FreeUncached(cpu, pfn, order);
 }
 
 void PageAllocator::FreeLarger(int cpu, Pfn pfn, Order order) {
-  const bool freed = order <= max_order() && IsPerCpuOrder(order) &&
-                     FreeToCache(cpu, pfn, order);
-  if (!freed) FreeUncached(cpu, pfn, order);
+  if (static_cast<unsigned>(cpu) < fast_cpus_ && pfn < end_ &&
+      order <= max_order()) [[likely]] {
+    const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
+    const uint8_t zone = pageblock.value().zone;
+    if (zone != PageMap::Pageblock::kNoZone) [[likely]] {
+      if (!IsPerCpuOrder(order)) return FreeToZone(*zones_[zone], pfn, order);
+      if (per_cpu(cpu, zone).FreeToCache(pfn, order, pageblock)) return;
+    }
+  }
+  FreeUncached(cpu, pfn, order);
+}
+
+inline void PageAllocator::FreeToZone(Zone& zone, Pfn pfn, Order order) {
+  FreeBlockObserver* to_wake = nullptr;
+  {
+    LockHolder hold(zone.lock());
+    to_wake = zone.Free(pfn, order);
+  }
+  if (to_wake != nullptr) to_wake->Wake();
 }
 
 void PageAllocator::FreeUncached(int cpu, Pfn pfn, Order order) {
@@ -302,11 +326,10 @@ void PageAllocator::FreeUncached(int cpu, Pfn pfn, Order order) {
   if (!IsFreeable(cpu, pfn, order)) RejectFree(cpu, pfn, order);
   const uint8_t zone = pages_->pageblock(pfn).zone;
   if (zone == PageMap::Pageblock::kNoZone) RejectFree(cpu, pfn, order);
-  PerCpuPages& lists = per_cpu(cpu, zone);
-  FreeBlockObserver* const to_wake = IsPerCpuOrder(order)
-                                         ? lists.Free(pfn, order)
-                                         : FreeToZone(lists.zone(), pfn, order);
-  if (to_wake != nullptr) to_wake->Wake();
+  if (!IsPerCpuOrder(order)) return FreeToZone(*zones_[zone], pfn, order);
+  if (FreeBlockObserver* observer = per_cpu(cpu, zone).Free(pfn, order)) {
+    observer->Wake();
+  }
 }
 
 void PageAllocator::RejectFree(int cpu, Pfn pfn, Order order) const {
@@ -321,14 +344,6 @@ bool PageAllocator::FillFreed(Pfn pfn, Order order) {
   // A block that is not allocated is not written to; the caller rejects it.
   if (pages_->IsAllocated(pfn, order)) options_.poison->FillFreed(pfn, order);
   return true;
-}
-
-FreeBlockObserver* PageAllocator::FreeToZone(Zone& zone, Pfn pfn, Order order) {
-  LockHolder hold(zone.lock());
-  if (!pages_->IsAllocated(pfn, order) && pages_->FreePinned(pfn, order)) {
-    return nullptr;
-  }
-  return zone.Free(pfn, order);
 }
 
 void PageAllocator::Pin(Pfn pfn) {

@@ -96,16 +96,16 @@ PageInfo PageMap::Get(Pfn pfn) const {
 bool PageMap::Pin(Pfn pfn) {
   LockHolder hold(pins_lock_);
   const uint8_t state = StateOf(pfn);
-  uint32_t& pins = entries_[pfn.value()].pins;
   if ((state & kUseMask & ~kTypeMask) == kAllocated) {
-    pins = kOnePin;
+    SetPins(pfn, kOnePin);
     SetPinned(pfn, state ^ (kAllocated | kPinned));
     return true;
   }
+  const uint32_t pins = PinsOf(pfn);
   if (!IsPinned(state) || (pins & kFreed) != 0) return false;
   GUESTMM_CHECK(pins / kOnePin < kMostPins)
       << pfn << " has " << pins / kOnePin << " pins already";
-  pins += kOnePin;
+  SetPins(pfn, pins + kOnePin);
   return true;
 }
 
@@ -113,8 +113,8 @@ PageMap::Unpinned PageMap::Unpin(Pfn pfn) {
   LockHolder hold(pins_lock_);
   const uint8_t state = StateOf(pfn);
   if (!IsPinned(state)) return Unpinned::kNotPinned;
-  uint32_t& pins = entries_[pfn.value()].pins;
-  pins -= kOnePin;
+  const uint32_t pins = PinsOf(pfn) - kOnePin;
+  SetPins(pfn, pins);
   if (pins >= kOnePin) return Unpinned::kStillInUse;
   // With the last pin gone, the caller frees the block.
   const bool freed = (pins & kFreed) != 0;
@@ -126,15 +126,15 @@ bool PageMap::FreePinned(Pfn pfn, Order order) {
   LockHolder hold(pins_lock_);
   // Whatever its type.
   if ((StateOf(pfn) & ~kTypeMask) != State(kPinned, order)) return false;
-  uint32_t& pins = entries_[pfn.value()].pins;
+  const uint32_t pins = PinsOf(pfn);
   if ((pins & kFreed) != 0) return false;
-  pins |= kFreed;
+  SetPins(pfn, pins | kFreed);
   return true;
 }
 
 uint64_t PageMap::pins(Pfn pfn) const {
   LockHolder hold(pins_lock_);
-  return IsPinned(StateOf(pfn)) ? entries_[pfn.value()].pins / kOnePin : 0;
+  return IsPinned(StateOf(pfn)) ? PinsOf(pfn) / kOnePin : 0;
 }
 
 PageMap::Index PageMap::MakeLists(size_t count) {

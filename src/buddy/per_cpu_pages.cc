@@ -23,6 +23,9 @@ PerCpuPages::PerCpuPages(Zone& zone, PageMap& pages, KernelVersion version,
       version_(version),
       zone_index_(static_cast<uint8_t>(zone.index())),
       pages_(pages) {
+  for (size_t i = 0; i < kLists; ++i) {
+    orders_[i] = PerCpuLists::OrderOf(i, pages.pageblock_order());
+  }
   VisitorHolder hold(lock_);
   MakeWindows();
 }
@@ -42,7 +45,7 @@ void PerCpuPages::MakeWindows() {
   in_use_.Set(0);
 }
 
-uint64_t PerCpuPages::Count() const {
+inline uint64_t PerCpuPages::Count() const {
   uint64_t pages = 0;
   ForEachInUse([&](size_t index, const List& list) {
     pages += list.window.size() << OrderOf(index).value();
@@ -50,27 +53,25 @@ uint64_t PerCpuPages::Count() const {
   return pages;
 }
 
-void PerCpuPages::ShareRoom() {
-  const uint64_t count = Count();
+void PerCpuPages::ShareRoom(uint64_t count) {
   const uint64_t high = marks_.high();
   // A free that reaches the mark takes a closer look. A refill may have passed
   // it.
-  const uint64_t room = count < high ? high - 1 - count : 0;
-  const auto lists = static_cast<uint64_t>(std::popcount(filling_));
-  const uint64_t share = lists > 0 ? room / lists : 0;
-  uint64_t in_use = in_use_.Get() | filling_;
+  uint64_t share = count < high ? high - 1 - count : 0;
+  if ((filling_ & (filling_ - 1)) != 0) {
+    share /= static_cast<uint64_t>(std::popcount(filling_));
+  }
+  uint64_t in_use = in_use_.Get();
   for (uint64_t left = in_use; left != 0; left &= left - 1) {
     const auto index = static_cast<size_t>(std::countr_zero(left));
-    List& list = lists_[index];
-    const bool filling = (filling_ >> index & 1) != 0;
-    if (count < high) {
-      list.window.SetRoom(filling ? share >> OrderOf(index).value() : 0);
+    BlockWindow& window = lists_[index].window;
+    if (count >= high) {
+      window.Close();
     } else {
-      list.window.Close();
+      const bool filling = (filling_ >> index & 1) != 0;
+      window.SetRoom(filling ? share >> OrderOf(index).value() : 0);
     }
-    if (list.window.empty() && !list.window.HasRoom()) {
-      in_use &= ~(uint64_t{1} << index);
-    }
+    if (window.empty() && !window.HasRoom()) in_use &= ~(uint64_t{1} << index);
   }
   in_use_.Set(in_use);
 }
@@ -117,15 +118,17 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   lists_[index].window.PushSlow(pfn);
   const uint32_t bit = uint32_t{1} << index;
   in_use_.Set(in_use_.Get() | bit);
-  const uint64_t pages = marks_.PagesToReturn(order, Count(), zone_.pressure());
+  uint64_t count = Count();
+  const uint64_t pages = marks_.PagesToReturn(order, count, zone_.pressure());
   FreeBlockObserver* to_wake = nullptr;
   if (pages > 0) {
     to_wake = ReturnToZone(pages, index);
     zone_.NoteReturned();
     filling_ = 0;
+    count = Count();
   }
   filling_ |= bit;
-  ShareRoom();
+  ShareRoom(count);
   return to_wake;
 }
 
@@ -139,16 +142,11 @@ bool PerCpuPages::Refill(size_t index, MigrateType type, Mixing mixing) {
         return zone_.AllocateBulk(blocks, order, type, mixing);
       });
   in_use_.Set(in_use_.Get() | uint64_t{1} << index);
-  ShareRoom();
+  ShareRoom(Count());
   return taken > 0;
 }
 
 FreeBlockObserver* PerCpuPages::FreeUncached(Pfn pfn, Order order) {
-  if (pages_.FreePinned(pfn, order)) return nullptr;
-  // The last pin may have been dropped in between.
-  GUESTMM_CHECK(pages_.IsAllocated(pfn, order) &&
-                pages_.pageblock(pfn).zone == zone_index_)
-      << "free of " << pfn << ", " << order << ", which is " << pages_.Get(pfn);
   LockHolder hold_zone(zone_.lock());
   return zone_.Free(pfn, order);
 }
@@ -161,7 +159,7 @@ FreeBlockObserver* PerCpuPages::Drain() {
 FreeBlockObserver* PerCpuPages::DrainHeld() {
   FreeBlockObserver* const to_wake = ReturnToZone(Count(), /*first_list=*/0);
   filling_ = 0;
-  ShareRoom();
+  ShareRoom(Count());
   return to_wake;
 }
 
@@ -178,7 +176,7 @@ FreeBlockObserver* PerCpuPages::Decay() {
     }
     left -= batch;
   }
-  ShareRoom();
+  ShareRoom(Count());
   return to_wake;
 }
 
@@ -191,7 +189,9 @@ FreeBlockObserver* PerCpuPages::ReturnToZone(uint64_t pages,
   } else {
     Pick61(pages, first_list);
   }
-  zone_.PrefetchForFree(batch_);
+  if (batch_.size() > 1 || batch_.front().blocks.size() > 1) {
+    zone_.PrefetchForFree(batch_);
+  }
   LockHolder hold_zone(zone_.lock());
   return zone_.FreeBulk(batch_);
 }
@@ -233,7 +233,8 @@ void PerCpuPages::Pick53(uint64_t pages) {
 void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
   uint64_t left = pages;
   for (size_t i = 0; i < kLists && left > 0; ++i) {
-    const size_t list = (first_list + i) % kLists;
+    const size_t list =
+        first_list + i < kLists ? first_list + i : first_list + i - kLists;
     if (lists_[list].window.empty()) continue;
     const uint64_t each = OrderOf(list).pages().value();
     const uint64_t wanted = (left + each - 1) / each;

@@ -75,47 +75,51 @@ inline void Zone::NotifyOfUse(size_t blocks) const {
 
 // Allocating -----------------------------------------------------------------
 
-[[gnu::always_inline]] inline Pfn Zone::TakeSmallest(ListChange& change,
-                                                     Order order,
-                                                     MigrateType type) {
-  const uint64_t orders = change.NonemptyOrders(type) >> order.value()
-                                                             << order.value();
-  if (orders == 0) return kNoPfn;
-  int found = std::countr_zero(orders);
-  const Pfn pfn = change.First(Order(found), type);
-  change.Remove(pfn, Order(found));
-  while (found > order.value()) {
-    const Order half(--found);
-    change.Add(pfn + half.pages(), half, type, ListEnd::kHead);
-  }
-  return pfn;
-}
-
-[[gnu::always_inline]] inline Pfn Zone::TakeBlock(ListChange& change,
-                                                  Order order, MigrateType type,
-                                                  Mixing mixing) {
-  Pfn pfn = TakeSmallest(change, order, type);
-  while (pfn == kNoPfn) {
+[[gnu::always_inline]] inline size_t Zone::TakeBlocks(ListChange& change,
+                                                      Order order,
+                                                      MigrateType type,
+                                                      Mixing mixing,
+                                                      size_t most, Pfn& first) {
+  uint64_t orders = 0;
+  while (true) {
+    orders = change.NonemptyOrders(type) >> order.value() << order.value();
+    if (orders != 0) [[likely]]
+      break;
     change.Publish();
-    if (!Steal(order, type, mixing)) return kNoPfn;
+    if (!Steal(order, type, mixing)) return 0;
     change.Reload();
-    pfn = TakeSmallest(change, order, type);
   }
-  return pfn;
+  const Order found(std::countr_zero(orders));
+  first = change.First(found, type);
+  change.Remove(first, found);
+  // The lists in between are empty. So with block after block the lower half of
+  // what is left would be split, and its upper half taken again: what is taken
+  // is adjacent, and what stays are the upper halves.
+  const uint64_t in_block = found.pages().value() >> order.value();
+  const uint64_t taken = most < in_block ? most : in_block;
+  uint64_t at = taken << order.value();
+  for (const uint64_t end = found.pages().value(); at < end; at += at & -at) {
+    change.Add(first + PageCount(at), Order(std::countr_zero(at)), type,
+               ListEnd::kHead);
+  }
+  return static_cast<size_t>(taken);
 }
 
 Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
   ListChange change(*this);
-  const Pfn pfn = TakeBlock(change, order, type, mixing);
-  NotifyOfUse(pfn == kNoPfn ? 0 : 1);
-  if (pfn == kNoPfn) return kNoPfn;
+  Pfn pfn;
+  const size_t taken = TakeBlocks(change, order, type, mixing, 1, pfn);
+  NotifyOfUse(taken);
+  if (taken == 0) return kNoPfn;
   change.SubtractPages(type, order.pages());
   allocations_.Add(1);
   allocated_pages_.Add(order.pages().value());
   pages_.SetAllocated(pfn, order, type);
   if (taken_observer_ != nullptr) [[unlikely]] {
     change.Publish();
-    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
+    // A copy, so that `pfn` itself is in a register.
+    const Pfn copy = pfn;
+    taken_observer_->OnBlocksTaken(*this, std::span(&copy, 1), order);
   }
   return pfn;
 }
@@ -123,12 +127,18 @@ Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
 size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
                           Mixing mixing) {
   ListChange change(*this);
+  const PageMap::Blocks states = pages_.blocks();
   size_t taken = 0;
-  for (; taken < blocks.size(); ++taken) {
-    const Pfn pfn = TakeBlock(change, order, type, mixing);
-    if (pfn == kNoPfn) break;
-    pages_.SetCached(pfn, order);
-    blocks[taken] = pfn;
+  while (taken < blocks.size()) {
+    Pfn pfn;
+    size_t adjacent =
+        TakeBlocks(change, order, type, mixing, blocks.size() - taken, pfn);
+    if (adjacent == 0) break;
+    for (; adjacent > 0; --adjacent) {
+      states.SetCached(pfn, order);
+      blocks[taken++] = pfn;
+      pfn += order.pages();
+    }
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
   NotifyOfUse(taken);
@@ -163,68 +173,6 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
   if (above >= pageblock_order()) likely = likely && IsOurs(other);
   return static_cast<ListEnd>(likely);
 }
-
-// Free blocks that are not on their lists yet, in the order in which a batch
-// freed them. Each is inside the buddy of the one before, so that a block that
-// merges with any of them merges with the last one first; what a batch merges
-// anyway is never listed. The list ends are chosen when the blocks are listed:
-// until then nothing outside of the buddies changed.
-//
-// The last one is in registers, the others in an array of the caller's.
-class Zone::Unlisted {
- public:
-  // Each is smaller than the one before; below the first is no block.
-  using Stack = std::array<uint64_t, kOrders + 2>;
-
-  // `stack` may be unwritten.
-  explicit Unlisted(Stack& stack) : end_(stack.data()) {}
-
-  bool empty() const { return pfn_ == kNone; }
-  // True if `pfn` is the last block. REQUIRES: `pfn` is the buddy of a block,
-  // of any order, that is free or inside the buddy of the last one.
-  bool LastIs(uint64_t pfn) const { return pfn == pfn_; }
-  // True if `pfn` is inside the buddy of the last block.
-  bool MayTake(Pfn pfn) const { return (pfn.value() ^ pfn_) >> order() == 1; }
-  int order() const { return static_cast<int>(rest_ & 0xf); }
-  void Push(Pfn pfn, Order order, MigrateType type) {
-    *end_++ = pfn_ << kPfnShift | rest_;
-    pfn_ = pfn.value();
-    rest_ = static_cast<uint32_t>(static_cast<uint64_t>(type) << kTypeShift |
-                                  order.bits());
-  }
-  void Pop() {
-    const uint64_t block = *--end_;
-    pfn_ = block >> kPfnShift;
-    rest_ = static_cast<uint8_t>(block);
-  }
-  // Calls `visit(pfn, order, type)` for each, the first first; then there are
-  // none. The analysis cannot see which lock `visit` requires.
-  template <typename Visit>
-  [[gnu::always_inline]] void TakeAll(const Stack& stack, Visit visit)
-      ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    if (empty()) return;
-    const uint64_t* at = stack.data() + 1;
-    const uint64_t* const end = end_;
-    *end_ = pfn_ << kPfnShift | rest_;
-    do {
-      visit(Pfn(*at >> kPfnShift), Order(static_cast<int>(*at & 0xf)),
-            static_cast<MigrateType>(*at >> kTypeShift & 0xf));
-    } while (at++ != end);
-    end_ -= end - stack.data();
-    pfn_ = kNone;
-    rest_ = 0;
-  }
-
- private:
-  static constexpr int kTypeShift = 4;
-  static constexpr int kPfnShift = 8;
-  // No page's buddy, and inside of none.
-  static constexpr uint64_t kNone = ~uint64_t{0} >> kPfnShift;
-
-  uint64_t pfn_ = kNone;
-  uint32_t rest_ = 0;
-  uint64_t* end_;
-};
 
 [[gnu::always_inline]] inline Zone::Block Zone::MergeUnlisted(
     ListChange& change, Unlisted* unlisted, Pfn freed, Order order,
@@ -267,49 +215,46 @@ class Zone::Unlisted {
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::Tell(ListChange& change,
-                                                            Block freed,
-                                                            Notify notify) {
+                                                            Block freed) {
   if (freed.order.value() < observer_min_order_) [[likely]] {
     return nullptr;
   }
-  if (notify == Notify::kNo) return nullptr;
   change.Publish();
   return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
                                                                 : nullptr;
 }
 
-[[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeBlock(
-    ListChange& change, Pfn pfn, Order order, MigrateType type, bool to_tail,
-    Notify notify) {
-  return Tell(change, Merge(change, pfn, order, type, to_tail), notify);
+bool Zone::MayFreePinned(Pfn pfn, Order order) const {
+  const bool ours = order <= max_order() && pfn < pages_.end() && IsOurs(pfn);
+  if (ours && pages_.FreePinned(pfn, order)) return false;
+  GUESTMM_CHECK(ours && pages_.IsAllocated(pfn, order))
+      << "free of " << pfn << ", " << order
+      << ", which is not allocated there in node " << node() << ", zone "
+      << Name(type()) << ": it is "
+      << (pfn < pages_.end() ? pages_.Get(pfn) : PageInfo{});
+  return true;
 }
 
 [[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeAllocated(
-    Pfn pfn, Order order, Notify notify) {
-  if (order > max_order() || pfn >= pages_.end() ||
-      !pages_.IsAllocated(pfn, order) || !IsOurs(pfn)) [[unlikely]] {
-    RejectFree(pfn, order);
-  }
+    Pfn pfn, Order order, bool tell) {
+  const bool may_free = order <= max_order() && pfn < pages_.end() &&
+                        pages_.IsAllocated(pfn, order) && IsOurs(pfn);
+  if (!may_free && !MayFreePinned(pfn, order)) [[unlikely]]
+    return nullptr;
   freed_pages_.Add(order.pages().value());
   NotifyOfUse(1);
   ListChange change(*this);
-  return FreeBlock(change, pfn, order, pages_.pageblock(pfn).type,
-                   /*to_tail=*/false, notify);
+  const Block freed = Merge(change, pfn, order, pages_.pageblock(pfn).type,
+                            /*to_tail=*/false);
+  return tell ? Tell(change, freed) : nullptr;
 }
 
 FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
-  return FreeAllocated(pfn, order, Notify::kYes);
+  return FreeAllocated(pfn, order, /*tell=*/true);
 }
 
 FreeBlockObserver* Zone::PutBackAt(Pfn pfn, Order order) {
-  return FreeAllocated(pfn, order,
-                       taken_observer_ != nullptr ? Notify::kYes : Notify::kNo);
-}
-
-void Zone::RejectFree(Pfn pfn, Order order) const {
-  GUESTMM_CHECK(false) << "free of " << pfn << ", " << order
-                       << ", which is not allocated there in node " << node()
-                       << ", zone " << Name(type());
+  return FreeAllocated(pfn, order, /*tell=*/taken_observer_ != nullptr);
 }
 
 void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
@@ -321,6 +266,7 @@ void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
       // in the cache anyway.
       const Pfn none(lists_);
       lists.PrefetchNeighbours(lists.IsFree(buddy, run.order) ? buddy : none);
+      lists.PrefetchOwn(pfn);
     }
   }
 }
@@ -330,10 +276,18 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
   for (const CachedRun& run : runs) blocks += run.blocks.size();
   NotifyOfUse(blocks);
   ListChange change(*this);
+  if (blocks == 1) {
+    const CachedRun& run = runs.front();
+    const Pfn pfn = run.blocks.front();
+    const MigrateType type = run.type && isolate_pageblocks_ == 0
+                                 ? *run.type
+                                 : pages_.pageblock(pfn).type;
+    return Tell(change, Merge(change, pfn, run.order, type, /*to_tail=*/false));
+  }
   Unlisted::Stack stack;
   Unlisted unlisted(stack);
-  const auto list = [&](Pfn pfn, Order order,
-                        MigrateType type) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+  const auto list = [&](Pfn pfn, Order order, MigrateType type)
+      __attribute__((always_inline)) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     change.Add(pfn, order, type, EndFor(change.lists(), pfn, order));
   };
   FreeBlockObserver* to_wake = nullptr;
@@ -356,7 +310,7 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
         continue;
       }
       unlisted.TakeAll(stack, list);
-      if (FreeBlockObserver* observer = Tell(change, freed, Notify::kYes)) {
+      if (FreeBlockObserver* observer = Tell(change, freed)) {
         to_wake = observer;
       }
     }
@@ -502,8 +456,9 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
     const int fitting = std::bit_width((range.end - pfn).value()) - 1;
     const Order order(std::min({aligned, fitting, max_order().value()}));
     ListChange change(*this);
-    if (FreeBlockObserver* observer = FreeBlock(
-            change, pfn, order, MigrateType::kMovable, cold_to_tail())) {
+    const Block freed = Merge(change, pfn, order, MigrateType::kMovable,
+                              /*to_tail=*/cold_to_tail());
+    if (FreeBlockObserver* observer = Tell(change, freed)) {
       to_wake = observer;
     }
     pfn += order.pages();

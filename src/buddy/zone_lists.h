@@ -3,6 +3,10 @@
 
 // Free-list helpers shared by the sources of Zone.
 
+#include <array>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
 #include "guestmm/buddy/zone.h"
 
 namespace guestmm {
@@ -87,6 +91,68 @@ class Zone::ListChange {
   // Changes to the counts, modulo 2^64.
   uint64_t free_ = 0;
   uint64_t offlining_ = 0;
+};
+
+// Free blocks that are not on their lists yet, in the order in which a batch
+// freed them. Each is inside the buddy of the one before, so that a block that
+// merges with any of them merges with the last one first; what a batch merges
+// anyway is never listed. The list ends are chosen when the blocks are listed:
+// until then nothing outside of the buddies changed.
+//
+// The last one is in registers, the others in an array of the caller's.
+class Zone::Unlisted {
+ public:
+  // Each is smaller than the one before; below the first is no block.
+  using Stack = std::array<uint64_t, kOrders + 2>;
+
+  // `stack` may be unwritten.
+  explicit Unlisted(Stack& stack) : end_(stack.data()) {}
+
+  bool empty() const { return pfn_ == kNone; }
+  // True if `pfn` is the last block. REQUIRES: `pfn` is the buddy of a block,
+  // of any order, that is free or inside the buddy of the last one.
+  bool LastIs(uint64_t pfn) const { return pfn == pfn_; }
+  // True if `pfn` is inside the buddy of the last block.
+  bool MayTake(Pfn pfn) const { return (pfn.value() ^ pfn_) >> order() == 1; }
+  int order() const { return static_cast<int>(rest_ & 0xf); }
+  void Push(Pfn pfn, Order order, MigrateType type) {
+    *end_++ = pfn_ << kPfnShift | rest_;
+    pfn_ = pfn.value();
+    rest_ = static_cast<uint32_t>(static_cast<uint64_t>(type) << kTypeShift |
+                                  order.bits());
+  }
+  void Pop() {
+    const uint64_t block = *--end_;
+    pfn_ = block >> kPfnShift;
+    rest_ = static_cast<uint8_t>(block);
+  }
+  // Calls `visit(pfn, order, type)` for each, the first first; then there are
+  // none. The analysis cannot see which lock `visit` requires.
+  template <typename Visit>
+  [[gnu::always_inline]] void TakeAll(const Stack& stack, Visit visit)
+      ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    if (empty()) return;
+    const uint64_t* at = stack.data() + 1;
+    const uint64_t* const end = end_;
+    *end_ = pfn_ << kPfnShift | rest_;
+    do {
+      visit(Pfn(*at >> kPfnShift), Order(static_cast<int>(*at & 0xf)),
+            static_cast<MigrateType>(*at >> kTypeShift & 0xf));
+    } while (at++ != end);
+    end_ -= end - stack.data();
+    pfn_ = kNone;
+    rest_ = 0;
+  }
+
+ private:
+  static constexpr int kTypeShift = 4;
+  static constexpr int kPfnShift = 8;
+  // No page's buddy, and inside of none.
+  static constexpr uint64_t kNone = ~uint64_t{0} >> kPfnShift;
+
+  uint64_t pfn_ = kNone;
+  uint32_t rest_ = 0;
+  uint64_t* end_;
 };
 
 // Visits each block in a range, skipping holes:

@@ -420,7 +420,7 @@ TEST(PageAllocatorDeathTest, FreeOfAPageOfNoZone) {
 TEST(PageAllocatorDeathTest, FreeOfAPageInAHole) {
   const auto allocator =
       Make({.memory = {{Pfn(4), Pfn(8)}, {Pfn(24), Pfn(32)}}});
-  EXPECT_DEATH(allocator->Free(0, Pfn(9), Order(0)), "which is offline");
+  EXPECT_DEATH(allocator->Free(0, Pfn(9), Order(0)), "it is offline");
   EXPECT_DEATH(allocator->Free(0, Pfn(16), Order(3)), "not allocated there");
 }
 
@@ -428,7 +428,7 @@ TEST(PageAllocatorDeathTest, DoubleFree) {
   const auto allocator = MakeTiny(16);
   allocator->Allocate(0, Order(0));
   allocator->Free(0, Pfn(0), Order(0));
-  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(0)), "which is cached");
+  EXPECT_DEATH(allocator->Free(0, Pfn(0), Order(0)), "it is cached");
   allocator->Allocate(0, Order(2));
   allocator->Free(0, Pfn(4), Order(2));
   EXPECT_DEATH(allocator->Free(0, Pfn(4), Order(2)), "not allocated there");

@@ -238,9 +238,8 @@ class PageAllocator final : public FrameAllocator {
   // These return kNoPfn where Allocate returns none.
   Pfn Take(int cpu, Order order, Gfp gfp) override;
   // The fast path, which serves nearly all requests: local, from a zone above
-  // its fast_mark(), with a block cached on the vCPU's list. Otherwise
-  // kNoPfn, with no effect.
-  Pfn TakeCached(int cpu, Order order, Gfp gfp);
+  // its fast_mark(). Returns that zone's lists of the vCPU; otherwise null.
+  PerCpuPages* FastChoice(int cpu, Order order, Gfp gfp) const;
   // As Take and Free, for orders above 0.
   [[gnu::noinline]] Pfn TakeLarger(int cpu, Order order, Gfp gfp);
   [[gnu::noinline]] void FreeLarger(int cpu, Pfn pfn, Order order);
@@ -302,11 +301,8 @@ class PageAllocator final : public FrameAllocator {
   // False if the block is pinned: then it stays allocated, and its last Unpin
   // frees it. REQUIRES: options_.poison is not null.
   bool FillFreed(Pfn pfn, Order order);
-  // Returns the observer if the caller must Wake it, else null.
-  FreeBlockObserver* FreeToZone(Zone& zone, Pfn pfn, Order order);
-  // The fast path, which serves nearly all frees: to the vCPU's list. Otherwise
-  // false, with no effect.
-  bool FreeToCache(int cpu, Pfn pfn, Order order);
+  // Frees a block of an order that is on no vCPU's lists.
+  void FreeToZone(Zone& zone, Pfn pfn, Order order);
   void FreeUncached(int cpu, Pfn pfn, Order order);
 
   // For MemoryHotplug. `range` is in whole sections.

@@ -205,13 +205,10 @@ class PageMap {
   static constexpr size_t kBytesPerPage = 9;
 
  private:
-  // Of a free block, or a list head: the links. Of a pinned block: `pins`.
+  // Of a free block, or a list head: the links. Of a pinned block: its pins.
   struct Entry {
     uint32_t next;
-    union {
-      uint32_t prev;
-      uint32_t pins;
-    };
+    uint32_t prev_or_pins;
   };
   static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
 
@@ -264,6 +261,16 @@ class PageMap {
     std::atomic_ref(states_[pfn.value()])
         .store(state, std::memory_order_relaxed);
   }
+  // Written under pins_lock_; relaxed atomics, since a prefetch may take them
+  // for the links that they were.
+  uint32_t PinsOf(Pfn pfn) const {
+    return std::atomic_ref(entries_[pfn.value()].prev_or_pins)
+        .load(std::memory_order_relaxed);
+  }
+  void SetPins(Pfn pfn, uint32_t pins) {
+    std::atomic_ref(entries_[pfn.value()].prev_or_pins)
+        .store(pins, std::memory_order_relaxed);
+  }
   // Publishes what was done under the pins.
   void SetPinned(Pfn pfn, uint8_t state) {
     std::atomic_ref(states_[pfn.value()])
@@ -293,7 +300,8 @@ class PageMap::Lists {
 
   // Makes `pfn` the head of a free block and inserts it into `list`. Branch-
   // free, since `end` is hard to predict.
-  void Push(Index list, Pfn pfn, Order order, ListEnd end) const {
+  [[gnu::always_inline]] void Push(Index list, Pfn pfn, Order order,
+                                   ListEnd end) const {
     const Index first = Next(list);
     const Index last = Prev(list);
     const Index tail = end == ListEnd::kTail ? ~Index{0} : 0;
@@ -305,37 +313,44 @@ class PageMap::Lists {
   }
   // Takes a free block off its list. Returns the list if that is now empty,
   // else 0. The caller writes the block's state.
-  Index Remove(Pfn pfn) const {
+  [[gnu::always_inline]] Index Remove(Pfn pfn) const {
     const auto at = static_cast<Index>(pfn.value());
     const Index next = Next(at);
     const Index prev = Prev(at);
     Link(prev, next);
     return next == prev ? next : 0;
   }
+  // Prefetches the entry that Push(pfn) will write.
+  [[gnu::always_inline]] void PrefetchOwn(Pfn pfn) const {
+    __builtin_prefetch(&entries_[pfn.value()], /*rw=*/1);
+  }
   // Prefetches the entries that Remove(pfn) will write.
-  void PrefetchNeighbours(Pfn pfn) const {
+  [[gnu::always_inline]] void PrefetchNeighbours(Pfn pfn) const {
     const auto at = static_cast<Index>(pfn.value());
     __builtin_prefetch(&entries_[Next(at)], /*rw=*/1);
     __builtin_prefetch(&entries_[Prev(at)], /*rw=*/1);
   }
-  bool IsFree(Pfn pfn, Order order) const {
+  [[gnu::always_inline]] bool IsFree(Pfn pfn, Order order) const {
     return PageMap::IsFree(
         std::atomic_ref(states_[pfn.value()]).load(std::memory_order_relaxed),
         order);
   }
-  void SetTail(Pfn pfn) const {
+  [[gnu::always_inline]] void SetTail(Pfn pfn) const {
     std::atomic_ref(states_[pfn.value()])
         .store(kTail, std::memory_order_relaxed);
   }
-  bool Empty(Index list) const { return Next(list) == list; }
+  [[gnu::always_inline]] bool Empty(Index list) const {
+    return Next(list) == list;
+  }
   // The list's first element, and the elements after and before `at`; `list` at
   // either end.
-  Index First(Index list) const { return Next(list); }
-  Index Next(Index at) const {
+  [[gnu::always_inline]] Index First(Index list) const { return Next(list); }
+  [[gnu::always_inline]] Index Next(Index at) const {
     return std::atomic_ref(entries_[at].next).load(std::memory_order_relaxed);
   }
-  Index Prev(Index at) const {
-    return std::atomic_ref(entries_[at].prev).load(std::memory_order_relaxed);
+  [[gnu::always_inline]] Index Prev(Index at) const {
+    return std::atomic_ref(entries_[at].prev_or_pins)
+        .load(std::memory_order_relaxed);
   }
   // Rotates `list` so that `first`, one of its elements, is at the head.
   void RotateToFront(Index list, Pfn first) const;
@@ -343,9 +358,10 @@ class PageMap::Lists {
  private:
   friend class PageMap;
 
-  void Link(Index prev, Index next) const {
+  [[gnu::always_inline]] void Link(Index prev, Index next) const {
     std::atomic_ref(entries_[prev].next).store(next, std::memory_order_relaxed);
-    std::atomic_ref(entries_[next].prev).store(prev, std::memory_order_relaxed);
+    std::atomic_ref(entries_[next].prev_or_pins)
+        .store(prev, std::memory_order_relaxed);
   }
 
   uint8_t* states_;
@@ -360,15 +376,16 @@ class PageMap::Blocks {
         pageblock_order_(pageblock_order) {}
 
   // As those of PageMap.
-  bool IsAllocated(Pfn pfn, Order order) const {
+  [[gnu::always_inline]] bool IsAllocated(Pfn pfn, Order order) const {
     const uint8_t state =
         std::atomic_ref(states_[pfn.value()]).load(std::memory_order_acquire);
     return (state & ~kTypeMask) == State(kAllocated, order);
   }
-  void SetCached(Pfn pfn, Order order) const {
+  [[gnu::always_inline]] void SetCached(Pfn pfn, Order order) const {
     SetState(pfn, State(kCached, order));
   }
-  void SetAllocated(Pfn pfn, Order order, MigrateType type) const {
+  [[gnu::always_inline]] void SetAllocated(Pfn pfn, Order order,
+                                           MigrateType type) const {
     SetState(pfn,
              static_cast<uint8_t>(State(kAllocated, order) |
                                   static_cast<unsigned>(type) << kTypeShift));
@@ -377,12 +394,12 @@ class PageMap::Blocks {
   // A pageblock's zone and type as they were read, and where.
   class PageblockRead {
    public:
-    Pageblock value() const {
+    [[gnu::always_inline]] Pageblock value() const {
       return {.zone = static_cast<uint8_t>((packed_ & 0xff) - 1),
               .type = static_cast<MigrateType>(packed_ >> 8)};
     }
     // True if it is the same now.
-    bool holds() const { return Load(at_) == packed_; }
+    [[gnu::always_inline]] bool holds() const { return Load(at_) == packed_; }
 
    private:
     friend class Blocks;
@@ -395,7 +412,7 @@ class PageMap::Blocks {
     uint16_t& at_;
     uint16_t packed_;
   };
-  PageblockRead pageblock(Pfn pfn) const {
+  [[gnu::always_inline]] PageblockRead pageblock(Pfn pfn) const {
     return PageblockRead(PageblockOf(pfn));
   }
   void SetPageblock(Pfn pfn, Pageblock block) const {
@@ -406,11 +423,11 @@ class PageMap::Blocks {
   }
 
  private:
-  void SetState(Pfn pfn, uint8_t state) const {
+  [[gnu::always_inline]] void SetState(Pfn pfn, uint8_t state) const {
     std::atomic_ref(states_[pfn.value()])
         .store(state, std::memory_order_relaxed);
   }
-  uint16_t& PageblockOf(Pfn pfn) const {
+  [[gnu::always_inline]] uint16_t& PageblockOf(Pfn pfn) const {
     return pageblocks_[pfn.value() >> pageblock_order_.value()];
   }
 
@@ -419,22 +436,25 @@ class PageMap::Blocks {
   Order pageblock_order_;
 };
 
-inline PageMap::Lists PageMap::lists() const {
+[[gnu::always_inline]] inline PageMap::Lists PageMap::lists() const {
   return Lists(states_, entries_);
 }
-inline PageMap::Blocks PageMap::blocks() const {
+[[gnu::always_inline]] inline PageMap::Blocks PageMap::blocks() const {
   return Blocks(states_, pageblocks_, options_.pageblock_order);
 }
-inline bool PageMap::IsAllocated(Pfn pfn, Order order) const {
+[[gnu::always_inline]] inline bool PageMap::IsAllocated(Pfn pfn,
+                                                        Order order) const {
   return blocks().IsAllocated(pfn, order);
 }
 inline void PageMap::SetCached(Pfn pfn, Order order) {
   blocks().SetCached(pfn, order);
 }
-inline void PageMap::SetAllocated(Pfn pfn, Order order, MigrateType type) {
+[[gnu::always_inline]] inline void PageMap::SetAllocated(Pfn pfn, Order order,
+                                                         MigrateType type) {
   blocks().SetAllocated(pfn, order, type);
 }
-inline PageMap::Pageblock PageMap::pageblock(Pfn pfn) const {
+[[gnu::always_inline]] inline PageMap::Pageblock PageMap::pageblock(
+    Pfn pfn) const {
   return blocks().pageblock(pfn).value();
 }
 inline void PageMap::SetPageblock(Pfn pfn, Pageblock block) {

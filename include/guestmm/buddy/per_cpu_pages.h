@@ -148,9 +148,7 @@ class alignas(64) PerCpuPages {
   };
   static_assert(sizeof(List) == 64);
 
-  Order OrderOf(size_t list) const {
-    return PerCpuLists::OrderOf(list, pages_.pageblock_order());
-  }
+  Order OrderOf(size_t list) const { return orders_[list]; }
   // Allocates the newest block of a list. REQUIRES: it is not empty.
   Pfn Pop(List& list, Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -171,8 +169,8 @@ class alignas(64) PerCpuPages {
   // The pages on the lists.
   uint64_t Count() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Shares what may be freed before the high mark is reached, in equal parts,
-  // among the lists that are freed to, `filling_`.
-  void ShareRoom() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // among the lists that are freed to, `filling_`. `count` is Count().
+  void ShareRoom(uint64_t count) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // The rare cases of Take and Free.
   [[gnu::cold]] FreeBlockObserver* FreeUncached(Pfn pfn, Order order)
@@ -204,6 +202,7 @@ class alignas(64) PerCpuPages {
   Counter in_use_;
   uint32_t filling_ ABSL_GUARDED_BY(lock_) = 0;
   PageMap& pages_;
+  std::array<Order, kLists> orders_;  // by list
   std::vector<Zone::CachedRun> batch_ ABSL_GUARDED_BY(lock_);
 };
 

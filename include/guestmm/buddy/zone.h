@@ -170,9 +170,9 @@ class Zone {
 
   // Frees an allocated block: merges it with its buddies, inserts it into its
   // free list, notifies the observer. Returns the observer if the caller must
-  // Wake it after unlocking, else null. REQUIRES: `pfn` is the head of a block
-  // allocated from this zone at `order`, not pinned (CHECKed: a double free
-  // ends the process).
+  // Wake it after unlocking, else null. A pinned block stays allocated until
+  // its last pin is dropped. REQUIRES: `pfn` is the head of a block allocated
+  // from this zone at `order` (CHECKed: a double free ends the process).
   [[nodiscard]] FreeBlockObserver* Free(Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -187,12 +187,11 @@ class Zone {
     Order order;
     std::optional<MigrateType> type = MigrateType::kMovable;
   };
-  // Prefetches the entries that FreeBulk(runs) will write: a free at random
-  // mostly waits for the entries around its buddies. Best called without the
-  // lock.
+  // Prefetches the entries that FreeBulk(runs) will write, for which frees at
+  // random mostly wait. Best called without the lock.
   void PrefetchForFree(std::span<const CachedRun> runs) const;
   // Frees cached blocks, run by run, the oldest of each first
-  // (free_pcppages_bulk). Returns as Free.
+  // (free_pcppages_bulk). Returns as Free. REQUIRES: no run is empty.
   [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedRun> runs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -391,16 +390,13 @@ class Zone {
   // while a block is split or merged.
   class ListChange;
 
-  // Takes and splits the smallest sufficient block of `type`; kNoPfn if there
-  // is none. The caller writes its entry.
-  Pfn TakeSmallest(ListChange& change, Order order, MigrateType type)
+  // Takes up to `most` adjacent blocks, from `first` on, out of the smallest
+  // sufficient block of `type`; steals if there is none. Returns their number.
+  // The caller writes their states and subtracts their pages.
+  size_t TakeBlocks(ListChange& change, Order order, MigrateType type,
+                    Mixing mixing, size_t most, Pfn& first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // As TakeSmallest, but steals if there is none. The caller subtracts the
-  // pages from the free count.
-  Pfn TakeBlock(ListChange& change, Order order, MigrateType type,
-                Mixing mixing) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-
-  // Moves a block of another type to the lists of `type`, for TakeSmallest to
+  // Moves a block of another type to the lists of `type`, for TakeBlocks to
   // find. False if there is none.
   bool Steal(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -413,38 +409,31 @@ class Zone {
   };
   Moved MovePageblock(ListChange& change, Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-
   void NotifyOfUse(size_t blocks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Ends the process with an error message.
-  [[gnu::cold]] void RejectFree(Pfn pfn, Order order) const;
+  // For a block that is pinned, then false, or was; else ends the process with
+  // an error message.
+  [[gnu::cold]] bool MayFreePinned(Pfn pfn, Order order) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // As FreeBlockAt, but CHECKs that there is one.
   Order OrderOfFree(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void CheckOnFreeList(Pfn pfn, Order order) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // kYes if a free notifies the observer.
-  enum class Notify : bool { kNo, kYes };
-  // As Free.
-  FreeBlockObserver* FreeAllocated(Pfn pfn, Order order, Notify notify)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Merges a block, inserts it into its list, notifies the observer.
-  FreeBlockObserver* FreeBlock(ListChange& change, Pfn pfn, Order order,
-                               MigrateType type, bool to_tail,
-                               Notify notify = Notify::kYes)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Notifies the observer of a block that was freed and listed.
-  FreeBlockObserver* Tell(ListChange& change, Block freed, Notify notify)
+  // As Free, but notifies the observer only if `tell`.
+  FreeBlockObserver* FreeAllocated(Pfn pfn, Order order, bool tell)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Blocks that a batch has freed, but not listed yet.
   class Unlisted;
-  // Merges an off-list block with its buddies, listed or not. The caller lists
-  // the result.
+  // Merges an off-list block with its buddies, on lists and in `unlisted`,
+  // which may be null. The caller lists the result.
   Block MergeUnlisted(ListChange& change, Unlisted* unlisted, Pfn freed,
                       Order order, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Merges an off-list block with its buddies and inserts the result into its
-  // list, at the tail or at EndFor; returns it.
+  // As MergeUnlisted, and lists the result, at the tail or at EndFor.
   Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
               bool to_tail) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Notifies the observer of a block that was freed and listed. As Free.
+  FreeBlockObserver* Tell(ListChange& change, Block freed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // True if the block at `pfn`, of at least a pageblock, may merge with its
   // buddy: in one zone, and both or neither being offlined.
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
@@ -452,11 +441,8 @@ class Zone {
   ListEnd EndFor(const PageMap::Lists& lists, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-
   void SetBelowHigh(bool below) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-
   // FPI_TO_TAIL of 6.1 and later, for cold memory.
   bool cold_to_tail() const {
     return options_.placement.rules != KernelVersion::kV5_3;

@@ -315,7 +315,8 @@ TEST(PerCpuPagesDeathTest, DoubleFree) {
   list.Allocate();
   EXPECT_EQ(list.Free(Pfn(0)), nullptr);
   EXPECT_DEATH(static_cast<void>(list.Free(Pfn(0))),
-               "free of pfn 0x0, order 0, which is cached, order 0");
+               "free of pfn 0x0, order 0, which is not allocated "
+               "there.*cached, order 0");
 }
 
 TEST(PerCpuPagesDeathTest, FreeOfALargerBlock) {
@@ -323,9 +324,11 @@ TEST(PerCpuPagesDeathTest, FreeOfALargerBlock) {
   SinglePages list(zone, {.batch = 1, .high = 8});
   zone.Allocate(1);
   EXPECT_DEATH(static_cast<void>(list.Free(Pfn(0))),
-               "free of pfn 0x0, order 0, which is allocated, order 1");
-  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(1))),
-               "free of pfn 0x1, order 0, which is tail, order 0");
+               "free of pfn 0x0, order 0, which is not allocated "
+               "there.*allocated, order 1");
+  EXPECT_DEATH(
+      static_cast<void>(list.Free(Pfn(1))),
+      "free of pfn 0x1, order 0, which is not allocated there.*tail, order 0");
 }
 
 // A page beyond the map is rejected by PageAllocator.
@@ -336,10 +339,12 @@ TEST(PerCpuPagesDeathTest, FreeOfAPageOfAnotherZone) {
   SinglePages list(zone, {.batch = 1, .high = 8});
   EXPECT_EQ(list.Allocate(), Pfn(4));
   zone.pages().SetPageblock(Pfn(4), {.zone = 1});
-  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(4))),
-               "free of pfn 0x4, order 0, which is allocated");
-  EXPECT_DEATH(static_cast<void>(list.Free(Pfn(9))),
-               "free of pfn 0x9, order 0, which is offline");
+  EXPECT_DEATH(
+      static_cast<void>(list.Free(Pfn(4))),
+      "free of pfn 0x4, order 0, which is not allocated there.*allocated");
+  EXPECT_DEATH(
+      static_cast<void>(list.Free(Pfn(9))),
+      "free of pfn 0x9, order 0, which is not allocated there.*offline");
 }
 
 }  // namespace

@@ -287,7 +287,7 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
   Unlisted::Stack stack;
   Unlisted unlisted(stack);
   const auto list = [&](Pfn pfn, Order order, MigrateType type)
-      __attribute__((always_inline)) {
+      ABSL_NO_THREAD_SAFETY_ANALYSIS __attribute__((always_inline)) {
     change.Add(pfn, order, type, EndFor(change.lists(), pfn, order));
   };
   FreeBlockObserver* to_wake = nullptr;

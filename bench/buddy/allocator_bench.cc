@@ -1,10 +1,11 @@
 // The cost of an allocation and a free: 4 GiB of 4 KiB pages, without memory
 // behind them. Each row is one loop, run over the library with the per-CPU
-// lists of Linux 5.3 and with those of 6.1, over a textbook buddy, and without
-// an allocator, which is the cost of the loop.
+// lists of Linux 5.3 and with those of 6.1, over a yardstick
+// (list_allocator.h), and without an allocator, which is the cost of the loop.
 //
 // Read the counters: `ns` per single operation, the median of slices of 2,040
-// operations, and `mean_ns`. Time is that of one whole pass.
+// operations, and `mean_ns`; `x_list`, times the yardstick's, both net of the
+// loop. Time is that of one whole pass.
 //
 //   pair       allocate then free one block, over and over
 //   bulk       allocate all of the memory, block by block
@@ -27,6 +28,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -306,18 +309,37 @@ void AllocateAllFreeAllOnTwoThreads(benchmark::State& state) {
 
 using Row = void (*)(benchmark::State&);
 
+// By row: the last results of the loop alone and of the yardstick.
+struct Yardstick {
+  std::optional<double> nothing;
+  std::optional<double> list;
+};
+std::map<std::string, Yardstick> yardsticks;
+
 void Register(const std::string& row, Row guestmm, Row guestmm61,
-              Row guestmm612, Row textbook, Row nothing) {
-  const auto add = [&](const char* allocator, Row run) {
-    benchmark::RegisterBenchmark((row + "/" + allocator).c_str(), run)
+              Row guestmm612, Row list, Row nothing) {
+  const auto add = [&](const std::string& allocator, Row run) {
+    benchmark::RegisterBenchmark(
+        (row + "/" + allocator).c_str(),
+        [row, allocator, run](benchmark::State& state) {
+          run(state);
+          const auto ns = state.counters.find("ns");
+          if (ns == state.counters.end()) return;
+          Yardstick& yardstick = yardsticks[row];
+          if (allocator == "nothing") yardstick.nothing = ns->second;
+          if (allocator == "list") yardstick.list = ns->second;
+          if (!yardstick.nothing || !yardstick.list) return;
+          state.counters["x_list"] = (ns->second - *yardstick.nothing) /
+                                     (*yardstick.list - *yardstick.nothing);
+        })
         ->UseManualTime()
         ->Unit(benchmark::kMillisecond);
   };
+  add("nothing", nothing);
+  add("list", list);
   add("guestmm", guestmm);
   add("guestmm61", guestmm61);
   add("guestmm612", guestmm612);
-  add("textbook", textbook);
-  add("nothing", nothing);
 }
 
 template <int kOrder, Timed kTimed, FreeOrder kFreeOrder>
@@ -325,7 +347,7 @@ void RegisterAll(const std::string& row) {
   Register(row, AllocateAllFreeAll<Guestmm, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Guestmm61, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Guestmm612, kOrder, kTimed, kFreeOrder>,
-           AllocateAllFreeAll<Textbook, kOrder, kTimed, kFreeOrder>,
+           AllocateAllFreeAll<List, kOrder, kTimed, kFreeOrder>,
            AllocateAllFreeAll<Nothing, kOrder, kTimed, kFreeOrder>);
 }
 
@@ -334,26 +356,26 @@ void RegisterAllOnTwoThreads(const std::string& row) {
   Register(row, AllocateAllFreeAllOnTwoThreads<Guestmm, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Guestmm61, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Guestmm612, kTimed, kFreedBy>,
-           AllocateAllFreeAllOnTwoThreads<LockedTextbook, kTimed, kFreedBy>,
+           AllocateAllFreeAllOnTwoThreads<List, kTimed, kFreedBy>,
            AllocateAllFreeAllOnTwoThreads<Nothing, kTimed, kFreedBy>);
 }
 
 void RegisterRows() {
   Register("pair_o0", Pair<Guestmm, 0>, Pair<Guestmm61, 0>, Pair<Guestmm612, 0>,
-           Pair<Textbook, 0>, Pair<Nothing, 0>);
+           Pair<List, 0>, Pair<Nothing, 0>);
   Register("pair_o9", Pair<Guestmm, 9>, Pair<Guestmm61, 9>, Pair<Guestmm612, 9>,
-           Pair<Textbook, 9>, Pair<Nothing, 9>);
+           Pair<List, 9>, Pair<Nothing, 9>);
   RegisterAll<0, Timed::kAllocate, FreeOrder::kSequential>("bulk_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kSequential>("seq_free_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kRandom>("rand_free_o0");
   RegisterAll<9, Timed::kAllocate, FreeOrder::kSequential>("bulk_o9");
   RegisterAll<9, Timed::kFree, FreeOrder::kRandom>("rand_free_o9");
   Register("churn", ChurnRow<Guestmm>, ChurnRow<Guestmm61>,
-           ChurnRow<Guestmm612>, ChurnRow<Textbook>, ChurnRow<Nothing>);
+           ChurnRow<Guestmm612>, ChurnRow<List>, ChurnRow<Nothing>);
   Register("tail", TailRow<Guestmm>, TailRow<Guestmm61>, TailRow<Guestmm612>,
-           TailRow<Textbook>, TailRow<Nothing>);
+           TailRow<List>, TailRow<Nothing>);
   Register("2T/pair_o0", PairOnTwoThreads<Guestmm>, PairOnTwoThreads<Guestmm61>,
-           PairOnTwoThreads<Guestmm612>, PairOnTwoThreads<LockedTextbook>,
+           PairOnTwoThreads<Guestmm612>, PairOnTwoThreads<List>,
            PairOnTwoThreads<Nothing>);
   RegisterAllOnTwoThreads<Timed::kAllocate, FreedBy::kItsOwner>("2T/bulk_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kItsOwner>("2T/rand_free_o0");

@@ -4,22 +4,19 @@
 // The allocators that allocator_bench.cc compares, with one interface: 4 GiB of
 // pages without memory behind them, two vCPUs.
 //
-//   Guestmm         the library (PageAllocator) with the per-CPU lists of Linux
-//                   5.3
-//   Guestmm61       the same with those of 6.1, of orders 0 to 3 and 9
-//   Guestmm612      the same with those of 6.12, whose size follows the load
-//   Textbook        a plain buddy of lists over 64-byte page structs, no locks
-//   LockedTextbook  the same behind one lock, for the rows of two threads
-//   Nothing         no allocator: the cost of the loops
+//   Guestmm    the library (PageAllocator) with the per-CPU lists of Linux
+//              5.3
+//   Guestmm61  the same with those of 6.1, of orders 0 to 3 and 9
+//   Guestmm612 the same with those of 6.12, whose size follows the load
+//   List       the yardstick, list_allocator.h
+//   Nothing    no allocator: the cost of the loops
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <vector>
 
+#include "bench/buddy/list_allocator.h"
 #include "benchmark/benchmark.h"
-#include "guestmm/base/lock.h"
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/page_allocator.h"
 
@@ -56,95 +53,9 @@ using Guestmm = AdaptiveWith<KernelVersion::kV5_3>;
 using Guestmm61 = AdaptiveWith<KernelVersion::kV6_1>;
 using Guestmm612 = AdaptiveWith<KernelVersion::kV6_12>;
 
-class Textbook {
+class List : public ListAllocator {
  public:
-  Textbook() : pages_(kPages) {
-    for (Page& list : lists_) list.next = list.prev = &list;
-    for (uint64_t pfn = 0; pfn < kPages; pfn += uint64_t{1} << kLargest) {
-      Push(pfn, kLargest);
-    }
-  }
-  Textbook(const Textbook&) = delete;
-  Textbook& operator=(const Textbook&) = delete;
-
-  uint64_t Allocate(int, int order) {
-    int found = order;
-    while (found <= kLargest && list(found).next == &list(found)) ++found;
-    if (found > kLargest) return kNoPage;
-    Page* const page = list(found).next;
-    Remove(*page);
-    const auto pfn = static_cast<uint64_t>(page - pages_.data());
-    while (found > order) {
-      --found;
-      Push(pfn + (uint64_t{1} << found), found);
-    }
-    return pfn;
-  }
-
-  void Free(int, uint64_t pfn, int order) {
-    while (order < kLargest) {
-      Page& buddy = pages_[pfn ^ (uint64_t{1} << order)];
-      if (!buddy.free || buddy.order != order) break;
-      Remove(buddy);
-      pfn &= ~(uint64_t{1} << order);
-      ++order;
-    }
-    Push(pfn, order);
-  }
-
-  void Drain() {}
-  static constexpr uint64_t MetadataBytes() { return kPages * sizeof(Page); }
-
- private:
-  static constexpr int kLargest = kMaxOrder.value();
-
-  struct alignas(64) Page {
-    Page* next = nullptr;
-    Page* prev = nullptr;
-    int order = 0;
-    bool free = false;
-  };
-  static_assert(sizeof(Page) == 64);
-
-  Page& list(int order) { return lists_[static_cast<size_t>(order)]; }
-  void Push(uint64_t pfn, int order) {
-    Page& page = pages_[pfn];
-    Page& head = list(order);
-    page.order = order;
-    page.free = true;
-    page.next = head.next;
-    page.prev = &head;
-    head.next->prev = &page;
-    head.next = &page;
-  }
-  static void Remove(Page& page) {
-    page.free = false;
-    page.prev->next = page.next;
-    page.next->prev = page.prev;
-  }
-
-  std::vector<Page> pages_;
-  std::array<Page, kLargest + 1> lists_;
-};
-
-class LockedTextbook {
- public:
-  uint64_t Allocate(int cpu, int order) {
-    LockHolder hold(lock_);
-    return textbook_.Allocate(cpu, order);
-  }
-  void Free(int cpu, uint64_t pfn, int order) {
-    LockHolder hold(lock_);
-    textbook_.Free(cpu, pfn, order);
-  }
-  void Drain() {}
-  static constexpr uint64_t MetadataBytes() {
-    return Textbook::MetadataBytes();
-  }
-
- private:
-  SpinLock lock_;
-  Textbook textbook_ ABSL_GUARDED_BY(lock_);
+  List() : ListAllocator(kPages) {}
 };
 
 class Nothing {

@@ -60,10 +60,9 @@ class ReplayRun {
     if (!host.ok()) return host.status();
     host_ = *std::move(host);
     ShownLists lists;
-    if (options_.placement == ReplayPlacement::kRecorded) {
-      lists = FindShownLists(recording_, options_.read);
-    }
-    ignores_moves_ = lists.only_from_zones;
+    const bool is_recorded = options_.placement == ReplayPlacement::kRecorded;
+    if (is_recorded) lists = FindShownLists(recording_, options_.read);
+    ignores_moves_ = !is_recorded || lists.only_from_zones;
     result_.moves_end_early = !lists.only_from_zones &&
                               lists.requests_after_moves < lists.requests &&
                               lists.requests_after_moves > lists.requests / 20;

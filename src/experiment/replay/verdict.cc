@@ -19,6 +19,8 @@ using Trust = ReplayVerdict::Trust;
 // real guests have up to 2.2 % (docs/fidelity.md).
 constexpr double kLimitedShare = 0.03;
 constexpr double kPoorShare = 0.1;
+// The same of moves between lists and zones, where those have up to 0.02 %.
+constexpr double kLimitedMoves = 0.002;
 // The share of all memory from which on free pages of kpageflags and zoneinfo
 // differ.
 constexpr double kBusyShare = 0.02;
@@ -61,9 +63,10 @@ class Judge {
     verdict_.doubts.push_back(std::move(why));
   }
   // Doubts for a share of `all` that is large.
-  void DoubtShare(uint64_t part, uint64_t all, const std::string& what) {
+  void DoubtShare(uint64_t part, uint64_t all, const std::string& what,
+                  double limited = kLimitedShare) {
     const double share = ShareOf(part, all);
-    if (share < kLimitedShare) return;
+    if (share < limited) return;
     Doubt(share < kPoorShare ? Trust::kLimited : Trust::kPoor,
           absl::StrFormat("%.2f %% of %s", 100 * share, what));
   }
@@ -233,6 +236,9 @@ class Judge {
                "allocations are forced: of pages that were not free");
     DoubtShare(counters.failed_allocations, counters.allocations,
                "allocations failed for want of memory");
+    DoubtShare(counters.unfit_moves, counters.moves,
+               "moves between lists and zones do not fit the other events",
+               kLimitedMoves);
     if (counters.outside_memory == 0) return;
     DoubtShare(counters.outside_memory, counters.events,
                "events are outside the guest's memory");

@@ -181,6 +181,21 @@ TEST(VerdictTest, WhatCouldNotBeFollowedIsADoubtIfItIsMuch) {
               ElementsAre("guestmm replay 'a folder/trace' --memory MAP"));
 }
 
+TEST(VerdictTest, MovesThatDoNotFitAreADoubtSooner) {
+  ReplayResult result = MakeResult();
+  result.counters.moves = 1000;
+  result.counters.unfit_moves = 1;
+  EXPECT_EQ(Judge(MakeRecording(), result).trust, Trust::kGood);
+  result.counters.unfit_moves = 2;
+  const ReplayVerdict verdict = Judge(MakeRecording(), result);
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_THAT(verdict.doubts,
+              ElementsAre("0.20 % of moves between lists and zones do not fit "
+                          "the other events"));
+  result.counters.unfit_moves = 100;
+  EXPECT_EQ(Judge(MakeRecording(), result).trust, Trust::kPoor);
+}
+
 TEST(VerdictTest, ATruthOfAnotherTimeOrGuestIsADoubt) {
   Recording recording = MakeRecording();
   ReplayResult result = MakeResult();

@@ -134,6 +134,11 @@ struct ReplayCounters {
   uint64_t failed_allocations = 0;
   // Events of pages outside of the memory map.
   uint64_t outside_memory = 0;
+  // Moves of blocks between per-CPU lists and zones: those that the trace
+  // shows, if they are followed, and those that it lacks by its other events.
+  uint64_t moves = 0;
+  // Of the moves, those that it lacks, and those of a block that was elsewhere.
+  uint64_t unfit_moves = 0;
 };
 
 // Bytes of the memory map that the guest's page allocator did not have at the

@@ -238,6 +238,11 @@ struct ReplayResult {
   UnmanagedBytes unmanaged;
   Nanoseconds start{0};
   Nanoseconds end{0};
+  // The first and the last allocation or free, and the longest time between
+  // two.
+  Nanoseconds first_event{0};
+  Nanoseconds last_event{0};
+  Nanoseconds longest_pause{0};
   uint64_t reported_bytes = 0;
   // Of those, the bytes that were not resident.
   uint64_t needless_bytes = 0;

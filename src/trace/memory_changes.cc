@@ -5,9 +5,11 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <string_view>
 #include <system_error>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_format.h"
 #include "guestmm/trace/trace_event.h"
 #include "guestmm/trace/trace_reader.h"
 
@@ -146,6 +148,45 @@ void FindOffline(const RecordedPages* first, const RecordedPages& last,
   }
 }
 
+// Notes memory that only one of two files has, unless it is empty.
+void DoubtMemory(std::string_view has, const std::vector<GpaRange>& ranges,
+                 std::string_view lacks, Recording& recording) {
+  if (ranges.empty()) return;
+  uint64_t bytes = 0;
+  for (const GpaRange& range : ranges) bytes += range.bytes;
+  recording.doubts.push_back(
+      absl::StrFormat("%s has %s of RAM, from %#x on, that %s lacks", has,
+                      FormatBytes(bytes), ranges.front().gpa.value(), lacks));
+}
+
+// Doubts memory that was plugged before the end but is not there, or is there
+// but was not plugged.
+void ComparePlugs(const std::vector<GpaRange>& memory_at_end,
+                  Recording& recording) {
+  if (recording.plugs.empty()) return;
+  std::vector<GpaRange> plugged;
+  for (const Recording::Plug& plug : recording.plugs) {
+    if (plug.removed) {
+      plugged = BlocksBeyond(plugged, {plug.range});
+    } else {
+      plugged.push_back(plug.range);
+    }
+  }
+  DoubtMemory("plug.csv", BlocksBeyond(plugged, memory_at_end), "iomem.end",
+              recording);
+  // The guest adds a whole memory block for the part of it that is plugged.
+  std::vector<GpaRange> added = BlocksBeyond(memory_at_end, recording.memory);
+  std::erase_if(added, [&](const GpaRange& range) {
+    return std::any_of(recording.plugs.begin(), recording.plugs.end(),
+                       [&](const Recording::Plug& plug) {
+                         const PfnRange pages = PagesOf(plug.range);
+                         return pages.start < PagesOf(range).end &&
+                                PagesOf(range).start < pages.end;
+                       });
+  });
+  DoubtMemory("iomem.end", added, "plug.csv", recording);
+}
+
 }  // namespace
 
 void FindMemoryChanges(
@@ -161,6 +202,7 @@ void FindMemoryChanges(
   if (memory_at_end && !memory_at_end->empty()) {
     ever.insert(ever.end(), memory_at_end->begin(), memory_at_end->end());
     recording.leaving = BlocksBeyond(memory, *memory_at_end);
+    ComparePlugs(*memory_at_end, recording);
   }
   const bool has_grown =
       recording.zones.empty() || recording.zones_at_end.empty() ||

@@ -100,6 +100,27 @@ TEST_F(MemoryChangesTest, PlugsSayWhatArrivesAndWhen) {
   EXPECT_TRUE(recording.plugs[1].removed);
 }
 
+TEST_F(MemoryChangesTest, PlugsThatIomemAtTheEndLacksAreADoubt) {
+  const std::string memory = "00100000-100fffff : System RAM\n";
+  const std::string plugs = "time_s,gpa,bytes\n36,0x40000000,134217728\n";
+  Write("plug.csv", plugs);
+  Write("iomem.end", memory + "40000000-47ffffff : System RAM\n");
+  EXPECT_THAT(Read().doubts, IsEmpty());
+  // The whole memory block of what was plugged.
+  Write("iomem.end", memory + "40000000-4fffffff : System RAM\n");
+  EXPECT_THAT(Read().doubts, IsEmpty());
+  Write("iomem.end", memory + "50000000-57ffffff : System RAM\n");
+  EXPECT_THAT(
+      Read().doubts,
+      ElementsAre("plug.csv has 128.00 MiB of RAM, from 0x40000000 on, that "
+                  "iomem.end lacks",
+                  "iomem.end has 128.00 MiB of RAM, from 0x50000000 on, that "
+                  "plug.csv lacks"));
+  Write("plug.csv", plugs + "37,0x40000000,-134217728\n");
+  Write("iomem.end", memory);
+  EXPECT_THAT(Read().doubts, IsEmpty());
+}
+
 TEST_F(MemoryChangesTest, AMalformedPlugIsNamed) {
   const auto error = [&](const std::string& plug) {
     return Error("plug.csv", "time_s,gpa,bytes\n" + plug + "\n");

@@ -78,6 +78,10 @@ std::string RareCounters(const ReplayCounters& counters) {
                     Share(counters.outside_memory, counters.events),
                     " of events outside the guest's memory");
   }
+  if (counters.unfit_moves > 0) {
+    absl::StrAppend(&text, "; ", Share(counters.unfit_moves, counters.moves),
+                    " of moves between lists and zones unfit");
+  }
   if (counters.bad_lines > 0) {
     absl::StrAppend(&text, "; ", counters.bad_lines,
                     " malformed lines skipped");

@@ -41,18 +41,6 @@ uint64_t CountPairs(const std::vector<Nanoseconds>& a,
   return pairs;
 }
 
-std::optional<double> BlockMatch(const Times& truth, const Times& replay) {
-  uint64_t all = 0;
-  uint64_t matched = 0;
-  for (const auto& [unit, times] : truth) {
-    all += times.size();
-    const auto found = replay.find(unit);
-    if (found != replay.end()) matched += CountPairs(times, found->second);
-  }
-  if (all == 0) return std::nullopt;
-  return static_cast<double>(matched) / static_cast<double>(all);
-}
-
 // The replay's resident bytes at `time`: those of the last sample before it, or
 // else of the first.
 uint64_t ResidentAt(const std::vector<ReplaySample>& samples,
@@ -162,21 +150,46 @@ std::optional<Residency> RealResidency(const Recording& recording,
   return sum.Get();
 }
 
-Fidelity CompareToTruth(const Recording& recording,
-                        const ReplayResult& result) {
-  Fidelity fidelity;
+std::optional<double> BlockMatch(const Recording& recording,
+                                 const ReplayResult& result) {
   Times truth;
   Times replay;
   for (const Recording::Report& report : recording.reports) {
     if (report.time < result.start || report.time > result.end) continue;
-    fidelity.truth_reported_bytes += report.range.bytes;
     AddUnits(truth, report.time, report.range);
   }
   for (const ReplayReport& report : result.reports) {
-    fidelity.reported_bytes += report.range.bytes;
     AddUnits(replay, report.time, report.range);
   }
-  fidelity.block_match = BlockMatch(truth, replay);
+  uint64_t all = 0;
+  uint64_t matched = 0;
+  for (const auto& [unit, times] : truth) {
+    all += times.size();
+    const auto found = replay.find(unit);
+    if (found != replay.end()) matched += CountPairs(times, found->second);
+  }
+  if (all == 0) return std::nullopt;
+  return static_cast<double>(matched) / static_cast<double>(all);
+}
+
+uint64_t RealReportedBytes(const Recording& recording, Nanoseconds start,
+                           Nanoseconds end) {
+  uint64_t bytes = 0;
+  for (const Recording::Report& report : recording.reports) {
+    if (start <= report.time && report.time <= end) bytes += report.range.bytes;
+  }
+  return bytes;
+}
+
+Fidelity CompareToTruth(const Recording& recording,
+                        const ReplayResult& result) {
+  Fidelity fidelity;
+  fidelity.truth_reported_bytes =
+      RealReportedBytes(recording, result.start, result.end);
+  for (const ReplayReport& report : result.reports) {
+    fidelity.reported_bytes += report.range.bytes;
+  }
+  fidelity.block_match = BlockMatch(recording, result);
   fidelity.resident_mae_percent = ResidentMae(recording, result);
   fidelity.buddyinfo_distance = BuddyInfoDistance(recording, result);
   return fidelity;

@@ -94,9 +94,18 @@ bool RecordedPlacement::AllocateShown(Zone& zone, const TraceEvent& event,
     listed_.erase(listed);
     return true;
   }
-  DrainOverlapping(zone, event.pfn, event.order);
-  LockHolder hold(zone.lock());
-  return zone.TakeAt(event.pfn, event.order, type);
+  const bool was_drained = DrainOverlapping(zone, event.pfn, event.order);
+  bool is_taken;
+  {
+    LockHolder hold(zone.lock());
+    is_taken = zone.TakeAt(event.pfn, event.order, type);
+  }
+  // The zone gave it out, or the lists drained it, without an event.
+  if (was_drained || (is_taken && PcpReconstruction::Caches(event.order))) {
+    ++counters_.moves;
+    ++counters_.unfit_moves;
+  }
+  return is_taken;
 }
 
 bool RecordedPlacement::AllocateInferred(Zone& zone, const TraceEvent& event,
@@ -129,32 +138,43 @@ bool RecordedPlacement::AllocateInferred(Zone& zone, const TraceEvent& event,
 
 void RecordedPlacement::LeaveZone(const TraceEvent& event) {
   is_inferring_ = false;
-  // The request for any other block follows.
-  if (!PcpReconstruction::Caches(event.order)) return;
   Zone& zone = allocator_.ZoneOf(event.pfn);
+  // The policy's doing, not the trace's.
+  if (OverlapsIsolated(event.pfn, event.order)) return;
+  // The request for any other block follows.
+  if (!PcpReconstruction::Caches(event.order)) {
+    if (!IsFree(zone, event.pfn, event.order)) ++counters_.unfit_moves;
+    return;
+  }
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
   if (listed_.contains(event.pfn.value()) && IsWhole(event.pfn, event.order)) {
+    ++counters_.unfit_moves;
     return;
   }
-  DrainOverlapping(zone, event.pfn, event.order);
+  const bool was_drained = DrainOverlapping(zone, event.pfn, event.order);
   LockHolder hold(zone.lock());
-  if (zone.TakeAt(event.pfn, event.order, type)) {
-    listed_[event.pfn.value()] = IndexOf(event, zone);
-  }
+  const bool is_taken = zone.TakeAt(event.pfn, event.order, type);
+  if (is_taken) listed_[event.pfn.value()] = IndexOf(event, zone);
+  if (was_drained || !is_taken) ++counters_.unfit_moves;
 }
 
 void RecordedPlacement::EnterZone(const TraceEvent& event) {
   is_inferring_ = false;
   Zone& zone = allocator_.ZoneOf(event.pfn);
-  const auto listed = listed_.find(event.pfn.value());
-  if (listed == listed_.end()) {
+  if (OverlapsListed(event.pfn, event.order)) {
+    if (!listed_.contains(event.pfn.value()) ||
+        !IsWhole(event.pfn, event.order)) {
+      ++counters_.unfit_moves;
+      return;
+    }
+  } else {
     // It was freed by a lost event, or went to the zone unseen and is free.
+    ++counters_.unfit_moves;
+    if (!PcpReconstruction::Caches(event.order)) return;
     LockHolder hold(zone.lock());
     if (!zone.Reshape(event.pfn, event.order)) return;
     host_.OnFreed(event.pfn, event.order);
-  } else if (!IsWhole(event.pfn, event.order)) {
-    return;
   }
   drained_.clear();
   drained_.push_back({event.pfn, event.order});
@@ -302,7 +322,7 @@ bool RecordedPlacement::IsNextToHandOut(const Zone& zone,
   return zone.FirstFreeBlock(block.order, type) == block.pfn;
 }
 
-void RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
+bool RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
   drained_.clear();
   ForEachBlock(pfn, order, [&](Pfn head, Order its) {
     const auto listed = listed_.find(head.value());
@@ -313,7 +333,9 @@ void RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
       drained_.push_back({head, its});
     }
   });
+  const bool any = !drained_.empty();
   FreeDrained(zone);
+  return any;
 }
 
 void RecordedPlacement::ForceAllocate(Zone& zone, Pfn pfn, Order order,

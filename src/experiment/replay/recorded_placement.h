@@ -57,8 +57,8 @@ class RecordedPlacement final : public TracePlacement {
   // those stay isolated, so that their report can end.
   void ForceAllocate(Zone& zone, Pfn pfn, Order order, MigrateType type);
   // Drains listed blocks that overlap this one: it is allocated elsewhere or in
-  // other bounds, so they had been drained before.
-  void DrainOverlapping(Zone& zone, Pfn pfn, Order order);
+  // other bounds, so they had been drained before. True if there were any.
+  bool DrainOverlapping(Zone& zone, Pfn pfn, Order order);
   // Frees the blocks of drained_ to the zone.
   void FreeDrained(Zone& zone);
   // Sets the pageblock's type to that of the last request that got a page of
@@ -86,7 +86,8 @@ class RecordedPlacement final : public TracePlacement {
   // By vCPU, then by zone. Of no meaning unless is_inferring_.
   std::vector<PcpReconstruction> per_cpu_;
   // The head pfn of each identified block in a list, and the list's index in
-  // per_cpu_.
+  // per_cpu_. Each is an allocated block of the zone, so whatever frees, splits
+  // or joins one takes it out of here.
   absl::flat_hash_map<uint64_t, uint32_t> listed_;
   // The head pfn of each assumed block that was the head of a reported free
   // block, and that block's order: if the assumption proves wrong, it is

@@ -60,10 +60,9 @@ class ReplayRun {
     if (!host.ok()) return host.status();
     host_ = *std::move(host);
     ShownLists lists;
-    if (options_.placement == ReplayPlacement::kRecorded) {
-      lists = FindShownLists(recording_, options_.read);
-    }
-    ignores_moves_ = lists.only_from_zones;
+    const bool is_recorded = options_.placement == ReplayPlacement::kRecorded;
+    if (is_recorded) lists = FindShownLists(recording_, options_.read);
+    ignores_moves_ = !is_recorded || lists.only_from_zones;
     result_.moves_end_early = !lists.only_from_zones &&
                               lists.requests_after_moves < lists.requests &&
                               lists.requests_after_moves > lists.requests / 20;
@@ -195,6 +194,7 @@ class ReplayRun {
       }
       status = AdvanceTo(time);
       if (!status.ok()) return status;
+      if ((*event)->is_request()) NoteTime(time);
       if ((*event)->is_request() || !ignores_moves_) {
         placement_->Follow(**event);
         result_.follows_moves |= !(*event)->is_request();
@@ -202,6 +202,17 @@ class ReplayRun {
       status = HostStatus();
       if (!status.ok()) return status;
     }
+  }
+
+  // Notes that the guest allocates or frees. REQUIRES: not yet followed.
+  void NoteTime(Nanoseconds time) {
+    if (result_.counters.events == 0) {
+      result_.first_event = time;
+    } else {
+      result_.longest_pause =
+          std::max(result_.longest_pause, time - result_.last_event);
+    }
+    result_.last_event = time;
   }
 
   // To the end of the traced time, and on for ReplayOptions::tail.

@@ -89,7 +89,7 @@ ReplaySet ReplayEach(const Recording& recording,
   if (!options.truth || set.results.empty()) return set;
   const ReplayResult& first = set.results.front();
   ReplayTruth truth = {
-      .reported_bytes = CompareToTruth(recording, first).truth_reported_bytes,
+      .reported_bytes = RealReportedBytes(recording, first.start, first.end),
       .resident = RealResidency(recording, first.start, first.end)};
   watch.progress = {};
   if (ends(CountRealNeedless(recording, set.results, watch,

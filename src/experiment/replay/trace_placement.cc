@@ -103,6 +103,8 @@ void TracePlacement::Follow(const TraceEvent& event) {
   if (event.is_request()) {
     ++counters_.events;
     ++(is_alloc ? counters_.allocations : counters_.frees);
+  } else {
+    ++counters_.moves;
   }
   if (is_alloc && host_.Touches(event.gfp)) ++counters_.touched_allocations;
   if (!due_.empty()) RemoveDue(event.time);
@@ -110,10 +112,15 @@ void TracePlacement::Follow(const TraceEvent& event) {
       event.order <= allocator_.max_order() && event.pfn.IsAligned(event.order);
   if (is_block && event.is_request() && Arrive(event)) return;
   if (!is_block || !HasAll(event.pfn, event.order)) {
-    if (event.is_request()) ++counters_.outside_memory;
+    ++(event.is_request() ? counters_.outside_memory : counters_.unfit_moves);
     return;
   }
-  if (event.is_request() && !unmanaged_.empty() && AddMemoryOf(event)) return;
+  if (event.is_request()) {
+    if (!unmanaged_.empty() && AddMemoryOf(event)) return;
+  } else if (IsUnmanaged(event)) {
+    ++counters_.unfit_moves;
+    return;
+  }
   switch (event.kind) {
     case Kind::kAlloc:
       Allocate(event);

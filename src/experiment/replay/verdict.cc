@@ -1,6 +1,7 @@
 #include "guestmm/experiment/replay/verdict.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "absl/strings/str_replace.h"
 #include "guestmm/base/check.h"
 #include "guestmm/base/memory_map.h"
+#include "guestmm/experiment/replay/fidelity.h"
 #include "guestmm/reporting/policies.h"
 
 namespace guestmm {
@@ -19,11 +21,20 @@ using Trust = ReplayVerdict::Trust;
 // real guests have up to 2.2 % (docs/fidelity.md).
 constexpr double kLimitedShare = 0.03;
 constexpr double kPoorShare = 0.1;
+// The same of moves between lists and zones, where those have up to 0.02 %.
+constexpr double kLimitedMoves = 0.002;
 // The share of all memory from which on free pages of kpageflags and zoneinfo
 // differ.
 constexpr double kBusyShare = 0.02;
 // rss.csv covers a whole recording, but for the time between two samples.
 constexpr double kMostOfTheTime = 0.9;
+// The guest's kernel is Linux, so the policy linux repeats its reports: 98 % of
+// those of real guests. Fewer bytes than this say little.
+constexpr double kLimitedMatch = 0.9;
+constexpr double kPoorMatch = 0.6;
+constexpr uint64_t kEnoughToMatch = 20 * kMiB;
+// A real guest is hardly ever still for as long.
+constexpr Nanoseconds kLongPause = std::chrono::seconds(3);
 // The share of free memory that is worth an advice.
 constexpr double kAdviceShare = 0.01;
 
@@ -49,7 +60,9 @@ class Judge {
     verdict_.memory = MemoryUseAtStart(recording_, first_.unmanaged);
     JudgeFiles();
     JudgeTruth();
+    JudgeMatch();
     JudgeTrace();
+    JudgeTimes();
     JudgeEvents();
     AdviseOnPolicies();
     return verdict_;
@@ -61,9 +74,10 @@ class Judge {
     verdict_.doubts.push_back(std::move(why));
   }
   // Doubts for a share of `all` that is large.
-  void DoubtShare(uint64_t part, uint64_t all, const std::string& what) {
+  void DoubtShare(uint64_t part, uint64_t all, const std::string& what,
+                  double limited = kLimitedShare) {
     const double share = ShareOf(part, all);
-    if (share < kLimitedShare) return;
+    if (share < limited) return;
     Doubt(share < kPoorShare ? Trust::kLimited : Trust::kPoor,
           absl::StrFormat("%.2f %% of %s", 100 * share, what));
   }
@@ -167,6 +181,68 @@ class Judge {
                           FormatBytes(most), FormatBytes(guest)));
   }
 
+  // The replay under the guest's own policy, or null.
+  const ReplayResult* LikeTheGuest() const {
+    const auto found = std::find_if(
+        results_.begin(), results_.end(), [](const ReplayResult& result) {
+          const ReplayOptions& options = result.options;
+          return options.policy == "linux" &&
+                 options.policy_parameters.empty() &&
+                 options.placement == ReplayPlacement::kRecorded &&
+                 options.granule == kPageblockOrder &&
+                 options.tail == Nanoseconds(0) && result.error.empty();
+        });
+    return found == results_.end() ? nullptr : &*found;
+  }
+  // What the guest's kernel reported, but the same kernel's policy does not.
+  void JudgeMatch() {
+    const ReplayResult* const linux = LikeTheGuest();
+    if (linux == nullptr || recording_.reports.empty()) return;
+    // It may report smaller blocks, which no other file shows.
+    for (const Recording::Report& report : recording_.reports) {
+      if (report.range.bytes < kPageblockOrder.bytes()) return;
+    }
+    const uint64_t real =
+        RealReportedBytes(recording_, linux->start, linux->end);
+    if (std::max(real, linux->reported_bytes) < kEnoughToMatch) return;
+    if (real == 0) {
+      Doubt(Trust::kPoor,
+            absl::StrFormat("the guest's kernel reported nothing in the "
+                            "replayed time, in which linux reports %s",
+                            FormatBytes(linux->reported_bytes)));
+      return;
+    }
+    const double match = BlockMatch(recording_, *linux).value_or(0);
+    if (match >= kLimitedMatch) return;
+    Doubt(match < kPoorMatch ? Trust::kPoor : Trust::kLimited,
+          absl::StrFormat("only %.1f %% of the blocks that the guest's kernel "
+                          "reported are matched",
+                          100 * match));
+  }
+
+  // Parts of the window that the trace does not show, though the guest is
+  // hardly ever still.
+  void JudgeTimes() {
+    if (first_.counters.events == 0 || !first_.error.empty()) return;
+    if (recording_.start && first_.last_event < *recording_.start) {
+      Doubt(Trust::kPoor, "the trace ends before the window begins");
+      return;
+    }
+    const auto doubt_gap = [&](Nanoseconds gap, std::string_view verb,
+                               std::string_view side) {
+      if (gap < std::max(kLongPause, 2 * first_.longest_pause)) return;
+      Doubt(Trust::kLimited,
+            absl::StrFormat("the trace %s %.1f s %s the window does", verb,
+                            ToSeconds(gap), side));
+    };
+    if (recording_.start) {
+      doubt_gap(first_.first_event - *recording_.start, "begins", "after");
+    }
+    if (recording_.end) {
+      doubt_gap(*recording_.end - first_.last_event, "ends", "before");
+    }
+  }
+
   void JudgeTrace() {
     const ReplayCounters& counters = first_.counters;
     if (counters.events == 0) Doubt(Trust::kPoor, "the trace has no events");
@@ -233,6 +309,9 @@ class Judge {
                "allocations are forced: of pages that were not free");
     DoubtShare(counters.failed_allocations, counters.allocations,
                "allocations failed for want of memory");
+    DoubtShare(counters.unfit_moves, counters.moves,
+               "moves between lists and zones do not fit the other events",
+               kLimitedMoves);
     if (counters.outside_memory == 0) return;
     DoubtShare(counters.outside_memory, counters.events,
                "events are outside the guest's memory");

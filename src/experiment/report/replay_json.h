@@ -30,7 +30,9 @@ inline nlohmann::ordered_json CountersJson(const ReplayCounters& counters) {
           {"split_frees", counters.split_frees},
           {"forced_placements", counters.forced_placements},
           {"failed_allocations", counters.failed_allocations},
-          {"outside_memory", counters.outside_memory}};
+          {"outside_memory", counters.outside_memory},
+          {"moves", counters.moves},
+          {"unfit_moves", counters.unfit_moves}};
 }
 
 inline nlohmann::ordered_json UnmanagedJson(const UnmanagedBytes& unmanaged) {

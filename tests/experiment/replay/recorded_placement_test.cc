@@ -356,5 +356,57 @@ TEST_F(ListedAtStartTest, ListsAreDrainedWithTime) {
   }
 }
 
+TEST_F(RecordedPlacementTest, MovesThatFitAreNotCounted) {
+  LeaveZone(5000);
+  Alloc(5000);
+  Free(5000);
+  Drain(5000);
+  LeaveZone(6016, 5);
+  Alloc(6016, 5);
+  Free(6016, 5);
+  EXPECT_EQ(counters_.moves, 3u);
+  EXPECT_EQ(counters_.unfit_moves, 0u);
+}
+
+TEST_F(RecordedPlacementTest, AMoveOfABlockThatIsElsewhereIsCounted) {
+  LeaveZone(5000);
+  LeaveZone(5000);  // is listed
+  Alloc(5000);
+  LeaveZone(5000);  // is in use
+  LeaveZone(4992, 5);
+  EXPECT_EQ(counters_.unfit_moves, 3u);
+  Drain(5000);  // is in use
+  Drain(5000);  // is free
+  EXPECT_EQ(counters_.unfit_moves, 5u);
+  EXPECT_EQ(counters_.moves, 6u);
+  EXPECT_EQ(out(), 0u);
+}
+
+// A list's pages would be freed with the block, and again for themselves.
+TEST_F(RecordedPlacementTest, ADrainInOtherBoundsThanThoseListedIsNotFollowed) {
+  LeaveZone(5000);
+  Alloc(5000);
+  LeaveZone(5001);
+  Drain(5000, 1);
+  EXPECT_EQ(counters_.unfit_moves, 1u);
+  EXPECT_EQ(out(), 2u);
+  Drain(5001);
+  Free(5000);
+  Drain(5000);
+  EXPECT_EQ(counters_.unfit_moves, 1u);
+  EXPECT_EQ(out(), 0u);
+}
+
+TEST_F(RecordedPlacementTest, MovesThatTheTraceLacksAreCounted) {
+  LeaveZone(5000);
+  Alloc(5000);
+  Alloc(5001);  // left the zone
+  EXPECT_EQ(counters_.unfit_moves, 1u);
+  Free(5000);
+  Alloc(5000, 3);  // was drained
+  EXPECT_EQ(counters_.unfit_moves, 2u);
+  EXPECT_EQ(counters_.moves, 3u);
+}
+
 }  // namespace
 }  // namespace guestmm::recorded_placement_test

@@ -80,6 +80,20 @@ TEST_F(ReplayListsTest, RecordedDrainsGiveThemBack) {
   EXPECT_GT(result.reports[0].time, seconds(15));
   EXPECT_LT(result.reports[0].time, seconds(18));
   EXPECT_EQ(result.counters.events, 2 * kBlock);
+  EXPECT_TRUE(result.follows_moves);
+}
+
+// The modelled allocator has lists of its own.
+TEST_F(ReplayListsTest, ANativeReplayFollowsNoMoves) {
+  for (uint64_t i = 0; i < kBlock; ++i) Drain(15.0, kFirst + i, 0);
+  ReplayOptions options = options_;
+  options.placement = ReplayPlacement::kNative;
+  const ReplayResult result = Run(options);
+  EXPECT_FALSE(result.follows_moves);
+  EXPECT_EQ(result.counters.moves, 0u);
+  EXPECT_EQ(result.first_event, seconds(10));
+  EXPECT_EQ(result.last_event, seconds(11));
+  EXPECT_EQ(result.longest_pause, seconds(1));
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <vector>
 
@@ -13,15 +15,19 @@
 namespace guestmm::trace_placement_test {
 namespace {
 
-// 128 MiB with a hole of a page in the middle of a block.
+// 128 MiB with a hole of a page in the middle of a block, and 1 MiB that the
+// guest does not manage.
 constexpr uint64_t kEnd = 0x8000;
 constexpr uint64_t kHole = 0x1237;
+constexpr uint64_t kOffline = 0x3000;
 
 class TracePlacementTest : public ::testing::TestWithParam<ReplayPlacement> {
  protected:
   TracePlacementTest() {
     recording_.first.emplace();
-    recording_.first->states.assign(kEnd, RecordedPages::State::kFree);
+    auto& states = recording_.first->states;
+    states.assign(kEnd, RecordedPages::State::kFree);
+    std::fill_n(states.begin() + kOffline, 256, RecordedPages::State::kOffline);
     placement_ =
         TracePlacement::Create(GetParam(), recording_, KernelVersion::kV6_1, {},
                                *allocator_, *host_, counters_);
@@ -107,6 +113,9 @@ TEST_P(TracePlacementTest, ABlockWithAHoleIsOutsideMemory) {
 }
 
 TEST_P(TracePlacementTest, AnyEventsAtAll) {
+  using Kind = TraceEvent::Kind;
+  constexpr std::array kKinds = {Kind::kAlloc, Kind::kFree, Kind::kZoneAlloc,
+                                 Kind::kDrain};
   constexpr uint64_t kSeed = 11;
   SCOPED_TRACE(kSeed);
   Random random(kSeed);
@@ -118,11 +127,8 @@ TEST_P(TracePlacementTest, AnyEventsAtAll) {
     if (random.Below(64) == 0) pfn += kEnd;
     const int cpu = static_cast<int>(random.Below(4));
     migratetype_ = static_cast<uint8_t>(random.Below(3));
-    if (random.Below(2) == 0) {
-      Alloc(pfn, order, cpu);
-    } else {
-      Free(pfn, order, cpu);
-    }
+    // Lists are inferred until the first move.
+    Follow(kKinds[random.Below(step < 30'000 ? 2 : 4)], pfn, order, cpu);
     if (step % 500 == 0) {
       ASSERT_EQ(allocator_->CheckInvariants(), absl::OkStatus()) << step;
     }
@@ -131,6 +137,8 @@ TEST_P(TracePlacementTest, AnyEventsAtAll) {
   EXPECT_GT(counters_.split_frees, 100u);
   EXPECT_GT(counters_.unmatched_frees, 100u);
   EXPECT_GT(counters_.outside_memory, 100u);
+  EXPECT_GT(counters_.unfit_moves, 100u);
+  EXPECT_LE(counters_.unfit_moves, counters_.moves);
 }
 
 }  // namespace

@@ -181,6 +181,105 @@ TEST(VerdictTest, WhatCouldNotBeFollowedIsADoubtIfItIsMuch) {
               ElementsAre("guestmm replay 'a folder/trace' --memory MAP"));
 }
 
+TEST(VerdictTest, MovesThatDoNotFitAreADoubtSooner) {
+  ReplayResult result = MakeResult();
+  result.counters.moves = 1000;
+  result.counters.unfit_moves = 1;
+  EXPECT_EQ(Judge(MakeRecording(), result).trust, Trust::kGood);
+  result.counters.unfit_moves = 2;
+  const ReplayVerdict verdict = Judge(MakeRecording(), result);
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_THAT(verdict.doubts,
+              ElementsAre("0.20 % of moves between lists and zones do not fit "
+                          "the other events"));
+  result.counters.unfit_moves = 100;
+  EXPECT_EQ(Judge(MakeRecording(), result).trust, Trust::kPoor);
+}
+
+// The kernel reports 20 blocks, one a second.
+class VerdictOfReportsTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kBlocks = 20;
+
+  VerdictOfReportsTest() {
+    result_.start = std::chrono::seconds(0);
+    result_.end = std::chrono::seconds(kBlocks);
+    for (uint64_t i = 0; i < kBlocks; ++i) {
+      recording_.reports.push_back({.time = std::chrono::seconds(i),
+                                    .range = {Gpa(i * 2 * kMiB), 2 * kMiB}});
+    }
+  }
+  // The verdict if the first `matched` of them are replayed.
+  ReplayVerdict JudgeMatched(uint64_t matched) {
+    result_.reports.clear();
+    for (uint64_t i = 0; i < matched; ++i) {
+      result_.reports.push_back(
+          {recording_.reports[i].time, recording_.reports[i].range});
+    }
+    result_.reported_bytes = matched * 2 * kMiB;
+    return Judge(recording_, result_);
+  }
+
+  Recording recording_ = MakeRecording();
+  ReplayResult result_ = MakeResult();
+};
+
+TEST_F(VerdictOfReportsTest, ReportsThatAreNotMatchedAreADoubt) {
+  EXPECT_EQ(JudgeMatched(18).trust, Trust::kGood);
+  EXPECT_EQ(JudgeMatched(12).trust, Trust::kLimited);
+  const ReplayVerdict verdict = JudgeMatched(11);
+  EXPECT_EQ(verdict.trust, Trust::kPoor);
+  EXPECT_THAT(verdict.doubts,
+              ElementsAre("only 55.0 % of the blocks that the guest's kernel "
+                          "reported are matched"));
+}
+
+TEST_F(VerdictOfReportsTest, ReportsOfAnotherTimeAreADoubt) {
+  for (auto& report : recording_.reports) report.time *= 1000;
+  recording_.reports.front().time = std::chrono::hours(1);
+  const ReplayVerdict verdict = JudgeMatched(kBlocks);
+  EXPECT_EQ(verdict.trust, Trust::kPoor);
+  EXPECT_THAT(verdict.doubts,
+              ElementsAre("the guest's kernel reported nothing in the replayed "
+                          "time, in which linux reports 40.00 MiB"));
+}
+
+TEST_F(VerdictOfReportsTest, OtherPoliciesNeedNotMatch) {
+  result_.options.policy = "v12";
+  EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
+  result_.options.policy = "linux";
+  result_.options.placement = ReplayPlacement::kNative;
+  EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
+  result_.options.placement = ReplayPlacement::kRecorded;
+  recording_.reports.back().range.bytes = 64 * kKiB;  // of another order
+  EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
+  recording_.reports.resize(9);  // too few to say anything
+  EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
+}
+
+TEST(VerdictTest, ATraceThatLacksAPartOfTheWindowIsADoubt) {
+  using std::chrono::seconds;
+  Recording recording = MakeRecording();
+  recording.start = seconds(10);
+  recording.end = seconds(60);
+  ReplayResult result = MakeResult();
+  result.longest_pause = seconds(2);
+  result.first_event = seconds(13);
+  result.last_event = seconds(57);
+  EXPECT_EQ(Judge(recording, result).trust, Trust::kGood);
+  result.first_event = seconds(14);
+  result.last_event = seconds(55);
+  const ReplayVerdict verdict = Judge(recording, result);
+  EXPECT_EQ(verdict.trust, Trust::kLimited);
+  EXPECT_THAT(verdict.doubts,
+              ElementsAre("the trace begins 4.0 s after the window does",
+                          "the trace ends 5.0 s before the window does"));
+  result.longest_pause = seconds(3);
+  EXPECT_EQ(Judge(recording, result).trust, Trust::kGood);
+  recording.start = seconds(56);
+  EXPECT_EQ(Judge(recording, result).trust, Trust::kPoor);
+}
+
 TEST(VerdictTest, ATruthOfAnotherTimeOrGuestIsADoubt) {
   Recording recording = MakeRecording();
   ReplayResult result = MakeResult();

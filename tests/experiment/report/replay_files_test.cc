@@ -53,7 +53,9 @@ ReplayResult MadeResult() {
                      .split_frees = 22,
                      .forced_placements = 23,
                      .failed_allocations = 24,
-                     .outside_memory = 25};
+                     .outside_memory = 25,
+                     .moves = 26,
+                     .unfit_moves = 27};
   result.unmanaged = {
       .uninitialized = 31, .offline = 32, .no_page = 33, .added = 34};
   result.memory_changes = {
@@ -131,6 +133,8 @@ TEST(ReplayFilesTest, TheSummaryHasEachNumberInItsPlace) {
              {"forced_placements", 23},
              {"failed_allocations", 24},
              {"outside_memory", 25},
+             {"moves", 26},
+             {"unfit_moves", 27},
              {"unmanaged_bytes", 31 + 32 + 33},
              {"unmanaged_uninitialized_bytes", 31},
              {"unmanaged_offline_bytes", 32},

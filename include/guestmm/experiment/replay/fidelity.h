@@ -17,9 +17,7 @@ namespace GUESTMM_EXPORT guestmm {
 struct Fidelity {
   uint64_t truth_reported_bytes = 0;
   uint64_t reported_bytes = 0;
-  // The share of the real reports, in units of 2 MiB, that are matched one to
-  // one by a report of the same unit in the replay, at most two seconds apart.
-  std::optional<double> block_match;
+  std::optional<double> block_match;  // BlockMatch
   // The mean absolute difference between the two curves of resident memory, in
   // percent of guest RAM, at its most. The replay's curve is shifted to meet
   // the first sample.
@@ -32,6 +30,15 @@ struct Fidelity {
 
 // REQUIRES: recording.has_truth(); result.samples is not empty.
 Fidelity CompareToTruth(const Recording& recording, const ReplayResult& result);
+
+// The share of the real reports, in units of 2 MiB, that are matched one to one
+// by a report of the same unit in the replay, at most two seconds apart. Absent
+// without a report in the traced time.
+std::optional<double> BlockMatch(const Recording& recording,
+                                 const ReplayResult& result);
+// What the real kernel reported from `start` to `end`.
+uint64_t RealReportedBytes(const Recording& recording, Nanoseconds start,
+                           Nanoseconds end);
 
 // Resident memory over time.
 struct Residency {

@@ -134,6 +134,11 @@ struct ReplayCounters {
   uint64_t failed_allocations = 0;
   // Events of pages outside of the memory map.
   uint64_t outside_memory = 0;
+  // Moves of blocks between per-CPU lists and zones: those that the trace
+  // shows, if they are followed, and those that it lacks by its other events.
+  uint64_t moves = 0;
+  // Of the moves, those that it lacks, and those of a block that was elsewhere.
+  uint64_t unfit_moves = 0;
 };
 
 // Bytes of the memory map that the guest's page allocator did not have at the
@@ -233,6 +238,11 @@ struct ReplayResult {
   UnmanagedBytes unmanaged;
   Nanoseconds start{0};
   Nanoseconds end{0};
+  // The first and the last allocation or free, and the longest time between
+  // two.
+  Nanoseconds first_event{0};
+  Nanoseconds last_event{0};
+  Nanoseconds longest_pause{0};
   uint64_t reported_bytes = 0;
   // Of those, the bytes that were not resident.
   uint64_t needless_bytes = 0;

@@ -26,6 +26,8 @@ constexpr double kLimitedMoves = 0.002;
 // The share of all memory from which on free pages of kpageflags and zoneinfo
 // differ.
 constexpr double kBusyShare = 0.02;
+// The same for files that are taken for each other.
+constexpr double kSwappedShare = 0.002;
 // rss.csv covers a whole recording, but for the time between two samples.
 constexpr double kMostOfTheTime = 0.9;
 // The guest's kernel is Linux, so the policy linux repeats its reports: 98 % of
@@ -40,6 +42,26 @@ constexpr double kAdviceShare = 0.01;
 
 double ShareOf(uint64_t part, uint64_t all) {
   return all == 0 ? 0 : static_cast<double>(part) / static_cast<double>(all);
+}
+
+uint64_t FreePages(const std::vector<RecordedZone>& zones) {
+  uint64_t pages = 0;
+  for (const RecordedZone& zone : zones) pages += zone.free.value();
+  return pages;
+}
+
+uint64_t FreePages(const RecordedBuddyInfo& info) {
+  uint64_t pages = 0;
+  for (const RecordedBuddyInfo::Zone& zone : info.zones) {
+    for (size_t order = 0; order < zone.blocks.size(); ++order) {
+      pages += zone.blocks[order] << order;
+    }
+  }
+  return pages;
+}
+
+uint64_t Distance(uint64_t a, uint64_t b) {
+  return std::max(a, b) - std::min(a, b);
 }
 
 // A word of a shell's command line.
@@ -59,6 +81,7 @@ class Judge {
   ReplayVerdict Result() {
     verdict_.memory = MemoryUseAtStart(recording_, first_.unmanaged);
     JudgeFiles();
+    JudgeEnds();
     JudgeTruth();
     JudgeMatch();
     JudgeTrace();
@@ -143,8 +166,7 @@ class Judge {
                             FormatBytes(first_.unmanaged.no_page)));
     }
     if (!verdict_.memory) return;
-    uint64_t free = 0;
-    for (const RecordedZone& zone : recording_.zones) free += zone.free.bytes();
+    const uint64_t free = PageCount(FreePages(recording_.zones)).bytes();
     if (free == 0) return;
     const auto [least, most] = std::minmax(free, verdict_.memory->free);
     if (ShareOf(most - least, first_.memory_bytes) < kBusyShare) return;
@@ -153,6 +175,33 @@ class Judge {
         absl::StrFormat("free memory is %s by kpageflags.start, %s by "
                         "zoneinfo.start",
                         FormatBytes(verdict_.memory->free), FormatBytes(free)));
+  }
+
+  // Files of the start that are of the end, by the free memory in between.
+  void JudgeEnds() {
+    std::vector<uint64_t> between;
+    for (const RecordedBuddyInfo& info : recording_.buddyinfo) {
+      if (info.time < first_.start || info.time > first_.end) continue;
+      between.push_back(FreePages(info));
+    }
+    if (recording_.zones.empty() || recording_.zones_at_end.empty() ||
+        between.empty()) {
+      return;
+    }
+    const uint64_t start = FreePages(recording_.zones);
+    const uint64_t end = FreePages(recording_.zones_at_end);
+    const uint64_t as_named =
+        Distance(between.front(), start) + Distance(between.back(), end);
+    const uint64_t swapped =
+        Distance(between.front(), end) + Distance(between.back(), start);
+    const uint64_t pages = first_.memory_bytes / kPageSize;
+    if (as_named <= swapped ||
+        ShareOf(as_named - swapped, pages) < kSwappedShare) {
+      return;
+    }
+    Doubt(Trust::kPoor,
+          "by buddyinfo.log, zoneinfo.start is of the end and zoneinfo.end of "
+          "the start");
   }
 
   // What of the truth cannot be of this trace.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "guestmm/trace/trace_event.h"
@@ -11,6 +12,7 @@
 namespace guestmm::verdict_test {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using State = RecordedPages::State;
@@ -255,6 +257,29 @@ TEST_F(VerdictOfReportsTest, OtherPoliciesNeedNotMatch) {
   EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
   recording_.reports.resize(9);  // too few to say anything
   EXPECT_EQ(JudgeMatched(0).trust, Trust::kGood);
+}
+
+TEST(VerdictTest, FilesOfTheStartThatAreOfTheEndAreADoubt) {
+  using std::chrono::seconds;
+  Recording recording = MakeRecording();
+  recording.zones_at_end.emplace_back().free = PageCount(kPages - 4);
+  const auto info = [](int second, uint64_t pages) {
+    RecordedBuddyInfo sample;
+    sample.time = seconds(second);
+    sample.zones.emplace_back().blocks[0] = pages;
+    return sample;
+  };
+  recording.buddyinfo = {info(1, 0), info(11, kPages), info(19, kPages - 4)};
+  ReplayResult result = MakeResult();
+  result.start = seconds(10);
+  result.end = seconds(20);
+  EXPECT_EQ(Judge(recording, result).trust, Trust::kGood);
+  std::swap(recording.zones.front().free, recording.zones_at_end.front().free);
+  const ReplayVerdict verdict = Judge(recording, result);
+  EXPECT_EQ(verdict.trust, Trust::kPoor);
+  EXPECT_THAT(verdict.doubts,
+              Contains("by buddyinfo.log, zoneinfo.start is of the end and "
+                       "zoneinfo.end of the start"));
 }
 
 TEST(VerdictTest, ATraceThatLacksAPartOfTheWindowIsADoubt) {

@@ -138,7 +138,7 @@ inline void BlockWindow::MoveTo(Pfn* top) {
   std::move_backward(was, end, top + (end - was));
   const uint32_t moves = moves_.load(std::memory_order_relaxed);
   moves_.store(moves + 1, std::memory_order_relaxed);
-  // Released, so that who reads one of them sees the odd number.
+  // Released, so that a reader of any of them sees the odd number.
   top_.store(top, std::memory_order_release);
   end_.store(top + (end - was), std::memory_order_release);
   origin_.store(

@@ -11,7 +11,7 @@
 //
 // A state is one byte, at the head of a block with the block's order: a merge
 // that tests whether many pages are free, and a vCPU that allocates and frees,
-// touch one cache line for 64 pages. It is written by whoever owns the block:
+// touch one cache line for 64 pages. The owner of the block writes it:
 //
 //   offline, tail, free, isolated   the zone, under its lock
 //   cached                          a vCPU, under the lock of its lists

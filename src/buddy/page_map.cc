@@ -77,8 +77,13 @@ PageMap::PageMap(const Options& options, ReservedArray states,
 
 PageInfo PageMap::Get(Pfn pfn) const {
   const uint8_t state = StateOf(pfn);
-  if (state == kOffline) return {};
-  if (state == kTail) return {.state = PageState::kTail, .order = Order(0)};
+  if (state == kTail) {
+    if (!HasZone(pfn)) return {};
+    if (pfn.IsAligned(kMaxOrder)) {
+      return {.state = PageState::kFree, .order = kMaxOrder};
+    }
+    return {.state = PageState::kTail, .order = Order(0)};
+  }
   const Order order(state & ~kUseMask);
   switch (state & kUseMask) {
     case kCached:
@@ -88,6 +93,8 @@ PageInfo PageMap::Get(Pfn pfn) const {
       return {.state = PageState::kFree, .order = order};
     case kIsolated:
       return {.state = PageState::kIsolated, .order = order};
+    case kOffline:
+      return {};
     default:
       return {.state = PageState::kAllocated, .order = order};
   }

@@ -95,6 +95,7 @@ TEST(PageMapTest, PagesBeginOffline) {
 
 TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
   const std::unique_ptr<PageMap> map = MakeMap(3);
+  map->SetPageblock(Pfn(0), {.zone = 0});
   const PageMap::Index list = map->MakeLists(1);
   const Pfn page(1);
   // Only the predicate for `state` and `order` is true.
@@ -110,8 +111,6 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
     EXPECT_EQ(map->IsTail(page), state == PageState::kTail);
     EXPECT_EQ(map->IsOffline(page), state == PageState::kOffline);
   };
-  expect_only(PageState::kOffline, Order(0));
-  map->SetTail(page);
   expect_only(PageState::kTail, Order(0));
   for (int i = 0; i <= kMaxOrder.value(); ++i) {
     const Order order(i);
@@ -128,18 +127,39 @@ TEST(PageMapTest, EveryStateAndOrderComesBackAsSet) {
     map->SetIsolated(page, order);
     expect_only(PageState::kIsolated, order);
   }
+  map->SetTail(page);
+  expect_only(PageState::kTail, Order(0));
   map->SetOffline(page);
   expect_only(PageState::kOffline, Order(0));
-  EXPECT_EQ(map->Get(Pfn(0)), PageInfo());
-  EXPECT_EQ(map->Get(Pfn(2)), PageInfo());
+  EXPECT_TRUE(map->IsUntouched(Pfn(0)));
+  EXPECT_TRUE(map->IsTail(Pfn(2)));
+}
+
+TEST(PageMapTest, StatesNeverWrittenAreThoseOfUntouchedBlocksInAZone) {
+  const uint64_t block = kMaxOrder.pages().value();
+  const std::unique_ptr<PageMap> map = MakeMap(2 * block);
+  map->SetPageblock(Pfn(block), {.zone = 0});
+  map->SetPageblock(Pfn(block + block / 2), {.zone = 0});
+  for (uint64_t pfn = 0; pfn < 2 * block; ++pfn) {
+    const Pfn page(pfn);
+    const bool online = pfn >= block;
+    ASSERT_EQ(map->IsOffline(page), !online) << pfn;
+    ASSERT_EQ(map->IsUntouched(page), pfn == block) << pfn;
+    ASSERT_EQ(map->IsTail(page), pfn > block) << pfn;
+    ASSERT_EQ(map->HeadOf(page), online ? Pfn(block) : page) << pfn;
+    ASSERT_FALSE(map->IsFree(page, kMaxOrder)) << pfn;
+  }
+  EXPECT_EQ(map->Get(Pfn(block)), (PageInfo{PageState::kFree, kMaxOrder}));
+  EXPECT_EQ(map->Get(Pfn(block + 1)), (PageInfo{PageState::kTail, Order(0)}));
 }
 
 TEST(PageMapTest, EveryPageOfABlockHasItsHead) {
   const std::unique_ptr<PageMap> map = MakeMap(2 * kMaxOrder.pages().value());
   for (int i = 0; i <= kMaxOrder.value(); ++i) {
     const PfnRange block = PagesOf(Pfn(kMaxOrder.pages().value()), Order(i));
-    for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
-      map->SetTail(page);
+    for (const Pfn half :
+         {block.start, block.start + kPageblockOrder.pages()}) {
+      map->SetPageblock(half, {.zone = 0});
     }
     map->SetCached(block.start, Order(i));
     for (Pfn page = block.start; page < block.end; page += PageCount(1)) {
@@ -448,10 +468,11 @@ TEST(PageMapPinTest, MorePinsThanCanBeCounted) {
 
 TEST(PageMapTest, LessThanAHostPageIsNotReleased) {
   const std::unique_ptr<PageMap> map = MakeMap(1024);
-  for (uint64_t pfn = 0; pfn < 1024; ++pfn) map->SetTail(Pfn(pfn));
+  for (uint64_t pfn = 0; pfn < 1024; ++pfn)
+    SetAllocated(*map, Pfn(pfn), Order(0));
   map->Release({Pfn(1), Pfn(9)});
   for (uint64_t pfn = 0; pfn < 1024; ++pfn) {
-    ASSERT_TRUE(map->IsTail(Pfn(pfn))) << pfn;
+    ASSERT_TRUE(map->IsAllocated(Pfn(pfn), Order(0))) << pfn;
   }
 }
 

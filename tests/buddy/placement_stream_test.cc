@@ -76,7 +76,7 @@ class StreamRun {
       Step();
     }
     while (!isolated_.empty()) Return();
-    EXPECT_TRUE(allocator_->CheckInvariants().ok());
+    EXPECT_EQ(allocator_->CheckInvariants(), absl::OkStatus());
     for (const std::unique_ptr<Zone>& zone : allocator_->zones()) {
       LockHolder hold(zone->lock());
       for (int order = 0; order <= kMaxOrder.value(); ++order) {

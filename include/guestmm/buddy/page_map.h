@@ -26,7 +26,9 @@
 //
 // The layout is that of the kernel's vmemmap: arrays indexed by pfn, in address
 // space that is reserved for the whole span and backed only where it was
-// written, so holes cost nothing.
+// written, so holes cost nothing. Nor does memory that was never used: a state
+// never written is a tail's, or that of an untouched block, a free one of
+// kMaxOrder whose place on its list follows from its neighbours (Zone).
 //
 // List heads are entries behind the last pfn, so that taking a block off its
 // list needs no branch and need not know the list.
@@ -123,18 +125,33 @@ class PageMap {
   // True if `pfn` is the head of a block that is allocated at `order` and not
   // pinned. Writes made under earlier pins happen before a true result.
   bool IsAllocated(Pfn pfn, Order order) const;
-  bool IsOffline(Pfn pfn) const { return StateOf(pfn) == kOffline; }
-  bool IsTail(Pfn pfn) const { return StateOf(pfn) == kTail; }
+  bool IsOffline(Pfn pfn) const {
+    const uint8_t state = StateOf(pfn);
+    return state == kOffline || (state == kTail && !HasZone(pfn));
+  }
+  bool IsTail(Pfn pfn) const {
+    return StateOf(pfn) == kTail && !pfn.IsAligned(kMaxOrder) && HasZone(pfn);
+  }
+  // True if `pfn` is the head of a free block of kMaxOrder that was never used
+  // since its memory came: not IsFree yet, but Get says so.
+  bool IsUntouched(Pfn pfn) const {
+    return StateOf(pfn) == kTail && pfn.IsAligned(kMaxOrder) && HasZone(pfn);
+  }
   // The head of the block that contains `pfn`; `pfn` itself if none does.
   Pfn HeadOf(Pfn pfn) const {
     Pfn head = pfn;
-    for (int order = 1; IsTail(head) && order <= kMaxOrder.value(); ++order) {
+    if (!HasZone(pfn)) return head;
+    for (int order = 1; StateOf(head) == kTail && order <= kMaxOrder.value();
+         ++order) {
       head = pfn.AlignDown(Order(order));
     }
     return head;
   }
 
+  // Needed only beside online pages: all pages of a pageblock without a zone
+  // are offline, and their states must be as never written.
   void SetOffline(Pfn pfn) { SetState(pfn, kOffline); }
+  // Sets the state of a page never written.
   void SetTail(Pfn pfn) { SetState(pfn, kTail); }
   // Set the state of a block that is off the free lists. `type` is the type of
   // the request, one of the kRequestTypes.
@@ -213,23 +230,26 @@ class PageMap {
   static_assert(sizeof(Entry) + sizeof(uint8_t) == kBytesPerPage);
 
   // A state byte: the use in the upper half; at a head, the block's order in
-  // the lower half. A byte never written means offline.
+  // the lower half. A byte never written, 0, means a tail; at a pfn aligned to
+  // kMaxOrder, which is no tail, an untouched block; and offline in a pageblock
+  // without a zone.
   //
-  //   0000 offline, tail   01tt allocated as type tt
+  //   0000 tail            01tt allocated as type tt
   //   0001 cached          10tt the same, pinned
   //   001r free; reported  1100 isolated
+  //                        1101 offline, in a pageblock with a zone
   static constexpr int kOrderBits = 4;
   static constexpr int kTypeShift = kOrderBits;
   static constexpr uint8_t kUseMask = 0xf0;
   static constexpr uint8_t kTypeMask = 0x30;  // with kAllocated, kPinned
-  static constexpr uint8_t kOffline = 0;
-  static constexpr uint8_t kTail = 1;
+  static constexpr uint8_t kTail = 0;
   static constexpr uint8_t kCached = 0x10;
   static constexpr uint8_t kFree = 0x20;
   static constexpr uint8_t kReported = 0x10;  // with kFree
   static constexpr uint8_t kAllocated = 0x40;
   static constexpr uint8_t kPinned = 0x80;
   static constexpr uint8_t kIsolated = 0xc0;
+  static constexpr uint8_t kOffline = 0xd0;
   static_assert(kRequestTypes <= (kTypeMask >> kTypeShift) + 1);
   static constexpr uint8_t State(uint8_t use, Order order) {
     return static_cast<uint8_t>(use | order.bits());
@@ -250,6 +270,10 @@ class PageMap {
 
   PageMap(const Options& options, ReservedArray states, ReservedArray entries,
           ReservedArray pageblocks);
+
+  bool HasZone(Pfn pfn) const {
+    return pageblock(pfn).zone != Pageblock::kNoZone;
+  }
 
   // Relaxed atomics, since other threads read pages that a vCPU owns, or that
   // are another zone's.
@@ -310,6 +334,17 @@ class PageMap::Lists {
         .store(State(kFree, order), std::memory_order_relaxed);
     Link(list ^ ((list ^ last) & tail), at);
     Link(at, first ^ ((first ^ list) & tail));
+  }
+  // Makes `pfn` the head of a free block and inserts it after `at`, a list head
+  // or an element.
+  void InsertAfter(Pfn at, Pfn pfn, Order order) const {
+    std::atomic_ref(states_[pfn.value()])
+        .store(State(kFree, order), std::memory_order_relaxed);
+    const auto before = static_cast<Index>(at.value());
+    const auto inserted = static_cast<Index>(pfn.value());
+    const Index next = Next(before);
+    Link(before, inserted);
+    Link(inserted, next);
   }
   // Takes a free block off its list. Returns the list if that is now empty,
   // else 0. The caller writes the block's state.

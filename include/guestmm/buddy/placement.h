@@ -34,6 +34,15 @@ struct PlacementOptions {
   std::optional<uint64_t> shuffle_seed = {};
 };
 
+// kAllow if a request may steal a block smaller than a pageblock from another
+// migratetype. kAvoid: ALLOC_NOFRAGMENT.
+enum class Mixing : bool { kAvoid, kAllow };
+
+// The place at which Return inserts a block into its free list: where Free
+// would, or at the tail, to be allocated last, since the host must fault it in
+// again (__putback_isolated_page).
+enum class ReturnTo : bool { kItsPlace, kTail };
+
 }  // namespace guestmm
 
 #endif  // GUESTMM_BUDDY_PLACEMENT_H_

@@ -36,15 +36,6 @@
 
 namespace GUESTMM_EXPORT guestmm {
 
-// kAllow if a request may steal a block smaller than a pageblock from another
-// migratetype. kAvoid: ALLOC_NOFRAGMENT.
-enum class Mixing : bool { kAvoid, kAllow };
-
-// The place at which Return inserts a block into its free list: where Free
-// would, or at the tail, to be allocated last, since the host must fault it in
-// again (__putback_isolated_page).
-enum class ReturnTo : bool { kItsPlace, kTail };
-
 class Zone {
  public:
   struct Options {
@@ -351,15 +342,16 @@ class Zone {
     for (PageMap::Index at = lists.First(list); at != list;
          at = lists.Next(at)) {
       visit(Pfn(at));
+      if (order < kMaxOrder) continue;
+      for (Pfn next = UntouchedAfter(Pfn(at)); next != kNoPfn;
+           next = UntouchedAfter(next)) {
+        visit(next);
+      }
     }
   }
   // Counts the free blocks of `order` and `type` by walking their list.
   uint64_t CountFreeBlocks(Order order, MigrateType type) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    uint64_t count = 0;
-    ForEachFreeBlock(order, type, [&](Pfn) { ++count; });
-    return count;
-  }
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Pageblocks by type, of those that have at least one page in the zone.
   std::array<uint64_t, kMigrateTypes> PageblocksByType() const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
@@ -439,6 +431,25 @@ class Zone {
   bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   ListEnd EndFor(const PageMap::Lists& lists, Pfn pfn, Order order)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Inserts an off-list block, as Merge.
+  Block Insert(Pfn pfn, Order order, MigrateType type, bool to_tail)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Untouched blocks (PageMap) have no links. Memory comes in runs of them,
+  // whose first in the order of the list is listed. Each of the others follows
+  // its neighbour in the run, and is listed when that one leaves the list or a
+  // caller names it.
+  void AddUntouched(PfnRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // The untouched block that follows `pfn`, of kMaxOrder; kNoPfn if none does.
+  Pfn UntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // List that one; all of a run up to `pfn`. No effect on what is not
+  // untouched.
+  void ListUntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void ListUntouched(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+
+  // Makes the pages of the pageblock at `pfn` that are in `range` tails.
+  void TakePageblock(Pfn pfn, PfnRange range)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

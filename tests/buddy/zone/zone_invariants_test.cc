@@ -267,7 +267,7 @@ TEST_F(AllocatorInvariantsTest, P3ACachedPageIsOnAPerCpuList) {
 }
 
 TEST_F(AllocatorInvariantsTest, ViolationsOfAZoneAreFoundToo) {
-  pages().SetTail(Pfn(0));
+  pages().SetOffline(Pfn(0));
   ExpectViolation(allocator_->CheckInvariants(), "P1: pfn 0x0");
 }
 

@@ -141,7 +141,14 @@ absl::Status Zone::CheckFreeLists() const {
           return Violated("Z9", pfn, " is on a list of type ", Name(type),
                           ", its pageblock is ", Name(pageblock));
         }
-        if (++blocks > free_blocks(order)) {
+        ++blocks;
+        if (order == kMaxOrder) {
+          for (Pfn next = UntouchedAfter(pfn); next != kNoPfn;
+               next = UntouchedAfter(next)) {
+            ++blocks;
+          }
+        }
+        if (blocks > free_blocks(order)) {
           return Violated("Z3", "more blocks on the lists of ", order,
                           " than the ", free_blocks(order), " counted");
         }

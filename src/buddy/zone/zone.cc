@@ -4,7 +4,7 @@
 #include <bit>
 
 #include "guestmm/base/check.h"
-#include "src/buddy/zone_lists.h"
+#include "src/buddy/zone/zone_lists.h"
 
 namespace guestmm {
 
@@ -193,7 +193,7 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
     if (is_unlisted) {
       unlisted->Pop();
     } else {
-      change.Remove(Pfn(buddy), Order(at));
+      change.RemoveBuddy(Pfn(buddy), Order(at));
     }
     // Branch-free, since which of the two is the lower is hard to predict.
     lists.SetTail(Pfn(pfn | half));
@@ -212,16 +212,6 @@ bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
              to_tail ? ListEnd::kTail
                      : EndFor(change.lists(), merged.pfn, merged.order));
   return merged;
-}
-
-[[gnu::always_inline]] inline FreeBlockObserver* Zone::Tell(ListChange& change,
-                                                            Block freed) {
-  if (freed.order.value() < observer_min_order_) [[likely]] {
-    return nullptr;
-  }
-  change.Publish();
-  return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
-                                                                : nullptr;
 }
 
 bool Zone::MayFreePinned(Pfn pfn, Order order) const {
@@ -354,9 +344,19 @@ std::optional<Pfn> Zone::FirstFreeBlock(Order order, MigrateType type) const {
   return ToOptional(first == list ? kNoPfn : Pfn(first));
 }
 
+uint64_t Zone::CountFreeBlocks(Order order, MigrateType type) const {
+  uint64_t count = 0;
+  ForEachFreeBlock(order, type, [&](Pfn) { ++count; });
+  return count;
+}
+
 std::optional<Pfn> Zone::NextFreeBlock(Pfn pfn, Order order,
                                        MigrateType type) const {
   CheckOnFreeList(pfn, order);
+  if (order == kMaxOrder) {
+    ListUntouched(pfn);
+    ListUntouchedAfter(pfn);
+  }
   const PageMap::Index next =
       pages_.lists().Next(static_cast<PageMap::Index>(pfn.value()));
   return ToOptional(next == List(order, type) ? kNoPfn : Pfn(next));
@@ -364,11 +364,13 @@ std::optional<Pfn> Zone::NextFreeBlock(Pfn pfn, Order order,
 
 void Zone::RotateFreeList(Order order, MigrateType type, Pfn first) {
   CheckOnFreeList(first, order);
+  ListUntouched(first);
   pages_.lists().RotateToFront(List(order, type), first);
 }
 
 void Zone::MarkReported(Pfn pfn) {
   static_cast<void>(OrderOfFree(pfn));
+  ListUntouched(pfn);
   pages_.SetReported(pfn);
 }
 
@@ -401,10 +403,14 @@ Order Zone::Return(IsolatedBlock block, ReturnTo to) {
   GUESTMM_CHECK(block.zone_ == this) << "a block returned to another zone";
   block.zone_ = nullptr;
   isolated_pages_.Subtract(block.order_.pages().value());
-  ListChange change(*this);
-  return Merge(change, block.pfn_, block.order_, pageblock_type(block.pfn_),
-               to == ReturnTo::kTail || cold_to_tail())
+  return Insert(block.pfn_, block.order_, pageblock_type(block.pfn_),
+                to == ReturnTo::kTail || cold_to_tail())
       .order;
+}
+
+Zone::Block Zone::Insert(Pfn pfn, Order order, MigrateType type, bool to_tail) {
+  ListChange change(*this);
+  return Merge(change, pfn, order, type, to_tail);
 }
 
 void Zone::SetPageblockType(Pfn pfn, MigrateType type) {
@@ -414,87 +420,6 @@ void Zone::SetPageblockType(Pfn pfn, MigrateType type) {
                           type != MigrateType::kIsolate);
   pages_.SetPageblock(
       pfn, {.zone = static_cast<uint8_t>(options_.index), .type = type});
-}
-
-// Memory ---------------------------------------------------------------------
-
-FreeBlockObserver* Zone::AddMemory(PfnRange range) {
-  if (range.pages() == PageCount(0)) return nullptr;
-  LockHolder hold(lock_);
-  GUESTMM_CHECK(range.end <= pages_.end());
-  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
-    GUESTMM_CHECK(pages_.IsOffline(pfn))
-        << pfn << " was given to the allocator twice";
-    pages_.SetTail(pfn);
-  }
-  for (Pfn pfn = range.start.AlignDown(pageblock_order()); pfn < range.end;
-       pfn += pageblock_order().pages()) {
-    const uint8_t zone = pages_.pageblock(pfn).zone;
-    GUESTMM_CHECK(zone == PageMap::Pageblock::kNoZone || IsOurs(pfn))
-        << "the pageblock of " << pfn << " is another zone's";
-    SetPageblockType(pfn, MigrateType::kMovable);
-  }
-  const auto after = std::lower_bound(
-      ranges_.begin(), ranges_.end(), range,
-      [](const PfnRange& a, const PfnRange& b) { return a.start < b.start; });
-  const auto added = ranges_.insert(after, range);
-  const auto next = added + 1;
-  if (next != ranges_.end() && added->end == next->start) {
-    added->end = next->end;
-    ranges_.erase(next);
-  }
-  if (added != ranges_.begin() && (added - 1)->end == added->start) {
-    (added - 1)->end = added->end;
-    ranges_.erase(added);
-  }
-  UpdateSpan();
-  managed_pages_.Add(range.pages().value());
-
-  FreeBlockObserver* to_wake = nullptr;
-  for (Pfn pfn = range.start; pfn < range.end;) {
-    const int aligned = std::countr_zero(pfn.value());
-    const int fitting = std::bit_width((range.end - pfn).value()) - 1;
-    const Order order(std::min({aligned, fitting, max_order().value()}));
-    ListChange change(*this);
-    const Block freed = Merge(change, pfn, order, MigrateType::kMovable,
-                              /*to_tail=*/cold_to_tail());
-    if (FreeBlockObserver* observer = Tell(change, freed)) {
-      to_wake = observer;
-    }
-    pfn += order.pages();
-  }
-  if (shuffle_) Shuffle();
-  return to_wake;
-}
-
-void Zone::Shuffle() {
-  std::vector<Pfn> blocks;
-  ForEachFreeBlock(max_order(), MigrateType::kMovable,
-                   [&](Pfn pfn) { blocks.push_back(pfn); });
-  shuffle_->Shuffle(std::span(blocks));
-  ListChange change(*this);
-  for (const Pfn pfn : blocks) {
-    change.Remove(pfn, max_order());
-    change.Add(pfn, max_order(), MigrateType::kMovable, ListEnd::kTail);
-  }
-}
-
-void Zone::UpdateSpan() {
-  span_start_.Set(ranges_.empty() ? 0 : ranges_.front().start.value());
-  span_end_.Set(ranges_.empty() ? 0 : ranges_.back().end.value());
-}
-
-std::array<uint64_t, kMigrateTypes> Zone::PageblocksByType() const {
-  std::array<uint64_t, kMigrateTypes> counts{};
-  Pfn from(0);
-  for (const PfnRange& range : ranges_) {
-    // Two ranges may share a pageblock.
-    from = std::max(from, range.start.AlignDown(pageblock_order()));
-    for (; from < range.end; from += pageblock_order().pages()) {
-      ++counts[static_cast<size_t>(pageblock_type(from))];
-    }
-  }
-  return counts;
 }
 
 }  // namespace guestmm

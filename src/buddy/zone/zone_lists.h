@@ -34,6 +34,15 @@ class Zone::ListChange {
   }
 
   [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
+    if (order == kMaxOrder) {
+      zone_.ListUntouched(pfn);
+      zone_.ListUntouchedAfter(pfn);
+    }
+    RemoveBuddy(pfn, order);
+  }
+
+  // As Remove, of a block that may merge: one below kMaxOrder.
+  [[gnu::always_inline]] void RemoveBuddy(Pfn pfn, Order order) {
     if (const PageMap::Index emptied = lists_.Remove(pfn)) [[unlikely]] {
       nonempty_ &= ~(uint64_t{1} << (emptied - first_list_));
     }
@@ -92,6 +101,16 @@ class Zone::ListChange {
   uint64_t free_ = 0;
   uint64_t offlining_ = 0;
 };
+
+[[gnu::always_inline]] inline FreeBlockObserver* Zone::Tell(ListChange& change,
+                                                            Block freed) {
+  if (freed.order.value() < observer_min_order_) [[likely]] {
+    return nullptr;
+  }
+  change.Publish();
+  return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
+                                                                : nullptr;
+}
 
 // Free blocks that are not on their lists yet, in the order in which a batch
 // freed them. Each is inside the buddy of the one before, so that a block that

@@ -6,7 +6,7 @@
 // crosses its ends.
 
 #include "guestmm/base/check.h"
-#include "src/buddy/zone_lists.h"
+#include "src/buddy/zone/zone_lists.h"
 
 namespace guestmm {
 
@@ -66,14 +66,13 @@ void Zone::RemoveMemory(PfnRange range) {
     change.Remove(walk.pfn(), walk.order());
     offlining_pages_.Subtract(walk.order().pages().value());
   }
-  for (Pfn pfn = range.start; pfn < range.end; pfn += PageCount(1)) {
-    pages_.SetOffline(pfn);
-  }
   for (Pfn pfn = range.start; pfn < range.end;
        pfn += pageblock_order().pages()) {
     GUESTMM_CHECK(pageblock_type(pfn) == MigrateType::kIsolate);
     --isolate_pageblocks_;
+    // In this order: a head that was never written is untouched.
     pages_.SetPageblock(pfn, {});
+    pages_.SetTail(pfn);
   }
   std::vector<PfnRange> left;
   for (const PfnRange& part : ranges_) {

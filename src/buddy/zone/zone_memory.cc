@@ -1,0 +1,151 @@
+// How memory joins a zone: at boot, and when it is plugged.
+
+#include <algorithm>
+#include <bit>
+
+#include "guestmm/base/check.h"
+#include "guestmm/buddy/zone.h"
+#include "src/buddy/zone/zone_lists.h"
+
+namespace guestmm {
+namespace {
+
+// The next block of kMaxOrder.
+Pfn Neighbour(Pfn pfn, bool above) {
+  constexpr uint64_t kPages = kMaxOrder.pages().value();
+  return Pfn(above ? pfn.value() + kPages : pfn.value() - kPages);
+}
+
+}  // namespace
+
+FreeBlockObserver* Zone::AddMemory(PfnRange range) {
+  if (range.pages() == PageCount(0)) return nullptr;
+  LockHolder hold(lock_);
+  GUESTMM_CHECK(range.end <= pages_.end());
+  for (Pfn pfn = range.start.AlignDown(pageblock_order()); pfn < range.end;
+       pfn += pageblock_order().pages()) {
+    TakePageblock(pfn, range);
+  }
+  const auto after = std::lower_bound(
+      ranges_.begin(), ranges_.end(), range,
+      [](const PfnRange& a, const PfnRange& b) { return a.start < b.start; });
+  const auto added = ranges_.insert(after, range);
+  const auto next = added + 1;
+  if (next != ranges_.end() && added->end == next->start) {
+    added->end = next->end;
+    ranges_.erase(next);
+  }
+  if (added != ranges_.begin() && (added - 1)->end == added->start) {
+    (added - 1)->end = added->end;
+    ranges_.erase(added);
+  }
+  UpdateSpan();
+  managed_pages_.Add(range.pages().value());
+
+  FreeBlockObserver* to_wake = nullptr;
+  const auto tell = [&](Block freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    ListChange change(*this);
+    if (FreeBlockObserver* observer = Tell(change, freed)) to_wake = observer;
+  };
+  for (Pfn pfn = range.start; pfn < range.end;) {
+    const int aligned = std::countr_zero(pfn.value());
+    const int fitting = std::bit_width((range.end - pfn).value()) - 1;
+    const Order order(std::min({aligned, fitting, max_order().value()}));
+    if (order < kMaxOrder) {
+      tell(Insert(pfn, order, MigrateType::kMovable, cold_to_tail()));
+      pfn += order.pages();
+      continue;
+    }
+    const Pfn end = range.end.AlignDown(kMaxOrder);
+    AddUntouched({pfn, end});
+    for (; pfn < end; pfn += kMaxOrder.pages()) tell({pfn, kMaxOrder});
+  }
+  if (shuffle_) Shuffle();
+  return to_wake;
+}
+
+void Zone::TakePageblock(Pfn pfn, PfnRange range) {
+  const PageMap::Pageblock was = pages_.pageblock(pfn);
+  const bool first = was.zone == PageMap::Pageblock::kNoZone;
+  GUESTMM_CHECK(first || IsOurs(pfn))
+      << "the pageblock of " << pfn << " is another zone's";
+  const Pfn end = pfn + pageblock_order().pages();
+  SetPageblockType(pfn, MigrateType::kMovable);
+  // The states of all pages of a new pageblock are as never written.
+  if (first && range.start <= pfn && end <= range.end) return;
+  for (Pfn page = pfn; page < end; page += PageCount(1)) {
+    const bool taken = range.start <= page && page < range.end;
+    if (first && !taken) pages_.SetOffline(page);
+    if (first || !taken) continue;
+    GUESTMM_CHECK(pages_.IsOffline(page))
+        << page << " was given to the allocator twice";
+    pages_.SetTail(page);
+  }
+}
+
+void Zone::AddUntouched(PfnRange range) {
+  const bool ascending = cold_to_tail();
+  ListChange change(*this);
+  change.Add(ascending ? range.start : range.end - kMaxOrder.pages(), kMaxOrder,
+             MigrateType::kMovable,
+             ascending ? ListEnd::kTail : ListEnd::kHead);
+  change.AddPages(MigrateType::kMovable, range.pages());
+  // The others are not listed, but counted.
+  blocks_[static_cast<size_t>(kMaxOrder.value())].Add(
+      (range.pages().value() >> kMaxOrder.value()) - 1);
+}
+
+Pfn Zone::UntouchedAfter(Pfn pfn) const {
+  const Pfn after = Neighbour(pfn, /*above=*/cold_to_tail());
+  return after < pages_.end() && pages_.IsUntouched(after) && IsOurs(after)
+             ? after
+             : kNoPfn;
+}
+
+void Zone::ListUntouchedAfter(Pfn pfn) const {
+  const Pfn after = UntouchedAfter(pfn);
+  if (after != kNoPfn) pages_.lists().InsertAfter(pfn, after, kMaxOrder);
+}
+
+void Zone::ListUntouched(Pfn pfn) const {
+  if (!pages_.IsUntouched(pfn)) [[likely]]
+    return;
+  Pfn listed = pfn;
+  while (pages_.IsUntouched(listed))
+    listed = Neighbour(listed, !cold_to_tail());
+  for (; listed != pfn; listed = Neighbour(listed, cold_to_tail())) {
+    ListUntouchedAfter(listed);
+  }
+}
+
+void Zone::Shuffle() {
+  std::vector<Pfn> blocks;
+  ForEachFreeBlock(max_order(), MigrateType::kMovable,
+                   [&](Pfn pfn) { blocks.push_back(pfn); });
+  shuffle_->Shuffle(std::span(blocks));
+  ListChange change(*this);
+  for (const Pfn pfn : blocks) {
+    change.Remove(pfn, max_order());
+    change.Add(pfn, max_order(), MigrateType::kMovable, ListEnd::kTail);
+  }
+}
+
+void Zone::UpdateSpan() {
+  span_start_.Set(ranges_.empty() ? 0 : ranges_.front().start.value());
+  span_end_.Set(ranges_.empty() ? 0 : ranges_.back().end.value());
+}
+
+std::array<uint64_t, kMigrateTypes> Zone::PageblocksByType() const {
+  std::array<uint64_t, kMigrateTypes> counts{};
+  Pfn from(0);
+  for (const PfnRange& range : ranges_) {
+    // Two ranges may share a pageblock.
+    from = std::max(from, range.start.AlignDown(pageblock_order()));
+    for (; from < range.end; from += pageblock_order().pages()) {
+      ++counts[static_cast<size_t>(pageblock_type(from))];
+    }
+  }
+  return counts;
+}
+
+}  // namespace guestmm

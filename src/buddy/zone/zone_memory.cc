@@ -18,13 +18,40 @@ Pfn Neighbour(Pfn pfn, bool above) {
 
 }  // namespace
 
+void Zone::TakePageblock(Pfn pfn, PfnRange range) {
+  const PageMap::Pageblock was = pages_.pageblock(pfn);
+  const bool first = was.zone == PageMap::Pageblock::kNoZone;
+  GUESTMM_CHECK(first || IsOurs(pfn))
+      << "the pageblock of " << pfn << " is another zone's";
+  const Pfn end = pfn + pageblock_order().pages();
+  SetPageblockType(pfn, MigrateType::kMovable);
+  for (Pfn page = pfn; page < end; page += PageCount(1)) {
+    const bool taken = range.start <= page && page < range.end;
+    if (first && !taken) pages_.SetOffline(page);
+    if (first || !taken) continue;
+    GUESTMM_CHECK(pages_.IsOffline(page))
+        << page << " was given to the allocator twice";
+    pages_.SetTail(page);
+  }
+}
+
 FreeBlockObserver* Zone::AddMemory(PfnRange range) {
   if (range.pages() == PageCount(0)) return nullptr;
   LockHolder hold(lock_);
   GUESTMM_CHECK(range.end <= pages_.end());
+  const PageMap::Blocks blocks = pages_.blocks();
+  const PageMap::Pageblock ours = {.zone = static_cast<uint8_t>(index())};
+  const PageCount pageblock = pageblock_order().pages();
   for (Pfn pfn = range.start.AlignDown(pageblock_order()); pfn < range.end;
-       pfn += pageblock_order().pages()) {
-    TakePageblock(pfn, range);
+       pfn += pageblock) {
+    const bool whole = range.start <= pfn && pfn + pageblock <= range.end;
+    // The states of all pages of a new pageblock are as never written.
+    if (whole &&
+        blocks.pageblock(pfn).value().zone == PageMap::Pageblock::kNoZone) {
+      blocks.SetPageblock(pfn, ours);
+    } else {
+      TakePageblock(pfn, range);
+    }
   }
   const auto after = std::lower_bound(
       ranges_.begin(), ranges_.end(), range,
@@ -58,29 +85,11 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
     }
     const Pfn end = range.end.AlignDown(kMaxOrder);
     AddUntouched({pfn, end});
+    if (observer_ == nullptr) pfn = end;
     for (; pfn < end; pfn += kMaxOrder.pages()) tell({pfn, kMaxOrder});
   }
   if (shuffle_) Shuffle();
   return to_wake;
-}
-
-void Zone::TakePageblock(Pfn pfn, PfnRange range) {
-  const PageMap::Pageblock was = pages_.pageblock(pfn);
-  const bool first = was.zone == PageMap::Pageblock::kNoZone;
-  GUESTMM_CHECK(first || IsOurs(pfn))
-      << "the pageblock of " << pfn << " is another zone's";
-  const Pfn end = pfn + pageblock_order().pages();
-  SetPageblockType(pfn, MigrateType::kMovable);
-  // The states of all pages of a new pageblock are as never written.
-  if (first && range.start <= pfn && end <= range.end) return;
-  for (Pfn page = pfn; page < end; page += PageCount(1)) {
-    const bool taken = range.start <= page && page < range.end;
-    if (first && !taken) pages_.SetOffline(page);
-    if (first || !taken) continue;
-    GUESTMM_CHECK(pages_.IsOffline(page))
-        << page << " was given to the allocator twice";
-    pages_.SetTail(page);
-  }
 }
 
 void Zone::AddUntouched(PfnRange range) {

@@ -37,6 +37,7 @@
 #include <vector>
 
 #include "bench/buddy/bench_allocators.h"
+#include "bench/buddy/churn.h"
 #include "bench/buddy/slices.h"
 #include "benchmark/benchmark.h"
 #include "guestmm/base/random.h"
@@ -45,23 +46,6 @@ namespace guestmm::bench {
 namespace {
 
 constexpr uint64_t BlocksOf(int order) { return kPages >> order; }
-
-// Touches everything once before anything is timed.
-template <typename Allocator>
-class Warm {
- public:
-  Warm() {
-    std::vector<uint64_t> pages(kPages);
-    for (uint64_t& page : pages) page = allocator_.Allocate(0, 0);
-    for (const uint64_t page : pages) allocator_.Free(0, page, 0);
-    allocator_.Drain();
-  }
-  Allocator* operator->() { return &allocator_; }
-  Allocator& operator*() { return allocator_; }
-
- private:
-  Allocator allocator_;
-};
 
 // The number of blocks of order 10 that can be allocated now.
 template <typename Allocator>
@@ -124,58 +108,6 @@ void AllocateAllFreeAll(benchmark::State& state) {
   state.counters["metadata_bytes"] =
       static_cast<double>(allocator->MetadataBytes());
 }
-
-// The state of a churn; call Step repeatedly.
-template <typename Allocator>
-class Churn {
- public:
-  Churn() {
-    for (uint64_t i = 0; i < kPages; ++i) Step();
-  }
-
-  void Step() {
-    Step([this](int order) { return allocator_->Allocate(0, order); });
-  }
-  // Calls `allocate(order)` when it is an allocation's turn.
-  template <typename Allocate>
-  void Step(Allocate allocate) {
-    const uint64_t random = random_.Next();
-    if (used_ < kPages / 2) {
-      const int order = std::min(std::countr_zero(random), 9);
-      const uint64_t pfn = allocate(order);
-      if (pfn == kNoPage) return;
-      used_ += uint64_t{1} << order;
-      live_.push_back({static_cast<uint32_t>(pfn), order});
-    } else {
-      Block& block =
-          live_[static_cast<size_t>(((random >> 32) * live_.size()) >> 32)];
-      allocator_->Free(0, block.pfn, block.order);
-      used_ -= uint64_t{1} << block.order;
-      block = live_.back();
-      live_.pop_back();
-    }
-  }
-
-  void FreeAll() {
-    for (const Block& block : live_) {
-      allocator_->Free(0, block.pfn, block.order);
-    }
-    live_.clear();
-    used_ = 0;
-  }
-  Allocator& allocator() { return *allocator_; }
-
- private:
-  struct Block {
-    uint32_t pfn;
-    int order;
-  };
-
-  Warm<Allocator> allocator_;
-  Random random_{1};
-  uint64_t used_ = 0;
-  std::vector<Block> live_;
-};
 
 template <typename Allocator>
 void ChurnRow(benchmark::State& state) {
@@ -258,7 +190,7 @@ class TwoThreads {
   std::thread other_{[this] { Other(); }};
 };
 
-template <typename Allocator>
+template <typename Allocator, int kOrder>
 void PairOnTwoThreads(benchmark::State& state) {
   Warm<Allocator> allocator;
   TwoThreads threads;
@@ -266,7 +198,7 @@ void PairOnTwoThreads(benchmark::State& state) {
   for (auto _ : state) {
     state.SetIterationTime(threads.Run(slices, [&](int cpu, Slices& own) {
       return own.Run(204'000, 2, [&](size_t) {
-        allocator->Free(cpu, allocator->Allocate(cpu, 0), 0);
+        allocator->Free(cpu, allocator->Allocate(cpu, kOrder), kOrder);
       });
     }));
   }
@@ -351,6 +283,14 @@ void RegisterAll(const std::string& row) {
            AllocateAllFreeAll<Nothing, kOrder, kTimed, kFreeOrder>);
 }
 
+template <int kOrder>
+void RegisterPairOnTwoThreads(const std::string& row) {
+  Register(row, PairOnTwoThreads<Guestmm, kOrder>,
+           PairOnTwoThreads<Guestmm61, kOrder>,
+           PairOnTwoThreads<Guestmm612, kOrder>, PairOnTwoThreads<List, kOrder>,
+           PairOnTwoThreads<Nothing, kOrder>);
+}
+
 template <Timed kTimed, FreedBy kFreedBy>
 void RegisterAllOnTwoThreads(const std::string& row) {
   Register(row, AllocateAllFreeAllOnTwoThreads<Guestmm, kTimed, kFreedBy>,
@@ -369,14 +309,14 @@ void RegisterRows() {
   RegisterAll<0, Timed::kFree, FreeOrder::kSequential>("seq_free_o0");
   RegisterAll<0, Timed::kFree, FreeOrder::kRandom>("rand_free_o0");
   RegisterAll<9, Timed::kAllocate, FreeOrder::kSequential>("bulk_o9");
+  RegisterAll<9, Timed::kFree, FreeOrder::kSequential>("seq_free_o9");
   RegisterAll<9, Timed::kFree, FreeOrder::kRandom>("rand_free_o9");
   Register("churn", ChurnRow<Guestmm>, ChurnRow<Guestmm61>,
            ChurnRow<Guestmm612>, ChurnRow<List>, ChurnRow<Nothing>);
   Register("tail", TailRow<Guestmm>, TailRow<Guestmm61>, TailRow<Guestmm612>,
            TailRow<List>, TailRow<Nothing>);
-  Register("2T/pair_o0", PairOnTwoThreads<Guestmm>, PairOnTwoThreads<Guestmm61>,
-           PairOnTwoThreads<Guestmm612>, PairOnTwoThreads<List>,
-           PairOnTwoThreads<Nothing>);
+  RegisterPairOnTwoThreads<0>("2T/pair_o0");
+  RegisterPairOnTwoThreads<9>("2T/pair_o9");
   RegisterAllOnTwoThreads<Timed::kAllocate, FreedBy::kItsOwner>("2T/bulk_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kItsOwner>("2T/rand_free_o0");
   RegisterAllOnTwoThreads<Timed::kFree, FreedBy::kEither>("2T/cross_free_o0");

@@ -1,8 +1,8 @@
 #ifndef GUESTMM_BENCH_BUDDY_BENCH_ALLOCATORS_H_
 #define GUESTMM_BENCH_BUDDY_BENCH_ALLOCATORS_H_
 
-// The allocators that allocator_bench.cc compares, with one interface: 4 GiB of
-// pages without memory behind them, two vCPUs.
+// The allocators that benchmarks compare, with one interface: 4 GiB of pages
+// without memory behind them, two vCPUs.
 //
 //   Guestmm    the library (PageAllocator) with the per-CPU lists of Linux
 //              5.3
@@ -26,7 +26,7 @@ inline constexpr uint64_t kPages = 4 * kGiB / kPageSize;
 inline constexpr uint64_t kNoPage = ~uint64_t{0};
 
 template <KernelVersion kPerCpuLists>
-class AdaptiveWith {
+class Library {
  public:
   uint64_t Allocate(int cpu, int order) {
     const std::optional<Pfn> pfn = allocator_->Allocate(cpu, Order(order));
@@ -49,9 +49,9 @@ class AdaptiveWith {
                              .per_cpu_lists = kPerCpuLists})
           .value();
 };
-using Guestmm = AdaptiveWith<KernelVersion::kV5_3>;
-using Guestmm61 = AdaptiveWith<KernelVersion::kV6_1>;
-using Guestmm612 = AdaptiveWith<KernelVersion::kV6_12>;
+using Guestmm = Library<KernelVersion::kV5_3>;
+using Guestmm61 = Library<KernelVersion::kV6_1>;
+using Guestmm612 = Library<KernelVersion::kV6_12>;
 
 class List : public ListAllocator {
  public:

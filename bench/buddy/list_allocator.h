@@ -21,8 +21,13 @@ class ListAllocator {
  public:
   static constexpr uint64_t kNone = ~uint64_t{0};
 
-  explicit ListAllocator(uint64_t pages) : links_(pages), states_(pages) {
-    heads_.fill(kEnd);
+  explicit ListAllocator(uint64_t pages)
+      : memory_of_links_(pages + kLargest + 1),
+        memory_of_states_(pages),
+        heads_(static_cast<uint32_t>(pages)) {
+    for (uint32_t list = heads_; list < memory_of_links_.size(); ++list) {
+      links_[list] = {.next = list, .prev = list};
+    }
     for (uint64_t pfn = pages; pfn > 0;) {
       pfn -= uint64_t{1} << kLargest;
       Insert(static_cast<uint32_t>(pfn), kLargest);
@@ -61,7 +66,7 @@ class ListAllocator {
   }
 
   size_t MetadataBytes() const {
-    return states_.size() * (sizeof(Links) + sizeof(uint8_t));
+    return memory_of_states_.size() * (sizeof(Links) + sizeof(uint8_t));
   }
 
  private:
@@ -80,7 +85,10 @@ class ListAllocator {
   };
 
   static uint8_t Free(int order) { return static_cast<uint8_t>(0x80 | order); }
-  uint32_t& head(int order) { return heads_[static_cast<size_t>(order)]; }
+  // The entry of `links_` that is the list's head.
+  uint32_t head(int order) const {
+    return heads_ + static_cast<uint32_t>(order);
+  }
 
   [[gnu::cold, gnu::noinline]] uint64_t AllocateDrained(int cpu, int order) {
     while (Drain() > 0) {
@@ -101,29 +109,28 @@ class ListAllocator {
   }
 
   void Insert(uint32_t pfn, int order) {
-    const uint32_t next = head(order);
-    links_[pfn] = {.next = next, .prev = kEnd};
-    if (next != kEnd) links_[next].prev = pfn;
-    head(order) = pfn;
+    const uint32_t list = head(order);
+    const uint32_t next = links_[list].next;
+    links_[pfn].prev = list;
+    links_[next].prev = pfn;
+    links_[pfn].next = next;
+    links_[list].next = pfn;
     states_[pfn] = Free(order);
   }
-  void Remove(uint32_t pfn, int order) {
+  void Remove(uint32_t pfn) {
     const Links links = links_[pfn];
-    if (links.prev != kEnd) {
-      links_[links.prev].next = links.next;
-    } else {
-      head(order) = links.next;
-    }
-    if (links.next != kEnd) links_[links.next].prev = links.prev;
+    links_[links.prev].next = links.next;
+    links_[links.next].prev = links.prev;
     states_[pfn] = 0;
   }
 
   uint32_t Take(int order) {
     int found = order;
-    while (found <= kLargest && head(found) == kEnd) ++found;
-    if (found > kLargest) return kEnd;
-    const uint32_t pfn = head(found);
-    Remove(pfn, found);
+    uint32_t pfn = links_[head(found)].next;
+    for (; pfn == head(found); pfn = links_[head(found)].next) {
+      if (++found > kLargest) return kEnd;
+    }
+    Remove(pfn);
     while (found > order) {
       --found;
       Insert(pfn + (1U << found), found);
@@ -134,13 +141,14 @@ class ListAllocator {
     for (; order < kLargest; ++order) {
       const uint32_t buddy = pfn ^ (1U << order);
       if (states_[buddy] != Free(order)) break;
-      Remove(buddy, order);
+      Remove(buddy);
       pfn &= buddy;
     }
     Insert(pfn, order);
   }
 
-  void Refill(Stack& stack) {
+  // Not inlined, so that others save fewer registers.
+  [[gnu::noinline]] void Refill(Stack& stack) {
     LockHolder hold(lock_);
     while (stack.count < kBatch) {
       const uint32_t pfn = Take(0);
@@ -149,7 +157,7 @@ class ListAllocator {
     }
   }
   // Returns the oldest `count` pages.
-  void Return(Stack& stack, size_t count) {
+  [[gnu::noinline]] void Return(Stack& stack, size_t count) {
     LockHolder hold(lock_);
     for (size_t i = 0; i < count; ++i) {
       const uint32_t buddy = stack.pages[i] ^ 1;
@@ -163,9 +171,12 @@ class ListAllocator {
     stack.count -= count;
   }
 
-  std::vector<Links> links_;
-  std::vector<uint8_t> states_;
-  std::array<uint32_t, kLargest + 1> heads_;
+  std::vector<Links> memory_of_links_;
+  std::vector<uint8_t> memory_of_states_;
+  // By page; behind the links of the last page are the list heads.
+  Links* const links_ = memory_of_links_.data();
+  uint8_t* const states_ = memory_of_states_.data();
+  const uint32_t heads_;
   SpinLock lock_;
   std::array<Stack, 2> stacks_;
 };

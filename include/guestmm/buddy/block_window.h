@@ -52,7 +52,7 @@ class BlockWindow {
   void Push(Pfn pfn) {
     Pfn* const top = Top() - 1;
     *top = pfn;
-    top_.store(top, std::memory_order_relaxed);
+    top_.store(top, std::memory_order_release);
   }
   // REQUIRES: size() is less than `most` of Reserve.
   void PushSlow(Pfn pfn);
@@ -81,8 +81,8 @@ class BlockWindow {
   // The blocks, newest first.
   std::span<const Pfn> blocks() const { return {Top(), size()}; }
 
-  // Without the lock: the size, and Pops less Pushes since construction. May be
-  // of different moments, but never of a window half moved.
+  // Without the lock: the size, and Pops less Pushes since construction, as
+  // they were at one moment.
   struct Snapshot {
     size_t size = 0;
     int64_t popped = 0;
@@ -155,8 +155,10 @@ inline BlockWindow::Snapshot BlockWindow::Read() const {
     const int64_t origin = origin_.load(std::memory_order_acquire);
     const Pfn* const end = end_.load(std::memory_order_acquire);
     const Pfn* const top = top_.load(std::memory_order_acquire);
-    if (before % 2 == 0 && moves_.load(std::memory_order_relaxed) == before) {
-      // Blocks that were pushed and taken between the two reads.
+    // Blocks taken in between would be counted beside those pushed after them.
+    const bool same = end_.load(std::memory_order_acquire) == end &&
+                      moves_.load(std::memory_order_relaxed) == before;
+    if (before % 2 == 0 && same) {
       return {.size = static_cast<size_t>(std::max<ptrdiff_t>(end - top, 0)),
               .popped = Position(top) - origin};
     }

@@ -442,7 +442,13 @@ class Zone {
   // caller names it.
   void AddUntouched(PfnRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The untouched block that follows `pfn`, of kMaxOrder; kNoPfn if none does.
-  Pfn UntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  Pfn UntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    constexpr uint64_t kStep = kMaxOrder.pages().value();
+    const Pfn after(pfn.value() + (cold_to_tail() ? kStep : -kStep));
+    const bool follows =
+        after < pages_.end() && pages_.IsUntouched(after) && IsOurs(after);
+    return follows ? after : kNoPfn;
+  }
   // List that one; all of a run up to `pfn`. No effect on what is not
   // untouched.
   void ListUntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);

@@ -91,7 +91,7 @@ inline void Zone::NotifyOfUse(size_t blocks) const {
   }
   const Order found(std::countr_zero(orders));
   first = change.First(found, type);
-  change.Remove(first, found);
+  change.RemoveFirst(first, found);
   // The lists in between are empty. So with block after block the lower half of
   // what is left would be split, and its upper half taken again: what is taken
   // is adjacent, and what stays are the upper halves.

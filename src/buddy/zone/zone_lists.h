@@ -34,10 +34,13 @@ class Zone::ListChange {
   }
 
   [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
-    if (order == kMaxOrder) {
-      zone_.ListUntouched(pfn);
-      zone_.ListUntouchedAfter(pfn);
-    }
+    if (order == kMaxOrder) zone_.ListUntouched(pfn);
+    RemoveFirst(pfn, order);
+  }
+
+  // As Remove, of a block that was the first of its list.
+  [[gnu::always_inline]] void RemoveFirst(Pfn pfn, Order order) {
+    if (order == kMaxOrder) zone_.ListUntouchedAfter(pfn);
     RemoveBuddy(pfn, order);
   }
 
@@ -110,6 +113,12 @@ class Zone::ListChange {
   change.Publish();
   return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
                                                                 : nullptr;
+}
+
+[[gnu::always_inline]] inline void Zone::ListUntouchedAfter(Pfn pfn) const {
+  const Pfn after = UntouchedAfter(pfn);
+  if (after != kNoPfn) [[unlikely]]
+    pages_.lists().InsertAfter(pfn, after, kMaxOrder);
 }
 
 // Free blocks that are not on their lists yet, in the order in which a batch

@@ -104,18 +104,6 @@ void Zone::AddUntouched(PfnRange range) {
       (range.pages().value() >> kMaxOrder.value()) - 1);
 }
 
-Pfn Zone::UntouchedAfter(Pfn pfn) const {
-  const Pfn after = Neighbour(pfn, /*above=*/cold_to_tail());
-  return after < pages_.end() && pages_.IsUntouched(after) && IsOurs(after)
-             ? after
-             : kNoPfn;
-}
-
-void Zone::ListUntouchedAfter(Pfn pfn) const {
-  const Pfn after = UntouchedAfter(pfn);
-  if (after != kNoPfn) pages_.lists().InsertAfter(pfn, after, kMaxOrder);
-}
-
 void Zone::ListUntouched(Pfn pfn) const {
   if (!pages_.IsUntouched(pfn)) [[likely]]
     return;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <latch>
 #include <span>
 #include <thread>
 #include <vector>
@@ -90,7 +91,9 @@ TEST_F(BlockWindowTest, AWindowThatIsPutBackLosesNothing) {
 
 TEST_F(BlockWindowTest, AReaderNeverSeesAWindowHalfMoved) {
   std::atomic<bool> done = false;
+  std::latch reading(1);
   std::thread reader([&] {
+    reading.count_down();
     while (!done) {
       const BlockWindow::Snapshot seen = window_.Read();
       EXPECT_LE(seen.size, 4);
@@ -98,6 +101,7 @@ TEST_F(BlockWindowTest, AReaderNeverSeesAWindowHalfMoved) {
       EXPECT_GE(seen.popped, -20'000);
     }
   });
+  reading.wait();
   for (uint64_t pfn = 0; pfn < 20'000; ++pfn) {
     window_.PushSlow(Pfn(pfn));
     if (window_.size() == 4) window_.TakeOldest(3);

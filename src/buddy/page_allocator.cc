@@ -5,6 +5,7 @@
 
 #include "guestmm/base/check.h"
 #include "src/buddy/page_allocator_options.h"
+#include "src/buddy/zone/zone_paths.h"
 
 namespace guestmm {
 
@@ -125,7 +126,7 @@ Pfn PageAllocator::TakeLarger(int cpu, Order order, Gfp gfp) {
     } else {
       Zone& zone = per_cpu->zone();
       LockHolder hold(zone.lock());
-      pfn = zone.Take(order, gfp.type, zone.first_mixing());
+      pfn = ZonePaths::Take(zone, order, gfp.type, zone.first_mixing());
     }
     if (pfn != kNoPfn) [[likely]]
       return pfn;
@@ -303,18 +304,22 @@ void PageAllocator::FreeLarger(int cpu, Pfn pfn, Order order) {
     const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
     const uint8_t zone = pageblock.value().zone;
     if (zone != PageMap::Pageblock::kNoZone) [[likely]] {
-      if (!IsPerCpuOrder(order)) return FreeToZone(*zones_[zone], pfn, order);
+      if (!IsPerCpuOrder(order)) {
+        return FreeToZone(*zones_[zone], pfn, order, pageblock);
+      }
       if (per_cpu(cpu, zone).FreeToCache(pfn, order, pageblock)) return;
     }
   }
   FreeUncached(cpu, pfn, order);
 }
 
-inline void PageAllocator::FreeToZone(Zone& zone, Pfn pfn, Order order) {
+inline void PageAllocator::FreeToZone(
+    Zone& zone, Pfn pfn, Order order,
+    PageMap::Blocks::PageblockRead pageblock) {
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(zone.lock());
-    to_wake = zone.Free(pfn, order);
+    to_wake = ZonePaths::Free(zone, pfn, order, blocks_, pageblock);
   }
   if (to_wake != nullptr) to_wake->Wake();
 }
@@ -324,9 +329,12 @@ void PageAllocator::FreeUncached(int cpu, Pfn pfn, Order order) {
     if (IsFreeable(cpu, pfn, order) && !FillFreed(pfn, order)) return;
   }
   if (!IsFreeable(cpu, pfn, order)) RejectFree(cpu, pfn, order);
-  const uint8_t zone = pages_->pageblock(pfn).zone;
+  const PageMap::Blocks::PageblockRead pageblock = blocks_.pageblock(pfn);
+  const uint8_t zone = pageblock.value().zone;
   if (zone == PageMap::Pageblock::kNoZone) RejectFree(cpu, pfn, order);
-  if (!IsPerCpuOrder(order)) return FreeToZone(*zones_[zone], pfn, order);
+  if (!IsPerCpuOrder(order)) {
+    return FreeToZone(*zones_[zone], pfn, order, pageblock);
+  }
   if (FreeBlockObserver* observer = per_cpu(cpu, zone).Free(pfn, order)) {
     observer->Wake();
   }

@@ -302,7 +302,8 @@ class PageAllocator final : public FrameAllocator {
   // frees it. REQUIRES: options_.poison is not null.
   bool FillFreed(Pfn pfn, Order order);
   // Frees a block of an order that is on no vCPU's lists.
-  void FreeToZone(Zone& zone, Pfn pfn, Order order);
+  void FreeToZone(Zone& zone, Pfn pfn, Order order,
+                  PageMap::Blocks::PageblockRead pageblock);
   void FreeUncached(int cpu, Pfn pfn, Order order);
 
   // For MemoryHotplug. `range` is in whole sections.

@@ -346,6 +346,20 @@ class PageMap::Lists {
     Link(before, inserted);
     Link(inserted, next);
   }
+  // As Push, into an empty list.
+  [[gnu::always_inline]] void PushOnly(Index list, Pfn pfn, Order order) const {
+    const auto at = static_cast<Index>(pfn.value());
+    std::atomic_ref(states_[at])
+        .store(State(kFree, order), std::memory_order_relaxed);
+    Link(list, at);
+    Link(at, list);
+  }
+  // Takes the first block off `list`, which is not empty. True if it then is.
+  [[gnu::always_inline]] bool RemoveFirst(Index list) const {
+    const Index next = Next(First(list));
+    Link(list, next);
+    return next == list;
+  }
   // Takes a free block off its list. Returns the list if that is now empty,
   // else 0. The caller writes the block's state.
   [[gnu::always_inline]] Index Remove(Pfn pfn) const {

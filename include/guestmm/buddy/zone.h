@@ -99,11 +99,7 @@ class Zone {
   void SetWatermarks(const Watermarks& watermarks,
                      const LowmemReserve& reserve = {})
       ABSL_LOCKS_EXCLUDED(lock_);
-  Watermarks watermarks() const {
-    return {.min = PageCount(min_.Get()),
-            .low = PageCount(low_.Get()),
-            .high = PageCount(high_.Get())};
-  }
+  Watermarks watermarks() const;
   PageCount lowmem_reserve(ZoneType highest) const {
     return PageCount(reserve_[static_cast<size_t>(highest)].Get());
   }
@@ -370,6 +366,12 @@ class Zone {
   static constexpr int Bit(Order order, MigrateType type) {
     return static_cast<int>(type) * kOrders + order.value();
   }
+  // Of bits such as nonempty_: one bit per order, from `smallest` up.
+  static constexpr uint64_t OrdersIn(uint64_t lists, MigrateType type,
+                                     Order smallest) {
+    const uint64_t orders = lists >> Bit(Order(0), type) & kAllOrders;
+    return orders >> smallest.value() << smallest.value();
+  }
   PageMap::Index List(Order order, MigrateType type) const {
     return lists_ + static_cast<PageMap::Index>(Bit(order, type));
   }
@@ -382,14 +384,14 @@ class Zone {
   // while a block is split or merged.
   class ListChange;
 
-  // Takes up to `most` adjacent blocks, from `first` on, out of the smallest
-  // sufficient block of `type`; steals if there is none. Returns their number.
-  // The caller writes their states and subtracts their pages.
+  // Takes blocks as ZonePaths::Split does; steals if there is none. Returns
+  // their number.
   size_t TakeBlocks(ListChange& change, Order order, MigrateType type,
                     Mixing mixing, size_t most, Pfn& first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Moves a block of another type to the lists of `type`, for TakeBlocks to
-  // find. False if there is none.
+  void NotifyOfUse(size_t blocks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Moves a block of another type to the lists of `type`. False if there is
+  // none.
   bool Steal(Order order, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void StealBlock(ListChange& change, Pfn pfn, Order order, MigrateType type,
@@ -401,7 +403,6 @@ class Zone {
   };
   Moved MovePageblock(ListChange& change, Pfn pfn, MigrateType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void NotifyOfUse(size_t blocks) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // For a block that is pinned, then false, or was; else ends the process with
   // an error message.
   [[gnu::cold]] bool MayFreePinned(Pfn pfn, Order order) const
@@ -413,26 +414,11 @@ class Zone {
   // As Free, but notifies the observer only if `tell`.
   FreeBlockObserver* FreeAllocated(Pfn pfn, Order order, bool tell)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Splitting and merging.
+  friend class ZonePaths;
   // Blocks that a batch has freed, but not listed yet.
   class Unlisted;
-  // Merges an off-list block with its buddies, on lists and in `unlisted`,
-  // which may be null. The caller lists the result.
-  Block MergeUnlisted(ListChange& change, Unlisted* unlisted, Pfn freed,
-                      Order order, MigrateType type)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // As MergeUnlisted, and lists the result, at the tail or at EndFor.
-  Block Merge(ListChange& change, Pfn pfn, Order order, MigrateType type,
-              bool to_tail) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Notifies the observer of a block that was freed and listed. As Free.
-  FreeBlockObserver* Tell(ListChange& change, Block freed)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // True if the block at `pfn`, of at least a pageblock, may merge with its
-  // buddy: in one zone, and both or neither being offlined.
-  bool MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  ListEnd EndFor(const PageMap::Lists& lists, Pfn pfn, Order order)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Inserts an off-list block, as Merge.
+  // Merges an off-list block with its buddies, and lists the result.
   Block Insert(Pfn pfn, Order order, MigrateType type, bool to_tail)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 

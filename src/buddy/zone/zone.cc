@@ -5,6 +5,7 @@
 
 #include "guestmm/base/check.h"
 #include "src/buddy/zone/zone_lists.h"
+#include "src/buddy/zone/zone_paths.h"
 
 namespace guestmm {
 
@@ -27,6 +28,12 @@ void Zone::SetWatermarks(const Watermarks& watermarks,
     reserve_[i].Set(reserve[i].value());
   }
   SetBelowHigh(below_high_.load(std::memory_order_relaxed));
+}
+
+Watermarks Zone::watermarks() const {
+  return {.min = PageCount(min_.Get()),
+          .low = PageCount(low_.Get()),
+          .high = PageCount(high_.Get())};
 }
 
 void Zone::SetBelowHigh(bool below) {
@@ -68,12 +75,12 @@ void Zone::SetUseObserver(ZoneUseObserver* observer) {
   use_observer_ = observer;
 }
 
+// Allocating -----------------------------------------------------------------
+
 inline void Zone::NotifyOfUse(size_t blocks) const {
   if (use_observer_ != nullptr) [[unlikely]]
     use_observer_->OnZoneUsed(*this, blocks);
 }
-
-// Allocating -----------------------------------------------------------------
 
 [[gnu::always_inline]] inline size_t Zone::TakeBlocks(ListChange& change,
                                                       Order order,
@@ -81,28 +88,12 @@ inline void Zone::NotifyOfUse(size_t blocks) const {
                                                       Mixing mixing,
                                                       size_t most, Pfn& first) {
   uint64_t orders = 0;
-  while (true) {
-    orders = change.NonemptyOrders(type) >> order.value() << order.value();
-    if (orders != 0) [[likely]]
-      break;
-    change.Publish();
-    if (!Steal(order, type, mixing)) return 0;
-    change.Reload();
-  }
-  const Order found(std::countr_zero(orders));
-  first = change.First(found, type);
-  change.RemoveFirst(first, found);
-  // The lists in between are empty. So with block after block the lower half of
-  // what is left would be split, and its upper half taken again: what is taken
-  // is adjacent, and what stays are the upper halves.
-  const uint64_t in_block = found.pages().value() >> order.value();
-  const uint64_t taken = most < in_block ? most : in_block;
-  uint64_t at = taken << order.value();
-  for (const uint64_t end = found.pages().value(); at < end; at += at & -at) {
-    change.Add(first + PageCount(at), Order(std::countr_zero(at)), type,
-               ListEnd::kHead);
-  }
-  return static_cast<size_t>(taken);
+  while ((orders = change.NonemptyOrders(type, order)) == 0) [[unlikely]] {
+      change.Publish();
+      if (!Steal(order, type, mixing)) return 0;
+      change.Reload();
+    }
+  return ZonePaths::Split(change, orders, order, type, most, first);
 }
 
 Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
@@ -111,15 +102,10 @@ Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
   const size_t taken = TakeBlocks(change, order, type, mixing, 1, pfn);
   NotifyOfUse(taken);
   if (taken == 0) return kNoPfn;
-  change.SubtractPages(type, order.pages());
-  allocations_.Add(1);
-  allocated_pages_.Add(order.pages().value());
-  pages_.SetAllocated(pfn, order, type);
-  if (taken_observer_ != nullptr) [[unlikely]] {
+  ZonePaths::Finish(*this, change, pfn, order, type);
+  if (taken_observer_ != nullptr) {
     change.Publish();
-    // A copy, so that `pfn` itself is in a register.
-    const Pfn copy = pfn;
-    taken_observer_->OnBlocksTaken(*this, std::span(&copy, 1), order);
+    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
   }
   return pfn;
 }
@@ -151,69 +137,6 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
 
 // Freeing --------------------------------------------------------------------
 
-bool Zone::MayMergePageblocks(Pfn pfn, Order order, MigrateType type) const {
-  const PageMap::Pageblock buddy = pages_.pageblock(pfn.Buddy(order));
-  if (buddy.zone != options_.index) return false;
-  if (isolate_pageblocks_ == 0 || buddy.type == type) return true;
-  return type != MigrateType::kIsolate && buddy.type != MigrateType::kIsolate;
-}
-
-[[gnu::always_inline]] inline ListEnd Zone::EndFor(const PageMap::Lists& lists,
-                                                   Pfn pfn, Order order) {
-  if (order.value() >= max_order().value() - 1) [[unlikely]] {
-    const bool shuffled = shuffle_ && order == max_order();
-    return shuffled && shuffle_->OneIn(2) ? ListEnd::kTail : ListEnd::kHead;
-  }
-  // If the merged pair's own buddy is already free, this block's buddy is
-  // likely to be freed soon. The block then goes to the tail, so that it is
-  // still free by then (buddy_merge_likely).
-  const Order above(order.value() + 1);
-  const Pfn other = pfn.AlignDown(above).Buddy(above);
-  bool likely = lists.IsFree(other, above);
-  if (above >= pageblock_order()) likely = likely && IsOurs(other);
-  return static_cast<ListEnd>(likely);
-}
-
-[[gnu::always_inline]] inline Zone::Block Zone::MergeUnlisted(
-    ListChange& change, Unlisted* unlisted, Pfn freed, Order order,
-    MigrateType type) {
-  const PageMap::Lists lists = change.lists();
-  const int max = max_order().value();
-  const int pageblock = pageblock_order().value();
-  uint64_t pfn = freed.value();
-  int at = order.value();
-  for (uint64_t half = order.pages().value(); at < max; half <<= 1, ++at) {
-    const uint64_t buddy = pfn ^ half;
-    const bool is_unlisted = unlisted != nullptr && unlisted->LastIs(buddy);
-    if (!is_unlisted && !lists.IsFree(Pfn(buddy), Order(at))) break;
-    if (at >= pageblock && !MayMergePageblocks(Pfn(pfn), Order(at), type))
-        [[unlikely]] {
-      break;
-    }
-    if (is_unlisted) {
-      unlisted->Pop();
-    } else {
-      change.RemoveBuddy(Pfn(buddy), Order(at));
-    }
-    // Branch-free, since which of the two is the lower is hard to predict.
-    lists.SetTail(Pfn(pfn | half));
-    pfn &= ~half;
-  }
-  change.AddPages(type, order.pages());
-  return {.pfn = Pfn(pfn), .order = Order(at)};
-}
-
-[[gnu::always_inline]] inline Zone::Block Zone::Merge(ListChange& change,
-                                                      Pfn pfn, Order order,
-                                                      MigrateType type,
-                                                      bool to_tail) {
-  const Block merged = MergeUnlisted(change, nullptr, pfn, order, type);
-  change.Add(merged.pfn, merged.order, type,
-             to_tail ? ListEnd::kTail
-                     : EndFor(change.lists(), merged.pfn, merged.order));
-  return merged;
-}
-
 bool Zone::MayFreePinned(Pfn pfn, Order order) const {
   const bool ours = order <= max_order() && pfn < pages_.end() && IsOurs(pfn);
   if (ours && pages_.FreePinned(pfn, order)) return false;
@@ -225,18 +148,14 @@ bool Zone::MayFreePinned(Pfn pfn, Order order) const {
   return true;
 }
 
-[[gnu::always_inline]] inline FreeBlockObserver* Zone::FreeAllocated(
-    Pfn pfn, Order order, bool tell) {
+FreeBlockObserver* Zone::FreeAllocated(Pfn pfn, Order order, bool tell) {
   const bool may_free = order <= max_order() && pfn < pages_.end() &&
                         pages_.IsAllocated(pfn, order) && IsOurs(pfn);
   if (!may_free && !MayFreePinned(pfn, order)) [[unlikely]]
     return nullptr;
-  freed_pages_.Add(order.pages().value());
   NotifyOfUse(1);
-  ListChange change(*this);
-  const Block freed = Merge(change, pfn, order, pages_.pageblock(pfn).type,
-                            /*to_tail=*/false);
-  return tell ? Tell(change, freed) : nullptr;
+  return ZonePaths::MergeAllocated(*this, pfn, order,
+                                   pages_.pageblock(pfn).type, tell);
 }
 
 FreeBlockObserver* Zone::Free(Pfn pfn, Order order) {
@@ -272,13 +191,16 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
     const MigrateType type = run.type && isolate_pageblocks_ == 0
                                  ? *run.type
                                  : pages_.pageblock(pfn).type;
-    return Tell(change, Merge(change, pfn, run.order, type, /*to_tail=*/false));
+    return ZonePaths::Tell(*this, change,
+                           ZonePaths::Merge(*this, change, pfn, run.order, type,
+                                            /*to_tail=*/false));
   }
   Unlisted::Stack stack;
   Unlisted unlisted(stack);
   const auto list = [&](Pfn pfn, Order order, MigrateType type)
       __attribute__((always_inline)) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
-    change.Add(pfn, order, type, EndFor(change.lists(), pfn, order));
+    change.Add(pfn, order, type,
+               ZonePaths::EndFor(*this, change.lists(), pfn, order));
   };
   FreeBlockObserver* to_wake = nullptr;
   const bool isolating = isolate_pageblocks_ > 0;
@@ -292,7 +214,8 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
       if (by_pageblock) [[unlikely]]
         type = pages_.pageblock(pfn).type;
       if (!unlisted.MayTake(pfn)) unlisted.TakeAll(stack, list);
-      const Block freed = MergeUnlisted(change, &unlisted, pfn, order, type);
+      const Block freed =
+          ZonePaths::MergeUnlisted(*this, change, &unlisted, pfn, order, type);
       const bool fits =
           unlisted.empty() || freed.order.value() < unlisted.order();
       unlisted.Push(freed.pfn, freed.order, type);
@@ -300,7 +223,7 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
         continue;
       }
       unlisted.TakeAll(stack, list);
-      if (FreeBlockObserver* observer = Tell(change, freed)) {
+      if (FreeBlockObserver* observer = ZonePaths::Tell(*this, change, freed)) {
         to_wake = observer;
       }
     }
@@ -410,7 +333,7 @@ Order Zone::Return(IsolatedBlock block, ReturnTo to) {
 
 Zone::Block Zone::Insert(Pfn pfn, Order order, MigrateType type, bool to_tail) {
   ListChange change(*this);
-  return Merge(change, pfn, order, type, to_tail);
+  return ZonePaths::Merge(*this, change, pfn, order, type, to_tail);
 }
 
 void Zone::SetPageblockType(Pfn pfn, MigrateType type) {

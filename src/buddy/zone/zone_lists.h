@@ -33,14 +33,30 @@ class Zone::ListChange {
     zone_.blocks_[static_cast<size_t>(order.value())].Add(1);
   }
 
-  [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
-    if (order == kMaxOrder) zone_.ListUntouched(pfn);
-    RemoveFirst(pfn, order);
+  // Takes the first block off a list that is not empty.
+  [[gnu::always_inline]] Pfn TakeFirst(Order order, MigrateType type) {
+    const PageMap::Index list = ListOf(order, type);
+    const Pfn first(lists_.First(list));
+    if (order == kMaxOrder) zone_.ListUntouchedAfter(first);
+    if (lists_.RemoveFirst(list)) {
+      nonempty_ &= ~(uint64_t{1} << Bit(order, type));
+    }
+    zone_.blocks_[static_cast<size_t>(order.value())].Subtract(1);
+    return first;
   }
 
-  // As Remove, of a block that was the first of its list.
-  [[gnu::always_inline]] void RemoveFirst(Pfn pfn, Order order) {
-    if (order == kMaxOrder) zone_.ListUntouchedAfter(pfn);
+  // Adds a block to an empty list.
+  [[gnu::always_inline]] void AddOnly(Pfn pfn, Order order, MigrateType type) {
+    lists_.PushOnly(ListOf(order, type), pfn, order);
+    nonempty_ |= uint64_t{1} << Bit(order, type);
+    zone_.blocks_[static_cast<size_t>(order.value())].Add(1);
+  }
+
+  [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
+    if (order == kMaxOrder) {
+      zone_.ListUntouched(pfn);
+      zone_.ListUntouchedAfter(pfn);
+    }
     RemoveBuddy(pfn, order);
   }
 
@@ -70,9 +86,11 @@ class Zone::ListChange {
     (type == MigrateType::kIsolate ? offlining_ : free_) -= pages.value();
   }
 
-  // One bit per order: set if there is a free block of that order and `type`.
-  uint64_t NonemptyOrders(MigrateType type) const {
-    return nonempty_ >> Bit(Order(0), type) & kAllOrders;
+  // One bit per order, from `smallest` up: set if there is a free block of that
+  // order and `type`.
+  [[gnu::always_inline]] uint64_t NonemptyOrders(MigrateType type,
+                                                 Order smallest) const {
+    return OrdersIn(nonempty_, type, smallest);
   }
   // The first block on a list; kNoPfn if it is empty.
   Pfn First(Order order, MigrateType type) const {
@@ -104,16 +122,6 @@ class Zone::ListChange {
   uint64_t free_ = 0;
   uint64_t offlining_ = 0;
 };
-
-[[gnu::always_inline]] inline FreeBlockObserver* Zone::Tell(ListChange& change,
-                                                            Block freed) {
-  if (freed.order.value() < observer_min_order_) [[likely]] {
-    return nullptr;
-  }
-  change.Publish();
-  return observer_->OnBlockFreed(*this, freed.pfn, freed.order) ? observer_
-                                                                : nullptr;
-}
 
 [[gnu::always_inline]] inline void Zone::ListUntouchedAfter(Pfn pfn) const {
   const Pfn after = UntouchedAfter(pfn);

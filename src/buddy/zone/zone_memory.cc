@@ -6,6 +6,7 @@
 #include "guestmm/base/check.h"
 #include "guestmm/buddy/zone.h"
 #include "src/buddy/zone/zone_lists.h"
+#include "src/buddy/zone/zone_paths.h"
 
 namespace guestmm {
 namespace {
@@ -72,7 +73,8 @@ FreeBlockObserver* Zone::AddMemory(PfnRange range) {
   FreeBlockObserver* to_wake = nullptr;
   const auto tell = [&](Block freed) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     ListChange change(*this);
-    if (FreeBlockObserver* observer = Tell(change, freed)) to_wake = observer;
+    if (FreeBlockObserver* observer = ZonePaths::Tell(*this, change, freed))
+      to_wake = observer;
   };
   for (Pfn pfn = range.start; pfn < range.end;) {
     const int aligned = std::countr_zero(pfn.value());

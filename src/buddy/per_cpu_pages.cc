@@ -114,22 +114,44 @@ FreeBlockObserver* PerCpuPages::Free(Pfn pfn, Order order) {
   const PageMap::Pageblock pageblock = pages_.pageblock(pfn);
   if (!IsOurs(pfn, order, pageblock)) return FreeUncached(pfn, order);
   const size_t index = PerCpuLists::IndexOf(order, pageblock.type);
+  const uint64_t own = order.pages().value();
+  uint64_t count = Count() + own;
+  const uint64_t pages = marks_.PagesToReturn(order, count, zone_.pressure());
   blocks_.SetCached(pfn, order);
   lists_[index].window.PushSlow(pfn);
   const uint32_t bit = uint32_t{1} << index;
   in_use_.Set(in_use_.Get() | bit);
-  uint64_t count = Count();
-  const uint64_t pages = marks_.PagesToReturn(order, count, zone_.pressure());
   FreeBlockObserver* to_wake = nullptr;
   if (pages > 0) {
-    to_wake = ReturnToZone(pages, index);
-    zone_.NoteReturned();
     filling_ = 0;
-    count = Count();
+    const bool one_for_one = pages <= own && version_ != KernelVersion::kV5_3;
+    to_wake = one_for_one ? ReturnOldest(index) : ReturnToZone(pages, index);
+    zone_.NoteReturned();
+    count = one_for_one ? count - own : Count();
+    // The room that the lists have stays true, unless the mark has moved.
+    if (one_for_one && version_ == KernelVersion::kV6_1) {
+      filling_ = bit;
+      return to_wake;
+    }
   }
   filling_ |= bit;
   ShareRoom(count);
   return to_wake;
+}
+
+inline Zone::CachedRun PerCpuPages::TakeOldest(size_t index, uint64_t blocks) {
+  return {.blocks = lists_[index].window.TakeOldest(blocks),
+          .order = OrderOf(index),
+          .type = index < PerCpuLists::kPageblockLists
+                      ? std::optional(static_cast<MigrateType>(
+                            index % static_cast<size_t>(kRequestTypes)))
+                      : std::nullopt};
+}
+
+FreeBlockObserver* PerCpuPages::ReturnOldest(size_t index) {
+  const Zone::CachedRun run = TakeOldest(index, 1);
+  LockHolder hold_zone(zone_.lock());
+  return zone_.FreeCached(run);
 }
 
 bool PerCpuPages::Refill(size_t index, MigrateType type, Mixing mixing) {
@@ -196,16 +218,6 @@ FreeBlockObserver* PerCpuPages::ReturnToZone(uint64_t pages,
   return zone_.FreeBulk(batch_);
 }
 
-inline void PerCpuPages::PickOldest(size_t index, uint64_t blocks) {
-  batch_.push_back(
-      {.blocks = lists_[index].window.TakeOldest(blocks),
-       .order = OrderOf(index),
-       .type = index < PerCpuLists::kPageblockLists
-                   ? std::optional(static_cast<MigrateType>(
-                         index % static_cast<size_t>(kRequestTypes)))
-                   : std::nullopt});
-}
-
 // free_pcppages_bulk: round-robin over the lists; each empty list that is
 // skipped adds one block to the next list's turn, so that full lists return
 // more.
@@ -222,7 +234,7 @@ void PerCpuPages::Pick53(uint64_t pages) {
     if (turn == kRequestTypes) turn = left;
     const uint64_t picked =
         std::min<uint64_t>({left, turn, lists_[list].window.size()});
-    PickOldest(list, picked);
+    batch_.push_back(TakeOldest(list, picked));
     left -= picked;
     turn -= picked;
   }
@@ -240,7 +252,7 @@ void PerCpuPages::Pick61(uint64_t pages, size_t first_list) {
     const uint64_t wanted = (left + each - 1) / each;
     const uint64_t picked =
         std::min<uint64_t>(wanted, lists_[list].window.size());
-    PickOldest(list, picked);
+    batch_.push_back(TakeOldest(list, picked));
     left -= std::min(left, picked * each);
   }
 }

@@ -178,6 +178,9 @@ class alignas(64) PerCpuPages {
   // False if the zone has no block. REQUIRES: the list is empty.
   [[gnu::noinline]] bool Refill(size_t index, MigrateType type, Mixing mixing)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // Returns a list's oldest block to the zone.
+  FreeBlockObserver* ReturnOldest(size_t index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Returns the oldest blocks to the zone, list by list: none if `pages` is 0;
   // else at least `pages` in all and less than one block more.
   FreeBlockObserver* ReturnToZone(uint64_t pages, size_t first_list)
@@ -185,9 +188,8 @@ class alignas(64) PerCpuPages {
   void Pick53(uint64_t pages) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void Pick61(uint64_t pages, size_t first_list)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // Adds the `blocks` oldest blocks of a list to batch_. REQUIRES: it has as
-  // many.
-  void PickOldest(size_t list, uint64_t blocks)
+  // Takes the oldest blocks off a list. REQUIRES: it has as many.
+  Zone::CachedRun TakeOldest(size_t list, uint64_t blocks)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void MakeWindows() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 

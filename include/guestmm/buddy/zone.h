@@ -181,6 +181,9 @@ class Zone {
   // (free_pcppages_bulk). Returns as Free. REQUIRES: no run is empty.
   [[nodiscard]] FreeBlockObserver* FreeBulk(std::span<const CachedRun> runs)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  // As FreeBulk, of a run of one block.
+  [[nodiscard]] FreeBlockObserver* FreeCached(const CachedRun& run)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Following a recorded allocator ------------------------------------------
 

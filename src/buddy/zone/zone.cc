@@ -180,21 +180,32 @@ void Zone::PrefetchForFree(std::span<const CachedRun> runs) const {
   }
 }
 
+FreeBlockObserver* Zone::FreeCached(const CachedRun& run) {
+  NotifyOfUse(1);
+  const Pfn pfn = run.blocks.front();
+  const MigrateType type = run.type && isolate_pageblocks_ == 0
+                               ? *run.type
+                               : pages_.pageblock(pfn).type;
+  ListChange change(*this);
+  return ZonePaths::Tell(*this, change,
+                         ZonePaths::Merge(*this, change, pfn, run.order, type,
+                                          /*to_tail=*/false));
+}
+
+namespace {
+
+// True if `pfn` is inside the buddy of `block`.
+bool IsInBuddy(Pfn pfn, Zone::Block block) {
+  return (pfn.value() ^ block.pfn.value()) >> block.order.value() == 1;
+}
+
+}  // namespace
+
 FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
   size_t blocks = 0;
   for (const CachedRun& run : runs) blocks += run.blocks.size();
   NotifyOfUse(blocks);
   ListChange change(*this);
-  if (blocks == 1) {
-    const CachedRun& run = runs.front();
-    const Pfn pfn = run.blocks.front();
-    const MigrateType type = run.type && isolate_pageblocks_ == 0
-                                 ? *run.type
-                                 : pages_.pageblock(pfn).type;
-    return ZonePaths::Tell(*this, change,
-                           ZonePaths::Merge(*this, change, pfn, run.order, type,
-                                            /*to_tail=*/false));
-  }
   Unlisted::Stack stack;
   Unlisted unlisted(stack);
   const auto list = [&](Pfn pfn, Order order, MigrateType type)
@@ -203,6 +214,12 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
                ZonePaths::EndFor(*this, change.lists(), pfn, order));
   };
   FreeBlockObserver* to_wake = nullptr;
+  const auto tell = [&](Block freed) __attribute__((always_inline))
+  ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+    if (FreeBlockObserver* observer = ZonePaths::Tell(*this, change, freed)) {
+      to_wake = observer;
+    }
+  };
   const bool isolating = isolate_pageblocks_ > 0;
   for (const CachedRun& run : runs) {
     const Order order = run.order;
@@ -213,7 +230,24 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
       const Pfn pfn = *--at;
       if (by_pageblock) [[unlikely]]
         type = pages_.pageblock(pfn).type;
-      if (!unlisted.MayTake(pfn)) unlisted.TakeAll(stack, list);
+      if (!unlisted.empty() && !unlisted.MayTake(pfn)) {
+        unlisted.TakeAll(stack, list);
+      }
+      if (unlisted.empty()) {
+        const Block freed =
+            ZonePaths::MergeUnlisted(*this, change, nullptr, pfn, order, type);
+        // Blocks that the next one cannot merge with need not wait for it.
+        if (at == run.blocks.data() || !IsInBuddy(at[-1], freed)) {
+          list(freed.pfn, freed.order, type);
+          tell(freed);
+          continue;
+        }
+        unlisted.Push(freed.pfn, freed.order, type);
+        if (freed.order.value() < observer_min_order_) continue;
+        unlisted.TakeAll(stack, list);
+        tell(freed);
+        continue;
+      }
       const Block freed =
           ZonePaths::MergeUnlisted(*this, change, &unlisted, pfn, order, type);
       const bool fits =
@@ -223,9 +257,7 @@ FreeBlockObserver* Zone::FreeBulk(std::span<const CachedRun> runs) {
         continue;
       }
       unlisted.TakeAll(stack, list);
-      if (FreeBlockObserver* observer = ZonePaths::Tell(*this, change, freed)) {
-        to_wake = observer;
-      }
+      tell(freed);
     }
   }
   unlisted.TakeAll(stack, list);

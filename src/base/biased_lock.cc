@@ -4,7 +4,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdint>
 #include <limits>
+#include <unordered_set>
+#include <utility>
 
 #include "guestmm/base/check.h"
 #include "src/base/spin_wait.h"
@@ -22,6 +25,41 @@ bool MembarrierRegistered() {
       Membarrier(MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
   return registered;
 }
+
+// The keys of the threads that have not ended. Never destroyed, since threads
+// may end after main().
+class LivingThreads {
+ public:
+  static LivingThreads& Get() {
+    static LivingThreads& threads = *new LivingThreads;
+    return threads;
+  }
+
+  void Add(uint32_t key) {
+    LockHolder hold(lock_);
+    keys_.insert(key);
+  }
+  void Remove(uint32_t key) {
+    LockHolder hold(lock_);
+    keys_.erase(key);
+  }
+  bool Contains(uint32_t key) {
+    LockHolder hold(lock_);
+    return keys_.contains(key);
+  }
+
+ private:
+  SpinLock lock_;
+  std::unordered_set<uint32_t> keys_ ABSL_GUARDED_BY(lock_);
+};
+
+// Takes a thread's key out of the living ones when the thread ends.
+struct EndOfThread {
+  ~EndOfThread() {
+    if (key != nullptr) LivingThreads::Get().Remove(std::exchange(*key, 0));
+  }
+  uint32_t* key = nullptr;
+};
 
 }  // namespace
 
@@ -80,13 +118,21 @@ void BiasedLock::HoldAsOwner() {
 }
 
 uint32_t BiasedLock::NextOwner() const {
-  const uint32_t slot = bias_ == kNoOne ? 0 : SlotOf(bias_) + 1U;
+  uint32_t slot = 0;
+  if (bias_ != kNoOne) {
+    // A thread that has ended does not resume at step 1: its slot is free.
+    const bool lives = LivingThreads::Get().Contains(bias_ - SlotOf(bias_));
+    slot = SlotOf(bias_) + static_cast<uint32_t>(lives);
+  }
   const uint32_t key = ThreadKey();
   if (slot == kMaxOwners || key == 0 || !MembarrierRegistered()) return kNever;
   return key + slot;
 }
 
 uint32_t BiasedLock::ThreadKey() {
+  // A thread that locks after its end was noted gets another key, of a thread
+  // that never ends.
+  static constinit thread_local bool noted = false;
   if (thread_key == 0) {
     // 64 bits do not wrap around, so no key is ever reused.
     static constinit std::atomic<uint64_t> next_key{kKeyStride};
@@ -94,6 +140,11 @@ uint32_t BiasedLock::ThreadKey() {
         next_key.fetch_add(kKeyStride, std::memory_order_relaxed);
     if (key <= std::numeric_limits<uint32_t>::max()) {
       thread_key = static_cast<uint32_t>(key);
+      LivingThreads::Get().Add(thread_key);
+      if (!std::exchange(noted, true)) {
+        static thread_local EndOfThread end;
+        end.key = &thread_key;
+      }
     }
   }
   return thread_key;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <latch>
 #include <string>
 #include <thread>
 #include <vector>
@@ -112,14 +113,19 @@ TEST_F(BiasTest, TheOwnerVisitsItsOwnLockForNothing) {
   EXPECT_EQ(guarded.Count(), 3);
 }
 
-// It makes no difference whether the owner's thread has ended.
 TEST_F(BiasTest, MovesToTheNextThreadUntilOwnersRunOut) {
   Guarded guarded;
+  std::latch end(1);
+  std::vector<std::thread> owners;
   for (uint32_t i = 0; i < BiasedLock::kMaxOwners; ++i) {
-    InAThread([&] {
+    std::latch added(1);
+    owners.emplace_back([&] {
       EXPECT_TRUE(guarded.AddAsOwner());
       EXPECT_TRUE(guarded.AddAsOwner());
+      added.count_down();
+      end.wait();
     });
+    added.wait();
     EXPECT_TRUE(guarded.lock.biased());
   }
   for (int i = 0; i < 3; ++i) {
@@ -128,7 +134,37 @@ TEST_F(BiasTest, MovesToTheNextThreadUntilOwnersRunOut) {
     InAThread([&] { EXPECT_TRUE(guarded.AddAsVisitor()); });
     EXPECT_FALSE(guarded.lock.biased());
   }
+  end.count_down();
+  for (std::thread& owner : owners) owner.join();
   EXPECT_EQ(guarded.Count(), 2 * static_cast<int>(BiasedLock::kMaxOwners) + 6);
+}
+
+TEST_F(BiasTest, AThreadThatHasEndedLeavesItsPlaceToTheNext) {
+  Guarded guarded;
+  for (uint32_t i = 0; i < 10 * BiasedLock::kMaxOwners; ++i) {
+    InAThread([&] { EXPECT_TRUE(guarded.AddAsOwner()); });
+    EXPECT_TRUE(guarded.lock.biased()) << i;
+  }
+  EXPECT_TRUE(guarded.AddAsOwner());
+  EXPECT_TRUE(guarded.lock.biased());
+}
+
+// A thread_local object that is made before the lock is first used, and so ends
+// after that was noted.
+TEST_F(BiasTest, AThreadThatLocksAsItEndsIsNotTakenForEnded) {
+  static Guarded guarded;
+  struct LocksAtItsEnd {
+    ~LocksAtItsEnd() { EXPECT_TRUE(guarded.AddAsOwner()); }
+    int used = 0;
+  };
+  for (uint32_t i = 0; i < 2 * BiasedLock::kMaxOwners; ++i) {
+    InAThread([] {
+      thread_local LocksAtItsEnd at_its_end;
+      ++at_its_end.used;
+      EXPECT_TRUE(guarded.AddAsOwner());
+    });
+  }
+  EXPECT_EQ(guarded.Count(), 4 * static_cast<int>(BiasedLock::kMaxOwners));
 }
 
 TEST_F(BiasTest, AnOwnerThatLostItGetsItBack) {

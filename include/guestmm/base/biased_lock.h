@@ -36,7 +36,8 @@
 // Step 1 may come late: the thread may have read owner_, slept, and resumed
 // when another thread is the owner. So each owner has its own held flag, in a
 // slot that only this owner writes, and the number of slots bounds how often
-// the lock changes owners.
+// the lock changes owners. An owner whose thread has ended leaves its slot to
+// the next.
 
 #include <array>
 #include <atomic>
@@ -59,7 +60,8 @@ enum class Bias {
 // section is not enough.
 class ABSL_LOCKABLE BiasedLock {
  public:
-  // The number of owners, one after the other. The next thread makes it a spin
+  // The number of owners, one after the other, not counting those that were
+  // replaced after their threads had ended. The next thread makes it a spin
   // lock permanently.
   static constexpr uint32_t kMaxOwners = 5;
 

@@ -106,7 +106,23 @@ class PageMap {
 
   // Thread-safe. Under the zone's lock, kFree and kIsolated cannot change, and
   // no other state can become kFree or kIsolated.
-  PageInfo Get(Pfn pfn) const;
+  PageInfo Get(Pfn pfn) const {
+    const uint8_t state = StateOf(pfn);
+    if (state == kOffline) return {};
+    if (state == kTail) return {.state = PageState::kTail, .order = Order(0)};
+    const Order order(state & ~kUseMask);
+    switch (state & kUseMask) {
+      case kCached:
+        return {.state = PageState::kCached, .order = order};
+      case kFree:
+      case kFree | kReported:
+        return {.state = PageState::kFree, .order = order};
+      case kIsolated:
+        return {.state = PageState::kIsolated, .order = order};
+      default:
+        return {.state = PageState::kAllocated, .order = order};
+    }
+  }
   bool IsFree(Pfn pfn, Order order) const {
     return IsFree(StateOf(pfn), order);
   }

@@ -20,13 +20,17 @@ bool Blocks::Take(Vcpu& vcpu, Order order, Gfp gfp) {
 }
 
 void Blocks::FreeOldest(Vcpu& vcpu) {
-  Free(vcpu, blocks_.front());
-  blocks_.pop_front();
+  Free(vcpu, blocks_[oldest_]);
+  if (++oldest_ <= size()) return;
+  blocks_.erase(blocks_.begin(),
+                blocks_.begin() + static_cast<std::ptrdiff_t>(oldest_));
+  oldest_ = 0;
 }
 
 void Blocks::FreeAt(Vcpu& vcpu, size_t index) {
-  Free(vcpu, blocks_[index]);
-  blocks_[index] = blocks_.back();
+  HeldBlock& block = blocks_[oldest_ + index];
+  Free(vcpu, block);
+  block = blocks_.back();
   blocks_.pop_back();
 }
 

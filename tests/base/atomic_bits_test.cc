@@ -44,6 +44,9 @@ TEST_P(AtomicBitsTest, AgreesWithAListOfBits) {
       naive[i] = to;
     }
     ASSERT_EQ(changed, expected);
+    // Back, and there again, counted.
+    ASSERT_EQ(to ? bits.Clear(first, count) : bits.Set(first, count), count);
+    ASSERT_EQ(to ? bits.Set(first, count) : bits.Clear(first, count), count);
   }
 }
 

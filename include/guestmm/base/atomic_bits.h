@@ -33,60 +33,40 @@ class AtomicBits {
   template <typename Visitor>
   void Set(uint64_t first, uint64_t count, Visitor visit) {
     ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {
-      uint64_t old = words_[index].load(std::memory_order_relaxed);
-      if ((old & mask) == mask) return;
-      if (many_writers_) {
-        old = words_[index].fetch_or(mask, std::memory_order_relaxed);
-      } else {
-        words_[index].store(old | mask, std::memory_order_relaxed);
-      }
-      Visit(index, mask & ~old, visit);
+      Visit(index, SetIn(index, mask), visit);
     });
   }
-  void Set(uint64_t first, uint64_t count) {
-    Set(first, count, [](uint64_t) {});
+  // The same; returns the number of bits that were clear.
+  uint64_t Set(uint64_t first, uint64_t count) {
+    uint64_t changed = 0;
+    ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {
+      changed += CountOf(SetIn(index, mask));
+    });
+    return changed;
   }
 
   // Clears the run; calls `visit(index)` for each bit that was set, ascending.
   template <typename Visitor>
   void Clear(uint64_t first, uint64_t count, Visitor visit) {
     ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {
-      uint64_t old = words_[index].load(std::memory_order_relaxed);
-      if ((old & mask) == 0) return;
-      if (many_writers_) {
-        old = words_[index].fetch_and(~mask, std::memory_order_relaxed);
-      } else {
-        words_[index].store(old & ~mask, std::memory_order_relaxed);
-      }
-      Visit(index, mask & old, visit);
+      Visit(index, ClearIn(index, mask), visit);
     });
   }
-  void Clear(uint64_t first, uint64_t count) {
-    Clear(first, count, [](uint64_t) {});
+  // The same; returns the number of bits that were set.
+  uint64_t Clear(uint64_t first, uint64_t count) {
+    uint64_t changed = 0;
+    ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {
+      changed += CountOf(ClearIn(index, mask));
+    });
+    return changed;
   }
 
   // Set and Clear of one bit; true if that changed it.
   bool SetOne(uint64_t index) {
-    const uint64_t mask = uint64_t{1} << index % kWord;
-    std::atomic<uint64_t>& word = words_[index / kWord];
-    const uint64_t old = word.load(std::memory_order_relaxed);
-    if ((old & mask) != 0) return false;
-    if (!many_writers_) {
-      word.store(old | mask, std::memory_order_relaxed);
-      return true;
-    }
-    return (word.fetch_or(mask, std::memory_order_relaxed) & mask) == 0;
+    return SetIn(index / kWord, uint64_t{1} << index % kWord) != 0;
   }
   bool ClearOne(uint64_t index) {
-    const uint64_t mask = uint64_t{1} << index % kWord;
-    std::atomic<uint64_t>& word = words_[index / kWord];
-    const uint64_t old = word.load(std::memory_order_relaxed);
-    if ((old & mask) == 0) return false;
-    if (!many_writers_) {
-      word.store(old & ~mask, std::memory_order_relaxed);
-      return true;
-    }
-    return (word.fetch_and(~mask, std::memory_order_relaxed) & mask) != 0;
+    return ClearIn(index / kWord, uint64_t{1} << index % kWord) != 0;
   }
 
   bool Test(uint64_t index) const {
@@ -109,14 +89,43 @@ class AtomicBits {
   uint64_t Count(uint64_t first, uint64_t count) const {
     uint64_t sum = 0;
     ForEachWord(first, count, [&](uint64_t index, uint64_t mask) {
-      sum += static_cast<uint64_t>(
-          std::popcount(words_[index].load(std::memory_order_relaxed) & mask));
+      sum += CountOf(words_[index].load(std::memory_order_relaxed) & mask);
     });
     return sum;
   }
 
  private:
   static constexpr uint64_t kWord = 64;
+
+  // Set and clear the bits of `mask` in a word; return those that changed.
+  uint64_t SetIn(uint64_t index, uint64_t mask) {
+    std::atomic<uint64_t>& word = words_[index];
+    uint64_t old = word.load(std::memory_order_relaxed);
+    if ((old & mask) == mask) return 0;
+    if (many_writers_) {
+      old = word.fetch_or(mask, std::memory_order_relaxed);
+    } else {
+      word.store(old | mask, std::memory_order_relaxed);
+    }
+    return mask & ~old;
+  }
+  uint64_t ClearIn(uint64_t index, uint64_t mask) {
+    std::atomic<uint64_t>& word = words_[index];
+    uint64_t old = word.load(std::memory_order_relaxed);
+    if ((old & mask) == 0) return 0;
+    if (many_writers_) {
+      old = word.fetch_and(~mask, std::memory_order_relaxed);
+    } else {
+      word.store(old & ~mask, std::memory_order_relaxed);
+    }
+    return mask & old;
+  }
+  // The number of set bits. Most words have none or all, and without a
+  // processor's instruction for it, counting is a call.
+  static uint64_t CountOf(uint64_t bits) {
+    if (bits == 0 || bits == ~uint64_t{0}) return bits & kWord;
+    return static_cast<uint64_t>(std::popcount(bits));
+  }
 
   // True if `holds(word, mask)` for one of the words that have bits of the run;
   // those behind it are not looked at.

@@ -43,9 +43,11 @@ class Blocks {
 
  private:
   void Free(Vcpu& vcpu, HeldBlock block);
+  // Drops those before oldest_.
+  void DropFreed();
 
   uint64_t stamp_;
-  // Held from oldest_ on; those before it are dropped once they are as many.
+  // Held from oldest_ on; those before it are freed.
   std::vector<HeldBlock> blocks_;
   size_t oldest_ = 0;
   uint64_t bytes_ = 0;

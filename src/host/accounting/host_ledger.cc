@@ -121,10 +121,9 @@ void HostLedger::Unmap(PfnRange pages, Nanoseconds now) {
 void HostLedger::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
   for (const PfnRange& run : JoinRanges(ranges)) {
     reported_bytes_.fetch_add(run.pages().bytes(), std::memory_order_relaxed);
-    uint64_t needed = 0;
-    needed_.Clear(run.start.value(), run.pages().value(),
-                  [&](uint64_t) { ++needed; });
-    needed_count_.fetch_add(needed, std::memory_order_relaxed);
+    needed_count_.fetch_add(
+        needed_.Clear(run.start.value(), run.pages().value()),
+        std::memory_order_relaxed);
     if (granule_ == Order(0)) {
       Unmap(run, now);
       continue;
@@ -147,10 +146,9 @@ void HostLedger::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
 
 void HostLedger::OnUnplugged(PfnRange pages) {
   const PfnRange inside = Inside(pages);
-  uint64_t unplugged = 0;
-  resident_.Clear(inside.start.value(), inside.pages().value(),
-                  [&](uint64_t) { ++unplugged; });
-  resident_count_.fetch_sub(unplugged, std::memory_order_relaxed);
+  resident_count_.fetch_sub(
+      resident_.Clear(inside.start.value(), inside.pages().value()),
+      std::memory_order_relaxed);
   needed_.Set(inside.start.value(), inside.pages().value());
   // Single pages are never split.
   if (granule_ == Order(0)) return;
@@ -163,10 +161,9 @@ bool HostLedger::OnCollapsed(Pfn pfn) {
   if (granule_ == Order(0) || !IsSplit(pfn) || !AnyResident(granule)) {
     return false;
   }
-  uint64_t mapped = 0;
-  resident_.Set(granule.start.value(), granule.pages().value(),
-                [&](uint64_t) { ++mapped; });
-  resident_count_.fetch_add(mapped, std::memory_order_relaxed);
+  resident_count_.fetch_add(
+      resident_.Set(granule.start.value(), granule.pages().value()),
+      std::memory_order_relaxed);
   needed_.Set(granule.start.value(), granule.pages().value());
   split_.Clear(NumberOf(pfn), 1);
   return true;

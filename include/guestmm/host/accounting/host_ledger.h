@@ -96,10 +96,8 @@ class HostLedger {
       in_use_count_ -= PageCount(in_use_.ClearOne(pfn.value()) ? 1 : 0);
       return;
     }
-    uint64_t freed = 0;
-    in_use_.Clear(pfn.value(), order.pages().value(),
-                  [&](uint64_t) { ++freed; });
-    in_use_count_ -= PageCount(freed);
+    in_use_count_ -=
+        PageCount(in_use_.Clear(pfn.value(), order.pages().value()));
   }
   // A vCPU wrote to each page of the block at `now`. Returns the host's faults.
   HostMappings OnTouched(Pfn pfn, Order order, Nanoseconds now) {
@@ -158,10 +156,7 @@ class HostLedger {
   // Notes that the block is in use.
   void Use(Pfn pfn, Order order) {
     if (!tracks_use_) return;
-    uint64_t touched = 0;
-    in_use_.Set(pfn.value(), order.pages().value(),
-                [&](uint64_t) { ++touched; });
-    in_use_count_ += PageCount(touched);
+    in_use_count_ += PageCount(in_use_.Set(pfn.value(), order.pages().value()));
   }
   // OnAllocated and OnTouched of blocks that are not resident, or in part.
   void OnAllocatedAbsent(Pfn pfn, Order order);

@@ -48,10 +48,6 @@ bool VirtualTime::WaitUntil(absl::FunctionRef<bool()> condition,
   return true;
 }
 
-void VirtualTime::RunFor(Nanoseconds duration) {
-  WaitUntil([] { return false; }, duration);
-}
-
 void VirtualTime::RunUntilIdle() {
   WaitUntil([] { return false; });
 }

@@ -75,31 +75,6 @@ PageMap::PageMap(const Options& options, ReservedArray states,
       entries_(static_cast<Entry*>(entry_array_.data())),
       pageblocks_(static_cast<uint16_t*>(pageblock_array_.data())) {}
 
-PageInfo PageMap::Get(Pfn pfn) const {
-  const uint8_t state = StateOf(pfn);
-  if (state == kTail) {
-    if (!HasZone(pfn)) return {};
-    if (pfn.IsAligned(kMaxOrder)) {
-      return {.state = PageState::kFree, .order = kMaxOrder};
-    }
-    return {.state = PageState::kTail, .order = Order(0)};
-  }
-  const Order order(state & ~kUseMask);
-  switch (state & kUseMask) {
-    case kCached:
-      return {.state = PageState::kCached, .order = order};
-    case kFree:
-    case kFree | kReported:
-      return {.state = PageState::kFree, .order = order};
-    case kIsolated:
-      return {.state = PageState::kIsolated, .order = order};
-    case kOffline:
-      return {};
-    default:
-      return {.state = PageState::kAllocated, .order = order};
-  }
-}
-
 bool PageMap::Pin(Pfn pfn) {
   LockHolder hold(pins_lock_);
   const uint8_t state = StateOf(pfn);

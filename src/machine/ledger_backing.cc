@@ -7,48 +7,38 @@
 
 namespace guestmm {
 
-LedgerBacking::LedgerBacking(const GuestRam* ram, HostLedger& ledger,
-                             const Clock& clock, InUse in_use)
-    : ram_(ram), ledger_(ledger), clock_(clock), tracking_(in_use) {
-  if (ram != nullptr) contents_.emplace(*ram);
-}
+LedgerBacking::LedgerBacking(const GuestRam& ram, HostLedger& ledger,
+                             const Clock& clock)
+    : ram_(ram), contents_(ram), ledger_(ledger), clock_(clock) {}
 
 void LedgerBacking::OnAllocated(int, std::optional<Pfn> pfn, Order order) {
   if (pfn) ledger_.OnAllocated(*pfn, order);
 }
 
 void LedgerBacking::OnFreed(int, Pfn pfn, Order order) {
-  if (tracking_ == InUse::kUntracked) return;
-  in_use_ -= ledger_.InUsePages(pfn, order);
   ledger_.OnFreed(pfn, order);
 }
 
 void LedgerBacking::Touch(int vcpu, Pfn pfn, Order order, uint64_t stamp) {
-  if (tracking_ == InUse::kTracked) {
-    in_use_ += order.pages() - ledger_.InUsePages(pfn, order);
-  }
   ledger_.OnTouched(pfn, order, clock_.Now());
-  if (!contents_) return;
   {
     const auto block =
-        ram_->Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
+        ram_.Translate({.gpa = ToGpa(pfn), .bytes = order.bytes()});
     GUESTMM_CHECK(block.has_value()) << pfn << " is not in guest RAM";
     std::memset(block->bytes().data(), 0, order.bytes());
   }
-  contents_->Touch(vcpu, pfn, order, stamp);
+  contents_.Touch(vcpu, pfn, order, stamp);
 }
 
 std::optional<Pfn> LedgerBacking::FindCorrupted(int vcpu, Pfn pfn, Order order,
                                                 uint64_t stamp) const {
-  if (!contents_) return std::nullopt;
   const std::optional<Pfn> found =
-      contents_->FindCorrupted(vcpu, pfn, order, stamp);
+      contents_.FindCorrupted(vcpu, pfn, order, stamp);
   if (found) lost_.store(true, std::memory_order_relaxed);
   return found;
 }
 
 absl::Status LedgerBacking::CheckInUse(PfnRange pages, uint64_t stamp) const {
-  if (tracking_ == InUse::kUntracked || !contents_) return absl::OkStatus();
   for (Pfn page = pages.start; page < pages.end; page += PageCount(1)) {
     if (ledger_.InUse(page) && FindCorrupted(0, page, Order(0), stamp)) {
       std::ostringstream text;

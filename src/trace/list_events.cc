@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -23,13 +24,18 @@ class ListEventsReader final : public TraceReader {
                    const TraceReadOptions& options)
       : lines_(std::move(bytes), name), options_(options) {}
 
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
+  std::string format() const override { return "trace.extra"; }
+  uint64_t bytes() const override { return lines_.bytes(); }
+
+ private:
+  // One event at a time.
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
     if (!error_.ok()) return error_;
     std::string_view line;
     while (lines_.Next(line)) {
-      TraceEvent event;
+      event_ = {};
       char kind = 0;
-      if (!Parse(line, event, kind)) {
+      if (!Parse(line, event_, kind)) {
         if (counters_.bad_lines < options_.skip_bad) {
           ++counters_.bad_lines;
           continue;
@@ -45,18 +51,14 @@ class ListEventsReader final : public TraceReader {
         continue;
       }
       ++counters_.events;
-      return event;
+      return std::span(&event_, 1);
     }
     error_ = lines_.status();
     if (!error_.ok()) return error_;
-    return std::nullopt;
+    return std::span<const TraceEvent>();
   }
+  TraceReadCounters CountRuns() const override { return counters_; }
 
-  TraceReadCounters counters() const override { return counters_; }
-  std::string format() const override { return "trace.extra"; }
-  uint64_t bytes() const override { return lines_.bytes(); }
-
- private:
   static bool TakeField(std::string_view& text, uint64_t most,
                         uint64_t& value) {
     return TakeWord(text, " ") && TakeDecimal(text, value) && value <= most;
@@ -92,6 +94,7 @@ class ListEventsReader final : public TraceReader {
 
   LineReader lines_;
   const TraceReadOptions options_;
+  TraceEvent event_;  // returned last
   TraceReadCounters counters_;
   absl::Status error_;
 };
@@ -103,23 +106,6 @@ class WithListEventsReader final : public TraceReader {
       : trace_{.reader = std::move(trace)},
         lists_{.reader = std::move(lists)} {}
 
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
-    if (!error_.ok()) return error_;
-    error_.Update(trace_.Read());
-    if (trace_.next && !trace_.next->is_request()) has_own_ = true;
-    if (!has_own_) error_.Update(lists_.Read());
-    if (!error_.ok()) return error_;
-    Source& source = !has_own_ && IsListsFirst() ? lists_ : trace_;
-    if (&source == &lists_) ++from_lists_;
-    return std::exchange(source.next, std::nullopt);
-  }
-
-  TraceReadCounters counters() const override {
-    TraceReadCounters counters = trace_.reader->counters();
-    counters.events += from_lists_;
-    counters.bad_lines += lists_.reader->counters().bad_lines;
-    return counters;
-  }
   std::string format() const override {
     return absl::StrCat(trace_.reader->format(), ", and ",
                         lists_.reader->format());
@@ -129,6 +115,25 @@ class WithListEventsReader final : public TraceReader {
   }
 
  private:
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
+    if (!error_.ok()) return error_;
+    error_.Update(trace_.Read());
+    if (trace_.next && !trace_.next->is_request()) has_own_ = true;
+    if (!has_own_) error_.Update(lists_.Read());
+    if (!error_.ok()) return error_;
+    Source& source = !has_own_ && IsListsFirst() ? lists_ : trace_;
+    if (&source == &lists_) ++from_lists_;
+    if (!source.next) return std::span<const TraceEvent>();
+    last_ = *std::exchange(source.next, std::nullopt);
+    return std::span(&last_, 1);
+  }
+  TraceReadCounters CountRuns() const override {
+    TraceReadCounters counters = trace_.reader->counters();
+    counters.events += from_lists_;
+    counters.bad_lines += lists_.reader->counters().bad_lines;
+    return counters;
+  }
+
   struct Source {
     std::unique_ptr<TraceReader> reader;
     // Absent once it is returned, and at the end.
@@ -155,6 +160,7 @@ class WithListEventsReader final : public TraceReader {
   Source lists_;
   bool has_own_ = false;
   uint64_t from_lists_ = 0;
+  TraceEvent last_;  // returned last
   absl::Status error_;
 };
 

@@ -29,29 +29,40 @@ Nanoseconds Behind(Nanoseconds later, Nanoseconds earlier) {
 class OrderedReader final : public TraceReader {
  public:
   explicit OrderedReader(std::unique_ptr<TraceReader> reader)
-      : reader_(std::move(reader)) {}
-
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
-    if (at_ == released_) {
-      Advance();
-      if (released_ == 0) {
-        if (!end_.ok()) return end_;
-        return std::nullopt;
-      }
-    }
-    const TraceEvent& event = window_[at_++];
-    if (event.time < latest_) {
-      ++counters_.late;
-      counters_.late_by =
-          std::max(counters_.late_by, Behind(latest_, event.time));
-    } else {
-      latest_ = event.time;
-    }
-    ++counters_.events;
-    return event;
+      : reader_(std::move(reader)) {
+    window_.reserve(kWindow);
   }
 
-  TraceReadCounters counters() const override {
+  std::string format() const override { return reader_->format(); }
+  uint64_t bytes() const override { return reader_->bytes(); }
+
+ private:
+  static constexpr size_t kWindow = size_t{64} << 10;
+  // If the times of one CPU go back by more, another recording begins.
+  static constexpr Nanoseconds kRestart = std::chrono::seconds(1);
+
+  // A run ends before a late event, so that this is counted when it is due.
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
+    if (at_ == released_) {
+      Advance();
+      if (released_ == 0 && !end_.ok()) return end_;
+      if (released_ == 0) return std::span<const TraceEvent>();
+    }
+    const size_t begin = at_++;
+    if (const Nanoseconds first = window_[begin].time; first < latest_) {
+      ++counters_.late;
+      counters_.late_by = std::max(counters_.late_by, Behind(latest_, first));
+    } else {
+      latest_ = first;
+    }
+    for (; at_ < released_ && window_[at_].time >= latest_; ++at_) {
+      latest_ = window_[at_].time;
+    }
+    counters_.events += at_ - begin;
+    return std::span<const TraceEvent>(&window_[begin], at_ - begin);
+  }
+
+  TraceReadCounters CountRuns() const override {
     TraceReadCounters counters = reader_->counters();
     counters.events = counters_.events;
     counters.unknown_gfp = counters_.unknown_gfp;
@@ -61,13 +72,6 @@ class OrderedReader final : public TraceReader {
     counters.reordered += std::max(early_, counters_.late) - counters_.late;
     return counters;
   }
-  std::string format() const override { return reader_->format(); }
-  uint64_t bytes() const override { return reader_->bytes(); }
-
- private:
-  static constexpr size_t kWindow = size_t{64} << 10;
-  // If the times of one CPU go back by more, another recording begins.
-  static constexpr Nanoseconds kRestart = std::chrono::seconds(1);
 
   // Reads up to a window, and releases what nothing else belongs before: none
   // at the end.
@@ -80,12 +84,17 @@ class OrderedReader final : public TraceReader {
       Take(*first);
     }
     while (!is_over_ && !restart_ && window_.size() < kWindow) {
-      const auto event = reader_->Next();
-      if (event.ok() && event->has_value()) {
-        Take(**event);
-      } else {
-        end_ = event.status();
-        is_over_ = true;
+      if (unread_.empty()) {
+        const auto run = reader_->NextRun();
+        end_ = run.status();
+        is_over_ = !run.ok() || run->empty();
+        if (!is_over_) unread_ = *run;
+        continue;
+      }
+      TakeOrdered();
+      if (!unread_.empty() && window_.size() < kWindow) {
+        Take(unread_.front());
+        unread_ = unread_.subspan(1);
       }
     }
     if (std::exchange(is_unsorted_, false)) {
@@ -93,6 +102,22 @@ class OrderedReader final : public TraceReader {
     }
     released_ =
         is_over_ || restart_ ? window_.size() : window_.size() - kWindow / 2;
+  }
+
+  // Takes what is in order ahead of the first event of unread_ that is not, as
+  // far as the window has room.
+  void TakeOrdered() {
+    const size_t most = std::min(unread_.size(), kWindow - window_.size());
+    uint64_t unknown = 0;
+    size_t count = 0;
+    for (; count < most && unread_[count].time >= newest_; ++count) {
+      newest_ = unread_[count].time;
+      if ((unread_[count].gfp & GfpFlags::kUnknown) != 0) ++unknown;
+    }
+    counters_.unknown_gfp += unknown;
+    const std::span<const TraceEvent> ordered = unread_.first(count);
+    window_.insert(window_.end(), ordered.begin(), ordered.end());
+    unread_ = unread_.subspan(count);
   }
 
   void Take(const TraceEvent& event) {
@@ -119,6 +144,8 @@ class OrderedReader final : public TraceReader {
   }
 
   const std::unique_ptr<TraceReader> reader_;
+  // The rest of its last run.
+  std::span<const TraceEvent> unread_;
   // Those up to at_ were returned; those up to released_ may be.
   std::vector<TraceEvent> window_;
   size_t at_ = 0;
@@ -147,7 +174,15 @@ class MergedReader final : public TraceReader {
         format_(std::move(format)),
         next_(readers_.size()) {}
 
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
+  std::string format() const override { return format_; }
+  uint64_t bytes() const override {
+    uint64_t bytes = 0;
+    for (const auto& reader : readers_) bytes += reader->bytes();
+    return bytes;
+  }
+
+ private:
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
     if (!error_.ok()) return error_;
     // At the start each reader's, later only that whose event was returned.
     for (; to_read_ < to_read_end_; ++to_read_) {
@@ -164,25 +199,17 @@ class MergedReader final : public TraceReader {
         earliest = i;
       }
     }
-    if (!earliest) return std::nullopt;
+    if (!earliest) return std::span<const TraceEvent>();
     to_read_ = *earliest;
     to_read_end_ = to_read_ + 1;
-    return next_[*earliest];
+    return std::span(&*next_[to_read_], 1);
   }
-
-  TraceReadCounters counters() const override {
+  TraceReadCounters CountRuns() const override {
     TraceReadCounters all;
     for (const auto& reader : readers_) all += reader->counters();
     return all;
   }
-  std::string format() const override { return format_; }
-  uint64_t bytes() const override {
-    uint64_t bytes = 0;
-    for (const auto& reader : readers_) bytes += reader->bytes();
-    return bytes;
-  }
 
- private:
   const std::vector<std::unique_ptr<TraceReader>> readers_;
   const std::string format_;
   // By reader; absent before the first, and at its end.

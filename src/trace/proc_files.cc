@@ -349,7 +349,12 @@ absl::StatusOr<std::vector<RecordedZone>> ReadZoneinfo(LineReader& lines) {
 absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
                                              const std::string& name) {
   RecordedPages pages;
+  // Of 16 GiB: what is not written takes no memory, which copies would.
+  pages.states.reserve(size_t{1} << 22);
   std::vector<uint64_t> flags(size_t{1} << 14);
+  // Runs of pages have the same flags.
+  uint64_t last_flags = 0;
+  RecordedPages::State state = StateOf(last_flags);
   constexpr size_t kBytesEach = sizeof(uint64_t);
   while (true) {
     // ReadFully reads whole numbers, except at the end of a truncated file.
@@ -363,14 +368,19 @@ absl::StatusOr<RecordedPages> ReadKpageflags(ByteSource& bytes,
           name, ": ", pages.states.size() * kBytesEach + *got,
           " bytes: expected 8 for each page: the file is truncated"));
     }
+    const size_t first = pages.states.size();
+    pages.states.resize(first + *got / kBytesEach);
     for (size_t i = 0; i < *got / kBytesEach; ++i) {
       // Little endian, as on all hosts that guestmm supports.
-      const RecordedPages::State state = StateOf(flags[i]);
+      if (flags[i] != last_flags) {
+        last_flags = flags[i];
+        state = StateOf(last_flags);
+      }
       if (state == RecordedPages::State::kFree &&
           (flags[i] & kReportedFlag) != 0) {
-        pages.reported.emplace_back(pages.states.size());
+        pages.reported.emplace_back(first + i);
       }
-      pages.states.push_back(state);
+      pages.states[first + i] = state;
     }
   }
 }

@@ -1,6 +1,6 @@
 #include <algorithm>
 #include <memory>
-#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,7 +24,12 @@ class TextReader final : public TraceReader {
              const TraceReadOptions& options)
       : lines_(std::move(bytes), name), options_(options) {}
 
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
+  std::string format() const override { return "text"; }
+  uint64_t bytes() const override { return lines_.bytes(); }
+
+ private:
+  // One event at a time.
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
     if (!error_.ok()) return error_;
     std::string_view line;
     while (lines_.Next(line)) {
@@ -38,7 +43,7 @@ class TextReader final : public TraceReader {
       switch (what) {
         case TraceLine::kEvent:
           ++counters_.events;
-          return parser_.event();
+          return std::span(&parser_.event(), 1);
         case TraceLine::kText:
           ++counters_.other_lines;
           if (parser_.has_begun() || TakesHeading(line)) break;
@@ -75,14 +80,10 @@ class TextReader final : public TraceReader {
       error_ = no_trace_;
       return error_;
     }
-    return std::nullopt;
+    return std::span<const TraceEvent>();
   }
+  TraceReadCounters CountRuns() const override { return counters_; }
 
-  TraceReadCounters counters() const override { return counters_; }
-  std::string format() const override { return "text"; }
-  uint64_t bytes() const override { return lines_.bytes(); }
-
- private:
   // True for a last line, without its end, that may lack more than that. A
   // field that is whole: names of flags, an order that no digit can follow.
   bool MayBeCut(std::string_view line, TraceLine what) const {

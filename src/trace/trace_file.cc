@@ -3,7 +3,7 @@
 #include <zstd.h>
 
 #include <algorithm>
-#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -154,19 +154,6 @@ class TraceFileReader final : public TraceReader {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::optional<TraceEvent>> Next() override {
-    if (at_ == events_.size()) {
-      if (!error_.ok()) return error_;
-      if (ended_) return std::nullopt;
-      error_ = ReadBlock();
-      if (!error_.ok()) return error_;
-      if (ended_) return std::nullopt;
-    }
-    ++counters_.events;
-    return events_[at_++];
-  }
-
-  TraceReadCounters counters() const override { return counters_; }
   std::string format() const override {
     return absl::StrCat("binary, version ", version_,
                         source_.empty() ? "" : ", from ", source_);
@@ -174,6 +161,16 @@ class TraceFileReader final : public TraceReader {
   uint64_t bytes() const override { return raw_bytes_; }
 
  private:
+  // The events of a block.
+  absl::StatusOr<std::span<const TraceEvent>> ReadRun() override {
+    events_.clear();
+    if (error_.ok() && !ended_) error_ = ReadBlock();
+    if (!error_.ok()) return error_;
+    counters_.events += events_.size();
+    return events_;
+  }
+  TraceReadCounters CountRuns() const override { return counters_; }
+
   // False if the bytes end or cannot be read; Failed says which.
   bool Read(char* to, size_t size) {
     const absl::StatusOr<size_t> got = trace::ReadFully(*bytes_, to, size);
@@ -237,7 +234,6 @@ class TraceFileReader final : public TraceReader {
       return Failed("the compressed block");
     }
     const absl::Status status = trace::DecodeBlock(raw_, count, events_);
-    at_ = 0;
     if (!status.ok()) return Failed(std::string{status.message()});
     raw_bytes_ += raw_bytes;
     return absl::OkStatus();
@@ -274,7 +270,6 @@ class TraceFileReader final : public TraceReader {
   std::string stored_;
   std::string raw_;
   std::vector<TraceEvent> events_;
-  size_t at_ = 0;
   bool ended_ = false;
   TraceReadCounters counters_;
   absl::Status error_;

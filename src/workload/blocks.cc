@@ -13,6 +13,8 @@ bool Blocks::Take(Vcpu& vcpu, Order order, Gfp gfp) {
   const std::optional<Pfn> pfn = vcpu.Allocate(order, gfp);
   if (!pfn) return false;
   vcpu.Touch(*pfn, order, stamp_);
+  // Makes room, rather than a larger vector, if at least half is freed.
+  if (blocks_.size() == blocks_.capacity() && oldest_ > size()) DropFreed();
   blocks_.push_back({*pfn, order});
   bytes_ += order.bytes();
   touched_ += order.pages();
@@ -20,13 +22,21 @@ bool Blocks::Take(Vcpu& vcpu, Order order, Gfp gfp) {
 }
 
 void Blocks::FreeOldest(Vcpu& vcpu) {
-  Free(vcpu, blocks_.front());
-  blocks_.pop_front();
+  Free(vcpu, blocks_[oldest_]);
+  ++oldest_;
+  if (empty()) DropFreed();
+}
+
+void Blocks::DropFreed() {
+  blocks_.erase(blocks_.begin(),
+                blocks_.begin() + static_cast<std::ptrdiff_t>(oldest_));
+  oldest_ = 0;
 }
 
 void Blocks::FreeAt(Vcpu& vcpu, size_t index) {
-  Free(vcpu, blocks_[index]);
-  blocks_[index] = blocks_.back();
+  HeldBlock& block = blocks_[oldest_ + index];
+  Free(vcpu, block);
+  block = blocks_.back();
   blocks_.pop_back();
 }
 

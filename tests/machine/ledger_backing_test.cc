@@ -32,7 +32,7 @@ class LedgerBackingTest : public testing::Test {
 };
 
 TEST_F(LedgerBackingTest, EntersWhatVcpusDo) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+  LedgerBacking backing(*ram_, ledger_, time_);
   backing.OnAllocated(0, Pfn(8), Order(3));
   backing.OnAllocated(0, std::nullopt, Order(3));
   backing.Touch(0, Pfn(8), Order(2), kStamp);
@@ -43,7 +43,7 @@ TEST_F(LedgerBackingTest, EntersWhatVcpusDo) {
 
 // The host may back what is allocated before it is touched.
 TEST_F(LedgerBackingTest, WhatIsAllocatedNeedsAnotherReport) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+  LedgerBacking backing(*ram_, ledger_, time_);
   const GpaRange block = {.gpa = ToGpa(Pfn(8)), .bytes = 8 * kPageSize};
   ledger_.OnReported({{block}}, time_.Now());
   ledger_.OnReported({{block}}, time_.Now());
@@ -53,16 +53,18 @@ TEST_F(LedgerBackingTest, WhatIsAllocatedNeedsAnotherReport) {
   EXPECT_EQ(ledger_.counters().needed_bytes, 12 * kPageSize);
 }
 
-TEST_F(LedgerBackingTest, UntrackedNothingIsInUse) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+TEST_F(LedgerBackingTest, ForManyThreadsNothingIsInUse) {
+  HostLedger ledger(Pfn(1024), Order(0), Writers::kMany);
+  LedgerBacking backing(*ram_, ledger, time_);
   backing.Touch(0, Pfn(8), Order(2), kStamp);
-  EXPECT_EQ(backing.in_use(), PageCount(0));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(0));
+  EXPECT_FALSE(ledger.InUse(Pfn(8)));
   backing.OnFreed(0, Pfn(8), Order(2));
-  EXPECT_EQ(backing.in_use(), PageCount(0));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(0));
 }
 
 TEST_F(LedgerBackingTest, APageWithTheContentsOfAnotherIsLost) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+  LedgerBacking backing(*ram_, ledger_, time_);
   backing.Touch(0, Pfn(8), Order(1), kStamp);
   std::copy_n(PageAt(Pfn(8)), kPageSize, PageAt(Pfn(9)));
   EXPECT_EQ(backing.FindCorrupted(0, Pfn(8), Order(1), kStamp), Pfn(9));
@@ -70,14 +72,14 @@ TEST_F(LedgerBackingTest, APageWithTheContentsOfAnotherIsLost) {
 
 // Between the stamps at its ends a page is as the kernel cleared it.
 TEST_F(LedgerBackingTest, ClearsPagesBeforeTheyAreWrittenTo) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+  LedgerBacking backing(*ram_, ledger_, time_);
   PageAt(Pfn(8))[100] = std::byte{1};
   backing.Touch(0, Pfn(8), Order(0), kStamp);
   EXPECT_EQ(PageAt(Pfn(8))[100], std::byte{0});
 }
 
 TEST_F(LedgerBackingTest, RemembersThatAPageWasLost) {
-  LedgerBacking backing(ram_.get(), ledger_, time_);
+  LedgerBacking backing(*ram_, ledger_, time_);
   backing.Touch(0, Pfn(8), Order(1), kStamp);
   PageAt(Pfn(9))[0] = std::byte{0};
   PageAt(Pfn(9))[1] = std::byte{0};
@@ -86,23 +88,21 @@ TEST_F(LedgerBackingTest, RemembersThatAPageWasLost) {
 }
 
 TEST_F(LedgerBackingTest, TracksWhatIsInUse) {
-  LedgerBacking backing(ram_.get(), ledger_, time_,
-                        LedgerBacking::InUse::kTracked);
+  LedgerBacking backing(*ram_, ledger_, time_);
   backing.Touch(0, Pfn(8), Order(3), kStamp);
   backing.Touch(0, Pfn(8), Order(2), kStamp);
-  EXPECT_EQ(backing.in_use(), PageCount(8));
+  EXPECT_EQ(ledger_.in_use_pages(), PageCount(8));
   backing.OnFreed(0, Pfn(8), Order(1));
-  EXPECT_EQ(backing.in_use(), PageCount(6));
+  EXPECT_EQ(ledger_.in_use_pages(), PageCount(6));
   EXPECT_FALSE(ledger_.InUse(Pfn(9)));
   EXPECT_TRUE(ledger_.InUse(Pfn(10)));
   // Half of it was never touched.
   backing.OnFreed(0, Pfn(12), Order(3));
-  EXPECT_EQ(backing.in_use(), PageCount(2));
+  EXPECT_EQ(ledger_.in_use_pages(), PageCount(2));
 }
 
 TEST_F(LedgerBackingTest, APageInUseWithoutItsStampIsDataLoss) {
-  LedgerBacking backing(ram_.get(), ledger_, time_,
-                        LedgerBacking::InUse::kTracked);
+  LedgerBacking backing(*ram_, ledger_, time_);
   const PfnRange all = {.start = Pfn(0), .end = Pfn(1024)};
   backing.Touch(0, Pfn(8), Order(1), kStamp);
   EXPECT_TRUE(backing.CheckInUse(all, kStamp).ok());
@@ -113,16 +113,6 @@ TEST_F(LedgerBackingTest, APageInUseWithoutItsStampIsDataLoss) {
   // A free page may lose what it held.
   backing.OnFreed(0, Pfn(8), Order(1));
   EXPECT_TRUE(backing.CheckInUse(all, kStamp).ok());
-}
-
-TEST_F(LedgerBackingTest, WithoutRamThereIsOnlyTheLedger) {
-  LedgerBacking backing(nullptr, ledger_, time_,
-                        LedgerBacking::InUse::kTracked);
-  backing.Touch(0, Pfn(8), Order(3), kStamp);
-  EXPECT_EQ(ledger_.resident_pages(), PageCount(8));
-  EXPECT_EQ(backing.in_use(), PageCount(8));
-  EXPECT_EQ(backing.FindCorrupted(0, Pfn(8), Order(3), 99), std::nullopt);
-  EXPECT_TRUE(backing.CheckInUse({.start = Pfn(0), .end = Pfn(1024)}, 99).ok());
 }
 
 }  // namespace

@@ -173,6 +173,7 @@ TEST_F(CommandLineTest, CompareHelpNamesEveryOptionAndWorkload) {
                              "--repeats",
                              "--processes",
                              "--costs",
+                             "--jobs",
                              "--out",
                              "* page_fault1:",
                              "page_fault1-60g:",
@@ -269,6 +270,14 @@ TEST_F(CommandLineTest, CompareNamesTheOptionTheValueAndTheRule) {
   ExpectRefused(
       "compare --granule 3MiB",
       "guestmm compare: --granule=3MiB: must be a power of 2, 4KiB to 2MiB");
+  for (const std::string jobs : {"0", "1025", "two"}) {
+    ExpectRefused("compare --jobs " + jobs,
+                  "guestmm compare: --jobs=" + jobs +
+                      ": must be a whole number from 1 to 1024");
+  }
+  ExpectRefused("compare --real --jobs 2",
+                "guestmm compare: --jobs=2: must be unset with --real, where "
+                "runs would disturb each other");
   ExpectRefused("compare --vcpus 0",
                 "guestmm compare: --vcpus=0: must be 1 to 64");
   ExpectRefused(

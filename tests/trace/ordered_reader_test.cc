@@ -177,6 +177,42 @@ TEST_F(PerCpuTest, CpusOneAfterAnotherAreMerged) {
   EXPECT_EQ(reader->format(), "text, 2 CPUs one after another");
 }
 
+// What is in order is in one run, whatever came before it by Next; an event
+// that is late begins another, so that it is counted when it is returned.
+TEST(OrderedReaderTest, RunsAndSingleEventsAreTheSame) {
+  const auto line = [](int microseconds, int pfn) {
+    return "t-1 [000] 1." + std::to_string(100'000 + microseconds) +
+           ": mm_page_free: pfn=" + std::to_string(pfn) + " order=0\n";
+  };
+  std::string text;
+  for (int i = 0; i < 70'000; ++i) text += line(2 * i, i);
+  text += line(1, 70'000) + line(140'000, 70'001);
+  const auto source = [&] { return BytesOf(text, "t").value(); };
+  const auto single = OpenTraceFrom(source(), "t").value();
+  const auto runs = OpenTraceFrom(source(), "t").value();
+  EXPECT_EQ(runs->Next().value()->pfn, single->Next().value()->pfn);
+  uint64_t read = 1;
+  uint64_t late_in_runs = 0;
+  while (true) {
+    const auto run = runs->NextRun();
+    ASSERT_TRUE(run.ok());
+    if (run->empty()) break;
+    for (const TraceEvent& event : *run) {
+      ASSERT_EQ(single->Next().value(), event);
+      ASSERT_EQ(single->counters().events, ++read);
+    }
+    EXPECT_EQ(runs->counters().events, read);
+    if (runs->counters().late > late_in_runs) {
+      EXPECT_EQ(run->front().pfn, Pfn(70'000));
+    }
+    late_in_runs = runs->counters().late;
+    EXPECT_EQ(single->counters().late, late_in_runs);
+  }
+  EXPECT_EQ(single->Next().value(), std::nullopt);
+  EXPECT_EQ(read, 70'002u);
+  EXPECT_EQ(late_in_runs, 1u);
+}
+
 TEST_F(PerCpuTest, RunsAreFoundInPlainTextOfSeveralCpus) {
   const auto runs = [&](const std::string& text,
                         const TraceReadOptions& options = {}) {

@@ -34,6 +34,8 @@ struct CompareArguments {
   CompareOptions options;
   PolicyArguments policy;
   std::string costs;
+  // Unset: as many as the machine has processors.
+  std::optional<uint64_t> jobs;
   ExperimentOutput output;
 };
 
@@ -262,7 +264,8 @@ int RunCompareCommand(CompareArguments& arguments, const CLI::App& given) {
     Progress progress(output.quiet());
     result = RunCompare(
         *resolved,
-        {.progress =
+        {.jobs = arguments.jobs,
+         .progress =
              [&](const CompareProgress& at) {
                progress.Show(
                    at.process > 0
@@ -348,12 +351,19 @@ std::function<int()> AddCompareCommand(CLI::App& app) {
                   "wrote; -: stdin [built-in defaults]")
       ->transform(InputPath)
       ->type_name("FILE");
+  // More threads than that only take memory.
+  constexpr uint64_t kMostJobs = 1024;
+  AddInteger(command, "--jobs", 1, kMostJobs, arguments->jobs,
+             "Runs at a time in virtual time, each on a thread of its own; the "
+             "result is the same [one a processor]");
   command.option_defaults()->group("Output");
   AddWide(command);
   arguments->output.AddOptions(command, {kSummaryFile, kSeriesFile});
   command.callback([&command, &options] {
     if (options.mode == CompareMode::kReal) {
       RefuseUnused(command, {"--costs"}, "with --real, which has real ones");
+      RefuseUnused(command, {"--jobs"},
+                   "with --real, where runs would disturb each other");
     } else {
       RefuseUnused(command, {"--repeats"},
                    "in virtual time; runs are deterministic");

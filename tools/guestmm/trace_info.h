@@ -20,6 +20,7 @@ namespace guestmm::tools {
 struct TraceInfo {
   // The number of events of each TraceEvent::Kind.
   using ByKind = std::array<uint64_t, 4>;
+  using ByOrder = std::array<ByKind, kMaxOrder.value() + 1>;
 
   std::vector<std::string> paths;
   // Of a recording; empty if it is unknown.
@@ -30,7 +31,7 @@ struct TraceInfo {
   uint64_t decoded_bytes = 0;
   // Of all files; absent if one of them is not a regular file.
   std::optional<uint64_t> file_bytes;
-  std::array<ByKind, kMaxOrder.value() + 1> orders = {};
+  ByOrder orders = {};
   std::set<uint16_t> cpus;
   // Absent without an event.
   std::optional<Nanoseconds> first;

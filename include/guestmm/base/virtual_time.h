@@ -1,6 +1,7 @@
 #ifndef GUESTMM_BASE_VIRTUAL_TIME_H_
 #define GUESTMM_BASE_VIRTUAL_TIME_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -44,7 +45,17 @@ class VirtualTime final : public Workqueue {
 
   // Runs everything that falls due within `duration`, and advances the time by
   // that much. REQUIRES: MayWait() (CHECKed).
-  void RunFor(Nanoseconds duration);
+  void RunFor(Nanoseconds duration) {
+    const bool is_quiet =
+        waiting_.empty() && !in_work_ &&
+        (timeline_.empty() || timeline_.next() > now_ + duration);
+    if (!is_quiet) {
+      WaitUntil([] { return false; }, duration);
+      return;
+    }
+    ++changes_;
+    now_ += std::max(duration, Nanoseconds(0));
+  }
   // Runs until nothing is due but deferrable works that have run since the last
   // other work: those would only come again. REQUIRES: MayWait() (CHECKed).
   void RunUntilIdle();

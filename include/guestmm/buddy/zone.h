@@ -187,11 +187,19 @@ class Zone {
 
   // Following a recorded allocator ------------------------------------------
 
+  struct Block {
+    Pfn pfn;
+    Order order;
+
+    bool operator==(const Block&) const = default;
+  };
+
   // Allocates exactly the block at `pfn`: splits the free block that contains
-  // it and frees the other halves. False, with no effect, unless one free block
-  // contains all of it. Ignores watermarks. REQUIRES: aligned; order <=
-  // max_order(); `type` as in Allocate.
-  bool TakeAt(Pfn pfn, Order order, MigrateType type)
+  // it and frees the other halves. The same for those behind it, `most` in all,
+  // as far as they can be taken together. Returns their number; 0 unless one
+  // free block contains all of the first. Ignores watermarks. REQUIRES:
+  // aligned; order <= max_order(); `type` as in Allocate; most > 0.
+  uint64_t TakeAt(Pfn pfn, Order order, MigrateType type, uint64_t most = 1)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // Undoes TakeAt: frees the block at `pfn`, and notifies the observer only if
   // it was notified of the allocation (TakenBlocks::kTell). Returns as Free.
@@ -205,13 +213,6 @@ class Zone {
   bool Reshape(Pfn pfn, Order order) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   // Isolating for the host --------------------------------------------------
-
-  struct Block {
-    Pfn pfn;
-    Order order;
-
-    bool operator==(const Block&) const = default;
-  };
 
   // The order of the free block whose head is `pfn`; none if there is none.
   std::optional<Order> FreeBlockAt(Pfn pfn) const
@@ -321,11 +322,7 @@ class Zone {
     return blocks_[static_cast<size_t>(order.value())].Get();
   }
   // Allocations and frees that bypassed the per-CPU lists.
-  AllocationEvents events() const {
-    return {.allocations = allocations_.Get(),
-            .allocated_pages = allocated_pages_.Get(),
-            .freed_pages = freed_pages_.Get()};
-  }
+  AllocationEvents events() const;
   // Requests served from another type's blocks, and pageblocks that changed
   // their type for them.
   uint64_t steals() const { return steals_.Get(); }

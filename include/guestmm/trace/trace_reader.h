@@ -1,12 +1,15 @@
 #ifndef GUESTMM_TRACE_TRACE_READER_H_
 #define GUESTMM_TRACE_TRACE_READER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guestmm/base/clock.h"
 #include "guestmm/base/export.h"
@@ -76,13 +79,52 @@ class TraceReader {
   // The next event; absent at the end. DataLoss for a truncated or damaged
   // trace and InvalidArgument for a malformed line name the file and the line
   // or byte. After an error every call returns it.
-  virtual absl::StatusOr<std::optional<TraceEvent>> Next() = 0;
-  virtual TraceReadCounters counters() const = 0;
+  absl::StatusOr<std::optional<TraceEvent>> Next() {
+    if (at_ == run_.size()) {
+      if (absl::Status status = Refill(); !status.ok()) return status;
+      if (run_.empty()) return std::nullopt;
+    }
+    return run_[at_++];
+  }
+  // The next events, as many as the reader has at hand, which last until the
+  // next call; none at the end. Errors as those of Next. For loops that are to
+  // cost a few ns per event.
+  absl::StatusOr<std::span<const TraceEvent>> NextRun() {
+    if (at_ == run_.size()) {
+      if (absl::Status status = Refill(); !status.ok()) return status;
+    }
+    return run_.subspan(std::exchange(at_, run_.size()));
+  }
+  TraceReadCounters counters() const {
+    TraceReadCounters counters = CountRuns();
+    counters.events -= run_.size() - at_;
+    return counters;
+  }
 
   // The format, for display: "text", "binary, version 2, from trace.txt".
   virtual std::string format() const { return ""; }
   // Decompressed bytes read so far.
   virtual uint64_t bytes() const { return 0; }
+
+ private:
+  // The next events, which last until the next call; none at the end. After an
+  // error every call returns it.
+  virtual absl::StatusOr<std::span<const TraceEvent>> ReadRun() = 0;
+  // The counters of all events that ReadRun returned.
+  virtual TraceReadCounters CountRuns() const = 0;
+
+  // Reads a run. After an error, and at the end, there is none.
+  absl::Status Refill() {
+    run_ = {};
+    at_ = 0;
+    absl::StatusOr<std::span<const TraceEvent>> run = ReadRun();
+    if (run.ok()) run_ = *run;
+    return run.status();
+  }
+
+  // What ReadRun returned last; those up to at_ were returned.
+  std::span<const TraceEvent> run_;
+  size_t at_ = 0;
 };
 
 // Opens a trace and finds out its format: ftrace text (trace, trace_pipe), the

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
 #include <vector>
 
 #include "guestmm/base/export.h"
@@ -35,8 +34,8 @@ class Blocks {
   // Frees a block; the newest takes its place.
   void FreeAt(Vcpu& vcpu, size_t index);
 
-  bool empty() const { return blocks_.empty(); }
-  size_t size() const { return blocks_.size(); }
+  bool empty() const { return oldest_ == blocks_.size(); }
+  size_t size() const { return blocks_.size() - oldest_; }
   // The size of the held blocks.
   uint64_t bytes() const { return bytes_; }
   // The pages touched so far, counted once per allocation.
@@ -44,9 +43,13 @@ class Blocks {
 
  private:
   void Free(Vcpu& vcpu, HeldBlock block);
+  // Drops those before oldest_.
+  void DropFreed();
 
   uint64_t stamp_;
-  std::deque<HeldBlock> blocks_;
+  // Held from oldest_ on; those before it are freed.
+  std::vector<HeldBlock> blocks_;
+  size_t oldest_ = 0;
   uint64_t bytes_ = 0;
   PageCount touched_;
 };

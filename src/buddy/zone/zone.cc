@@ -36,6 +36,12 @@ Watermarks Zone::watermarks() const {
           .high = PageCount(high_.Get())};
 }
 
+AllocationEvents Zone::events() const {
+  return {.allocations = allocations_.Get(),
+          .allocated_pages = allocated_pages_.Get(),
+          .freed_pages = freed_pages_.Get()};
+}
+
 void Zone::SetBelowHigh(bool below) {
   below_high_.store(below, std::memory_order_relaxed);
   const bool notes = options_.watches_high && !below;

@@ -1,6 +1,11 @@
 // The operations with which a zone follows a recorded allocator, block by
 // block.
 
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "guestmm/buddy/zone.h"
@@ -8,28 +13,52 @@
 
 namespace guestmm {
 
-bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
-  const std::optional<Block> around = FreeBlockAround(pfn);
-  if (!around || around->order < order) return false;
-  const MigrateType list_type = pages_.pageblock(pfn).type;
+uint64_t Zone::TakeAt(Pfn first, Order order, MigrateType type, uint64_t most) {
+  const std::optional<Block> around = FreeBlockAround(first);
+  if (!around || around->order < order) return 0;
+  // Together: the largest block that begins there, within its pageblock, whose
+  // type the lists go by.
+  const int whole =
+      std::min({std::countr_zero(first.value()), around->order.value(),
+                std::max(order, pageblock_order()).value()});
+  const uint64_t count = std::min(most, uint64_t{1} << (whole - order.value()));
+  const PageCount pages(count << order.value());
+  const MigrateType list_type = pages_.pageblock(first).type;
   {
     ListChange change(*this);
     change.Remove(around->pfn, around->order);
-    // Splits the half that contains the block again; frees the other half.
-    for (int at = around->order.value() - 1; at >= order.value(); --at) {
+    // Splits the half that contains the run again; frees the other half.
+    const int inner = std::bit_width(pages.value() - 1);
+    for (int at = around->order.value() - 1; at >= inner; --at) {
       const Order half(at);
-      change.Add(pfn.AlignDown(half).Buddy(half), half, list_type,
+      change.Add(first.AlignDown(half).Buddy(half), half, list_type,
                  ListEnd::kHead);
     }
-    change.SubtractPages(list_type, order.pages());
+    // What stays of that half: the upper halves, as after block by block.
+    for (uint64_t at = pages.value(); at < uint64_t{1} << inner;
+         at += at & -at) {
+      change.Add(first + PageCount(at), Order(std::countr_zero(at)), list_type,
+                 ListEnd::kHead);
+    }
+    change.SubtractPages(list_type, pages);
   }
-  allocations_.Add(1);
-  allocated_pages_.Add(order.pages().value());
-  pages_.SetAllocated(pfn, order, type);
-  if (taken_observer_ != nullptr) {
-    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
+  allocations_.Add(count);
+  allocated_pages_.Add(pages.value());
+  const Pfn end = first + pages;
+  for (Pfn pfn = first; pfn < end; pfn += order.pages()) {
+    pages_.SetAllocated(pfn, order, type);
   }
-  return true;
+  if (taken_observer_ == nullptr) return count;
+  std::array<Pfn, 64> blocks;
+  for (Pfn pfn = first; pfn < end;) {
+    size_t taken = 0;
+    for (; taken < blocks.size() && pfn < end; pfn += order.pages()) {
+      blocks[taken++] = pfn;
+    }
+    taken_observer_->OnBlocksTaken(*this, std::span(blocks).first(taken),
+                                   order);
+  }
+  return count;
 }
 
 bool Zone::Reshape(Pfn pfn, Order order) {

@@ -197,7 +197,7 @@ absl::StatusOr<CompareRun> RunWithinMachine(const CompareOptions& options,
 }
 
 // Runs all of `tasks`. In virtual time runs share only the amount of work, so
-// they use all processors, those that define an amount first.
+// as many as hooks.jobs go on at a time, those that define an amount first.
 void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
               const CompareHooks& hooks) {
   const bool parallel = options.mode == CompareMode::kVirtual;
@@ -243,7 +243,8 @@ void RunTasks(const CompareOptions& options, std::vector<Task>& tasks,
     }
   };
   std::vector<std::jthread> threads;
-  const size_t wanted = parallel ? std::thread::hardware_concurrency() : 1;
+  const size_t wanted =
+      parallel ? hooks.jobs.value_or(std::thread::hardware_concurrency()) : 1;
   try {
     for (size_t i = 1; i < std::min(wanted, order.size()); ++i) {
       threads.emplace_back(work);

@@ -33,6 +33,8 @@ HotpluggedMemory::HotpluggedMemory(const Recording& recording,
               true);
   }
   new_ = absent_;
+  absent_blocks_ =
+      static_cast<size_t>(std::count(absent_.begin(), absent_.end(), true));
 }
 
 bool HotpluggedMemory::MayArrive(PfnRange block) const {
@@ -56,6 +58,7 @@ std::vector<PfnRange> HotpluggedMemory::Online(PfnRange range,
     status.Update(hotplug_.Online(block, ZoneTypeFor(block)));
     GUESTMM_CHECK(status.ok()) << status.message();
     absent_[at] = false;
+    --absent_blocks_;
     new_[at] = false;
     Log(block, now, /*removed=*/false);
     if (runs.empty() || runs.back().end != block.start) {
@@ -80,6 +83,7 @@ void HotpluggedMemory::Assume(const std::vector<PfnRange>& runs) {
   for (const PfnRange& run : runs) {
     for (size_t at = BlockOf(run.start); at < BlockOf(run.end); ++at) {
       assumed_[at] = true;
+      any_assumed_ = true;
     }
   }
 }
@@ -95,6 +99,7 @@ absl::Status HotpluggedMemory::Remove(PfnRange block, Nanoseconds now) {
   status = hotplug_.Remove(block);
   GUESTMM_CHECK(status.ok()) << status.message();
   absent_[BlockOf(block.start)] = true;
+  ++absent_blocks_;
   assumed_[BlockOf(block.start)] = false;
   Log(block, now, /*removed=*/true);
   return absl::OkStatus();

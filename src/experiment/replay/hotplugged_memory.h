@@ -1,6 +1,7 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_HOTPLUGGED_MEMORY_H_
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_HOTPLUGGED_MEMORY_H_
 
+#include <cstddef>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -24,6 +25,8 @@ class HotpluggedMemory {
   // use).
   HotpluggedMemory(const Recording& recording, PageAllocator& allocator);
 
+  // True if no block may arrive, nor has one that was assumed to.
+  bool is_static() const { return absent_blocks_ == 0 && !any_assumed_; }
   // True if `block` is absent, at least in part, and could arrive.
   bool MayArrive(PfnRange block) const;
   // Brings the absent blocks that `range` touches online at `now`, in the zone
@@ -57,10 +60,12 @@ class HotpluggedMemory {
   MemoryHotplug hotplug_;
   // By block: absent, and may arrive.
   std::vector<bool> absent_;
+  size_t absent_blocks_ = 0;
   // By block: absent_, and was never there.
   std::vector<bool> new_;
   // By block: came online without an event so far.
   std::vector<bool> assumed_;
+  bool any_assumed_ = false;  // ever
   std::vector<MemoryChange> changes_;
 };
 

@@ -1,9 +1,9 @@
 #include "src/experiment/replay/lists_at_start.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <system_error>
 
 #include "absl/status/statusor.h"
@@ -11,12 +11,6 @@
 
 namespace guestmm {
 namespace {
-
-bool CanBeReadAgain(const std::string& path) {
-  std::error_code ignored;
-  return std::filesystem::is_regular_file(path, ignored) ||
-         std::filesystem::is_directory(path, ignored);
-}
 
 bool IsInUse(RecordedPages::State state) {
   switch (state) {
@@ -32,20 +26,23 @@ bool IsInUse(RecordedPages::State state) {
 
 }  // namespace
 
+bool CanBeReadAgain(const Recording& recording) {
+  std::error_code ignored;
+  return std::filesystem::is_regular_file(recording.trace_path, ignored) ||
+         std::filesystem::is_directory(recording.trace_path, ignored);
+}
+
 ShownLists FindShownLists(const Recording& recording,
                           const TraceReadOptions& options) {
   ShownLists shown;
-  if (!CanBeReadAgain(recording.trace_path)) return shown;
+  if (!CanBeReadAgain(recording)) return shown;
   const auto reader = OpenTrace(recording, options);
   if (!reader.ok()) return shown;
   std::vector<RecordedPages::State> states;
   if (recording.first) states = recording.first->states;
   std::vector<bool> seen(states.size());
   bool shows_drains = false;
-  while (true) {
-    const absl::StatusOr<std::optional<TraceEvent>> next = (*reader)->Next();
-    if (!next.ok() || !next->has_value()) break;
-    const TraceEvent& event = **next;
+  const auto note = [&](const TraceEvent& event) {
     if (event.is_request()) {
       ++shown.requests;
       ++shown.requests_after_moves;
@@ -55,7 +52,7 @@ ShownLists FindShownLists(const Recording& recording,
       shows_drains = shows_drains || event.kind == TraceEvent::Kind::kDrain;
     }
     const PfnRange block = PagesOf(event.pfn, event.order);
-    if (block.end.value() > states.size()) continue;
+    if (block.end.value() > states.size()) return;
     bool was_listed = (event.kind == TraceEvent::Kind::kAlloc ||
                        event.kind == TraceEvent::Kind::kDrain) &&
                       PcpReconstruction::Caches(event.order) &&
@@ -65,6 +62,10 @@ ShownLists FindShownLists(const Recording& recording,
       seen[pfn] = true;
     }
     if (was_listed) shown.at_start.push_back(event);
+  };
+  for (auto run = (*reader)->NextRun(); run.ok() && !run->empty();
+       run = (*reader)->NextRun()) {
+    std::for_each(run->begin(), run->end(), note);
   }
   if (shows_drains) {
     shown.only_from_zones = false;

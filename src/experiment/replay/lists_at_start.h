@@ -26,6 +26,9 @@ struct ShownLists {
   std::vector<TraceEvent> at_start;
 };
 
+// False if the recording's trace can be read only once.
+bool CanBeReadAgain(const Recording& recording);
+
 // Reads the trace. Its errors end the search. All is 0 if it can be read only
 // once.
 ShownLists FindShownLists(const Recording& recording,

@@ -13,8 +13,11 @@ Order OrderOf(size_t list) {
 
 }  // namespace
 
-PcpReconstruction::PcpReconstruction(KernelVersion version, PerCpuLimits limits)
-    : marks_(version, limits) {}
+PcpReconstruction::PcpReconstruction(KernelVersion version, PerCpuLimits limits,
+                                     ListedBlocks& blocks)
+    : marks_(version, limits), blocks_(blocks), first_list_(blocks.MakeList()) {
+  for (size_t i = 1; i < PerCpuLists::kCount; ++i) blocks.MakeList();
+}
 
 void PcpReconstruction::Seed(uint64_t pages) {
   seeded_pages_ += pages;
@@ -23,7 +26,7 @@ void PcpReconstruction::Seed(uint64_t pages) {
 
 void PcpReconstruction::Identify(Pfn pfn, Order order, MigrateType type) {
   const uint64_t pages = order.pages().value();
-  lists_[PerCpuLists::IndexOf(order, type)].pfns.push_back(pfn);
+  blocks_.AddOldest(ListOf(PerCpuLists::IndexOf(order, type)), pfn, order);
   const uint64_t seeded = std::min(pages, seeded_pages_);
   seeded_pages_ -= seeded;
   pages_ += pages - seeded;
@@ -32,9 +35,10 @@ void PcpReconstruction::Identify(Pfn pfn, Order order, MigrateType type) {
 void PcpReconstruction::Free(Pfn pfn, Order order, MigrateType type,
                              ZonePressure pressure, Blocks& drained) {
   const size_t index = PerCpuLists::IndexOf(order, type);
-  lists_[index].pfns.push_front(pfn);
+  blocks_.AddNewest(ListOf(index), pfn, order);
   pages_ += order.pages().value();
-  Drain(marks_.PagesToReturn(order, pages_, pressure), index, drained);
+  const uint64_t back = marks_.PagesToReturn(order, pages_, pressure);
+  if (back > 0) Drain(back, index, drained);
 }
 
 void PcpReconstruction::Decay(Blocks& drained) {
@@ -49,7 +53,13 @@ void PcpReconstruction::Decay(Blocks& drained) {
 
 bool PcpReconstruction::TakeListed(Pfn pfn, Order order, MigrateType type) {
   marks_.OnAllocate();
-  return Erase(PerCpuLists::IndexOf(order, type), pfn);
+  const size_t index = PerCpuLists::IndexOf(order, type);
+  const ListedBlocks::Index block = blocks_.Find(pfn);
+  if (block == ListedBlocks::kNone || blocks_[block].list != ListOf(index)) {
+    return false;
+  }
+  Take(index, block);
+  return true;
 }
 
 uint64_t PcpReconstruction::Refill(Order order, MigrateType type,
@@ -68,18 +78,24 @@ uint64_t PcpReconstruction::Refill(Order order, MigrateType type,
     pages_ -= each;
     return 0;
   }
-  while (!list.pfns.empty()) DrainOldest(index, drained);
+  while (DrainOldest(index, drained)) {
+  }
   list.placeholders = marks_.BlocksToRefill(order, pages_, pressure) - 1;
   pages_ += list.placeholders * each;
   return list.placeholders;
 }
 
-void PcpReconstruction::Assume(Pfn pfn, Order order, MigrateType type) {
-  List& list = lists_[PerCpuLists::IndexOf(order, type)];
+void PcpReconstruction::Assume(Pfn pfn, Order order, MigrateType type,
+                               std::optional<Order> reported) {
+  const size_t index = PerCpuLists::IndexOf(order, type);
+  List& list = lists_[index];
   GUESTMM_CHECK(list.placeholders > 0);
   --list.placeholders;
   ++list.assumed;
-  list.pfns.push_back(pfn);
+  blocks_.AddOldest(ListOf(index), pfn, order);
+  ListedBlocks::Block& block = blocks_[blocks_.Find(pfn)];
+  block.assumed = true;
+  block.reported = reported;
 }
 
 void PcpReconstruction::TakeSeeded(Order order) {
@@ -88,51 +104,42 @@ void PcpReconstruction::TakeSeeded(Order order) {
   pages_ -= pages;
 }
 
-bool PcpReconstruction::Remove(Pfn pfn, Order order) {
-  for (int type = 0; type < kRequestTypes; ++type) {
-    const auto its = static_cast<MigrateType>(type);
-    if (Erase(PerCpuLists::IndexOf(order, its), pfn)) return true;
-  }
-  return false;
+void PcpReconstruction::Remove(ListedBlocks::Index block) {
+  Take(blocks_[block].list - first_list_, block);
 }
 
-void PcpReconstruction::DrainThrough(Pfn pfn, Order order, Blocks& drained) {
-  for (int type = 0; type < kRequestTypes; ++type) {
-    const size_t index =
-        PerCpuLists::IndexOf(order, static_cast<MigrateType>(type));
-    List& list = lists_[index];
-    const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
-    if (found == list.pfns.end()) continue;
-    if (!list.IsAssumed(found)) {
-      while (list.pfns.back() != pfn) DrainOldest(index, drained);
-      DrainOldest(index, drained);
-      return;
-    }
-    Erase(index, pfn);
-    drained.push_back({.pfn = pfn, .order = order, .never_left_zone = true});
-    ++list.placeholders;
-    pages_ += order.pages().value();
+void PcpReconstruction::DrainThrough(ListedBlocks::Index block,
+                                     Blocks& drained) {
+  const size_t index = blocks_[block].list - first_list_;
+  if (!blocks_[block].assumed) {
+    while (blocks_.Oldest(ListOf(index)) != block) DrainOldest(index, drained);
+    DrainOldest(index, drained);
     return;
   }
+  const ListedBlocks::Block taken = Take(index, block);
+  drained.push_back({.pfn = taken.pfn,
+                     .order = taken.order,
+                     .never_left_zone = true,
+                     .reported = taken.reported});
+  ++lists_[index].placeholders;
+  pages_ += taken.order.pages().value();
 }
 
-bool PcpReconstruction::Erase(size_t index, Pfn pfn) {
-  List& list = lists_[index];
-  const auto found = std::find(list.pfns.begin(), list.pfns.end(), pfn);
-  if (found == list.pfns.end()) return false;
-  if (list.IsAssumed(found)) --list.assumed;
-  list.pfns.erase(found);
-  pages_ -= OrderOf(index).pages().value();
+ListedBlocks::Block PcpReconstruction::Take(size_t index,
+                                            ListedBlocks::Index block) {
+  const ListedBlocks::Block taken = blocks_.Remove(block);
+  if (taken.assumed) --lists_[index].assumed;
+  pages_ -= taken.order.pages().value();
+  return taken;
+}
+
+bool PcpReconstruction::DrainOldest(size_t index, Blocks& drained) {
+  const ListedBlocks::Index oldest = blocks_.Oldest(ListOf(index));
+  if (oldest == ListedBlocks::kNone) return false;
+  const ListedBlocks::Block taken = Take(index, oldest);
+  drained.push_back(
+      {.pfn = taken.pfn, .order = taken.order, .reported = taken.reported});
   return true;
-}
-
-void PcpReconstruction::DrainOldest(size_t index, Blocks& drained) {
-  List& list = lists_[index];
-  const Order order = OrderOf(index);
-  drained.push_back({list.pfns.back(), order});
-  list.pfns.pop_back();
-  if (list.assumed > 0) --list.assumed;
-  pages_ -= order.pages().value();
 }
 
 void PcpReconstruction::Drain(uint64_t pages, size_t first_list,
@@ -146,12 +153,12 @@ void PcpReconstruction::Drain(uint64_t pages, size_t first_list,
     const size_t index = (first_list + i) % lists_.size();
     List& list = lists_[index];
     const uint64_t each = OrderOf(index).pages().value();
-    while (left > 0 && (list.placeholders > 0 || !list.pfns.empty())) {
+    while (left > 0) {
       if (list.placeholders > 0) {
         --list.placeholders;
         pages_ -= each;
-      } else {
-        DrainOldest(index, drained);
+      } else if (!DrainOldest(index, drained)) {
+        break;
       }
       left -= std::min(left, each);
     }

@@ -4,13 +4,14 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <deque>
+#include <optional>
 #include <vector>
 
 #include "guestmm/base/units.h"
 #include "guestmm/buddy/per_cpu_marks.h"
 #include "guestmm/buddy/per_cpu_pages.h"
 #include "guestmm/frame/migratetype.h"
+#include "src/experiment/replay/listed_blocks.h"
 
 namespace guestmm {
 
@@ -56,13 +57,17 @@ class PcpReconstruction {
   struct Block {
     Pfn pfn;
     Order order;
-    // It was assumed to be listed, wrongly: the zone had it all along.
+    // It was assumed to be listed, wrongly: the zone had it all along. As
+    // ListedBlocks::Block.
     bool never_left_zone = false;
+    std::optional<Order> reported = {};
   };
   using Blocks = std::vector<Block>;
 
-  // REQUIRES: limits.batch > 0.
-  PcpReconstruction(KernelVersion version, PerCpuLimits limits);
+  // Keeps its blocks in `blocks`, which must outlive this. REQUIRES:
+  // limits.batch > 0.
+  PcpReconstruction(KernelVersion version, PerCpuLimits limits,
+                    ListedBlocks& blocks);
 
   // True for the orders with per-CPU lists in 6.1: 0 to 3, and a pageblock's.
   static bool Caches(Order order) {
@@ -102,21 +107,27 @@ class PcpReconstruction {
                   Blocks& drained);
 
   // Identifies a placeholder of the last refill with a block, to be handed out
-  // after those assumed before it. REQUIRES: the list has a placeholder.
-  void Assume(Pfn pfn, Order order, MigrateType type);
+  // after those assumed before it. `reported` as in ListedBlocks::Block.
+  // REQUIRES: the list has a placeholder.
+  void Assume(Pfn pfn, Order order, MigrateType type,
+              std::optional<Order> reported = {});
 
   // This vCPU allocated a seeded page: one neither in use, nor listed, nor free
   // in the zone. No effect if none is left.
   void TakeSeeded(Order order);
 
-  // Removes a block from the list it is in, of any type. False if it is not
-  // listed.
-  bool Remove(Pfn pfn, Order order);
-
+  // True if the block is in one of these lists.
+  bool Lists(ListedBlocks::Index block) const {
+    const ListedBlocks::Index list = blocks_[block].list;
+    return first_list_ <= list && list < first_list_ + PerCpuLists::kCount;
+  }
+  // REQUIRES for both: these Lists() the block.
+  //
+  // Removes the block from its list.
+  void Remove(ListedBlocks::Index block);
   // The block was seen outside of the lists. Drains it and all older blocks of
-  // its list; if it was assumed, it alone, as never having left the zone. No
-  // effect if it is not listed.
-  void DrainThrough(Pfn pfn, Order order, Blocks& drained);
+  // its list; if it was assumed, it alone, as never having left the zone.
+  void DrainThrough(ListedBlocks::Index block, Blocks& drained);
 
   // Drains what the kernel does once a second.
   void Decay(Blocks& drained);
@@ -125,27 +136,27 @@ class PcpReconstruction {
   uint64_t pages() const { return pages_; }
 
  private:
+  // Beside the identified blocks, the oldest of which are assumed.
   struct List {
-    // Identified blocks, newest first. The oldest `assumed` of them are
-    // assumed.
-    std::deque<Pfn> pfns;
     uint64_t assumed = 0;
-    uint64_t placeholders = 0;  // older than all of `pfns`
-
-    bool IsAssumed(const std::deque<Pfn>::const_iterator& at) const {
-      return static_cast<uint64_t>(pfns.end() - at) <= assumed;
-    }
+    uint64_t placeholders = 0;  // older than all identified blocks
   };
 
-  // Removes the newest entry for `pfn` from a list. False if there is none.
-  bool Erase(size_t index, Pfn pfn);
-  // Drains the oldest identified block of a list. REQUIRES: it has one.
-  void DrainOldest(size_t index, Blocks& drained);
+  ListedBlocks::Index ListOf(size_t index) const {
+    return first_list_ + static_cast<ListedBlocks::Index>(index);
+  }
+  // Removes a block of the list `index`, and returns it.
+  ListedBlocks::Block Take(size_t index, ListedBlocks::Index block);
+  // Drains the oldest identified block of a list. False if it has none.
+  bool DrainOldest(size_t index, Blocks& drained);
   // Drains `pages` pages as free_pcppages_bulk does: seeded pages, then each
   // list until it is empty, from `first_list` on.
   void Drain(uint64_t pages, size_t first_list, Blocks& drained);
 
   PerCpuMarks marks_;
+  ListedBlocks& blocks_;
+  // The first of PerCpuLists::kCount, by PerCpuLists::IndexOf.
+  const ListedBlocks::Index first_list_;
   std::array<List, PerCpuLists::kCount> lists_;
   uint64_t pages_ = 0;
   uint64_t seeded_pages_ = 0;  // of pages_

@@ -1,6 +1,8 @@
 #include "src/experiment/replay/recorded_placement.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <utility>
@@ -23,14 +25,17 @@ RecordedPlacement::RecordedPlacement(const Recording& recording,
                                      std::span<const TraceEvent> listed,
                                      PageAllocator& allocator, ReplayHost& host,
                                      ReplayCounters& counters)
-    : TracePlacement(recording, allocator, host, counters), kernel_(kernel) {
+    : TracePlacement(recording, allocator, host, counters),
+      kernel_(kernel),
+      listed_(allocator.pages().end()),
+      shown_(listed_.MakeList()) {
   for (int cpu = 0; cpu < allocator.cpus(); ++cpu) {
     for (const auto& zone : allocator.zones()) {
       const RecordedZone* const recorded = FindZone(recording.zones, *zone);
       if (recorded == nullptr ||
           static_cast<size_t>(cpu) >= recorded->per_cpu.size()) {
-        per_cpu_.emplace_back(kernel,
-                              allocator.per_cpu_pages(cpu, *zone).limits());
+        per_cpu_.emplace_back(
+            kernel, allocator.per_cpu_pages(cpu, *zone).limits(), listed_);
         continue;
       }
       const RecordedZone::PerCpu& real =
@@ -41,7 +46,7 @@ RecordedPlacement::RecordedPlacement(const Recording& recording,
       limits.batch = static_cast<uint32_t>(real.batch);
       const auto high = static_cast<uint32_t>(real.high);
       if (kernel != KernelVersion::kV6_12 && high > 0) limits.high = high;
-      PcpReconstruction& lists = per_cpu_.emplace_back(kernel, limits);
+      PcpReconstruction& lists = per_cpu_.emplace_back(kernel, limits, listed_);
       lists.set_high(high);
       lists.Seed(real.count);
     }
@@ -51,7 +56,7 @@ RecordedPlacement::RecordedPlacement(const Recording& recording,
 
 void RecordedPlacement::ListAtStart(const TraceEvent& event) {
   if (!HasAll(event.pfn, event.order) || IsUnmanaged(event)) return;
-  Zone& zone = allocator_.ZoneOf(event.pfn);
+  Zone& zone = ZoneOf(event.pfn);
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
   {
@@ -59,9 +64,7 @@ void RecordedPlacement::ListAtStart(const TraceEvent& event) {
     if (!zone.Reshape(event.pfn, event.order)) return;
   }
   host_.OnFreed(event.pfn, event.order);
-  const uint32_t index = IndexOf(event, zone);
-  listed_[event.pfn.value()] = index;
-  per_cpu_[index].Identify(event.pfn, event.order, type);
+  per_cpu_[IndexOf(event, zone)].Identify(event.pfn, event.order, type);
 }
 
 void RecordedPlacement::RefreshPerCpuLists() {
@@ -74,7 +77,7 @@ void RecordedPlacement::RefreshPerCpuLists() {
 }
 
 void RecordedPlacement::Allocate(const TraceEvent& event) {
-  Zone& zone = allocator_.ZoneOf(event.pfn);
+  Zone& zone = ZoneOf(event.pfn);
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
   host_.OnAllocated(event.pfn, event.order, event.gfp);
@@ -89,9 +92,9 @@ void RecordedPlacement::Allocate(const TraceEvent& event) {
 
 bool RecordedPlacement::AllocateShown(Zone& zone, const TraceEvent& event,
                                       MigrateType type) {
-  if (const auto listed = listed_.find(event.pfn.value());
-      listed != listed_.end() && IsWhole(event.pfn, event.order)) {
-    listed_.erase(listed);
+  if (const ListedBlocks::Index listed = listed_.Find(event.pfn);
+      listed != ListedBlocks::kNone && IsWhole(event.pfn, event.order)) {
+    listed_.Remove(listed);
     return true;
   }
   const bool was_drained = DrainOverlapping(zone, event.pfn, event.order);
@@ -110,35 +113,32 @@ bool RecordedPlacement::AllocateShown(Zone& zone, const TraceEvent& event,
 
 bool RecordedPlacement::AllocateInferred(Zone& zone, const TraceEvent& event,
                                          MigrateType type) {
-  NoteShortage(zone, event.order);
+  if (kernel_ == KernelVersion::kV6_12) NoteShortage(zone, event.order);
   if (!PcpReconstruction::Caches(event.order)) {
     DrainOverlapping(zone, event.pfn, event.order);
     LockHolder hold(zone.lock());
     return zone.TakeAt(event.pfn, event.order, type);
   }
-  const uint32_t index = IndexOf(event, zone);
-  const auto listed = listed_.find(event.pfn.value());
-  if (per_cpu_[index].TakeListed(event.pfn, event.order, type)) {
-    listed_.erase(event.pfn.value());
-    return true;
-  }
-  if (listed != listed_.end() && listed->second == index &&
-      per_cpu_[index].Remove(event.pfn, event.order)) {
-    listed_.erase(listed);
+  PcpReconstruction& lists = per_cpu_[IndexOf(event, zone)];
+  if (lists.TakeListed(event.pfn, event.order, type)) return true;
+  if (const ListedBlocks::Index listed = listed_.Find(event.pfn);
+      listed != ListedBlocks::kNone && lists.Lists(listed) &&
+      listed_[listed].order == event.order) {
+    lists.Remove(listed);
     return true;
   }
   DrainOverlapping(zone, event.pfn, event.order);
   if (IsFree(zone, event.pfn, event.order)) {
-    AllocateByRefill(zone, event, type, index);
+    AllocateByRefill(zone, event, type, lists);
     return true;
   }
-  per_cpu_[index].TakeSeeded(event.order);
+  lists.TakeSeeded(event.order);
   return false;
 }
 
 void RecordedPlacement::LeaveZone(const TraceEvent& event) {
   is_inferring_ = false;
-  Zone& zone = allocator_.ZoneOf(event.pfn);
+  Zone& zone = ZoneOf(event.pfn);
   // The policy's doing, not the trace's.
   if (OverlapsIsolated(event.pfn, event.order)) return;
   // The request for any other block follows.
@@ -148,26 +148,27 @@ void RecordedPlacement::LeaveZone(const TraceEvent& event) {
   }
   const MigrateType type = TypeOf(event);
   LearnType(zone, event.pfn, type);
-  if (listed_.contains(event.pfn.value()) && IsWhole(event.pfn, event.order)) {
+  if (listed_.Has(event.pfn) && IsWhole(event.pfn, event.order)) {
     ++counters_.unfit_moves;
     return;
   }
   const bool was_drained = DrainOverlapping(zone, event.pfn, event.order);
   LockHolder hold(zone.lock());
   const bool is_taken = zone.TakeAt(event.pfn, event.order, type);
-  if (is_taken) listed_[event.pfn.value()] = IndexOf(event, zone);
+  if (is_taken) listed_.AddNewest(shown_, event.pfn, event.order);
   if (was_drained || !is_taken) ++counters_.unfit_moves;
 }
 
 void RecordedPlacement::EnterZone(const TraceEvent& event) {
   is_inferring_ = false;
-  Zone& zone = allocator_.ZoneOf(event.pfn);
+  Zone& zone = ZoneOf(event.pfn);
   if (OverlapsListed(event.pfn, event.order)) {
-    if (!listed_.contains(event.pfn.value()) ||
-        !IsWhole(event.pfn, event.order)) {
+    const ListedBlocks::Index listed = listed_.Find(event.pfn);
+    if (listed == ListedBlocks::kNone || !IsWhole(event.pfn, event.order)) {
       ++counters_.unfit_moves;
       return;
     }
+    listed_.Remove(listed);
   } else {
     // It was freed by a lost event, or went to the zone unseen and is free.
     ++counters_.unfit_moves;
@@ -182,19 +183,12 @@ void RecordedPlacement::EnterZone(const TraceEvent& event) {
 }
 
 void RecordedPlacement::Free(const TraceEvent& event) {
-  Zone& zone = allocator_.ZoneOf(event.pfn);
-  MigrateType type;
-  bool is_known;
-  {
-    const bool is_listed = OverlapsListed(event.pfn, event.order);
-    LockHolder hold(zone.lock());
-    const PageInfo info = allocator_.pages().Get(event.pfn);
-    const bool is_whole =
-        info.state == PageState::kAllocated && info.order == event.order;
-    is_known = !is_listed && (is_whole || zone.Reshape(event.pfn, event.order));
-    if (is_known && !is_whole) ++counters_.split_frees;
-    type = zone.pageblock_type(event.pfn);
-  }
+  Zone& zone = ZoneOf(event.pfn);
+  const MigrateType type = allocator_.pages().pageblock(event.pfn).type;
+  const bool is_known =
+      allocator_.pages().IsAllocated(event.pfn, event.order)
+          ? !listed_.Has(event.pfn)
+          : !OverlapsListed(event.pfn, event.order) && Reshape(zone, event);
   if (!is_known) {
     // It was allocated without an event, such as by __alloc_pages_bulk.
     ++counters_.unmatched_frees;
@@ -205,19 +199,24 @@ void RecordedPlacement::Free(const TraceEvent& event) {
   host_.OnFreed(event.pfn, event.order);
   drained_.clear();
   const bool is_cached = PcpReconstruction::Caches(event.order);
-  if (is_cached) {
-    const uint32_t index = IndexOf(event, zone);
-    listed_[event.pfn.value()] = index;
-    if (is_inferring_) {
-      per_cpu_[index].Free(event.pfn, event.order, type, zone.pressure(),
-                           drained_);
-    }
-  } else {
+  if (!is_cached) {
     drained_.push_back({event.pfn, event.order});
+  } else if (is_inferring_) {
+    per_cpu_[IndexOf(event, zone)].Free(event.pfn, event.order, type,
+                                        zone.pressure(), drained_);
+  } else {
+    listed_.AddNewest(shown_, event.pfn, event.order);
   }
-  const bool is_of_lists = is_cached && !drained_.empty();
+  if (drained_.empty()) return;
   FreeDrained(zone);
-  if (is_of_lists) zone.NoteReturned();
+  if (is_cached) zone.NoteReturned();
+}
+
+bool RecordedPlacement::Reshape(Zone& zone, const TraceEvent& event) {
+  LockHolder hold(zone.lock());
+  const bool is_one = zone.Reshape(event.pfn, event.order);
+  if (is_one) ++counters_.split_frees;
+  return is_one;
 }
 
 void RecordedPlacement::NoteShortage(const Zone& of_block, Order order) {
@@ -261,40 +260,47 @@ void RecordedPlacement::OnResized() {
 }
 
 void RecordedPlacement::AllocateByRefill(Zone& zone, const TraceEvent& event,
-                                         MigrateType type, uint32_t index) {
+                                         MigrateType type,
+                                         PcpReconstruction& lists) {
   const Order order = event.order;
   drained_.clear();
-  uint64_t others =
-      per_cpu_[index].Refill(order, type, zone.pressure(), drained_);
+  uint64_t others = lists.Refill(order, type, zone.pressure(), drained_);
   FreeDrained(zone);
   LockHolder hold(zone.lock());
+  if (others == 0) {
+    const uint64_t taken = zone.TakeAt(event.pfn, order, type);
+    GUESTMM_CHECK(taken == 1) << event.pfn;
+    return;
+  }
   const std::optional<Zone::Block> block = zone.FreeBlockAround(event.pfn);
   GUESTMM_CHECK(block.has_value());
   const bool is_next =
       block->pfn == event.pfn && IsNextToHandOut(zone, *block, order, type);
-  const auto take = [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    const bool taken = zone.TakeAt(pfn, order, type);
-    GUESTMM_CHECK(taken) << pfn;
+  // Takes the blocks from `pfn` to `end`, as far as the list has room, and
+  // assumes all but the event's.
+  const auto take = [&](Pfn pfn,
+                        Pfn end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
+    while (pfn < end) {
+      const bool is_events = pfn == event.pfn;
+      const uint64_t most = others + (is_events ? 1 : 0);
+      if (most == 0) break;
+      std::optional<Order> reported;
+      if (!is_events && zone.IsReported(pfn)) reported = zone.FreeBlockAt(pfn);
+      const uint64_t fit = (end - pfn).value() >> order.value();
+      const uint64_t taken = zone.TakeAt(pfn, order, type, std::min(most, fit));
+      GUESTMM_CHECK(taken > 0) << pfn;
+      for (uint64_t i = 0; i < taken; ++i, pfn += order.pages()) {
+        if (pfn == event.pfn) continue;
+        lists.Assume(pfn, order, type, std::exchange(reported, std::nullopt));
+        --others;
+      }
+    }
   };
-  const auto assume = [&](Pfn pfn) ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    assumed_reported_.erase(pfn.value());
-    if (zone.IsReported(pfn))
-      assumed_reported_[pfn.value()] = *zone.FreeBlockAt(pfn);
-    take(pfn);
-    listed_[pfn.value()] = index;
-    per_cpu_[index].Assume(pfn, order, type);
-    --others;
-  };
-  take(event.pfn);
   // A refill (rmqueue_bulk) splits one block and takes its parts upwards, so
   // the pages behind the one handed out first were listed with it.
   Order whole = block->order;
   while (!event.pfn.IsAligned(whole)) whole = Order(whole.value() - 1);
-  const Pfn end = PagesOf(event.pfn, whole).end;
-  for (Pfn pfn = event.pfn + order.pages(); others > 0 && pfn < end;
-       pfn += order.pages()) {
-    assume(pfn);
-  }
+  take(event.pfn, PagesOf(event.pfn, whole).end);
   // It goes on with the next free block, if the first one was the zone's first
   // choice. Which whole pageblock it would split for a small order is a guess,
   // so none is.
@@ -303,12 +309,15 @@ void RecordedPlacement::AllocateByRefill(Zone& zone, const TraceEvent& event,
                             ? allocator_.max_order()
                             : Order(kPageblockOrder.value() - 1);
   for (Order from = order; others > 0 && from <= largest;) {
-    if (const auto next = zone.FirstFreeBlock(from, type)) {
-      assume(*next);
-      from = order;  // the rest of that block is free at smaller orders
-    } else {
+    const std::optional<Pfn> next = zone.FirstFreeBlock(from, type);
+    if (!next) {
       from = Order(from.value() + 1);
+      continue;
     }
+    // The rest of it is on lists of its pageblock's type, at smaller orders.
+    const bool is_of_type = allocator_.pages().pageblock(*next).type == type;
+    take(*next, PagesOf(*next, is_of_type ? from : order).end);
+    from = order;
   }
 }
 
@@ -324,23 +333,28 @@ bool RecordedPlacement::IsNextToHandOut(const Zone& zone,
 
 bool RecordedPlacement::DrainOverlapping(Zone& zone, Pfn pfn, Order order) {
   drained_.clear();
-  ForEachBlock(pfn, order, [&](Pfn head, Order its) {
-    const auto listed = listed_.find(head.value());
-    if (listed == listed_.end()) return;
-    if (is_inferring_) {
-      per_cpu_[listed->second].DrainThrough(head, its, drained_);
-    } else {
-      drained_.push_back({head, its});
-    }
+  ForEachBlock(pfn, order, [&](Pfn head, Order) {
+    if (const ListedBlocks::Index listed = listed_.Find(head)) Drain(listed);
   });
   const bool any = !drained_.empty();
   FreeDrained(zone);
   return any;
 }
 
+void RecordedPlacement::Drain(ListedBlocks::Index block) {
+  if (is_inferring_) {
+    ListsOf(block).DrainThrough(block, drained_);
+    return;
+  }
+  const ListedBlocks::Block drained = listed_.Remove(block);
+  drained_.push_back({drained.pfn, drained.order});
+}
+
 void RecordedPlacement::ForceAllocate(Zone& zone, Pfn pfn, Order order,
                                       MigrateType type) {
-  Unlist(pfn, order);
+  ForEachBlock(pfn, order, [&](Pfn head, Order) {
+    if (const ListedBlocks::Index listed = listed_.Find(head)) Unlist(listed);
+  });
   LockHolder hold(zone.lock());
   const PfnRange range = PagesOf(pfn, order);
   const PageMap& pages = allocator_.pages();
@@ -361,32 +375,33 @@ void RecordedPlacement::LearnType(Zone& zone, Pfn pfn, MigrateType type) {
 }
 
 void RecordedPlacement::FreeDrained(Zone& zone) {
+  if (drained_.empty()) return;
   FreeBlockObserver* to_wake = nullptr;
   {
     LockHolder hold(zone.lock());
     for (const PcpReconstruction::Block& block : drained_) {
-      listed_.erase(block.pfn.value());
       FreeBlockObserver* const observer =
           block.never_left_zone ? zone.PutBackAt(block.pfn, block.order)
                                 : zone.Free(block.pfn, block.order);
       if (observer != nullptr) to_wake = observer;
-      const auto reported = assumed_reported_.find(block.pfn.value());
-      if (reported == assumed_reported_.end()) continue;
-      if (block.never_left_zone &&
-          zone.FreeBlockAt(block.pfn) == reported->second) {
+      if (block.never_left_zone && block.reported &&
+          zone.FreeBlockAt(block.pfn) == block.reported) {
         zone.MarkReported(block.pfn);
       }
-      assumed_reported_.erase(reported);
     }
   }
   if (to_wake != nullptr) to_wake->Wake();
 }
 
-uint32_t RecordedPlacement::IndexOf(const TraceEvent& event,
-                                    const Zone& zone) const {
-  return static_cast<uint32_t>(static_cast<size_t>(CpuOf(event)) *
-                                   allocator_.zones().size() +
-                               static_cast<size_t>(zone.index()));
+size_t RecordedPlacement::IndexOf(const TraceEvent& event,
+                                  const Zone& zone) const {
+  return static_cast<size_t>(CpuOf(event)) * allocator_.zones().size() +
+         static_cast<size_t>(zone.index());
+}
+
+PcpReconstruction& RecordedPlacement::ListsOf(ListedBlocks::Index block) {
+  // Their lists were made one after another.
+  return per_cpu_[(listed_[block].list - shown_ - 1) / PerCpuLists::kCount];
 }
 
 template <typename Visit>
@@ -415,19 +430,17 @@ bool RecordedPlacement::OverlapsIsolated(Pfn pfn, Order order) const {
 
 bool RecordedPlacement::OverlapsListed(Pfn pfn, Order order) const {
   bool any = false;
-  ForEachBlock(pfn, order, [&](Pfn head, Order) {
-    any = any || listed_.contains(head.value());
-  });
+  ForEachBlock(pfn, order,
+               [&](Pfn head, Order) { any = any || listed_.Has(head); });
   return any;
 }
 
-void RecordedPlacement::Unlist(Pfn pfn, Order order) {
-  ForEachBlock(pfn, order, [&](Pfn head, Order its) {
-    const auto listed = listed_.find(head.value());
-    if (listed == listed_.end()) return;
-    if (is_inferring_) per_cpu_[listed->second].Remove(head, its);
-    listed_.erase(listed);
-  });
+void RecordedPlacement::Unlist(ListedBlocks::Index block) {
+  if (is_inferring_) {
+    ListsOf(block).Remove(block);
+  } else {
+    listed_.Remove(block);
+  }
 }
 
 }  // namespace guestmm

@@ -1,11 +1,12 @@
 #ifndef GUESTMM_SRC_EXPERIMENT_REPLAY_RECORDED_PLACEMENT_H_
 #define GUESTMM_SRC_EXPERIMENT_REPLAY_RECORDED_PLACEMENT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "src/experiment/replay/listed_blocks.h"
 #include "src/experiment/replay/pcp_reconstruction.h"
 #include "src/experiment/replay/trace_placement.h"
 
@@ -47,7 +48,7 @@ class RecordedPlacement final : public TracePlacement {
   // Refills the list `index` with the event's block, which is free in the zone,
   // and with the blocks that the zone would hand out after it.
   void AllocateByRefill(Zone& zone, const TraceEvent& event, MigrateType type,
-                        uint32_t index);
+                        PcpReconstruction& lists);
   // True if the zone would hand out this free block before all others for a
   // request of `order` and `type`.
   static bool IsNextToHandOut(const Zone& zone, const Zone::Block& block,
@@ -59,7 +60,10 @@ class RecordedPlacement final : public TracePlacement {
   // Drains listed blocks that overlap this one: it is allocated elsewhere or in
   // other bounds, so they had been drained before. True if there were any.
   bool DrainOverlapping(Zone& zone, Pfn pfn, Order order);
-  // Frees the blocks of drained_ to the zone.
+  // Drains the listed block: while this is inferring, with all older ones of
+  // its list. Appends to drained_.
+  void Drain(ListedBlocks::Index block);
+  // Frees the blocks of drained_, which are not listed any more, to the zone.
   void FreeDrained(Zone& zone);
   // Sets the pageblock's type to that of the last request that got a page of
   // it, since a list holds pages of pageblocks of one type.
@@ -70,7 +74,8 @@ class RecordedPlacement final : public TracePlacement {
   void NoteShortage(const Zone& of_block, Order order);
 
   // The index in per_cpu_ of the event's vCPU and zone.
-  uint32_t IndexOf(const TraceEvent& event, const Zone& zone) const;
+  size_t IndexOf(const TraceEvent& event, const Zone& zone) const;
+  PcpReconstruction& ListsOf(ListedBlocks::Index block);
   // Calls visit(head, order) for each block that overlaps this one.
   template <typename Visit>
   void ForEachBlock(Pfn pfn, Order order, const Visit& visit) const;
@@ -78,21 +83,21 @@ class RecordedPlacement final : public TracePlacement {
   // REQUIRES: a block begins at `pfn`.
   bool IsWhole(Pfn pfn, Order order) const;
   bool OverlapsIsolated(Pfn pfn, Order order) const;
-  // Removes overlapping blocks from their lists, as allocated ones.
-  void Unlist(Pfn pfn, Order order);
+  // Zone::Reshape to the event's block, counted as a split free.
+  bool Reshape(Zone& zone, const TraceEvent& event);
+  // Removes a block from its list, as an allocated one.
+  void Unlist(ListedBlocks::Index block);
 
   const KernelVersion kernel_;
   bool is_inferring_ = true;
+  // The identified blocks in lists. Each is an allocated block of the zone, so
+  // whatever frees, splits or joins one takes it out of here. If an assumed one
+  // turns out to have been reported all along, it is marked so again.
+  ListedBlocks listed_;
+  // What is listed while this is not inferring.
+  const ListedBlocks::Index shown_;
   // By vCPU, then by zone. Of no meaning unless is_inferring_.
   std::vector<PcpReconstruction> per_cpu_;
-  // The head pfn of each identified block in a list, and the list's index in
-  // per_cpu_. Each is an allocated block of the zone, so whatever frees, splits
-  // or joins one takes it out of here.
-  absl::flat_hash_map<uint64_t, uint32_t> listed_;
-  // The head pfn of each assumed block that was the head of a reported free
-  // block, and that block's order: if the assumption proves wrong, it is
-  // reported again.
-  absl::flat_hash_map<uint64_t, Order> assumed_reported_;
   // Scratch.
   PcpReconstruction::Blocks drained_;
 };

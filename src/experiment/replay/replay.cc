@@ -36,11 +36,15 @@ namespace {
 class ReplayRun {
  public:
   // All must outlive this. REQUIRES: CheckReplay.
+  // `lists`: what the trace shows of them; absent if that is not known, and
+  // then NeedsLists() tells whether the trace shows anything.
   ReplayRun(const Recording& recording, const ReplayOptions& options,
-            const ReplayWatch& watch, ReplayResult& result)
+            const ReplayWatch& watch, const std::optional<ShownLists>& lists,
+            ReplayResult& result)
       : recording_(recording),
         options_(options),
         watch_(watch),
+        lists_(lists),
         result_(result),
         time_(options.seed),
         clock_(time_, options.speed, watch) {}
@@ -59,9 +63,8 @@ class ReplayRun {
         MemoryMap::WholePages(recording_.AllMemory()), options_, time_);
     if (!host.ok()) return host.status();
     host_ = *std::move(host);
-    ShownLists lists;
+    const ShownLists lists = lists_.value_or(ShownLists{});
     const bool is_recorded = options_.placement == ReplayPlacement::kRecorded;
-    if (is_recorded) lists = FindShownLists(recording_, options_.read);
     ignores_moves_ = !is_recorded || lists.only_from_zones;
     result_.moves_end_early = !lists.only_from_zones &&
                               lists.requests_after_moves < lists.requests &&
@@ -95,6 +98,7 @@ class ReplayRun {
         OpenTrace(recording_, options_.read);
     if (!reader.ok()) return reader.status();
     absl::Status status = FollowEvents(**reader);
+    if (needs_lists_) return status;
     if (!clock_.started()) {
       status.Update(Begin(recording_.start.value_or(Nanoseconds(0))));
     }
@@ -109,6 +113,9 @@ class ReplayRun {
     FillInResult();
     return status;
   }
+
+  // True if the run ended at an event that only a run with `lists` can follow.
+  bool NeedsLists() const { return needs_lists_; }
 
   // The error of a trace that says nothing about this guest; OK otherwise.
   absl::Status CheckFollowed() const {
@@ -177,31 +184,40 @@ class ReplayRun {
 
   absl::Status FollowEvents(TraceReader& reader) {
     while (true) {
-      const absl::StatusOr<std::optional<TraceEvent>> event = reader.Next();
-      if (!event.ok()) return event.status();
-      if (!event->has_value()) return absl::OkStatus();
-      const Nanoseconds time = (*event)->time;
-      absl::Status status;
-      if (!clock_.started()) {
-        first_page_ = (*event)->pfn;
-        status = Begin(time);
+      const absl::StatusOr<std::span<const TraceEvent>> run = reader.NextRun();
+      if (!run.ok()) return run.status();
+      if (run->empty()) return absl::OkStatus();
+      for (const TraceEvent& event : *run) {
+        absl::Status status = FollowEvent(event);
+        if (!status.ok()) return status;
       }
-      if (!status.ok()) return status;
-      if (!clock_.Reaches(time)) {
-        return clock_.TooLate(
-            time, recording_.trace_path,
-            absl::StrCat("event ", result_.counters.events + 1));
-      }
-      status = AdvanceTo(time);
-      if (!status.ok()) return status;
-      if ((*event)->is_request()) NoteTime(time);
-      if ((*event)->is_request() || !ignores_moves_) {
-        placement_->Follow(**event);
-        result_.follows_moves |= !(*event)->is_request();
-      }
-      status = HostStatus();
+    }
+  }
+
+  absl::Status FollowEvent(const TraceEvent& event) {
+    const Nanoseconds time = event.time;
+    if (!clock_.started()) {
+      first_page_ = event.pfn;
+      absl::Status status = Begin(time);
       if (!status.ok()) return status;
     }
+    if (!clock_.Reaches(time)) {
+      return clock_.TooLate(
+          time, recording_.trace_path,
+          absl::StrCat("event ", result_.counters.events + 1));
+    }
+    absl::Status status = AdvanceTo(time);
+    if (!status.ok()) return status;
+    if (event.is_request()) {
+      NoteTime(time);
+      placement_->Follow(event);
+    } else if (!ignores_moves_) {
+      needs_lists_ = !lists_.has_value();
+      if (needs_lists_) return absl::AbortedError("lists are not known");
+      placement_->Follow(event);
+      result_.follows_moves = true;
+    }
+    return host_->status().ok() ? absl::OkStatus() : HostStatus();
   }
 
   // Notes that the guest allocates or frees. REQUIRES: not yet followed.
@@ -275,6 +291,13 @@ class ReplayRun {
   // Does what is due before `time`, by the trace's clock; of real reports, also
   // those at `time`. Cancelled if the replay is stopped.
   absl::Status AdvanceTo(Nanoseconds time) {
+    // Of most events nothing is due ahead.
+    if (time >= next_due_) return DoDue(time);
+    return clock_.RunOn(time) ? absl::OkStatus()
+                              : absl::CancelledError("stopped");
+  }
+
+  absl::Status DoDue(Nanoseconds time) {
     bool any_due = true;
     while (any_due) {
       any_due = false;
@@ -317,29 +340,23 @@ class ReplayRun {
         any_due = true;
       }
     }
+    next_due_ = std::min(
+        {sampler_->next_sample(), next_refresh_, placement_->next_unplug()});
+    if (next_buddyinfo_ < recording_.buddyinfo.size()) {
+      next_due_ =
+          std::min(next_due_, recording_.buddyinfo[next_buddyinfo_].time);
+    }
+    if (next_report_ < recording_.reports.size()) {
+      next_due_ = std::min(next_due_, recording_.reports[next_report_].time);
+    }
     return absl::OkStatus();
   }
 
-  // Discards what the real guest's VMM did. Its clock and the guest's differ by
-  // some milliseconds, so a granule may still be in use here, or in use again.
-  // Such a granule stays resident, and does not count as the real kernel's
-  // error.
+  // Discards what the real guest's VMM did.
   void Discard(const GpaRange& range) {
     ++result_.discard_calls;
     result_.reports.push_back({.time = clock_.Now(), .range = range});
-    const Pfn end =
-        std::min(ToPfn(range.gpa + range.bytes), allocator_->pages().end());
-    std::vector<GpaRange> free;
-    for (Pfn pfn = ToPfn(range.gpa + (kPageSize - 1)); pfn < end;) {
-      const Pfn next = std::min(
-          end, (pfn + PageCount(1)).AlignUp(host_->ledger().granule()));
-      const GpaRange part = {ToGpa(pfn), (next - pfn).bytes()};
-      if (!host_->ledger().FirstInUse(std::span(&part, 1))) {
-        free.push_back(part);
-      }
-      pfn = next;
-    }
-    host_->OnReported(free);
+    host_->OnReportedThere(range, allocator_->pages().end());
   }
 
   void ShowProgress() const {
@@ -396,32 +413,13 @@ class ReplayRun {
     result_.host_share_of_reportable =
         CountReportable(*allocator_, resident, options_.reportable_order)
             .share();
-    FillInFreeAtEnd(resident);
-  }
-
-  void FillInFreeAtEnd(ResidentPages resident) {
-    const auto left = [](const FreeMemory& memory) {
-      return (memory.pages - memory.with_host).bytes();
-    };
-    const FreeMemory all = CountFree(*allocator_, resident);
-    // In blocks of that order and above; a granule that is free as a whole is
-    // within one block.
-    const uint64_t in_whole = left(
-        CountFree(*allocator_, resident, std::min(options_.granule, order_)));
-    const uint64_t of_order = left(CountFree(*allocator_, resident, order_));
-    const uint64_t above_low =
-        left(CountReportable(*allocator_, resident, order_));
-    result_.free_at_end = {.bytes = all.pages.bytes(),
-                           .with_host = all.with_host.bytes(),
-                           .fragmented = left(all) - in_whole,
-                           .below_order = in_whole - of_order,
-                           .below_watermark = of_order - above_low,
-                           .not_due = above_low};
+    result_.free_at_end = sampler_->FreeAtEndOf(order_);
   }
 
   const Recording& recording_;
   const ReplayOptions& options_;
   const ReplayWatch& watch_;
+  const std::optional<ShownLists>& lists_;
   ReplayResult& result_;
   MechanismSpec mechanism_;
   VirtualTime time_;
@@ -448,19 +446,12 @@ class ReplayRun {
   // Of the recording's: the next to compare with, and under real to discard.
   size_t next_buddyinfo_ = 0;
   size_t next_report_ = 0;
+  // When the first of all these is due, by the trace's clock.
+  Nanoseconds next_due_ = Nanoseconds::min();
+  bool needs_lists_ = false;
 };
 
 }  // namespace
-
-uint64_t MostMemoryBytes(const ReplayResult& result) {
-  uint64_t now = result.memory_bytes;
-  uint64_t most = now;
-  for (const MemoryChange& change : result.memory_changes) {
-    now = change.removed ? now - change.range.bytes : now + change.range.bytes;
-    most = std::max(most, now);
-  }
-  return most;
-}
 
 absl::StatusOr<ReplayResult> Replay(const Recording& recording,
                                     const ReplayOptions& options,
@@ -469,16 +460,32 @@ absl::StatusOr<ReplayResult> Replay(const Recording& recording,
   ReplayResult result;
   result.options = options;
   absl::Status status = CheckReplay(recording, options, AvailableMemory());
-  if (status.ok()) {
-    ReplayRun run(recording, options, watch, result);
+  // What a trace shows of lists takes another reading of it. Most show nothing,
+  // so it is read once an event does, from which on all is done anew. Not where
+  // that would be waited for, or take place on real RAM.
+  std::optional<ShownLists> lists;
+  if (options.speed || options.mode == ReplayMode::kReal ||
+      !CanBeReadAgain(recording)) {
+    lists = FindShownLists(recording, options.read);
+  }
+  while (status.ok()) {
+    ReplayRun run(recording, options, watch, lists, result);
     status = run.Start();
     if (status.ok()) status = run.Run();
+    if (run.NeedsLists()) {
+      lists = FindShownLists(recording, options.read);
+      status = absl::OkStatus();
+      result = ReplayResult{};
+      result.options = options;
+      continue;
+    }
     const absl::Status followed = run.CheckFollowed();
     if (!followed.ok() && !absl::IsCancelled(status)) {
       status = followed;
       result = ReplayResult{};
       result.options = options;
     }
+    break;
   }
   result.error = absl::StrCat(status.message());
   if (partial != nullptr) *partial = result;

@@ -34,46 +34,68 @@ ReplayHost::ReplayHost(std::unique_ptr<GuestRam> ram, const MemoryMap& memory,
       regions_(memory.regions()),
       ram_(std::move(ram)),
       ledger_(memory.back().end, options.granule),
-      backing_(ram_.get(), ledger_, clock, LedgerBacking::InUse::kTracked),
       hypervisor_(ram_ == nullptr
                       ? nullptr
                       : std::make_unique<DiscardingHypervisor>(*ram_)),
       resident_(clock.Now()),
-      in_use_(clock.Now()) {}
-
-void ReplayHost::OnInUseAtFirst(Pfn pfn, Order order) {
-  backing_.OnAllocated(kReplayVcpu, pfn, order);
-  backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
+      in_use_(clock.Now()) {
+  if (ram_ != nullptr) backing_.emplace(*ram_, ledger_, clock);
 }
 
-bool ReplayHost::Touches(uint32_t gfp) const {
-  const auto has_all = [gfp](uint32_t flags) { return (gfp & flags) == flags; };
-  return touch_.empty() || std::any_of(touch_.begin(), touch_.end(), has_all);
-}
-
-void ReplayHost::OnAllocated(Pfn pfn, Order order, uint32_t gfp) {
-  Integrate();
-  backing_.OnAllocated(kReplayVcpu, pfn, order);
-  if (Touches(gfp)) backing_.Touch(kReplayVcpu, pfn, order, kReplayStamp);
-}
-
-void ReplayHost::OnFreed(Pfn pfn, Order order) {
-  Integrate();
-  status_.Update(backing_.CheckInUse(PagesOf(pfn, order), kReplayStamp));
-  backing_.OnFreed(kReplayVcpu, pfn, order);
-}
-
-void ReplayHost::OnMoved(Pfn from, Pfn to) {
-  Integrate();
-  backing_.OnAllocated(kReplayVcpu, to, Order(0));
-  if (ledger_.InUse(from)) {
-    backing_.Touch(kReplayVcpu, to, Order(0), kReplayStamp);
+void ReplayHost::Allocate(Pfn pfn, Order order) {
+  if (backing_) {
+    backing_->OnAllocated(kReplayVcpu, pfn, order);
+  } else {
+    ledger_.OnAllocated(pfn, order);
   }
 }
 
-void ReplayHost::OnUnplugged(PfnRange pages) {
+void ReplayHost::Touch(Pfn pfn, Order order) {
+  if (backing_) {
+    backing_->Touch(kReplayVcpu, pfn, order, kReplayStamp);
+  } else {
+    if (!ledger_.OnTouchedResident(pfn, order)) {
+      ledger_.OnTouched(pfn, order, clock_.Now());
+    }
+  }
+}
+
+void ReplayHost::OnInUseAtFirst(Pfn pfn, Order order) {
+  Allocate(pfn, order);
+  Touch(pfn, order);
   Integrate();
+}
+
+bool ReplayHost::HasAllOfASet(uint32_t gfp) const {
+  return std::any_of(touch_.begin(), touch_.end(),
+                     [gfp](uint32_t flags) { return (gfp & flags) == flags; });
+}
+
+void ReplayHost::OnAllocated(Pfn pfn, Order order, uint32_t gfp) {
+  Allocate(pfn, order);
+  if (Touches(gfp)) Touch(pfn, order);
+  Integrate();
+}
+
+void ReplayHost::OnFreed(Pfn pfn, Order order) {
+  if (backing_) {
+    status_.Update(backing_->CheckInUse(PagesOf(pfn, order), kReplayStamp));
+  }
+  ledger_.OnFreed(pfn, order);
+  Integrate();
+}
+
+void ReplayHost::OnMoved(Pfn from, Pfn to) {
+  Allocate(to, Order(0));
+  if (ledger_.InUse(from)) {
+    Touch(to, Order(0));
+  }
+  Integrate();
+}
+
+void ReplayHost::OnUnplugged(PfnRange pages) {
   ledger_.OnUnplugged(pages);
+  Integrate();
   const GpaRange range = {ToGpa(pages.start), pages.pages().bytes()};
   if (hypervisor_ != nullptr) {
     status_.Update(hypervisor_->Discard(std::span(&range, 1)));
@@ -81,19 +103,33 @@ void ReplayHost::OnUnplugged(PfnRange pages) {
 }
 
 void ReplayHost::OnReported(std::span<const GpaRange> ranges) {
-  Integrate();
   ledger_.OnReported(ranges, clock_.Now());
+  Integrate();
   if (hypervisor_ != nullptr) status_.Update(hypervisor_->Discard(ranges));
 }
 
+void ReplayHost::OnReportedThere(const GpaRange& range, Pfn end) {
+  const Pfn range_end = std::min(ToPfn(range.gpa + range.bytes), end);
+  std::vector<GpaRange> free;
+  for (Pfn pfn = ToPfn(range.gpa + (kPageSize - 1)); pfn < range_end;) {
+    const Pfn next =
+        std::min(range_end, (pfn + PageCount(1)).AlignUp(ledger_.granule()));
+    const GpaRange part = {ToGpa(pfn), (next - pfn).bytes()};
+    if (!ledger_.FirstInUse(std::span(&part, 1))) free.push_back(part);
+    pfn = next;
+  }
+  OnReported(free);
+}
+
 void ReplayHost::OnCollapsed(Pfn pfn) {
-  Integrate();
   ledger_.OnCollapsed(pfn);
+  Integrate();
 }
 
 void ReplayHost::CheckContents() {
+  if (!backing_) return;
   for (const GpaRange& region : regions_) {
-    status_.Update(backing_.CheckInUse(PagesOf(region), kReplayStamp));
+    status_.Update(backing_->CheckInUse(PagesOf(region), kReplayStamp));
   }
 }
 
@@ -115,14 +151,13 @@ bool ReplayHost::AnyResident(Pfn pfn) {
 }
 
 ReplayResult::Footprint ReplayHost::FootprintUntilNow() {
-  Integrate();
-  return {.resident = resident_.page_microseconds(),
-          .in_use = in_use_.page_microseconds()};
+  const Nanoseconds now = clock_.Now();
+  return {.resident = resident_.UntilNow(now), .in_use = in_use_.UntilNow(now)};
 }
 
 void ReplayHost::Integrate() {
-  resident_.Add(ledger_.resident_pages(), clock_.Now());
-  in_use_.Add(backing_.in_use(), clock_.Now());
+  resident_.Change(ledger_.resident_pages(), clock_);
+  in_use_.Change(ledger_.in_use_pages(), clock_);
 }
 
 }  // namespace guestmm

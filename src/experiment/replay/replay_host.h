@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,7 +39,9 @@ class ReplayHost {
   void OnInUseAtFirst(Pfn pfn, Order order);
   // True if the guest touches allocations with these gfp flags
   // (ReplayOptions::touch).
-  bool Touches(uint32_t gfp) const;
+  bool Touches(uint32_t gfp) const {
+    return touch_.empty() || HasAllOfASet(gfp);
+  }
   // The guest allocates a block with these gfp flags, and touches it if
   // it Touches these.
   void OnAllocated(Pfn pfn, Order order, uint32_t gfp);
@@ -50,6 +53,11 @@ class ReplayHost {
   void OnUnplugged(PfnRange pages);
   // Discards a report.
   void OnReported(std::span<const GpaRange> ranges);
+  // Discards what the VMM of a real guest, whose memory ends at `end`, did. Its
+  // clock and the guest's differ by some milliseconds, so a granule may still
+  // be in use here, or in use again. Such a granule stays resident, and does
+  // not count as the real kernel's error.
+  void OnReportedThere(const GpaRange& range, Pfn end);
   // khugepaged visits a huge page.
   void OnCollapsed(Pfn pfn);
 
@@ -75,7 +83,33 @@ class ReplayHost {
   ReplayHost(std::unique_ptr<GuestRam> ram, const MemoryMap& memory,
              const ReplayOptions& options, const Clock& clock);
 
-  // Integrates the footprint until now. Called before each change.
+  // Pages, integrated over time.
+  class Level {
+   public:
+    explicit Level(Nanoseconds start) : before_(start) {}
+
+    // There are `pages` from now on.
+    void Change(PageCount pages, const Clock& clock) {
+      if (pages == pages_) return;
+      before_.Add(pages_, clock.Now());
+      pages_ = pages;
+    }
+    // In pages times microseconds.
+    double UntilNow(Nanoseconds now) {
+      before_.Add(pages_, now);
+      return before_.page_microseconds();
+    }
+
+   private:
+    FootprintIntegral before_;  // the last change
+    PageCount pages_;
+  };
+
+  // True if `gfp` has all flags of one of touch_.
+  bool HasAllOfASet(uint32_t gfp) const;
+  void Allocate(Pfn pfn, Order order);
+  void Touch(Pfn pfn, Order order);
+  // Notes the levels of the ledger. Called after each change.
   void Integrate();
 
   const Clock& clock_;
@@ -85,10 +119,10 @@ class ReplayHost {
   const std::vector<GpaRange> regions_;
   const std::unique_ptr<GuestRam> ram_;  // null in kVirtual
   HostLedger ledger_;
-  LedgerBacking backing_;
+  std::optional<LedgerBacking> backing_;              // absent in kVirtual
   std::unique_ptr<DiscardingHypervisor> hypervisor_;  // null in kVirtual
-  FootprintIntegral resident_;
-  FootprintIntegral in_use_;
+  Level resident_;
+  Level in_use_;
   absl::Status status_;
 };
 

@@ -127,6 +127,16 @@ std::string FormatTouch(const std::vector<uint32_t>& touch) {
   });
 }
 
+uint64_t MostMemoryBytes(const ReplayResult& result) {
+  uint64_t now = result.memory_bytes;
+  uint64_t most = now;
+  for (const MemoryChange& change : result.memory_changes) {
+    now = change.removed ? now - change.range.bytes : now + change.range.bytes;
+    most = std::max(most, now);
+  }
+  return most;
+}
+
 absl::Status CheckReplay(const Recording& recording,
                          const ReplayOptions& options,
                          const absl::StatusOr<uint64_t>& available) {

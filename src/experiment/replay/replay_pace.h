@@ -25,21 +25,22 @@ class ReplayPace {
         start_(clock.Now()),
         now_(start_) {}
 
-  // Waits until `passed` of the trace's time may have passed. Waits of less
-  // than a millisecond, which no thread can keep exactly, are deferred to later
-  // calls.
-  void WaitFor(Nanoseconds passed) {
+  // Waits until `passed` of the trace's time may have passed; true if it had
+  // to. Waits of less than a millisecond, which no thread can keep exactly, are
+  // deferred to later calls.
+  bool WaitFor(Nanoseconds passed) {
     const Nanoseconds due =
         start_ + Nanoseconds(static_cast<int64_t>(
                      static_cast<double>(passed.count()) / speed_));
     // Most events are due already; for those the clock is not read.
-    if (due - now_ < kShortestWait) return;
+    if (due - now_ < kShortestWait) return false;
     now_ = clock_.Now();
     while (due - now_ >= kShortestWait && !(stopped_ && stopped_())) {
       clock_.WaitUntil([] { return false; },
                        std::min(due - now_, kLongestWait));
       now_ = clock_.Now();
     }
+    return true;
   }
 
  private:

@@ -1,9 +1,12 @@
 #include "src/experiment/replay/replay_sampler.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "src/host/accounting/free_memory.h"
 
 namespace guestmm {
 namespace {
@@ -85,6 +88,29 @@ BlockState ReplaySampler::StateOf(Pfn pfn) const {
   return unmanaged_.HasAllOf(PagesOf(pfn, kPageblockOrder))
              ? BlockState::kAbsent
              : BlockState::kInUse;
+}
+
+FreeAtEnd ReplaySampler::FreeAtEndOf(Order order) const {
+  const auto resident = [this](Pfn pfn, Order its) {
+    return host_.ledger().ResidentPages(pfn, its);
+  };
+  const auto left = [](const FreeMemory& memory) {
+    return (memory.pages - memory.with_host).bytes();
+  };
+  const Order granule = result_.options.granule;
+  const FreeMemory all = CountFree(allocator_, resident);
+  // In blocks of that order and above; a granule that is free as a whole is
+  // within one block.
+  const uint64_t in_whole =
+      left(CountFree(allocator_, resident, std::min(granule, order)));
+  const uint64_t of_order = left(CountFree(allocator_, resident, order));
+  const uint64_t above_low = left(CountReportable(allocator_, resident, order));
+  return {.bytes = all.pages.bytes(),
+          .with_host = all.with_host.bytes(),
+          .fragmented = left(all) - in_whole,
+          .below_order = in_whole - of_order,
+          .below_watermark = of_order - above_low,
+          .not_due = above_low};
 }
 
 void ReplaySampler::AddBuddyInfo(Nanoseconds now) {

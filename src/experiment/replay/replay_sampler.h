@@ -26,6 +26,9 @@ class ReplaySampler {
   // Takes a sample, and a frame if one is due.
   void Sample(Nanoseconds now);
   void AddBuddyInfo(Nanoseconds now);
+  // Free memory now, the last moment of a replay whose policy reports blocks of
+  // `order` or more.
+  FreeAtEnd FreeAtEndOf(Order order) const;
 
  private:
   ReplayFrame Frame(Nanoseconds now) const;

@@ -45,9 +45,18 @@ class TraceClock {
   // speed allows. No effect if `time` is not later than now. False, with no
   // effect, once the replay is stopped.
   bool RunUntil(Nanoseconds time) {
+    calls_left_ = 0;
+    return RunOn(time);
+  }
+  // The same for times that follow each other within microseconds: whether the
+  // replay is stopped is asked only after waits, and some thousands of calls.
+  bool RunOn(Nanoseconds time) {
     const Nanoseconds now = Now();
-    if (pace_ && time > now) pace_->WaitFor(time - *start_);
-    if (watch_.stopped && watch_.stopped()) return false;
+    if (pace_ && time > now && pace_->WaitFor(time - *start_)) calls_left_ = 0;
+    if (calls_left_-- == 0) {
+      if (watch_.stopped && watch_.stopped()) return false;
+      calls_left_ = kCallsUntilAsked;
+    }
     if (time > now) time_.RunFor(time - now);
     return true;
   }
@@ -64,7 +73,10 @@ class TraceClock {
                        std::string_view what) const;
 
  private:
+  static constexpr int kCallsUntilAsked = 4096;
+
   VirtualTime& time_;
+  int calls_left_ = 0;
   const std::optional<double> speed_;
   const ReplayWatch& watch_;
   std::optional<ThreadWorkqueue> real_time_;

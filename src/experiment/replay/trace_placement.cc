@@ -98,8 +98,7 @@ TracePlacement::TracePlacement(const Recording& recording,
 }
 
 void TracePlacement::Follow(const TraceEvent& event) {
-  using Kind = TraceEvent::Kind;
-  const bool is_alloc = event.kind == Kind::kAlloc;
+  const bool is_alloc = event.kind == TraceEvent::Kind::kAlloc;
   if (event.is_request()) {
     ++counters_.events;
     ++(is_alloc ? counters_.allocations : counters_.frees);
@@ -110,28 +109,29 @@ void TracePlacement::Follow(const TraceEvent& event) {
   if (!due_.empty()) RemoveDue(event.time);
   const bool is_block =
       event.order <= allocator_.max_order() && event.pfn.IsAligned(event.order);
-  if (is_block && event.is_request() && Arrive(event)) return;
+  const bool may_arrive = is_block && !hotplugged_.is_static();
+  if (may_arrive && event.is_request() && Arrive(event)) return;
   if (!is_block || !HasAll(event.pfn, event.order)) {
     ++(event.is_request() ? counters_.outside_memory : counters_.unfit_moves);
     return;
   }
   if (event.is_request()) {
     if (!unmanaged_.empty() && AddMemoryOf(event)) return;
-  } else if (IsUnmanaged(event)) {
+  } else if (!unmanaged_.empty() && IsUnmanaged(event)) {
     ++counters_.unfit_moves;
     return;
   }
   switch (event.kind) {
-    case Kind::kAlloc:
+    case TraceEvent::Kind::kAlloc:
       Allocate(event);
       break;
-    case Kind::kFree:
+    case TraceEvent::Kind::kFree:
       Free(event);
       break;
-    case Kind::kZoneAlloc:
+    case TraceEvent::Kind::kZoneAlloc:
       LeaveZone(event);
       break;
-    case Kind::kDrain:
+    case TraceEvent::Kind::kDrain:
       EnterZone(event);
       break;
   }

@@ -97,6 +97,10 @@ class TracePlacement {
   int CpuOf(const TraceEvent& event) const;
 
   bool HasAll(Pfn pfn, Order order) const;
+  // REQUIRES: the page is in a zone, as all that HasAll.
+  Zone& ZoneOf(Pfn pfn) const {
+    return *allocator_.zones()[allocator_.pages().pageblock(pfn).zone];
+  }
   // True if the guest does not manage all of the event's block.
   bool IsUnmanaged(const TraceEvent& event) const {
     return unmanaged_.HasAnyOf(PagesOf(event.pfn, event.order));

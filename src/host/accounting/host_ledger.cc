@@ -15,12 +15,13 @@ uint32_t Milliseconds(Nanoseconds time) {
 
 }  // namespace
 
-HostLedger::HostLedger(Pfn end, Order granule)
+HostLedger::HostLedger(Pfn end, Order granule, Writers users)
     : granule_(granule),
-      in_use_(end.value()),
-      resident_(end.AlignUp(granule).value()),
-      needed_(end.AlignUp(granule).value()),
-      split_(granule == Order(0) ? 0 : NumberOf(end.AlignUp(granule))),
+      tracks_use_(users == Writers::kOne),
+      in_use_(end.value(), users),
+      resident_(end.AlignUp(granule).value(), users),
+      needed_(end.AlignUp(granule).value(), users),
+      split_(granule == Order(0) ? 0 : NumberOf(end.AlignUp(granule)), users),
       discarded_ms_(end.AlignUp(granule).value()) {
   needed_.Set(0, end.AlignUp(granule).value());
 }
@@ -42,30 +43,21 @@ std::array<PfnRange, 2> HostLedger::PartsOf(PfnRange run) const {
           PfnRange{.start = last_start, .end = run.end}};
 }
 
-uint64_t HostLedger::Count(const AtomicBits& bits, PfnRange pages) const {
-  return bits.Count(pages.start.value(), pages.pages().value());
-}
-
 bool HostLedger::IsWhole(Pfn pfn) const {
-  return granule_ > Order(0) && !IsSplit(pfn) &&
-         Count(resident_, GranuleOf(pfn)) > 0;
+  return granule_ > Order(0) && !IsSplit(pfn) && AnyResident(GranuleOf(pfn));
 }
 
-void HostLedger::OnAllocated(Pfn pfn, Order order) {
-  needed_.Set(pfn.value(), order.pages().value());
+void HostLedger::OnAllocatedAbsent(Pfn pfn, Order order) {
   if (order >= granule_ || IsSplit(pfn)) return;
   const PfnRange granule = GranuleOf(pfn);
-  if (Count(resident_, granule) > 0) return;
+  if (AnyResident(granule)) return;
   needed_.Set(granule.start.value(), granule.pages().value());
 }
 
-void HostLedger::OnFreed(Pfn pfn, Order order) {
-  in_use_.Clear(pfn.value(), order.pages().value());
-}
-
-HostMappings HostLedger::OnTouched(Pfn pfn, Order order, Nanoseconds now) {
+HostMappings HostLedger::OnTouchedAbsent(Pfn pfn, Order order,
+                                         Nanoseconds now) {
   const PfnRange block = PagesOf(pfn, order);
-  in_use_.Set(pfn.value(), order.pages().value());
+  Use(pfn, order);
   HostMappings faults;
   if (granule_ == Order(0)) {
     const Mapped mapped = Map(block, now);
@@ -102,7 +94,7 @@ HostLedger::Mapped HostLedger::Map(PfnRange pages, Nanoseconds now) {
   resident_.Set(pages.start.value(), pages.pages().value(), [&](uint64_t page) {
     ++mapped.pages;
     const uint32_t discarded =
-        discarded_ms_[page].load(std::memory_order_relaxed);
+        std::atomic_ref(discarded_ms_[page]).load(std::memory_order_relaxed);
     if (discarded != 0 &&
         Milliseconds(now) < discarded - 1 + Milliseconds(kRefaultWindow)) {
       ++mapped.refaults;
@@ -116,12 +108,12 @@ HostLedger::Mapped HostLedger::Map(PfnRange pages, Nanoseconds now) {
 
 void HostLedger::Unmap(PfnRange pages, Nanoseconds now) {
   uint64_t discarded = 0;
-  resident_.Clear(pages.start.value(), pages.pages().value(),
-                  [&](uint64_t page) {
-                    ++discarded;
-                    discarded_ms_[page].store(Milliseconds(now) + 1,
-                                              std::memory_order_relaxed);
-                  });
+  resident_.Clear(
+      pages.start.value(), pages.pages().value(), [&](uint64_t page) {
+        ++discarded;
+        std::atomic_ref(discarded_ms_[page])
+            .store(Milliseconds(now) + 1, std::memory_order_relaxed);
+      });
   discarded_count_.fetch_add(discarded, std::memory_order_relaxed);
   resident_count_.fetch_sub(discarded, std::memory_order_relaxed);
 }
@@ -129,21 +121,19 @@ void HostLedger::Unmap(PfnRange pages, Nanoseconds now) {
 void HostLedger::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
   for (const PfnRange& run : JoinRanges(ranges)) {
     reported_bytes_.fetch_add(run.pages().bytes(), std::memory_order_relaxed);
-    uint64_t needed = 0;
-    needed_.Clear(run.start.value(), run.pages().value(),
-                  [&](uint64_t) { ++needed; });
-    needed_count_.fetch_add(needed, std::memory_order_relaxed);
+    needed_count_.fetch_add(
+        needed_.Clear(run.start.value(), run.pages().value()),
+        std::memory_order_relaxed);
     if (granule_ == Order(0)) {
       Unmap(run, now);
       continue;
     }
     for (const PfnRange& part : PartsOf(run)) {
-      if (Count(resident_, part) == 0) continue;
+      if (!AnyResident(part)) continue;
       split_.Set(NumberOf(part.start), 1);
       Unmap(part, now);
       // A page table of its own outlives its last page.
-      if (granule_ < kPageblockOrder &&
-          Count(resident_, GranuleOf(part.start)) == 0) {
+      if (granule_ < kPageblockOrder && !AnyResident(GranuleOf(part.start))) {
         split_.Clear(NumberOf(part.start), 1);
       }
     }
@@ -156,10 +146,9 @@ void HostLedger::OnReported(std::span<const GpaRange> ranges, Nanoseconds now) {
 
 void HostLedger::OnUnplugged(PfnRange pages) {
   const PfnRange inside = Inside(pages);
-  uint64_t unplugged = 0;
-  resident_.Clear(inside.start.value(), inside.pages().value(),
-                  [&](uint64_t) { ++unplugged; });
-  resident_count_.fetch_sub(unplugged, std::memory_order_relaxed);
+  resident_count_.fetch_sub(
+      resident_.Clear(inside.start.value(), inside.pages().value()),
+      std::memory_order_relaxed);
   needed_.Set(inside.start.value(), inside.pages().value());
   // Single pages are never split.
   if (granule_ == Order(0)) return;
@@ -169,13 +158,12 @@ void HostLedger::OnUnplugged(PfnRange pages) {
 
 bool HostLedger::OnCollapsed(Pfn pfn) {
   const PfnRange granule = GranuleOf(pfn);
-  if (granule_ == Order(0) || !IsSplit(pfn) || Count(resident_, granule) == 0) {
+  if (granule_ == Order(0) || !IsSplit(pfn) || !AnyResident(granule)) {
     return false;
   }
-  uint64_t mapped = 0;
-  resident_.Set(granule.start.value(), granule.pages().value(),
-                [&](uint64_t) { ++mapped; });
-  resident_count_.fetch_add(mapped, std::memory_order_relaxed);
+  resident_count_.fetch_add(
+      resident_.Set(granule.start.value(), granule.pages().value()),
+      std::memory_order_relaxed);
   needed_.Set(granule.start.value(), granule.pages().value());
   split_.Clear(NumberOf(pfn), 1);
   return true;
@@ -184,7 +172,7 @@ bool HostLedger::OnCollapsed(Pfn pfn) {
 std::optional<Pfn> HostLedger::FirstInUse(
     std::span<const GpaRange> ranges) const {
   for (const PfnRange& run : JoinRanges(ranges)) {
-    if (Count(in_use_, run) == 0) continue;
+    if (!in_use_.Any(run.start.value(), run.pages().value())) continue;
     Pfn pfn = run.start;
     while (!in_use_.Test(pfn.value())) pfn += PageCount(1);
     return pfn;
@@ -193,16 +181,19 @@ std::optional<Pfn> HostLedger::FirstInUse(
 }
 
 HostMappings HostLedger::MappedIn(PfnRange run) const {
-  if (granule_ == Order(0)) return {.pages = Count(resident_, run)};
+  const auto count = [this](PfnRange pages) {
+    return resident_.Count(pages.start.value(), pages.pages().value());
+  };
+  if (granule_ == Order(0)) return {.pages = count(run)};
   HostMappings mapped;
   for (const PfnRange& part : PartsOf(run)) {
-    mapped.pages += Count(resident_, part);
+    mapped.pages += count(part);
   }
   const PfnRange inside = Inside(run);
   for (Pfn at = inside.start; at < inside.end; at += granule_.pages()) {
     if (IsSplit(at)) {
-      mapped.pages += Count(resident_, GranuleOf(at));
-    } else if (Count(resident_, GranuleOf(at)) > 0) {
+      mapped.pages += count(GranuleOf(at));
+    } else if (AnyResident(GranuleOf(at))) {
       ++mapped.granules;
     }
   }

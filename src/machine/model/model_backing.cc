@@ -2,10 +2,13 @@
 
 namespace guestmm {
 
-void ModelBacking::ChargeOperation(int vcpu, uint64_t base) {
+[[gnu::always_inline]] inline void ModelBacking::ChargeOperation(
+    int vcpu, uint64_t base) {
   times_.Charge(vcpu, CostKind::kBase, base);
   locks_.OnVcpuUsedAllocator(vcpu);
-  times_.Charge(vcpu, CostKind::kHook, hooks_.Take());
+  if (const uint64_t hook = hooks_.Take(); hook > 0) {
+    times_.Charge(vcpu, CostKind::kHook, hook);
+  }
 }
 
 void ModelBacking::OnAllocated(int vcpu, std::optional<Pfn> pfn, Order order) {
@@ -25,6 +28,7 @@ void ModelBacking::Touch(int vcpu, Pfn pfn, Order order, uint64_t) {
   times_.Charge(
       vcpu, CostKind::kBase,
       costs_.guest_fault + costs_.guest_zero_page * order.pages().value());
+  if (ledger_.OnTouchedResident(pfn, order)) return;
   const HostMappings faults = ledger_.OnTouched(pfn, order, times_.Now(vcpu));
   if (faults == HostMappings{}) return;
   const bool huge = ledger_.granule() == kPageblockOrder;

@@ -17,7 +17,7 @@ ZoneLockModel::ZoneLockModel(const CostModel& costs, const Clock& clock,
 
 ZoneLockModel::~ZoneLockModel() { allocator_.SetUseObserver(nullptr); }
 
-void ZoneLockModel::OnVcpuUsedAllocator(int vcpu) {
+void ZoneLockModel::ChargePending(int vcpu) {
   for (const Pending& use : pending_) OnVcpuLocked(vcpu, use);
   pending_.clear();
 }

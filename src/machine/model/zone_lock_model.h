@@ -40,7 +40,11 @@ class ZoneLockModel final : public LockHoldObserver, private ZoneUseObserver {
   // vCPU `vcpu` allocated or freed a block: charges it for the zones that were
   // used since the last call. Which vCPU that was for is known only when its
   // operation has ended.
-  void OnVcpuUsedAllocator(int vcpu);
+  void OnVcpuUsedAllocator(int vcpu) {
+    // Most operations use the vCPU's own lists only.
+    if (!pending_.empty()) [[unlikely]]
+      ChargePending(vcpu);
+  }
   // The vCPU begins a step.
   void OnStep(int vcpu) { uses_[static_cast<size_t>(vcpu)].clear(); }
 
@@ -75,6 +79,7 @@ class ZoneLockModel final : public LockHoldObserver, private ZoneUseObserver {
     pending_.push_back({.zone = zone.index(), .blocks = blocks});
   }
 
+  void ChargePending(int vcpu);
   void OnVcpuLocked(int vcpu, const Pending& use);
 
   const CostModel& costs_;

@@ -168,11 +168,11 @@ void Guest::StartRefresh() {
 
 void Guest::SetUpBacking() {
   if (options_.ledger_granule) {
-    ledger_ = std::make_unique<HostLedger>(allocator_->hotplug_end(),
-                                           *options_.ledger_granule);
+    ledger_ = std::make_unique<HostLedger>(
+        allocator_->hotplug_end(), *options_.ledger_granule, Writers::kMany);
     hold_timer_ = std::make_unique<HoldTimer>(*clock_);
     auto backing =
-        std::make_unique<LedgerBacking>(ram_.get(), *ledger_, ledger_clock());
+        std::make_unique<LedgerBacking>(*ram_, *ledger_, ledger_clock());
     ledger_backing_ = backing.get();
     backing_ = std::move(backing);
   } else if (options_.make_backing) {

@@ -26,7 +26,7 @@ class ZoneFollowingTest : public ::testing::Test {
   bool TakeAt(uint64_t pfn, int order,
               MigrateType type = MigrateType::kMovable) {
     LockHolder hold(zone().lock());
-    return zone().TakeAt(Pfn(pfn), Order(order), type);
+    return zone().TakeAt(Pfn(pfn), Order(order), type) > 0;
   }
   bool Reshape(uint64_t pfn, int order) {
     LockHolder hold(zone().lock());
@@ -145,6 +145,63 @@ TEST_F(ZoneFollowingTest, PutsBackAsIfNothingHadBeen) {
     EXPECT_EQ(listener.freed, 1u);
     zone().SetObserver(nullptr, Order(0));
   }
+}
+
+// A run leaves the lists as its blocks one by one do, and in the same order.
+TEST_F(ZoneFollowingTest, RunsAreTakenAsBlockByBlock) {
+  constexpr uint64_t kSeed = 8;
+  SCOPED_TRACE(kSeed);
+  Random random(kSeed);
+  TinyZone other(TinyZone::Options{.span = {Pfn(0), Pfn(kPages)},
+                                   .memory = {{Pfn(0), Pfn(kPages)}},
+                                   .max_order = Order(6),
+                                   .pageblock_order = Order(4)});
+  const auto lists = [](TinyZone& tiny) {
+    std::vector<std::vector<uint64_t>> all;
+    for (int order = 0; order <= 6; ++order) all.push_back(tiny.List(order));
+    return all;
+  };
+  for (int step = 0; step < 2000; ++step) {
+    const int order = static_cast<int>(random.Below(3));
+    const uint64_t pages = uint64_t{1} << order;
+    const uint64_t pfn = random.Below(kPages / pages) * pages;
+    const uint64_t most = 1 + random.Below(20);
+    uint64_t taken;
+    {
+      LockHolder hold(zone().lock());
+      taken =
+          zone().TakeAt(Pfn(pfn), Order(order), MigrateType::kMovable, most);
+    }
+    ASSERT_LE(taken, most);
+    for (uint64_t i = 0; i < taken; ++i) {
+      LockHolder hold(other->lock());
+      ASSERT_EQ(other->TakeAt(Pfn(pfn + i * pages), Order(order),
+                              MigrateType::kMovable),
+                1u);
+    }
+    ASSERT_EQ(lists(tiny_), lists(other)) << step;
+    ASSERT_EQ(zone().free_pages(), other->free_pages());
+    ASSERT_EQ(CheckInvariants(), absl::OkStatus()) << step;
+    // Frees a page or a few, in both.
+    for (Zone* const its : {&zone(), &*other}) {
+      LockHolder hold(its->lock());
+      for (uint64_t page = pfn / 8 * 8; page < pfn / 8 * 8 + 8; ++page) {
+        if (!its->Reshape(Pfn(page), Order(0))) continue;
+        static_cast<void>(its->Free(Pfn(page), Order(0)));
+      }
+    }
+  }
+}
+
+// Up to the largest block that begins with it, within its pageblock.
+TEST_F(ZoneFollowingTest, ARunEndsWhereItsBlocksCannotBeTakenTogether) {
+  LockHolder hold(zone().lock());
+  const auto take = [&](uint64_t pfn, int order) {
+    return zone().TakeAt(Pfn(pfn), Order(order), MigrateType::kMovable, 100);
+  };
+  EXPECT_EQ(take(20, 0), 4u);
+  EXPECT_EQ(take(32, 1), 8u) << "a pageblock";
+  EXPECT_EQ(take(0, 5), 0u) << "16 to 19 are free, 20 is not";
 }
 
 // Takes, reshapes and frees random blocks; compares with a naive list of pages.

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "guestmm/workload/recipes.h"
@@ -396,6 +398,32 @@ TEST_F(CompareTest, ReportsProgress) {
             absl::OkStatus());
   // Whichever threads did the runs.
   EXPECT_EQ(last, 2);
+}
+
+// Two workloads, whose runs wait for the one that defines the work.
+TEST_F(CompareTest, TheNumberOfJobsDoesNotAffectTheResult) {
+  CompareOptions options = Small("burst");
+  options.workloads.emplace_back("churn");
+  std::string first;
+  for (const uint64_t jobs : {1, 2, 3, 50}) {
+    const auto result =
+        RunCompare(*ResolveCompare(options, kTiB), {.jobs = jobs});
+    ASSERT_EQ(result.status(), absl::OkStatus());
+    EXPECT_TRUE(result->complete);
+    const std::string series = CompareSeriesCsv(*result);
+    if (first.empty()) first = series;
+    EXPECT_EQ(series, first) << jobs;
+  }
+}
+
+TEST_F(CompareTest, OneJobNeedsNoOtherThread) {
+  std::set<std::thread::id> threads;
+  const auto result = RunCompare(*ResolveCompare(Small("burst"), kTiB),
+                                 {.jobs = 1, .progress = [&](auto&) {
+                                    threads.insert(std::this_thread::get_id());
+                                  }});
+  ASSERT_EQ(result.status(), absl::OkStatus());
+  EXPECT_EQ(threads, std::set{std::this_thread::get_id()});
 }
 
 TEST_F(CompareTest, OneThatIsStoppedAtOnceHasNoRows) {

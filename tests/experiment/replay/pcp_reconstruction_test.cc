@@ -22,7 +22,7 @@ class PcpReconstructionTest : public ::testing::Test {
                                  PerCpuLimits limits = {.batch = 4,
                                                         .high = 12,
                                                         .high_max = 0})
-      : per_cpu_(kernel, limits) {}
+      : per_cpu_(kernel, limits, blocks_) {}
 
   // These return what they drain, in order.
   std::vector<uint64_t> Free(uint64_t pfn, int order = 0) {
@@ -41,7 +41,7 @@ class PcpReconstructionTest : public ::testing::Test {
   void Assume(uint64_t pfn) { per_cpu_.Assume(Pfn(pfn), Order(0), kMovable); }
   std::vector<uint64_t> DrainThrough(uint64_t pfn) {
     drained_.clear();
-    per_cpu_.DrainThrough(Pfn(pfn), Order(0), drained_);
+    per_cpu_.DrainThrough(blocks_.Find(Pfn(pfn)), drained_);
     return Drained();
   }
   // The drained blocks that were assumed wrongly.
@@ -60,6 +60,7 @@ class PcpReconstructionTest : public ::testing::Test {
     return pfns;
   }
 
+  ListedBlocks blocks_{Pfn(4096)};
   PcpReconstruction per_cpu_;
   ZonePressure pressure_ = ZonePressure::kNone;
   PcpReconstruction::Blocks drained_;
@@ -129,7 +130,27 @@ TEST_F(PcpReconstructionTest, ABlockSeenElsewhereWasDrainedWithAllOlderOnes) {
   EXPECT_THAT(NeverLeftZone(), IsEmpty());
   EXPECT_EQ(per_cpu_.pages(), 3u);
   EXPECT_FALSE(TakeListed(2));
-  EXPECT_THAT(DrainThrough(77), IsEmpty());
+}
+
+TEST_F(PcpReconstructionTest, ABlockIsRemovedFromWhereverItIsListed) {
+  PcpReconstruction others(KernelVersion::kV6_1, {.batch = 4, .high = 12},
+                           blocks_);
+  Free(1);
+  Free(16, 2);
+  const ListedBlocks::Index block = blocks_.Find(Pfn(16));
+  EXPECT_TRUE(per_cpu_.Lists(block));
+  EXPECT_FALSE(others.Lists(block));
+  per_cpu_.Remove(block);
+  EXPECT_FALSE(blocks_.Has(Pfn(16)));
+  EXPECT_EQ(per_cpu_.pages(), 1u);
+}
+
+TEST_F(PcpReconstructionTest, WhatAnAssumedBlockWasReportedAsIsDrainedWithIt) {
+  Refill();
+  per_cpu_.Assume(Pfn(101), Order(0), kMovable, Order(9));
+  DrainThrough(101);
+  ASSERT_THAT(drained_, SizeIs(1));
+  EXPECT_EQ(drained_[0].reported, Order(9));
 }
 
 // They are older than whatever is freed after the refill.

@@ -217,10 +217,13 @@ TEST(HostLedgerTest, CountsPagesInUse) {
   ledger.OnTouched(Pfn(520), Order(3), milliseconds(0));
   ledger.OnTouched(Pfn(522), Order(1), milliseconds(0));
   Report(ledger, {Pages(512, 512)});
-  EXPECT_EQ(ledger.InUsePages(Pfn(512), kPageblockOrder), PageCount(8));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(8));
   ledger.OnFreed(Pfn(520), Order(2));
-  EXPECT_EQ(ledger.InUsePages(Pfn(520), Order(3)), PageCount(4));
-  EXPECT_EQ(ledger.InUsePages(Pfn(520), Order(2)), PageCount(0));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(4));
+  EXPECT_FALSE(ledger.InUse(Pfn(523)));
+  EXPECT_TRUE(ledger.InUse(Pfn(524)));
+  ledger.OnFreed(Pfn(520), Order(2));
+  EXPECT_EQ(ledger.in_use_pages(), PageCount(4)) << "freed already";
 }
 
 TEST(HostLedgerTest, WhatIsUnpluggedIsNotResidentAndCountsAsNoReport) {

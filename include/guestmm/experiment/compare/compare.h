@@ -216,6 +216,10 @@ struct CompareProgress {
 };
 
 struct CompareHooks {
+  // In virtual time: the runs that are under way at a time, each on a thread of
+  // its own; at least 1. Does not affect the result. Unset: as many as the
+  // machine has processors.
+  std::optional<uint64_t> jobs = {};
   // Called from time to time, and after each run, by one thread at a time.
   std::function<void(const CompareProgress&)> progress = {};
   // Runs the experiment in a fresh process, as RunCompareProcess does. Called

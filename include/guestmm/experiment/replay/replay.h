@@ -303,8 +303,9 @@ struct ReplayProgress {
 struct ReplayWatch {
   // Called at each sample, unless empty.
   std::function<void(const ReplayProgress&)> progress = {};
-  // Asked at each event and sample, and every tenth of a second of a wait,
-  // unless empty. Once it returns true the replay ends as Cancelled.
+  // Asked at each sample, every few thousand events, and every tenth of a
+  // second of a wait, unless empty. Once it returns true the replay ends as
+  // Cancelled.
   std::function<bool()> stopped = {};
   // The clock that ReplayOptions::speed is relative to, which must outlive the
   // replay. Null: real time.

@@ -12,6 +12,7 @@
 #include "guestmm/base/clock.h"
 #include "guestmm/base/export.h"
 #include "guestmm/base/units.h"
+#include "guestmm/ram/zeroed_array.h"
 
 namespace GUESTMM_EXPORT guestmm {
 
@@ -59,27 +60,65 @@ struct HostMappings {
 // mapped it since: because it was allocated, or because another page of its
 // granule was while nothing of that was mapped. Any other report is waste.
 //
-// Thread-safe. The counters may be off by some granules while other threads
-// change them.
+// Thread-safe if made for many threads. Then the counters may be off by some
+// granules while other threads change them, and what is in use is not known:
+// of one page, a thread may enter the free after another one's next allocation.
 class HostLedger {
  public:
   static constexpr Nanoseconds kRefaultWindow = std::chrono::seconds(1);
 
-  // Accounts for pages 0 to `end` - 1. None is resident, and every page needs
-  // reporting.
-  HostLedger(Pfn end, Order granule);
+  // Accounts for pages 0 to `end` - 1, for one thread or many. None is
+  // resident, and every page needs reporting.
+  HostLedger(Pfn end, Order granule, Writers users = Writers::kOne);
 
   Order granule() const { return granule_; }
 
   // REQUIRES for all below: the pages are below the end.
 
   // A vCPU allocated the block.
-  void OnAllocated(Pfn pfn, Order order);
-  // It freed the block. InUse, FirstInUse and InUsePages depend on this; call
-  // it only if one thread uses the ledger.
-  void OnFreed(Pfn pfn, Order order);
+  void OnAllocated(Pfn pfn, Order order) {
+    if (order == Order(0)) {
+      needed_.SetOne(pfn.value());
+      if (!resident_.Test(pfn.value())) [[unlikely]]
+        OnAllocatedAbsent(pfn, order);
+      return;
+    }
+    const uint64_t pages = order.pages().value();
+    needed_.Set(pfn.value(), pages);
+    if (resident_.Any(pfn.value(), pages)) [[likely]]
+      return;
+    OnAllocatedAbsent(pfn, order);
+  }
+  // It freed the block.
+  void OnFreed(Pfn pfn, Order order) {
+    if (!tracks_use_) return;
+    if (order == Order(0)) {
+      in_use_count_ -= PageCount(in_use_.ClearOne(pfn.value()) ? 1 : 0);
+      return;
+    }
+    in_use_count_ -=
+        PageCount(in_use_.Clear(pfn.value(), order.pages().value()));
+  }
   // A vCPU wrote to each page of the block at `now`. Returns the host's faults.
-  HostMappings OnTouched(Pfn pfn, Order order, Nanoseconds now);
+  HostMappings OnTouched(Pfn pfn, Order order, Nanoseconds now) {
+    return OnTouchedResident(pfn, order) ? HostMappings{}
+                                         : OnTouchedAbsent(pfn, order, now);
+  }
+  // OnTouched, if the host has no fault; else false, with no effect. Needs no
+  // time.
+  bool OnTouchedResident(Pfn pfn, Order order) {
+    // A granule that is not split is resident as a whole, or not at all.
+    if (order == Order(0)) {
+      if (!resident_.Test(pfn.value())) return false;
+      if (tracks_use_) {
+        in_use_count_ += PageCount(in_use_.SetOne(pfn.value()) ? 1 : 0);
+      }
+      return true;
+    }
+    if (!resident_.All(pfn.value(), order.pages().value())) return false;
+    Use(pfn, order);
+    return true;
+  }
   // The host discarded `ranges` at `now`, as a report asked, each run of
   // adjacent ranges at once: they are not resident any more.
   void OnReported(std::span<const GpaRange> ranges, Nanoseconds now);
@@ -91,15 +130,14 @@ class HostLedger {
   // reporting if they come back. REQUIRES: none of their pages is in use.
   void OnUnplugged(PfnRange pages);
 
-  // True if the page was touched and not freed since.
+  // True if the page was touched and not freed since. Of a ledger for many
+  // threads, nothing is in use.
   bool InUse(Pfn pfn) const { return in_use_.Test(pfn.value()); }
   // The first page of `ranges` that is in use. None unless the guest reports
   // memory in use.
   std::optional<Pfn> FirstInUse(std::span<const GpaRange> ranges) const;
-  // Pages of the block that were touched and not freed since.
-  PageCount InUsePages(Pfn pfn, Order order) const {
-    return PageCount(in_use_.Count(pfn.value(), order.pages().value()));
-  }
+  // All pages in use.
+  PageCount in_use_pages() const { return in_use_count_; }
   // Pages of the block that are resident.
   PageCount ResidentPages(Pfn pfn, Order order) const {
     return PageCount(resident_.Count(pfn.value(), order.pages().value()));
@@ -115,6 +153,14 @@ class HostLedger {
   LedgerCounters counters() const;
 
  private:
+  // Notes that the block is in use.
+  void Use(Pfn pfn, Order order) {
+    if (!tracks_use_) return;
+    in_use_count_ += PageCount(in_use_.Set(pfn.value(), order.pages().value()));
+  }
+  // OnAllocated and OnTouched of blocks that are not resident, or in part.
+  void OnAllocatedAbsent(Pfn pfn, Order order);
+  HostMappings OnTouchedAbsent(Pfn pfn, Order order, Nanoseconds now);
   PfnRange GranuleOf(Pfn pfn) const;
   // The bit of the page's granule in split_.
   uint64_t NumberOf(Pfn pfn) const { return pfn.value() >> granule_.value(); }
@@ -122,7 +168,9 @@ class HostLedger {
   PfnRange Inside(PfnRange run) const;
   // The parts of granules at the ends of `run`, outside of those.
   std::array<PfnRange, 2> PartsOf(PfnRange run) const;
-  uint64_t Count(const AtomicBits& bits, PfnRange pages) const;
+  bool AnyResident(PfnRange pages) const {
+    return resident_.Any(pages.start.value(), pages.pages().value());
+  }
   // True if the host maps the page's granule as one.
   bool IsWhole(Pfn pfn) const;
   bool IsSplit(Pfn pfn) const { return split_.Test(NumberOf(pfn)); }
@@ -139,6 +187,7 @@ class HostLedger {
   void Unmap(PfnRange pages, Nanoseconds now);
 
   const Order granule_;
+  const bool tracks_use_;
   // Of pages.
   AtomicBits in_use_;
   AtomicBits resident_;
@@ -147,8 +196,9 @@ class HostLedger {
   AtomicBits split_;
   // The time of a page's last discard, in milliseconds, rounded down, plus one;
   // 0: never.
-  std::vector<std::atomic<uint32_t>> discarded_ms_;
+  ZeroedArray<uint32_t> discarded_ms_;
 
+  PageCount in_use_count_;
   std::atomic<uint64_t> resident_count_{0};
   std::atomic<uint64_t> reported_bytes_{0};
   std::atomic<uint64_t> needed_count_{0};

@@ -27,7 +27,8 @@ bool Zone::TakeAt(Pfn pfn, Order order, MigrateType type) {
   allocated_pages_.Add(order.pages().value());
   pages_.SetAllocated(pfn, order, type);
   if (taken_observer_ != nullptr) {
-    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
+    const PfnRange run = PagesOf(pfn, order);
+    taken_observer_->OnBlocksTaken(*this, std::span(&run, 1), order);
   }
   return true;
 }

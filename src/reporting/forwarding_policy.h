@@ -37,10 +37,10 @@ class ForwardingPolicy : public ReportingPolicy {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     return policy_->BlockFreed(zone, pfn, order);
   }
-  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const PfnRange> runs,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    policy_->BlocksTaken(zone, blocks, order);
+    policy_->BlocksTaken(zone, runs, order);
   }
   void MemoryOnline(ReportableZone& zone, PfnRange range) override {
     policy_->MemoryOnline(zone, range);

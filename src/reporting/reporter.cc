@@ -120,9 +120,9 @@ bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn,
   return policy_->BlockFreed(Reportable(zone), pfn, order);
 }
 
-void Reporter::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+void Reporter::OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                              Order order) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  policy_->BlocksTaken(Reportable(zone), blocks, order);
+  policy_->BlocksTaken(Reportable(zone), runs, order);
 }
 
 void Reporter::OnMemoryOnline(Zone& zone, PfnRange range) {

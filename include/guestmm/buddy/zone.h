@@ -462,6 +462,8 @@ class Zone {
   int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;
   // The observer if it wants OnBlocksTaken, else null.
   FreeBlockObserver* taken_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
+  // What a batch took, for that observer.
+  std::vector<PfnRange> taken_runs_ ABSL_GUARDED_BY(lock_);
   // Pageblocks of type kIsolate. While 0, merges need not compare types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
   // True once a pageblock's type was changed, other than by offlining.

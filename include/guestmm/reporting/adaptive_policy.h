@@ -76,7 +76,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   void Disable() override;
   bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const PfnRange> runs,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void MemoryOnline(ReportableZone& zone, PfnRange range) override
@@ -142,6 +142,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   // Queues the regions of a free block that have memory which the host may
   // back. REQUIRES: the zone's lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
+  // The same; `was_used`: it was in use until now.
+  void EnqueueFree(TrackedZone& tracked, Pfn pfn, Order order, Time now,
+                   bool was_used);
 
   // True for a zone without memory, as most are.
   static bool IsEmpty(const TrackedZone& tracked) {
@@ -153,6 +156,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   // `pages` came into use: a part of one region, or whole regions. REQUIRES:
   // the zone's lock.
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
+  // The same, of memory that the host does not back whole: it maps that again,
+  // and what it maps with it.
+  void Backed(TrackedZone& tracked, PfnRange pages, Time now);
   // Queues the regions of `pages`, which the host maps with what was taken, and
   // which may be free. REQUIRES: the zone's lock.
   void EnqueueMapped(TrackedZone& tracked, PfnRange pages, Time now);

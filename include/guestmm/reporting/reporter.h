@@ -72,7 +72,7 @@ class Reporter final : public FreeBlockObserver,
   // FreeBlockObserver:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                      Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void OnMemoryOnline(Zone& zone, PfnRange range) override;

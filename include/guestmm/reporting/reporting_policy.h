@@ -88,10 +88,10 @@ class ReportingPolicy {
   // a pass.
   virtual bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
-  // Blocks were taken off the free lists, except by NextBatch. Only records
-  // them.
+  // Blocks of `order` were taken off the free lists, except by NextBatch, in
+  // runs of adjacent ones. Only records them.
   virtual void BlocksTaken([[maybe_unused]] ReportableZone& zone,
-                           std::span<const Pfn> /*blocks*/, Order /*order*/)
+                           std::span<const PfnRange> /*runs*/, Order /*order*/)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {}
 
   // Memory is about to be onlined, or is offline (FreeBlockObserver): before

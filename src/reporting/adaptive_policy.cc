@@ -40,6 +40,8 @@ const Fields<AdaptiveOptions>& AdaptiveFields() {
       {"delay", &AdaptiveOptions::delay,
        FieldKind::Seconds(milliseconds(1), kMaxReportDelay),
        "Seconds that memory must be left alone before it is reported"},
+      {"reports", &AdaptiveOptions::reports, FieldKind::Count(1, kMaxReports),
+       "Most reports in flight at a time"},
   };
   return fields;
 }
@@ -56,16 +58,22 @@ AdaptivePolicy::AdaptivePolicy(const AdaptiveOptions& options)
   GUESTMM_CHECK(options.order <= kMaxOrder);
   GUESTMM_CHECK(options.granule <= kPageblockOrder);
   GUESTMM_CHECK(options.capacity > 0 && options.delay >= milliseconds(1));
+  GUESTMM_CHECK(options.reports > 0 && options.reports <= kMaxReports);
   parts_.reserve(options.capacity);
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> AdaptivePolicy::parameters()
     const {
-  return {{"order", options_.order.bits()},
-          {"granule", options_.granule.bits()},
-          {"floor", floor_.bits()},
-          {"delay_ms", ToTime(options_.delay)},
-          {"capacity", options_.capacity}};
+  std::vector<std::pair<std::string_view, uint64_t>> parameters = {
+      {"order", options_.order.bits()},
+      {"granule", options_.granule.bits()},
+      {"floor", floor_.bits()},
+      {"delay_ms", ToTime(options_.delay)},
+      {"capacity", options_.capacity}};
+  // Records of runs with one are as they were before there was a choice.
+  if (options_.reports > 1)
+    parameters.emplace_back("reports", options_.reports);
+  return parameters;
 }
 
 absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {

@@ -27,6 +27,7 @@ class ForwardingPolicy : public ReportingPolicy {
   }
   Order min_order() const override { return policy_->min_order(); }
   size_t capacity() const override { return policy_->capacity(); }
+  size_t reports() const override { return policy_->reports(); }
   TakenBlocks taken_blocks() const override { return policy_->taken_blocks(); }
   absl::Status Enable(const ReportingEnvironment& environment) override {
     return policy_->Enable(environment);

@@ -108,7 +108,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   }
   // Reporting sets up a balloon of its own, with the policy's capacity.
   if (status.ok() && has_balloon && guest->driver_ == nullptr) {
-    status = guest->SetUpBalloon(/*capacity=*/0);
+    status = guest->SetUpBalloon(/*capacity=*/0, /*reports=*/1);
   }
   if (!status.ok()) return status;
   return guest;
@@ -204,7 +204,7 @@ absl::Status Guest::SetUpHypervisor() {
   return absl::OkStatus();
 }
 
-absl::Status Guest::SetUpBalloon(size_t capacity) {
+absl::Status Guest::SetUpBalloon(size_t capacity, size_t reports) {
   if (guest_workqueue_ == nullptr) StartQueues();
   // As many descriptors as the largest report has, and at least Linux's 32.
   const auto queue_size =
@@ -234,6 +234,7 @@ absl::Status Guest::SetUpBalloon(size_t capacity) {
       BalloonDriverOptions{
           .features = options_.balloon_features.value_or(kBalloonFeatures),
           .reporting_queue_size = queue_size,
+          .max_reports = static_cast<uint16_t>(reports),
           .page_poison = options_.page_poison.mode});
   if (!driver.ok()) return driver.status();
   driver_ = *std::move(driver);
@@ -252,7 +253,9 @@ absl::Status Guest::StartReporting(std::unique_ptr<ReportingPolicy> policy) {
         balloon_features()));
   }
   if (driver_ == nullptr) {
-    if (absl::Status status = SetUpBalloon(policy->capacity()); !status.ok()) {
+    if (absl::Status status =
+            SetUpBalloon(policy->capacity(), policy->reports());
+        !status.ok()) {
       return status;
     }
   }

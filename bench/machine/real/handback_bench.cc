@@ -140,7 +140,8 @@ class VmmProcess {
   }
   [[noreturn]] void Serve(int ready) const {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    BalloonFactory balloons({.reporting_queue_size = kBlocks});
+    BalloonFactory balloons(
+        {.reporting_queue_size = kBlocks, .max_poll = kBalloonMaxPoll});
     VhostUserServer server(balloons.maker());
     GUESTMM_CHECK(server.Listen(socket()).ok() && write(ready, "", 1) == 1);
     while (true) pause();

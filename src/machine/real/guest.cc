@@ -212,14 +212,17 @@ absl::Status Guest::SetUpBalloon(size_t capacity, size_t reports) {
   VirtioDevice* device = nullptr;
   if (options_.vmm_socket.empty()) {
     Workqueue* device_workqueue = options_.virtual_time;
+    Nanoseconds max_poll{0};
     if (device_workqueue == nullptr) {
+      max_poll = kBalloonMaxPoll;
       device_thread_ = std::make_unique<ThreadWorkqueue>();
       device_workqueue = device_thread_.get();
     }
     device_ = std::make_unique<BalloonDevice>(
         *ram_, *hypervisor_, *device_workqueue,
         BalloonDeviceOptions{.features = balloon_features(),
-                             .reporting_queue_size = queue_size});
+                             .reporting_queue_size = queue_size,
+                             .max_poll = max_poll});
     device = device_.get();
   } else {
     absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =

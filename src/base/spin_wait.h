@@ -5,14 +5,19 @@
 
 namespace guestmm {
 
+// Lets the other hardware thread of the core go first for a moment.
+inline void SpinPause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
 // The pause between two reads of a value that another thread will change.
 class SpinWait {
  public:
   void Once() {
     if (++spins_ < kSpinsBeforeYield) {
-#if defined(__x86_64__)
-      __builtin_ia32_pause();
-#endif
+      SpinPause();
     } else {
       sched_yield();
     }

@@ -122,12 +122,13 @@ PageCount AdaptivePolicy::Room(const TrackedZone& tracked) const {
   const ReportableZone& zone = *tracked.zone;
   const PageCount low = zone.watermarks().low;
   if (zone.free_pages() <= low) return PageCount(0);
-  const PageCount above = zone.free_pages() - low;
+  // Shared by the reports in flight.
+  const uint64_t above = (zone.free_pages() - low).value() / options_.reports;
   if (tracked.quiet) {
     // At least one block, so that all of the zone is reported in the end.
-    return std::max(PageCount(above.value() / 2), zone.max_order().pages());
+    return std::max(PageCount(above / 2), zone.max_order().pages());
   }
-  return PageCount(above.value() / 4);
+  return PageCount(above / 4);
 }
 
 bool AdaptivePolicy::Fill(TrackedZone& tracked, Scatterlist& list) {

@@ -40,6 +40,8 @@ const Fields<AdaptiveOptions>& AdaptiveFields() {
       {"delay", &AdaptiveOptions::delay,
        FieldKind::Seconds(milliseconds(1), kMaxReportDelay),
        "Seconds that memory must be left alone before it is reported"},
+      {"reports", &AdaptiveOptions::reports, FieldKind::Count(1, kMaxReports),
+       "Most reports in flight at a time"},
   };
   return fields;
 }
@@ -56,16 +58,22 @@ AdaptivePolicy::AdaptivePolicy(const AdaptiveOptions& options)
   GUESTMM_CHECK(options.order <= kMaxOrder);
   GUESTMM_CHECK(options.granule <= kPageblockOrder);
   GUESTMM_CHECK(options.capacity > 0 && options.delay >= milliseconds(1));
+  GUESTMM_CHECK(options.reports > 0 && options.reports <= kMaxReports);
   parts_.reserve(options.capacity);
 }
 
 std::vector<std::pair<std::string_view, uint64_t>> AdaptivePolicy::parameters()
     const {
-  return {{"order", options_.order.bits()},
-          {"granule", options_.granule.bits()},
-          {"floor", floor_.bits()},
-          {"delay_ms", ToTime(options_.delay)},
-          {"capacity", options_.capacity}};
+  std::vector<std::pair<std::string_view, uint64_t>> parameters = {
+      {"order", options_.order.bits()},
+      {"granule", options_.granule.bits()},
+      {"floor", floor_.bits()},
+      {"delay_ms", ToTime(options_.delay)},
+      {"capacity", options_.capacity}};
+  // Records of runs with one are as they were before there was a choice.
+  if (options_.reports > 1)
+    parameters.emplace_back("reports", options_.reports);
+  return parameters;
 }
 
 absl::Status AdaptivePolicy::Enable(const ReportingEnvironment& environment) {
@@ -175,24 +183,8 @@ void AdaptivePolicy::MemoryOffline(ReportableZone& zone, PfnRange range) {
   Tracked(zone).memory.RemoveMemory(range);
 }
 
-bool AdaptivePolicy::BlockFreed(ReportableZone& zone, Pfn pfn, Order order) {
-  TrackedZone& tracked = Tracked(zone);
-  const Time now = NowOrNextPass();
-  const Pfn end = pfn + order.pages();
-  for (Pfn at = pfn; at < end; at += options_.order.pages()) {
-    tracked.memory.region(at).active = now;
-  }
-  Enqueue(tracked, pfn, order, now);
-  if (!idle_.load(std::memory_order_relaxed) ||
-      !idle_.exchange(false, std::memory_order_relaxed)) {
-    return false;
-  }
-  next_pass_.store(now + ToTime(options_.delay), std::memory_order_relaxed);
-  return true;
-}
-
-void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
-                             Time now) {
+inline void AdaptivePolicy::EnqueueFree(TrackedZone& tracked, Pfn pfn,
+                                        Order order, Time now, bool was_used) {
   UnreportedMemory& memory = tracked.memory;
   const Queue queue = IsRegion(order) ? Queue::kSettling : Queue::kCold;
   const Pfn end = pfn + order.pages();
@@ -205,47 +197,70 @@ void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
   }
   for (Pfn at = pfn.AlignDown(options_.order); at < end;
        at += options_.order.pages()) {
-    const Queue waits_in = memory.region(at).queue;
-    const bool waits = waits_in == queue || waits_in == Queue::kSettling;
-    if (!waits && memory.FindRun(PagesOf(at, options_.order))) {
+    UnreportedMemory::Region& region = memory.region(at);
+    if (was_used) region.active = now;
+    const bool waits =
+        region.queue == queue || region.queue == Queue::kSettling;
+    if (!waits && memory.FindRun(PagesOf(at, options_.order))) [[unlikely]] {
       memory.Enqueue(at, queue, now);
     }
   }
 }
 
-void AdaptivePolicy::BlocksTaken(ReportableZone& zone,
-                                 std::span<const Pfn> blocks, Order order) {
-  TrackedZone& tracked = Tracked(zone);
-  const Time now = NowOrNextPass();
-  tracked.taken_pages += order.pages().value() * blocks.size();
-  // Most are neighbours, split off the same block.
-  for (size_t i = 0; i < blocks.size();) {
-    const Pfn first = blocks[i];
-    Pfn end = first + order.pages();
-    const Pfn region_end =
-        first.AlignDown(options_.order) + options_.order.pages();
-    for (++i; i < blocks.size() && blocks[i] == end && end < region_end; ++i) {
-      end += order.pages();
-    }
-    Taken(tracked, {.start = first, .end = end}, now);
-  }
+void AdaptivePolicy::Enqueue(TrackedZone& tracked, Pfn pfn, Order order,
+                             Time now) {
+  EnqueueFree(tracked, pfn, order, now, /*was_used=*/false);
 }
 
-void AdaptivePolicy::Taken(TrackedZone& tracked, PfnRange pages, Time now) {
+bool AdaptivePolicy::BlockFreed(ReportableZone& zone, Pfn pfn, Order order) {
+  TrackedZone& tracked = Tracked(zone);
+  const Time now = NowOrNextPass();
+  EnqueueFree(tracked, pfn, order, now, /*was_used=*/true);
+  if (!idle_.load(std::memory_order_relaxed) ||
+      !idle_.exchange(false, std::memory_order_relaxed)) {
+    return false;
+  }
+  next_pass_.store(now + ToTime(options_.delay), std::memory_order_relaxed);
+  return true;
+}
+
+inline void AdaptivePolicy::Taken(TrackedZone& tracked, PfnRange pages,
+                                  Time now) {
   UnreportedMemory& memory = tracked.memory;
-  const PfnRange mapped = memory.MappedWith(pages);
-  const uint64_t marked = memory.Mark(mapped);
   for (Pfn at = pages.start; at < pages.end; at += options_.order.pages()) {
     UnreportedMemory::Region& region = memory.region(at);
     region.active = now;
-    if (region.queue == Queue::kNone && floor_ < options_.order) {
+    if (region.queue == Queue::kNone && floor_ < options_.order) [[unlikely]] {
       memory.Enqueue(at, Queue::kCold, now);
     }
   }
-  if (mapped != pages) EnqueueMapped(tracked, mapped, now);
-  if (marked > 0) {
-    PatienceFor(memory.region(pages.start).reported_from).OnRefaulted(marked);
+  // Memory in use was marked when it was first used.
+  if (!memory.HasAll(pages)) [[unlikely]]
+    Backed(tracked, pages, now);
+}
+
+void AdaptivePolicy::BlocksTaken(ReportableZone& zone,
+                                 std::span<const PfnRange> runs, Order order) {
+  TrackedZone& tracked = Tracked(zone);
+  const Time now = NowOrNextPass();
+  // A part of one region at a time, or one block.
+  const Order part = std::max(order, options_.order);
+  for (const PfnRange& run : runs) {
+    tracked.taken_pages += run.pages().value();
+    for (Pfn at = run.start; at < run.end;) {
+      const Pfn end = std::min(run.end, at.AlignDown(part) + part.pages());
+      Taken(tracked, {.start = at, .end = end}, now);
+      at = end;
+    }
   }
+}
+
+void AdaptivePolicy::Backed(TrackedZone& tracked, PfnRange pages, Time now) {
+  UnreportedMemory& memory = tracked.memory;
+  const PfnRange mapped = memory.MappedWith(pages);
+  PatienceFor(memory.region(pages.start).reported_from)
+      .OnRefaulted(memory.Mark(mapped));
+  if (mapped != pages) EnqueueMapped(tracked, mapped, now);
 }
 
 void AdaptivePolicy::EnqueueMapped(TrackedZone& tracked, PfnRange pages,

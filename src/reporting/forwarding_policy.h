@@ -27,6 +27,7 @@ class ForwardingPolicy : public ReportingPolicy {
   }
   Order min_order() const override { return policy_->min_order(); }
   size_t capacity() const override { return policy_->capacity(); }
+  size_t reports() const override { return policy_->reports(); }
   TakenBlocks taken_blocks() const override { return policy_->taken_blocks(); }
   absl::Status Enable(const ReportingEnvironment& environment) override {
     return policy_->Enable(environment);
@@ -37,10 +38,10 @@ class ForwardingPolicy : public ReportingPolicy {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
     return policy_->BlockFreed(zone, pfn, order);
   }
-  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const PfnRange> runs,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    policy_->BlocksTaken(zone, blocks, order);
+    policy_->BlocksTaken(zone, runs, order);
   }
   void MemoryOnline(ReportableZone& zone, PfnRange range) override {
     policy_->MemoryOnline(zone, range);

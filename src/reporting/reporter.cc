@@ -1,5 +1,7 @@
 #include "guestmm/reporting/reporter.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,9 +16,16 @@ Reporter::Reporter(PageAllocator& allocator, Workqueue& workqueue,
       workqueue_(workqueue),
       policy_(std::move(policy)),
       zones_(ReportableZones(allocator.zones(), holds)),
-      list_(policy_->capacity()),
       pass_work_([this] { BeginPass(); }),
-      work_([this] { Run(); }) {}
+      work_([this] { Run(); }) {
+  const size_t reports = policy_->reports();
+  GUESTMM_CHECK(reports > 0 && reports <= kMaxReports)
+      << "policy " << std::string(policy_->name()) << " wants " << reports
+      << " reports in flight: must be 1 to " << kMaxReports;
+  for (size_t i = 0; i < reports; ++i) {
+    slots_.emplace_back(*this, policy_->capacity());
+  }
+}
 
 Reporter::~Reporter() {
   LockHolder control(control_);
@@ -53,6 +62,7 @@ absl::Status Reporter::Enable(ReportingDevice& device) {
   {
     LockHolder hold(state_);
     device_ = &device;
+    most_in_flight_ = std::min(slots_.size(), device.max_reports());
     look_ahead_ = true;
   }
   allocator_.SetObserver(this, policy_->min_order(), policy_->taken_blocks());
@@ -80,7 +90,7 @@ void Reporter::DisableLocked() {
   }
   workqueue_.WaitUntil([this] {
     LockHolder hold(state_);
-    return !in_flight_;
+    return in_flight_ == 0;
   });
   workqueue_.CancelSync(pass_work_);
   workqueue_.CancelSync(work_);
@@ -90,7 +100,7 @@ void Reporter::DisableLocked() {
   allocator_.SetObserver(nullptr);
   policy_->Disable();
   LockHolder hold(state_);
-  GUESTMM_CHECK(!in_flight_) << "the device did not end a report";
+  GUESTMM_CHECK(in_flight_ == 0) << "the device did not end a report";
   device_ = nullptr;
   stopping_ = false;
   asked_ = false;
@@ -120,9 +130,9 @@ bool Reporter::OnBlockFreed(Zone& zone, Pfn pfn,
   return policy_->BlockFreed(Reportable(zone), pfn, order);
 }
 
-void Reporter::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+void Reporter::OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                              Order order) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-  policy_->BlocksTaken(Reportable(zone), blocks, order);
+  policy_->BlocksTaken(Reportable(zone), runs, order);
 }
 
 void Reporter::OnMemoryOnline(Zone& zone, PfnRange range) {
@@ -153,22 +163,23 @@ void Reporter::BeginPass() {
   Run();
 }
 
-void Reporter::ReportDone(absl::Status status) {
+void Reporter::ReportDone(Slot& slot, absl::Status status) {
   LockHolder hold(state_);
-  GUESTMM_CHECK(in_flight_ && !done_)
+  GUESTMM_CHECK(slot.in_use && !slot.done)
       << "a report ended that was not in flight";
-  done_ = std::move(status);
+  slot.done = std::move(status);
   // Under the lock: as soon as it is released, a running pass may see the end
   // of the report, and the reporter may be destroyed.
   workqueue_.Queue(work_);
 }
 
 void Reporter::Run() {
-  if (!FinishBatch()) return;
+  FinishBatches();
   while (EnterPass()) {
-    if (SendBatch()) return;
+    if (SendBatches()) return;
     LockHolder hold(state_);
     in_pass_ = false;
+    drained_ = false;
     look_ahead_ = true;
   }
 }
@@ -194,66 +205,77 @@ bool Reporter::EnterPass() {
   return false;
 }
 
-bool Reporter::FinishBatch() {
-  absl::Status status;
-  {
-    LockHolder hold(state_);
-    if (!in_flight_) return true;
-    if (!done_) return false;
-    status = *std::exchange(done_, std::nullopt);
+void Reporter::FinishBatches() {
+  for (Slot& slot : slots_) {
+    absl::Status status;
+    {
+      LockHolder hold(state_);
+      if (!slot.done) continue;
+      status = *std::exchange(slot.done, std::nullopt);
+    }
+    ReturnBatch(slot, status);
   }
-  ReturnBatch(status);
-  return true;
 }
 
-bool Reporter::SendBatch() {
-  while (true) {
+Reporter::Slot* Reporter::TakeSlot() {
+  LockHolder hold(state_);
+  if (stopping_ || drained_ || in_flight_ == most_in_flight_) return nullptr;
+  const auto free = std::find_if(slots_.begin(), slots_.end(),
+                                 [](const Slot& slot) { return !slot.in_use; });
+  // In the same hold as the check of stopping_, so that a later Disable waits
+  // for this batch. And before Report, since the device may be done before that
+  // returns.
+  free->in_use = true;
+  ++in_flight_;
+  return &*free;
+}
+
+bool Reporter::SendBatches() {
+  while (Slot* const slot = TakeSlot()) {
+    if (!policy_->NextBatch(slot->list)) {
+      LockHolder hold(state_);
+      slot->in_use = false;
+      --in_flight_;
+      drained_ = true;
+      break;
+    }
     ReportingDevice* device = nullptr;
     {
       LockHolder hold(state_);
-      if (stopping_) return false;
       device = device_;
-      // Set in the same hold as the check of stopping_, so that a later Disable
-      // waits for this batch. And before Report, since the device may be done
-      // before that returns.
-      in_flight_ = true;
-    }
-    if (!policy_->NextBatch(list_)) {
-      LockHolder hold(state_);
-      in_flight_ = false;
-      return false;
-    }
-    {
-      LockHolder hold(state_);
-      in_flight_blocks_ = list_.blocks().size();
-      for (const IsolatedBlock& block : list_.blocks()) {
-        in_flight_pages_ += block.order().pages();
+      slot->blocks = slot->list.blocks().size();
+      for (const IsolatedBlock& block : slot->list.blocks()) {
+        slot->pages += block.order().pages();
       }
-      for (const GpaRange& range : list_.ranges()) {
-        in_flight_bytes_ += range.bytes;
+      for (const GpaRange& range : slot->list.ranges()) {
+        slot->bytes += range.bytes;
       }
+      in_flight_pages_ += slot->pages;
     }
-    const absl::Status status = device->Report(list_.ranges(), *this);
-    if (status.ok()) return true;
-    ReturnBatch(status);
+    const absl::Status status = device->Report(slot->list.ranges(), *slot);
+    if (!status.ok()) ReturnBatch(*slot, status);
   }
+  LockHolder hold(state_);
+  return in_flight_ > 0;
 }
 
-void Reporter::ReturnBatch(const absl::Status& status) {
-  policy_->ReturnBatch(list_, status.ok());
+void Reporter::ReturnBatch(Slot& slot, const absl::Status& status) {
+  policy_->ReturnBatch(slot.list, status.ok());
   LockHolder hold(state_);
   if (status.ok()) {
     ++counters_.reports;
-    counters_.reported_blocks += in_flight_blocks_;
-    counters_.reported_bytes += in_flight_bytes_;
+    counters_.reported_blocks += slot.blocks;
+    counters_.reported_bytes += slot.bytes;
   } else {
     ++counters_.failed_reports;
   }
-  in_flight_blocks_ = 0;
-  in_flight_pages_ = PageCount(0);
-  in_flight_bytes_ = 0;
-  // Last: from here on a Disable that waits for the batch may continue.
-  in_flight_ = false;
+  in_flight_pages_ -= slot.pages;
+  slot.blocks = 0;
+  slot.pages = PageCount(0);
+  slot.bytes = 0;
+  slot.in_use = false;
+  // Last: from here on a Disable that waits for the batches may continue.
+  --in_flight_;
 }
 
 }  // namespace guestmm

@@ -7,13 +7,6 @@
 #include "guestmm/base/check.h"
 
 namespace guestmm {
-namespace {
-
-constexpr size_t kBitsPerWord = 64;
-constexpr uint64_t kAll = ~uint64_t{0};
-
-}  // namespace
-
 UnreportedMemory::UnreportedMemory(Order region, Order granule, Order unit)
     : region_order_(region), granule_(granule), unit_(unit) {
   GUESTMM_CHECK(unit <= region && region <= kMaxOrder);
@@ -117,8 +110,7 @@ void UnreportedMemory::Clear(PfnRange range) {
   }
 }
 
-void UnreportedMemory::MarkSplit(PfnRange range) {
-  if (unit_ == granule_) return;
+void UnreportedMemory::MarkSplitGranules(PfnRange range) {
   for (Pfn at = range.start.AlignUp(granule_);
        at + granule_.pages() <= range.end; at += granule_.pages()) {
     if (IsSplit(at) && FindRun(GranuleOf(at))) Mark(GranuleOf(at));

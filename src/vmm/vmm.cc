@@ -53,7 +53,8 @@ Vmm::Vmm(VmmOptions options)
       balloons_({.features = options_.offered,
                  .reporting_queue_size = kMaxVirtqueueSize,
                  .queue_size = kMaxVirtqueueSize,
-                 .max_discard_rate = options_.max_discard_rate}),
+                 .max_discard_rate = options_.max_discard_rate,
+                 .max_poll = kBalloonMaxPoll}),
       statistics_(std::make_unique<StatisticsTimer>(
           timer_,
           [this](uint64_t guest) {

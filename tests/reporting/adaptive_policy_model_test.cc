@@ -159,6 +159,12 @@ const std::vector<AdaptiveOptions>& Policies() {
       {.order = Order(3), .floor = Order(1)},
       {.order = Order(3), .floor = Order(0), .capacity = 2},
       {.order = Order(3), .floor = Order(3), .capacity = 1},
+      {.order = Order(3), .floor = Order(1), .capacity = 2, .reports = 4},
+      {.order = Order(3),
+       .granule = Order(3),
+       .floor = Order(0),
+       .capacity = 3,
+       .reports = 3},
       {.order = Order(3), .granule = Order(3), .floor = Order(3)},
       {.order = Order(4), .granule = Order(1), .floor = Order(2)},
       // These split the host's granules.

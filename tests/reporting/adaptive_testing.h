@@ -102,18 +102,19 @@ struct AdaptiveWorld : ReportingWorld {
   uint64_t reported = 0;
   uint64_t needed = 0;
 
-  // Ends the outstanding report, if there is one, as a reset does.
+  // Ends the oldest outstanding report, if there is one, as a reset does.
   void FailReport() {
     if (!device->outstanding()) return;
     NoteReports();
-    failed.insert(device->reports().size() - 1);
+    failed.insert(device->reports().size() - device->outstanding_reports());
     device->End(absl::UnavailableError("reset"));
   }
 
   // Accounts for the reports since the last call.
   void NoteReports() {
     const std::vector<FakeDevice::Ranges> reports = device->reports();
-    for (; noted < reports.size() - (device->outstanding() ? 1 : 0); ++noted) {
+    const size_t ended = reports.size() - device->outstanding_reports();
+    for (; noted < ended; ++noted) {
       if (failed.contains(noted)) continue;
       for (const GpaRange& range : reports[noted]) {
         for (uint64_t i = 0; i < range.bytes / kPageSize; ++i) {

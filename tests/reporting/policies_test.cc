@@ -169,7 +169,7 @@ TEST(PoliciesTest, AnUnknownParameterIsAnsweredWithTheKnownOnes) {
             "capacity");
   EXPECT_EQ(ErrorOf("adaptive:granule=0"),
             "--policies=adaptive:granule=0: granule must be one of order, "
-            "floor, capacity, delay");
+            "floor, capacity, delay, reports");
 }
 
 TEST(PoliciesTest, AnErrorNamesTheOptionThatTheSpecIsOf) {
@@ -204,6 +204,8 @@ TEST(PoliciesTest, AValueOutOfBoundsIsRefusedWithItsRule) {
            {"linux:delay=-1", "delay must be 0 to 3600 seconds"},
            {"linux:delay=3601", "delay must be 0 to 3600 seconds"},
            {"adaptive:order=4", "order must be 5 to 10"},
+           {"adaptive:reports=0", "reports must be 1 to 16"},
+           {"adaptive:reports=17", "reports must be 1 to 16"},
            {"adaptive:delay=0.0009", "delay must be 0.001 to 3600 seconds"}}) {
     EXPECT_EQ(ErrorOf(text), "--policies=" + text + ": " + rule);
   }
@@ -220,7 +222,8 @@ TEST(PoliciesTest, TheBoundsThemselvesAreValid) {
         "linux:order=0:capacity=1:delay=0",
         "linux:order=10:capacity=1024:delay=3600",
         "adaptive:order=5:floor=0:delay=0.001:capacity=1",
-        "adaptive:order=10:floor=10:delay=3600:capacity=1024"}) {
+        "adaptive:order=10:floor=10:delay=3600:capacity=1024",
+        "adaptive:reports=1", "adaptive:reports=16"}) {
     EXPECT_EQ(Make(text).status(), absl::OkStatus()) << text;
   }
 }

@@ -45,9 +45,11 @@ class ScriptedPolicy final : public ReportingPolicy {
   void Disabling() override { on_disabling(); }
   void Disable() override { in_pass_ = false; }
   bool BlockFreed(ReportableZone&, Pfn, Order) override { return true; }
-  void BlocksTaken(ReportableZone&, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone&, std::span<const PfnRange> runs,
                    Order order) override {
-    for (const Pfn pfn : blocks) taken.emplace_back(pfn.value(), order.value());
+    for (const PfnRange& run : runs) {
+      taken.emplace_back(run.start.value(), order.value());
+    }
   }
   std::optional<Nanoseconds> NextPass() override {
     ++looked_ahead;

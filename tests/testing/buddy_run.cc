@@ -33,13 +33,18 @@ bool BuddyRun::Recorder::OnBlockFreed(Zone&, Pfn pfn, Order order) {
   return true;
 }
 
-void BuddyRun::Recorder::OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+void BuddyRun::Recorder::OnBlocksTaken(Zone& zone,
+                                       std::span<const PfnRange> runs,
                                        Order order) {
   AllocatorModel::Taken taken = {.zone = static_cast<size_t>(zone.index()),
                                  .blocks = {},
                                  .order = order.value(),
                                  .free_after = zone.free_pages().value()};
-  for (const Pfn pfn : blocks) taken.blocks.push_back(pfn.value());
+  for (const PfnRange& run : runs) {
+    for (Pfn pfn = run.start; pfn < run.end; pfn += order.pages()) {
+      taken.blocks.push_back(pfn.value());
+    }
+  }
   notifications.taken.push_back(std::move(taken));
 }
 

@@ -45,7 +45,7 @@ class BuddyRun {
   class Recorder final : public FreeBlockObserver {
    public:
     bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override;
-    void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+    void OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                        Order order) override;
     void OnMemoryOnline(Zone& zone, PfnRange range) override;
     void OnMemoryOffline(Zone& zone, PfnRange range) override;

@@ -37,12 +37,18 @@ class FakeDevice final : public ReportingDevice {
   void set_answer(Answer answer) { answer_ = std::move(answer); }
   void set_inspect(Inspect inspect) { inspect_ = std::move(inspect); }
   void set_max_report_entries(size_t entries) { max_entries_ = entries; }
+  void set_max_reports(size_t reports) { max_reports_ = reports; }
 
   size_t max_report_entries() const override { return max_entries_; }
+  size_t max_reports() const override { return max_reports_; }
 
   absl::Status Report(std::span<const GpaRange> ranges,
                       Client& client) override {
-    GUESTMM_CHECK(!outstanding()) << "a report came before the last one ended";
+    {
+      LockHolder hold(mutex_);
+      GUESTMM_CHECK(outstanding_.size() < max_reports_)
+          << "a report came before the last one ended";
+    }
     GUESTMM_CHECK(!ranges.empty() && ranges.size() <= max_entries_);
     if (answer_) {
       if (absl::Status status = answer_(ranges); !status.ok()) return status;
@@ -51,32 +57,46 @@ class FakeDevice final : public ReportingDevice {
     {
       LockHolder hold(mutex_);
       reports_.emplace_back(ranges.begin(), ranges.end());
-      client_ = &client;
+      outstanding_.emplace_back(&client, reports_.back());
     }
     if (workqueue_ != nullptr) workqueue_->Queue(end_, delay_);
     return absl::OkStatus();
   }
 
-  // Ends the outstanding report before it ends by itself. REQUIRES: there is
-  // one.
-  void End(absl::Status status = absl::OkStatus()) {
-    const Ranges ranges = in_flight();
-    GUESTMM_CHECK(!ranges.empty()) << "there is no report to end";
-    if (workqueue_ != nullptr) workqueue_->CancelSync(end_);
-    if (inspect_) inspect_(ranges);
-    Client* client = nullptr;
+  // Ends an outstanding report, of several the one that was sent before `which`
+  // others, before it ends by itself. REQUIRES: there is one.
+  void End(absl::Status status = absl::OkStatus(), size_t which = 0) {
+    Outstanding ended;
     {
       LockHolder hold(mutex_);
-      client = std::exchange(client_, nullptr);
+      GUESTMM_CHECK(which < outstanding_.size()) << "there is no report to end";
+      ended = outstanding_[which];
     }
-    client->ReportDone(std::move(status));
+    if (workqueue_ != nullptr) workqueue_->CancelSync(end_);
+    if (inspect_) inspect_(ended.second);
+    bool more = false;
+    {
+      LockHolder hold(mutex_);
+      outstanding_.erase(outstanding_.begin() + static_cast<ptrdiff_t>(which));
+      more = !outstanding_.empty();
+    }
+    if (workqueue_ != nullptr && more) workqueue_->Queue(end_, delay_);
+    ended.first->ReportDone(std::move(status));
   }
 
-  bool outstanding() const { return !in_flight().empty(); }
-  // The outstanding report, or nothing.
+  bool outstanding() const { return outstanding_reports() > 0; }
+  size_t outstanding_reports() const {
+    LockHolder hold(mutex_);
+    return outstanding_.size();
+  }
+  // The ranges of the outstanding reports.
   Ranges in_flight() const {
     LockHolder hold(mutex_);
-    return client_ != nullptr ? reports_.back() : Ranges();
+    Ranges all;
+    for (const auto& [client, ranges] : outstanding_) {
+      all.insert(all.end(), ranges.begin(), ranges.end());
+    }
+    return all;
   }
   // The latest accepted report, outstanding or not.
   Ranges last_report() const {
@@ -97,14 +117,17 @@ class FakeDevice final : public ReportingDevice {
   }
 
  private:
+  using Outstanding = std::pair<Client*, Ranges>;
+
   Workqueue* const workqueue_ = nullptr;
   const Nanoseconds delay_{0};
   Work end_;
   Answer answer_;
   Inspect inspect_;
   size_t max_entries_ = 32;
+  size_t max_reports_ = 1;
   mutable Mutex mutex_;
-  Client* client_ ABSL_GUARDED_BY(mutex_) = nullptr;
+  std::vector<Outstanding> outstanding_ ABSL_GUARDED_BY(mutex_);
   std::vector<Ranges> reports_ ABSL_GUARDED_BY(mutex_);
 };
 

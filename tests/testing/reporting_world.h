@@ -131,6 +131,7 @@ struct ReportingWorld {
     device->set_inspect([this](std::span<const GpaRange> ranges) {
       ExpectIsolated(*allocator, ranges);
     });
+    device->set_max_reports(reporter->policy().reports());
     EXPECT_EQ(reporter->Enable(*device), absl::OkStatus());
   }
   ~ReportingWorld() {

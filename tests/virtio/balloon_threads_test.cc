@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <thread>
@@ -56,7 +57,8 @@ class BalloonThreadsTest : public ::testing::Test {
 // Thousands of reports of random pages. When a report is acknowledged all of
 // its pages are discarded, and no others.
 TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
-  BalloonDevice device(*ram_, hypervisor_, host_);
+  BalloonDevice device(*ram_, hypervisor_, host_,
+                       {.max_poll = kBalloonMaxPoll});
   const auto driver =
       BalloonDriver::Create(device, *ram_, *allocator_, guest_).value();
   Random random(1);
@@ -89,10 +91,78 @@ TEST_F(BalloonThreadsTest, NeighboursKeepTheirContents) {
   EXPECT_TRUE(device.CheckInvariants().ok());
 }
 
+// The device polls, or not. No report waits for a kick that does not come.
+TEST_F(BalloonThreadsTest, SeveralAtATimeEachReturnedOnce) {
+  constexpr uint64_t kReports = 4;
+  constexpr uint64_t kRounds = 500;
+  for (const Nanoseconds max_poll : {Nanoseconds(0), kBalloonMaxPoll}) {
+    BalloonDevice device(*ram_, hypervisor_, host_, {.max_poll = max_poll});
+    const auto driver =
+        BalloonDriver::Create(device, *ram_, *allocator_, guest_,
+                              {.max_reports = uint16_t{kReports}})
+            .value();
+    std::array<CountingClient, kReports> clients;
+    for (uint64_t round = 0; round < kRounds; ++round) {
+      for (uint64_t i = 0; i < kReports; ++i) {
+        clients[i].outstanding.wait(true);
+        // The page is this client's alone.
+        const uint64_t page = i * kRounds % kPages / kReports * kReports + i;
+        ASSERT_EQ(Word(page), 0u);
+        Word(page) = round + 1;
+        clients[i].outstanding = true;
+        const GpaRange range = {Page(page), kPageSize};
+        ASSERT_TRUE(driver->Report({&range, 1}, clients[i]).ok());
+      }
+    }
+    for (CountingClient& client : clients) {
+      client.outstanding.wait(true);
+      EXPECT_EQ(client.acknowledged, kRounds);
+    }
+    EXPECT_LE(driver->kicks(), kReports * kRounds);
+    EXPECT_EQ(device.counters().acknowledged, kReports * kRounds);
+  }
+}
+
+// Drivers are removed while several reports are in flight.
+TEST_F(BalloonThreadsTest, RemovalWhileSeveralAreInFlight) {
+  constexpr uint64_t kReports = 4;
+  BalloonDevice device(*ram_, hypervisor_, host_,
+                       {.max_poll = kBalloonMaxPoll});
+  Random random(3);
+  for (int round = 0; round < 100; ++round) {
+    const auto driver =
+        BalloonDriver::Create(device, *ram_, *allocator_, guest_,
+                              {.max_reports = uint16_t{kReports}})
+            .value();
+    std::array<CountingClient, kReports> clients;
+    uint64_t accepted = 0;
+    std::thread reporter([&] {
+      for (uint64_t i = 0;; ++i) {
+        CountingClient& client = clients[i % kReports];
+        client.outstanding.wait(true);
+        client.outstanding = true;
+        const GpaRange range = {Page(i % kPages), kPageSize};
+        if (!driver->Report({&range, 1}, client).ok()) return;
+        ++accepted;
+      }
+    });
+    clients[0].AwaitMore(random.Below(20));
+    driver->Remove();
+    reporter.join();
+    uint64_t ended = 0;
+    for (const CountingClient& client : clients) {
+      ended += client.acknowledged + client.unavailable;
+    }
+    ASSERT_EQ(ended, accepted);
+  }
+  EXPECT_EQ(allocator_->Counts().allocated(), PageCount(0));
+}
+
 // Drivers are removed while reports are in flight. Each accepted report ends
 // once, and a page that a reset returned never changes again.
 TEST_F(BalloonThreadsTest, RemovalAtAnyMoment) {
-  BalloonDevice device(*ram_, hypervisor_, host_);
+  BalloonDevice device(*ram_, hypervisor_, host_,
+                       {.max_poll = kBalloonMaxPoll});
   Random random(2);
   uint64_t accepted = 0;
   for (int round = 0; round < 200; ++round) {

@@ -27,9 +27,10 @@ class FreeBlockObserver {
   virtual bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) = 0;
 
   // Called after blocks of `order` were taken off the free lists of `zone`
-  // together, to be allocated or cached on a per-CPU list. Only with
-  // TakenBlocks::kTell. Otherwise as OnBlockFreed, without a Wake.
-  virtual void OnBlocksTaken(Zone& /*zone*/, std::span<const Pfn> /*blocks*/,
+  // together, to be allocated or cached on a per-CPU list. Each of `runs` is
+  // one block or several adjacent ones, in the order in which they were taken.
+  // Only with TakenBlocks::kTell. Otherwise as OnBlockFreed, without a Wake.
+  virtual void OnBlocksTaken(Zone& /*zone*/, std::span<const PfnRange> /*runs*/,
                              Order /*order*/) {}
 
   // Called before `range` becomes part of `zone`, when no block of it is free

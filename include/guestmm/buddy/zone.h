@@ -281,8 +281,7 @@ class Zone {
                    TakenBlocks taken = TakenBlocks::kIgnore)
       ABSL_LOCKS_EXCLUDED(lock_);
 
-  // Notifies `observer` of each later use of the zone; null for no observer.
-  // Lifetime as for SetObserver.
+  // The same for each later use of the zone.
   void SetUseObserver(ZoneUseObserver* observer) ABSL_LOCKS_EXCLUDED(lock_);
 
   // Offlining ---------------------------------------------------------------
@@ -431,12 +430,10 @@ class Zone {
   Pfn UntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
     constexpr uint64_t kStep = kMaxOrder.pages().value();
     const Pfn after(pfn.value() + (cold_to_tail() ? kStep : -kStep));
-    const bool follows =
-        after < pages_.end() && pages_.IsUntouched(after) && IsOurs(after);
-    return follows ? after : kNoPfn;
+    if (after >= pages_.end() || !IsOurs(after)) return kNoPfn;
+    return pages_.IsUntouched(after) ? after : kNoPfn;
   }
-  // List that one; all of a run up to `pfn`. No effect on what is not
-  // untouched.
+  // List that one; all of a run up to `pfn`. Nothing if it is not untouched.
   void ListUntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void ListUntouched(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
@@ -465,6 +462,8 @@ class Zone {
   int observer_min_order_ ABSL_GUARDED_BY(lock_) = kOrders;
   // The observer if it wants OnBlocksTaken, else null.
   FreeBlockObserver* taken_observer_ ABSL_GUARDED_BY(lock_) = nullptr;
+  // What a batch took, for that observer.
+  std::vector<PfnRange> taken_runs_ ABSL_GUARDED_BY(lock_);
   // Pageblocks of type kIsolate. While 0, merges need not compare types.
   uint32_t isolate_pageblocks_ ABSL_GUARDED_BY(lock_) = 0;
   // True once a pageblock's type was changed, other than by offlining.

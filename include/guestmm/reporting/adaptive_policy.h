@@ -37,9 +37,11 @@ struct AdaptiveOptions {
   Nanoseconds delay = std::chrono::milliseconds(200);
   // The most ranges in one report.
   size_t capacity = 32;
+  // The most reports in flight at a time.
+  size_t reports = 1;
 };
 
-// order, floor, capacity, delay; `granule` is the host's.
+// order, floor, capacity, delay, reports; `granule` is the host's.
 const Fields<AdaptiveOptions>& AdaptiveFields();
 
 // The adaptive policy: loses nothing, reports nothing twice, does little harm.
@@ -60,7 +62,7 @@ const Fields<AdaptiveOptions>& AdaptiveFields();
 class AdaptivePolicy final : public ReportingPolicy {
  public:
   // REQUIRES: order <= kMaxOrder, granule <= kPageblockOrder, capacity > 0,
-  // delay >= 1 ms (CHECKed).
+  // delay >= 1 ms, 1 <= reports <= kMaxReports (CHECKed).
   explicit AdaptivePolicy(const AdaptiveOptions& options);
 
   std::string_view name() const override { return "adaptive"; }
@@ -68,6 +70,7 @@ class AdaptivePolicy final : public ReportingPolicy {
       const override;
   Order min_order() const override { return told_order_; }
   size_t capacity() const override { return options_.capacity; }
+  size_t reports() const override { return options_.reports; }
   TakenBlocks taken_blocks() const override { return TakenBlocks::kTell; }
   Nanoseconds delay() const override { return options_.delay; }
 
@@ -76,7 +79,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   void Disable() override;
   bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const PfnRange> runs,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void MemoryOnline(ReportableZone& zone, PfnRange range) override
@@ -142,6 +145,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   // Queues the regions of a free block that have memory which the host may
   // back. REQUIRES: the zone's lock.
   void Enqueue(TrackedZone& tracked, Pfn pfn, Order order, Time now);
+  // The same; `was_used`: it was in use until now.
+  void EnqueueFree(TrackedZone& tracked, Pfn pfn, Order order, Time now,
+                   bool was_used);
 
   // True for a zone without memory, as most are.
   static bool IsEmpty(const TrackedZone& tracked) {
@@ -153,6 +159,9 @@ class AdaptivePolicy final : public ReportingPolicy {
   // `pages` came into use: a part of one region, or whole regions. REQUIRES:
   // the zone's lock.
   void Taken(TrackedZone& tracked, PfnRange pages, Time now);
+  // The same, of memory that the host does not back whole: it maps that again,
+  // and what it maps with it.
+  void Backed(TrackedZone& tracked, PfnRange pages, Time now);
   // Queues the regions of `pages`, which the host maps with what was taken, and
   // which may be free. REQUIRES: the zone's lock.
   void EnqueueMapped(TrackedZone& tracked, PfnRange pages, Time now);
@@ -160,7 +169,7 @@ class AdaptivePolicy final : public ReportingPolicy {
   void BeginPass();
   // The time that a region of `queue` must be left alone.
   Time Age(const TrackedZone& tracked, Queue queue) const;
-  // The number of the zone's pages that may be isolated at a time.
+  // The number of the zone's pages that may be isolated for one report.
   PageCount Room(const TrackedZone& tracked) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(tracked.zone->lock());
   // Isolates memory that is due in a zone, in one hold. Returns false if

@@ -1,10 +1,13 @@
 #ifndef GUESTMM_REPORTING_REPORTER_H_
 #define GUESTMM_REPORTING_REPORTER_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -37,8 +40,10 @@ struct ReporterCounters {
 //   hook ─▶ Wake ─▶ (delay) ─▶ [ NextBatch ─▶ device.Report ] ...
 //      ReportDone ─▶ [ ReturnBatch ─▶ NextBatch ─▶ device.Report ] ...
 //      the pass ends ─▶ NextPass ─▶ (delay) ─▶ ...
-class Reporter final : public FreeBlockObserver,
-                       private ReportingDevice::Client {
+//
+// As many reports are in flight as the policy wants and the device takes, each
+// in a slot of its own, which is its client.
+class Reporter final : public FreeBlockObserver {
  public:
   // The arguments must outlive this, and this must outlive every call into the
   // allocator that began while reporting was enabled. `holds` is notified of
@@ -56,7 +61,7 @@ class Reporter final : public FreeBlockObserver,
   // error of the policy's Enable.
   absl::Status Enable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
 
-  // Stops reporting to `device`, after the batch in flight, if any, is
+  // Stops reporting to `device`, after the batches in flight, if any, are
   // returned. NotFound, with no effect, unless reporting is enabled for this
   // device.
   absl::Status Disable(ReportingDevice& device) ABSL_LOCKS_EXCLUDED(control_);
@@ -66,13 +71,13 @@ class Reporter final : public FreeBlockObserver,
 
   const ReportingPolicy& policy() const { return *policy_; }
   ReporterCounters counters() const ABSL_LOCKS_EXCLUDED(state_);
-  // Pages of the blocks in the outstanding report.
+  // Pages of the blocks in the outstanding reports.
   PageCount in_flight_pages() const ABSL_LOCKS_EXCLUDED(state_);
 
   // FreeBlockObserver:
   bool OnBlockFreed(Zone& zone, Pfn pfn, Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
-  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                      Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock());
   void OnMemoryOnline(Zone& zone, PfnRange range) override;
@@ -80,7 +85,27 @@ class Reporter final : public FreeBlockObserver,
   void Wake() override ABSL_LOCKS_EXCLUDED(state_);
 
  private:
-  void ReportDone(absl::Status status) override ABSL_LOCKS_EXCLUDED(state_);
+  // A report, from before its batch is made until its blocks are returned.
+  struct Slot final : ReportingDevice::Client {
+    Slot(Reporter& its_reporter, size_t capacity)
+        : reporter(its_reporter), list(capacity) {}
+    void ReportDone(absl::Status status) override {
+      reporter.ReportDone(*this, std::move(status));
+    }
+
+    Reporter& reporter;
+    // Used only by the work, and where the work cannot run.
+    Scatterlist list;
+    // The rest is guarded by the reporter's state_.
+    bool in_use = false;
+    std::optional<absl::Status> done;
+    // The sizes of its batch.
+    uint64_t blocks = 0;
+    PageCount pages = {};
+    uint64_t bytes = 0;
+  };
+
+  void ReportDone(Slot& slot, absl::Status status) ABSL_LOCKS_EXCLUDED(state_);
 
   // Makes a pass due `delay` from now, unless one is due already.
   void SchedulePass(Nanoseconds delay) ABSL_LOCKS_EXCLUDED(state_);
@@ -95,13 +120,18 @@ class Reporter final : public FreeBlockObserver,
   // True if a pass is running, or is due and begins now. Otherwise schedules
   // the next one, if the policy wants one.
   bool EnterPass() ABSL_LOCKS_EXCLUDED(state_);
-  // Returns the batch in flight if its report has ended. False if it has not.
-  bool FinishBatch() ABSL_LOCKS_EXCLUDED(state_);
-  // Sends batches until one is in flight (true) or the pass ends (false).
-  bool SendBatch() ABSL_LOCKS_EXCLUDED(state_);
-  // Hands the batch in `list_` to the policy to return it. `status` is how its
+  // Returns the batches whose reports have ended.
+  void FinishBatches() ABSL_LOCKS_EXCLUDED(state_);
+  // Sends batches while the pass has more and a slot is free. True if one is in
+  // flight; false if the pass has ended.
+  bool SendBatches() ABSL_LOCKS_EXCLUDED(state_);
+  // A free slot, which is in use from now on; null if there is none, or the
+  // pass has no more batches.
+  Slot* TakeSlot() ABSL_LOCKS_EXCLUDED(state_);
+  // Hands the slot's batch to the policy to return it. `status` is how its
   // report ended.
-  void ReturnBatch(const absl::Status& status) ABSL_LOCKS_EXCLUDED(state_);
+  void ReturnBatch(Slot& slot, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(state_);
   void DisableLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(control_);
 
   PageAllocator& allocator_;
@@ -125,17 +155,16 @@ class Reporter final : public FreeBlockObserver,
   // NextPass has not been called since reporting was enabled, or since the last
   // pass.
   bool look_ahead_ ABSL_GUARDED_BY(state_) = false;
-  // From before a batch is made until its blocks are returned.
-  bool in_flight_ ABSL_GUARDED_BY(state_) = false;
-  std::optional<absl::Status> done_ ABSL_GUARDED_BY(state_);
-  // Sizes of the batch in flight.
-  uint64_t in_flight_blocks_ ABSL_GUARDED_BY(state_) = 0;
+  // NextBatch has said that the pass has no more.
+  bool drained_ ABSL_GUARDED_BY(state_) = false;
+  // Slots in use, and the most that may be.
+  size_t in_flight_ ABSL_GUARDED_BY(state_) = 0;
+  size_t most_in_flight_ ABSL_GUARDED_BY(state_) = 0;
   PageCount in_flight_pages_ ABSL_GUARDED_BY(state_);
-  uint64_t in_flight_bytes_ ABSL_GUARDED_BY(state_) = 0;
   ReporterCounters counters_ ABSL_GUARDED_BY(state_);
 
-  // Used only by the work, and where the work cannot run.
-  Scatterlist list_;
+  // As many as the policy wants. Never moved, since devices point to them.
+  std::deque<Slot> slots_;
   Work pass_work_;
   Work work_;
 };

@@ -26,6 +26,9 @@ namespace GUESTMM_EXPORT guestmm {
 // 2^32 bytes (virtio 1.3 §2.7.5.2).
 inline constexpr size_t kMaxReportCapacity = 1024;
 
+// The most reports in flight at a time.
+inline constexpr size_t kMaxReports = 16;
+
 // The longest wait from a request to its pass.
 inline constexpr Nanoseconds kMaxReportDelay = std::chrono::hours(1);
 
@@ -71,6 +74,10 @@ class ReportingPolicy {
   virtual Order min_order() const = 0;
   // The maximum number of ranges in one report.
   virtual size_t capacity() const = 0;
+  // The most reports in flight at a time, 1 to kMaxReports. With several,
+  // NextBatch is called while reports are in flight, and ReturnBatch for each
+  // as it ends.
+  virtual size_t reports() const { return 1; }
   // kTell if BlocksTaken is to be called.
   virtual TakenBlocks taken_blocks() const { return TakenBlocks::kIgnore; }
 
@@ -88,10 +95,10 @@ class ReportingPolicy {
   // a pass.
   virtual bool BlockFreed(ReportableZone& zone, Pfn pfn, Order order)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) = 0;
-  // Blocks were taken off the free lists, except by NextBatch. Only records
-  // them.
+  // Blocks of `order` were taken off the free lists, except by NextBatch, in
+  // runs of adjacent ones. Only records them.
   virtual void BlocksTaken([[maybe_unused]] ReportableZone& zone,
-                           std::span<const Pfn> /*blocks*/, Order /*order*/)
+                           std::span<const PfnRange> /*runs*/, Order /*order*/)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {}
 
   // Memory is about to be onlined, or is offline (FreeBlockObserver): before
@@ -109,7 +116,8 @@ class ReportingPolicy {
   virtual std::optional<Nanoseconds> NextPass() { return std::nullopt; }
 
   // Isolates the next blocks of the pass into `list`, and returns true. Returns
-  // false if the pass is over; the list is then empty.
+  // false if the pass has no more; the list is then empty. The pass is over
+  // once all its reports are returned, too.
   // REQUIRES: list.empty(); list.capacity() == capacity().
   virtual bool NextBatch(Scatterlist& list) = 0;
 

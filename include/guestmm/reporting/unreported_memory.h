@@ -69,6 +69,22 @@ class UnreportedMemory {
 
   // REQUIRES for the rest: Has() is true for every page in the arguments.
 
+  // True if the host may back all units of the pages. REQUIRES: the pages are
+  // in one section.
+  bool HasAll(PfnRange pages) const {
+    const uint64_t* const words =
+        sections_[SectionOf(pages.start)]->units.data();
+    const size_t first = IndexOf(pages.start, unit_);
+    const size_t last = IndexOf(pages.end - PageCount(1), unit_);
+    size_t word = first / kBitsPerWord;
+    const size_t end = last / kBitsPerWord;
+    const uint64_t from_first = kAll << first % kBitsPerWord;
+    const uint64_t to_last = kAll >> (kBitsPerWord - 1 - last % kBitsPerWord);
+    if (word == end) return (~words[word] & from_first & to_last) == 0;
+    uint64_t clear = (~words[word] & from_first) | (~words[end] & to_last);
+    while (++word < end) clear |= ~words[word];
+    return clear == 0;
+  }
   // The pages that the host may map if `pages` are touched: also the rest of a
   // granule that is not split and of which it backs nothing. REQUIRES: the
   // pages are in one section.
@@ -81,7 +97,9 @@ class UnreportedMemory {
   void Clear(PfnRange range);
   // Marks all of each granule in `range` that is split and marked in part, so
   // that it is reported, and then mapped again, as a whole.
-  void MarkSplit(PfnRange range);
+  void MarkSplit(PfnRange range) {
+    if (unit_ < granule_) MarkSplitGranules(range);
+  }
   // The first contiguous pages of `range` that the host may back: whole units,
   // clipped to `range`. None if there are none.
   std::optional<PfnRange> FindRun(PfnRange range) const;
@@ -118,6 +136,9 @@ class UnreportedMemory {
   };
   static constexpr uint32_t kNone = ~uint32_t{0};
 
+  static constexpr size_t kBitsPerWord = 64;
+  static constexpr uint64_t kAll = ~uint64_t{0};
+
   static size_t SectionOf(Pfn pfn) {
     return static_cast<size_t>(pfn.value() >> kSectionOrder.value());
   }
@@ -134,6 +155,7 @@ class UnreportedMemory {
   template <typename Visitor>
   void ForEachWordOf(PfnRange range, Visitor visit);
 
+  void MarkSplitGranules(PfnRange range);
   PfnRange GranuleOf(Pfn pfn) const {
     return PagesOf(pfn.AlignDown(granule_), granule_);
   }

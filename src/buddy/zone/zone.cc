@@ -111,7 +111,8 @@ Pfn Zone::Take(Order order, MigrateType type, Mixing mixing) {
   ZonePaths::Finish(*this, change, pfn, order, type);
   if (taken_observer_ != nullptr) {
     change.Publish();
-    taken_observer_->OnBlocksTaken(*this, std::span(&pfn, 1), order);
+    const PfnRange run = PagesOf(pfn, order);
+    taken_observer_->OnBlocksTaken(*this, std::span(&run, 1), order);
   }
   return pfn;
 }
@@ -120,12 +121,23 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
                           Mixing mixing) {
   ListChange change(*this);
   const PageMap::Blocks states = pages_.blocks();
+  const bool tells = taken_observer_ != nullptr;
+  if (tells) [[unlikely]]
+    taken_runs_.clear();
   size_t taken = 0;
   while (taken < blocks.size()) {
     Pfn pfn;
     size_t adjacent =
         TakeBlocks(change, order, type, mixing, blocks.size() - taken, pfn);
     if (adjacent == 0) break;
+    if (tells) [[unlikely]] {
+      const Pfn end = pfn + order.pages() * adjacent;
+      if (!taken_runs_.empty() && taken_runs_.back().end == pfn) {
+        taken_runs_.back().end = end;
+      } else {
+        taken_runs_.push_back({.start = pfn, .end = end});
+      }
+    }
     for (; adjacent > 0; --adjacent) {
       states.SetCached(pfn, order);
       blocks[taken++] = pfn;
@@ -134,9 +146,9 @@ size_t Zone::AllocateBulk(std::span<Pfn> blocks, Order order, MigrateType type,
   }
   change.SubtractPages(type, PageCount(taken * order.pages().value()));
   NotifyOfUse(taken);
-  if (taken_observer_ != nullptr && taken > 0) [[unlikely]] {
+  if (tells && taken > 0) [[unlikely]] {
     change.Publish();
-    taken_observer_->OnBlocksTaken(*this, blocks.first(taken), order);
+    taken_observer_->OnBlocksTaken(*this, taken_runs_, order);
   }
   return taken;
 }

@@ -2,9 +2,7 @@
 // block.
 
 #include <algorithm>
-#include <array>
 #include <bit>
-#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -48,15 +46,9 @@ uint64_t Zone::TakeAt(Pfn first, Order order, MigrateType type, uint64_t most) {
   for (Pfn pfn = first; pfn < end; pfn += order.pages()) {
     pages_.SetAllocated(pfn, order, type);
   }
-  if (taken_observer_ == nullptr) return count;
-  std::array<Pfn, 64> blocks;
-  for (Pfn pfn = first; pfn < end;) {
-    size_t taken = 0;
-    for (; taken < blocks.size() && pfn < end; pfn += order.pages()) {
-      blocks[taken++] = pfn;
-    }
-    taken_observer_->OnBlocksTaken(*this, std::span(blocks).first(taken),
-                                   order);
+  if (taken_observer_ != nullptr) {
+    const PfnRange run = {first, end};
+    taken_observer_->OnBlocksTaken(*this, std::span(&run, 1), order);
   }
   return count;
 }

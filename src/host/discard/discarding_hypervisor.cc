@@ -36,7 +36,7 @@ namespace {
 // The maximum number of ranges in one call (UIO_MAXIOV).
 constexpr size_t kMaxVector = 1024;
 
-// The methods that support a source; the first is the default.
+// The methods that support a source.
 std::span<const DiscardMethod> MethodsFor(const GuestRam& ram) {
   static constexpr std::array kAnonymous = {DiscardMethod::kDontNeed,
                                             DiscardMethod::kFree};
@@ -96,6 +96,19 @@ int ProbeProcessMadvise(int advice) {
   return -1;
 }
 
+// What kBySource is for `ram`.
+DiscardMethod DefaultFor(const GuestRam& ram, RangesPerCall ranges_per_call) {
+  const DiscardMethod first = MethodsFor(ram).front();
+  if (first != DiscardMethod::kPunchHole ||
+      ranges_per_call == RangesPerCall::kOne) {
+    return first;
+  }
+  const int pidfd = ProbeProcessMadvise(MADV_REMOVE);
+  if (pidfd < 0) return first;
+  close(pidfd);
+  return DiscardMethod::kRemove;
+}
+
 // The maximum number of mappings of a process.
 uint64_t MaxMapCount() {
   uint64_t count = 65530;  // Linux's default
@@ -133,7 +146,9 @@ DiscardingHypervisor::Create(const GuestRam& ram,
                              const DiscardOptions& options) {
   const std::span<const DiscardMethod> methods = MethodsFor(ram);
   DiscardMethod method = options.method;
-  if (method == DiscardMethod::kBySource) method = methods.front();
+  if (method == DiscardMethod::kBySource) {
+    method = DefaultFor(ram, options.ranges_per_call);
+  }
   if (std::find(methods.begin(), methods.end(), method) == methods.end()) {
     std::string fitting;
     for (const DiscardMethod other : methods) {
@@ -151,7 +166,7 @@ DiscardingHypervisor::Create(const GuestRam& ram,
 }
 
 DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram)
-    : DiscardingHypervisor(ram, MethodsFor(ram).front(), {}) {}
+    : DiscardingHypervisor(ram, DefaultFor(ram, RangesPerCall::kMany), {}) {}
 
 DiscardingHypervisor::DiscardingHypervisor(const GuestRam& ram,
                                            DiscardMethod method,

@@ -51,9 +51,9 @@ class PolicyObserver final : public FreeBlockObserver {
     policy_.BlockFreed(Reportable(zone), pfn, order);
     return false;
   }
-  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                      Order order) override ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    policy_.BlocksTaken(Reportable(zone), blocks, order);
+    policy_.BlocksTaken(Reportable(zone), runs, order);
     ++taken_calls_;
   }
   void OnMemoryOnline(Zone& zone, PfnRange range) override {

@@ -21,10 +21,10 @@ class HookCosts {
   // `costs` must outlive this.
   explicit HookCosts(const CostModel& costs) : costs_(costs) {}
 
-  // BlockFreed was called; BlocksTaken was called for that number of blocks.
+  // BlockFreed was called; BlocksTaken was called, for several blocks or one.
   void OnFreed() { pending_ += costs_.hook_freed; }
-  void OnTaken(size_t blocks) {
-    pending_ += blocks > 1 ? costs_.hook_taken_batch : costs_.hook_taken;
+  void OnTaken(bool is_batch) {
+    pending_ += is_batch ? costs_.hook_taken_batch : costs_.hook_taken;
   }
   // Returns the costs not charged yet; from now on they count as charged.
   uint64_t Take() { return std::exchange(pending_, 0); }
@@ -46,11 +46,11 @@ class MeteredPolicy final : public ForwardingPolicy {
     costs_.OnFreed();
     return ForwardingPolicy::BlockFreed(zone, pfn, order);
   }
-  void BlocksTaken(ReportableZone& zone, std::span<const Pfn> blocks,
+  void BlocksTaken(ReportableZone& zone, std::span<const PfnRange> runs,
                    Order order) override
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(zone.lock()) {
-    costs_.OnTaken(blocks.size());
-    ForwardingPolicy::BlocksTaken(zone, blocks, order);
+    costs_.OnTaken(runs.size() > 1 || runs.front().pages() > order.pages());
+    ForwardingPolicy::BlocksTaken(zone, runs, order);
   }
 
  private:

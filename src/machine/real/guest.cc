@@ -108,7 +108,7 @@ absl::StatusOr<std::unique_ptr<Guest>> Guest::Create(
   }
   // Reporting sets up a balloon of its own, with the policy's capacity.
   if (status.ok() && has_balloon && guest->driver_ == nullptr) {
-    status = guest->SetUpBalloon(/*capacity=*/0);
+    status = guest->SetUpBalloon(/*capacity=*/0, /*reports=*/1);
   }
   if (!status.ok()) return status;
   return guest;
@@ -204,7 +204,7 @@ absl::Status Guest::SetUpHypervisor() {
   return absl::OkStatus();
 }
 
-absl::Status Guest::SetUpBalloon(size_t capacity) {
+absl::Status Guest::SetUpBalloon(size_t capacity, size_t reports) {
   if (guest_workqueue_ == nullptr) StartQueues();
   // As many descriptors as the largest report has, and at least Linux's 32.
   const auto queue_size =
@@ -212,14 +212,17 @@ absl::Status Guest::SetUpBalloon(size_t capacity) {
   VirtioDevice* device = nullptr;
   if (options_.vmm_socket.empty()) {
     Workqueue* device_workqueue = options_.virtual_time;
+    Nanoseconds max_poll{0};
     if (device_workqueue == nullptr) {
+      max_poll = kBalloonMaxPoll;
       device_thread_ = std::make_unique<ThreadWorkqueue>();
       device_workqueue = device_thread_.get();
     }
     device_ = std::make_unique<BalloonDevice>(
         *ram_, *hypervisor_, *device_workqueue,
         BalloonDeviceOptions{.features = balloon_features(),
-                             .reporting_queue_size = queue_size});
+                             .reporting_queue_size = queue_size,
+                             .max_poll = max_poll});
     device = device_.get();
   } else {
     absl::StatusOr<std::unique_ptr<VhostUserDevice>> vmm =
@@ -234,6 +237,7 @@ absl::Status Guest::SetUpBalloon(size_t capacity) {
       BalloonDriverOptions{
           .features = options_.balloon_features.value_or(kBalloonFeatures),
           .reporting_queue_size = queue_size,
+          .max_reports = static_cast<uint16_t>(reports),
           .page_poison = options_.page_poison.mode});
   if (!driver.ok()) return driver.status();
   driver_ = *std::move(driver);
@@ -252,7 +256,9 @@ absl::Status Guest::StartReporting(std::unique_ptr<ReportingPolicy> policy) {
         balloon_features()));
   }
   if (driver_ == nullptr) {
-    if (absl::Status status = SetUpBalloon(policy->capacity()); !status.ok()) {
+    if (absl::Status status =
+            SetUpBalloon(policy->capacity(), policy->reports());
+        !status.ok()) {
       return status;
     }
   }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "guestmm/base/check.h"
+#include "src/base/spin_wait.h"
 
 namespace guestmm {
 namespace {
@@ -20,10 +21,11 @@ constexpr uint8_t kFeaturesAgreed = kVirtioFeaturesOk | kVirtioDriverOk;
 
 VirtioDeviceBase::VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue,
                                    uint64_t features, uint16_t queues,
-                                   size_t config_bytes)
+                                   size_t config_bytes, Nanoseconds max_poll)
     : ram_(ram),
       workqueue_(workqueue),
       features_(features | kVirtioFVersion1),
+      max_poll_(max_poll),
       config_(config_bytes),
       queues_(queues),
       work_([this] { Handle(); }),
@@ -346,6 +348,7 @@ VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
   DeviceQueue& ring = queue.ring;
   // Kicks are redundant while this pass is looking at the ring.
   ring.DisableNotifications();
+  Nanoseconds last_took{0};
   for (uint16_t handled = 0; handled < ring.size(); ++handled) {
     if (const Nanoseconds delay = Postponed(index); delay > Nanoseconds(0)) {
       postponed = std::min(postponed, delay);
@@ -357,14 +360,36 @@ VirtioDeviceBase::Round VirtioDeviceBase::HandleQueue(uint16_t index,
       return Round::kBroken;
     }
     if (!chain->has_value()) {
+      if (Poll(ring, last_took)) continue;
       return ring.EnableNotifications() ? Round::kMore : Round::kDry;
     }
+    const Nanoseconds began = PollTime();
     const Verdict verdict = HandleChain(index, **chain);
+    last_took = PollTime() - began;
     if (Stopping()) return Round::kStopped;
     if (verdict == Verdict::kGiveBack) Push(index, queue, (*chain)->head);
     if (QueueStopping()) return Round::kMore;
   }
   return Round::kMore;
+}
+
+Nanoseconds VirtioDeviceBase::PollTime() const {
+  return max_poll_ > Nanoseconds(0) ? MonotonicClock().Now() : Nanoseconds(0);
+}
+
+bool VirtioDeviceBase::Poll(const DeviceQueue& ring,
+                            Nanoseconds last_took) const {
+  // Between two looks at the clock and at what else is to be done.
+  constexpr int kLooks = 64;
+  const Nanoseconds end = PollTime() + std::min(last_took, max_poll_);
+  while (PollTime() < end) {
+    for (int i = 0; i < kLooks; ++i) {
+      if (ring.HasMore()) return true;
+      SpinPause();
+    }
+    if (kicked_.load() != 0 || Stopping() || QueueStopping()) return false;
+  }
+  return false;
 }
 
 bool VirtioDeviceBase::QueueStopping() const {

@@ -191,23 +191,32 @@ absl::Status BalloonDriver::SetUpQueues() {
     hinting_ = std::make_unique<BalloonHinting>(context(), *std::move(hints));
   }
   if ((features_ & kBalloonFPageReporting) == 0) return absl::OkStatus();
-  // At least the capacity that Create promised to the reporter. One table is
-  // enough, since there is one report at a time (R3).
+  // At least the capacity that Create promised to the reporter. A table for
+  // each report (R3).
   const auto least =
       static_cast<uint16_t>(std::max<size_t>(max_report_entries(), 1));
-  auto reporting = SetUpQueue(
-      BalloonQueue::kReporting,
-      {.size = options_.reporting_queue_size, .least = least, .tables = 1});
+  const auto tables = std::max<uint16_t>(options_.max_reports, 1);
+  auto reporting = SetUpQueue(BalloonQueue::kReporting,
+                              {.size = options_.reporting_queue_size,
+                               .least = least,
+                               .tables = tables});
   if (!reporting.ok()) return reporting.status();
   LockHolder hold(lock_);
   reporting_ = *std::move(reporting);
   most_entries_ = reporting_->ring().size();
+  const bool several = ToVirtqueueFeatures(features_).indirect;
+  most_reports_ = several ? std::min<size_t>(tables, most_entries_) : 1;
   return absl::OkStatus();
 }
 
 size_t BalloonDriver::max_report_entries() const {
   LockHolder hold(lock_);
   return most_entries_;
+}
+
+size_t BalloonDriver::max_reports() const {
+  LockHolder hold(lock_);
+  return most_reports_;
 }
 
 DriverContext BalloonDriver::context() const {
@@ -241,31 +250,33 @@ absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
   {
     LockHolder hold(lock_);
     if (state_ != State::kReady) {
-      switch (reason_) {
-        case Reason::kBroken:
-          return absl::FailedPreconditionError("the balloon device was broken");
-        case Reason::kFrozen:
-          return absl::FailedPreconditionError("the balloon driver is frozen");
-        case Reason::kRemoved:
-          return absl::FailedPreconditionError(
-              "the balloon driver was removed");
-      }
+      return absl::FailedPreconditionError(
+          reason_ == Reason::kBroken   ? "the balloon device was broken"
+          : reason_ == Reason::kFrozen ? "the balloon driver is frozen"
+                                       : "the balloon driver was removed");
     }
     if (reporting_ == nullptr) {
       return absl::FailedPreconditionError(
           "the balloon device does not support reports");
     }
-    GUESTMM_CHECK(client_ == nullptr) << "report while another is outstanding";
+    GUESTMM_CHECK(std::find(clients_.begin(), clients_.end(), &client) ==
+                  clients_.end())
+        << "report while another of its client is outstanding";
     DriverQueue& ring = reporting_->ring();
     GUESTMM_CHECK(!ranges.empty() && ranges.size() <= ring.size())
         << "a report of " << ranges.size() << " entries: must be at most "
         << ring.size();
-    // There is one report at a time, whose client is client_: any token will
-    // do.
-    if (absl::Status status = ring.Add({}, ranges, /*token=*/0); !status.ok()) {
+    if (clients_.size() >= most_reports_) {
+      return absl::ResourceExhaustedError(
+          absl::StrFormat("%d reports are outstanding: must be at most %d",
+                          clients_.size(), most_reports_));
+    }
+    if (absl::Status status =
+            ring.Add({}, ranges, reinterpret_cast<uintptr_t>(&client));
+        !status.ok()) {
       return status;
     }
-    client_ = &client;
+    clients_.push_back(&client);
     if (ring.NeedsKick()) {
       ++kicks_;
       kick = &reporting_->kick();
@@ -334,7 +345,12 @@ void BalloonDriver::ResetIsComplete() {
   reporting.reset();
   inflation.reset();
   hinting.reset();
-  EndReport(DeviceWasReset());
+  std::vector<Client*> clients;
+  {
+    LockHolder hold(lock_);
+    clients.swap(clients_);
+  }
+  for (Client* const client : clients) client->ReportDone(DeviceWasReset());
   LockHolder hold(lock_);
   state_ = State::kDown;
 }
@@ -368,27 +384,22 @@ absl::Status BalloonDriver::CheckInvariants() const {
   LockHolder hold(lock_);
   if (reporting_ == nullptr) return absl::OkStatus();
   const DriverQueue& ring = reporting_->ring();
-  if (state_ == State::kReady &&
-      ring.outstanding() != (client_ == nullptr ? 0 : 1)) {
-    return absl::InternalError(
-        absl::StrFormat("R3: %d chains outstanding, with %s report outstanding",
-                        ring.outstanding(), client_ ? "a" : "no"));
+  if (state_ == State::kReady && (ring.outstanding() != clients_.size() ||
+                                  clients_.size() > most_reports_)) {
+    return absl::InternalError(absl::StrFormat(
+        "R3: %d chains outstanding, with %d reports outstanding of at most %d",
+        ring.outstanding(), clients_.size(), most_reports_));
   }
   return ring.CheckInvariants();
 }
 
 void BalloonDriver::HandleUsed() {
-  bool report_is_done = false;
+  std::vector<Client*> ended;
   absl::Status broken;
   {
     LockHolder hold(lock_);
     if (state_ != State::kReady) return;
-    if (reporting_ != nullptr) {
-      // There is at most one (R3), so there is no need to look for more.
-      const auto used = reporting_->ring().GetUsed();
-      broken = used.status();
-      report_is_done = used.ok() && used->has_value();
-    }
+    if (reporting_ != nullptr) broken = TakeReports(ended);
   }
   bool step_is_due = false;
   if (broken.ok()) {
@@ -401,12 +412,22 @@ void BalloonDriver::HandleUsed() {
     {
       LockHolder hold(lock_);
       if (state_ == State::kReady) state_ = State::kBroken;
+      clients_.insert(clients_.end(), ended.begin(), ended.end());
     }
     workqueue_.Queue(config_work_);
     return;
   }
-  if (report_is_done) EndReport(absl::OkStatus());
+  for (Client* const client : ended) client->ReportDone(absl::OkStatus());
   if (step_is_due) Step();
+}
+
+absl::Status BalloonDriver::TakeReports(std::vector<Client*>& ended) {
+  while (true) {
+    const auto used = reporting_->ring().GetUsed();
+    if (!used.ok() || !used->has_value()) return used.status();
+    ended.push_back(reinterpret_cast<Client*>((*used)->token));
+    std::erase(clients_, ended.back());
+  }
 }
 
 absl::StatusOr<bool> BalloonDriver::TakeUsed() {
@@ -474,15 +495,6 @@ std::optional<BalloonConfig> BalloonDriver::ReadConfig() const {
     if (device_.ConfigGeneration() == generation) return config;
   }
   return std::nullopt;
-}
-
-void BalloonDriver::EndReport(const absl::Status& status) {
-  Client* client = nullptr;
-  {
-    LockHolder hold(lock_);
-    client = std::exchange(client_, nullptr);
-  }
-  if (client != nullptr) client->ReportDone(status);
 }
 
 }  // namespace guestmm

@@ -23,11 +23,10 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
         context.device.MaxQueueSize(options.index)));
   }
   // The tables and the buffer follow the rings.
-  const bool has_tables =
-      options.features.indirect && options.tables > 0 && size > 1;
-  const uint64_t ring_bytes = has_tables
-                                  ? VirtqueueBytes(size, options.tables, size)
-                                  : VirtqueueBytes(size);
+  const uint16_t tables = std::min(options.tables, size);
+  const bool has_tables = options.features.indirect && tables > 0 && size > 1;
+  const uint64_t ring_bytes =
+      has_tables ? VirtqueueBytes(size, tables, size) : VirtqueueBytes(size);
   constexpr uint64_t kCacheLine = 64;
   const uint64_t buffer_at = (ring_bytes + kCacheLine - 1) & ~(kCacheLine - 1);
 
@@ -49,7 +48,7 @@ absl::StatusOr<std::unique_ptr<DriverVirtqueue>> DriverVirtqueue::Create(
   const VirtqueueLayout layout = LayOutVirtqueue(start, size);
   DriverQueueOptions ring_options = {.features = options.features};
   if (has_tables) {
-    ring_options.tables = LayOutTables(layout, options.tables, size);
+    ring_options.tables = LayOutTables(layout, tables, size);
   }
   absl::StatusOr<DriverQueue> ring =
       DriverQueue::Create(context.ram, layout, ring_options);

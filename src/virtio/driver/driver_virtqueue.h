@@ -37,8 +37,8 @@ struct DriverVirtqueueOptions {
   uint16_t size = 0;
   uint16_t least = 1;
   VirtqueueFeatures features = {};
-  // With features.indirect: the number of indirect tables, each with as many
-  // entries as the queue has descriptors.
+  // With features.indirect: the number of indirect tables, up to the queue's
+  // size, each with as many entries as the queue has descriptors.
   uint16_t tables = 0;
   // The size of an extra buffer for data that goes into chains.
   uint64_t buffer_bytes = 0;

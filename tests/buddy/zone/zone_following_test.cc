@@ -114,8 +114,8 @@ class Listener final : public FreeBlockObserver {
     ++freed;
     return true;
   }
-  void OnBlocksTaken(Zone&, std::span<const Pfn> blocks, Order) override {
-    taken += blocks.size();
+  void OnBlocksTaken(Zone&, std::span<const PfnRange> runs, Order) override {
+    taken += runs.size();
   }
   void Wake() override {}
 

@@ -175,16 +175,23 @@ TEST(ZoneAroundTest, TailsOfAllocatedBlocksAndAbsentPagesAreInNone) {
 class TakenRecorder final : public FreeBlockObserver {
  public:
   bool OnBlockFreed(Zone&, Pfn, Order) override { return false; }
-  void OnBlocksTaken(Zone& zone, std::span<const Pfn> blocks,
+  void OnBlocksTaken(Zone& zone, std::span<const PfnRange> runs,
                      Order order) override {
     free_pages.push_back(zone.free_pages().value());
-    for (const Pfn pfn : blocks) taken.emplace_back(pfn.value(), order.value());
+    for (const PfnRange& run : runs) {
+      for (Pfn pfn = run.start; pfn < run.end; pfn += order.pages()) {
+        taken.emplace_back(pfn.value(), order.value());
+      }
+    }
+    last_runs.assign(runs.begin(), runs.end());
   }
   void Wake() override {}
 
   std::vector<std::pair<uint64_t, int>> taken;
   // The zone's free pages at each call.
   std::vector<uint64_t> free_pages;
+  // Of the last call.
+  std::vector<PfnRange> last_runs;
 };
 
 TEST(ZoneTakenTest, WithTellEachTakenBlockIsNotified) {
@@ -207,6 +214,26 @@ TEST(ZoneTakenTest, ABatchIsOneNotification) {
   }
   EXPECT_THAT(recorder.taken, ElementsAre(Pair(0, 0), Pair(1, 0), Pair(2, 0)));
   EXPECT_THAT(recorder.free_pages, ElementsAre(13));
+  EXPECT_THAT(recorder.last_runs,
+              ElementsAre(PfnRange{.start = Pfn(0), .end = Pfn(3)}));
+}
+
+TEST(ZoneTakenTest, ABatchOutOfTwoBlocksIsOneNotificationOfTwoRuns) {
+  TinyZone zone(16);
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(zone.Allocate(2));
+  zone.Free(0, 2);
+  zone.Free(8, 2);
+  TakenRecorder recorder;
+  zone->SetObserver(&recorder, Order(0), TakenBlocks::kTell);
+  std::array<Pfn, 3> blocks;
+  {
+    LockHolder hold(zone->lock());
+    zone->AllocateBulk(blocks, Order(1), MigrateType::kMovable, Mixing::kAllow);
+  }
+  EXPECT_THAT(recorder.last_runs,
+              ElementsAre(PfnRange{.start = Pfn(8), .end = Pfn(12)},
+                          PfnRange{.start = Pfn(0), .end = Pfn(2)}));
+  EXPECT_THAT(recorder.free_pages, ElementsAre(2));
 }
 
 TEST(ZoneTakenTest, FailuresAndIsolationAreNotNotified) {

@@ -314,9 +314,26 @@ TEST(DiscardMethodTest, BySourceIsTheFirstSupportedMethod) {
   const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
                                      .source = MemorySource::kSharedMemfd})
                        .value();
-  EXPECT_EQ(DiscardingHypervisor(*ram).method(), DiscardMethod::kPunchHole);
-  EXPECT_EQ(DiscardingHypervisor::Create(*ram, {}).value()->method(),
+  EXPECT_EQ(DiscardingHypervisor::Create(
+                *ram, {.ranges_per_call = RangesPerCall::kOne})
+                .value()
+                ->method(),
             DiscardMethod::kPunchHole);
+}
+
+TEST(DiscardMethodTest, OrTheOneThatTakesSeveralRangesInACall) {
+  const auto ram = GuestRam::Create({.regions = {{Gpa(0), kMiB}},
+                                     .source = MemorySource::kSharedMemfd})
+                       .value();
+  const auto remove =
+      DiscardingHypervisor::Create(*ram, {.method = DiscardMethod::kRemove})
+          .value();
+  const DiscardMethod expected =
+      remove->ranges_per_call() == RangesPerCall::kMany
+          ? DiscardMethod::kRemove
+          : DiscardMethod::kPunchHole;
+  EXPECT_EQ(DiscardingHypervisor(*ram).method(), expected);
+  EXPECT_EQ(DiscardingHypervisor::Create(*ram, {}).value()->method(), expected);
 }
 
 // Methods that would discard nothing, or the wrong bytes.

@@ -72,7 +72,7 @@ class ModelBackingTest : public testing::Test {
 TEST_F(ModelBackingTest, AnOperationCostsWhatItsZonesAndHooksDid) {
   ModelBacking backing = Backing(small_);
   const Pfn pfn = *allocator_->Allocate(0, kLarge);
-  hooks_.OnTaken(1);
+  hooks_.OnTaken(/*is_batch=*/false);
   backing.OnAllocated(0, pfn, kLarge);
   EXPECT_EQ(Spent(CostKind::kBase), 1101u);
   EXPECT_EQ(Spent(CostKind::kHook), 10u);
@@ -80,7 +80,7 @@ TEST_F(ModelBackingTest, AnOperationCostsWhatItsZonesAndHooksDid) {
 
   allocator_->Free(0, pfn, kLarge);
   hooks_.OnFreed();
-  hooks_.OnTaken(2);
+  hooks_.OnTaken(/*is_batch=*/true);
   backing.OnFreed(0, pfn, kLarge);
   EXPECT_EQ(Spent(CostKind::kBase), 1110u);
   EXPECT_EQ(Spent(CostKind::kHook), 101u);

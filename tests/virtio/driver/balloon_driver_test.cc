@@ -281,7 +281,7 @@ TEST_F(BalloonDriverDeathTest, TwoReportsAtOnce) {
   Start();
   ASSERT_TRUE(ReportOne().ok());
   EXPECT_DEATH(static_cast<void>(ReportOne()),
-               "report while another is outstanding");
+               "report while another of its client is outstanding");
 }
 
 TEST_F(BalloonDriverDeathTest, AReportOfTheWrongSize) {

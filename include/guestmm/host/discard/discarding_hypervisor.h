@@ -22,7 +22,8 @@ namespace GUESTMM_EXPORT guestmm {
 
 // The way to return memory to the host.
 enum class DiscardMethod {
-  // The first method below that supports the source.
+  // The first method below that supports the source. But for a memfd kRemove
+  // where the kernel takes several ranges in one call.
   kBySource,
   // madvise(MADV_DONTNEED). Anonymous memory. On a memfd it would only clear
   // page tables; on a private file, reads would return the file's bytes again.

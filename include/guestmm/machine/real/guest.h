@@ -192,8 +192,9 @@ class Guest final : public Machine {
   void StartRefresh();
   void SetUpBacking();
   absl::Status SetUpHypervisor();
-  // A balloon whose reports have as many as `capacity` ranges.
-  absl::Status SetUpBalloon(size_t capacity);
+  // A balloon that takes as many as `reports` reports at a time, each of as
+  // many as `capacity` ranges.
+  absl::Status SetUpBalloon(size_t capacity, size_t reports);
 
   const GuestOptions options_;
   const MonotonicClock monotonic_;

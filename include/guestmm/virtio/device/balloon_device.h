@@ -2,6 +2,7 @@
 #define GUESTMM_VIRTIO_DEVICE_BALLOON_DEVICE_H_
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -41,7 +42,14 @@ struct BalloonDeviceOptions {
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
   // As for SetMaxDiscardRate.
   uint64_t max_discard_rate = 0;
+  // The longest poll of a queue for its next chain. 0: the device does not
+  // poll, as in virtual time, in which nothing happens meanwhile.
+  Nanoseconds max_poll = Nanoseconds(0);
 };
+
+// For a device with a thread of its own: about as long as a kick and the
+// wake-ups after it take.
+inline constexpr Nanoseconds kBalloonMaxPoll = std::chrono::microseconds(50);
 
 // Counts of what a balloon device has done and refused so far.
 struct BalloonDeviceCounters {

@@ -76,6 +76,13 @@ class DeviceQueue {
   // ring, since the head is known and can be returned: see table_fault.
   absl::StatusOr<std::optional<DescriptorChain>> Pop();
 
+  // True if the driver has made chains available since the last Pop.
+  bool HasMore() const {
+    // Pop orders what follows.
+    return memory_.available_idx().load(std::memory_order_relaxed) !=
+           next_available_;
+  }
+
   // Returns a chain to the driver, in any order. REQUIRES: Pop returned `head`,
   // and it was not pushed since (CHECKed).
   void Push(uint16_t head, uint32_t bytes_written);

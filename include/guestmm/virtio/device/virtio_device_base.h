@@ -75,9 +75,10 @@ class VirtioDeviceBase : public VirtioDevice {
 
   // A device with queues 0 to `queues` - 1 and a zeroed configuration of
   // `config_bytes`, offering `features` and VERSION_1. Both references must
-  // outlive it.
+  // outlive it. `max_poll`: see Poll.
   VirtioDeviceBase(const GuestRam& ram, Workqueue& workqueue, uint64_t features,
-                   uint16_t queues, size_t config_bytes);
+                   uint16_t queues, size_t config_bytes,
+                   Nanoseconds max_poll = Nanoseconds(0));
   ~VirtioDeviceBase() override;
 
   // Resets the device for good. The destructor of a derived class must call it
@@ -229,6 +230,14 @@ class VirtioDeviceBase : public VirtioDevice {
   void Resume(Nanoseconds delay);
   // Lowers `postponed` to the time for which the queue waits, if it does.
   Round HandleQueue(uint16_t index, Queue& queue, Nanoseconds& postponed);
+  // Waits for the driver's next chain, in place of a kick: a driver that sends
+  // one chain after another needs neither a kick nor a wake-up. For no longer
+  // than the last chain took, so that at most half of the time is lost, and
+  // max_poll_. False if there is none, or something else is to be done.
+  bool Poll(const DeviceQueue& ring, Nanoseconds last_took) const;
+  // The time by which polls are limited: real, so that each ends. 0 for a
+  // device that does not poll.
+  Nanoseconds PollTime() const;
   void Push(uint16_t index, Queue& queue, uint16_t head);
   void Break(uint16_t index, const absl::Status& why);
   // Notifies the driver if its configuration changed.
@@ -245,6 +254,7 @@ class VirtioDeviceBase : public VirtioDevice {
   const GuestRam& ram_;
   Workqueue& workqueue_;
   const uint64_t features_;
+  const Nanoseconds max_poll_;
   std::vector<std::unique_ptr<Kick>> kicks_;
 
   mutable std::condition_variable_any handler_left_;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
@@ -40,6 +41,10 @@ struct BalloonDriverOptions {
   // 16.
   uint16_t reporting_queue_size = 32;
   uint16_t queue_size = 128;
+  // The most reports outstanding at a time, 1 or more: with indirect tables, of
+  // which each report takes one; without, a report may fill the queue, so there
+  // is one.
+  uint16_t max_reports = 1;
   QueueNumbering queue_numbering = QueueNumbering::kCompactByOffered;
   // The queue features to accept if they are offered.
   VirtqueueFeatures queue_features = {.indirect = true, .event_index = true};
@@ -50,18 +55,18 @@ struct BalloonDriverOptions {
 };
 
 // The guest side of a memory balloon (virtio 1.3 §5.5). Sends reports of free
-// pages to the device, as one chain per report and one report at a time
-// (virtballoon_report_pages). At the host's request, inflates and deflates the
-// balloon, and sends statistics and hints.
+// pages to the device, as one chain per report, and by default one report at a
+// time (virtballoon_report_pages). At the host's request, inflates and deflates
+// the balloon, and sends statistics and hints.
 //
 //   auto driver = BalloonDriver::Create(device, ram, allocator, workqueue);
 //   (*driver)->Report(ranges, client);   // then client.ReportDone(status)
 //   (*driver)->Remove();
 //
 // If the device sets NEEDS_RESET, or returns a chain it was not given, the
-// driver resets it. When a reset is complete, whatever its cause, an
-// outstanding report ends with Unavailable and all pages return to the guest.
-// Until then they stay isolated, since the host may still discard them.
+// driver resets it. When a reset is complete, whatever its cause, outstanding
+// reports end with Unavailable and all pages return to the guest. Until then
+// they stay isolated, since the host may still discard them.
 //
 // As in Linux (virtballoon_validate), the contents of free memory decide on two
 // features. A guest that neither poisons nor zeroes free memory declines
@@ -90,6 +95,7 @@ class BalloonDriver final : public ReportingDevice {
 
   // 0 without PAGE_REPORTING. Keeps its value while the driver is down.
   size_t max_report_entries() const override;
+  size_t max_reports() const override;
   absl::Status Report(std::span<const GpaRange> ranges,
                       Client& client) override;
 
@@ -116,7 +122,7 @@ class BalloonDriver final : public ReportingDevice {
   PageCount balloon_pages() const;
   PageCount hinted_pages() const;
 
-  // Checks the reporting queue, and that an outstanding report is in it.
+  // Checks the reporting queue, and that the outstanding reports are in it.
   absl::Status CheckInvariants() const;
 
  private:
@@ -150,7 +156,7 @@ class BalloonDriver final : public ReportingDevice {
   // Requests a reset. If it completes at once, runs ResetIsComplete and returns
   // true.
   bool Reset(Reason reason);
-  // Ends the outstanding report and frees pages and queues. Once per reset.
+  // Ends the outstanding reports and frees pages and queues. Once per reset.
   void ResetIsComplete();
 
   // The works' functions.
@@ -161,8 +167,10 @@ class BalloonDriver final : public ReportingDevice {
   // Takes returned chains. True if a step is due; DataLoss if a ring is broken.
   absl::StatusOr<bool> TakeUsed();
   std::optional<BalloonConfig> ReadConfig() const;
-  // Ends the outstanding report, if any.
-  void EndReport(const absl::Status& status);
+  // Takes returned reports, and appends their clients. DataLoss if the ring is
+  // broken.
+  absl::Status TakeReports(std::vector<Client*>& ended)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
 
   VirtioDevice& device_;
   const GuestRam& ram_;
@@ -186,7 +194,9 @@ class BalloonDriver final : public ReportingDevice {
   std::unique_ptr<DriverVirtqueue> reporting_ ABSL_GUARDED_BY(lock_);
   size_t most_entries_ ABSL_GUARDED_BY(lock_) = 0;
   PageCount queue_pages_ ABSL_GUARDED_BY(lock_);
-  Client* client_ ABSL_GUARDED_BY(lock_) = nullptr;
+  size_t most_reports_ ABSL_GUARDED_BY(lock_) = 1;
+  // Of the outstanding reports.
+  std::vector<Client*> clients_ ABSL_GUARDED_BY(lock_);
   uint64_t kicks_ ABSL_GUARDED_BY(lock_) = 0;
 
   Work used_work_;

@@ -5,7 +5,7 @@
 
 #include "guestmm/base/check.h"
 #include "src/buddy/page_allocator_options.h"
-#include "src/buddy/zone/zone_paths.h"
+#include "src/buddy/zone_paths.h"
 
 namespace guestmm {
 

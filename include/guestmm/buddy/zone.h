@@ -443,8 +443,7 @@ class Zone {
   void Shuffle() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void UpdateSpan() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   void SetBelowHigh(bool below) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  // FPI_TO_TAIL of 6.1 and later, for cold memory.
-  bool cold_to_tail() const {
+  bool cold_to_tail() const {  // FPI_TO_TAIL of 6.1 and later
     return options_.placement.rules != KernelVersion::kV5_3;
   }
 

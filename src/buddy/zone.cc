@@ -4,8 +4,8 @@
 #include <bit>
 
 #include "guestmm/base/check.h"
-#include "src/buddy/zone/zone_lists.h"
-#include "src/buddy/zone/zone_paths.h"
+#include "src/buddy/zone_lists.h"
+#include "src/buddy/zone_paths.h"
 
 namespace guestmm {
 

@@ -1,5 +1,5 @@
-#ifndef GUESTMM_SRC_BUDDY_ZONE_ZONE_PATHS_H_
-#define GUESTMM_SRC_BUDDY_ZONE_ZONE_PATHS_H_
+#ifndef GUESTMM_SRC_BUDDY_ZONE_PATHS_H_
+#define GUESTMM_SRC_BUDDY_ZONE_PATHS_H_
 
 #include <bit>
 #include <cstddef>
@@ -7,7 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "guestmm/buddy/zone.h"
-#include "src/buddy/zone/zone_lists.h"
+#include "src/buddy/zone_lists.h"
 
 namespace guestmm {
 
@@ -214,4 +214,4 @@ class ZonePaths {
 
 }  // namespace guestmm
 
-#endif  // GUESTMM_SRC_BUDDY_ZONE_ZONE_PATHS_H_
+#endif  // GUESTMM_SRC_BUDDY_ZONE_PATHS_H_

@@ -7,7 +7,7 @@
 #include <span>
 
 #include "guestmm/buddy/zone.h"
-#include "src/buddy/zone/zone_lists.h"
+#include "src/buddy/zone_lists.h"
 
 namespace guestmm {
 

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 
-#include "src/buddy/zone/zone_lists.h"
+#include "src/buddy/zone_lists.h"
 
 namespace guestmm {
 namespace {

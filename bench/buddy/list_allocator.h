@@ -3,13 +3,32 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "guestmm/base/lock.h"
 
 namespace guestmm::bench {
+
+// A spin lock whose wait is inlined too, so that nothing is saved for a call.
+class ABSL_LOCKABLE InlinedSpinLock {
+ public:
+  void Lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() {
+    while (locked_.exchange(true, std::memory_order_acquire)) {
+      while (locked_.load(std::memory_order_relaxed)) {
+      }
+    }
+  }
+  void Unlock() ABSL_UNLOCK_FUNCTION() {
+    locked_.store(false, std::memory_order_release);
+  }
+
+ private:
+  std::atomic<bool> locked_{false};
+};
 
 // The yardstick: as little as a thread-safe allocator with the kernel's
 // structure can be. Doubly linked lists of free blocks, each inserted at the
@@ -79,7 +98,7 @@ class ListAllocator {
     uint32_t prev;
   };
   struct alignas(64) Stack {
-    SpinLock lock;
+    InlinedSpinLock lock;
     size_t count = 0;
     std::array<uint32_t, kMost> pages;
   };
@@ -177,7 +196,7 @@ class ListAllocator {
   Links* const links_ = memory_of_links_.data();
   uint8_t* const states_ = memory_of_states_.data();
   const uint32_t heads_;
-  SpinLock lock_;
+  InlinedSpinLock lock_;
   std::array<Stack, 2> stacks_;
 };
 

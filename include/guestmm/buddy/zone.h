@@ -424,18 +424,18 @@ class Zone {
   // Untouched blocks (PageMap) have no links. Memory comes in runs of them,
   // whose first in the order of the list is listed. Each of the others follows
   // its neighbour in the run, and is listed when that one leaves the list or a
-  // caller names it.
+  // caller names it. Under the lock, as ListChange.
   void AddUntouched(PfnRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
   // The untouched block that follows `pfn`, of kMaxOrder; kNoPfn if none does.
-  Pfn UntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_) {
+  Pfn UntouchedAfter(Pfn pfn) const {
     constexpr uint64_t kStep = kMaxOrder.pages().value();
     const Pfn after(pfn.value() + (cold_to_tail() ? kStep : -kStep));
     if (after >= pages_.end() || !IsOurs(after)) return kNoPfn;
     return pages_.IsUntouched(after) ? after : kNoPfn;
   }
   // List that one; all of a run up to `pfn`. Nothing if it is not untouched.
-  void ListUntouchedAfter(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
-  void ListUntouched(Pfn pfn) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(lock_);
+  void ListUntouchedAfter(Pfn pfn) const;
+  void ListUntouched(Pfn pfn) const;
 
   // Makes the pages of the pageblock at `pfn` that are in `range` tails.
   void TakePageblock(Pfn pfn, PfnRange range)

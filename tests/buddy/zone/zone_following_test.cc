@@ -195,8 +195,8 @@ TEST_F(ZoneFollowingTest, RunsAreTakenAsBlockByBlock) {
 
 // Up to the largest block that begins with it, within its pageblock.
 TEST_F(ZoneFollowingTest, ARunEndsWhereItsBlocksCannotBeTakenTogether) {
-  LockHolder hold(zone().lock());
   const auto take = [&](uint64_t pfn, int order) {
+    LockHolder hold(zone().lock());
     return zone().TakeAt(Pfn(pfn), Order(order), MigrateType::kMovable, 100);
   };
   EXPECT_EQ(take(20, 0), 4u);

@@ -14,6 +14,11 @@
 namespace guestmm {
 namespace {
 
+// What the ring returns with a client's report.
+uintptr_t TokenOf(const ReportingDevice::Client* client) {
+  return reinterpret_cast<uintptr_t>(client);
+}
+
 // The interval at which to poll for the end of a reset. Linux's PCI transport
 // uses the same.
 constexpr Nanoseconds kResetPoll = std::chrono::milliseconds(1);
@@ -271,8 +276,7 @@ absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
           absl::StrFormat("%d reports are outstanding: must be at most %d",
                           clients_.size(), most_reports_));
     }
-    if (absl::Status status =
-            ring.Add({}, ranges, reinterpret_cast<uintptr_t>(&client));
+    if (absl::Status status = ring.Add({}, ranges, TokenOf(&client));
         !status.ok()) {
       return status;
     }
@@ -425,8 +429,10 @@ absl::Status BalloonDriver::TakeReports(std::vector<Client*>& ended) {
   while (true) {
     const auto used = reporting_->ring().GetUsed();
     if (!used.ok() || !used->has_value()) return used.status();
-    ended.push_back(reinterpret_cast<Client*>((*used)->token));
-    std::erase(clients_, ended.back());
+    const auto client = std::ranges::find(clients_, (*used)->token, &TokenOf);
+    if (client == clients_.end()) continue;
+    ended.push_back(*client);
+    clients_.erase(client);
   }
 }
 

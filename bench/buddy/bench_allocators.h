@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "bench/buddy/list_allocator.h"
 #include "benchmark/benchmark.h"
@@ -73,6 +74,23 @@ class Nothing {
   }
   void Drain() {}
   static constexpr uint64_t MetadataBytes() { return 0; }
+};
+
+// Touches everything once before anything is measured.
+template <typename Allocator>
+class Warm {
+ public:
+  Warm() {
+    std::vector<uint64_t> pages(kPages);
+    for (uint64_t& page : pages) page = allocator_.Allocate(0, 0);
+    for (const uint64_t page : pages) allocator_.Free(0, page, 0);
+    allocator_.Drain();
+  }
+  Allocator* operator->() { return &allocator_; }
+  Allocator& operator*() { return allocator_; }
+
+ private:
+  Allocator allocator_;
 };
 
 }  // namespace guestmm::bench

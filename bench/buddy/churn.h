@@ -12,23 +12,6 @@
 
 namespace guestmm::bench {
 
-// Touches everything once before anything is measured.
-template <typename Allocator>
-class Warm {
- public:
-  Warm() {
-    std::vector<uint64_t> pages(kPages);
-    for (uint64_t& page : pages) page = allocator_.Allocate(0, 0);
-    for (const uint64_t page : pages) allocator_.Free(0, page, 0);
-    allocator_.Drain();
-  }
-  Allocator* operator->() { return &allocator_; }
-  Allocator& operator*() { return allocator_; }
-
- private:
-  Allocator allocator_;
-};
-
 // About half of the memory, in blocks of all orders up to 9; call Step
 // repeatedly.
 template <typename Allocator>

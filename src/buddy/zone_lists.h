@@ -52,6 +52,7 @@ class Zone::ListChange {
     zone_.blocks_[static_cast<size_t>(order.value())].Add(1);
   }
 
+  // Takes a free block off its list.
   [[gnu::always_inline]] void Remove(Pfn pfn, Order order) {
     if (order == kMaxOrder) {
       zone_.ListUntouched(pfn);

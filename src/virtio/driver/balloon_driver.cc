@@ -19,8 +19,7 @@ uintptr_t TokenOf(const ReportingDevice::Client* client) {
   return reinterpret_cast<uintptr_t>(client);
 }
 
-// The interval at which to poll for the end of a reset. Linux's PCI transport
-// uses the same.
+// The interval of polls for the end of a reset, as of Linux's PCI transport.
 constexpr Nanoseconds kResetPoll = std::chrono::milliseconds(1);
 
 // The longest wait for a reset that the caller cannot proceed without.
@@ -29,13 +28,7 @@ constexpr Nanoseconds kResetTimeout = std::chrono::minutes(10);
 constexpr uint8_t kAgreed =
     kVirtioAcknowledge | kVirtioDriver | kVirtioFeaturesOk;
 
-absl::Status DeviceWasReset() {
-  return absl::UnavailableError(
-      "the balloon device was reset before it acknowledged");
-}
-
-// The subset of `offered` that a guest with `mode` accepts
-// (virtballoon_validate).
+// What a guest with `mode` accepts of `offered` (virtballoon_validate).
 uint64_t Validate(uint64_t offered, PagePoisonMode mode) {
   if (mode == PagePoisonMode::kOff) return offered & ~kBalloonFPagePoison;
   if ((offered & kBalloonFPagePoison) == 0) {
@@ -44,8 +37,7 @@ uint64_t Validate(uint64_t offered, PagePoisonMode mode) {
   return offered;
 }
 
-// Four bytes of the pattern that PagePoison fills with. The device repeats
-// them.
+// Four bytes of PagePoison's pattern, which the device repeats.
 uint32_t PoisonValue(PagePoisonMode mode) {
   if (mode != PagePoisonMode::kPoison) return 0;
   return 0x01010101 * std::to_integer<uint32_t>(PagePoison::kPoison);
@@ -198,12 +190,11 @@ absl::Status BalloonDriver::SetUpQueues() {
   if ((features_ & kBalloonFPageReporting) == 0) return absl::OkStatus();
   // At least the capacity that Create promised to the reporter. A table for
   // each report (R3).
-  const auto least =
-      static_cast<uint16_t>(std::max<size_t>(max_report_entries(), 1));
+  const size_t least = std::max<size_t>(max_report_entries(), 1);
   const auto tables = std::max<uint16_t>(options_.max_reports, 1);
   auto reporting = SetUpQueue(BalloonQueue::kReporting,
                               {.size = options_.reporting_queue_size,
-                               .least = least,
+                               .least = static_cast<uint16_t>(least),
                                .tables = tables});
   if (!reporting.ok()) return reporting.status();
   LockHolder hold(lock_);
@@ -264,8 +255,7 @@ absl::Status BalloonDriver::Report(std::span<const GpaRange> ranges,
       return absl::FailedPreconditionError(
           "the balloon device does not support reports");
     }
-    GUESTMM_CHECK(std::find(clients_.begin(), clients_.end(), &client) ==
-                  clients_.end())
+    GUESTMM_CHECK(std::ranges::find(clients_, &client) == clients_.end())
         << "report while another of its client is outstanding";
     DriverQueue& ring = reporting_->ring();
     GUESTMM_CHECK(!ranges.empty() && ranges.size() <= ring.size())
@@ -354,7 +344,10 @@ void BalloonDriver::ResetIsComplete() {
     LockHolder hold(lock_);
     clients.swap(clients_);
   }
-  for (Client* const client : clients) client->ReportDone(DeviceWasReset());
+  for (Client* const client : clients) {
+    client->ReportDone(absl::UnavailableError(
+        "the balloon device was reset before it acknowledged"));
+  }
   LockHolder hold(lock_);
   state_ = State::kDown;
 }

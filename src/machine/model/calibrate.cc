@@ -26,7 +26,7 @@ namespace guestmm {
 namespace {
 
 constexpr int kRepetitions = 9;
-constexpr uint64_t kRamBytes = 64 * kMiB;
+constexpr uint64_t kRamBytes = 128 * kMiB;
 constexpr uint64_t kHugeBytes = kPageblockOrder.bytes();
 constexpr uint64_t kPagesPerHuge = kHugeBytes / kPageSize;
 // Managed by an allocator without RAM.

@@ -42,7 +42,7 @@ struct Calibration {
 
 // Measures those costs of CostModel that a process can measure, on one thread.
 // Each is the median of several repetitions, in whole nanoseconds. Takes a few
-// seconds and 64 MiB of memory. `progress`, if set, is called with the name of
+// seconds and 140 MiB of memory. `progress`, if set, is called with the name of
 // what is measured next. Returns the error of an allocation that failed.
 absl::StatusOr<Calibration> Calibrate(
     const std::function<void(std::string_view what)>& progress);
